@@ -1,0 +1,61 @@
+# Every target sets up what it needs; once that is done, the check takes a few milliseconds.
+SHELL := bash
+.DEFAULT_GOAL := help
+
+# Spark runs on the Java that set-up found, and its workers on this environment's Python.
+unexport SPARK_HOME PYTHONPATH
+python = JAVA_HOME="$$(cat .venv/java-home)" PYSPARK_PYTHON="$$PWD/.venv/bin/python" .venv/bin/python
+
+.PHONY: help
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+
+.PHONY: set-up
+set-up: ## make .venv with all packages, jars and Java (every other target does this first)
+	@./set-up.sh
+
+.PHONY: demo
+demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> for more hours)
+	@$(python) -m lakehouse.sandbox.demo
+
+.PHONY: sandbox
+sandbox: set-up ## a Pub/Sub broker on this machine, until Ctrl-C
+	@$(python) -m lakehouse.cli sandbox
+
+.PHONY: test
+test: lint types ## all checks: format, lint, types, tests
+	$(python) -m pytest
+
+.PHONY: test-fast
+test-fast: set-up ## the tests that are neither slow nor start servers
+	$(python) -m pytest -m "not slow and not services"
+
+.PHONY: lint
+lint: set-up ## format and lint rules, changing nothing
+	$(python) -m ruff format --check
+	$(python) -m ruff check
+
+.PHONY: format
+format: set-up ## put the code into the house format
+	$(python) -m ruff check --fix
+	$(python) -m ruff format
+
+.PHONY: types
+types: set-up ## mypy, strict
+	$(python) -m mypy lakehouse jobs
+
+bench-%: set-up ## measure one stage: bench-ingest, bench-seal, … (each a file in bench/)
+	@$(python) -m bench.$*
+
+.PHONY: constraints
+constraints: set-up ## pin the newest versions that pyproject.toml allows into constraints.txt
+	$(python) -m uv --system-certs pip compile --quiet --upgrade --universal --python-version 3.11 --no-header --no-emit-index-url \
+		--extra dev --group set-up pyproject.toml --output-file constraints.txt
+
+.PHONY: clean
+clean: ## remove what runs leave behind (build/)
+	rm -rf build
+
+.PHONY: dist-clean
+dist-clean: clean ## remove the set-up, too
+	rm -rf .venv *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
