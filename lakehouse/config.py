@@ -1,0 +1,196 @@
+"""`conf/<environment>.yaml` and `conf/topics/*.yaml`, typed and frozen."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar
+
+import yaml
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
+
+from lakehouse import __version__
+from lakehouse.durations import Duration
+from lakehouse.errors import ConfigError
+from lakehouse.topics import Frozen, Topic, topic_from
+
+DEFAULT_CONF = "conf/local.yaml"
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def _rooted(path: str) -> str:
+    """Addresses stay as they are; a path of the file system is made absolute, for executors run elsewhere."""
+    return path.rstrip("/") if "://" in path else str(Path(path).absolute())
+
+
+Root = Annotated[str, AfterValidator(_rooted)]
+
+
+class Ingest(Frozen):
+    trigger: Duration = timedelta(seconds=10)
+    max_messages: int = Field(200_000, ge=1)
+    max_bytes: int = Field(128 * 1024**2, ge=1024)
+    max_pull: Duration = timedelta(seconds=10)
+    dry_after: Duration = timedelta(seconds=1)
+
+
+class Frontier(Frozen):
+    source: Literal["monitoring", "dry"] = "monitoring"
+    max_age: Duration = timedelta(minutes=5)
+
+
+class Seal(Frozen):
+    target_file_bytes: int = Field(256 * 1024**2, ge=1024**2)
+    small_rows: int = Field(50_000, ge=0)
+    max_losers: int = Field(5_000_000, ge=1)
+
+
+class Validate(Frozen):
+    small_rows: int = Field(200_000, ge=0)
+
+
+class MLflow(Frozen):
+    tracking_uri: str = ""
+    experiment: str = "lakehouse"
+
+
+class Settings(Frozen):
+    """One `conf/<environment>.yaml`; unit, default and when to change a key stand in the file itself."""
+
+    raw_root: Root
+    sealed_root: Root = ""
+    release: str = Field(default_factory=lambda: os.environ.get("LAKEHOUSE_RELEASE", __version__), min_length=1)
+    topics: str = "topics"
+    expectations: str = "../expectations"
+    ingest: Ingest = Ingest()
+    frontier: Frontier = Frontier()
+    seal: Seal = Seal()
+    validation: Validate = Validate()
+    mlflow: MLflow = MLflow()
+    mirrors: dict[str, dict[str, Any]] = Field(default_factory=dict)
+    spark: dict[str, str] = Field(default_factory=dict)
+    storage_options: dict[str, str] = Field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Config:
+    """An environment and its topics, as the files say."""
+
+    path: Path
+    settings: Settings
+    topics: Mapping[str, Topic]
+    expectations: Path
+
+    def topic(self, name: str) -> Topic:
+        if name not in self.topics:
+            raise ConfigError(
+                f"topic {name!r}",
+                found="no such file in " + str(self.path.parent / self.settings.topics),
+                expected="one of " + (", ".join(sorted(self.topics)) or "(there are none)"),
+                next_step=f"Check the spelling, or add {name}.yaml there.",
+            )
+        return self.topics[name]
+
+
+def load(path: str | Path | None = None) -> Config:
+    """The configuration at `path`, else at $LAKEHOUSE_CONF, else `conf/local.yaml`. ConfigError when any part is wrong."""
+    file = Path(path or os.environ.get("LAKEHOUSE_CONF") or DEFAULT_CONF)
+    settings = _model(Settings, file, _values(file))
+    if not settings.sealed_root:
+        settings = settings.model_copy(update={"sealed_root": settings.raw_root})
+    topics = _topics(file.parent / settings.topics)
+    _check_mirrors(topics, settings, file)
+    return Config(file, settings, topics, file.parent / settings.expectations)
+
+
+def _topics(folder: Path) -> dict[str, Topic]:
+    if not folder.is_dir():
+        raise ConfigError(
+            f"{folder}: topics",
+            found="no such folder",
+            expected="a folder with one <topic>.yaml for each topic",
+            next_step="Create it, or point the key `topics` of the configuration at it.",
+        )
+    topics: dict[str, Topic] = {}
+    owners: dict[str, Path] = {}
+    for file in sorted(folder.glob("*.yaml")):
+        topic = _model_of_topic(file)
+        other = owners.setdefault(topic.subscription, file)
+        if other != file:
+            raise ConfigError(
+                f"{file}: subscription",
+                found=f"{topic.subscription}, which {other} has too",
+                expected="a subscription of its own for each topic: two readers would each get half of the events",
+                next_step="Create a second subscription to the Pub/Sub topic and name it here.",
+            )
+        topics[topic.name] = topic
+    return topics
+
+
+def _model_of_topic(file: Path) -> Topic:
+    values = _values(file)
+    try:
+        return topic_from(file.stem, values)
+    except ValidationError as error:
+        raise _config_error(file, error) from None
+
+
+def _model(kind: type[Model], file: Path, values: dict[str, Any]) -> Model:
+    try:
+        return kind.model_validate(values)
+    except ValidationError as error:
+        raise _config_error(file, error) from None
+
+
+def _values(file: Path) -> dict[str, Any]:
+    try:
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(
+            str(file),
+            found=error.strerror or str(error),
+            expected="a readable YAML file",
+            next_step="Give the path with --conf or LAKEHOUSE_CONF.",
+        ) from error
+    except yaml.YAMLError as error:
+        raise ConfigError(
+            str(file), found=" ".join(str(error).split()), expected="YAML", next_step="Mend the line it names."
+        ) from error
+    if not isinstance(values, dict):
+        raise ConfigError(
+            str(file),
+            found=type(values).__name__,
+            expected="a mapping of keys to values",
+            next_step="See the examples in conf/.",
+        )
+    return values
+
+
+def _config_error(file: Path, error: ValidationError) -> ConfigError:
+    """The first complaint in full: file, key, found, expected; and how many more there are."""
+    first, *others = error.errors()
+    key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
+    expected = first["msg"].removeprefix("Value error, ")
+    found = repr(first["input"])
+    if first["type"] == "extra_forbidden":
+        expected, found = "a key that the application knows", f"the unknown key {key!r}"
+    elif first["type"] == "missing":
+        found = "nothing"
+    more = f" {len(others)} more to mend in this file." if others else ""
+    return ConfigError(f"{file}: {key}", found=found, expected=expected, next_step=f"Mend that key.{more}")
+
+
+def _check_mirrors(topics: Mapping[str, Topic], settings: Settings, file: Path) -> None:
+    for topic in topics.values():
+        for name in topic.mirrors:
+            if name not in settings.mirrors:
+                raise ConfigError(
+                    f"{file.parent / settings.topics / topic.name}.yaml: mirrors",
+                    found=repr(name),
+                    expected="one of " + (", ".join(settings.mirrors) or "(there are none)") + f", as {file} defines",
+                    next_step=f"Define {name!r} under `mirrors` there, or take it out here.",
+                )

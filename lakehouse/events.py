@@ -1,0 +1,99 @@
+"""The columns of each table, as Arrow schemas."""
+
+from __future__ import annotations
+
+import pyarrow as pa
+
+from lakehouse.topics import Topic
+
+TIMESTAMP = pa.timestamp("us", "UTC")
+
+DELIVERED = pa.schema(
+    [
+        ("message_id", pa.string()),
+        ("publish_time", TIMESTAMP),
+        ("attributes", pa.map_(pa.string(), pa.string())),
+        ("payload", pa.binary()),
+    ]
+)
+"""A message as the subscription delivered it."""
+
+WHERE_FROM = pa.schema([("epoch", pa.int64()), ("slot", pa.int32()), ("position", pa.int32())])
+"""Which row of which segment; unique in a topic and the same after every replay."""
+
+LEDGER = pa.schema(
+    [
+        ("hour", pa.string()),
+        ("state", pa.string()),
+        ("at", TIMESTAMP),
+        ("by", pa.string()),
+        ("details", pa.string()),
+    ]
+)
+
+FACTS = pa.schema(
+    [
+        ("epoch", pa.int64()),
+        ("slot", pa.int32()),
+        ("path", pa.string()),
+        ("event_hour", pa.string()),
+        ("rows", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("rejected", pa.int64()),
+        ("min_event_time", TIMESTAMP),
+        ("max_event_time", TIMESTAMP),
+        ("min_publish_time", TIMESTAMP),
+        ("max_publish_time", TIMESTAMP),
+        ("written_at", TIMESTAMP),
+        ("dry_at", TIMESTAMP),
+        ("full", pa.bool_()),
+        ("attempt", pa.int32()),
+        ("counts", pa.string()),
+    ]
+)
+"""What the source tells Spark: one row per file of a segment, and one without a path for a segment without files.
+
+`event_hour` is null for rejected messages and the smallest of several for late events that share a file. `dry_at` is
+when the subscription was last asked and had nothing; null when the slot stopped for another reason. `full` says that
+the slot stopped at its bound, so that more slots would have pulled more. `attempt` counts Spark's tries at the slot.
+`counts` is JSON, on the first row of a segment only: rejects by `reasons` and `undeclared` fields by name.
+"""
+
+
+def decoded_schema(topic: Topic) -> pa.Schema:
+    """What decoding adds to a delivered message; `reject_reason` is null for an event."""
+    return pa.schema(
+        [
+            ("event_id", pa.string()),
+            ("event_time", TIMESTAMP),
+            ("event", topic.event_type),
+            ("reject_reason", pa.string()),
+        ]
+    )
+
+
+def segment_schema(topic: Topic) -> pa.Schema:
+    """Bronze without its partition column: what stands in the files."""
+    return pa.schema([*DELIVERED, *decoded_schema(topic), *WHERE_FROM])
+
+
+def bronze_schema(topic: Topic) -> pa.Schema:
+    return segment_schema(topic).append(pa.field("hour", pa.string()))
+
+
+def sealed_schema(topic: Topic) -> pa.Schema:
+    """Silver without its partition column: what stands in the files."""
+    return pa.schema(
+        [
+            *topic.event_type,
+            pa.field("event_id", pa.string()),
+            pa.field("event_time", TIMESTAMP),
+            pa.field("event_hour", pa.string()),
+            pa.field("publish_time", TIMESTAMP),
+            pa.field("message_id", pa.string()),
+        ]
+    )
+
+
+def silver_schema(topic: Topic) -> pa.Schema:
+    return sealed_schema(topic).append(pa.field("hour", pa.string()))

@@ -1,0 +1,57 @@
+"""UTC hours, half-open, written `2026-11-23T05`; as ordinals they count from 1970-01-01T00."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+
+Hour = str
+"""`YYYY-MM-DDTHH`. Hours sort as text for all years from 0001 to 9999."""
+
+ONE_HOUR = timedelta(hours=1)
+EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+_FORM = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
+
+
+def hour_of(instant: datetime) -> Hour:
+    """The hour that holds `instant`, which must carry a time zone."""
+    if instant.tzinfo is None:
+        raise ValueError(f"{instant!r} has no time zone")
+    utc = instant.astimezone(UTC)
+    return f"{utc.year:04d}-{utc.month:02d}-{utc.day:02d}T{utc.hour:02d}"
+
+
+def parsed(text: str) -> Hour:
+    """`text` when it is an hour; ValueError otherwise."""
+    if not _FORM.fullmatch(text):
+        raise ValueError(f"{text!r} is not an hour such as 2026-11-23T05")
+    start_of(text)
+    return text
+
+
+def start_of(hour: Hour) -> datetime:
+    return datetime.strptime(hour, "%Y-%m-%dT%H").replace(tzinfo=UTC)
+
+
+def end_of(hour: Hour) -> datetime:
+    return start_of(hour) + ONE_HOUR
+
+
+def ordinal_of(hour: Hour) -> int:
+    """Hours since 1970-01-01T00, negative before it."""
+    return (start_of(hour) - EPOCH) // ONE_HOUR
+
+
+def from_ordinal(ordinal: int) -> Hour:
+    return hour_of(EPOCH + ordinal * ONE_HOUR)
+
+
+def after(hour: Hour, hours: int = 1) -> Hour:
+    """The hour that comes `hours` later (or earlier, when negative)."""
+    return from_ordinal(ordinal_of(hour) + hours)
+
+
+def hours_between(first: Hour, until: Hour) -> Iterator[Hour]:
+    """Hours from `first` up to and without `until`."""
+    return (from_ordinal(ordinal) for ordinal in range(ordinal_of(first), ordinal_of(until)))
