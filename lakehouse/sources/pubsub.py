@@ -1,0 +1,258 @@
+"""`format("pubsub")`: a Pub/Sub subscription as a replay-safe Structured Streaming source.
+
+Its offset is an epoch, its rows are facts about segments. A slot that has a manifest yields the manifest's facts, for
+ever; a slot that has none pulls, writes, publishes its manifest, and only then acknowledges.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+from pyspark import TaskContext
+from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
+from pyspark.sql.pandas.types import from_arrow_schema
+from pyspark.sql.types import StructType
+
+from lakehouse import steps
+from lakehouse.bronze import IngestState, newest_state
+from lakehouse.config import Ingest
+from lakehouse.errors import SourceError, UnknownOutcomeError
+from lakehouse.events import FACTS
+from lakehouse.hours import Hour
+from lakehouse.sources.segments import Manifest, SegmentWriter, manifest_path, messages_from, read_manifest
+from lakehouse.sources.subscription import Leases, PAGE_MESSAGES, SubscriptionReader
+from lakehouse.storage import Storage, storage_for
+from lakehouse.tables import open_table
+from lakehouse.topics import Topic
+
+FORMAT = "pubsub"
+_DECODE_BYTES = 4 * 1024**2
+"""Payload bytes that are decoded in one go: enough to make the cost per call small, little enough to stay in cache."""
+
+
+def source_options(topic: Topic, raw: str, ingest: Ingest, storage_options: Mapping[str, str]) -> dict[str, str]:
+    """The options of `spark.readStream.format("pubsub")` for a topic whose raw folder is `raw`."""
+    return {
+        "topic": topic.as_json(),
+        "raw": raw,
+        "ingest": ingest.model_dump_json(),
+        "storage": json.dumps(dict(storage_options)),
+    }
+
+
+@dataclass(frozen=True)
+class Offset:
+    """An epoch and what a replay of it needs to plan the same: how many slots, and a hint at the first open hour."""
+
+    epoch: int
+    slots: int
+    open_hour: Hour | None
+
+    def as_dict(self) -> dict[str, Any]:
+        return {"epoch": self.epoch, "slots": self.slots, "open_hour": self.open_hour}
+
+
+@dataclass
+class Slot(InputPartition):
+    """One share of an epoch: pulled by one task."""
+
+    epoch: int
+    slot: int
+    open_hour: Hour | None
+
+
+class PubSubSource(DataSource):
+    @classmethod
+    def name(cls) -> str:
+        return FORMAT
+
+    def schema(self) -> StructType:
+        return from_arrow_schema(FACTS)
+
+    def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802
+        return SegmentStream(self.options)
+
+
+class SegmentStream(DataSourceStreamReader):
+    """Plans epochs on the driver, pulls slots on executors. Between calls only the newest epoch is remembered."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        self._topic = Topic.from_json(options["topic"])
+        self._raw = options["raw"]
+        self._ingest = Ingest.model_validate_json(options["ingest"])
+        self._storage_options = dict(json.loads(options["storage"]))
+        self._last: Offset | None = None
+
+    def initialOffset(self) -> dict[str, Any]:  # noqa: N802
+        """Everything up to the last epoch that bronze has: also where a checkpoint was lost."""
+        state = self._state()
+        return Offset(state.epoch, self._topic.slots.min, state.open_hour).as_dict()
+
+    def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:  # noqa: N802
+        """One epoch on, whatever there is to read."""
+        if start is not None:
+            self._remember(Offset(**start))
+        state = self._state()
+        epoch = max(self._last.epoch if self._last else 0, state.epoch) + 1
+        self._last = Offset(epoch, self._next_slots(), state.open_hour)
+        return self._last.as_dict()
+
+    def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
+        end_offset = Offset(**end)
+        self._remember(end_offset)
+        if start == end:
+            return []
+        return [Slot(end_offset.epoch, slot, end_offset.open_hour) for slot in range(end_offset.slots)]
+
+    def commit(self, end: dict[str, Any]) -> None:
+        """Nothing: ingest clears manifests away by what bronze's log says of them."""
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        assert isinstance(partition, Slot)
+        storage = storage_for(self._raw, self._storage_options)
+        manifest = read_manifest(storage, partition.epoch, partition.slot)
+        if manifest is None:
+            manifest = _Pull(self._topic, self._ingest, storage, partition).manifest()
+        yield facts(manifest)
+
+    def _remember(self, offset: Offset) -> None:
+        if self._last is None or offset.epoch > self._last.epoch:
+            self._last = offset
+
+    def _state(self) -> IngestState:
+        return newest_state(open_table(f"{self._raw}/bronze", self._storage_options))
+
+    def _next_slots(self) -> int:
+        """More when every slot of the last epoch stopped at its bound, fewer when every one ran dry."""
+        bounds = self._topic.slots
+        if self._last is None:
+            return bounds.min
+        storage = storage_for(self._raw, self._storage_options)
+        manifests = [read_manifest(storage, self._last.epoch, slot) for slot in range(self._last.slots)]
+        slots = self._last.slots
+        if all(manifest and manifest.full for manifest in manifests):
+            slots *= 2
+        elif all(manifest and manifest.dry_at for manifest in manifests):
+            slots -= 1
+        return max(bounds.min, min(bounds.max, slots))
+
+
+def facts(manifest: Manifest) -> pa.RecordBatch:
+    """A manifest as rows of `FACTS`."""
+    counts = json.dumps({"reasons": manifest.reasons, "undeclared": manifest.undeclared}, sort_keys=True)
+    common = {
+        "epoch": manifest.epoch,
+        "slot": manifest.slot,
+        "written_at": manifest.written_at,
+        "dry_at": manifest.dry_at,
+        "full": manifest.full,
+        "attempt": manifest.attempt,
+    }
+    rows: list[dict[str, Any]] = [
+        {**common, **vars(file), "rejected": 0 if file.event_hour else file.rows} for file in manifest.files
+    ]
+    rows = rows or [{**common, "rows": 0, "size_bytes": 0, "rejected": 0}]
+    rows[0]["counts"] = counts
+    return pa.RecordBatch.from_pylist(rows, schema=FACTS)
+
+
+class _Pull:
+    """One attempt at one slot: pull, decode, write; then the manifest, and only then the acknowledgements."""
+
+    def __init__(self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot) -> None:
+        self._topic, self._ingest, self._storage, self._slot = topic, ingest, storage, slot
+        self._dry_at: datetime | None = None
+        self._full = False
+
+    def manifest(self) -> Manifest:
+        """The slot's manifest: this attempt's, or that of an attempt that was first."""
+        reader = SubscriptionReader(self._topic.subscription)
+        try:
+            leases = Leases(reader, reader.ack_deadline())
+            try:
+                return self._pulled(reader, leases)
+            except BaseException:
+                leases.give_back()
+                raise
+        finally:
+            reader.close()
+
+    def _pulled(self, reader: SubscriptionReader, leases: Leases) -> Manifest:
+        writer = SegmentWriter(self._topic, self._storage, self._slot.epoch, self._slot.slot, self._slot.open_hour)
+        try:
+            for messages in self._messages(reader, leases):
+                writer.add(messages)
+            steps.reached("pulled, nothing durable")
+            files = writer.close()
+            steps.reached("files durable, no manifest")
+            mine = writer.manifest(files, attempt=_attempt(), dry_at=self._dry_at, full=self._full)
+            winner = self._published(mine)
+        except SourceError:
+            writer.abandon()
+            raise
+        if winner.attempt_id != mine.attempt_id:
+            writer.abandon()
+            leases.give_back()
+            return winner
+        steps.reached("manifest durable, nothing acknowledged")
+        leases.acknowledge()
+        steps.reached("acknowledged, facts not told")
+        return winner
+
+    def _published(self, mine: Manifest) -> Manifest:
+        """The manifest that stands once we have tried to publish ours; after a silence, whoever's it is."""
+        path = manifest_path(mine.epoch, mine.slot)
+        try:
+            if self._storage.put_if_absent(path, mine.as_json()):
+                return mine
+        except UnknownOutcomeError:
+            if self._storage.read(path) is None:
+                raise
+        winner = read_manifest(self._storage, mine.epoch, mine.slot)
+        if winner is None:
+            raise UnknownOutcomeError(
+                path, found="neither our manifest nor another's", expected="one of them", next_step="Start ingest again."
+            )
+        return winner
+
+    def _messages(self, reader: SubscriptionReader, leases: Leases) -> Iterator[pa.RecordBatch]:
+        waiting: list[Any] = []
+        waiting_bytes = 0
+        for page in self._pages(reader):
+            leases.hold(page.ack_ids)
+            waiting += page.messages
+            waiting_bytes += page.size_bytes
+            if waiting_bytes >= _DECODE_BYTES:
+                yield messages_from(waiting)
+                waiting, waiting_bytes = [], 0
+        if waiting:
+            yield messages_from(waiting)
+
+    def _pages(self, reader: SubscriptionReader) -> Iterator[Any]:
+        """Pages until a bound of the slot is reached or the subscription is dry."""
+        ingest = self._ingest
+        started = time.monotonic()
+        messages_left, bytes_left = ingest.max_messages, ingest.max_bytes
+        while messages_left > 0 and bytes_left > 0:
+            if time.monotonic() - started > ingest.max_pull.total_seconds():
+                break
+            asked_at = datetime.now(UTC)
+            page = reader.pull(min(PAGE_MESSAGES, messages_left), ingest.dry_after.total_seconds())
+            if page is None:
+                self._dry_at = asked_at
+                return
+            messages_left -= len(page.messages)
+            bytes_left -= page.size_bytes
+            yield page
+        self._full = True
+
+
+def _attempt() -> int:
+    context = TaskContext.get()
+    return context.attemptNumber() if context else 0

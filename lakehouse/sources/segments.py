@@ -1,0 +1,300 @@
+"""Segments: what one slot pulled in one epoch, as Parquet files in bronze's folder and a manifest that names them."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lakehouse import hours
+from lakehouse.events import DELIVERED, segment_schema
+from lakehouse.hours import Hour
+from lakehouse.parse import decode
+from lakehouse.storage import Storage
+from lakehouse.topics import Topic
+
+REJECTED = "rejected"
+LATE = "late"
+
+ROW_GROUP_BYTES = 32 * 1024**2
+"""Payload bytes after which a row group is written: what a slot holds per open file."""
+_HOUR_US = 3_600_000_000
+
+
+@dataclass(frozen=True)
+class SegmentFile:
+    """A data file, its path relative to bronze. `event_hour` is None when it holds rejected messages."""
+
+    path: str
+    event_hour: Hour | None
+    rows: int
+    size_bytes: int
+    min_event_time: datetime | None
+    max_event_time: datetime | None
+    min_publish_time: datetime
+    max_publish_time: datetime
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What makes a segment real. Times are UTC; `attempt_id` says who wrote it, `attempt` which of Spark's tries."""
+
+    epoch: int
+    slot: int
+    attempt_id: str
+    attempt: int
+    written_at: datetime
+    dry_at: datetime | None
+    full: bool
+    files: tuple[SegmentFile, ...] = ()
+    reasons: dict[str, int] = field(default_factory=dict)
+    undeclared: dict[str, int] = field(default_factory=dict)
+
+    def as_json(self) -> bytes:
+        return json.dumps(asdict(self), default=_iso).encode()
+
+    @classmethod
+    def from_json(cls, content: bytes) -> Manifest:
+        values = json.loads(content)
+        files = tuple(SegmentFile(**_with_times(file)) for file in values.pop("files"))
+        return cls(**_with_times(values), files=files)
+
+
+def _iso(value: Any) -> str:
+    if isinstance(value, datetime):
+        return value.isoformat()
+    raise TypeError(type(value).__name__)
+
+
+def _with_times(values: dict[str, Any]) -> dict[str, Any]:
+    return {
+        key: datetime.fromisoformat(value) if value and key.endswith(("_at", "_time")) else value
+        for key, value in values.items()
+    }
+
+
+def manifest_path(epoch: int, slot: int) -> str:
+    """Relative to the topic's raw folder; sorts by epoch."""
+    return f"segments/{epoch:012d}-{slot:04d}.json"
+
+
+def epoch_and_slot(path: str) -> tuple[int, int]:
+    epoch, _, slot = path.rpartition("/")[2].removesuffix(".json").partition("-")
+    return int(epoch), int(slot)
+
+
+def read_manifest(storage: Storage, epoch: int, slot: int) -> Manifest | None:
+    content = storage.read(manifest_path(epoch, slot))
+    return Manifest.from_json(content) if content is not None else None
+
+
+def listed_manifests(storage: Storage) -> list[tuple[int, int]]:
+    """(epoch, slot) of every manifest that is there, in order."""
+    names = (stored.path for stored in storage.listed("segments"))
+    return sorted(epoch_and_slot(name) for name in names if name.endswith(".json") and "/." not in name)
+
+
+def messages_from(page: Sequence[Any]) -> pa.RecordBatch:
+    """Pub/Sub's protobuf messages as columns `DELIVERED`."""
+    times = [message.publish_time for message in page]
+    seconds = np.fromiter((time.seconds for time in times), np.int64, len(page))
+    nanos = np.fromiter((time.nanos for time in times), np.int64, len(page))
+    attributes = [message.attributes for message in page]
+    return pa.RecordBatch.from_arrays(
+        [
+            pa.array([message.message_id for message in page], pa.string()),
+            pa.array(seconds * 1_000_000 + nanos // 1_000).cast(DELIVERED.field("publish_time").type),
+            _attributes(attributes),
+            pa.array([message.data for message in page], pa.binary()),
+        ],
+        schema=DELIVERED,
+    )
+
+
+def _attributes(attributes: list[Any]) -> pa.MapArray:
+    kind = DELIVERED.field("attributes").type
+    if not any(attributes):
+        offsets = pa.array(np.zeros(len(attributes) + 1, np.int32))
+        return pa.MapArray.from_arrays(offsets, pa.nulls(0, pa.string()), pa.nulls(0, pa.string()))
+    return pa.array([sorted(pairs.items()) for pairs in attributes], kind)
+
+
+class SegmentWriter:
+    """Splits decoded messages by event hour and writes a Parquet file for each; nothing counts before its manifest."""
+
+    def __init__(self, topic: Topic, storage: Storage, epoch: int, slot: int, open_hour: Hour | None) -> None:
+        self._topic, self._storage, self._epoch, self._slot = topic, storage, epoch, slot
+        self._open_ordinal = hours.ordinal_of(open_hour) if open_hour else None
+        self._schema = segment_schema(topic)
+        self._position = 0
+        self._files: dict[str, _HourFile] = {}
+        self._reasons: Counter[str] = Counter()
+        self._undeclared: Counter[str] = Counter()
+        self.attempt_id = uuid.uuid4().hex
+
+    def add(self, messages: pa.RecordBatch) -> None:
+        """Decode a page and append each of its messages to the file of its event hour."""
+        decoded = decode(messages, self._topic)
+        self._undeclared += decoded.undeclared
+        rows = pa.RecordBatch.from_arrays(
+            [*messages.columns, *decoded.columns.columns, *self._where_from(len(messages))], schema=self._schema
+        )
+        for group, part in self._by_hour(rows, decoded.columns.column("reject_reason")):
+            self._file(group).add(part)
+
+    def close(self) -> tuple[SegmentFile, ...]:
+        """Every file complete and durable."""
+        files = tuple(file.close() for file in self._files.values())
+        self._storage.finish(f"bronze/{file.path}" for file in files)
+        return files
+
+    def abandon(self) -> None:
+        """Remove what this attempt has written."""
+        for file in self._files.values():
+            file.abandon()
+        self._storage.delete(f"bronze/{file.path}" for file in self._files.values())
+
+    def manifest(self, files: tuple[SegmentFile, ...], *, attempt: int, dry_at: datetime | None, full: bool) -> Manifest:
+        return Manifest(
+            self._epoch,
+            self._slot,
+            self.attempt_id,
+            attempt,
+            datetime.now(UTC),
+            dry_at,
+            full,
+            files,
+            dict(self._reasons),
+            dict(self._undeclared),
+        )
+
+    def _where_from(self, rows: int) -> list[pa.Array]:
+        positions = pa.array(np.arange(self._position, self._position + rows, dtype=np.int32))
+        self._position += rows
+        return [
+            pa.array(np.full(rows, self._epoch, np.int64)),
+            pa.array(np.full(rows, self._slot, np.int32)),
+            positions,
+        ]
+
+    def _by_hour(self, rows: pa.RecordBatch, reasons: pa.StringArray) -> Iterator[tuple[str, pa.RecordBatch]]:
+        is_event = reasons.null_count == len(reasons)
+        if not is_event:
+            rejected = pc.is_valid(reasons)
+            self._reasons.update(reasons.filter(rejected).to_pylist())
+            yield REJECTED, rows.filter(rejected)
+            rows = rows.filter(pc.invert(rejected))
+        if not len(rows):
+            return
+        ordinals = rows.column("event_time").cast(pa.int64()).to_numpy() // _HOUR_US
+        if self._open_ordinal is not None:
+            # Hours that have closed share a bucket, so they share a file; -1 below the first open hour stands for all.
+            ordinals = np.maximum(ordinals, self._open_ordinal - 1)
+        distinct = np.unique(ordinals)
+        for ordinal in distinct:
+            is_late = self._open_ordinal is not None and ordinal < self._open_ordinal
+            part = rows if len(distinct) == 1 else rows.filter(pa.array(ordinals == ordinal))
+            yield LATE if is_late else hours.from_ordinal(int(ordinal)), part
+
+    def _file(self, group: str) -> _HourFile:
+        if group not in self._files:
+            path = f"{group}/{self._epoch:012d}-{self._slot:04d}-{self.attempt_id[:12]}.parquet"
+            self._files[group] = _HourFile(group, path, self._storage, self._schema)
+        return self._files[group]
+
+
+class _HourFile:
+    """One Parquet file in the making; rows wait until they fill a row group."""
+
+    def __init__(self, group: str, path: str, storage: Storage, schema: pa.Schema) -> None:
+        self._group, self.path = group, path
+        self._sink = storage.create(f"bronze/{path}")
+        self._writer = pq.ParquetWriter(self._sink, schema, **parquet_options(schema))
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_bytes = 0
+        self._rows = 0
+        self._event_times: list[int] = []
+        self._publish_times: list[int] = []
+
+    def add(self, rows: pa.RecordBatch) -> None:
+        self._waiting.append(rows)
+        self._waiting_bytes += rows.nbytes
+        self._rows += len(rows)
+        self._publish_times += _bounds(rows.column("publish_time"))
+        if self._group != REJECTED:
+            self._event_times += _bounds(rows.column("event_time"))
+        if self._waiting_bytes >= ROW_GROUP_BYTES:
+            self._flush()
+
+    def close(self) -> SegmentFile:
+        self._flush()
+        self._writer.close()
+        size_bytes = self._sink.tell()
+        self._sink.close()
+        first_event = _instant(min(self._event_times, default=None))
+        return SegmentFile(
+            self.path,
+            hours.hour_of(first_event) if first_event else None,
+            self._rows,
+            size_bytes,
+            first_event,
+            _instant(max(self._event_times, default=None)),
+            _instant(min(self._publish_times)) or hours.EPOCH,
+            _instant(max(self._publish_times)) or hours.EPOCH,
+        )
+
+    def abandon(self) -> None:
+        self._waiting = []
+        self._writer.close()
+        self._sink.close()
+
+    def _flush(self) -> None:
+        if self._waiting:
+            table = pa.Table.from_batches(self._waiting)
+            self._writer.write_table(table, row_group_size=len(table))
+            self._waiting, self._waiting_bytes = [], 0
+
+
+def parquet_options(schema: pa.Schema) -> dict[str, Any]:
+    """zstd at its fastest; dictionaries only where values repeat: not for ids, times and payloads."""
+    unique = {"message_id", "event_id", "publish_time", "event_time", "payload", "position"}
+    leaves = [path for column in schema if column.name not in unique for path in _leaves(column)]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": leaves, "write_statistics": True}
+
+
+def _leaves(column: pa.Field, prefix: str = "") -> Iterator[str]:
+    """Parquet's dotted names of the leaf columns."""
+    name = prefix + column.name
+    kind = column.type
+    if pa.types.is_struct(kind):
+        for member in kind:
+            yield from _leaves(member, f"{name}.")
+    elif pa.types.is_list(kind):
+        yield from _leaves(pa.field("element", kind.value_type), f"{name}.list.")
+    elif pa.types.is_map(kind):
+        yield f"{name}.key_value.key"
+        yield from _leaves(pa.field("value", kind.item_type), f"{name}.key_value.")
+    else:
+        yield name
+
+
+def _bounds(times: pa.TimestampArray) -> list[int]:
+    bounds = pc.min_max(times.cast(pa.int64()))
+    return [bounds["min"].as_py(), bounds["max"].as_py()]
+
+
+def _instant(micros: int | None) -> datetime | None:
+    return hours.EPOCH + timedelta(microseconds=micros) if micros is not None else None
+
+
+def rows_of(manifests: Iterable[Manifest]) -> int:
+    return sum(file.rows for manifest in manifests for file in manifest.files)

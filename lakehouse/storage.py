@@ -1,0 +1,222 @@
+"""One small port to where files are: the local file system or `gs://`.
+
+Paths are relative to the storage's root. What is written is durable when the call returns.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+from pyarrow import fs
+
+from lakehouse.errors import ConfigError, UnknownOutcomeError
+
+_PARALLEL = 16
+
+
+@dataclass(frozen=True)
+class Stored:
+    """A file that is there."""
+
+    path: str
+    size_bytes: int
+    modified_at: datetime
+
+
+class Storage(Protocol):
+    def create(self, path: str) -> Any:
+        """A binary file to write to; complete and durable once `finish` was called with its path."""
+
+    def finish(self, paths: Iterable[str]) -> None: ...
+
+    def put_if_absent(self, path: str, content: bytes) -> bool:
+        """Whether this call wrote the file; False when one is there. UnknownOutcomeError when no answer came."""
+
+    def write(self, path: str, content: bytes) -> None:
+        """Write or replace, all or nothing to a reader."""
+
+    def read(self, path: str) -> bytes | None: ...
+
+    def listed(self, folder: str) -> list[Stored]:
+        """Every file below the folder, ordered by path; none when there is no such folder."""
+
+    def delete(self, paths: Iterable[str]) -> None:
+        """Remove files; one that is not there is no error."""
+
+
+def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
+    """The storage that `root` addresses. `options` are those of delta-rs, so that a lake has one set of them."""
+    scheme = urlsplit(root).scheme
+    if scheme in ("", "file"):
+        return LocalStorage(urlsplit(root).path if scheme else root)
+    if scheme == "gs":
+        return GoogleStorage(root, options or {})
+    raise ConfigError(
+        root, found=f"the scheme {scheme}://", expected="a local folder or gs://", next_step="Mend raw_root."
+    )
+
+
+class LocalStorage:
+    def __init__(self, root: str) -> None:
+        self._root = root
+
+    def create(self, path: str) -> Any:
+        target = self._at(path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        return fs.LocalFileSystem().open_output_stream(target)
+
+    def finish(self, paths: Iterable[str]) -> None:
+        targets = [self._at(path) for path in paths]
+        for target in [*targets, *sorted({os.path.dirname(target) for target in targets})]:
+            _sync(target)
+
+    def put_if_absent(self, path: str, content: bytes) -> bool:
+        temporary = self._written_aside(path, content)
+        try:
+            os.link(temporary, self._at(path))
+        except FileExistsError:
+            return False
+        finally:
+            os.unlink(temporary)
+        _sync(os.path.dirname(self._at(path)))
+        return True
+
+    def write(self, path: str, content: bytes) -> None:
+        os.replace(self._written_aside(path, content), self._at(path))
+        _sync(os.path.dirname(self._at(path)))
+
+    def read(self, path: str) -> bytes | None:
+        try:
+            with open(self._at(path), "rb") as file:
+                return file.read()
+        except FileNotFoundError:
+            return None
+
+    def listed(self, folder: str) -> list[Stored]:
+        found = []
+        for parent, _, names in os.walk(self._at(folder)):
+            for name in names:
+                try:
+                    status = os.stat(os.path.join(parent, name))
+                except FileNotFoundError:
+                    continue
+                path = os.path.relpath(os.path.join(parent, name), self._root)
+                found.append(Stored(path, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)))
+        return sorted(found, key=lambda stored: stored.path)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            try:
+                os.unlink(self._at(path))
+            except FileNotFoundError:
+                continue
+
+    def _written_aside(self, path: str, content: bytes) -> str:
+        target = self._at(path)
+        os.makedirs(os.path.dirname(target), exist_ok=True)
+        temporary = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{uuid.uuid4().hex}"
+        with open(temporary, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        return temporary
+
+    def _at(self, path: str) -> str:
+        return os.path.join(self._root, path)
+
+
+def _sync(path: str) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+class GoogleStorage:
+    """`gs://bucket/prefix`. Objects are durable when their upload ends; an upload if absent is Google's precondition."""
+
+    def __init__(self, root: str, options: Mapping[str, str]) -> None:
+        address = urlsplit(root)
+        self._bucket_name, self._prefix = address.netloc, address.path.strip("/")
+        self._endpoint = options.get("google_base_url")
+        self._anonymous = options.get("google_skip_signature") == "true"
+        self._client: Any = None
+
+    def create(self, path: str) -> Any:
+        endpoint = urlsplit(self._endpoint) if self._endpoint else None
+        files = fs.GcsFileSystem(
+            anonymous=self._anonymous,
+            endpoint_override=endpoint.netloc if endpoint else None,
+            scheme=endpoint.scheme if endpoint else None,
+        )
+        return files.open_output_stream(f"{self._bucket_name}/{self._at(path)}")
+
+    def finish(self, paths: Iterable[str]) -> None:
+        """Nothing: closing the stream ended the upload."""
+
+    def put_if_absent(self, path: str, content: bytes) -> bool:
+        from google.api_core.exceptions import PreconditionFailed, RetryError, ServerError
+
+        try:
+            self._bucket().blob(self._at(path)).upload_from_string(content, if_generation_match=0)
+        except PreconditionFailed:
+            return False
+        except (RetryError, ServerError, OSError) as silence:
+            raise UnknownOutcomeError(
+                path, found=str(silence), expected="an answer", next_step="Look whose file is there."
+            ) from silence
+        return True
+
+    def write(self, path: str, content: bytes) -> None:
+        self._bucket().blob(self._at(path)).upload_from_string(content)
+
+    def read(self, path: str) -> bytes | None:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            return bytes(self._bucket().blob(self._at(path)).download_as_bytes())
+        except NotFound:
+            return None
+
+    def listed(self, folder: str) -> list[Stored]:
+        cut = len(self._prefix) + 1 if self._prefix else 0
+        blobs = self._bucket().list_blobs(prefix=self._at(folder).rstrip("/") + "/")
+        found = [Stored(blob.name[cut:], blob.size, blob.updated) for blob in blobs]
+        return sorted(found, key=lambda stored: stored.path)
+
+    def delete(self, paths: Iterable[str]) -> None:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(self._delete, paths))
+
+    def _delete(self, path: str) -> None:
+        from google.api_core.exceptions import NotFound
+
+        try:
+            self._bucket().blob(self._at(path)).delete()
+        except NotFound:
+            return
+
+    def _bucket(self) -> Any:
+        if self._client is None:
+            self._client = self._connected()
+        return self._client.bucket(self._bucket_name)
+
+    def _connected(self) -> Any:
+        from google.auth.credentials import AnonymousCredentials
+        from google.cloud import storage
+
+        if not self._anonymous:
+            return storage.Client()
+        options = {"api_endpoint": self._endpoint} if self._endpoint else None
+        return storage.Client(project="anonymous", credentials=AnonymousCredentials(), client_options=options)
+
+    def _at(self, path: str) -> str:
+        return f"{self._prefix}/{path}" if self._prefix else path

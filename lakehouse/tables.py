@@ -1,0 +1,279 @@
+"""A topic's folders and Delta tables, opened and committed to without a JVM."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from lakehouse.config import Settings
+from lakehouse.durations import written
+from lakehouse.errors import LakeError
+from lakehouse.events import LEDGER, bronze_schema, silver_schema
+from lakehouse.hours import Hour
+from lakehouse.topics import Topic
+
+
+class ConflictError(Exception):
+    """Somebody else committed first; look again and decide anew."""
+
+
+@dataclass(frozen=True)
+class Folders:
+    """Where a topic's things are, as addresses."""
+
+    raw: str
+    sealed: str
+
+    checkpoint = property(lambda self: f"{self.raw}/checkpoint")
+    segments = property(lambda self: f"{self.raw}/segments")
+    bronze = property(lambda self: f"{self.raw}/bronze")
+    silver = property(lambda self: f"{self.sealed}/silver")
+    ledger = property(lambda self: f"{self.sealed}/ledger")
+    reports = property(lambda self: f"{self.sealed}/reports")
+
+
+def folders_of(settings: Settings, topic_name: str) -> Folders:
+    return Folders(f"{settings.raw_root}/{topic_name}", f"{settings.sealed_root}/{topic_name}")
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file and what Delta's log says of it. `path` is relative to the table; `hour` is its partition."""
+
+    path: str
+    hour: Hour | None
+    rows: int
+    size_bytes: int
+    written_at: datetime
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_action(self) -> AddAction:
+        stats = json.dumps({"numRecords": self.rows, **self.stats})
+        millis = int(self.written_at.timestamp() * 1000)
+        return AddAction(self.path, self.size_bytes, {"hour": self.hour}, millis, True, stats)
+
+
+def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable:
+    """The table at `uri`; LakeError when there is none or it cannot be read."""
+    try:
+        return DeltaTable(uri, version=version, storage_options=dict(options) or None)
+    except TableNotFoundError as missing:
+        raise LakeError(
+            uri, found="no Delta table", expected="one, as ingest creates it", next_step="Run ingest for this topic."
+        ) from missing
+    except (DeltaError, OSError) as unreadable:
+        raise LakeError(
+            uri,
+            found=_first_line(unreadable),
+            expected="a readable Delta table",
+            next_step="Check the path, the permissions and the version.",
+        ) from unreadable
+
+
+def table_exists(uri: str, options: Mapping[str, str]) -> bool:
+    try:
+        return DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
+    except (DeltaError, OSError):
+        return False
+
+
+def bronze_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
+    """The topic's bronze table, created or given new declared fields where that is due."""
+    return _ensured(folders.bronze, bronze_schema(topic), ["hour"], _properties(topic), options)
+
+
+def silver_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
+    """The topic's silver table, created or given new declared fields where that is due; append-only."""
+    properties = _properties(topic) | {"delta.appendOnly": "true"}
+    return _ensured(folders.silver, silver_schema(topic), ["hour"], properties, options)
+
+
+def ledger_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
+    return _ensured(folders.ledger, LEDGER, [], _properties(topic), options)
+
+
+def _properties(topic: Topic) -> dict[str, str]:
+    window = "interval " + _interval(topic.audit_window)
+    return {
+        "delta.logRetentionDuration": window,
+        "delta.deletedFileRetentionDuration": window,
+        "delta.checkpointInterval": "50",
+    }
+
+
+def _interval(duration: timedelta) -> str:
+    """Delta knows whole units only."""
+    seconds = duration // timedelta(seconds=1)
+    return written(timedelta(seconds=seconds))
+
+
+def _ensured(
+    uri: str, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str], options: Mapping[str, str]
+) -> DeltaTable:
+    if not table_exists(uri, options):
+        try:
+            DeltaTable.create(
+                uri,
+                schema,
+                mode="ignore",
+                partition_by=partition_by or None,
+                configuration=dict(properties),
+                storage_options=dict(options) or None,
+            )
+        except (DeltaError, OSError) as refused:
+            raise LakeError(
+                uri,
+                found=_first_line(refused),
+                expected="a folder in which tables can be created",
+                next_step="Check raw_root and sealed_root and the permissions there.",
+            ) from refused
+    table = open_table(uri, options)
+    _follow_schema(table, schema, partition_by)
+    return table
+
+
+def _follow_schema(table: DeltaTable, schema: pa.Schema, partition_by: list[str]) -> None:
+    """Add what the topic has gained; fields that it no longer declares stay, and are null from now on."""
+    present = pa.schema(table.schema().to_arrow())
+    try:
+        if not _gains(pa.struct(list(present)), pa.struct(list(schema)), ""):
+            return
+        write_deltalake(
+            table, schema.empty_table(), mode="append", schema_mode="merge", partition_by=partition_by or None
+        )
+        table.update_incremental()
+    except (DeltaError, pa.ArrowException, ValueError) as refused:
+        raise LakeError(
+            table.table_uri,
+            found=_first_line(refused),
+            expected="declared fields that only gain members",
+            next_step="Give a field whose type changes a new name.",
+        ) from refused
+
+
+def _gains(present: pa.DataType, wanted: pa.DataType, path: str) -> bool:
+    """Whether `wanted` has members that `present` lacks; ValueError where one has another type."""
+    if pa.types.is_struct(present) and pa.types.is_struct(wanted):
+        members = {member.name: member.type for member in present}
+        known = [member for member in wanted if member.name in members]
+        gains = [_gains(members[member.name], member.type, f"{path}.{member.name}".lstrip(".")) for member in known]
+        return any(gains) or len(known) < wanted.num_fields
+    if _is_list(present) and _is_list(wanted):
+        return _gains(present.value_type, wanted.value_type, path)
+    if pa.types.is_map(present) and pa.types.is_map(wanted):
+        return _gains(present.item_type, wanted.item_type, path)
+    if _type_name(present) != _type_name(wanted):
+        raise ValueError(f"{path} as {present} in the table and as {wanted} in the configuration")
+    return False
+
+
+def _is_list(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_list(kind) or pa.types.is_large_list(kind))
+
+
+def _type_name(kind: pa.DataType) -> str:
+    """The type without the widths of offsets, which Delta does not keep."""
+    return str(kind).removeprefix("large_").removesuffix("_view")
+
+
+def commit(
+    table: DeltaTable,
+    added: Iterable[DataFile],
+    *,
+    metadata: Mapping[str, Any],
+    transactions: Mapping[str, int],
+    removed: Iterable[DataFile] = (),
+) -> int:
+    """One commit by reference; gives its version.
+
+    ConflictError when a commit with one of the same app ids came since `table` was read.
+    """
+    actions: list[AddAction | RemoveAction] = [file.as_action() for file in added]
+    actions += [_removal(file) for file in removed]
+    properties = CommitProperties(
+        custom_metadata={"userMetadata": json.dumps(metadata, sort_keys=True)},
+        app_transactions=[Transaction(app, version) for app, version in transactions.items()],
+    )
+    try:
+        table.create_write_transaction(
+            actions,
+            "append",
+            table.schema(),
+            partition_by=table.metadata().partition_columns,
+            commit_properties=properties,
+        )
+    except CommitFailedError as failed:
+        raise ConflictError(_first_line(failed)) from failed
+    table.update_incremental()
+    return int(table.version())
+
+
+def _removal(file: DataFile) -> RemoveAction:
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    return RemoveAction(file.path, now, True, True, {"hour": file.hour}, file.size_bytes)
+
+
+def files(table: DeltaTable) -> list[DataFile]:
+    """Every file of the table's version."""
+    return _data_files(_actions(table))
+
+
+def files_of_hour(table: DeltaTable, hour: Hour) -> list[DataFile]:
+    """The files of one bucket, ordered by path."""
+    actions = _actions(table)
+    return _data_files(actions.filter(pc.equal(actions["partition.hour"], hour)))
+
+
+def _actions(table: DeltaTable) -> pa.Table:
+    actions = pa.table(table.get_add_actions(flatten=True))
+    if "partition.hour" not in actions.column_names:
+        actions = actions.append_column("partition.hour", pa.nulls(len(actions), pa.string()))
+    return actions
+
+
+def _data_files(actions: pa.Table) -> list[DataFile]:
+    return sorted(
+        (
+            DataFile(
+                row["path"],
+                row["partition.hour"],
+                row["num_records"] or 0,
+                row["size_bytes"],
+                datetime.fromtimestamp(row["modification_time"] / 1000, UTC),
+                _stats(row),
+            )
+            for row in actions.to_pylist()
+        ),
+        key=lambda file: file.path,
+    )
+
+
+def _stats(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    kinds = {"min": "minValues", "max": "maxValues", "null_count": "nullCount"}
+    stats: dict[str, dict[str, Any]] = {}
+    for key, value in row.items():
+        kind, _, column = key.partition(".")
+        if kind in kinds and value is not None:
+            stats.setdefault(kinds[kind], {})[column] = value
+    return stats
+
+
+def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(version, our metadata) of the newest commits that carry some, newest first."""
+    for entry in table.history(limit):
+        text = entry.get("userMetadata")
+        if text:
+            yield int(entry["version"]), cast(dict[str, Any], json.loads(text))
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,73 @@
+"""One Spark session for the whole suite, and the smallest lake that the stages can work on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pyspark.sql import SparkSession
+
+from lakehouse.config import Config, Settings
+from lakehouse.session import spark_session
+from lakehouse.topics import Topic, topic_from
+
+SPARK_SETTINGS = {
+    "spark.master": "local[2]",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.scheduler.mode": "FAIR",
+    "spark.driver.memory": "2g",
+    "spark.sql.warehouse.dir": "build/spark-warehouse",
+}
+
+PLAYS: dict[str, Any] = {
+    "subscription": "projects/test/subscriptions/plays",
+    "event_id": "payload.event_id",
+    "event_time": "payload.played_at",
+    "fields": {"user": "string", "track": "struct<id: string, ms: int>", "n": "bigint"},
+    "lateness": "1 hour",
+    "quiet_period": "0 seconds",
+    "first_hour": "earliest",
+    "mirrors": ["folder"],
+}
+
+
+@pytest.fixture(scope="session")
+def spark() -> Iterator[SparkSession]:
+    session = spark_session(Settings(raw_root="build/test-lake", spark=SPARK_SETTINGS), "tests")
+    session.sparkContext.setLogLevel("ERROR")
+    yield session
+    session.stop()
+
+
+@pytest.fixture
+def topic() -> Topic:
+    return topic_from("plays", PLAYS)
+
+
+@pytest.fixture
+def topic_with() -> Callable[..., Topic]:
+    return lambda **changes: topic_from(changes.pop("name", "plays"), {**PLAYS, **changes})
+
+
+@pytest.fixture
+def settings(tmp_path: Path) -> Settings:
+    lake = str(tmp_path / "lake")
+    return Settings(
+        raw_root=lake,
+        sealed_root=lake,
+        release="test",
+        frontier={"source": "dry"},
+        ingest={"trigger": "1 second", "dry_after": "0.2 seconds"},
+        mirrors={"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
+        spark=SPARK_SETTINGS,
+    )
+
+
+@pytest.fixture
+def config(settings: Settings, topic: Topic, tmp_path: Path) -> Config:
+    return Config(tmp_path / "conf" / "test.yaml", settings, {topic.name: topic}, tmp_path / "expectations")
