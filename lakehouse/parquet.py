@@ -1,0 +1,50 @@
+"""How our Parquet files are encoded, and reading them row group by row group from wherever they are."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+FILE, ROW = "file", "row"
+"""Address of a row: the file's place in a list of files, and the row's place in the file."""
+
+_UNIQUE = {"message_id", "event_id", "publish_time", "event_time", "payload", "position"}
+_BATCH_ROWS = 131_072
+
+
+def options(schema: pa.Schema) -> dict[str, Any]:
+    """zstd at its fastest; dictionaries only where values repeat: not for ids, times and payloads."""
+    leaves = [path for column in schema if column.name not in _UNIQUE for path in _leaves(column)]
+    return {"compression": "zstd", "compression_level": 1, "use_dictionary": leaves or False, "write_statistics": True}
+
+
+def _leaves(column: pa.Field, prefix: str = "") -> Iterator[str]:
+    """Parquet's dotted names of the leaf columns."""
+    name = prefix + column.name
+    kind = column.type
+    if pa.types.is_struct(kind):
+        for member in kind:
+            yield from _leaves(member, f"{name}.")
+    elif pa.types.is_list(kind):
+        yield from _leaves(pa.field("element", kind.value_type), f"{name}.list.")
+    elif pa.types.is_map(kind):
+        yield f"{name}.key_value.key"
+        yield from _leaves(pa.field("value", kind.item_type), f"{name}.key_value.")
+    else:
+        yield name
+
+
+def addressed(sources: Sequence[Any], columns: list[str]) -> Iterator[pa.RecordBatch]:
+    """The columns of all files, with `file` and `row`; `sources` are what `ParquetFile` opens, in the files' order."""
+    for index, source in enumerate(sources):
+        first = 0
+        with pq.ParquetFile(source) as file:
+            for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
+                rows = pa.array(np.arange(first, first + len(batch), dtype=np.int64))
+                file_of_row = pa.array(np.full(len(batch), index, np.int32))
+                yield pa.RecordBatch.from_arrays([*batch.columns, file_of_row, rows], names=[*columns, FILE, ROW])
+                first += len(batch)
