@@ -1,0 +1,142 @@
+"""One MLflow run per verdict, logged after it: MLflow can be slow or away without an hour waiting for it.
+
+A note lies beside the reports from before the verdict until its run is logged, so what a crash or an unreachable
+server left out is made good by the next run. MLflow itself says whether a verdict has its run.
+"""
+
+from __future__ import annotations
+
+import json
+import logging
+import os
+from collections.abc import Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
+from datetime import datetime
+from functools import lru_cache
+from typing import Any
+from urllib.parse import urlsplit
+
+from lakehouse.config import Settings
+from lakehouse.storage import Storage, storage_for
+from lakehouse.tables import folders_of
+
+log = logging.getLogger(__name__)
+
+_NOTES = "_unlogged"
+_VERDICT = "lakehouse.verdict"
+_COUNTS = ("deliveries", "duplicates", "late_duplicates", "skewed")
+
+
+def tracking_uri(settings: Settings) -> str | None:
+    """The server, or the SQLite file in a local `sealed_root`; None when there is neither, and nothing is logged."""
+    if settings.mlflow.tracking_uri:
+        return settings.mlflow.tracking_uri
+    return None if _is_remote(settings) else f"sqlite:///{settings.sealed_root}/mlflow.db"
+
+
+def note(storage: Storage, settings: Settings, name: str) -> None:
+    """Remember that the result `<hour>/r<revision>` has no run yet."""
+    if tracking_uri(settings):
+        storage.write(f"{_NOTES}/{name.replace('/', '.')}", name.encode())
+
+
+def log_soon(topic_name: str, settings: Settings) -> Future[int] | None:
+    """`log_due` beside the caller, whose hours need not wait for it; the process ends when it is done."""
+    return _beside().submit(_logged_or_told, topic_name, settings) if tracking_uri(settings) else None
+
+
+def log_due(topic_name: str, settings: Settings) -> int:
+    """Log every verdict that is noted as unlogged; how many were."""
+    uri = tracking_uri(settings)
+    storage = storage_for(folders_of(settings, topic_name).reports, settings.storage_options)
+    notes = storage.listed(_NOTES)
+    if not uri or not notes:
+        return 0
+    client = _client(uri)
+    experiment = _experiment(client, settings)
+    for stored in notes:
+        name = (storage.read(stored.path) or b"").decode()
+        result, html = storage.read(f"{name}.json"), storage.read(f"{name}.html")
+        if result is None or html is None:
+            continue
+        _log(client, experiment, json.loads(result), html.decode())
+        storage.delete([stored.path])
+    return len(notes)
+
+
+def _logged_or_told(topic_name: str, settings: Settings) -> int:
+    try:
+        return log_due(topic_name, settings)
+    except Exception as error:  # whatever a server can answer: the verdicts stand without it
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        log.warning("%s: verdicts not logged to MLflow, the next run tries again: %s", topic_name, reason)
+        return 0
+
+
+@lru_cache(maxsize=1)
+def _beside() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(1, thread_name_prefix="mlflow")
+
+
+def _is_remote(settings: Settings) -> bool:
+    return bool(urlsplit(settings.sealed_root).scheme)
+
+
+def _client(uri: str) -> Any:
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("DO_NOT_TRACK", "true")
+    from mlflow.tracking import MlflowClient
+
+    for chatty in ("mlflow", "alembic"):
+        logging.getLogger(chatty).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: Any, settings: Settings) -> str:
+    """The experiment's id; beside the default database its files are in `sealed_root`, not where the job runs."""
+    found = client.get_experiment_by_name(settings.mlflow.experiment)
+    if found is not None:
+        return str(found.experiment_id)
+    files = None if settings.mlflow.tracking_uri else f"{settings.sealed_root}/mlflow"
+    return str(client.create_experiment(settings.mlflow.experiment, artifact_location=files))
+
+
+def _log(client: Any, experiment: str, result: Mapping[str, Any], html: str) -> None:
+    """The verdict's run, unless it has one; one that was begun and not finished goes."""
+    verdict = f"{result['topic']}/{result['hour']}/r{result['revision']}"
+    for run in client.search_runs([experiment], f"tags.`{_VERDICT}` = '{verdict}'"):
+        if run.info.status == "FINISHED":
+            return
+        client.delete_run(run.info.run_id)
+    at = int(datetime.fromisoformat(result["at"]).timestamp() * 1000)
+    begun = client.create_run(
+        experiment,
+        start_time=at,
+        run_name=f"{result['topic']} {result['hour']}",
+        tags={_VERDICT: verdict, "state": result["state"]},
+    )
+    run_id = begun.info.run_id
+    _log_values(client, run_id, result, at)
+    client.log_text(run_id, json.dumps(result, indent=1), "result.json")
+    client.log_text(run_id, html, "report.html")
+    client.set_terminated(run_id, "FINISHED", end_time=at + int(1000 * result["seconds"]))
+
+
+def _log_values(client: Any, run_id: str, result: Mapping[str, Any], at: int) -> None:
+    from mlflow.entities import Metric, Param
+
+    parameters = ("topic", "hour", "release", "suite_hash", "silver_version", "revision", "engine")
+    metrics = {"rows": result["rows"], "seconds": result["seconds"]}
+    metrics |= {name: result["seal"][name] for name in _COUNTS if isinstance(result["seal"].get(name), int)}
+    for finding in result["expectations"]:
+        column = f".{finding['column'].replace(', ', '.')}" if finding["column"] else ""
+        name = f"{finding['expectation']}{column}"
+        metrics[name] = min(metrics.get(name, 1), int(finding["success"]))
+        if finding["unexpected"] is not None and result["rows"]:
+            percent = f"{name}.unexpected_percent"
+            metrics[percent] = max(metrics.get(percent, 0), 100 * finding["unexpected"] / result["rows"])
+    client.log_batch(
+        run_id,
+        metrics=[Metric(name, float(value), at, 0) for name, value in metrics.items()],
+        params=[Param(name, str(result[name])) for name in parameters],
+    )

@@ -1,0 +1,193 @@
+"""What is expected of a topic's sealed hours: Great Expectations suites as text in, checked expectations out."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any, Literal, cast
+
+import pyarrow as pa
+
+from lakehouse.errors import SuiteError
+from lakehouse.events import silver_schema
+from lakehouse.topics import Topic
+
+EVERY_TOPIC = "_every_topic"
+"""The suite that stands before each topic's own."""
+
+Severity = Literal["critical", "warning"]
+
+_COLUMN_KEYS = ("column", "column_A", "column_B")
+_LIST_KEYS = ("column_list",)
+_ENGINE_BOUND = {
+    "expect_column_values_to_be_of_type": "types are declared in conf/topics, and each engine has other names for them",
+    "expect_column_values_to_be_in_type_list": "types are declared in conf/topics, and each engine has other names",
+    "unexpected_rows_expectation": "small hours are not read by an engine that knows SQL",
+}
+_EITHER_MISSING = "either_value_is_missing"
+
+
+@dataclass(frozen=True)
+class Expectation:
+    """One sentence about an hour. `critical` holds back an hour that breaks it, `warning` only reports."""
+
+    type: str
+    kwargs: Mapping[str, Any]
+    severity: Severity = "critical"
+    notes: str = ""
+    origin: str = ""
+
+    @cached_property
+    def columns(self) -> tuple[str, ...]:
+        """Columns it names, a member of a struct as `route.origin`."""
+        single = [self.kwargs[key] for key in _COLUMN_KEYS if key in self.kwargs]
+        listed = [column for key in _LIST_KEYS for column in self.kwargs.get(key) or ()]
+        return tuple(map(str, [*single, *listed]))
+
+    @property
+    def subject(self) -> str:
+        """What it is about, for people: its columns, or the hour as a whole."""
+        return ", ".join(self.columns) or "the hour"
+
+    @property
+    def is_about_rows_alone(self) -> bool:
+        """Whether it speaks of the hour as a whole, and so means something in an hour without rows."""
+        return self.type.startswith("expect_table_")
+
+
+@dataclass(frozen=True)
+class Suite:
+    """All that is expected of one topic's hours; `hash` changes when any of it does."""
+
+    topic: str
+    expectations: tuple[Expectation, ...]
+    hash: str
+
+    def columns_read(self, schema: pa.Schema) -> list[str]:
+        """The silver columns and members of structs that must be read to judge it, `event_id` always, in a fixed order.
+
+        An expectation about the table's shape, and a `row_condition`, can name any column: these count as mentioned.
+        """
+        named = {column for expectation in self.expectations for column in expectation.columns} | {"event_id"}
+        for expectation in self.expectations:
+            if expectation.type.startswith("expect_table_column"):
+                named.update(schema.names)
+            condition = json.dumps(expectation.kwargs.get("row_condition"), default=str)
+            named.update(name for name in schema.names if re.search(rf"\b{re.escape(name)}\b", condition))
+        return sorted(named)
+
+
+def suite_from(topic: Topic, texts: Mapping[str, str]) -> Suite:
+    """The suites of `texts` (by file name, in this order) as one; SuiteError when one cannot be used for this topic."""
+    documents = {name: _document(name, text) for name, text in texts.items()}
+    expectations = [
+        expectation for name, document in documents.items() for expectation in _expectations(name, document, topic)
+    ]
+    canonical = json.dumps([_essence(expectation) for expectation in expectations], sort_keys=True)
+    return Suite(topic.name, tuple(expectations), hashlib.sha256(canonical.encode()).hexdigest()[:16])
+
+
+def _essence(expectation: Expectation) -> list[Any]:
+    return [expectation.type, dict(expectation.kwargs), expectation.severity]
+
+
+def _document(name: str, text: str) -> Mapping[str, Any]:
+    try:
+        document = json.loads(text)
+    except ValueError as error:
+        raise SuiteError(
+            name, found=f"no JSON: {error}", expected="a Great Expectations suite", next_step="Mend the place it names."
+        ) from error
+    if not isinstance(document, dict) or not isinstance(document.get("expectations"), list):
+        raise SuiteError(
+            name,
+            found="JSON without a list `expectations`",
+            expected='a Great Expectations suite: {"name": …, "expectations": [{"type": …, "kwargs": …}]}',
+            next_step="See the examples in expectations/.",
+        )
+    return document
+
+
+def _expectations(name: str, document: Mapping[str, Any], topic: Topic) -> Iterator[Expectation]:
+    schema = silver_schema(topic)
+    for number, item in enumerate(document["expectations"], start=1):
+        origin = f"{name}, expectation {number}"
+        if not isinstance(item, dict) or not isinstance(item.get("type"), str):
+            raise SuiteError(origin, found=json.dumps(item)[:200], expected="an object with a `type`", next_step=_MEND)
+        if not isinstance(item.get("kwargs", {}), dict):
+            raise SuiteError(origin, found=json.dumps(item["kwargs"])[:200], expected="`kwargs` as an object",
+                             next_step=_MEND)  # fmt: skip
+        kwargs = _engine_independent(item["type"], dict(item.get("kwargs", {})), origin)
+        expectation = Expectation(item["type"], kwargs, _severity(item, origin), _text(item.get("notes")), origin)
+        _check_columns(expectation, schema)
+        yield expectation
+
+
+_MEND = "Mend it, then run `lakehouse topics check`."
+
+
+def _severity(item: Mapping[str, Any], origin: str) -> Severity:
+    meta = item.get("meta") or {}
+    found = {value for value in (meta.get("severity"), item.get("severity")) if value is not None}
+    if not found <= {"critical", "warning"} or len(found) > 1:
+        raise SuiteError(
+            origin,
+            found="the severity " + " and ".join(sorted(map(repr, found))),
+            expected="critical (holds the hour back) or warning (only reports)",
+            next_step=_MEND,
+        )
+    return cast(Severity, found.pop() if found else "critical")
+
+
+def _text(notes: object) -> str:
+    return " ".join(map(str, notes)) if isinstance(notes, list) else str(notes or "")
+
+
+def _engine_independent(kind: str, kwargs: dict[str, Any], origin: str) -> dict[str, Any]:
+    """A verdict must not depend on the size of its hour: what the engines answer differently is settled or refused.
+
+    Of a pair with one null pandas says that it breaks the expectation, Spark that it does not.
+    """
+    if kind in _ENGINE_BOUND:
+        raise SuiteError(
+            origin, found=kind, expected=f"an expectation for every engine: {_ENGINE_BOUND[kind]}", next_step=_MEND
+        )
+    if "column_pair" in kind and kwargs.setdefault("ignore_row_if", _EITHER_MISSING) != _EITHER_MISSING:
+        raise SuiteError(
+            origin,
+            found=f"ignore_row_if {kwargs['ignore_row_if']!r}, of which pandas and Spark think differently",
+            expected=f"{_EITHER_MISSING!r}, with a second expectation that the columns are not null",
+            next_step=_MEND,
+        )
+    if "condition_parser" in kwargs and kwargs["condition_parser"] not in ("great_expectations", None):
+        raise SuiteError(
+            origin,
+            found=f"the condition_parser {kwargs['condition_parser']!r}",
+            expected="'great_expectations', which every engine understands",
+            next_step=_MEND,
+        )
+    return kwargs
+
+
+def _check_columns(expectation: Expectation, schema: pa.Schema) -> None:
+    for column in expectation.columns:
+        if not _is_there(column, schema):
+            raise SuiteError(
+                expectation.origin,
+                found=f"the column {column!r}",
+                expected="one of " + ", ".join(schema.names),
+                next_step=_MEND,
+            )
+
+
+def _is_there(column: str, schema: pa.Schema) -> bool:
+    kind: pa.DataType = pa.struct(list(schema))
+    for member in column.split("."):
+        if not pa.types.is_struct(kind) or kind.get_field_index(member) < 0:
+            return False
+        kind = kind.field(member).type
+    return True

@@ -1,0 +1,334 @@
+"""The stage that judges sealed hours: what their suites expect, put to exactly the files that were sealed."""
+
+from __future__ import annotations
+
+import json
+import logging
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse import experiments, gate, steps
+from lakehouse.config import Config
+from lakehouse.errors import LakeError, LakehouseError, SuiteError
+from lakehouse.events import sealed_schema, silver_schema
+from lakehouse.gate import Finding
+from lakehouse.hours import Hour
+from lakehouse.ledger import Entry, History, Ledger
+from lakehouse.reports import page
+from lakehouse.storage import storage_for
+from lakehouse.suites import EVERY_TOPIC, Suite, suite_from
+from lakehouse.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
+from lakehouse.topics import Topic
+
+if TYPE_CHECKING:
+    from deltalake import DeltaTable
+    from pyspark.sql import DataFrame, SparkSession
+
+    Spark = SparkSession | Callable[[], SparkSession] | None
+
+log = logging.getLogger(__name__)
+
+
+class ReleaseError(LakehouseError):
+    """An hour that is not held back by a verdict cannot be released, nor one without a reason."""
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """What was found of one revision of an hour. `state` is `valid` or `invalid`; `report` is where its page is.
+
+    `is_recorded` is False when the ledger had a verdict on this revision already.
+    """
+
+    topic: str
+    hour: Hour
+    revision: int
+    state: str
+    findings: tuple[Finding, ...]
+    rows: int
+    seconds: float
+    report: str
+    is_recorded: bool
+
+    @property
+    def failed(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.gates]
+
+    @property
+    def warnings(self) -> list[Finding]:
+        return [finding for finding in self.findings if finding.warns]
+
+
+def validate_due(topic: Topic, config: Config, spark: Spark, *, run: str) -> list[Verdict]:
+    """A verdict on every sealed hour that has none, oldest first.
+
+    `spark`, or what gives one, is asked for only when an hour has more than `validation.small_rows` rows. Runs for
+    MLflow are logged after all hours are judged and beside the caller: see `experiments`.
+    """
+    ledger = _ledger(topic, config, f"validate/{config.settings.release}/{run}")
+    due = ledger.history().due_to_validate()
+    if not due:
+        return []
+    suite = suite_of(topic, config)
+    try:
+        return [validate_hour(topic, config, spark, hour, run=run, ledger=ledger, suite=suite) for hour in due]
+    finally:
+        experiments.log_soon(topic.name, config.settings)
+
+
+def validate_hour(
+    topic: Topic,
+    config: Config,
+    spark: Spark,
+    hour: Hour,
+    *,
+    run: str,
+    ledger: Ledger | None = None,
+    suite: Suite | None = None,
+    clock: Callable[[], datetime] = lambda: datetime.now(UTC),
+) -> Verdict:
+    """The verdict on the hour's newest seal: result and page are written first, the ledger's row last.
+
+    So a run that dies in between is simply done again. A revision that has a verdict keeps it, and its page: then this
+    only looks. LakeError when the hour is not sealed or its files cannot be read, SuiteError when an expectation gives
+    no answer: then nothing is recorded.
+    """
+    started = time.monotonic()
+    ledger = ledger or _ledger(topic, config, f"validate/{config.settings.release}/{run}")
+    suite = suite or suite_of(topic, config)
+    history = ledger.history()
+    seal = history.last("sealed", hour)
+    if seal is None:
+        raise LakeError(
+            f"{topic.name} {hour}",
+            found=f"the hour {history.state_of(hour)}",
+            expected="a sealed one",
+            next_step="Run seal first.",
+        )
+    engine, findings, rows = _judged(topic, config, spark, hour, seal.details, suite)
+    state = "invalid" if any(finding.gates for finding in findings) else "valid"
+    revision = history.revision(hour)
+    folders = folders_of(config.settings, topic.name)
+    verdict = Verdict(
+        topic.name,
+        hour,
+        revision,
+        state,
+        tuple(findings),
+        rows,
+        time.monotonic() - started,
+        f"{folders.reports}/{_name(hour, revision)}.html",
+        is_recorded=False,
+    )
+    if _has_verdict(history, hour):
+        return verdict
+    result = {
+        "topic": topic.name,
+        "hour": hour,
+        "state": state,
+        "at": clock().isoformat(),
+        "release": config.settings.release,
+        "run": run,
+        "engine": engine,
+        "seconds": round(verdict.seconds, 3),
+        "suite_hash": suite.hash,
+        "silver_version": seal.details.get("silver_version"),
+        "revision": revision,
+        "rows": rows,
+        "seal": dict(seal.details),
+        "closed": _closed(history.last("closed", hour)),
+        "expectations": [finding.as_json() for finding in findings],
+    }
+    _write(folders, config, result)
+    steps.reached("hour judged, no verdict recorded")
+    entry = ledger.record(
+        state,
+        hour,
+        _details(result, verdict),
+        unless=lambda newest: newest.revision(hour) != revision or _has_verdict(newest, hour),
+    )
+    steps.reached("verdict recorded")
+    log.info(
+        "%s %s %s: %d rows, %d of %d expectations failed, %d warnings, %s, %.2f s",
+        topic.name, hour, state, rows, len(verdict.failed), len(findings), len(verdict.warnings), engine,
+        time.monotonic() - started,
+    )  # fmt: skip
+    return replace(verdict, is_recorded=entry is not None)
+
+
+def check_suites(topic: Topic, config: Config) -> None:
+    """SuiteError for what would stop the stage at the topic's first hour: before there is one."""
+    gate.check(suite_of(topic, config), silver_schema(topic))
+
+
+def suite_of(topic: Topic, config: Config) -> Suite:
+    """`_every_topic.json` and the topic's own; SuiteError when one is missing or cannot be used."""
+    files = [config.expectations / f"{name}.json" for name in (EVERY_TOPIC, topic.name)]
+    texts = {}
+    for file in files:
+        try:
+            texts[str(file)] = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError(
+                str(file),
+                found="no such file" if isinstance(error, FileNotFoundError) else str(error),
+                expected=f"the expectations for the hours of {topic.name}",
+                next_step='Create it; {"name": "' + file.stem + '", "expectations": []} expects nothing more.',
+            ) from error
+    return suite_from(topic, texts)
+
+
+def release(topic: Topic, config: Config, hour: Hour, reason: str, by: str) -> Entry:
+    """Let an invalid hour go on as it is, on a person's word; ReleaseError when it is not invalid."""
+    if not reason.strip():
+        raise ReleaseError(
+            f"{topic.name} {hour}", found="no reason", expected="one, for who reads the ledger later",
+            next_step="Give it with --reason.",
+        )  # fmt: skip
+    ledger = _ledger(topic, config, f"release/{config.settings.release}/{by}")
+    entry = ledger.record(
+        "released",
+        hour,
+        {"reason": reason.strip(), "by": by, "revision": ledger.history().revision(hour)},
+        unless=lambda history: not _is_invalid(history, hour),
+    )
+    if entry is None:
+        raise ReleaseError(
+            f"{topic.name} {hour}",
+            found=f"the hour {ledger.history().state_of(hour)}",
+            expected="an invalid one",
+            next_step="See `lakehouse explain` for where it stands.",
+        )
+    return entry
+
+
+# --- the hour's rows -----------------------------------------------------------------------------------------------
+
+
+def _judged(
+    topic: Topic, config: Config, spark: Spark, hour: Hour, seal: Mapping[str, Any], suite: Suite
+) -> tuple[str, list[Finding], int]:
+    """(engine, findings, rows that are there) for the files of the sealed version."""
+    settings = config.settings
+    sealed_rows = int(seal["rows"])
+    expectations = (gate.row_count(sealed_rows), *suite.expectations)
+    uri = folders_of(settings, topic.name).silver
+    silver = open_table(uri, settings.storage_options, seal.get("silver_version"))
+    files = files_of_hour(silver, hour)
+    logged_rows = sum(file.rows for file in files)
+    if max(sealed_rows, logged_rows) <= settings.validation.small_rows or not files:
+        rows = _arrow_rows(silver, hour, topic, suite.columns_read(silver_schema(topic)))
+        findings = gate.findings_in_arrow(expectations, rows)
+        return "pandas", findings, len(rows)
+    session = _session(spark, topic, hour, logged_rows)
+    findings = gate.findings_in_spark(
+        expectations, _spark_rows(session, uri, files, topic, hour, suite.columns_read(silver_schema(topic)))
+    )
+    counted = findings[0].observed
+    return "spark", findings, int(counted) if counted is not None else sealed_rows
+
+
+def _arrow_rows(silver: DeltaTable, hour: Hour, topic: Topic, columns: Sequence[str]) -> pa.Table:
+    """Of the columns that the table's version did not have yet, every value is missing."""
+    tops = {column.split(".")[0] for column in columns}
+    wanted = pa.schema([column for column in silver_schema(topic) if column.name in tops])
+    present = [name for name in pa.schema(silver.schema().to_arrow()).names if name in tops]
+    try:
+        dataset = silver.to_pyarrow_dataset(file_pruning_predicate=f"hour = '{hour}'")
+        rows = dataset.to_table(columns=present, filter=pc.field("hour") == hour)
+    except (OSError, pa.ArrowException) as unreadable:
+        raise _unreadable(topic, hour, unreadable) from unreadable
+    declared = [
+        rows[column.name].cast(column.type) if column.name in present else pa.nulls(len(rows), column.type)
+        for column in wanted
+    ]
+    return gate.with_members(pa.table(declared, schema=wanted), columns)
+
+
+def _spark_rows(
+    spark: SparkSession, uri: str, files: Sequence[DataFile], topic: Topic, hour: Hour, columns: Sequence[str]
+) -> DataFrame:
+    """The sealed files themselves, not the folder: it can hold what a failed write left."""
+    from pyspark.sql import functions as F
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    tops = list(dict.fromkeys(column.split(".")[0] for column in columns))
+    schema = from_arrow_schema(sealed_schema(topic))
+    paths = [f"{uri}/{file.path}" for file in files]
+    rows = spark.read.schema(schema).option("recursiveFileLookup", "true").parquet(*paths)
+    return rows.withColumn("hour", F.lit(hour)).select(*tops)
+
+
+def _session(spark: Spark, topic: Topic, hour: Hour, rows: int) -> SparkSession:
+    if spark is None:
+        raise ValueError(f"{topic.name} {hour} has {rows} rows: too many to judge without a Spark session")
+    return spark() if callable(spark) else spark
+
+
+def _unreadable(topic: Topic, hour: Hour, error: Exception) -> LakeError:
+    return LakeError(
+        f"{topic.name} {hour}: silver",
+        found=" ".join(str(error).split())[:300],
+        expected="the files that the seal's version names",
+        next_step="Run `lakehouse verify` to see if a sealed hour was changed.",
+    )
+
+
+# --- what is kept --------------------------------------------------------------------------------------------------
+
+
+def _name(hour: Hour, revision: int) -> str:
+    return f"{hour}/r{revision}"
+
+
+def _write(folders: Folders, config: Config, result: Mapping[str, Any]) -> None:
+    """The result as JSON and as a page; before both, the note that MLflow lacks it."""
+    storage = storage_for(folders.reports, config.settings.storage_options)
+    name = _name(result["hour"], result["revision"])
+    experiments.note(storage, config.settings, name)
+    text = json.dumps(result, indent=1, default=str)
+    storage.write(f"{name}.json", text.encode())
+    storage.write(f"{name}.html", page(json.loads(text)).encode())
+
+
+def _details(result: Mapping[str, Any], verdict: Verdict) -> dict[str, Any]:
+    return {
+        "failed": [_brief(finding) for finding in verdict.failed],
+        "warnings": [_brief(finding) for finding in verdict.warnings],
+        "silver_version": result["silver_version"],
+        "revision": verdict.revision,
+        "rows": verdict.rows,
+        "evaluated": len(verdict.findings),
+        "seconds": result["seconds"],
+        "suite_hash": result["suite_hash"],
+        "report": verdict.report,
+    }
+
+
+def _brief(finding: Finding) -> dict[str, Any]:
+    kept = ("expectation", "column", "severity", "unexpected", "observed")
+    return {key: value for key, value in finding.as_json().items() if key in kept}
+
+
+def _closed(entry: Entry | None) -> dict[str, Any]:
+    return {**entry.details, "at": entry.at.isoformat(), "by": entry.by} if entry else {}
+
+
+def _ledger(topic: Topic, config: Config, by: str) -> Ledger:
+    folders = folders_of(config.settings, topic.name)
+    return Ledger(ledger_table(folders, topic, config.settings.storage_options), by)
+
+
+def _has_verdict(history: History, hour: Hour) -> bool:
+    return any(entry.state in ("valid", "invalid") for entry in history.current(hour))
+
+
+def _is_invalid(history: History, hour: Hour) -> bool:
+    verdicts = [entry.state for entry in history.current(hour) if entry.state in ("valid", "invalid", "released")]
+    return bool(verdicts) and verdicts[-1] == "invalid"

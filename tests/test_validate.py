@@ -1,0 +1,535 @@
+"""Sealed hours are judged as their suites say, and only what is judged goes on."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from pyspark.sql import SparkSession
+
+from lakehouse import experiments, hours, steps, validate
+from lakehouse.config import Config, Validate
+from lakehouse.errors import LakeError, SuiteError
+from lakehouse.events import sealed_schema
+from lakehouse.gate import Finding
+from lakehouse.ledger import Entry, Ledger
+from lakehouse.tables import DataFile, commit, folders_of, ledger_table, silver_table
+from lakehouse.topics import Topic
+
+HOUR = "2026-11-23T05"
+Rows = list[dict[str, Any]]
+
+
+def expectation(kind: str, severity: str | None = None, **kwargs: Any) -> dict[str, Any]:
+    return {"type": kind, "kwargs": kwargs, "meta": {"severity": severity} if severity else {}}
+
+
+EVERY = [
+    expectation("expect_column_values_to_not_be_null", column="event_id"),
+    expectation("expect_column_values_to_be_unique", column="event_id"),
+    expectation(
+        "expect_column_pair_values_a_to_be_greater_than_b", column_A="hour", column_B="event_hour", or_equal=True
+    ),
+]
+PLAYS = [
+    expectation("expect_column_values_to_be_between", column="n", min_value=0, max_value=1000),
+    expectation("expect_column_values_to_match_regex", column="user", regex="^u[0-9]+$"),
+    expectation("expect_column_values_to_not_be_null", column="track.id"),
+    expectation("expect_column_values_to_not_be_null", "warning", column="n", mostly=0.9),
+]
+
+
+def plays(count: int, **changed: Mapping[int, Any]) -> Rows:
+    """Clean rows of one hour, in which `changed` gives other values to some rows of a column."""
+    start = hours.start_of(HOUR)
+    rows = [
+        {
+            "user": f"u{number}",
+            "track": {"id": f"t{number}", "ms": number},
+            "n": number % 1000,
+            "event_id": f"e{number}",
+            "event_time": start + timedelta(milliseconds=number),
+            "event_hour": HOUR,
+            "publish_time": start + timedelta(milliseconds=number + 1),
+            "message_id": str(number),
+        }
+        for number in range(count)
+    ]
+    for column, values in changed.items():
+        for number, value in values.items():
+            rows[number][column] = value
+    return rows
+
+
+@dataclass
+class Lake:
+    """A topic's sealed hours, as the seal would leave them."""
+
+    topic: Topic
+    config: Config
+
+    def suite(self, expectations: list[dict[str, Any]], name: str | None = None) -> None:
+        file = self.config.expectations / f"{name or self.topic.name}.json"
+        file.parent.mkdir(exist_ok=True)
+        file.write_text(json.dumps({"name": file.stem, "expectations": expectations}))
+
+    @property
+    def ledger(self) -> Ledger:
+        folders = folders_of(self.config.settings, self.topic.name)
+        return Ledger(ledger_table(folders, self.topic, {}), "seal/test/run")
+
+    def seal(self, events: Rows, hour: str = HOUR, *, revision: int = 1, **manifest: Any) -> None:
+        folders = folders_of(self.config.settings, self.topic.name)
+        silver = silver_table(folders, self.topic, {})
+        added = []
+        if events:
+            path = f"hour={hour}/part-{revision}.parquet"
+            target = Path(folders.silver, path)
+            target.parent.mkdir(exist_ok=True)
+            pq.write_table(pa.Table.from_pylist(events, schema=sealed_schema(self.topic)), target)
+            added = [DataFile(path, hour, len(events), target.stat().st_size, datetime.now(UTC))]
+        version = commit(silver, added, metadata={}, transactions={f"seal/{hour}": revision})
+        condition = {"condition": "time", "required": "06:00", "measured": "06:10", "text": "the watermark passed"}
+        if revision == 1:
+            self.ledger.record("closed", hour, {"why": "watermark", "rows": len(events), "conditions": [condition]})
+        details = {
+            "silver_version": version,
+            "revision": revision,
+            "rows": len(events),
+            "deliveries": len(events) + 3,
+            "duplicates": 3,
+            "late_duplicates": 1,
+            "skewed": 2,
+            "release": "0.9",
+            "bronze_version": 7,
+            "id_checksum": "12",
+        }
+        self.ledger.record("sealed", hour, details | manifest)
+
+    def validate(self, spark: Any = None) -> list[validate.Verdict]:
+        return validate.validate_due(self.topic, self.config, spark, run="run")
+
+    def last(self, state: str, hour: str = HOUR) -> Entry:
+        entry = self.ledger.history().last(state, hour)
+        assert entry is not None
+        return entry
+
+    def states(self, hour: str = HOUR) -> list[str]:
+        return [entry.state for entry in self.ledger.history().of_hour(hour)]
+
+    def report(self, suffix: str, revision: int = 1) -> Path:
+        return Path(folders_of(self.config.settings, self.topic.name).reports, HOUR, f"r{revision}.{suffix}")
+
+    def with_settings(self, **changes: Any) -> Lake:
+        settings = self.config.settings.model_copy(update=changes)
+        return Lake(self.topic, Config(self.config.path, settings, self.config.topics, self.config.expectations))
+
+
+@pytest.fixture
+def lake(topic: Topic, config: Config, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """A lake whose verdicts are noted for MLflow, and logged only by the tests that are about it."""
+    monkeypatch.setattr(experiments, "log_soon", lambda topic_name, settings: None)
+    lake = Lake(topic, config)
+    lake.suite(EVERY, "_every_topic")
+    lake.suite(PLAYS)
+    return lake
+
+
+@pytest.fixture
+def dies_at() -> Iterator[Callable[[str], None]]:
+    def arm(name: str) -> None:
+        def watcher(step: str) -> None:
+            if step == name:
+                raise KeyboardInterrupt(step)
+
+        steps.watch(watcher)
+
+    yield arm
+    steps.watch(None)
+
+
+def test_a_clean_hour_is_valid(lake: Lake) -> None:
+    """The gate opens by itself, so that nobody has to look at hours that are as they should be."""
+    lake.seal(plays(50))
+    (verdict,) = lake.validate()
+    assert (verdict.state, verdict.failed, verdict.warnings) == ("valid", [], [])
+    entry = lake.last("valid")
+    assert entry.by == "validate/test/run"
+    assert {key: entry.details[key] for key in ("failed", "warnings", "rows", "evaluated", "revision")} == {
+        "failed": [],
+        "warnings": [],
+        "rows": 50,
+        "evaluated": 8,
+        "revision": 1,
+    }
+    assert lake.ledger.history().due_to_mirror("folder") == [HOUR]
+    assert lake.validate() == []
+
+
+def test_a_dirty_hour_is_invalid_and_names_what_failed_by_event_id(lake: Lake) -> None:
+    """An operator must find the very events, not only learn that there are some."""
+    lake.seal(plays(50, n={7: -1}, user={3: "x", 4: "<script>alert(1)</script>"}, track={9: None}))
+    (verdict,) = lake.validate()
+    assert verdict.state == "invalid"
+    failed = {row["column"]: row for row in lake.last("invalid").details["failed"]}
+    assert {column: row["unexpected"] for column, row in failed.items()} == {"n": 1, "user": 2, "track.id": 1}
+    examples = {finding.expectation.subject: finding.examples for finding in verdict.failed}
+    assert examples["n"] == ({"event_id": "e7", "n": -1},)
+    assert [example["event_id"] for example in examples["user"]] == ["e3", "e4"]
+    assert examples["track.id"] == ({"event_id": "e9", "track.id": None},)
+    assert lake.ledger.history().due_to_mirror("folder") == []
+
+
+def test_a_warning_does_not_hold_the_hour_back(lake: Lake) -> None:
+    """What is only worth knowing must not stop a delivery at night."""
+    lake.seal(plays(10, n={1: None, 2: None}))
+    (verdict,) = lake.validate()
+    assert verdict.state == "valid"
+    assert [row["column"] for row in lake.last("valid").details["warnings"]] == ["n"]
+
+
+def test_an_hour_with_other_rows_than_were_sealed_is_invalid(lake: Lake) -> None:
+    """Between seal and mirror a file can be lost: the manifest says how many rows there must be."""
+    lake.seal(plays(10), rows=11)
+    (verdict,) = lake.validate()
+    assert [finding.expectation.type for finding in verdict.failed] == ["expect_table_row_count_to_equal"]
+    assert lake.last("invalid").details["failed"][0]["observed"] == 10
+
+
+def test_an_hour_without_rows_is_valid(lake: Lake) -> None:
+    """Nothing that is said of rows is broken by there being none; a mean of none must not hold a quiet hour back."""
+    lake.suite([*PLAYS, expectation("expect_column_mean_to_be_between", column="n", min_value=1)])
+    lake.seal([])
+    (verdict,) = lake.validate()
+    assert (verdict.state, verdict.rows) == ("valid", 0)
+
+
+def test_an_hour_without_rows_still_breaks_what_is_said_of_the_number_of_rows(lake: Lake) -> None:
+    """A topic that must not be silent can say so."""
+    lake.suite([expectation("expect_table_row_count_to_be_between", min_value=1)])
+    lake.seal([])
+    (verdict,) = lake.validate()
+    assert [finding.observed for finding in verdict.failed] == [0]
+
+
+def test_large_numbers_beside_nulls_stay_different(lake: Lake) -> None:
+    """As floats the two would be the same number, and a clean hour would be held back."""
+    lake.suite([expectation("expect_column_values_to_be_unique", column="n")])
+    lake.seal(plays(3, n={0: 2**53, 1: 2**53 + 1, 2: None}))
+    assert [verdict.state for verdict in lake.validate()] == ["valid"]
+
+
+def test_hours_are_judged_oldest_first(lake: Lake) -> None:
+    """They are mirrored in that order, too."""
+    for hour in ("2026-11-23T06", HOUR):
+        lake.seal(plays(2), hour)
+    assert [verdict.hour for verdict in lake.validate()] == [HOUR, "2026-11-23T06"]
+
+
+def test_every_revision_has_its_own_verdict(lake: Lake) -> None:
+    """What was said of rows that were sealed anew says nothing of the new ones; the old page stays."""
+    lake.seal(plays(5, n={1: -1}))
+    lake.validate()
+    lake.suite(PLAYS[1:])
+    lake.seal(plays(9)[5:], revision=2, rows=9)
+    (verdict,) = lake.validate()
+    assert (verdict.revision, verdict.state, verdict.rows) == (2, "valid", 9)
+    assert lake.states() == ["closed", "sealed", "invalid", "sealed", "valid"]
+    assert lake.report("html", 1).exists()
+    assert lake.report("html", 2).exists()
+
+
+def test_a_run_that_dies_after_the_report_is_done_again(lake: Lake, dies_at: Callable[[str], None]) -> None:
+    """The ledger's row is last: what is recorded has a page, and what has only a page is still due."""
+    lake.seal(plays(5))
+    dies_at("hour judged, no verdict recorded")
+    with pytest.raises(KeyboardInterrupt):
+        lake.validate()
+    steps.watch(None)
+    assert lake.report("html").exists()
+    assert lake.states() == ["closed", "sealed"]
+    assert [verdict.state for verdict in lake.validate()] == ["valid"]
+    assert lake.states() == ["closed", "sealed", "valid"]
+
+
+def test_two_runs_leave_one_verdict(lake: Lake) -> None:
+    """A second run that judged the same hour in the meantime finds the first one's row."""
+    lake.seal(plays(5))
+    judged: list[validate.Verdict] = []
+
+    def meanwhile(step: str) -> None:
+        if step == "hour judged, no verdict recorded":
+            steps.watch(None)
+            judged.append(validate.validate_hour(lake.topic, lake.config, None, HOUR, run="other"))
+
+    steps.watch(meanwhile)
+    (verdict,) = lake.validate()
+    assert (judged[0].is_recorded, verdict.is_recorded) == (True, False)
+    assert lake.states() == ["closed", "sealed", "valid"]
+
+
+def test_a_verdict_and_its_page_stay_as_they_were(lake: Lake) -> None:
+    """Under newer expectations the hour may look otherwise; the page must show why it went on then."""
+    lake.seal(plays(5))
+    lake.validate()
+    before = lake.report("json").read_bytes()
+    lake.suite([expectation("expect_column_values_to_be_null", column="n")])
+    looked = validate.validate_hour(lake.topic, lake.config, None, HOUR, run="again")
+    assert (looked.state, looked.is_recorded) == ("invalid", False)
+    assert lake.report("json").read_bytes() == before
+    assert lake.states() == ["closed", "sealed", "valid"]
+
+
+def test_the_page_and_its_numbers_are_where_the_ledger_says(lake: Lake) -> None:
+    """From the ledger's row one click leads to the events that broke an expectation."""
+    lake.seal(plays(5, user={3: "<script>x</script>"}))
+    lake.validate()
+    html = Path(lake.last("invalid").details["report"]).read_text()
+    assert "&lt;script&gt;x&lt;/script&gt;" in html
+    assert "e3" in html
+    assert "<script" not in html
+    result = json.loads(lake.report("json").read_text())
+    assert (result["state"], result["seal"]["duplicates"], result["closed"]["why"]) == ("invalid", 3, "watermark")
+
+
+def test_an_hour_that_is_not_sealed_cannot_be_judged(lake: Lake) -> None:
+    """The files of an open hour are not there yet."""
+    with pytest.raises(LakeError, match=r"2026-11-23T05: found the hour open; expected a sealed one"):
+        validate.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
+
+
+def test_a_file_that_is_gone_is_no_verdict(lake: Lake) -> None:
+    """It says nothing of the events, and the hour stays due."""
+    lake.seal(plays(5))
+    Path(folders_of(lake.config.settings, lake.topic.name).silver, f"hour={HOUR}", "part-1.parquet").unlink()
+    with pytest.raises(LakeError, match="lakehouse verify"):
+        lake.validate()
+    assert lake.ledger.history().due_to_validate() == [HOUR]
+
+
+def test_a_field_declared_after_the_seal_is_missing_in_it(lake: Lake, topic_with: Callable[..., Topic]) -> None:
+    """A release that declares more must still be able to judge what was sealed before it."""
+    lake.seal(plays(5))
+    fields = {**lake.topic.fields, "track": "struct<id: string, ms: int, album: string>", "device": "string"}
+    newer = Lake(topic_with(fields=fields), lake.config)
+    newer.seal(plays(5), "2026-11-23T06")
+    lake.suite([expectation("expect_column_values_to_be_null", column=name) for name in ("device", "track.album")])
+    assert [verdict.state for verdict in newer.validate()] == ["valid", "valid"]
+
+
+# --- release -------------------------------------------------------------------------------------------------------
+
+
+def test_a_released_hour_goes_on(lake: Lake) -> None:
+    """A person's word, with a reason that stays in the ledger, stands above the verdict."""
+    lake.seal(plays(5, n={1: -1}))
+    lake.validate()
+    validate.release(lake.topic, lake.config, HOUR, "known bug of player 4.2", "ann")
+    entry = lake.last("released")
+    assert (entry.by, entry.details["reason"], entry.details["by"]) == (
+        "release/test/ann",
+        "known bug of player 4.2",
+        "ann",
+    )
+    assert lake.ledger.history().due_to_mirror("folder") == [HOUR]
+
+
+def test_only_an_invalid_hour_can_be_released_and_only_once(lake: Lake) -> None:
+    """A release that changes nothing would hide a mistyped hour."""
+    lake.seal(plays(5, n={1: -1}))
+    with pytest.raises(validate.ReleaseError, match="found the hour sealed; expected an invalid one"):
+        validate.release(lake.topic, lake.config, HOUR, "because", "ann")
+    lake.validate()
+    with pytest.raises(validate.ReleaseError, match="no reason"):
+        validate.release(lake.topic, lake.config, HOUR, "  ", "ann")
+    validate.release(lake.topic, lake.config, HOUR, "because", "ann")
+    with pytest.raises(validate.ReleaseError, match="found the hour released"):
+        validate.release(lake.topic, lake.config, HOUR, "because", "ann")
+
+
+# --- suites --------------------------------------------------------------------------------------------------------
+
+
+def test_a_topic_without_a_suite_is_told_to_write_one(lake: Lake) -> None:
+    """No suite must not mean no check."""
+    (lake.config.expectations / "plays.json").unlink()
+    with pytest.raises(SuiteError, match=r"plays\.json: found no such file; expected the expectations .* Create it"):
+        validate.check_suites(lake.topic, lake.config)
+    lake.seal(plays(2))
+    with pytest.raises(SuiteError):
+        lake.validate()
+    assert lake.ledger.history().due_to_validate() == [HOUR]
+
+
+@pytest.mark.parametrize(
+    ("broken", "complaint"),
+    [
+        (
+            expectation("expect_column_values_to_be_nice", column="n"),
+            "the expectation 'expect_column_values_to_be_nice'",
+        ),
+        (expectation("expect_column_values_to_not_be_null", column="nope"), "the column 'nope'; expected one of user,"),
+        (expectation("expect_column_values_to_not_be_null", column="track.nope"), "the column 'track.nope'"),
+        (expectation("expect_column_values_to_be_between", column="n", min_valu=1), "min_valu"),
+        (expectation("expect_column_values_to_be_between", column="n", mostly=2), "mostly"),
+        (expectation("expect_column_values_to_not_be_null"), "column"),
+        (expectation("expect_column_values_to_not_be_null", "fatal", column="n"), "the severity 'fatal'"),
+        (expectation("expect_column_values_to_match_regex", column="user", regex="["), "a regular expression"),
+        (expectation("expect_column_values_to_be_of_type", column="n", type_="int64"), "every engine"),
+        (expectation("unexpected_rows_expectation", unexpected_rows_query="SELECT 1"), "SQL"),
+        (
+            expectation(
+                "expect_column_pair_values_to_be_equal",
+                column_A="user",
+                column_B="event_id",
+                ignore_row_if="both_values_are_missing",
+            ),
+            "pandas and Spark think differently",
+        ),
+        (
+            expectation("expect_column_values_to_be_between", column="event_time", min_value="yesterday"),
+            "min_value",
+        ),
+        ({"kwargs": {}}, "an object with a `type`"),
+    ],
+)
+def test_a_suite_that_cannot_be_used_is_found_before_any_hour(
+    lake: Lake, broken: dict[str, Any], complaint: str
+) -> None:
+    """`lakehouse topics check` says where and what, before the first hour of a new topic stops at it."""
+    lake.suite([*PLAYS, broken])
+    with pytest.raises(SuiteError) as caught:
+        validate.check_suites(lake.topic, lake.config)
+    assert "plays.json, expectation 5" in str(caught.value)
+    assert complaint in str(caught.value)
+
+
+@pytest.mark.parametrize("text", ["{", "[]", '{"name": "plays"}'])
+def test_a_malformed_suite_is_named(lake: Lake, text: str) -> None:
+    """A suite that was cut off must not pass as one that expects nothing."""
+    (lake.config.expectations / "plays.json").write_text(text)
+    with pytest.raises(SuiteError, match=r"plays\.json"):
+        validate.check_suites(lake.topic, lake.config)
+
+
+def test_a_sound_suite_passes_its_check(lake: Lake) -> None:
+    """Whoever runs the check and sees nothing can rely on it."""
+    validate.check_suites(lake.topic, lake.config)
+
+
+def test_the_suites_hash_changes_with_what_they_demand_only(lake: Lake) -> None:
+    """It says under which rules an hour was judged; a better note is no other rule."""
+    before = validate.suite_of(lake.topic, lake.config).hash
+    lake.suite([{**item, "notes": "why"} for item in PLAYS])
+    assert validate.suite_of(lake.topic, lake.config).hash == before
+    lake.suite(PLAYS[1:])
+    assert validate.suite_of(lake.topic, lake.config).hash != before
+
+
+# --- engines -------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+def test_spark_and_pandas_give_the_same_verdict(lake: Lake, spark: SparkSession) -> None:
+    """Which engine judges is a matter of size, and must not be one of truth."""
+    condition = {"type": "comparison", "column": {"name": "user"}, "operator": "==", "parameter": "u1"}
+    lake.suite(
+        [
+            *PLAYS,
+            expectation("expect_column_values_to_be_unique", column="n"),
+            expectation("expect_column_values_to_be_in_set", column="user", value_set=["u1", "u2"]),
+            expectation("expect_compound_columns_to_be_unique", column_list=["user", "event_hour"]),
+            expectation("expect_column_pair_values_a_to_be_greater_than_b", column_A="n", column_B="track.ms"),
+            expectation("expect_column_pair_values_to_be_equal", column_A="user", column_B="event_id"),
+            expectation(
+                "expect_column_values_to_be_between", column="event_time", min_value="2026-11-23T05:00:00.005+00:00"
+            ),
+            expectation("expect_column_max_to_be_between", column="n", max_value=5),
+            expectation("expect_column_values_to_not_be_null", column="n", row_condition=condition),
+            expectation("expect_table_row_count_to_be_between", min_value=1, max_value=5),
+        ]
+    )
+    validate.check_suites(lake.topic, lake.config)
+    rows = plays(30, n={7: -1, 8: None, 9: 3}, user={3: "x", 4: None}, track={9: None}, event_hour={5: "2026-11-23T06"})
+    rows[11]["event_id"] = "e12"
+    lake.seal(rows, rows=31)
+    lake.seal(plays(20), "2026-11-23T06")
+    sealed = [HOUR, "2026-11-23T06"]
+    small = [validate.validate_hour(lake.topic, lake.config, None, hour, run="run") for hour in sealed]
+    large = lake.with_settings(validation=Validate(small_rows=0))
+    by_spark = [validate.validate_hour(lake.topic, large.config, lambda: spark, hour, run="run") for hour in sealed]
+    assert [verdict.rows for verdict in by_spark] == [30, 20]
+    for one, other in zip(small, by_spark, strict=True):
+        assert (one.state, one.rows) == (other.state, other.rows)
+        assert [comparable(finding) for finding in one.findings] == [comparable(finding) for finding in other.findings]
+
+
+def comparable(finding: Finding) -> tuple[Any, ...]:
+    """Spark counts and names only what does not hold, in any order."""
+    numbers = None if finding.success else (finding.unexpected, finding.observed)
+    return finding.expectation, finding.success, numbers, sorted(map(str, finding.examples))
+
+
+def test_a_large_hour_without_spark_is_the_callers_mistake(lake: Lake) -> None:
+    """pandas would take the memory of the driver for it, and with it the other topics' hours."""
+    large = lake.with_settings(validation=Validate(small_rows=1))
+    large.seal(plays(2))
+    with pytest.raises(ValueError, match="without a Spark session"):
+        large.validate()
+
+
+# --- MLflow --------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_every_verdict_has_one_run_in_mlflow(lake: Lake) -> None:
+    """Also when a run died between MLflow and the note, or when nothing could be logged at first."""
+    from mlflow.tracking import MlflowClient
+
+    settings = lake.config.settings
+    lake.seal(plays(20, n={7: -1}))
+    lake.validate()
+    note = Path(folders_of(settings, "plays").reports, "_unlogged", f"{HOUR}.r1")
+    written = note.read_bytes()
+    assert experiments.log_due("plays", settings) == 1
+    assert experiments.log_due("plays", settings) == 0
+    note.write_bytes(written)
+    experiments.log_due("plays", settings)
+    uri = experiments.tracking_uri(settings)
+    client = MlflowClient(tracking_uri=uri)
+    experiment = client.get_experiment_by_name("lakehouse")
+    assert experiment is not None
+    (run,) = client.search_runs([experiment.experiment_id])
+    assert run.data.params["hour"] == HOUR
+    assert run.data.metrics["rows"] == 20
+    assert run.data.metrics["expect_column_values_to_be_between.n"] == 0
+    assert run.data.metrics["expect_column_values_to_be_between.n.unexpected_percent"] == 5
+    assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"result.json", "report.html"}
+    assert Path(settings.sealed_root, "mlflow").is_dir()
+
+
+def test_a_server_that_is_away_unjudges_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The verdict is in the ledger by then; its note stays for the next run."""
+
+    def refuse(uri: str) -> Any:
+        raise ConnectionError("no route to host")
+
+    monkeypatch.setattr(experiments, "_client", refuse)
+    lake.seal(plays(2))
+    lake.validate()
+    assert experiments._logged_or_told("plays", lake.config.settings) == 0
+    assert lake.states() == ["closed", "sealed", "valid"]
+    assert Path(folders_of(lake.config.settings, "plays").reports, "_unlogged", f"{HOUR}.r1").exists()
+
+
+def test_without_a_place_for_runs_none_are_noted(lake: Lake) -> None:
+    """A lake in a bucket has no SQLite: without a server there is nothing to catch up with."""
+    assert experiments.tracking_uri(lake.config.settings.model_copy(update={"sealed_root": "gs://lake"})) is None
