@@ -1,0 +1,272 @@
+"""Sealed hours as plain folders of Parquet files: `<path>/<topic>/<hour>/`, complete when `_SUCCESS` is there."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+import secrets
+from collections.abc import Callable, Mapping
+from contextlib import suppress
+from datetime import UTC, datetime, timedelta
+from typing import Literal
+
+from pyspark.sql import SparkSession
+
+from lakehouse.config import Root
+from lakehouse.errors import MirrorError
+from lakehouse.hours import Hour
+from lakehouse.mirrors.contract import Count, SealedHour
+from lakehouse.mirrors.filesystems import Copy, Files, Found, HadoopFiles, LocalFiles, first_line
+from lakehouse.tables import DataFile
+from lakehouse.topics import Frozen, Topic
+
+SUCCESS = "_SUCCESS"
+MANIFEST = "_manifest.json"
+STAGING = "_staging"
+
+ABANDONED_AFTER = timedelta(minutes=15)
+"""Without any file finished for so long an attempt on another machine counts as dead; files take seconds."""
+
+_ASIDE = "-aside"
+
+
+class FolderOptions(Frozen):
+    """`storage_options` are delta-rs' for `path`, where the lake's own do not serve; large hours are copied by it."""
+
+    kind: Literal["folder"]
+    path: Root
+    storage_options: dict[str, str] | None = None
+
+
+class FolderMirror:
+    """Copies an hour aside, then makes it visible by one rename of its folder.
+
+    A new revision takes two renames: the old folder out of the way, the new one in. A reader finds the old hour, or for
+    that moment none, or the new hour, and never some of both: the files of each revision have names of their own, so
+    even a reader that listed the old folder fails rather than mixes. A crash between the two leaves no hour, and the
+    next publish brings it. A failure there puts the old one back.
+
+    An object store renames a folder file by file. There `_SUCCESS` goes before the old folder moves and comes after the
+    new one is whole.
+    """
+
+    Options = FolderOptions
+
+    def __init__(self, name: str, path: str, files: Files, clock: Callable[[], datetime] | None = None) -> None:
+        self.name = name
+        self._path, self._files = path, files
+        self._clock = clock or (lambda: datetime.now(UTC))
+
+    @classmethod
+    def opened(cls, name: str, options: FolderOptions, spark: SparkSession | None) -> FolderMirror:
+        if "://" not in options.path:
+            return cls(name, options.path, LocalFiles())
+        if spark is None:
+            raise MirrorError(
+                f"mirror {name}",
+                found=f"no Spark session for {options.path}",
+                expected="one, as its Hadoop reaches that address",
+                next_step="Run the mirror stage as a Spark job.",
+            )
+        try:
+            return cls(name, options.path, HadoopFiles(spark, options.path, options.storage_options))
+        except OSError as refused:
+            raise MirrorError(
+                f"mirror {name}",
+                found=first_line(refused),
+                expected=f"{options.path} within reach",
+                next_step="Check the address, the server and the connector's jar.",
+            ) from refused
+
+    def where(self, topic: Topic, hour: Hour) -> str:
+        return f"{self._path}/{topic.name}/{hour}"
+
+    def publish(self, hour: SealedHour) -> None:
+        folder, manifest = self.where(hour.topic, hour.hour), _manifest(hour)
+        try:
+            self._sweep(hour)
+            if not self._is_published(folder, manifest):
+                self._publish(hour, folder, manifest)
+            self._sweep(hour)
+        except OSError as refused:
+            raise MirrorError(
+                f"mirror {self.name}: {hour.topic.name} {hour.hour}",
+                found=first_line(refused),
+                expected=f"{folder} to take {sum(file.size_bytes for file in hour.files)} bytes",
+                next_step="Check the space, the permissions and the server there; the hour stays due.",
+            ) from refused
+
+    def read_back(self, topic: Topic, hour: Hour) -> Count | None:
+        folder = self.where(topic, hour)
+        try:
+            listing = self._files.listing(folder)
+            if listing is None or SUCCESS not in listing:
+                return None
+            return self._files.count([f"{folder}/{name}" for name in sorted(listing) if _is_part(name)])
+        except OSError as refused:
+            raise MirrorError(
+                f"mirror {self.name}: {topic.name} {hour}",
+                found=first_line(refused),
+                expected=f"readable Parquet files in {folder}",
+                next_step="Remove that folder if it is broken; the hour stays due and will be published anew.",
+            ) from refused
+
+    def _is_published(self, folder: str, manifest: str) -> bool:
+        listing = self._files.listing(folder)
+        if listing is None or SUCCESS not in listing:
+            return False
+        return self._files.text(f"{folder}/{MANIFEST}") == manifest and _sizes(listing) == _sizes_in(manifest)
+
+    def _publish(self, hour: SealedHour, folder: str, manifest: str) -> None:
+        self._refuse_older(hour, folder)
+        staged = f"{self._staging(hour.topic)}/{hour.hour}-r{hour.revision}-{_attempt()}"
+        try:
+            self._stage(hour, staged, manifest)
+            self._refuse_older(hour, folder)
+            self._swap(staged, folder)
+        except Exception:
+            with suppress(OSError):
+                self._files.remove(staged)
+            if not self._is_published(folder, manifest):  # else another run has won with the very same hour
+                raise
+
+    def _stage(self, hour: SealedHour, staged: str, manifest: str) -> None:
+        """The whole hour in its own folder, durable; the last thing written says that it is whole."""
+        self._files.make_folder(staged)
+        copies = [
+            Copy(hour.silver_uri, file.path, f"{staged}/{name}", file.size_bytes) for name, file in _parts(hour).items()
+        ]
+        self._files.copy(copies, hour.storage_options)
+        self._files.write(f"{staged}/{MANIFEST}", manifest)
+        written, expected = _sizes(self._files.listing(staged) or {}), _sizes_in(manifest)
+        if written != expected:
+            raise OSError(f"copies of {written} bytes where silver's log says {expected}")
+        if self._files.renames_are_atomic:
+            self._files.write(f"{staged}/{SUCCESS}", "")
+        self._files.settle(staged)
+
+    def _swap(self, staged: str, folder: str) -> None:
+        old = self._files.listing(folder)
+        if old is None:
+            self._reveal(staged, folder)
+            return
+        aside = staged + _ASIDE
+        if not self._files.renames_are_atomic:
+            self._files.remove(f"{folder}/{SUCCESS}")
+        self._files.rename(folder, aside)
+        try:
+            self._reveal(staged, folder)
+        except Exception:
+            if SUCCESS in old:
+                with suppress(OSError):
+                    self._reveal(aside, folder)
+            raise
+
+    def _reveal(self, whole: str, folder: str) -> None:
+        self._files.rename(whole, folder)
+        if not self._files.renames_are_atomic:
+            self._files.write(f"{folder}/{SUCCESS}", "")
+        self._files.settle(folder.rpartition("/")[0])
+
+    def _refuse_older(self, hour: SealedHour, folder: str) -> None:
+        text = self._files.text(f"{folder}/{MANIFEST}")
+        there = _revision_in(text) if text else 0
+        if there > hour.revision:
+            raise MirrorError(
+                f"mirror {self.name}: {hour.topic.name} {hour.hour}",
+                found=f"revision {there} in {folder}",
+                expected=f"none newer than {hour.revision}, which was to be published",
+                next_step="Nothing to do if another run is mirroring; else see `lakehouse explain` for the hour.",
+            )
+
+    def _staging(self, topic: Topic) -> str:
+        return f"{self._path}/{topic.name}/{STAGING}"
+
+    def _sweep(self, hour: SealedHour) -> None:
+        """Remove what dead attempts at this hour left, and the revisions that were moved aside.
+
+        A dead attempt's folder is moved first: should it live after all, it then fails instead of showing half of it.
+        """
+        staging = self._staging(hour.topic)
+        for name, found in sorted((self._files.listing(staging) or {}).items()):
+            if not name.startswith(f"{hour.hour}-r"):
+                continue
+            with suppress(OSError):
+                if not name.endswith(_ASIDE):
+                    if not self._is_dead(f"{staging}/{name}", found):
+                        continue
+                    self._files.rename(f"{staging}/{name}", f"{staging}/{name}{_ASIDE}")
+                    name += _ASIDE
+                self._files.remove(f"{staging}/{name}")
+
+    def _is_dead(self, staged: str, found: Found) -> bool:
+        node, process = _attempter(staged)
+        if node == platform.node() and not _is_running(process):
+            return True
+        within = self._files.listing(staged) or {}
+        newest = max([found.changed_at, *(file.changed_at for file in within.values())])
+        return self._clock() - newest > ABANDONED_AFTER
+
+
+def _parts(hour: SealedHour) -> dict[str, DataFile]:
+    """The files by the names that they get, which no other revision's have."""
+    return {f"part-{number:05d}-r{hour.revision}.parquet": file for number, file in enumerate(hour.files)}
+
+
+def _is_part(name: str) -> bool:
+    return name.startswith("part-")
+
+
+def _manifest(hour: SealedHour) -> str:
+    """The same text for the same sealed hour, whoever writes it."""
+    manifest = {
+        "topic": hour.topic.name,
+        "hour": hour.hour,
+        "revision": hour.revision,
+        "silver_version": hour.silver_version,
+        "release": hour.release,
+        "rows": hour.rows,
+        "id_checksum": str(hour.id_checksum),
+        "files": [
+            {"name": name, "rows": file.rows, "size_bytes": file.size_bytes, "silver_path": file.path}
+            for name, file in _parts(hour).items()
+        ],
+    }
+    return json.dumps(manifest, indent=2) + "\n"
+
+
+def _revision_in(manifest: str) -> int:
+    try:
+        return int(json.loads(manifest)["revision"])
+    except (ValueError, KeyError, TypeError):
+        return 0  # not ours or broken: to be replaced
+
+
+def _sizes_in(manifest: str) -> dict[str, int]:
+    return {file["name"]: file["size_bytes"] for file in json.loads(manifest)["files"]}
+
+
+def _sizes(listing: Mapping[str, Found]) -> dict[str, int]:
+    return {name: found.size_bytes for name, found in listing.items() if _is_part(name)}
+
+
+def _attempt() -> str:
+    return f"{platform.node()}.{os.getpid()}.{secrets.token_hex(4)}"
+
+
+def _attempter(staged: str) -> tuple[str, int]:
+    """Node and process of an attempt; process 0, which always runs, when the name is not one of ours."""
+    hour_and_revision, _, attempt = staged.rpartition("/")[2].partition("-r")
+    node, *numbers = attempt.partition("-")[2].rsplit(".", 2)
+    return (node, int(numbers[0])) if hour_and_revision and len(numbers) == 2 and numbers[0].isdigit() else ("", 0)
+
+
+def _is_running(process: int) -> bool:
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except PermissionError:
+        pass
+    return True

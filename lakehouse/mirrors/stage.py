@@ -1,0 +1,194 @@
+"""Mirror: every cleared hour goes to every target of its topic, and is counted there again."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+from pyspark.sql import SparkSession
+
+from lakehouse.config import Config
+from lakehouse.errors import LakeError, LakehouseError, MirrorError
+from lakehouse.hours import Hour
+from lakehouse.ledger import History, Ledger
+from lakehouse.mirrors.catalogue import mirror_named
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour
+from lakehouse.tables import Folders, files_of_hour, folders_of, ledger_table, open_table
+from lakehouse.topics import Topic
+
+FAILURES_IN_A_ROW = 3
+"""So many hours refused one after the other mean that the target is away: the next run tries again."""
+
+log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Mirrored:
+    """One hour that a target now holds as the seal counted it."""
+
+    target: str
+    hour: Hour
+    revision: int
+    count: Count
+    seconds: float
+
+
+def mirror_due(
+    topic: Topic,
+    config: Config,
+    spark: SparkSession | None,
+    *,
+    run: str,
+    mirrors: Mapping[str, Mirror] | None = None,
+) -> list[Mirrored]:
+    """Publish what is due, oldest hour first, to all targets side by side; only what they count rightly is recorded.
+
+    Raises a MirrorError at the end when anything failed; what failed stays due, and held up nothing else. Without
+    `spark` only targets that need none can be served. `mirrors` are taken before those of the configuration.
+    """
+    given = mirrors or {}
+    by = f"mirror/{config.settings.release}/{run}"
+
+    def served(name: str) -> _Outcome:
+        return _served(name, topic, config, by, lambda: given.get(name) or _configured(name, config, spark))
+
+    with ThreadPoolExecutor(max(1, len(topic.mirrors))) as pool:
+        outcomes = list(pool.map(served, topic.mirrors))
+    _raise_all(topic, [error for outcome in outcomes for error in outcome.errors])
+    return [mirrored for outcome in outcomes for mirrored in outcome.mirrored]
+
+
+def _configured(name: str, config: Config, spark: SparkSession | None) -> Mirror:
+    return mirror_named(name, config.settings, config.path, spark)
+
+
+@dataclass
+class _Outcome:
+    """What one target got done, and what went wrong there."""
+
+    mirrored: list[Mirrored] = field(default_factory=list)
+    errors: list[LakehouseError] = field(default_factory=list)
+
+
+def _served(name: str, topic: Topic, config: Config, by: str, opened: Callable[[], Mirror]) -> _Outcome:
+    """One target's due hours. Whatever it throws is its own trouble and becomes an error of the outcome."""
+    outcome = _Outcome()
+    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
+    try:
+        ledger = Ledger(ledger_table(folders, topic, options), by)
+        due = ledger.history().due_to_mirror(name)
+        if not due:
+            return outcome
+        mirror = opened()
+    except Exception as error:
+        outcome.errors.append(_as_ours(error, f"mirror {name}: {topic.name}"))
+        return outcome
+    failures = 0
+    for hour in due:
+        try:
+            mirrored = _mirror_hour(mirror, ledger, topic, hour, folders, options)
+            outcome.mirrored += [mirrored] if mirrored else []
+            failures = 0
+        except Exception as error:
+            outcome.errors.append(_as_ours(error, f"mirror {name}: {topic.name} {hour}"))
+            failures += 1
+        if failures == FAILURES_IN_A_ROW:
+            log.warning("mirror %s %s: left after %d failures in a row", name, topic.name, failures)
+            break
+    return outcome
+
+
+def _mirror_hour(
+    mirror: Mirror, ledger: Ledger, topic: Topic, hour: Hour, folders: Folders, options: Mapping[str, str]
+) -> Mirrored | None:
+    """Publish, count, compare, record. None when meanwhile another run has recorded it, or the hour was sealed anew."""
+    started = time.monotonic()
+    sealed = sealed_hour(ledger.history(), topic, hour, folders, options)
+    mirror.publish(sealed)
+    count = mirror.read_back(topic, hour)
+    expected = Count(sealed.rows, sealed.id_checksum)
+    if count != expected:
+        raise MirrorError(
+            f"mirror {mirror.name}: {topic.name} {hour} at {mirror.where(topic, hour)}",
+            found=str(count or "no such hour"),
+            expected=f"{expected}, as it was sealed",
+            next_step="Look who else writes there and remove the hour there; it stays due and will be published anew.",
+        )
+    seconds = round(time.monotonic() - started, 3)
+    details = {
+        "target": mirror.name,
+        "rows": count.rows,
+        "id_checksum": str(count.id_checksum),
+        "silver_version": sealed.silver_version,
+        "revision": sealed.revision,
+        "seconds": seconds,
+        "where": mirror.where(topic, hour),
+    }
+
+    def overtaken(history: History) -> bool:
+        is_done = mirror.name in history.targets_done(hour)
+        return is_done or not history.is_cleared(hour) or history.revision(hour) != sealed.revision
+
+    if not ledger.record("mirrored", hour, details, unless=overtaken):
+        return None
+    log.info("mirrored %s %s to %s: %d rows in %.3f s", topic.name, hour, mirror.name, count.rows, seconds)
+    return Mirrored(mirror.name, hour, sealed.revision, count, seconds)
+
+
+def sealed_hour(history: History, topic: Topic, hour: Hour, folders: Folders, options: Mapping[str, str]) -> SealedHour:
+    """The newest seal of an hour with the exact files of its silver version; LakeError when they are not its."""
+    seal = history.last("sealed", hour)
+    if seal is None:
+        raise ValueError(f"{hour} of {topic.name} is not sealed")
+    version, rows = int(seal.details["silver_version"]), int(seal.details["rows"])
+    files = tuple(files_of_hour(open_table(folders.silver, options, version), hour))
+    rows_in_files = sum(file.rows for file in files)
+    if (len(files), rows_in_files) != (int(seal.details["files"]), rows):
+        raise LakeError(
+            f"{folders.silver} at version {version}: {hour}",
+            found=f"{len(files)} files with {rows_in_files} rows",
+            expected=f"{seal.details['files']} files with {rows} rows, as the ledger says",
+            next_step="Run `lakehouse verify` for the topic: somebody else may have written there.",
+        )
+    return SealedHour(
+        topic=topic,
+        hour=hour,
+        revision=history.revision(hour),
+        silver_uri=folders.silver,
+        silver_version=version,
+        files=files,
+        rows=rows,
+        id_checksum=int(seal.details["id_checksum"]),
+        release=str(seal.details["release"]),
+        storage_options=options,
+    )
+
+
+def _as_ours(error: Exception, subject: str) -> LakehouseError:
+    """A target's own kind of exception, told as ours."""
+    if isinstance(error, LakehouseError):
+        return error
+    log.error("%s failed", subject, exc_info=error)
+    ours = MirrorError(
+        subject,
+        found=f"{type(error).__name__}: {error}",
+        expected="the target to take the hour",
+        next_step="See the log for where it came from; the hour stays due.",
+    )
+    ours.__cause__ = error
+    return ours
+
+
+def _raise_all(topic: Topic, errors: list[LakehouseError]) -> None:
+    if len(errors) == 1:
+        raise errors[0]
+    if errors:
+        raise MirrorError(
+            f"mirrors of {topic.name}",
+            found=f"{len(errors)} failures: " + "; ".join(str(error) for error in errors),
+            expected="every due hour at every target",
+            next_step="What failed stays due, the rest is recorded.",
+        ) from ExceptionGroup(f"mirrors of {topic.name}", errors)

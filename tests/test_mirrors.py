@@ -1,0 +1,805 @@
+"""The contract of mirrors, held against every target, and what is the folder's, the catalogue's and the stage's own.
+
+A new target joins `TARGETS` with a way to open it and the few things below that a test must do behind its back.
+"""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import pickle
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, date, datetime, timedelta
+from decimal import Decimal
+from pathlib import Path
+from typing import Any, Protocol
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+
+from lakehouse.checksum import checksum_of
+from lakehouse.config import Config, Settings
+from lakehouse.errors import ConfigError, MirrorError
+from lakehouse.events import sealed_schema
+from lakehouse.hours import Hour
+from lakehouse.ledger import History, Ledger
+from lakehouse.mirrors.catalogue import mirror_named
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour
+from lakehouse.mirrors.filesystems import Copy, Files, HadoopFiles, LocalFiles
+from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
+from lakehouse.mirrors.stage import mirror_due, sealed_hour
+from lakehouse.tables import DataFile, commit, files_of_hour, folders_of, ledger_table, silver_table
+from lakehouse.topics import Topic, topic_from
+
+HOUR = "2026-11-23T05"
+NEXT = "2026-11-23T06"
+
+
+class Crash(BaseException):
+    """Nothing may catch it, as nothing catches a power cut."""
+
+
+# ---- an hour to mirror
+
+
+def plays(ids: Sequence[str], topic: Topic, **columns: Sequence[Any]) -> pa.Table:
+    schema = sealed_schema(topic)
+    at = datetime(2026, 11, 23, 5, 30, tzinfo=UTC)
+    values: dict[str, Sequence[Any]] = {
+        "event_id": ids,
+        "event_time": [at] * len(ids),
+        "event_hour": [HOUR] * len(ids),
+        "publish_time": [at] * len(ids),
+        "message_id": [f"m-{each}" for each in ids],
+        **columns,
+    }
+    return pa.table([pa.array(values.get(f.name, [None] * len(ids)), f.type) for f in schema], schema=schema)
+
+
+def _drop(table: DeltaTable, files: Sequence[DataFile]) -> None:
+    """Take an older revision's files out of the newest version; they stay in the folder, as time travel needs them."""
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    gone: list[AddAction | RemoveAction] = [
+        RemoveAction(file.path, False, now, file.size_bytes, {"hour": file.hour}) for file in files
+    ]
+    if gone:
+        table.create_write_transaction(gone, "append", table.schema(), partition_by=["hour"])
+        table.update_incremental()
+
+
+class Lake:
+    """Silver and ledger as the seal leaves them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.options = config.settings.storage_options
+
+    def sealed(self, topic: Topic, hour: Hour, rows: pa.Table, files: int = 2) -> SealedHour:
+        """Seal once more, in so many files; the ledger says it too."""
+        folders = folders_of(self.config.settings, topic.name)
+        table = silver_table(folders, topic, self.options)
+        ledger = self.ledger(topic)
+        revision = ledger.history().revision(hour) + 1
+        folder = Path(folders.silver) / f"hour={hour}"
+        folder.mkdir(exist_ok=True)
+        added = []
+        size = -(-len(rows) // files) if files else 0
+        for number in range(files):
+            path, part = folder / f"{number}-r{revision}.parquet", rows.slice(number * size, size)
+            pq.write_table(part, path)
+            added.append(DataFile(f"hour={hour}/{path.name}", hour, len(part), path.stat().st_size, datetime.now(UTC)))
+        _drop(table, files_of_hour(table, hour))
+        version = commit(table, added, metadata={}, transactions={f"seal/{hour}": revision})
+        ids = rows["event_id"].to_pylist()
+        ledger.record("closed", hour)
+        details = {
+            "silver_version": version,
+            "revision": revision,
+            "rows": len(rows),
+            "files": files,
+            "id_checksum": str(checksum_of(ids)),
+            "bronze_version": 1,
+            "release": "test",
+        }
+        ledger.record("sealed", hour, details)
+        return sealed_hour(ledger.history(), topic, hour, folders, self.options)
+
+    def cleared(self, topic: Topic, hour: Hour, rows: pa.Table) -> SealedHour:
+        hour_sealed = self.sealed(topic, hour, rows)
+        self.ledger(topic).record("valid", hour)
+        return hour_sealed
+
+    def ledger(self, topic: Topic) -> Ledger:
+        return Ledger(ledger_table(folders_of(self.config.settings, topic.name), topic, self.options), "test/test/test")
+
+    def history(self, topic: Topic) -> History:
+        return self.ledger(topic).history()
+
+
+@pytest.fixture
+def lake(config: Config) -> Lake:
+    return Lake(config)
+
+
+# ---- targets
+
+
+class Target(Protocol):
+    """A mirror, and what a test does to it from outside."""
+
+    mirror: Mirror
+
+    def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
+        """What a reader sees now, by other code than the mirror's; None when it is not there."""
+
+    def identity(self, topic: Topic, hour: Hour) -> object:
+        """Something that changes whenever the hour is written again."""
+
+    def lose_a_row(self, topic: Topic, hour: Hour) -> None: ...
+
+    def crashing_at(self, step: int) -> Mirror:
+        """The mirror of a process that dies at the step-th thing it does to the target."""
+
+    def refusing(self) -> Mirror:
+        """The mirror when the target takes nothing."""
+
+
+class DyingFiles:
+    """A file system as a process sees it that dies at some step; copies die half-way."""
+
+    def __init__(self, files: Files, step: int) -> None:
+        self._files, self._left = files, step
+
+    @property
+    def renames_are_atomic(self) -> bool:
+        return self._files.renames_are_atomic
+
+    def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
+        self._step()
+        self._files.copy(copies[:1], options)
+        self._step()
+        self._files.copy(copies[1:], options)
+
+    def __getattr__(self, name: str) -> Any:
+        def stepped(*arguments: Any) -> Any:
+            self._step()
+            return getattr(self._files, name)(*arguments)
+
+        return stepped
+
+    def _step(self) -> None:
+        if self._left <= 0:
+            raise Crash
+        self._left -= 1
+
+
+class FullFiles(DyingFiles):
+    def __init__(self, files: Files) -> None:
+        super().__init__(files, sys.maxsize)
+
+    def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
+        self._files.copy(copies[:1], options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+@dataclass
+class FolderTarget:
+    path: Path
+    files: Files
+    address: str
+
+    def __post_init__(self) -> None:
+        self.mirror: Mirror = FolderMirror("folder", self.address, self.files)
+
+    def folder(self, topic: Topic, hour: Hour) -> Path:
+        return self.path / topic.name / hour
+
+    def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
+        folder = self.folder(topic, hour)
+        if not (folder / "_SUCCESS").exists():
+            return None
+        parts = [pq.ParquetFile(path).read() for path in sorted(folder.glob("part-*"))]
+        return pa.concat_tables(parts) if parts else sealed_schema(topic).empty_table()
+
+    def identity(self, topic: Topic, hour: Hour) -> object:
+        paths = sorted(self.folder(topic, hour).iterdir())
+        return [(path.name, path.stat().st_ino, path.stat().st_mtime_ns) for path in paths]
+
+    def lose_a_row(self, topic: Topic, hour: Hour) -> None:
+        part = sorted(self.folder(topic, hour).glob("part-*"))[0]
+        pq.write_table(pq.read_table(part).slice(1), part)
+        part.with_name(f".{part.name}.crc").unlink(missing_ok=True)
+
+    def crashing_at(self, step: int) -> Mirror:
+        return FolderMirror("folder", self.address, DyingFiles(self.files, step))
+
+    def refusing(self) -> Mirror:
+        return FolderMirror("folder", self.address, FullFiles(self.files))
+
+
+def local_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    return FolderTarget(path, LocalFiles(), str(path))
+
+
+def hadoop_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    """Hadoop's own file system for `file:`, which is as far as one gets without a server."""
+    return FolderTarget(path, HadoopFiles(request.getfixturevalue("spark"), f"file://{path}"), f"file://{path}")
+
+
+def object_store_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    """The same, told that renames are not one step."""
+    files = HadoopFiles(request.getfixturevalue("spark"), f"file://{path}")
+    files.renames_are_atomic = False
+    return FolderTarget(path, files, f"file://{path}")
+
+
+TARGETS: dict[str, Callable[[Path, pytest.FixtureRequest], Target]] = {
+    "folder": local_folder,
+    "hadoop": hadoop_folder,
+    "object-store": object_store_folder,
+}
+
+
+@pytest.fixture(params=TARGETS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    return TARGETS[request.param](tmp_path / "mirror", request)
+
+
+# ---- the contract
+
+
+def ids_of(rows: pa.Table | None) -> list[str] | None:
+    return None if rows is None else sorted(rows["event_id"].to_pylist())
+
+
+def test_what_was_published_is_counted_as_it_was_sealed(target: Target, lake: Lake, topic: Topic) -> None:
+    hour = lake.sealed(topic, HOUR, plays(["a", "b", "c"], topic))
+    assert target.mirror.read_back(topic, HOUR) is None
+    target.mirror.publish(hour)
+    assert target.mirror.read_back(topic, HOUR) == Count(3, checksum_of(["a", "b", "c"]))
+    assert target.mirror.read_back(topic, NEXT) is None
+
+
+def test_publishing_again_changes_nothing(target: Target, lake: Lake, topic: Topic) -> None:
+    """The process may die between publishing and recording: the next one publishes the same once more."""
+    hour = lake.sealed(topic, HOUR, plays(["a", "b", "c"], topic))
+    target.mirror.publish(hour)
+    before = target.identity(topic, HOUR)
+    target.mirror.publish(hour)
+    assert target.identity(topic, HOUR) == before
+
+
+def test_a_new_revision_replaces_the_whole_hour(target: Target, lake: Lake, topic: Topic) -> None:
+    first = lake.sealed(topic, HOUR, plays(["a", "b", "c"], topic), files=3)
+    target.mirror.publish(first)
+    second = lake.sealed(topic, HOUR, plays(["b", "d"], topic), files=1)
+    target.mirror.publish(second)
+    assert ids_of(target.rows(topic, HOUR)) == ["b", "d"]
+    assert target.mirror.read_back(topic, HOUR) == Count(2, checksum_of(["b", "d"]))
+
+
+def test_an_older_revision_is_refused(target: Target, lake: Lake, topic: Topic) -> None:
+    """A run that was asleep since before the hour was sealed anew must not bring the old one back."""
+    first = lake.sealed(topic, HOUR, plays(["a"], topic))
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["b"], topic)))
+    with pytest.raises(MirrorError, match="found revision 2"):
+        target.mirror.publish(first)
+    assert ids_of(target.rows(topic, HOUR)) == ["b"]
+
+
+def test_hours_and_topics_do_not_touch_each_other(
+    target: Target, lake: Lake, topic: Topic, topic_with: Callable[..., Topic]
+) -> None:
+    other = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    target.mirror.publish(lake.sealed(topic, NEXT, plays(["b"], topic)))
+    target.mirror.publish(lake.sealed(other, HOUR, plays(["c"], other)))
+    seen = [ids_of(target.rows(each, hour)) for each, hour in ((topic, HOUR), (topic, NEXT), (other, HOUR))]
+    assert seen == [["a"], ["b"], ["c"]]
+
+
+def test_an_empty_hour_is_there_and_empty(target: Target, lake: Lake, topic: Topic) -> None:
+    """Nothing happened and nothing is known are two answers."""
+    target.mirror.publish(lake.sealed(topic, HOUR, plays([], topic), files=0))
+    assert target.mirror.read_back(topic, HOUR) == Count(0, 0)
+    assert ids_of(target.rows(topic, HOUR)) == []
+
+
+def test_odd_values_arrive_unchanged(target: Target, lake: Lake, topic_with: Callable[..., Topic]) -> None:
+    fields = {
+        "text": "string",
+        "amount": "decimal(38,18)",
+        "at": "timestamp",
+        "day": "date",
+        "raw": "binary",
+        "ratio": "double",
+        "tags": "array<string>",
+        "sizes": "map<string,bigint>",
+        "deep": "struct<a: struct<b: array<int>>>",
+    }
+    odd = topic_with(name="odd", subscription="projects/test/subscriptions/odd", fields=fields)
+    rows = plays(
+        ["", "é", "e\u0301", "😀\n\0"],
+        odd,
+        text=["", None, "line\nbreak\t\0", "日本語 \u202e"],
+        amount=[Decimal("99999999999999999999.999999999999999999"), Decimal("-0.000000000000000001"), None, Decimal(0)],
+        at=[datetime(1969, 12, 31, 23, 59, 59, 999999, UTC), datetime(1, 1, 1, tzinfo=UTC), None, datetime.now(UTC)],
+        day=[date(1582, 10, 4), date(1969, 12, 31), None, date(9999, 12, 31)],
+        raw=[b"", b"\0\xff", None, b"x" * 100_000],
+        ratio=[float("inf"), -0.0, None, 5e-324],
+        tags=[[], [None, ""], None, ["a", "b"]],
+        sizes=[[], [("k", None)], None, [("a", 2**63 - 1)]],
+        deep=[{"a": {"b": [1, None]}}, {"a": None}, None, {"a": {"b": []}}],
+    )  # fmt: skip
+    target.mirror.publish(lake.sealed(odd, HOUR, rows))
+    seen = target.rows(odd, HOUR)
+    assert seen is not None
+    assert seen.cast(rows.schema).equals(rows)
+    assert target.mirror.read_back(odd, HOUR) == Count(4, checksum_of(rows["event_id"].to_pylist()))
+
+
+def after_each_crash(target: Target, hour: SealedHour, before: SealedHour | None = None) -> Iterator[list[str] | None]:
+    """The ids that a reader sees after processes that died one step later each time, until one got through.
+
+    Each crash has a topic of its own, where `before` was published; the next publish must always bring the whole hour.
+    """
+    whole = []
+    for step in range(200):
+        topic = hour.topic.model_copy(update={"name": f"{hour.topic.name}_{step}"})
+        if before:
+            target.mirror.publish(replace(before, topic=topic))
+        try:
+            target.crashing_at(step).publish(replace(hour, topic=topic))
+        except Crash:
+            yield ids_of(target.rows(topic, HOUR))
+        else:
+            assert len(whole) > 5
+            assert all(ids == ids_of(target.rows(topic, HOUR)) for ids in whole)
+            return
+        target.mirror.publish(replace(hour, topic=topic))
+        whole.append(ids_of(target.rows(topic, HOUR)))
+    raise AssertionError("publish has no end")
+
+
+def test_a_crash_at_any_step_of_the_first_publish_shows_nothing_or_all(
+    target: Target, lake: Lake, topic: Topic
+) -> None:
+    hour = lake.sealed(topic, HOUR, plays(["a", "b", "c"], topic))
+    seen = list(after_each_crash(target, hour))
+    assert (seen[0], seen[-1]) == (None, ["a", "b", "c"])
+    assert all(ids in (None, ["a", "b", "c"]) for ids in seen)
+
+
+def test_a_crash_at_any_step_of_a_replacement_shows_the_old_hour_or_the_new_or_none(
+    target: Target, lake: Lake, topic: Topic
+) -> None:
+    old = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    new = lake.sealed(topic, HOUR, plays(["b", "c"], topic))
+    seen = list(after_each_crash(target, new, before=old))
+    assert (seen[0], seen[-1]) == (["a", "b"], ["b", "c"])
+    assert all(ids in (["a", "b"], ["b", "c"], None) for ids in seen)
+
+
+def test_a_reader_who_never_rests_sees_whole_hours_only(target: Target, lake: Lake, topic: Topic) -> None:
+    versions = {"a": plays([f"a{n}" for n in range(50)], topic), "b": plays([f"b{n}" for n in range(70)], topic)}
+    hours = [lake.sealed(topic, HOUR, rows, files=4) for rows in versions.values()]
+    whole = [sorted(rows["event_id"].to_pylist()) for rows in versions.values()]
+    done, seen = threading.Event(), []
+
+    def read() -> None:
+        while not done.is_set():
+            try:
+                ids = ids_of(target.rows(topic, HOUR))
+            except OSError:  # the folder went away under the reader, who sees that it did
+                continue
+            if ids is not None and ids not in seen:
+                seen.append(ids)
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    try:
+        for revision in range(1, 13):
+            target.mirror.publish(replace(hours[revision % 2], revision=revision))
+    finally:
+        done.set()
+        reader.join()
+    assert seen
+    assert all(ids in whole for ids in seen)
+
+
+def test_a_target_that_takes_nothing_says_so_and_keeps_what_it_has(target: Target, lake: Lake, topic: Topic) -> None:
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b"], topic)))
+    new = lake.sealed(topic, HOUR, plays(["c", "d"], topic))
+    with pytest.raises(MirrorError, match=rf"folder: plays {HOUR}: found .*No space left on device"):
+        target.refusing().publish(new)
+    assert ids_of(target.rows(topic, HOUR)) == ["a", "b"]
+    target.mirror.publish(new)
+    assert ids_of(target.rows(topic, HOUR)) == ["c", "d"]
+
+
+def test_what_the_target_lost_shows_in_its_count(target: Target, lake: Lake, topic: Topic) -> None:
+    """The count is of what a reader sees, not of what the mirror remembers to have written."""
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b", "c", "d"], topic)))
+    target.lose_a_row(topic, HOUR)
+    assert target.mirror.read_back(topic, HOUR) == Count(3, checksum_of(["b", "c", "d"]))
+
+
+# ---- the folder's own
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> FolderTarget:
+    return FolderTarget(tmp_path / "mirror", LocalFiles(), str(tmp_path / "mirror"))
+
+
+def staging(target: FolderTarget, topic: Topic) -> list[str]:
+    return sorted(path.name for path in (target.path / topic.name / STAGING).iterdir())
+
+
+def test_a_folder_holds_the_exact_files_of_the_sealed_version(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
+    """A listing of silver would also give what failed writes and older revisions left there."""
+    hour = lake.sealed(topic, HOUR, plays(["a", "b", "c"], topic))
+    stray = Path(hour.silver_uri) / f"hour={HOUR}" / "stray.parquet"
+    pq.write_table(plays(["stray"], topic), stray)
+    folder.mirror.publish(hour)
+    names = sorted(path.name for path in folder.folder(topic, HOUR).iterdir())
+    assert names == ["_SUCCESS", "_manifest.json", "part-00000-r1.parquet", "part-00001-r1.parquet"]
+    for name, file in zip(names[2:], hour.files, strict=True):
+        copied = (folder.folder(topic, HOUR) / name).read_bytes()
+        assert copied == (Path(hour.silver_uri) / file.path).read_bytes()
+
+
+def test_the_manifest_says_what_is_there_and_where_it_came_from(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic), files=1)
+    folder.mirror.publish(hour)
+    manifest = json.loads((folder.folder(topic, HOUR) / "_manifest.json").read_text())
+    file = {"name": "part-00000-r1.parquet", "rows": 2, "size_bytes": hour.files[0].size_bytes}
+    assert manifest == {
+        "topic": "plays",
+        "hour": HOUR,
+        "revision": 1,
+        "silver_version": hour.silver_version,
+        "release": "test",
+        "rows": 2,
+        "id_checksum": str(checksum_of(["a", "b"])),
+        "files": [{**file, "silver_path": hour.files[0].path}],
+    }
+
+
+def test_nothing_is_left_in_staging(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
+    folder.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    folder.mirror.publish(lake.sealed(topic, HOUR, plays(["b"], topic)))
+    with pytest.raises(MirrorError):
+        folder.refusing().publish(lake.sealed(topic, HOUR, plays(["c"], topic)))
+    assert staging(folder, topic) == []
+
+
+def test_a_lost_file_is_brought_again(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    folder.mirror.publish(hour)
+    (folder.folder(topic, HOUR) / "part-00000-r1.parquet").unlink()
+    folder.mirror.publish(hour)
+    assert ids_of(folder.rows(topic, HOUR)) == ["a", "b"]
+
+
+def test_a_truncated_source_is_never_shown(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    os.truncate(Path(hour.silver_uri) / hour.files[0].path, 10)
+    with pytest.raises(MirrorError, match="where silver's log says"):
+        folder.mirror.publish(hour)
+    assert folder.rows(topic, HOUR) is None
+
+
+def test_a_path_that_is_no_folder_is_told_clearly(tmp_path: Path, lake: Lake, topic: Topic) -> None:
+    (tmp_path / "file").touch()
+    mirror = FolderMirror("folder", str(tmp_path / "file"), LocalFiles())
+    with pytest.raises(MirrorError, match=rf"mirror folder: plays {HOUR}: found .*Not a directory"):
+        mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+
+
+DIES_COPYING = """
+import os, pickle, sys
+from lakehouse.mirrors import filesystems, folder
+mirror, hour = pickle.load(open(sys.argv[1], "rb"))
+filesystems.LocalFiles.settle = lambda self, folder: os.kill(os.getpid(), 9)
+mirror.publish(hour)
+"""
+
+
+def test_what_a_dead_process_left_is_removed_at_once(
+    folder: FolderTarget, lake: Lake, topic: Topic, tmp_path: Path
+) -> None:
+    """A driver that dies again and again must not fill the disk with its attempts."""
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    mirror = FolderMirror("folder", folder.address, LocalFiles())
+    mirror._clock = datetime.now  # type: ignore[assignment]  # a lambda does not travel
+    (tmp_path / "work").write_bytes(pickle.dumps((mirror, hour)))
+    died = subprocess.run([sys.executable, "-c", DIES_COPYING, str(tmp_path / "work")], check=False)
+    assert died.returncode == -9
+    assert len(staging(folder, topic)) == 1
+    folder.mirror.publish(hour)
+    assert staging(folder, topic) == []
+
+
+@pytest.mark.parametrize(("idle", "stays"), [(ABANDONED_AFTER / 2, True), (ABANDONED_AFTER * 2, False)])
+def test_an_attempt_elsewhere_is_removed_only_when_it_makes_no_headway(
+    folder: FolderTarget, lake: Lake, topic: Topic, idle: timedelta, stays: bool
+) -> None:
+    """Nobody can ask another machine's process; a live one finishes a file every few seconds."""
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    for each in (HOUR, NEXT):
+        attempt = folder.path / topic.name / STAGING / f"{each}-r1-elsewhere.example.1.00ff"
+        attempt.mkdir(parents=True)
+        (attempt / "part-00000-r1.parquet").write_bytes(b"half")
+    later = FolderMirror("folder", folder.address, LocalFiles(), lambda: datetime.now(UTC) + idle)
+    later.publish(hour)
+    others = [name[: len(HOUR)] for name in staging(folder, topic)]
+    assert others == ([HOUR, NEXT] if stays else [NEXT])
+
+
+def test_of_two_runs_at_once_one_publishes_and_both_are_content(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
+    """The other run's rename comes right before ours."""
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+
+    class Overtaken(LocalFiles):
+        def rename(self, folder_: str, to: str) -> None:
+            if to.endswith(HOUR) and not os.path.exists(to):
+                folder.mirror.publish(hour)
+            super().rename(folder_, to)
+
+    FolderMirror("folder", folder.address, Overtaken()).publish(hour)
+    assert ids_of(folder.rows(topic, HOUR)) == ["a", "b"]
+    assert staging(folder, topic) == []
+
+
+def test_a_failed_replacement_puts_the_old_hour_back(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
+    folder.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+
+    class Stubborn(LocalFiles):
+        def rename(self, folder_: str, to: str) -> None:
+            if to.endswith(HOUR) and "-aside" not in folder_:
+                raise PermissionError(errno.EACCES, os.strerror(errno.EACCES))
+            super().rename(folder_, to)
+
+    with pytest.raises(MirrorError, match="Permission denied"):
+        FolderMirror("folder", folder.address, Stubborn()).publish(lake.sealed(topic, HOUR, plays(["b"], topic)))
+    assert ids_of(folder.rows(topic, HOUR)) == ["a"]
+
+
+def test_large_hours_are_copied_by_spark_tasks(spark: Any, tmp_path: Path, lake: Lake, topic: Topic) -> None:
+    files = HadoopFiles(spark, f"file://{tmp_path}/mirror", spread_from_bytes=0)
+    target = FolderTarget(tmp_path / "mirror", files, f"file://{tmp_path}/mirror")
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b", "c", "d"], topic), files=3))
+    assert ids_of(target.rows(topic, HOUR)) == ["a", "b", "c", "d"]
+
+
+def test_a_thousand_rows_reach_a_folder_in_a_moment(config: Config, lake: Lake, topic: Topic) -> None:
+    """From the ledger's question to the ledger's answer; a second is the promise, a tenth the rule."""
+    lake.cleared(topic, HOUR, plays([f"{n:032x}" for n in range(1000)], topic))
+    started = time.monotonic()
+    assert len(mirror_due(topic, config, None, run="1")) == 1
+    assert time.monotonic() - started < 1
+
+
+# ---- the catalogue
+
+
+def settings_with(**values: Any) -> Settings:
+    return Settings(raw_root="lake", mirrors={"copy": values})
+
+
+def test_a_mirror_is_opened_by_its_kind(tmp_path: Path, topic: Topic) -> None:
+    mirror = mirror_named("copy", settings_with(kind="folder", path="some/where"), tmp_path / "local.yaml", None)
+    assert mirror.name == "copy"
+    assert mirror.where(topic, HOUR) == str(Path("some/where").absolute() / "plays" / HOUR)
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"kind": "foldr", "path": "x"}, r"conf/local.yaml: mirrors.copy.kind: found 'foldr'; expected one of folder"),
+        ({"path": "x"}, r"conf/local.yaml: mirrors.copy.kind: found nothing"),
+        ({"kind": "folder", "pth": "x", "path": "x"}, r"conf/local.yaml: mirrors.copy.pth: found the unknown key"),
+        ({"kind": "folder"}, r"conf/local.yaml: mirrors.copy.path: found nothing"),
+        ({"kind": "folder", "path": 7}, r"conf/local.yaml: mirrors.copy.path: found 7"),
+    ],
+)
+def test_what_cannot_be_a_mirror_names_file_and_key(values: dict[str, Any], message: str) -> None:
+    with pytest.raises(ConfigError, match=message):
+        mirror_named("copy", settings_with(**values), Path("conf/local.yaml"), None)
+
+
+def test_an_undefined_mirror_names_those_that_are(settings: Settings) -> None:
+    with pytest.raises(ConfigError, match=r"mirrors.elsewhere: found no such mirror; expected one of folder"):
+        mirror_named("elsewhere", settings, Path("conf/local.yaml"), None)
+
+
+def test_an_address_without_spark_is_told_so() -> None:
+    with pytest.raises(MirrorError, match="found no Spark session for hdfs://nowhere/x"):
+        mirror_named("copy", settings_with(kind="folder", path="hdfs://nowhere/x"), Path("conf/local.yaml"), None)
+
+
+# ---- the stage
+
+
+class RecordingMirror:
+    """A target in memory, which counts as it is told to."""
+
+    def __init__(self, name: str, count: Count | None = None, error: Exception | None = None) -> None:
+        self.name, self._count, self._error = name, count, error
+        self.published: list[tuple[Hour, int]] = []
+        self._seen: dict[Hour, Count] = {}
+
+    def where(self, topic: Topic, hour: Hour) -> str:
+        return f"memory/{hour}"
+
+    def publish(self, hour: SealedHour) -> None:
+        if self._error:
+            raise self._error
+        self.published.append((hour.hour, hour.revision))
+        self._seen[hour.hour] = self._count or Count(hour.rows, hour.id_checksum)
+
+    def read_back(self, topic: Topic, hour: Hour) -> Count | None:
+        return self._seen.get(hour)
+
+
+def mirrored(lake: Lake, topic: Topic) -> list[tuple[Hour | None, str]]:
+    return [(row.hour, row.details["target"]) for row in lake.history(topic).entries if row.state == "mirrored"]
+
+
+def test_due_hours_go_oldest_first_and_are_recorded_with_what_was_counted(
+    lake: Lake, config: Config, topic: Topic
+) -> None:
+    second = lake.cleared(topic, NEXT, plays(["c"], topic))
+    first = lake.cleared(topic, HOUR, plays(["a", "b"], topic))
+    mirror = RecordingMirror("folder")
+    done = mirror_due(topic, config, None, run="run-7", mirrors={"folder": mirror})
+    assert mirror.published == [(HOUR, 1), (NEXT, 1)]
+    assert [(each.hour, each.count.rows) for each in done] == [(HOUR, 2), (NEXT, 1)]
+    row = lake.history(topic).last("mirrored", HOUR)
+    assert row is not None
+    assert row.by == "mirror/test/run-7"
+    assert row.details == {
+        "target": "folder",
+        "rows": 2,
+        "id_checksum": str(first.id_checksum),
+        "silver_version": first.silver_version,
+        "revision": 1,
+        "seconds": done[0].seconds,
+        "where": f"memory/{HOUR}",
+    }
+    assert first.silver_version == second.silver_version + 1
+    assert mirror_due(topic, config, None, run="run-8", mirrors={"folder": mirror}) == []
+
+
+def test_an_invalid_hour_is_not_mirrored_until_a_person_releases_it(lake: Lake, config: Config, topic: Topic) -> None:
+    lake.sealed(topic, HOUR, plays(["a"], topic))
+    mirror = RecordingMirror("folder")
+    mirror_due(topic, config, None, run="1", mirrors={"folder": mirror})
+    lake.ledger(topic).record("invalid", HOUR)
+    mirror_due(topic, config, None, run="2", mirrors={"folder": mirror})
+    assert mirror.published == []
+    lake.ledger(topic).record("released", HOUR)
+    mirror_due(topic, config, None, run="3", mirrors={"folder": mirror})
+    assert mirror.published == [(HOUR, 1)]
+
+
+def test_an_hour_sealed_anew_is_mirrored_anew(lake: Lake, config: Config, topic: Topic) -> None:
+    mirror = RecordingMirror("folder")
+    for ids in (["a"], ["a", "b"]):
+        lake.cleared(topic, HOUR, plays(ids, topic))
+        mirror_due(topic, config, None, run="1", mirrors={"folder": mirror})
+    assert mirror.published == [(HOUR, 1), (HOUR, 2)]
+
+
+@pytest.mark.parametrize("wrong", [Count(2, 17), Count(1, checksum_of(["a", "b"]))])
+def test_a_disagreement_names_both_counts_and_records_nothing(
+    lake: Lake, config: Config, topic: Topic, wrong: Count
+) -> None:
+    hour = lake.cleared(topic, HOUR, plays(["a", "b"], topic))
+    with pytest.raises(MirrorError) as raised:
+        mirror_due(topic, config, None, run="1", mirrors={"folder": RecordingMirror("folder", wrong)})
+    assert f"found {wrong.rows} rows with id checksum {wrong.id_checksum}" in str(raised.value)
+    assert f"expected 2 rows with id checksum {hour.id_checksum}" in str(raised.value)
+    assert lake.history(topic).due_to_mirror("folder") == [HOUR]
+
+
+def test_a_row_lost_between_publish_and_count_is_found(lake: Lake, config: Config, topic: Topic) -> None:
+    """With the real folder: what matters is what a reader finds there."""
+    lake.cleared(topic, HOUR, plays(["a", "b", "c", "d"], topic))
+    path = Path(config.settings.mirrors["folder"]["path"])
+    target = FolderTarget(path, LocalFiles(), str(path))
+
+    class Tampered(FolderMirror):
+        def publish(self, hour: SealedHour) -> None:
+            super().publish(hour)
+            target.lose_a_row(topic, HOUR)
+
+    with pytest.raises(MirrorError, match="found 3 rows"):
+        mirror_due(topic, config, None, run="1", mirrors={"folder": Tampered("folder", str(path), LocalFiles())})
+    assert mirrored(lake, topic) == []
+    mirror_due(topic, config, None, run="2")
+    assert mirrored(lake, topic) == [(HOUR, "folder")]
+
+
+def test_a_broken_target_holds_up_no_other(lake: Lake, config: Config, topic_with: Callable[..., Topic]) -> None:
+    topic = topic_with(mirrors=["broken", "misspelt", "folder", "full"])
+    targets: dict[str, Mirror] = {
+        "broken": RecordingMirror("broken", error=ValueError("no such dataset")),
+        "folder": RecordingMirror("folder"),
+        "full": FolderMirror("full", "/proc/nowhere", LocalFiles()),
+    }
+    for hour in (HOUR, NEXT):
+        lake.cleared(topic, hour, plays(["a"], topic))
+    with pytest.raises(MirrorError) as raised:
+        mirror_due(topic, config, None, run="1", mirrors=targets)
+    for part in ("5 failures", "ValueError: no such dataset", "mirrors.misspelt", "mirror full: plays"):
+        assert part in str(raised.value)
+    assert mirrored(lake, topic) == [(HOUR, "folder"), (NEXT, "folder")]
+    assert lake.history(topic).due_to_mirror("full") == [HOUR, NEXT]
+
+
+def test_one_bad_hour_does_not_hold_up_the_next(lake: Lake, config: Config, topic: Topic) -> None:
+    bad = lake.cleared(topic, HOUR, plays(["a"], topic))
+    lake.cleared(topic, NEXT, plays(["b"], topic))
+    os.remove(Path(bad.silver_uri) / bad.files[0].path)
+    with pytest.raises(MirrorError, match=f"mirror folder: plays {HOUR}"):
+        mirror_due(topic, config, None, run="1")
+    assert mirrored(lake, topic) == [(NEXT, "folder")]
+
+
+def test_a_target_that_is_away_is_not_asked_for_every_hour(lake: Lake, config: Config, topic: Topic) -> None:
+    """Each question may cost a time-out; the next run asks again, from the oldest hour on."""
+    for number in range(6):
+        lake.cleared(topic, f"2026-11-23T0{number}", plays(["a"], topic))
+    with pytest.raises(MirrorError, match="3 failures"):
+        mirror_due(topic, config, None, run="1", mirrors={"folder": RecordingMirror("folder", error=OSError("away"))})
+
+
+def test_of_two_runs_only_one_records(lake: Lake, config: Config, topic: Topic) -> None:
+    lake.cleared(topic, HOUR, plays(["a"], topic))
+
+    class Overtaken(RecordingMirror):
+        def publish(self, hour: SealedHour) -> None:
+            super().publish(hour)
+            mirror_due(topic, config, None, run="other", mirrors={"folder": RecordingMirror("folder")})
+
+    assert mirror_due(topic, config, None, run="1", mirrors={"folder": Overtaken("folder")}) == []
+    assert mirrored(lake, topic) == [(HOUR, "folder")]
+
+
+def test_an_hour_sealed_anew_meanwhile_stays_due(lake: Lake, config: Config, topic: Topic) -> None:
+    """What was counted is not what is now sealed."""
+    lake.cleared(topic, HOUR, plays(["a"], topic))
+
+    class Overtaken(RecordingMirror):
+        def publish(self, hour: SealedHour) -> None:
+            super().publish(hour)
+            lake.cleared(topic, HOUR, plays(["a", "b"], topic))
+
+    assert mirror_due(topic, config, None, run="1", mirrors={"folder": Overtaken("folder")}) == []
+    assert lake.history(topic).due_to_mirror("folder") == [HOUR]
+
+
+def test_files_that_are_not_the_seals_are_not_mirrored(lake: Lake, config: Config, topic: Topic) -> None:
+    lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    seal = lake.history(topic).last("sealed", HOUR)
+    assert seal is not None
+    lake.ledger(topic).record("sealed", HOUR, {**seal.details, "rows": 3, "revision": 2})
+    lake.ledger(topic).record("valid", HOUR)
+    with pytest.raises(Exception, match="found 2 files with 2 rows; expected 2 files with 3 rows"):
+        mirror_due(topic, config, None, run="1")
+
+
+def test_a_topic_without_mirrors_has_nothing_to_do(config: Config) -> None:
+    values = {"subscription": "projects/test/subscriptions/x", "event_id": "payload.id", "event_time": "payload.at"}
+    assert mirror_due(topic_from("x", {**values, "fields": {"n": "int"}}), config, None, run="1") == []
