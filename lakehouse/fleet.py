@@ -1,0 +1,322 @@
+"""Where every topic stands, as data: read from its bronze log and its ledger by delta-rs, without a JVM."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+from deltalake import DeltaTable
+from deltalake.exceptions import TableNotFoundError
+
+from lakehouse import hours
+from lakehouse.bronze import IngestState, ingest_commits
+from lakehouse.closing import OpenHour
+from lakehouse.config import Config, Settings, model_of, topic_of, values_of
+from lakehouse.errors import ConfigError, LakeError
+from lakehouse.hours import Hour
+from lakehouse.ledger import Entry, History, Ledger
+from lakehouse.tables import folders_of, open_table
+from lakehouse.topics import Topic
+
+_READERS = 16
+"""Topics read at the same time: nearly all of it is waiting for storage."""
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Ingest's last commit to bronze: the heartbeat, and what the next batch starts from."""
+
+    version: int
+    committed_at: datetime
+    state: IngestState
+    metadata: Mapping[str, Any]
+
+    @property
+    def rows(self) -> int:
+        return int(self.metadata["rows"])
+
+    def instant(self, key: str) -> datetime | None:
+        """The `watermark` or the `frontier` as of then; None where it was not known."""
+        text = self.metadata.get(key)
+        return datetime.fromisoformat(text) if text else None
+
+
+@dataclass(frozen=True)
+class Standing:
+    """What a topic's lake says of it. A lake that is not there yet has neither a batch nor a history."""
+
+    topic: Topic
+    history: History = field(default_factory=History)
+    batch: Batch | None = None
+
+    @property
+    def is_started(self) -> bool:
+        return self.batch is not None or bool(self.history.entries)
+
+    @property
+    def open_hour(self) -> Hour | None:
+        return self.batch.state.open_hour if self.batch else None
+
+
+@dataclass(frozen=True)
+class Held:
+    """An hour that should have closed by the clock, and why it has not, as ingest recorded it."""
+
+    hour: Hour
+    since: datetime
+    reasons: tuple[str, ...]
+
+
+@dataclass(frozen=True)
+class Due:
+    """Hours that each stage still has before it."""
+
+    seal: int = 0
+    validate: int = 0
+    mirrors: Mapping[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class TopicStatus:
+    """One topic's row. `state` is `ok`, `not started` or `error`; `waiting_hour` the oldest closed hour not through.
+
+    An age counts from the instant beside it to `now`.
+    """
+
+    topic: str
+    state: str
+    error: str | None = None
+    open_hour: Hour | None = None
+    waiting_hour: Hour | None = None
+    waits_for: str | None = None
+    newest_sealed_hour: Hour | None = None
+    held: tuple[Held, ...] = ()
+    watermark: datetime | None = None
+    frontier: datetime | None = None
+    frontier_age_seconds: float | None = None
+    last_commit: datetime | None = None
+    last_commit_age_seconds: float | None = None
+    last_batch_rows: int | None = None
+    slots: int | None = None
+    release: str | None = None
+    invalid_hours: tuple[Hour, ...] = ()
+    due: Due = Due()
+
+
+@dataclass(frozen=True)
+class HourStatus:
+    """One hour's row: counts and verdict are those of its newest revision; delays count from the hour's end.
+
+    `deliveries` is what bronze holds; `rows` is known once the hour is sealed. `mirrored_after_seconds` is that of the
+    last target, once all of the topic's targets have the hour.
+    """
+
+    hour: Hour
+    state: str
+    waits_for: str | None
+    rows: int | None
+    deliveries: int | None
+    duplicates: int | None
+    late_duplicates: int | None
+    skewed: int | None
+    revision: int
+    verdict: str | None
+    mirrored: tuple[str, ...]
+    closed_at: datetime | None
+    closed_after_seconds: float | None
+    sealed_after_seconds: float | None
+    mirrored_after_seconds: float | None
+
+
+def statuses(config: Config, topic_names: Iterable[str], now: datetime) -> list[TopicStatus]:
+    """A row for each topic, in the order asked for; a topic that cannot be read is a row that says why."""
+    topics = [config.topic(name) for name in topic_names]
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(lambda topic: _status_or_error(topic, config, now), topics))
+
+
+def hour_statuses(standing: Standing, last: int, now: datetime) -> list[HourStatus]:
+    """The `last` newest hours that closed or hold rows, oldest first."""
+    held = {held.hour for held in held_hours(standing, now)}
+    known = sorted({*standing.history.hours(), *_open_hours(standing), *held})
+    return [_hour_status(standing, hour, hour in held) for hour in known[-last:]]
+
+
+def standing_of(topic: Topic, config: Config) -> Standing:
+    """What the topic's lake says; LakeError when it is there and cannot be read."""
+    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
+    ledger, bronze = _table(folders.ledger, options), _table(folders.bronze, options)
+    history = Ledger(ledger, by="").history() if ledger else History()
+    return Standing(topic, history, _last_batch(bronze) if bronze else None)
+
+
+def held_hours(standing: Standing, now: datetime) -> list[Held]:
+    """Hours whose end and lateness have passed and that are still open, oldest first, each with its newest reasons.
+
+    Ingest also records why it keeps an hour open whose time has not come: such an hour is not held.
+    """
+    newest = {entry.hour: entry for entry in standing.history.entries if entry.state == "held" and entry.hour}
+    return [
+        Held(hour, entry.at, tuple(str(reason["text"]) for reason in entry.details["reasons"]))
+        for hour, entry in sorted(newest.items())
+        if now >= hours.end_of(hour) + standing.topic.lateness and is_open(standing, hour)
+    ]
+
+
+def is_open(standing: Standing, hour: Hour) -> bool:
+    """Whether events can still be delivered in the hour."""
+    is_passed = standing.open_hour is not None and hour < standing.open_hour
+    return not is_passed and standing.history.first("closed", hour) is None
+
+
+def waits_for(standing: Standing, hour: Hour) -> str | None:
+    """The next thing that must happen to an hour; None when it is everywhere it goes."""
+    history = standing.history
+    if is_open(standing, hour):
+        return "close"
+    rows = history.current(hour)
+    if not rows:
+        return "seal" if history.of_hour(hour) else None
+    if not any(entry.state in ("valid", "invalid", "released") for entry in rows):
+        return "validate"
+    if not history.is_cleared(hour):
+        return "release"
+    missing = [target for target in standing.topic.mirrors if target not in history.targets_done(hour)]
+    return f"mirror {', '.join(missing)}" if missing else None
+
+
+def file_complaints(conf: Path, error: ConfigError) -> dict[str, str | None]:
+    """What is wrong with each topic's file, after `error` kept them all from loading; None for a sound one.
+
+    Raises `error` again when it is not about the file of a topic.
+    """
+    folder = conf.parent / model_of(Settings, conf, values_of(conf)).topics
+    complaints = {file: _file_complaint(file) for file in sorted(folder.glob("*.yaml"))}
+    if not any(complaints.values()):
+        between_files = [file for file in complaints if error.subject.startswith(f"{file}:")]
+        if not between_files:
+            raise error
+        complaints |= dict.fromkeys(between_files, str(error))
+    return {file.stem: complaint for file, complaint in complaints.items()}
+
+
+# --- reading -------------------------------------------------------------------------------------------------------
+
+
+def _table(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
+    """None when there is no table; one that cannot be read is an error, not an absence."""
+    try:
+        return open_table(uri, options)
+    except LakeError as error:
+        if isinstance(error.__cause__, TableNotFoundError):
+            return None
+        raise
+
+
+def _last_batch(bronze: DeltaTable) -> Batch | None:
+    newest = next(ingest_commits(bronze), None)
+    if newest is None:
+        return None
+    version, metadata = newest
+    *_, committed = bronze.history(int(bronze.version()) - version + 1)
+    committed_at = datetime.fromtimestamp(committed["timestamp"] / 1000, UTC)
+    return Batch(version, committed_at, IngestState.from_json(metadata["state"]), metadata)
+
+
+def _file_complaint(file: Path) -> str | None:
+    try:
+        topic_of(file)
+    except ConfigError as error:
+        return str(error)
+    return None
+
+
+def _status_or_error(topic: Topic, config: Config, now: datetime) -> TopicStatus:
+    try:
+        return _status(standing_of(topic, config), now)
+    except Exception as error:  # whatever breaks one topic must not hide the others
+        return TopicStatus(topic.name, "error", error=str(error) or type(error).__name__)
+
+
+def _status(standing: Standing, now: datetime) -> TopicStatus:
+    topic, history, batch = standing.topic, standing.history, standing.batch
+    if not standing.is_started:
+        return TopicStatus(topic.name, "not started")
+    closed = history.hours()
+    waiting = next(((hour, what) for hour in closed if (what := waits_for(standing, hour))), (None, None))
+    started = history.last("started")
+    frontier = batch.instant("frontier") if batch else None
+    return TopicStatus(
+        topic.name,
+        "ok",
+        open_hour=standing.open_hour,
+        waiting_hour=waiting[0],
+        waits_for=waiting[1],
+        newest_sealed_hour=next((hour for hour in reversed(closed) if history.revision(hour)), None),
+        held=tuple(held_hours(standing, now)),
+        watermark=batch.instant("watermark") if batch else None,
+        frontier=frontier,
+        frontier_age_seconds=_seconds(frontier, now),
+        last_commit=batch.committed_at if batch else None,
+        last_commit_age_seconds=_seconds(batch.committed_at, now) if batch else None,
+        last_batch_rows=batch.rows if batch else None,
+        slots=batch.state.slots if batch else None,
+        release=started.details.get("release") if started else None,
+        invalid_hours=tuple(hour for hour in closed if waits_for(standing, hour) == "release"),
+        due=Due(
+            len(history.due_to_seal()),
+            len(history.due_to_validate()),
+            {target: len(history.due_to_mirror(target)) for target in topic.mirrors},
+        ),
+    )
+
+
+def _open_hours(standing: Standing) -> dict[Hour, OpenHour]:
+    held: Mapping[Hour, OpenHour] = standing.batch.state.hours if standing.batch else {}
+    return {hour: what for hour, what in held.items() if is_open(standing, hour)}
+
+
+def _hour_status(standing: Standing, hour: Hour, is_held: bool) -> HourStatus:
+    history = standing.history
+    current = history.current(hour)
+    closed, seal = history.first("closed", hour), next(iter(current), None)
+    numbers: Mapping[str, Any] = seal.details if seal else {}
+    verdicts = [entry.state for entry in current if entry.state in ("valid", "invalid", "released")]
+    is_everywhere = seal is not None and waits_for(standing, hour) is None
+    mirrors = [entry for entry in current if entry.state == "mirrored"]
+    return HourStatus(
+        hour,
+        "held" if is_held else history.state_of(hour),
+        waits_for(standing, hour),
+        rows=numbers.get("rows"),
+        deliveries=numbers.get("deliveries", _deliveries(standing, hour, closed)),
+        duplicates=numbers.get("duplicates"),
+        late_duplicates=numbers.get("late_duplicates"),
+        skewed=numbers.get("skewed"),
+        revision=history.revision(hour),
+        verdict=verdicts[-1] if verdicts else None,
+        mirrored=tuple(sorted(history.targets_done(hour))),
+        closed_at=closed.at if closed else None,
+        closed_after_seconds=_delay(hour, closed),
+        sealed_after_seconds=_delay(hour, seal),
+        mirrored_after_seconds=_delay(hour, mirrors[-1]) if mirrors and is_everywhere else None,
+    )
+
+
+def _deliveries(standing: Standing, hour: Hour, closed: Entry | None) -> int | None:
+    if closed is not None:
+        return closed.details.get("rows")
+    held = _open_hours(standing).get(hour)
+    return held.rows if held else None
+
+
+def _delay(hour: Hour, entry: Entry | None) -> float | None:
+    return _seconds(hours.end_of(hour), entry.at) if entry else None
+
+
+def _seconds(since: datetime | None, now: datetime) -> float | None:
+    return round((now - since) / timedelta(seconds=1), 3) if since else None

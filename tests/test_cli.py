@@ -1,0 +1,631 @@
+"""The commands on real tables: ledgers and bronze commits written as the stages do, read as an operator does."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from typer.testing import CliRunner
+
+from lakehouse import cli, fleet
+from lakehouse.bronze import IngestState, commit_batch
+from lakehouse.closing import OpenHour
+from lakehouse.config import Config, load
+from lakehouse.explain import Explanation, explained
+from lakehouse.ledger import Ledger
+from lakehouse.tables import bronze_table, commit, folders_of, ledger_table
+
+HOUSE = Path(__file__).parent.parent
+FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"
+NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
+HEAVY = {"pyspark", "pandas", "great_expectations", "mlflow", "duckdb"}
+
+MET = [
+    {
+        "condition": name,
+        "is_met": True,
+        "required": "2025-06-01T06:00:00+00:00",
+        "measured": None,
+        "text": f"{name} met",
+    }
+    for name in ("time", "backlog", "quiet")
+]
+BACKLOG = {"condition": "backlog", "is_met": False, "required": "2025-06-01T07:00:00+00:00", "measured": None}
+CLOSED = {"why": "watermark", "conditions": MET, "rows": 1000, "bronze_version": 3, "epoch": 7, "release": "r1"}
+SEALED = {
+    "revision": 1, "silver_version": 2, "bronze_version": 3, "rows": 990, "deliveries": 1000, "duplicates": 8,
+    "late_duplicates": 2, "skewed": 5, "files": 1, "id_checksum": 12345, "release": "r1", "seconds": 1.5,
+}  # fmt: skip
+FAILED = {"expectation": "expect_column_values_to_not_be_null", "column": "user", "severity": "critical"}
+INVALID = {"failed": [FAILED | {"unexpected": 1234, "observed": None}], "warnings": [], "rows": 990, "report": "r.html"}
+MIRRORED = {"target": "folder", "rows": 990, "id_checksum": 12345, "where": "/mirror/plays", "seconds": 0.2}
+
+
+class Lake:
+    """Writes what the stages would, at times of its own."""
+
+    def __init__(self, conf: Path) -> None:
+        self.conf = conf
+        self.now = NOON
+        self._epoch = 0
+
+    @property
+    def config(self) -> Config:
+        return load(self.conf)
+
+    def record(
+        self, state: str, hour: str | None = None, details: dict[str, Any] | None = None, topic: str = "plays"
+    ) -> None:
+        folders, named = folders_of(self.config.settings, topic), self.config.topic(topic)
+        Ledger(ledger_table(folders, named, {}), "test/r1/run", lambda: self.now).record(state, hour, details)
+
+    def start(self, topic: str = "plays", **state: Any) -> None:
+        self.now -= timedelta(hours=8)
+        self.record("started", details={"release": "r1", "run": "run", "host": "here", "number": 1}, topic=topic)
+        self.now += timedelta(hours=8)
+        self.batch(topic=topic, **state)
+
+    def batch(self, topic: str = "plays", closed: tuple[dict[str, Any], ...] = (), **state: Any) -> None:
+        """A bronze commit in which `plays` stands at the open hour FIVE, 07:30 being its newest event."""
+        bronze = bronze_table(folders_of(self.config.settings, topic), self.config.topic(topic), {})
+        self._epoch += 1
+        seen = self.now.replace(hour=7, minute=30)
+        common: dict[str, Any] = {"epoch": self._epoch, "open_hour": FIVE, "slots": 2}
+        common |= {"max_event_time": seen, "max_publish_time": seen}
+        metadata = {
+            "release": "r1", "run": "run", "epochs": [self._epoch], "rows": 1000, "rejected": 3, "closed": list(closed),
+            "watermark": (seen - timedelta(hours=1)).isoformat(), "frontier": state.pop("frontier", None),
+        }  # fmt: skip
+        commit_batch(bronze, [], IngestState(**common | state), metadata)
+
+    def closed(self, hour: str) -> None:
+        self.record("closed", hour, CLOSED)
+
+    def sealed(self, hour: str) -> None:
+        self.closed(hour)
+        self.record("sealed", hour, SEALED)
+
+    def standing(self) -> fleet.Standing:
+        return fleet.standing_of(self.config.topic("plays"), self.config)
+
+    def status(self) -> fleet.TopicStatus:
+        return fleet.statuses(self.config, ["plays"], NOON)[0]
+
+    def hours(self) -> list[fleet.HourStatus]:
+        return fleet.hour_statuses(self.standing(), 24, NOON)
+
+    def explained(self, hour: str) -> Explanation:
+        return explained(self.standing(), hour, NOON)
+
+    def ledger(self) -> list[tuple[str, str | None]]:
+        return [(entry.state, entry.hour) for entry in self.standing().history.entries]
+
+    def break_bronze(self, topic: str) -> None:
+        log = Path(folders_of(self.config.settings, topic).bronze) / "_delta_log"
+        for file in log.glob("*.json"):
+            file.write_text("not a log", encoding="utf-8")
+
+
+@pytest.fixture
+def lake(tmp_path: Path) -> Lake:
+    conf = tmp_path / "conf"
+    (conf / "topics").mkdir(parents=True)
+    for name in ("plays", "skips"):
+        values = {
+            "subscription": f"projects/test/subscriptions/{name}",
+            "event_id": "payload.event_id",
+            "event_time": "payload.played_at",
+            "fields": {"user": "string"},
+            "mirrors": ["folder"],
+        }
+        (conf / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+    (conf / "test.yaml").write_text(
+        yaml.safe_dump(
+            {
+                "raw_root": str(tmp_path / "lake"),
+                "release": "r1",
+                "mirrors": {"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
+            }
+        ),
+        encoding="utf-8",
+    )
+    expectations = tmp_path / "expectations"
+    expectations.mkdir()
+    for name in ("_every_topic", "plays", "skips"):
+        (expectations / f"{name}.json").write_text(json.dumps({"name": name, "expectations": []}), encoding="utf-8")
+    return Lake(conf / "test.yaml")
+
+
+@pytest.fixture
+def run(lake: Lake) -> Callable[..., tuple[int, str]]:
+    """Runs one command on the lake; gives its exit code and what it printed."""
+
+    def invoked(*arguments: str) -> tuple[int, str]:
+        result = CliRunner().invoke(cli.app, ["--conf", str(lake.conf), *arguments])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, result.stdout
+
+    return invoked
+
+
+@pytest.fixture
+def refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> Callable[..., tuple[object, str]]:
+    """Runs one command that must fail; gives its exit code and its message."""
+
+    def ended(*arguments: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as exit_:
+            cli.main(["--conf", str(lake.conf), *arguments])
+        out, err = capsys.readouterr()
+        assert out == ""
+        return exit_.value.code, err
+
+    return ended
+
+
+def process(lake: Lake, *arguments: str, **options: Any) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, *arguments]
+    environment = {**os.environ, "LAKEHOUSE_CONF": str(lake.conf)}
+    return subprocess.run(
+        command, cwd=HOUSE, env=environment, capture_output=True, text=True, timeout=60, check=False, **options
+    )
+
+
+# --- status --------------------------------------------------------------------------------------------------------
+
+
+def test_a_topic_without_a_lake_is_not_started(run: Callable[..., tuple[int, str]]) -> None:
+    code, out = run("status")
+    assert code == 0
+    assert [line.split("  ")[0] for line in out.splitlines()] == ["topic", "plays", "skips"]
+    assert out.count("not started") == 2
+
+
+def test_looking_creates_nothing(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """An empty table made by a glance would be taken for a topic that started."""
+    run("status")
+    assert not Path(lake.config.settings.raw_root).exists()
+
+
+def test_status_says_where_a_topic_stands(lake: Lake) -> None:
+    frontier = NOON - timedelta(minutes=2)
+    lake.start(open_hour=SEVEN, frontier=frontier.isoformat())
+    lake.sealed(FIVE)
+    lake.closed(SIX)
+    status = lake.status()
+    assert (status.state, status.open_hour, status.newest_sealed_hour) == ("ok", SEVEN, FIVE)
+    assert (status.waiting_hour, status.waits_for) == (FIVE, "validate")
+    assert (status.watermark, status.frontier) == (NOON.replace(hour=6, minute=30), frontier)
+    assert status.frontier_age_seconds == 120
+    assert (status.last_batch_rows, status.slots, status.release) == (1000, 2, "r1")
+    assert (status.due.seal, status.due.validate, status.due.mirrors) == (1, 1, {"folder": 0})
+    assert status.last_commit is not None
+
+
+def test_what_an_hour_waits_for_follows_its_states(lake: Lake) -> None:
+    lake.start(open_hour=SIX)
+    seen = []
+    for state, details in [
+        ("closed", CLOSED),
+        ("sealed", SEALED),
+        ("invalid", INVALID),
+        ("released", {"reason": "known", "by": "ada"}),
+        ("mirrored", MIRRORED),
+    ]:
+        lake.record(state, FIVE, details)
+        seen.append((lake.status().waits_for, lake.status().invalid_hours))
+    assert seen == [("seal", ()), ("validate", ()), ("release", (FIVE,)), ("mirror folder", ()), (None, ())]
+
+
+def test_an_hour_that_is_sealed_anew_waits_again(lake: Lake) -> None:
+    """What was said of the older revision no longer counts."""
+    lake.start(open_hour=SIX)
+    lake.sealed(FIVE)
+    lake.record("valid", FIVE, {"rows": 990})
+    lake.record("mirrored", FIVE, MIRRORED)
+    lake.record("sealed", FIVE, SEALED | {"revision": 2})
+    assert lake.status().waits_for == "validate"
+
+
+def test_an_hour_is_held_when_the_clock_says_that_it_should_have_closed(lake: Lake) -> None:
+    lake.start()
+    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": "the backlog is unknown: no sample"}]})
+    (held,) = lake.status().held
+    assert (held.hour, held.since, held.reasons) == (FIVE, NOON, ("the backlog is unknown: no sample",))
+    before_its_time = datetime(2025, 6, 1, 6, 59, 59, tzinfo=UTC)
+    assert fleet.held_hours(lake.standing(), before_its_time) == []
+
+
+def test_an_hour_is_held_no_more_once_it_closed_or_was_passed_over(lake: Lake) -> None:
+    lake.start()
+    for hour in (FIVE, SIX):
+        lake.record("held", hour, {"reasons": [BACKLOG | {"text": "messages wait"}]})
+    lake.closed(FIVE)
+    assert [held.hour for held in lake.status().held] == [SIX]
+    lake.batch(open_hour=SEVEN)
+    assert lake.status().held == ()
+
+
+def test_the_heartbeat_is_ingests_last_commit_not_another_ones(lake: Lake) -> None:
+    lake.start(slots=9)
+    bronze = bronze_table(folders_of(lake.config.settings, "plays"), lake.config.topic("plays"), {})
+    for number in range(25):
+        commit(bronze, [], metadata={"kind": "retention"}, transactions={"retention": number + 1})
+    status = lake.status()
+    assert (status.slots, status.last_batch_rows) == (9, 1000)
+
+
+def test_a_broken_table_is_an_error_of_its_topic_alone(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    lake.start()
+    lake.start("skips")
+    lake.break_bronze("plays")
+    code, out = run("status")
+    plays, skips = out.splitlines()[1:]
+    assert code == 1
+    assert "error: " in plays
+    assert "expected a readable Delta table" in plays
+    assert "ok" in skips
+    assert FIVE in skips
+
+
+def test_status_of_some_topics_leaves_out_the_others(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    code, out = run("status", "skips", "--json")
+    assert code == 0
+    assert [row["topic"] for row in json.loads(out)["topics"]] == ["skips"]
+
+
+def test_piped_rows_are_never_cut(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """`lakehouse status | grep …` must find what is there."""
+    lake.start()
+    reason = "the backlog is unknown: " + "very " * 100 + "long [ago]"
+    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": reason}]})
+    _, out = run("status", "plays")
+    assert f"{FIVE}: {reason}" in out.splitlines()[1]
+
+
+# --- hours ---------------------------------------------------------------------------------------------------------
+
+
+def test_an_hours_row_has_its_counts_and_delays(lake: Lake) -> None:
+    lake.start(open_hour=SIX)
+    lake.now = NOON.replace(hour=7)
+    lake.closed(FIVE)
+    lake.now = NOON.replace(hour=7, minute=1)
+    lake.record("sealed", FIVE, SEALED)
+    lake.record("valid", FIVE, {"rows": 990})
+    lake.now = NOON.replace(hour=7, minute=2)
+    lake.record("mirrored", FIVE, MIRRORED)
+    (row,) = lake.hours()
+    assert (row.hour, row.state, row.waits_for, row.revision, row.verdict) == (FIVE, "mirrored", None, 1, "valid")
+    assert (row.rows, row.deliveries, row.duplicates, row.late_duplicates, row.skewed) == (990, 1000, 8, 2, 5)
+    assert row.mirrored == ("folder",)
+    assert row.closed_at == NOON.replace(hour=7)
+    assert (row.closed_after_seconds, row.sealed_after_seconds, row.mirrored_after_seconds) == (3600, 3660, 3720)
+
+
+def test_open_hours_show_what_they_hold(lake: Lake) -> None:
+    lake.start(hours={FIVE: OpenHour(40, NOON), SIX: OpenHour(2, NOON)})
+    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": "messages wait"}]})
+    rows = [(row.hour, row.state, row.waits_for, row.deliveries, row.rows) for row in lake.hours()]
+    assert rows == [(FIVE, "held", "close", 40, None), (SIX, "open", "close", 2, None)]
+
+
+def test_last_counts_from_the_newest_hour(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    lake.start(open_hour="2025-06-01T08")
+    for hour in (FIVE, SIX, SEVEN):
+        lake.closed(hour)
+    _, out = run("hours", "plays", "--last", "2", "--json")
+    assert [row["hour"] for row in json.loads(out)["hours"]] == [SIX, SEVEN]
+    _, out = run("hours", "plays", "--last", "1")
+    assert [line.split()[0] for line in out.splitlines()] == ["hour", SEVEN]
+
+
+def test_a_topic_that_never_started_has_no_hours(refused: Callable[..., tuple[object, str]]) -> None:
+    code, err = refused("hours", "plays")
+    assert code == 1
+    assert "topic 'plays': found no lake at" in err
+
+
+# --- explain -------------------------------------------------------------------------------------------------------
+
+
+def test_a_held_hour_is_explained_by_all_three_conditions(lake: Lake) -> None:
+    lake.start(hours={FIVE: OpenHour(40, NOON - timedelta(seconds=30))})
+    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": "the backlog is unknown: the sample is 9 minutes old"}]})
+    told = lake.explained(FIVE)
+    assert told.state == "held"
+    assert told.why.startswith("Held since 2025-06-01T12:00:00Z: the backlog is unknown: the sample is 9 minutes old; ")
+    measured = [(row.condition, row.is_met, row.required, row.measured) for row in told.conditions]
+    assert measured == [
+        ("time", True, "2025-06-01T06:00:00+00:00", "2025-06-01T06:30:00+00:00"),
+        ("backlog", False, "2025-06-01T07:00:00+00:00", None),
+        ("quiet", False, "no write for 1 minute", "2025-06-01T11:59:30+00:00"),
+    ]
+    assert (told.numbers["rows"], told.numbers["epoch"], told.waits_for) == (40, 1, "close")
+
+
+def test_the_ledgers_word_counts_where_it_is_newer_than_the_log(lake: Lake) -> None:
+    """An idle topic commits nothing while its reasons change."""
+    lake.start()
+    lake.now = datetime.now(UTC) + timedelta(minutes=1)
+    text = "the backlog is unknown: the sample is 9 minutes old"
+    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": text}], "frontier": None})
+    told = lake.explained(FIVE)
+    assert told.conditions[1].text == text
+    assert told.measured_at == lake.now
+
+
+def test_an_hour_after_the_open_one_waits_for_it(lake: Lake) -> None:
+    lake.start()
+    told = lake.explained(SEVEN)
+    assert (told.state, told.why) == ("open", f"Hours close oldest first, and {FIVE} is still open.")
+
+
+def test_an_hour_whose_conditions_are_all_met_closes_next(lake: Lake) -> None:
+    lake.start(frontier=NOON.isoformat())
+    assert lake.explained(FIVE).why == "Open. By now every condition is met: it closes with the next batch."
+
+
+def test_a_topic_without_events_has_no_first_hour_to_explain(lake: Lake) -> None:
+    lake.start(open_hour=None)
+    assert lake.explained(FIVE).why == "No event has set the topic's first hour yet."
+
+
+def test_a_closed_hour_is_explained_by_what_was_measured_then(lake: Lake) -> None:
+    lake.start(open_hour=SIX)
+    lake.closed(FIVE)
+    told = lake.explained(FIVE)
+    assert (told.state, told.waits_for, told.measured_at) == ("closed", "seal", NOON)
+    assert told.why.startswith("Closed at 2025-06-01T12:00:00Z because the watermark passed its end")
+    assert [(row.condition, row.is_met) for row in told.conditions] == [
+        ("time", True),
+        ("backlog", True),
+        ("quiet", True),
+    ]
+    assert (told.numbers["bronze_version"], told.numbers["epoch"], told.numbers["release"]) == (3, 7, "r1")
+
+
+def test_a_close_on_request_names_who_asked_and_why(lake: Lake) -> None:
+    lake.start(open_hour=SIX)
+    lake.record("close_requested", SIX, {"reason": "publisher is gone", "by": "ada"})
+    asked = {"why": "request", "requested_by": "ada", "request_reason": "publisher is gone"}
+    lake.record("closed", FIVE, CLOSED | asked)
+    told = lake.explained(FIVE)
+    assert told.why.endswith("because ada asked for it: publisher is gone.")
+    assert [(request.through, request.by, request.reason) for request in told.requests] == [
+        (SIX, "ada", "publisher is gone")
+    ]
+
+
+def test_a_request_that_is_not_carried_out_yet_is_told(lake: Lake) -> None:
+    lake.start()
+    lake.record("close_requested", FIVE, {"reason": "publisher is gone", "by": "ada"})
+    assert "ada asked for its close (publisher is gone)" in lake.explained(FIVE).why
+
+
+def test_a_close_that_only_the_log_knows_is_explained(lake: Lake) -> None:
+    """A crash can come between bronze's commit and the ledger's row."""
+    lake.start(open_hour=SIX, closed=({"hour": FIVE, **CLOSED},))
+    told = lake.explained(FIVE)
+    assert (told.state, told.waits_for) == ("closed", "seal")
+    assert told.why.endswith("Ingest writes it to the ledger when it starts next.")
+
+
+def test_an_hour_that_was_passed_over_is_explained(lake: Lake) -> None:
+    lake.start(open_hour=SEVEN)
+    told = lake.explained(FIVE)
+    assert (told.state, told.waits_for, told.conditions) == ("passed over", None, ())
+    assert f"first open hour is {SEVEN}" in told.why
+
+
+def test_the_ledgers_story_is_told_in_order(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    lake.start(open_hour=SIX)
+    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": "messages wait"}]})
+    lake.sealed(FIVE)
+    lake.record("invalid", FIVE, INVALID)
+    lake.record("released", FIVE, {"reason": "known gap", "by": "ada"})
+    lake.record("mirrored", FIVE, MIRRORED)
+    story = [(event.state, event.text) for event in lake.explained(FIVE).story]
+    assert story == [
+        ("held", "messages wait"),
+        ("closed", "by watermark: 1,000 rows, bronze version 3, epoch 7, release r1"),
+        (
+            "sealed",
+            "revision 1: 990 rows of 1,000 deliveries (8 duplicates, 2 late duplicates, 5 skewed), 1 file, "
+            "silver version 2, bronze version 3, id checksum 12345, release r1, 1.5 s",
+        ),
+        ("invalid", "failed expect_column_values_to_not_be_null on user, 1,234 unexpected; report r.html"),
+        ("released", "by ada: known gap"),
+        ("mirrored", "folder: 990 rows counted at /mirror/plays, id checksum 12345, 0.2 s"),
+    ]
+    _, out = run("explain", "plays", FIVE)
+    assert out.startswith(f"plays {FIVE}: mirrored\nClosed at ")
+    assert all(text in out for _, text in story)
+    _, out = run("explain", "plays", FIVE, "--json")
+    assert [event["state"] for event in json.loads(out)["story"]] == [state for state, _ in story]
+
+
+# --- close and release ---------------------------------------------------------------------------------------------
+
+
+def test_close_asks_ingest_through_the_ledger(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    lake.start()
+    code, out = run("close", "plays", SIX, "--reason", "publisher is gone", "--by", "ada")
+    assert (code, out) == (0, f"plays: all hours through {SIX} close with the next batch of ingest.\n")
+    request = lake.standing().history.requested_close()
+    assert request is not None
+    assert (request.hour, request.by) == (SIX, "close/r1/ada")
+    assert request.details == {"reason": "publisher is gone", "by": "ada"}
+
+
+@pytest.mark.parametrize(
+    ("hour", "options", "complaint"),
+    [
+        (SIX, ("--reason", " "), "--reason: found no text"),
+        (SIX, ("--reason", "x", "--by", ""), "--by: found no name"),
+        ("2025-06-01T6", ("--reason", "x"), "HOUR: found '2025-06-01T6'; expected a UTC hour"),
+        (FIVE, ("--reason", "x"), f"plays {FIVE}: found an hour that is no longer open"),
+        ("2025-06-01T04", ("--reason", "x"), "plays 2025-06-01T04: found an hour that is no longer open"),
+        (
+            "2999-01-01T00",
+            ("--reason", "x"),
+            "found an hour that ends at 2999-01-01T01:00:00Z; expected an hour that is",
+        ),
+    ],
+)
+def test_close_refuses_what_cannot_be_meant(
+    lake: Lake, refused: Callable[..., tuple[object, str]], hour: str, options: tuple[str, ...], complaint: str
+) -> None:
+    """A slip of the hand would skew every later event of those hours."""
+    lake.start(open_hour=SIX)
+    lake.closed(FIVE)
+    before = lake.ledger()
+    code, err = refused("close", "plays", hour, *options)
+    assert code == 1
+    assert complaint in err
+    assert lake.ledger() == before
+
+
+def test_close_and_release_need_a_reason(run: Callable[..., tuple[int, str]]) -> None:
+    assert run("close", "plays", SIX)[0] == 2
+    assert run("release", "plays", SIX)[0] == 2
+
+
+def test_release_lets_an_invalid_hour_go_on(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    lake.start(open_hour=SIX)
+    lake.sealed(FIVE)
+    lake.record("invalid", FIVE, INVALID)
+    code, out = run("release", "plays", FIVE, "--reason", "known gap", "--by", "ada", "--json")
+    assert code == 0
+    assert json.loads(out)["state"] == "released"
+    entry = lake.standing().history.last("released", FIVE)
+    assert entry is not None
+    assert (entry.details["reason"], entry.details["by"]) == ("known gap", "ada")
+    assert lake.status().waits_for == "mirror folder"
+
+
+def test_release_refuses_an_hour_that_is_not_invalid(lake: Lake, refused: Callable[..., tuple[object, str]]) -> None:
+    lake.start(open_hour=SIX)
+    lake.sealed(FIVE)
+    code, err = refused("release", "plays", FIVE, "--reason", "known gap", "--by", "ada")
+    assert code == 1
+    assert f"plays {FIVE}" in err
+
+
+# --- topics check --------------------------------------------------------------------------------------------------
+
+
+def complaints(run: Callable[..., tuple[int, str]]) -> tuple[int, dict[str, str | None]]:
+    code, out = run("topics", "check", "--json")
+    return code, {row["topic"]: row["complaint"] for row in json.loads(out)["topics"]}
+
+
+def test_sound_topics_pass_the_check(run: Callable[..., tuple[int, str]]) -> None:
+    assert complaints(run) == (0, {"plays": None, "skips": None})
+
+
+def test_the_check_goes_on_after_a_topic_that_fails(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    with (lake.conf.parent / "topics" / "plays.yaml").open("a", encoding="utf-8") as file:
+        file.write("latenes: 1 hour\n")
+    code, found = complaints(run)
+    assert code == 1
+    assert "plays.yaml: latenes: found the unknown key" in str(found["plays"])
+    assert found["skips"] is None
+
+
+def test_the_check_finds_what_is_wrong_between_topics(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    topics = lake.conf.parent / "topics"
+    (topics / "skips.yaml").write_text((topics / "plays.yaml").read_text(encoding="utf-8"), encoding="utf-8")
+    code, found = complaints(run)
+    assert code == 1
+    assert found["plays"] is None
+    assert "a subscription of its own" in str(found["skips"])
+
+
+def test_the_check_reads_suites_and_mirrors(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    (lake.conf.parent.parent / "expectations" / "plays.json").unlink()
+    settings = yaml.safe_load(lake.conf.read_text(encoding="utf-8"))
+    settings["mirrors"]["folder"]["pth"] = "x"
+    lake.conf.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    code, found = complaints(run)
+    assert code == 1
+    assert "plays.json: found no such file" in str(found["plays"])
+    assert "mirrors.folder.pth: found the unknown key" in str(found["skips"])
+
+
+def test_settings_that_do_not_load_are_no_topics_complaint(
+    lake: Lake, refused: Callable[..., tuple[object, str]]
+) -> None:
+    lake.conf.write_text("raw_rot: x\n", encoding="utf-8")
+    code, err = refused("topics", "check")
+    assert code == 1
+    assert "test.yaml: raw_root: found nothing" in err
+
+
+# --- the door itself -----------------------------------------------------------------------------------------------
+
+
+def test_an_error_is_one_line_without_a_trace(refused: Callable[..., tuple[object, str]]) -> None:
+    code, err = refused("status", "plaice")
+    assert code == 1
+    assert err.startswith("topic 'plaice': found no such file")
+    assert "Traceback" not in err
+    assert err.count("\n") == 1
+
+
+def test_an_error_is_an_object_for_those_who_asked_for_json(refused: Callable[..., tuple[object, str]]) -> None:
+    _, err = refused("hours", "plaice", "--json")
+    error = json.loads(err)["error"]
+    assert (error["kind"], error["subject"]) == ("ConfigError", "topic 'plaice'")
+    assert set(error) == {"kind", "subject", "found", "expected", "next_step", "message"}
+
+
+def test_the_door_opens_without_spark(lake: Lake) -> None:
+    """Their imports take longer than every answer."""
+    lake.start()
+    code = (
+        "import sys; from lakehouse import cli\n"
+        f"early = {HEAVY} & set(sys.modules)\n"
+        "for command in (['status'], ['hours', 'plays'], ['explain', 'plays', '2025-06-01T05']):\n"
+        "    try: cli.main(command)\n"
+        "    except SystemExit as ended: assert not ended.code\n"
+        f"print('loaded:', early, {HEAVY} & set(sys.modules))"
+    )
+    done = process(lake, "-c", code)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.splitlines()[-1] == "loaded: set() set()"
+
+
+def test_status_answers_within_a_second_or_three(lake: Lake) -> None:
+    """One second is meant; the rest is for a machine that does other things, too."""
+    lake.start()
+    started = time.perf_counter()
+    process(lake, "-c", "pass")
+    bare = time.perf_counter() - started
+    started = time.perf_counter()
+    done = process(lake, "-m", "lakehouse.cli", "status")
+    taken = time.perf_counter() - started - bare
+    assert done.returncode == 0, done.stderr
+    assert FIVE in done.stdout
+    assert taken < 3, f"{taken:.2f} s"
+
+
+def test_the_sandbox_says_how_to_reach_it_and_stops_when_told(lake: Lake) -> None:
+    command = [sys.executable, "-m", "lakehouse.cli", "sandbox", "--port", "0"]
+    with subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.PIPE, text=True) as broker:
+        assert broker.stdout is not None
+        line = broker.stdout.readline()
+        broker.send_signal(signal.SIGTERM)
+        assert broker.wait(30) == 0
+    assert line.startswith("export PUBSUB_EMULATOR_HOST=127.0.0.1:")
+    assert int(line.rsplit(":", 1)[1]) > 0

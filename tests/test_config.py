@@ -1,0 +1,224 @@
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from lakehouse import cli
+from lakehouse.config import Ingest, Settings, load
+from lakehouse.errors import ConfigError
+from lakehouse.topics import Slots, Topic
+
+HOUSE = Path(__file__).parent.parent
+ENVIRONMENTS = sorted((HOUSE / "conf").glob("*.yaml"))
+
+PLAYS: dict[str, Any] = {
+    "subscription": "projects/test/subscriptions/plays",
+    "event_id": "payload.event_id",
+    "event_time": "payload.played_at",
+    "fields": {"user": "string"},
+    "mirrors": ["folder"],
+}
+
+
+@pytest.fixture
+def write(tmp_path: Path) -> Callable[..., Path]:
+    """Writes a configuration; gives the path to load."""
+
+    def written(*, plays: dict[str, Any] | None = None, others: dict[str, Any] | None = None, **settings: Any) -> Path:
+        conf = tmp_path / "conf"
+        (conf / "topics").mkdir(parents=True)
+        for name, values in {"plays": PLAYS | (plays or {}), **(others or {})}.items():
+            (conf / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        mirrors = {"folder": {"kind": "folder", "path": "build/mirror"}}
+        values = {"raw_root": str(tmp_path / "lake"), "mirrors": mirrors, **settings}
+        (conf / "test.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
+        return conf / "test.yaml"
+
+    return written
+
+
+def refusal(conf: Path) -> ConfigError:
+    with pytest.raises(ConfigError) as caught:
+        load(conf)
+    return caught.value
+
+
+# --- what is there -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("file", ENVIRONMENTS, ids=lambda file: file.name)
+def test_every_environment_loads_with_its_topics(file: Path) -> None:
+    assert set(load(file).topics) == {"flight_departed", "flight_landed", "weather_observed"}
+
+
+@pytest.mark.parametrize("file", ENVIRONMENTS, ids=lambda file: file.name)
+def test_every_environment_shows_every_key(file: Path) -> None:
+    """The file is the reference of its keys: unit, default and when to change it stand beside each."""
+    text = file.read_text(encoding="utf-8")
+    for name, field in Settings.model_fields.items():
+        assert re.search(rf"^(# )?{name}:", text, re.MULTILINE), name
+        for key in getattr(field.annotation, "model_fields", {}):
+            assert re.search(rf"^  {key}: .+ # .+ · .+ · ", text, re.MULTILINE), f"{name}.{key}"
+
+
+def test_the_topics_readme_names_every_key_and_its_default() -> None:
+    text = (HOUSE / "conf" / "topics" / "README.md").read_text(encoding="utf-8")
+    rows = dict(re.findall(r"^\| `([a-z_.]+)` \| [^|]+ \| ([^|]+) \|", text, re.MULTILINE))
+    slots = {f"slots.{key}" for key in Slots.model_fields}
+    assert set(rows) == set(Topic.model_fields) - {"name", "slots"} | slots
+    topic = Topic.model_validate({"name": "plays", **PLAYS, "mirrors": []}).model_dump(mode="json")
+    defaults = {key: topic[key] for key, field in Topic.model_fields.items() if not field.is_required()}
+    defaults |= {f"slots.{key}": value for key, value in defaults.pop("slots").items()}
+    defaults["mirrors"] = "none"
+    assert {key: rows[key].strip("`") for key in defaults} == {key: str(value) for key, value in defaults.items()}
+
+
+def test_a_key_that_is_left_out_has_its_default(write: Callable[..., Path]) -> None:
+    settings = load(write()).settings
+    assert settings.ingest == Ingest()
+    assert settings.sealed_root == settings.raw_root
+
+
+def test_keys_are_typed(write: Callable[..., Path]) -> None:
+    config = load(write(plays={"lateness": "90 minutes"}, ingest={"trigger": "0.5 seconds"}))
+    assert config.settings.ingest.trigger == timedelta(milliseconds=500)
+    assert config.topic("plays").lateness == timedelta(minutes=90)
+
+
+def test_the_path_comes_from_the_environment_when_none_is_given(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("LAKEHOUSE_CONF", str(write()))
+    assert set(load().topics) == {"plays"}
+
+
+def test_the_release_comes_from_the_environment_when_the_file_has_none(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A deployment names its release; what is written tells by whom."""
+    monkeypatch.setenv("LAKEHOUSE_RELEASE", "2026-11-23.1")
+    assert load(write()).settings.release == "2026-11-23.1"
+
+
+def test_a_topic_survives_being_sent_to_an_executor(write: Callable[..., Path]) -> None:
+    topic = load(write(plays={"lateness": "90 minutes", "first_hour": "2026-11-23T05"})).topic("plays")
+    assert Topic.from_json(topic.as_json()) == topic
+
+
+# --- what is refused -----------------------------------------------------------------------------------------------
+
+WRONG_SETTINGS = [
+    ({"rawroot": "x"}, "test.yaml: rawroot", "the unknown key 'rawroot'", "a key that the application knows"),
+    ({"ingest": {"triger": "1 second"}}, "test.yaml: ingest.triger", "the unknown key", "a key that"),
+    ({"ingest": {"trigger": "10s"}}, "test.yaml: ingest.trigger", "'10s'", "a duration such as '90 seconds'"),
+    ({"ingest": {"max_messages": 0}}, "test.yaml: ingest.max_messages", "0", "greater than or equal to 1"),
+    ({"ingest": {"max_messages": "many"}}, "test.yaml: ingest.max_messages", "'many'", "integer"),
+    ({"frontier": {"source": "guess"}}, "test.yaml: frontier.source", "'guess'", "'monitoring' or 'dry'"),
+    ({"topics": "nowhere"}, "nowhere: topics", "no such folder", "a folder with one <topic>.yaml for each topic"),
+    ({"mirrors": {}}, "plays.yaml: mirrors", "'folder'", "one of (there are none)"),
+]
+
+WRONG_TOPICS = [
+    ({"latenes": "1 hour"}, "latenes", "the unknown key 'latenes'", "a key that the application knows"),
+    ({"lateness": "1h"}, "lateness", "'1h'", "a duration such as '90 seconds'"),
+    ({"lateness": 3600}, "lateness", "3600", "a duration such as '90 seconds'"),
+    ({"fields": {"user": "strng"}}, "fields", "{'user': 'strng'}", "for 'user' a Spark type: string"),
+    ({"fields": {"hour": "string"}}, "fields", "'hour'", "a name other than 'hour'"),
+    ({"fields": {"event_id": "string"}}, "fields", "'event_id'", "a name other than 'event_id'"),
+    ({"fields": {"a": "int", "A": "int"}}, "fields", "'A'", "names that differ in more than case"),
+    ({"fields": {}}, "fields", "{}", "at least 1 item"),
+    ({"subscription": "plays"}, "subscription", "'plays'", "projects/<project>/subscriptions/<subscription>"),
+    ({"event_id": "publish_time"}, "event_id", "'publish_time'", "payload.<dotted path> or attributes.<name>"),
+    ({"event_time": "played_at"}, "event_time", "'played_at'", "payload.<dotted path>"),
+    ({"first_hour": "yesterday"}, "first_hour", "'yesterday'", "not an hour such as 2026-11-23T05"),
+    ({"empty_hours": "drop"}, "empty_hours", "'drop'", "'close' or 'skip'"),
+    ({"slots": {"min": 4, "max": 2}}, "slots", "{'max': 2, 'min': 4}", "min (4) no greater than max (2)"),
+    ({"mirrors": ["bigquery"]}, "mirrors", "'bigquery'", "one of folder, as"),
+]
+
+
+@pytest.mark.parametrize(("settings", "subject", "found", "expected"), WRONG_SETTINGS)
+def test_a_wrong_setting_is_named_with_file_key_found_and_expected(
+    write: Callable[..., Path], settings: dict[str, Any], subject: str, found: str, expected: str
+) -> None:
+    error = refusal(write(**settings))
+    assert error.subject.endswith(subject)
+    assert found in error.found
+    assert expected in error.expected
+    assert error.next_step
+
+
+@pytest.mark.parametrize(("plays", "key", "found", "expected"), WRONG_TOPICS)
+def test_a_wrong_topic_is_named_with_file_key_found_and_expected(
+    write: Callable[..., Path], plays: dict[str, Any], key: str, found: str, expected: str
+) -> None:
+    error = refusal(write(plays=plays))
+    assert error.subject.endswith(f"conf/topics/plays.yaml: {key}")
+    assert found in error.found
+    assert expected in error.expected
+    assert error.next_step
+
+
+def test_a_key_that_is_missing_is_named(write: Callable[..., Path]) -> None:
+    error = refusal(write(others={"skips": {key: PLAYS[key] for key in PLAYS if key != "event_id"}}))
+    assert error.subject.endswith("skips.yaml: event_id")
+    assert (error.found, error.expected) == ("nothing", "Field required")
+
+
+def test_two_topics_cannot_read_one_subscription(write: Callable[..., Path]) -> None:
+    """Pub/Sub would give each of them half of the events, and neither would notice."""
+    error = refusal(write(others={"skips": PLAYS}))
+    assert error.subject.endswith("skips.yaml: subscription")
+    assert PLAYS["subscription"] in error.found
+    assert "plays.yaml" in error.found
+    assert "a subscription of its own" in error.expected
+
+
+def test_further_mistakes_in_a_file_are_counted(write: Callable[..., Path]) -> None:
+    assert "1 more to mend in this file" in refusal(write(plays={"lateness": "1h", "quiet_period": "1m"})).next_step
+
+
+def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
+    error = refusal(tmp_path / "nowhere.yaml")
+    assert error.subject == str(tmp_path / "nowhere.yaml")
+    assert error.found == "No such file or directory"
+    assert "--conf or LAKEHOUSE_CONF" in error.next_step
+
+
+@pytest.mark.parametrize(
+    ("text", "found", "expected"),
+    [("a: [1", "line 1", "YAML"), ("- a\n- b\n", "list", "a mapping of keys"), ("", "NoneType", "a mapping of keys")],
+)
+def test_a_file_that_is_not_a_mapping_in_yaml_is_named(
+    write: Callable[..., Path], text: str, found: str, expected: str
+) -> None:
+    conf = write()
+    conf.write_text(text, encoding="utf-8")
+    error = refusal(conf)
+    assert error.subject == str(conf)
+    assert found in error.found
+    assert error.expected.startswith(expected)
+
+
+def test_an_unknown_topic_is_answered_with_those_there_are(write: Callable[..., Path]) -> None:
+    with pytest.raises(ConfigError, match=r"topic 'play'.*expected one of plays") as caught:
+        load(write()).topic("play")
+    assert "add play.yaml" in caught.value.next_step
+
+
+def test_a_wrong_configuration_ends_the_command_with_one_message(
+    write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as ended:
+        cli.main(["--conf", str(write(plays={"lateness": "1h"})), "status"])
+    assert ended.value.code == ConfigError.exit_code != 0
+    out, err = capsys.readouterr()
+    assert out == ""
+    assert err.count("\n") == 1
+    assert "plays.yaml: lateness: found '1h'; expected a duration" in err

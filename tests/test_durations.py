@@ -1,0 +1,59 @@
+from __future__ import annotations
+
+from datetime import timedelta
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lakehouse.durations import parsed, written
+
+
+@pytest.mark.parametrize(
+    ("text", "duration"),
+    [
+        ("90 seconds", timedelta(seconds=90)),
+        ("1 second", timedelta(seconds=1)),
+        ("0.3 seconds", timedelta(milliseconds=300)),
+        ("10 minutes", timedelta(minutes=10)),
+        ("1.5 hours", timedelta(minutes=90)),
+        ("400 days", timedelta(days=400)),
+        ("0 seconds", timedelta()),
+    ],
+)
+def test_a_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> None:
+    assert parsed(text) == duration
+
+
+@pytest.mark.parametrize(
+    "value", ["", "90", 90, 1.5, "90s", "-1 hour", "1 week", "1  hour", "1 Hour", "hour", None, "1e3 days"]
+)
+def test_a_duration_without_a_clear_unit_is_refused(value: object) -> None:
+    """A bare 90 could be meant as seconds, minutes or hours, and it would only show as hours that close late."""
+    with pytest.raises(ValueError, match="a duration such as"):
+        parsed(value)
+
+
+def test_a_timedelta_is_taken_as_it_is() -> None:
+    assert parsed(timedelta(minutes=7)) == timedelta(minutes=7)
+
+
+@pytest.mark.parametrize(
+    ("duration", "text"),
+    [
+        (timedelta(seconds=5400), "90 minutes"),
+        (timedelta(days=1), "1 day"),
+        (timedelta(hours=36), "36 hours"),
+        (timedelta(seconds=61), "61 seconds"),
+        (timedelta(milliseconds=300), "0.3 seconds"),
+        (timedelta(), "0 seconds"),
+    ],
+)
+def test_a_duration_is_written_in_its_largest_whole_unit(duration: timedelta, text: str) -> None:
+    assert written(duration) == text
+
+
+@given(st.integers(0, 999_999))
+def test_whole_seconds_survive_being_written(seconds: int) -> None:
+    """Topics travel to the executors as JSON."""
+    assert parsed(written(timedelta(seconds=seconds))) == timedelta(seconds=seconds)
