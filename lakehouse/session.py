@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import sys
 
+from pyspark import SparkConf, SparkContext
 from pyspark.sql import SparkSession
 
 from lakehouse.config import Settings
@@ -17,9 +18,19 @@ DELTA = {
 
 
 def spark_session(settings: Settings, name: str) -> SparkSession:
-    """The running session, or a new one; what spark-submit or the cluster set already stands above the configuration."""
+    """The running session, or a new one; what spark-submit or the cluster set stands above the configuration."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
+    given = _given_to_spark_submit()
     builder = SparkSession.builder.appName(name)
     for key, value in {**DELTA, **settings.spark}.items():
-        builder = builder.config(key, value)
+        if key not in given:
+            builder = builder.config(key, value)
     return builder.getOrCreate()
+
+
+def _given_to_spark_submit() -> set[str]:
+    """Keys that are set already, where spark-submit started this process; else none, and no JVM is started to ask."""
+    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+        return set()
+    SparkContext._ensure_initialized()  # type: ignore[attr-defined]
+    return {key for key, _ in SparkConf().getAll()}
