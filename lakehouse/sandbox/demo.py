@@ -1,0 +1,337 @@
+"""The demo: real flights of 2013 through the real application on one machine, and a count of what came out.
+
+    python -m lakehouse.sandbox.demo        # DEMO_HOURS=<n> for more than 8 hours of publishing
+
+Exit code 0 only if every event that was published stands exactly once in the sealed hours and in their mirrors.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from google.cloud import pubsub_v1
+from rich.console import Console
+from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.table import Table
+
+from lakehouse import hours
+from lakehouse.bronze import newest_state
+from lakehouse.checksum import checksum_of
+from lakehouse.config import Config, load
+from lakehouse.ledger import History, Ledger
+from lakehouse.sandbox import flights
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.flights import Message
+from lakehouse.tables import files, files_of_hour, folders_of, open_table, table_exists
+from lakehouse.topics import Topic
+
+BUILD = Path("build/demo")
+CONF = "conf/local.yaml"
+REASON = "the replay is over"
+ACK_DEADLINE_SECONDS = 10
+
+_HOUR_SECONDS = 4.0
+"""An hour of 2013 in the replay, for up to 8 hours; more hours go faster."""
+_REPLAY_SECONDS = 8 * _HOUR_SECONDS
+_PATIENCE_SECONDS = 240.0
+_POLL_SECONDS = 0.5
+
+console = Console(width=None if sys.stdout.isatty() else 120)
+
+
+class DemoError(Exception):
+    """The demo cannot go on; the text says why and where to look."""
+
+
+@dataclass
+class Outcome:
+    """What became of one topic's messages, counted from the tables' own files by something other than Spark."""
+
+    published: int
+    distinct: int
+    delivered: int = 0
+    duplicates: int = 0
+    skewed: int = 0
+    rejected: int = 0
+    sealed: int = 0
+    valid: int = 0
+    mirrored: int = 0
+    lost: set[str] = field(default_factory=set)
+    doubled: set[str] = field(default_factory=set)
+    changed: list[str] = field(default_factory=list)
+    unexpected: list[str] = field(default_factory=list)
+
+    @property
+    def is_right(self) -> bool:
+        return not (self.lost or self.doubled or self.changed or self.unexpected)
+
+
+def main() -> int:
+    started = time.monotonic()
+    number = int(os.environ.get("DEMO_HOURS", "8"))
+    messages = flights.messages(flights.FIRST, flights.FIRST + timedelta(hours=number))
+    shutil.rmtree(BUILD, ignore_errors=True)
+    BUILD.mkdir(parents=True)
+    config = load(CONF)
+    try:
+        with Broker() as broker:
+            os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
+            _create_subscriptions(config)
+            with _application() as application:
+                _replayed(application, broker, config, messages, number)
+        outcomes = {name: _outcome(topic, config, messages) for name, topic in sorted(config.topics.items())}
+    except DemoError as failure:
+        console.print(f"[red]demo: {failure}[/red]")
+        return 1
+    return _told(outcomes, config, time.monotonic() - started)
+
+
+# --- the run -------------------------------------------------------------------------------------------------------
+
+
+class _application:
+    """`spark-submit.sh run` as an operator would start it, ended by SIGTERM."""
+
+    def __enter__(self) -> subprocess.Popen[bytes]:
+        self._log = (BUILD / "run.log").open("wb")
+        command = ["./spark-submit.sh", "run", "--conf", CONF]
+        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
+        return self._process
+
+    def __exit__(self, *failure: object) -> None:
+        if self._process.poll() is None:
+            self._process.send_signal(signal.SIGTERM)
+        try:
+            self._process.wait(60)
+        except subprocess.TimeoutExpired:
+            os.killpg(self._process.pid, signal.SIGKILL)
+            self._process.wait()
+        self._log.close()
+
+
+def _create_subscriptions(config: Config) -> None:
+    publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+    for topic in config.topics.values():
+        path = _topic_path(topic)
+        publisher.create_topic(name=path)
+        subscriber.create_subscription(name=topic.subscription, topic=path, ack_deadline_seconds=ACK_DEADLINE_SECONDS)
+    subscriber.close()
+
+
+def _topic_path(topic: Topic) -> str:
+    return topic.subscription.replace("/subscriptions/", "/topics/")
+
+
+def _replayed(
+    application: subprocess.Popen[bytes], broker: Broker, config: Config, messages: Sequence[Message], number: int
+) -> None:
+    """From the first message published to the last hour mirrored."""
+    columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
+    with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
+        starting = progress.add_task("Spark starts", total=len(config.topics))
+        _wait(application, progress, starting, lambda: sum(_has_started(each, config) for each in _topics(config)))
+        publishing = progress.add_task(f"publishing {number} hours of 2013", total=len(messages))
+        _publish(messages, config, progress, publishing, number)
+        reading = progress.add_task("read and acknowledged", total=len(messages))
+        _wait(application, progress, reading, lambda: len(messages) - _unread(broker, config))
+        for topic in _topics(config):
+            _request_close(topic, messages)
+        through = {topic.name: _last_hour(topic, messages) for topic in _topics(config)}
+        expected = sum(len(_hours_due(topic, config, through)) for topic in _topics(config))
+        finishing = progress.add_task("hours sealed, valid and mirrored", total=expected or None)
+        _wait(application, progress, finishing, lambda: _finished(config, through, progress, finishing))
+
+
+def _wait(application: subprocess.Popen[bytes], progress: Progress, task: TaskID, count: object) -> None:
+    """Until `count()` reaches the task's total; DemoError when the application dies or nothing moves for long."""
+    assert callable(count)
+    moved_at, before = time.monotonic(), -1
+    while True:
+        now = count()
+        progress.update(task, completed=now)
+        total = next(each.total for each in progress.tasks if each.id == task)
+        if total is not None and now >= total:
+            return
+        if now != before:
+            moved_at, before = time.monotonic(), now
+        if application.poll() is not None:
+            raise DemoError(f"the application ended with {application.returncode}; see {BUILD}/run.log")
+        if time.monotonic() - moved_at > _PATIENCE_SECONDS:
+            raise DemoError(f"nothing has moved for {_PATIENCE_SECONDS:.0f} s; see {BUILD}/run.log")
+        time.sleep(_POLL_SECONDS)
+
+
+def _publish(messages: Sequence[Message], config: Config, progress: Progress, task: TaskID, number: int) -> None:
+    """In the order and, much faster, in the rhythm of 2013."""
+    hour_seconds = min(_HOUR_SECONDS, _REPLAY_SECONDS / number)
+    first, began = messages[0].publish_at, time.monotonic()
+    publisher = pubsub_v1.PublisherClient()
+    futures = []
+    for message in messages:
+        due = began + (message.publish_at - first) / timedelta(hours=1) * hour_seconds
+        time.sleep(max(0.0, due - time.monotonic()))
+        path = _topic_path(config.topics[message.topic])
+        futures.append(publisher.publish(path, message.payload, **message.attributes))
+        progress.advance(task)
+    for future in futures:
+        future.result(timeout=30)
+    publisher.stop()
+
+
+def _request_close(topic: Topic, messages: Sequence[Message]) -> None:
+    """No later event will ever move the watermark past the last hours of a replay: a person has to say that it is over."""
+    command = ["-m", "lakehouse.cli", "--conf", CONF, "close", topic.name, _last_hour(topic, messages)]
+    asked = subprocess.run(
+        [sys.executable, *command, "--reason", REASON, "--by", "demo"], capture_output=True, text=True, check=False
+    )
+    if asked.returncode:
+        raise DemoError(asked.stderr.strip())
+
+
+def _topics(config: Config) -> list[Topic]:
+    return [config.topics[name] for name in sorted(config.topics)]
+
+
+def _history(topic: Topic, config: Config) -> History:
+    uri = folders_of(config.settings, topic.name).ledger
+    return Ledger(open_table(uri, {}), "demo").history() if table_exists(uri, {}) else History()
+
+
+def _has_started(topic: Topic, config: Config) -> bool:
+    """Whether the first batch is done: it takes long, as Spark and its workers warm up, and would swallow the replay."""
+    return Path(folders_of(config.settings, topic.name).checkpoint, "commits", "0").exists()
+
+
+def _unread(broker: Broker, config: Config) -> int:
+    return sum(len(broker.unacked(topic.subscription)) for topic in _topics(config))
+
+
+def _last_hour(topic: Topic, messages: Sequence[Message]) -> str:
+    """The hour of the last good message's publishing, in which no event of the topic can be later than itself."""
+    return hours.hour_of(max(each.publish_at for each in messages if each.topic == topic.name and each.event_id))
+
+
+def _hours_due(topic: Topic, config: Config, through: Mapping[str, str]) -> list[str]:
+    history = _history(topic, config)
+    state = newest_state(open_table(folders_of(config.settings, topic.name).bronze, {}))
+    return sorted({*history.hours(), *(hour for hour in state.hours if hour <= through[topic.name])})
+
+
+def _finished(config: Config, through: Mapping[str, str], progress: Progress, task: TaskID) -> int:
+    due = [(topic, hour) for topic in _topics(config) for hour in _hours_due(topic, config, through)]
+    progress.update(task, total=len(due))
+    histories = {topic.name: _history(topic, config) for topic in _topics(config)}
+    return sum(histories[topic.name].targets_done(hour) >= set(topic.mirrors) for topic, hour in due)
+
+
+# --- the count -----------------------------------------------------------------------------------------------------
+
+
+def _outcome(topic: Topic, config: Config, messages: Sequence[Message]) -> Outcome:
+    """Published against delivered: ids in silver and in every mirrored folder, read with pyarrow from their files."""
+    mine = [message for message in messages if message.topic == topic.name]
+    wanted = {message.event_id for message in mine if message.event_id}
+    outcome = Outcome(len(mine), len(wanted))
+    history = _history(topic, config)
+    in_silver, in_mirror = Counter[str](), Counter[str]()
+    for hour in history.hours():
+        sealed = history.last("sealed", hour)
+        outcome.sealed += sealed is not None
+        outcome.valid += history.last("valid", hour) is not None
+        outcome.mirrored += history.targets_done(hour) >= set(topic.mirrors)
+        silver_ids = list(_silver_ids(topic, config, hour))
+        mirror_ids = list(_mirror_ids(topic, config, hour))
+        in_silver.update(silver_ids)
+        in_mirror.update(mirror_ids)
+        if sealed is not None:
+            outcome.duplicates += sealed.details["duplicates"] + sealed.details["late_duplicates"]
+            outcome.skewed += sealed.details["skewed"]
+            manifest = sealed.details["rows"], int(sealed.details["id_checksum"])
+            for place, ids in (("silver", silver_ids), ("mirror", mirror_ids)):
+                if (len(ids), checksum_of(ids)) != manifest:
+                    outcome.changed.append(f"{hour} in {place}")
+    outcome.delivered = len(in_silver)
+    outcome.rejected = _rejected(topic, config)
+    for ids in (in_silver, in_mirror):
+        outcome.lost |= wanted - set(ids)
+        outcome.doubled |= {event_id for event_id, count in ids.items() if count > 1}
+        outcome.unexpected += sorted(set(ids) - wanted)
+    flawed = sum(1 for message in mine if message.event_id is None)
+    if outcome.rejected != flawed:
+        outcome.unexpected.append(f"{outcome.rejected} rejected, {flawed} were bad")
+    return outcome
+
+
+def _silver_ids(topic: Topic, config: Config, hour: str) -> Iterator[str]:
+    uri = folders_of(config.settings, topic.name).silver
+    for file in files_of_hour(open_table(uri, {}), hour):
+        yield from pq.read_table(f"{uri}/{file.path}", columns=["event_id"], partitioning=None)["event_id"].to_pylist()
+
+
+def _mirror_ids(topic: Topic, config: Config, hour: str) -> Iterator[str]:
+    for name in topic.mirrors:
+        folder = Path(config.settings.mirrors[name]["path"]) / topic.name / hour
+        for file in sorted(folder.glob("part-*.parquet")) if (folder / "_SUCCESS").exists() else []:
+            yield from pq.read_table(file, columns=["event_id"], partitioning=None)["event_id"].to_pylist()
+
+
+def _rejected(topic: Topic, config: Config) -> int:
+    bronze = open_table(folders_of(config.settings, topic.name).bronze, {})
+    return sum(file.rows for file in files(bronze) if file.hour is None)
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def _told(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> int:
+    columns = ("published", "distinct", "delivered", "duplicates removed", "skewed", "rejected")
+    table = Table("topic", *columns, "hours sealed", "valid", "mirrored", title="What became of every message")
+    for column in table.columns[1:]:
+        column.justify = "right"
+    for name, each in outcomes.items():
+        figures = (each.published, each.distinct, each.delivered, each.duplicates, each.skewed, each.rejected)
+        table.add_row(name, *map(str, (*figures, each.sealed, each.valid, each.mirrored)))
+    console.print(table)
+    lost, doubled, changed = (
+        sum(len(getattr(each, what)) for each in outcomes.values()) for what in ("lost", "doubled", "changed")
+    )
+    colour = "green" if all(each.is_right for each in outcomes.values()) else "red"
+    console.print(f"[bold {colour}]lost {lost}, doubled {doubled}, changed {changed}[/] in {seconds:.0f} s")
+    for name, each in outcomes.items():
+        for what in ("lost", "doubled", "changed", "unexpected"):
+            for value in sorted(getattr(each, what)):
+                console.print(f"[red]{name}: {what}: {value}[/red]")
+    if colour == "red":
+        return 1
+    _told_where_to_look(config)
+    return 0
+
+
+def _told_where_to_look(config: Config) -> None:
+    topic = config.topic("flight_departed")
+    history = _history(topic, config)
+    hour = max(
+        history.hours(),
+        key=lambda hour: int((history.last("sealed", hour) or history.entries[0]).details.get("skewed", 0)),
+    )
+    console.print("\nWhere to look next:")
+    for command in ("status", f"hours {topic.name}", f"explain {topic.name} {hour}"):
+        console.print(f"  .venv/bin/lakehouse {command}")
+    console.print(f"  {BUILD}/lake      bronze, silver, ledger and reports of each topic")
+    console.print(f"  {BUILD}/mirror    the same hours as folders of Parquet files")
+    console.print(f"  {BUILD}/run.log   what the application said")
+
+
+if __name__ == "__main__":
+    sys.exit(main())
