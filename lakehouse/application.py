@@ -26,7 +26,7 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.seal import seal_due
 from lakehouse.session import spark_session
 from lakehouse.topics import Topic
-from lakehouse.validate import validate_due
+from lakehouse.validate import suite_of, validate_due
 
 log = logging.getLogger("lakehouse")
 
@@ -98,6 +98,7 @@ def seal(application: Application) -> None:
 
 def validate(application: Application) -> None:
     """Validate what is due, topics side by side."""
+    _check_suites(application)
     _repeatedly(application, [_validate])
 
 
@@ -108,16 +109,26 @@ def mirror(application: Application) -> None:
 
 def run(application: Application) -> None:
     """All stages: ingest closes hours, and for each topic one thread takes them through the rest."""
+    _check_suites(application)
     stages = _Stages(application, [_seal, _validate, _mirror], application.config.settings.ingest.trigger)
     _ingested(application, stages.start)
     stages.finish()
 
 
 def _ingested(application: Application, begin: Callable[[], None]) -> None:
+    """Whatever is wrong with one of the topics is found before the first of them is claimed."""
     ingests = [TopicIngest(topic, application.config, run=application.run) for topic in application.topics]
+    deadlines = [each.ack_deadline() for each in ingests]
+    for each, deadline in zip(ingests, deadlines, strict=True):
+        each.open_topic(deadline)
     queries = {each: each.start(application.spark) for each in ingests}
     begin()
     run_until_stopped(queries, application.stop, until_dry=application.until_dry)
+
+
+def _check_suites(application: Application) -> None:
+    for topic in application.topics:
+        suite_of(topic, application.config)
 
 
 def _seal(topic: Topic, application: Application) -> object:

@@ -28,6 +28,10 @@ class ConfigError(LakehouseError):
     """A configuration that cannot be used; names file and key."""
 
 
+class NoJavaError(LakehouseError):
+    """Spark cannot be started."""
+
+
 class SourceError(LakehouseError):
     """The subscription cannot be read: unreachable, missing or refused."""
 

@@ -9,11 +9,11 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
+from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
 from lakehouse.events import LEDGER
-from lakehouse.hours import Hour
+from lakehouse.hours import EPOCH, Hour
 
 HOUR_STATES = ("closed", "sealed", "valid", "invalid", "released", "mirrored")
 OTHER_STATES = ("started", "held", "close_requested")
@@ -162,6 +162,12 @@ def _rows(entries: Iterable[Entry]) -> pa.Table:
 
 
 def _entries(table: DeltaTable) -> list[Entry]:
-    rows = table.to_pyarrow_table().to_pylist()
-    entries = [Entry(row["hour"], row["state"], row["at"], row["by"], json.loads(row["details"])) for row in rows]
+    """Read without pandas, which Arrow imports to spell tables and instants: a second that no status command has."""
+    query = "select hour, state, cast(at as bigint) as at, by, details from ledger"
+    rows = pa.RecordBatchReader.from_stream(QueryBuilder().register("ledger", table).execute(query)).read_all()
+    columns = (column.to_pylist() for column in rows.columns)
+    entries = (
+        Entry(hour, state, EPOCH + timedelta(microseconds=at), by, json.loads(details))
+        for hour, state, at, by, details in zip(*columns, strict=True)
+    )
     return sorted(entries, key=lambda entry: entry.at)

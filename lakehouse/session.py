@@ -6,9 +6,11 @@ import os
 import sys
 
 from pyspark import SparkConf, SparkContext
+from pyspark.errors import PySparkRuntimeError
 from pyspark.sql import SparkSession
 
 from lakehouse.config import Settings
+from lakehouse.errors import NoJavaError
 
 DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
@@ -25,7 +27,17 @@ def spark_session(settings: Settings, name: str) -> SparkSession:
     for key, value in {**DELTA, **settings.spark}.items():
         if key not in given:
             builder = builder.config(key, value)
-    return builder.getOrCreate()
+    try:
+        return builder.getOrCreate()
+    except PySparkRuntimeError as error:
+        if error.getCondition() != "JAVA_GATEWAY_EXITED":
+            raise
+        raise NoJavaError(
+            "Spark",
+            found="no Java that runs it" + (f" at {home}" if (home := os.environ.get("JAVA_HOME")) else ""),
+            expected="Java 17 or 21",
+            next_step="Run `make set-up`, or install openjdk-17-jre-headless and set JAVA_HOME to it.",
+        ) from error
 
 
 def _given_to_spark_submit() -> set[str]:

@@ -1,0 +1,191 @@
+"""The doors in jobs/, as processes: what an operator meets when something is wrong, and how a run ends."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from google.cloud import pubsub_v1
+
+from conftest import PLAYS, SPARK_SETTINGS
+from lakehouse.config import load
+from lakehouse.ledger import Ledger
+from lakehouse.sandbox.broker import Broker
+from lakehouse.tables import folders_of, open_table
+
+ROOT = Path(__file__).parent.parent
+SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}
+
+
+@pytest.fixture
+def conf(tmp_path: Path) -> Path:
+    """An environment with one topic, `plays`; nothing of it is made yet."""
+    lake = tmp_path / "lake"
+    settings = {
+        "raw_root": str(lake),
+        "frontier": {"source": "dry"},
+        "ingest": {"trigger": "1 second", "dry_after": "0.2 seconds"},
+        "mirrors": {"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
+        "spark": SPARK_SETTINGS,
+    }
+    (tmp_path / "conf" / "topics").mkdir(parents=True)
+    (tmp_path / "expectations").mkdir()
+    (tmp_path / "conf" / "test.yaml").write_text(yaml.safe_dump(settings))
+    (tmp_path / "conf" / "topics" / "plays.yaml").write_text(yaml.safe_dump(PLAYS))
+    (tmp_path / "expectations" / "plays.json").write_text(json.dumps(SUITE))
+    shutil.copy(ROOT / "expectations" / "_every_topic.json", tmp_path / "expectations")
+    return tmp_path / "conf" / "test.yaml"
+
+
+@pytest.fixture
+def broker() -> Iterator[Broker]:
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def subscription(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]], None]:
+    """The topic's subscription; called, it publishes payloads."""
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+    publisher, path = pubsub_v1.PublisherClient(), "projects/test/topics/plays"
+    publisher.create_topic(name=path)
+    with pubsub_v1.SubscriberClient() as subscriber:
+        subscriber.create_subscription(name=PLAYS["subscription"], topic=path, ack_deadline_seconds=10)
+
+    def publish(payloads: list[dict[str, Any]]) -> None:
+        for future in [publisher.publish(path, json.dumps(payload).encode()) for payload in payloads]:
+            future.result(timeout=10)
+
+    return publish
+
+
+def started(job: str, conf: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
+    command = [sys.executable, str(ROOT / "jobs" / f"{job}.py"), "--conf", str(conf), *arguments]
+    return subprocess.Popen(
+        command, env={**os.environ, **environment}, stderr=subprocess.PIPE, text=True, start_new_session=True
+    )
+
+
+def refused(job: str, conf: Path, *arguments: str, **environment: str) -> str:
+    """The one message of a job that must fail."""
+    process = started(job, conf, *arguments, **environment)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    assert "Traceback" not in said
+    (message,) = [line for line in said.splitlines() if " ERROR " in line]
+    return message
+
+
+def test_an_unreachable_broker_is_named_before_anything_is_made(conf: Path) -> None:
+    """Half a lake without a source would look like a topic that has no events."""
+    message = refused("ingest", conf, PUBSUB_EMULATOR_HOST="127.0.0.1:1")
+    assert "127.0.0.1:1" in message
+    assert "lakehouse sandbox" in message
+    assert not (conf.parent.parent / "lake").exists()
+
+
+def test_a_subscription_that_does_not_exist_is_named(conf: Path, broker: Broker) -> None:
+    """The commonest slip of a new topic."""
+    message = refused("ingest", conf, PUBSUB_EMULATOR_HOST=broker.address)
+    assert PLAYS["subscription"] in message
+    assert "no such subscription" in message
+    assert not (conf.parent.parent / "lake").exists()
+
+
+@pytest.mark.usefixtures("subscription")
+def test_a_lake_that_cannot_be_written_is_named(conf: Path) -> None:
+    """A wrong raw_root must not end in a stack trace of a storage library."""
+    file = conf.parent.parent / "file"
+    file.write_text("")
+    settings = yaml.safe_load(conf.read_text()) | {"raw_root": str(file / "lake")}
+    conf.write_text(yaml.safe_dump(settings))
+    message = refused("ingest", conf)
+    assert str(file / "lake") in message
+    assert "raw_root" in message
+
+
+@pytest.mark.usefixtures("subscription")
+def test_a_topic_without_expectations_is_refused_before_it_is_read(conf: Path) -> None:
+    """Its hours could never be mirrored; better said now than after the first hour."""
+    (conf.parent.parent / "expectations" / "plays.json").unlink()
+    message = refused("run", conf)
+    assert "plays.json" in message
+    assert not (conf.parent.parent / "lake").exists()
+
+
+@pytest.mark.usefixtures("subscription")
+def test_a_malformed_suite_is_refused_before_the_topic_is_read(conf: Path) -> None:
+    """As above, for a file that is there and no JSON."""
+    (conf.parent.parent / "expectations" / "plays.json").write_text("{")
+    assert "plays.json" in refused("run", conf)
+    assert not (conf.parent.parent / "lake").exists()
+
+
+def test_an_unknown_topic_is_named_with_those_that_there_are(conf: Path) -> None:
+    """A mistyped topic on a cluster's command line."""
+    message = refused("seal", conf, "palys")
+    assert "palys" in message
+    assert "plays" in message.replace("palys", "")
+
+
+def test_a_missing_configuration_is_named(conf: Path) -> None:
+    """On Dataproc the files travel in an archive; a wrong name must be told, not guessed."""
+    message = refused("seal", conf.with_name("other.yaml"))
+    assert "other.yaml" in message
+
+
+@pytest.mark.usefixtures("subscription")
+def test_no_java_is_told_in_one_sentence(conf: Path, tmp_path: Path) -> None:
+    """Spark's own words are a page of bash and Py4J."""
+    message = refused("ingest", conf, JAVA_HOME=str(tmp_path / "nowhere"))
+    assert "Java 17" in message
+    assert "make set-up" in message
+
+
+@pytest.mark.timeout(240)
+def test_a_run_takes_events_to_a_mirror_and_ends_on_sigterm(
+    conf: Path, subscription: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """The door that the demo and a laptop use: all stages in one application, and an orderly end."""
+    minutes = [f"2026-01-01T0{hour}:{minute:02d}:00Z" for hour in range(4) for minute in range(0, 60, 10)]
+    track = {"id": "t", "ms": 1}
+    events = [
+        {"event_id": f"e{n}", "played_at": at, "user": "u", "track": track, "n": n} for n, at in enumerate(minutes)
+    ]
+    subscription(events + events[:3])
+    process = started("run", conf)
+    ledger = _ledger_when_there(conf, process)
+    _wait(process, lambda: len([hour for hour in ledger.history().hours() if ledger.history().targets_done(hour)]) == 2)
+    process.send_signal(signal.SIGTERM)
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 0, said
+    seal = ledger.history().last("sealed", "2026-01-01T00")
+    assert seal is not None
+    assert (seal.details["rows"], seal.details["duplicates"]) == (6, 3)
+    assert (conf.parent.parent / "mirror" / "plays" / "2026-01-01T01" / "_SUCCESS").exists()
+
+
+def _ledger_when_there(conf: Path, process: subprocess.Popen[str]) -> Ledger:
+    config = load(conf)
+    uri = folders_of(config.settings, "plays").ledger
+    _wait(process, lambda: Path(uri, "_delta_log", f"{0:020d}.json").exists())
+    return Ledger(open_table(uri, {}), "test")
+
+
+def _wait(process: subprocess.Popen[str], is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + 150
+    while not is_so():
+        if process.poll() is not None or time.monotonic() > deadline:
+            process.kill()
+            pytest.fail(f"the application did not get there: {process.communicate()[1]}")
+        time.sleep(0.2)
