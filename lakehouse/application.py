@@ -238,7 +238,7 @@ def _hooked(session: SparkSession, application: Application) -> Callable[[], Non
     from pyspark.java_gateway import ensure_callback_server_started
 
     gateway: Any = session.sparkContext._gateway
-    ensure_callback_server_started(gateway)
+    ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
     jvm = gateway.jvm
     # In a Thread, because the hooks are kept by their hash code, and a proxy has none.
     hook = jvm.java.lang.Thread(_BeforeTheEnd(application))

@@ -102,9 +102,7 @@ def segment_of(path: str) -> Segment:
     return path.rpartition("/")[2].removesuffix(".parquet")
 
 
-def commit_batch(
-    bronze: DeltaTable, files: Iterable[DataFile], state: IngestState, metadata: Mapping[str, Any]
-) -> int:
+def commit_batch(bronze: DeltaTable, files: Iterable[DataFile], state: IngestState, metadata: Mapping[str, Any]) -> int:
     """One ingest commit: the files, the state after them and both app transactions; gives its version.
 
     ConflictError when another ingest commit came since `bronze` was read: then nothing was written.

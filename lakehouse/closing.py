@@ -124,14 +124,23 @@ def _rows(signals: Signals, hour: Hour) -> int:
 
 def _next_hour_worth_a_look(hour: Hour, signals: Signals, topic: Topic) -> Hour:
     """Past all empty hours that nothing holds, in one step: an old replay can be followed by years of them."""
-    limits = [
-        signals.requested_through and hours.after(signals.requested_through),
-        (mark := watermark(signals.max_event_time, topic)) and hours.hour_of(mark),
-        signals.frontier.at and _is_idle(hour, signals, topic) and hours.hour_of(signals.frontier.at - topic.lateness),
-    ]
+    limits = [hours.after(hour), _first_that_may_not(hour, signals, topic)]
+    if signals.requested_through is not None:
+        limits.append(hours.after(signals.requested_through))
     next_filled = min((filled for filled in signals.hours if filled > hour), default=None)
-    furthest = max([hours.after(hour), *(limit for limit in limits if limit)])
+    furthest = max(limits)
     return min(furthest, next_filled) if next_filled else furthest
+
+
+def _first_that_may_not(hour: Hour, signals: Signals, topic: Topic) -> Hour:
+    """The first hour that its time or the backlog would hold if it were empty, as far as one look can tell."""
+    mark, frontier = watermark(signals.max_event_time, topic), signals.frontier.at
+    if frontier is None:
+        return hour
+    consumed = hours.hour_of(frontier - topic.lateness)
+    if _is_idle(hour, signals, topic):
+        return consumed
+    return min(consumed, hours.hour_of(mark)) if mark else hour
 
 
 # --- the conditions ------------------------------------------------------------------------------------------------
@@ -151,7 +160,9 @@ def _time(hour: Hour, signals: Signals, topic: Topic) -> Condition:
     passed = mark is not None and mark >= end
     if not passed and _is_idle(hour, signals, topic):
         since = signals.max_publish_time.isoformat() if signals.max_publish_time else "ever"
-        text = f"the topic is idle: everything published by {_due(hour, topic):%Y-%m-%d %H:%M:%S} is here, nothing since"
+        text = (
+            f"the topic is idle: everything published by {_due(hour, topic):%Y-%m-%d %H:%M:%S} is here, nothing since"
+        )
         return Condition(_IDLE, True, f"no message since {_due(hour, topic).isoformat()}", since, text)
     text = (
         f"the watermark has passed the hour's end by {_span(mark - end)}"

@@ -97,9 +97,9 @@ class Config:
 
 
 def load(path: str | Path | None = None) -> Config:
-    """The configuration at `path`, else at $LAKEHOUSE_CONF, else `conf/local.yaml`. ConfigError when any part is wrong."""
+    """The configuration at `path`, else $LAKEHOUSE_CONF, else `conf/local.yaml`; ConfigError when any part is wrong."""
     file = Path(path or os.environ.get("LAKEHOUSE_CONF") or DEFAULT_CONF)
-    settings = _model(Settings, file, _values(file))
+    settings = model_of(Settings, file, values_of(file))
     if not settings.sealed_root:
         settings = settings.model_copy(update={"sealed_root": settings.raw_root})
     topics = _topics(file.parent / settings.topics)
@@ -118,7 +118,7 @@ def _topics(folder: Path) -> dict[str, Topic]:
     topics: dict[str, Topic] = {}
     owners: dict[str, Path] = {}
     for file in sorted(folder.glob("*.yaml")):
-        topic = _model_of_topic(file)
+        topic = topic_of(file)
         other = owners.setdefault(topic.subscription, file)
         if other != file:
             raise ConfigError(
@@ -131,22 +131,22 @@ def _topics(folder: Path) -> dict[str, Topic]:
     return topics
 
 
-def _model_of_topic(file: Path) -> Topic:
-    values = _values(file)
+def topic_of(file: Path) -> Topic:
+    values = values_of(file)
     try:
         return topic_from(file.stem, values)
     except ValidationError as error:
-        raise _config_error(file, error) from None
+        raise config_error(file, error) from None
 
 
-def _model(kind: type[Model], file: Path, values: dict[str, Any]) -> Model:
+def model_of(kind: type[Model], file: Path, values: dict[str, Any]) -> Model:
     try:
         return kind.model_validate(values)
     except ValidationError as error:
-        raise _config_error(file, error) from None
+        raise config_error(file, error) from None
 
 
-def _values(file: Path) -> dict[str, Any]:
+def values_of(file: Path) -> dict[str, Any]:
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -170,7 +170,7 @@ def _values(file: Path) -> dict[str, Any]:
     return values
 
 
-def _config_error(file: Path, error: ValidationError) -> ConfigError:
+def config_error(file: Path, error: ValidationError) -> ConfigError:
     """The first complaint in full: file, key, found, expected; and how many more there are."""
     first, *others = error.errors()
     key = ".".join(str(part) for part in first["loc"]) or "(whole file)"

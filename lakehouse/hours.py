@@ -11,6 +11,7 @@ Hour = str
 
 ONE_HOUR = timedelta(hours=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
+YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
 _FORM = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import os
 import re
 import socket
 import threading
@@ -16,7 +15,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from deltalake import DeltaTable
-from pyspark.errors import StreamingQueryException
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
@@ -33,7 +31,7 @@ from lakehouse.sources.pubsub import facts as facts_of
 from lakehouse.sources.segments import listed_manifests, manifest_path, read_manifest
 from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.storage import storage_for
-from lakehouse.tables import ConflictError, DataFile, bronze_table, folders_of, ledger_table
+from lakehouse.tables import ConflictError, DataFile, bronze_table, event_time_stats, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -78,13 +76,14 @@ class TopicIngest:
         self._batches = 0
         self._settled: set[Segment] = set()
         self._held: tuple[str, str] | None = None
+        self._is_open = False
         self.failure: BaseException | None = None
         self.last_batch: Batch | None = None
 
     def start(self, spark: SparkSession) -> StreamingQuery:
-        """Claim the topic, make good what a crash left, and start the query."""
-        ack_deadline = self._ack_deadline()
-        self.open_topic(ack_deadline)
+        """Start the query, on a topic that is claimed first where that was not done."""
+        if not self._is_open:
+            self.open_topic(self.ack_deadline())
         spark.dataSource.register(PubSubSource)
         spark.sparkContext.setLocalProperty("spark.scheduler.pool", self._topic.name)
         facts = spark.readStream.format(FORMAT).options(**self._source_options()).load()
@@ -97,6 +96,14 @@ class TopicIngest:
             .start()
         )
 
+    def ack_deadline(self) -> timedelta:
+        """The subscription's; SourceError when it cannot be read, before anything of the topic is touched."""
+        reader = SubscriptionReader(self._topic.subscription, patience=timedelta(seconds=5))
+        try:
+            return reader.ack_deadline()
+        finally:
+            reader.close()
+
     def open_topic(self, ack_deadline: timedelta) -> None:
         """Tables, the `started` row, the first open hour, and closes that the log has and the ledger has not."""
         self._bronze = bronze_table(self._folders, self._topic, self._options)
@@ -105,8 +112,11 @@ class TopicIngest:
         is_first_run = self._ledger.history().last("started") is None
         host = socket.gethostname()
         self._ledger.record("started", details={"release": self._settings.release, "run": self._run, "host": host})
+        steps.reached("started, nothing made good")
         self._record_missing_closes()
+        self._recorded_until = bronze.newest_state(self._bronze).open_hour
         self._set_first_hour()
+        self._is_open = True
         if self._frontier is None:
             trusted_from = self._clock() + (timedelta(0) if is_first_run else ack_deadline)
             self._frontier = _frontier_source(self._topic, self._settings, ack_deadline, trusted_from)
@@ -144,19 +154,12 @@ class TopicIngest:
     def _source_options(self) -> dict[str, str]:
         return source_options(self._topic, self._folders.raw, self._settings.ingest, self._options)
 
-    def _ack_deadline(self) -> timedelta:
-        reader = SubscriptionReader(self._topic.subscription, patience=timedelta(seconds=5))
-        try:
-            return reader.ack_deadline()
-        finally:
-            reader.close()
-
     def _check_newest(self) -> None:
         newest = self._ledger.history().last("started")
         if newest is not None and newest.details["run"] != self._run:
             raise StaleDriverError(
                 f"topic {self._topic.name}",
-                found=f"run {newest.details['run']}, started at {newest.at:%Y-%m-%d %H:%M:%S} on {newest.details['host']}",
+                found="run {run} on {host}, ".format_map(newest.details) + f"started at {newest.at:%Y-%m-%d %H:%M:%S}",
                 expected=f"this run, {self._run}, to be the newest",
                 next_step="Leave the newer run alone; stop it first if this one should take over.",
             )
@@ -166,6 +169,9 @@ class TopicIngest:
     def _committed(self, facts: list[Fact]) -> Batch:
         """One attempt at the commit, on the state that the log has now."""
         state = bronze.newest_state(self._bronze)
+        if state.open_hour != self._recorded_until:
+            self._record_missing_closes()
+            self._recorded_until = state.open_hour
         epoch = max(fact["epoch"] for fact in facts)
         adopted = self._adoptable(state, epoch, facts) if self._batches % SWEEP_EVERY == 0 else []
         new = _with_files(self._unknown_to_log(facts, state)) + adopted
@@ -184,6 +190,7 @@ class TopicIngest:
             version = bronze.commit_batch(self._bronze, files, after, metadata)
             steps.reached("bronze committed, no ledger row")
             self._record(decision, version, metadata)
+            self._recorded_until = decision.open_hour
         self._record_held(decision, after, frontier, epoch)
         self._settled.update(bronze.segment_of(fact["path"]) for fact in facts + adopted if fact["path"])
         if self._batches % SWEEP_EVERY == SWEEP_EVERY - 1:
@@ -286,7 +293,10 @@ class TopicIngest:
         steps.reached("close recorded")
 
     def _record_missing_closes(self) -> None:
-        """A crash may have come between the commit and the ledger: the log knows what it closed."""
+        """A crash may have come between the commit and the ledger, ours or another run's: the log knows what closed.
+
+        It must come before the next close is recorded: the newest in the ledger tells how far to look.
+        """
         newest = max(self._ledger.history().hours(), default="")
         missing: list[tuple[int, dict[str, Any]]] = []
         for version, metadata in bronze.ingest_commits(self._bronze):
@@ -309,7 +319,7 @@ class TopicIngest:
             "rows": held.rows,
             "watermark": mark.isoformat() if mark else None,
             "frontier": frontier.at.isoformat() if frontier.at else None,
-            "newest_write": held.hour in state.hours and state.hours[held.hour].last_write.isoformat() or None,
+            "newest_write": state.hours[held.hour].last_write.isoformat() if held.hour in state.hours else None,
             "epoch": epoch,
         }
         self._ledger.record("held", held.hour, details)
@@ -354,6 +364,7 @@ class TopicIngest:
             if key not in waiting:
                 self._storage.delete([manifest_path(*key)])
                 steps.reached("clean-up half done")
+        self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
 
 
 def run_until_stopped(
@@ -363,15 +374,14 @@ def run_until_stopped(
 
     Raises what ended a query, in the words of `errors.py` where it is one of ours.
     """
-    while not stop.wait(_POLL_SECONDS):
-        for ingest, query in ingests.items():
-            if not query.isActive:
-                raise _cause(ingest, query)
+    while not stop.wait(_POLL_SECONDS) and all(query.isActive for query in ingests.values()):
         if until_dry and all(ingest.last_batch and ingest.last_batch.is_finished for ingest in ingests):
             break
-    for ingest, query in ingests.items():
+    died = [ingest for ingest, query in ingests.items() if not query.isActive]
+    for query in ingests.values():
         stop_between_triggers(query)
-        if ingest.failure is not None:
+    for ingest, query in ingests.items():
+        if ingest in died or ingest.failure is not None:
             raise _cause(ingest, query)
 
 
@@ -444,7 +454,8 @@ def _with_closes(state: IngestState, decision: Decision) -> IngestState:
 
 def _data_file(fact: Fact, open_hour: str | None) -> DataFile:
     bucket = bucket_of(fact["event_hour"], open_hour)
-    return DataFile(fact["path"], bucket, fact["rows"], fact["size_bytes"], fact["written_at"])
+    stats = event_time_stats(fact["min_event_time"], fact["max_event_time"])
+    return DataFile(fact["path"], bucket, fact["rows"], fact["size_bytes"], fact["written_at"], stats)
 
 
 def _latest(instants: Iterable[datetime | None]) -> datetime | None:

@@ -44,5 +44,5 @@ def _given_to_spark_submit() -> set[str]:
     """Keys that are set already, where spark-submit started this process; else none, and no JVM is started to ask."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
         return set()
-    SparkContext._ensure_initialized()  # type: ignore[attr-defined]
+    SparkContext._ensure_initialized()
     return {key for key, _ in SparkConf().getAll()}

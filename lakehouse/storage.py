@@ -36,6 +36,9 @@ class Storage(Protocol):
 
     def finish(self, paths: Iterable[str]) -> None: ...
 
+    def open(self, path: str) -> Any:
+        """A binary file to read from, at any place."""
+
     def put_if_absent(self, path: str, content: bytes) -> bool:
         """Whether this call wrote the file; False when one is there. UnknownOutcomeError when no answer came."""
 
@@ -69,8 +72,11 @@ class LocalStorage:
 
     def create(self, path: str) -> Any:
         target = self._at(path)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _make_folder(os.path.dirname(target))
         return fs.LocalFileSystem().open_output_stream(target)
+
+    def open(self, path: str) -> Any:
+        return fs.LocalFileSystem().open_input_file(self._at(path))
 
     def finish(self, paths: Iterable[str]) -> None:
         targets = [self._at(path) for path in paths]
@@ -120,7 +126,7 @@ class LocalStorage:
 
     def _written_aside(self, path: str, content: bytes) -> str:
         target = self._at(path)
-        os.makedirs(os.path.dirname(target), exist_ok=True)
+        _make_folder(os.path.dirname(target))
         temporary = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{uuid.uuid4().hex}"
         with open(temporary, "wb") as file:
             file.write(content)
@@ -132,6 +138,15 @@ class LocalStorage:
         return os.path.join(self._root, path)
 
 
+def _make_folder(path: str) -> None:
+    """With all above it; durable, as the files in it are no more than the folder is."""
+    if not os.path.isdir(path):
+        parent = os.path.dirname(path) or "."
+        _make_folder(parent)
+        os.makedirs(path, exist_ok=True)
+        _sync(parent)
+
+
 def _sync(path: str) -> None:
     descriptor = os.open(path, os.O_RDONLY)
     try:
@@ -141,7 +156,7 @@ def _sync(path: str) -> None:
 
 
 class GoogleStorage:
-    """`gs://bucket/prefix`. Objects are durable when their upload ends; an upload if absent is Google's precondition."""
+    """`gs://bucket/prefix`. Objects are durable when their upload ends; `put_if_absent` is Google's precondition."""
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         address = urlsplit(root)
@@ -151,13 +166,10 @@ class GoogleStorage:
         self._client: Any = None
 
     def create(self, path: str) -> Any:
-        endpoint = urlsplit(self._endpoint) if self._endpoint else None
-        files = fs.GcsFileSystem(
-            anonymous=self._anonymous,
-            endpoint_override=endpoint.netloc if endpoint else None,
-            scheme=endpoint.scheme if endpoint else None,
-        )
-        return files.open_output_stream(f"{self._bucket_name}/{self._at(path)}")
+        return self._files().open_output_stream(f"{self._bucket_name}/{self._at(path)}")
+
+    def open(self, path: str) -> Any:
+        return self._files().open_input_file(f"{self._bucket_name}/{self._at(path)}")
 
     def finish(self, paths: Iterable[str]) -> None:
         """Nothing: closing the stream ended the upload."""
@@ -204,6 +216,14 @@ class GoogleStorage:
         except NotFound:
             return
 
+    def _files(self) -> fs.GcsFileSystem:
+        endpoint = urlsplit(self._endpoint) if self._endpoint else None
+        return fs.GcsFileSystem(
+            anonymous=self._anonymous,
+            endpoint_override=endpoint.netloc if endpoint else None,
+            scheme=endpoint.scheme if endpoint else None,
+        )
+
     def _bucket(self) -> Any:
         if self._client is None:
             self._client = self._connected()
@@ -211,12 +231,12 @@ class GoogleStorage:
 
     def _connected(self) -> Any:
         from google.auth.credentials import AnonymousCredentials
-        from google.cloud import storage
+        from google.cloud.storage import Client
 
         if not self._anonymous:
-            return storage.Client()
+            return Client()
         options = {"api_endpoint": self._endpoint} if self._endpoint else None
-        return storage.Client(project="anonymous", credentials=AnonymousCredentials(), client_options=options)
+        return Client(project="anonymous", credentials=AnonymousCredentials(), client_options=options)  # type: ignore[no-untyped-call]
 
     def _at(self, path: str) -> str:
         return f"{self._prefix}/{path}" if self._prefix else path

@@ -14,6 +14,7 @@ from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
 
+from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.durations import written
 from lakehouse.errors import LakeError
@@ -60,6 +61,20 @@ class DataFile:
         stats = json.dumps({"numRecords": self.rows, **self.stats})
         millis = int(self.written_at.timestamp() * 1000)
         return AddAction(self.path, self.size_bytes, {"hour": self.hour}, millis, True, stats)
+
+
+def event_time_stats(first: datetime | None, last: datetime | None) -> dict[str, dict[str, str]]:
+    """Delta's bounds of `event_time`, in whole milliseconds: no event stands outside. Nothing without events."""
+    if first is None or last is None:
+        return {}
+    millisecond = timedelta(milliseconds=1)
+    low = hours.EPOCH + (first - hours.EPOCH) // millisecond * millisecond
+    high = hours.EPOCH - (hours.EPOCH - last) // millisecond * millisecond
+    return {"minValues": {"event_time": _stat(low)}, "maxValues": {"event_time": _stat(high)}}
+
+
+def _stat(instant: datetime) -> str:
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
 def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable:
@@ -218,8 +233,9 @@ def commit(
 
 
 def _removal(file: DataFile) -> RemoveAction:
+    """Taken out of the table by us, not by a reader's query: an append-only table allows no other removal."""
     now = int(datetime.now(UTC).timestamp() * 1000)
-    return RemoveAction(file.path, now, True, True, {"hour": file.hour}, file.size_bytes)
+    return RemoveAction(file.path, False, now, file.size_bytes, {"hour": file.hour})
 
 
 def files(table: DeltaTable) -> list[DataFile]:
@@ -234,7 +250,8 @@ def files_of_hour(table: DeltaTable, hour: Hour) -> list[DataFile]:
 
 
 def _actions(table: DeltaTable) -> pa.Table:
-    actions = pa.table(table.get_add_actions(flatten=True))
+    # Not pa.table(…), which imports pandas to see whether it was given one of its frames: a second of every command.
+    actions = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
     if "partition.hour" not in actions.column_names:
         actions = actions.append_column("partition.hour", pa.nulls(len(actions), pa.string()))
     return actions
@@ -268,11 +285,20 @@ def _stats(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
 
 
 def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(version, our metadata) of the newest commits that carry some, newest first."""
-    for entry in table.history(limit):
+    """(version, our metadata) of the newest commits that carry some, newest first; none newer than the open version."""
+    for version, entry in _history(table, limit):
         text = entry.get("userMetadata")
-        if text:
-            yield int(entry["version"]), cast(dict[str, Any], json.loads(text))
+        if text and version <= table.version():
+            yield version, cast(dict[str, Any], json.loads(text))
+
+
+def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
+    while True:
+        newest = table._table.get_latest_version()
+        entries = table.history(limit)
+        if newest == table._table.get_latest_version():
+            return ((newest - age, entry) for age, entry in enumerate(entries))
 
 
 def _first_line(error: BaseException) -> str:

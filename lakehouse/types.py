@@ -11,8 +11,8 @@ from sqlglot.errors import ParseError, TokenError
 KNOWN = "string, tinyint, smallint, int, bigint, float, double, boolean, timestamp, date, binary, decimal(p,s)"
 """Leaf types; `array<…>`, `map<string,…>` and `struct<name: …>` nest them."""
 
-_T = exp.DataType.Type
-_LEAVES: dict[exp.DataType.Type, pa.DataType] = {
+_T = exp.DType
+_LEAVES: dict[exp.DType, pa.DataType] = {
     _T.TEXT: pa.string(),
     _T.TINYINT: pa.int8(),
     _T.SMALLINT: pa.int16(),
@@ -34,7 +34,7 @@ def arrow_type(spark_type: str) -> pa.DataType:
     except (ParseError, TokenError):
         tree = None
     converted = _converted(tree) if isinstance(tree, exp.DataType) else None
-    if converted is None or _spelling(tree) != _letters(spark_type):
+    if converted is None or _spelling(tree) != _letters(spark_type) or not _is_balanced(spark_type):
         raise ValueError(f"a Spark type: {KNOWN}, array<…>, map<string,…> or struct<name: …>")
     return converted
 
@@ -68,14 +68,14 @@ def _struct(tree: exp.DataType) -> pa.DataType | None:
     return pa.struct(fields) if usable else None
 
 
-_NESTED: dict[exp.DataType.Type, Callable[[exp.DataType], pa.DataType | None]] = {
+_NESTED: dict[exp.DType, Callable[[exp.DataType], pa.DataType | None]] = {
     _T.DECIMAL: _decimal,
     _T.ARRAY: _array,
     _T.MAP: _map,
     _T.STRUCT: _struct,
 }
 
-_SPELLINGS = {"text": "string", "timestamptz": "timestamp", "long": "bigint", "integer": "int", "short": "smallint",
+_SPELLINGS = {"timestamptz": "timestamp", "long": "bigint", "integer": "int", "short": "smallint",
               "byte": "tinyint", "real": "float", "dec": "decimal", "numeric": "decimal"}  # fmt: skip
 
 
@@ -87,3 +87,8 @@ def _letters(text: str) -> str:
     """Only what carries meaning, so that `int, b string` is not taken for `int`."""
     words = "".join(character if character.isalnum() or character == "_" else " " for character in text.lower()).split()
     return " ".join(_SPELLINGS.get(word, word) for word in words)
+
+
+def _is_balanced(text: str) -> bool:
+    """The parser closes what is left open."""
+    return all(text.count(opened) == text.count(closed) for opened, closed in ("<>", "()"))

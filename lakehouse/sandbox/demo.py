@@ -19,8 +19,8 @@ from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 
+import google.cloud.pubsub_v1 as pubsub_v1
 import pyarrow.parquet as pq
-from google.cloud import pubsub_v1
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -78,6 +78,7 @@ class Outcome:
 
 
 def main() -> int:
+    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its channels report their own end
     started = time.monotonic()
     number = int(os.environ.get("DEMO_HOURS", "8"))
     messages = flights.messages(flights.FIRST, flights.FIRST + timedelta(hours=number))
@@ -190,7 +191,7 @@ def _publish(messages: Sequence[Message], config: Config, progress: Progress, ta
 
 
 def _request_close(topic: Topic, messages: Sequence[Message]) -> None:
-    """No later event will ever move the watermark past the last hours of a replay: a person has to say that it is over."""
+    """No later event moves the watermark past the last hours of a replay: a person has to say that it is over."""
     command = ["-m", "lakehouse.cli", "--conf", CONF, "close", topic.name, _last_hour(topic, messages)]
     asked = subprocess.run(
         [sys.executable, *command, "--reason", REASON, "--by", "demo"], capture_output=True, text=True, check=False
@@ -209,7 +210,7 @@ def _history(topic: Topic, config: Config) -> History:
 
 
 def _has_started(topic: Topic, config: Config) -> bool:
-    """Whether the first batch is done: it takes long, as Spark and its workers warm up, and would swallow the replay."""
+    """Whether the first batch is done: Spark and its workers warm up in it, and it would swallow half of the replay."""
     return Path(folders_of(config.settings, topic.name).checkpoint, "commits", "0").exists()
 
 
@@ -263,10 +264,10 @@ def _outcome(topic: Topic, config: Config, messages: Sequence[Message]) -> Outco
                     outcome.changed.append(f"{hour} in {place}")
     outcome.delivered = len(in_silver)
     outcome.rejected = _rejected(topic, config)
-    for ids in (in_silver, in_mirror):
-        outcome.lost |= wanted - set(ids)
-        outcome.doubled |= {event_id for event_id, count in ids.items() if count > 1}
-        outcome.unexpected += sorted(set(ids) - wanted)
+    for counts in (in_silver, in_mirror):
+        outcome.lost |= wanted - set(counts)
+        outcome.doubled |= {event_id for event_id, count in counts.items() if count > 1}
+        outcome.unexpected += sorted(set(counts) - wanted)
     flawed = sum(1 for message in mine if message.event_id is None)
     if outcome.rejected != flawed:
         outcome.unexpected.append(f"{outcome.rejected} rejected, {flawed} were bad")
@@ -295,10 +296,11 @@ def _rejected(topic: Topic, config: Config) -> int:
 
 
 def _told(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> int:
-    columns = ("published", "distinct", "delivered", "duplicates removed", "skewed", "rejected")
-    table = Table("topic", *columns, "hours sealed", "valid", "mirrored", title="What became of every message")
-    for column in table.columns[1:]:
-        column.justify = "right"
+    columns = ("published", "distinct", "delivered", "duplicates\nremoved", "skewed", "rejected")
+    table = Table(title="What became of every message")
+    table.add_column("topic", no_wrap=True)
+    for column in (*columns, "hours\nsealed", "valid", "mirrored"):
+        table.add_column(column, justify="right", no_wrap=True)
     for name, each in outcomes.items():
         figures = (each.published, each.distinct, each.delivered, each.duplicates, each.skewed, each.rejected)
         table.add_row(name, *map(str, (*figures, each.sealed, each.valid, each.mirrored)))

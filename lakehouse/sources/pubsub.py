@@ -10,7 +10,7 @@ import json
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, datetime
 from typing import Any
 
 import pyarrow as pa
@@ -22,16 +22,18 @@ from pyspark.sql.types import StructType
 from lakehouse import steps
 from lakehouse.bronze import IngestState, newest_state
 from lakehouse.config import Ingest
-from lakehouse.errors import SourceError, UnknownOutcomeError
+from lakehouse.errors import UnknownOutcomeError
 from lakehouse.events import FACTS
 from lakehouse.hours import Hour
 from lakehouse.sources.segments import Manifest, SegmentWriter, manifest_path, messages_from, read_manifest
-from lakehouse.sources.subscription import Leases, PAGE_MESSAGES, SubscriptionReader
+from lakehouse.sources.subscription import PAGE_MESSAGES, Leases, SubscriptionReader
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import open_table
 from lakehouse.topics import Topic
 
 FORMAT = "pubsub"
+_TIDIED_AFTER = (Exception, GeneratorExit, KeyboardInterrupt, SystemExit)
+"""How an attempt may end and still leave nothing behind. A death that is played in one process is none of them."""
 _DECODE_BYTES = 4 * 1024**2
 """Payload bytes that are decoded in one go: enough to make the cost per call small, little enough to stay in cache."""
 
@@ -75,7 +77,7 @@ class PubSubSource(DataSource):
     def schema(self) -> StructType:
         return from_arrow_schema(FACTS)
 
-    def streamReader(self, schema: StructType) -> DataSourceStreamReader:  # noqa: N802
+    def streamReader(self, schema: StructType) -> DataSourceStreamReader:
         return SegmentStream(self.options)
 
 
@@ -89,12 +91,12 @@ class SegmentStream(DataSourceStreamReader):
         self._storage_options = dict(json.loads(options["storage"]))
         self._last: Offset | None = None
 
-    def initialOffset(self) -> dict[str, Any]:  # noqa: N802
+    def initialOffset(self) -> dict[str, Any]:
         """Everything up to the last epoch that bronze has: also where a checkpoint was lost."""
         state = self._state()
         return Offset(state.epoch, self._topic.slots.min, state.open_hour).as_dict()
 
-    def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:  # noqa: N802
+    def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
         """One epoch on, whatever there is to read."""
         if start is not None:
             self._remember(Offset(**start))
@@ -177,9 +179,11 @@ class _Pull:
             leases = Leases(reader, reader.ack_deadline())
             try:
                 return self._pulled(reader, leases)
-            except BaseException:
+            except _TIDIED_AFTER:
                 leases.give_back()
                 raise
+            finally:
+                leases.stop()
         finally:
             reader.close()
 
@@ -190,13 +194,14 @@ class _Pull:
                 writer.add(messages)
             steps.reached("pulled, nothing durable")
             files = writer.close()
-            steps.reached("files durable, no manifest")
-            mine = writer.manifest(files, attempt=_attempt(), dry_at=self._dry_at, full=self._full)
-            winner = self._published(mine)
-        except SourceError:
+        except _TIDIED_AFTER:
             writer.abandon()
             raise
+        steps.reached("files durable, no manifest")
+        mine = writer.manifest(files, attempt=_attempt(), dry_at=self._dry_at, full=self._full)
+        winner = self._published(mine)
         if winner.attempt_id != mine.attempt_id:
+            steps.reached("race lost, nothing given back")
             writer.abandon()
             leases.give_back()
             return winner
@@ -217,7 +222,10 @@ class _Pull:
         winner = read_manifest(self._storage, mine.epoch, mine.slot)
         if winner is None:
             raise UnknownOutcomeError(
-                path, found="neither our manifest nor another's", expected="one of them", next_step="Start ingest again."
+                path,
+                found="neither our manifest nor another's",
+                expected="one of them",
+                next_step="Start ingest again.",
             )
         return winner
 

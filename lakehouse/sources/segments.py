@@ -15,7 +15,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lakehouse import hours
+from lakehouse import hours, parquet
 from lakehouse.events import DELIVERED, segment_schema
 from lakehouse.hours import Hour
 from lakehouse.parse import decode
@@ -159,11 +159,15 @@ class SegmentWriter:
 
     def abandon(self) -> None:
         """Remove what this attempt has written."""
-        for file in self._files.values():
-            file.abandon()
-        self._storage.delete(f"bronze/{file.path}" for file in self._files.values())
+        try:
+            for file in self._files.values():
+                file.abandon()
+        finally:
+            self._storage.delete(f"bronze/{file.path}" for file in self._files.values())
 
-    def manifest(self, files: tuple[SegmentFile, ...], *, attempt: int, dry_at: datetime | None, full: bool) -> Manifest:
+    def manifest(
+        self, files: tuple[SegmentFile, ...], *, attempt: int, dry_at: datetime | None, full: bool
+    ) -> Manifest:
         return Manifest(
             self._epoch,
             self._slot,
@@ -218,7 +222,7 @@ class _HourFile:
     def __init__(self, group: str, path: str, storage: Storage, schema: pa.Schema) -> None:
         self._group, self.path = group, path
         self._sink = storage.create(f"bronze/{path}")
-        self._writer = pq.ParquetWriter(self._sink, schema, **parquet_options(schema))
+        self._writer = pq.ParquetWriter(self._sink, schema, **parquet.options(schema))
         self._waiting: list[pa.RecordBatch] = []
         self._waiting_bytes = 0
         self._rows = 0
@@ -262,29 +266,6 @@ class _HourFile:
             table = pa.Table.from_batches(self._waiting)
             self._writer.write_table(table, row_group_size=len(table))
             self._waiting, self._waiting_bytes = [], 0
-
-
-def parquet_options(schema: pa.Schema) -> dict[str, Any]:
-    """zstd at its fastest; dictionaries only where values repeat: not for ids, times and payloads."""
-    unique = {"message_id", "event_id", "publish_time", "event_time", "payload", "position"}
-    leaves = [path for column in schema if column.name not in unique for path in _leaves(column)]
-    return {"compression": "zstd", "compression_level": 1, "use_dictionary": leaves, "write_statistics": True}
-
-
-def _leaves(column: pa.Field, prefix: str = "") -> Iterator[str]:
-    """Parquet's dotted names of the leaf columns."""
-    name = prefix + column.name
-    kind = column.type
-    if pa.types.is_struct(kind):
-        for member in kind:
-            yield from _leaves(member, f"{name}.")
-    elif pa.types.is_list(kind):
-        yield from _leaves(pa.field("element", kind.value_type), f"{name}.list.")
-    elif pa.types.is_map(kind):
-        yield f"{name}.key_value.key"
-        yield from _leaves(pa.field("value", kind.item_type), f"{name}.key_value.")
-    else:
-        yield name
 
 
 def _bounds(times: pa.TimestampArray) -> list[int]:

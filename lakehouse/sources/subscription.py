@@ -24,6 +24,7 @@ from google.pubsub_v1.types import (
     Subscription,
 )
 
+from lakehouse import steps
 from lakehouse.errors import SourceError
 
 MAX_ACK_IDS = 2_500
@@ -44,7 +45,9 @@ _PATIENCE = timedelta(seconds=60)
 """How long an unavailable service is asked again before the batch fails; Spark then restarts or stops the query."""
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _EMPTY_PAUSE = 0.1
-"""Some servers answer an empty pull at once, about a second before its deadline."""
+"""Some servers answer an empty pull at once."""
+_ANSWER_SECONDS = 1.0
+"""Others answer it so long before its deadline; a call that is cut off may take messages that nobody then sees."""
 
 
 @dataclass(frozen=True)
@@ -75,7 +78,7 @@ class SubscriptionReader:
         return timedelta(seconds=answer.ack_deadline_seconds or 10)
 
     def pull(self, max_messages: int, wait: float) -> Page | None:
-        """The next page, or None when nothing came for `wait` seconds, however soon the server says that it is empty."""
+        """The next page, or None when nothing came for `wait` seconds, however soon the server says it is empty."""
         request = PullRequest.pb()(subscription=self.subscription, max_messages=max_messages)
         deadline = time.monotonic() + wait
         while (left := deadline - time.monotonic()) > 0:
@@ -92,7 +95,7 @@ class SubscriptionReader:
         """Acknowledge; a request that fails for good only means that its messages will come again."""
         kind = AcknowledgeRequest.pb()
         requests = [kind(subscription=self.subscription, ack_ids=chunk) for chunk in _chunks(list(ack_ids))]
-        self._send(self._acknowledge, requests)
+        self._send(self._acknowledge, requests, halfway="half of the acks sent")
 
     def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> None:
         """Give the leases `deadline` from now; zero gives the messages back at once."""
@@ -120,18 +123,22 @@ class SubscriptionReader:
     def _answer(self, request: Any, wait: float) -> Any:
         """Pub/Sub holds an empty pull open for longer than we wait: our deadline then says that nothing came."""
         try:
-            return self._pull(request, timeout=wait)
+            return self._pull(request, timeout=wait + min(wait, _ANSWER_SECONDS))
         except grpc.RpcError as error:
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return None
             raise
 
-    def _send(self, method: Any, requests: list[Any]) -> None:
+    def _send(self, method: Any, requests: list[Any], halfway: str | None = None) -> None:
         """All requests at once; those that failed in passing again, until patience ends."""
         deadline = time.monotonic() + self._patience.total_seconds()
         pause = _FIRST_PAUSE
         while requests:
-            calls = [(request, method.future(request, timeout=30.0)) for request in requests]
+            calls = []
+            for number, request in enumerate(requests):
+                if halfway and number and number == len(requests) // 2:
+                    steps.reached(halfway)
+                calls.append((request, method.future(request, timeout=30.0)))
             requests = [request for request, call in calls if _passing(call.exception())]
             if not requests or time.monotonic() > deadline:
                 return
@@ -181,7 +188,7 @@ def _channel() -> grpc.Channel:
 
     credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/pubsub"])
     request = google.auth.transport.requests.Request()
-    return google.auth.transport.grpc.secure_authorized_channel(
+    return google.auth.transport.grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
         credentials, request, "pubsub.googleapis.com:443", options=options
     )
 
@@ -208,10 +215,14 @@ class Leases:
     def give_back(self) -> None:
         self._reader.give_back(self._let_go())
 
-    def _let_go(self) -> list[str]:
-        """Everything held; the thread must not extend a lease that is being ended."""
+    def stop(self) -> None:
+        """Extend nothing any more: what is still held then comes again by itself."""
         self._stopped.set()
         self._thread.join()
+
+    def _let_go(self) -> list[str]:
+        """Everything held; the thread must not extend a lease that is being ended."""
+        self.stop()
         with self._lock:
             held, self._held = list(self._held), {}
         return held

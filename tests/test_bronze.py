@@ -1,0 +1,166 @@
+"""Bronze's log as ingest's only memory: the state after each commit, and which segments it has."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable
+from datetime import UTC, datetime
+
+import pytest
+from deltalake import DeltaTable
+from hypothesis import given
+from hypothesis import strategies as st
+
+from lakehouse import bronze, hours
+from lakehouse.bronze import IngestState, commit_batch, ingest_commits, newest_state, segments_in_log
+from lakehouse.closing import OpenHour
+from lakehouse.config import Settings
+from lakehouse.tables import ConflictError, DataFile, bronze_table, commit, folders_of, open_table
+from lakehouse.topics import Topic
+
+FIVE, SIX = "2026-11-23T05", "2026-11-23T06"
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+STATE = IngestState(
+    epoch=7,
+    open_hour=FIVE,
+    max_event_time=datetime(2026, 11, 23, 6, 1, 2, 345678, tzinfo=UTC),
+    max_publish_time=NOON,
+    hours={FIVE: OpenHour(10, NOON), SIX: OpenHour(2, NOON)},
+    slots=3,
+)
+
+
+@pytest.fixture
+def table(settings: Settings, topic: Topic) -> DeltaTable:
+    return bronze_table(folders_of(settings, topic.name), topic, {})
+
+
+def put(table: DeltaTable, epoch: int, segments: Iterable[str] = ()) -> int:
+    return commit_batch(table, [], IngestState(epoch, FIVE), {"segments": list(segments), "closed": []})
+
+
+def other_commits(table: DeltaTable, count: int) -> None:
+    for number in range(count):
+        commit(table, [], metadata={"kind": "retire"}, transactions={"retire": number + 1})
+
+
+# --- the state -----------------------------------------------------------------------------------------------------
+
+INSTANTS = st.datetimes(datetime(1, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC))
+HOURS = st.integers(0, 1_000_000).map(hours.from_ordinal)
+STATES = st.builds(
+    IngestState,
+    st.integers(0, 2**40),
+    st.none() | HOURS,
+    st.none() | INSTANTS,
+    st.none() | INSTANTS,
+    st.dictionaries(HOURS, st.builds(OpenHour, st.integers(0, 2**40), INSTANTS), max_size=4),
+    st.integers(0, 1024),
+)
+
+
+@given(STATES)
+def test_a_state_survives_json(state: IngestState) -> None:
+    assert IngestState.from_json(json.loads(json.dumps(state.as_json()))) == state
+
+
+def test_a_new_table_stands_at_the_beginning(table: DeltaTable) -> None:
+    assert newest_state(table) == IngestState()
+    assert newest_state(table).epoch == 0
+
+
+def test_the_state_is_that_of_the_newest_commit(table: DeltaTable) -> None:
+    put(table, 6)
+    commit_batch(table, [], STATE, {"segments": [], "closed": []})
+    assert newest_state(table) == STATE
+
+
+def test_the_state_is_that_of_the_table_s_version(table: DeltaTable) -> None:
+    """Time travel: what ingest knew then."""
+    put(table, 1)
+    put(table, 2)
+    assert newest_state(open_table(table.table_uri, {}, version=1)).epoch == 1
+
+
+def test_other_commits_do_not_hide_the_state(table: DeltaTable) -> None:
+    """However many they are: retention may run while ingest is stopped."""
+    put(table, 6)
+    commit_batch(table, [], STATE, {"segments": [], "closed": []})
+    other_commits(table, bronze._LIKELY + 1)
+    assert newest_state(table) == STATE
+    assert [metadata["state"]["epoch"] for _, metadata in ingest_commits(table)] == [7, 6]
+
+
+def test_both_app_transactions_stand_in_the_log(table: DeltaTable) -> None:
+    """Epoch and open hour can be read without our metadata, by whoever reads Delta."""
+    commit_batch(table, [], STATE, {"segments": [], "closed": []})
+    assert table.transaction_version("ingest") == 7
+    assert table.transaction_version("open-hour") == hours.ordinal_of(FIVE)
+
+
+def test_a_commit_before_the_first_open_hour_has_one_transaction(table: DeltaTable) -> None:
+    commit_batch(table, [], IngestState(1, None), {"segments": [], "closed": []})
+    assert table.transaction_version("open-hour") is None
+    assert newest_state(table).open_hour is None
+
+
+def test_a_commit_on_an_older_log_is_a_conflict_and_writes_nothing(table: DeltaTable) -> None:
+    older = open_table(table.table_uri, {})
+    put(table, 1)
+    file = DataFile(f"{FIVE}/000000000002-0000-a.parquet", FIVE, 3, 100, NOON)
+    with pytest.raises(ConflictError):
+        commit_batch(older, [file], IngestState(2, FIVE), {"segments": [], "closed": []})
+    assert open_table(table.table_uri, {}).version() == 1
+
+
+# --- segments ------------------------------------------------------------------------------------------------------
+
+
+def test_a_file_s_segment_is_its_name(table: DeltaTable) -> None:
+    """The files of one segment share a stem, in the folders of different hours."""
+    assert bronze.segment_of(f"{FIVE}/000000000007-0001-abc.parquet") == "000000000007-0001-abc"
+    assert bronze.segment_of("late/000000000007-0001-abc.parquet") == "000000000007-0001-abc"
+
+
+def test_segments_are_found_from_their_epoch_on(table: DeltaTable) -> None:
+    put(table, 1, ["1-0"])
+    put(table, 2, ["2-0", "2-1"])
+    put(table, 4, ["4-0"])
+    assert segments_in_log(table, 1) == {"1-0", "2-0", "2-1", "4-0"}
+    assert segments_in_log(table, 2) == {"2-0", "2-1", "4-0"}
+    assert segments_in_log(table, 3) == {"4-0"}
+    assert segments_in_log(table, 5) == set()
+
+
+def test_a_segment_adopted_later_is_found_by_its_own_epoch(table: DeltaTable) -> None:
+    """It was committed with a younger epoch, so the commits from its own epoch on hold it."""
+    put(table, 2, ["2-0"])
+    put(table, 5, ["5-0"])
+    put(table, 5, ["3-1"])
+    assert "3-1" in segments_in_log(table, 3)
+
+
+def test_looking_for_segments_ends_at_the_first_commit_of_an_older_epoch(
+    table: DeltaTable, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A log of a year must not be read for a segment of this minute."""
+    for epoch in range(1, 5):
+        put(table, epoch, [f"{epoch}-0"])
+    looked_at: list[int] = []
+
+    def recorded(table: DeltaTable) -> Iterable[tuple[int, dict[str, object]]]:
+        for version, metadata in ingest_commits(table):
+            looked_at.append(version)
+            yield version, metadata
+
+    monkeypatch.setattr(bronze, "ingest_commits", recorded)
+    assert segments_in_log(table, 4) == {"4-0"}
+    assert looked_at == [4, 3]
+
+
+def test_segments_are_found_beyond_many_other_commits(table: DeltaTable) -> None:
+    put(table, 1, ["1-0"])
+    other_commits(table, bronze._LIKELY + 1)
+    put(table, 2, ["2-0"])
+    assert segments_in_log(table, 1) == {"1-0", "2-0"}

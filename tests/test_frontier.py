@@ -1,0 +1,211 @@
+"""What is known of the frontier, from slots that ran dry and from Cloud Monitoring."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pytest
+from google.api_core.exceptions import PermissionDenied
+from google.cloud.monitoring_v3 import MetricServiceClient
+from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+
+from lakehouse.closing import Frontier
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.monitoring import DENIED, MISSING, stale
+from lakehouse.sources.frontier import DryFrontier, MonitoringFrontier, fresh
+
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+ACK_DEADLINE = timedelta(seconds=10)
+MAX_AGE = timedelta(minutes=5)
+SUBSCRIPTION = "projects/test/subscriptions/plays"
+
+
+def after_noon(seconds: float) -> datetime:
+    return NOON + timedelta(seconds=seconds)
+
+
+def slot(dry_at: datetime | None, attempt: int = 0) -> dict[str, Any]:
+    return {"dry_at": dry_at, "attempt": attempt}
+
+
+# --- dry -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def dry() -> DryFrontier:
+    return DryFrontier(ACK_DEADLINE, MAX_AGE, trusted_from=NOON)
+
+
+def test_the_frontier_is_when_the_dry_subscription_was_asked(dry: DryFrontier) -> None:
+    assert dry.observe([slot(after_noon(1))], after_noon(2)).at == after_noon(1)
+
+
+def test_all_slots_must_have_run_dry(dry: DryFrontier) -> None:
+    """What one slot could not finish may be older than what the other found nothing of."""
+    assert dry.observe([slot(after_noon(1)), slot(None)], after_noon(2)).at is None
+
+
+def test_the_slot_that_ran_dry_first_counts(dry: DryFrontier) -> None:
+    assert dry.observe([slot(after_noon(3)), slot(after_noon(1))], after_noon(4)).at == after_noon(1)
+
+
+def test_an_epoch_that_is_not_dry_keeps_what_was_known(dry: DryFrontier) -> None:
+    dry.observe([slot(after_noon(1))], after_noon(2))
+    assert dry.observe([slot(None)], after_noon(60)).at == after_noon(1)
+
+
+def test_the_frontier_never_goes_back(dry: DryFrontier) -> None:
+    """A replayed epoch tells of an older dry moment."""
+    dry.observe([slot(after_noon(9))], after_noon(10))
+    assert dry.observe([slot(after_noon(1))], after_noon(11)).at == after_noon(9)
+
+
+def test_an_old_dry_moment_is_no_frontier(dry: DryFrontier) -> None:
+    dry.observe([slot(after_noon(0))], after_noon(1))
+    frontier = dry.observe([slot(None)], after_noon(301))
+    assert frontier.at is None
+    assert frontier.sampled_at == NOON
+    assert "older than 5 minutes" in frontier.text
+
+
+def test_a_dry_slot_counts_only_when_no_dead_attempt_can_hold_messages() -> None:
+    """An earlier run's leases end one ack deadline after its death."""
+    dry = DryFrontier(ACK_DEADLINE, MAX_AGE, trusted_from=after_noon(10))
+    early = dry.observe([slot(after_noon(5))], after_noon(6))
+    assert early.at is None
+    assert "12:00:10" in early.text
+    assert dry.observe([slot(after_noon(10))], after_noon(11)).at == after_noon(10)
+
+
+def test_a_retried_slot_makes_the_frontier_wait_again(dry: DryFrontier) -> None:
+    """Its first attempt died with messages in its hands."""
+    retried = dry.observe([slot(after_noon(1), attempt=1)], after_noon(2))
+    assert retried.at is None
+    assert dry.observe([slot(after_noon(11))], after_noon(11.5)).at is None
+    assert dry.observe([slot(after_noon(12))], after_noon(13)).at == after_noon(12)
+
+
+def test_before_the_subscription_ran_dry_the_reason_says_so(dry: DryFrontier) -> None:
+    assert dry.observe([slot(None)], after_noon(1)) == Frontier(None, None, "the subscription has not run dry yet")
+
+
+# --- Cloud Monitoring ----------------------------------------------------------------------------------------------
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = NOON
+
+    def __call__(self) -> float:
+        return self.now.timestamp()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with Broker(clock=clock) as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        with SubscriberClient() as subscriber, PublisherClient() as publisher:
+            publisher.create_topic(request={"name": "projects/test/topics/plays"})
+            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": "projects/test/topics/plays"})
+        yield broker
+
+
+@pytest.fixture
+def monitoring(broker: Broker) -> Iterator[Callable[..., MonitoringFrontier]]:
+    with grpc.insecure_channel(broker.address) as channel:
+        client = MetricServiceClient(transport=MetricServiceGrpcTransport(channel=channel))
+        yield lambda subscription=SUBSCRIPTION, ask_every=timedelta(0): MonitoringFrontier(
+            subscription, client, MAX_AGE, ask_every=ask_every
+        )
+
+
+def publish() -> None:
+    publisher = PublisherClient()
+    publisher.publish("projects/test/topics/plays", b"{}").result(10)
+    publisher.stop()
+    publisher.transport.close()
+
+
+def test_the_frontier_is_the_sample_s_time_less_the_oldest_message_s_age(
+    monitoring: Callable[..., MonitoringFrontier], clock: Clock
+) -> None:
+    publish()
+    clock.now = after_noon(90)
+    frontier = monitoring().observe([], clock.now)
+    assert frontier.sampled_at is not None
+    assert frontier.at is not None
+    assert after_noon(-60) <= frontier.at <= NOON
+    assert "the oldest message was" in frontier.text
+
+
+def test_without_unacknowledged_messages_the_frontier_is_the_sample_s_time(
+    monitoring: Callable[..., MonitoringFrontier], clock: Clock
+) -> None:
+    frontier = monitoring().observe([], clock.now)
+    assert frontier.at == frontier.sampled_at
+    assert frontier.at is not None
+
+
+def test_no_sample_is_no_frontier(broker: Broker, monitoring: Callable[..., MonitoringFrontier], clock: Clock) -> None:
+    """A missing metric does not mean that there is no backlog."""
+    broker.sampling = MISSING
+    frontier = monitoring().observe([], clock.now)
+    assert frontier.at is None
+    assert "has no sample" in frontier.text
+
+
+def test_an_old_sample_is_no_frontier(
+    broker: Broker, monitoring: Callable[..., MonitoringFrontier], clock: Clock
+) -> None:
+    broker.sampling = stale(timedelta(minutes=6))
+    frontier = monitoring().observe([], clock.now)
+    assert frontier.at is None
+    assert frontier.sampled_at is not None
+
+
+def test_a_refusal_is_no_frontier_and_is_told(
+    broker: Broker, monitoring: Callable[..., MonitoringFrontier], clock: Clock
+) -> None:
+    """The topic goes on without; its hours are held, with this reason."""
+    broker.sampling = DENIED
+    frontier = monitoring().observe([], clock.now)
+    assert frontier.at is None
+    assert PermissionDenied.__name__ in frontier.text
+
+
+def test_another_subscription_s_samples_do_not_count(
+    monitoring: Callable[..., MonitoringFrontier], clock: Clock
+) -> None:
+    assert monitoring("projects/test/subscriptions/skips").observe([], clock.now).at is None
+
+
+def test_monitoring_is_asked_no_more_often_than_it_has_news() -> None:
+    """Samples come once a minute, batches every few seconds."""
+    asked = []
+
+    class Counting:
+        def list_time_series(self, **request: object) -> list[object]:
+            asked.append(request)
+            return []
+
+    frontier = MonitoringFrontier(SUBSCRIPTION, Counting(), MAX_AGE, ask_every=timedelta(seconds=30))
+    for seconds in (0, 10, 29, 30, 31):
+        frontier.observe([], after_noon(seconds))
+    assert len(asked) == 2
+
+
+def test_a_frontier_is_fresh_up_to_its_greatest_age() -> None:
+    known = Frontier(NOON, NOON, "sampled")
+    assert fresh(known, NOON + MAX_AGE, MAX_AGE) == known
+    assert fresh(known, NOON + MAX_AGE + timedelta(seconds=1), MAX_AGE).at is None
+    unknown = Frontier(None, None, "not asked yet")
+    assert fresh(unknown, NOON, MAX_AGE) == unknown

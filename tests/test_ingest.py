@@ -1,0 +1,825 @@
+"""Ingest: batches of facts become bronze commits that also close hours. Most without Spark, some with all of it."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from pyspark.sql import SparkSession
+
+from lakehouse import hours, ingest, steps
+from lakehouse.bronze import ingest_commits, newest_state, segment_of
+from lakehouse.closing import Frontier
+from lakehouse.config import Config
+from lakehouse.errors import LakehouseError, SourceError, StaleDriverError
+from lakehouse.events import FACTS
+from lakehouse.ingest import Batch, Fact, TopicIngest, run_until_stopped
+from lakehouse.ledger import History, Ledger
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.faults import Faults
+from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
+from lakehouse.sources.segments import Manifest, SegmentWriter, listed_manifests, manifest_path
+from lakehouse.storage import storage_for
+from lakehouse.tables import bronze_table, files, folders_of, ledger_table
+from lakehouse.topics import Topic
+
+PUBSUB_TOPIC = "projects/test/topics/plays"
+SUBSCRIPTION = "projects/test/subscriptions/plays"
+NINE, TEN, ELEVEN, TWELVE = (f"2026-11-23T{hour:02d}" for hour in (9, 10, 11, 12))
+ACK_DEADLINE = timedelta(seconds=10)
+PATIENCE_SECONDS = 100
+"""For what is due soon; only a failing test waits this long."""
+
+
+def at(text: str) -> datetime:
+    """`08:30` on the day of these tests."""
+    return datetime.fromisoformat(f"2026-11-23T{text}:00+00:00")
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.now = at("12:00")
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+class Told:
+    """A frontier that the test decides on."""
+
+    def __init__(self, told: datetime | None) -> None:
+        self.at = told
+
+    def observe(self, facts: Iterable[Any], now: datetime) -> Frontier:
+        return Frontier(self.at, self.at, "no sample")
+
+
+def play(played_at: str, event_id: str = "", **more: Any) -> bytes:
+    event = {"event_id": event_id or played_at, "played_at": at(played_at).isoformat(), "n": 1, **more}
+    return json.dumps(event).encode()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def frontier() -> Told:
+    return Told(None)
+
+
+@pytest.fixture
+def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with Broker(clock=lambda: clock.now.timestamp()) as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        subscribe()
+        yield broker
+
+
+def subscribe() -> None:
+    with SubscriberClient() as subscriber, PublisherClient() as publisher:
+        publisher.create_topic(request={"name": PUBSUB_TOPIC})
+        subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": PUBSUB_TOPIC})
+
+
+def publish(*payloads: bytes) -> None:
+    publisher = PublisherClient()
+    for sent in [publisher.publish(PUBSUB_TOPIC, payload) for payload in payloads]:
+        sent.result(PATIENCE_SECONDS)
+    publisher.stop()
+    publisher.transport.close()
+
+
+@dataclass
+class Lake:
+    """One topic's lake, and drivers over it as of new processes."""
+
+    config: Config
+    clock: Clock
+    frontier: Told
+
+    def __post_init__(self) -> None:
+        self.topic = next(iter(self.config.topics.values()))
+        self.folders = folders_of(self.config.settings, self.topic.name)
+        self.storage = storage_for(self.folders.raw)
+
+    def with_topic(self, topic: Topic) -> Lake:
+        return Lake(replace(self.config, topics={topic.name: topic}), self.clock, self.frontier)
+
+    def driver(self, run: str = "one") -> TopicIngest:
+        driver = TopicIngest(self.topic, self.config, run=run, clock=self.clock, frontier=self.frontier)
+        driver.open_topic(ACK_DEADLINE)
+        return driver
+
+    def pulled(self, epoch: int, slots: int = 1, *, first_slot: int = 0, **bounds: Any) -> list[Fact]:
+        """The facts of an epoch, as the source tells them to a batch."""
+        settings = self.config.settings.ingest.model_copy(update=bounds)
+        stream = SegmentStream(source_options(self.topic, self.folders.raw, settings, {}))
+        planned = [Slot(epoch, slot, self.state().open_hour) for slot in range(first_slot, first_slot + slots)]
+        return [row for slot in planned for batch in stream.read(slot) for row in batch.to_pylist()]
+
+    def bronze(self) -> Any:
+        return bronze_table(self.folders, self.topic, {})
+
+    def state(self) -> Any:
+        return newest_state(self.bronze())
+
+    def metadata(self) -> dict[str, Any]:
+        """Of the newest commit."""
+        return next(ingest_commits(self.bronze()))[1]
+
+    def ledger(self) -> Ledger:
+        return Ledger(ledger_table(self.folders, self.topic, {}), "test", self.clock)
+
+    def history(self) -> History:
+        return self.ledger().history()
+
+    def delivered(self) -> dict[str, list[str | None]]:
+        """Message ids by bucket, as the log has them."""
+        buckets: dict[str, list[str | None]] = {}
+        for file in files(self.bronze()):
+            with self.storage.open(f"bronze/{file.path}") as source:
+                for row in pq.read_table(source).to_pylist():
+                    buckets.setdefault(row["event_id"] or "-", []).append(file.hour)
+        return buckets
+
+
+@pytest.fixture
+def lake(config: Config, clock: Clock, frontier: Told, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Lake:
+    """Files are written at the clock's time."""
+    manifest = SegmentWriter.manifest
+
+    def stamped(writer: SegmentWriter, *told: Any, **more: Any) -> Manifest:
+        return replace(manifest(writer, *told, **more), written_at=clock.now)
+
+    monkeypatch.setattr(SegmentWriter, "manifest", stamped)
+    return Lake(config, clock, frontier)
+
+
+# --- one commit per batch ------------------------------------------------------------------------------------------
+
+
+def test_a_batch_is_one_commit_of_its_files_in_their_buckets(lake: Lake) -> None:
+    driver = lake.driver()
+    publish(play("10:10"), play("11:10"), b"not json")
+    batch = driver.commit_facts(lake.pulled(1))
+    assert (batch.epoch, batch.version, batch.rows) == (1, 1, 3)
+    assert lake.bronze().version() == 1
+    assert lake.delivered() == {"10:10": [TEN], "11:10": [ELEVEN], "-": [None]}
+    assert lake.bronze().transaction_version("ingest") == 1
+    assert lake.bronze().transaction_version("open-hour") == hours.ordinal_of(TEN)
+
+
+def test_the_commit_says_all_that_was_known(lake: Lake) -> None:
+    """The log is the heartbeat and the audit trail."""
+    lake.frontier.at = at("11:30")
+    driver = lake.driver("run-7")
+    publish(play("10:10", mood="calm"), play("11:40"), b"not json", play("23:00"))
+    facts = lake.pulled(1)
+    driver.commit_facts(facts)
+    metadata = lake.metadata()
+    assert {key: metadata[key] for key in ("release", "run", "epochs", "rows", "rejected", "closed", "adopted")} == {
+        "release": "test",
+        "run": "run-7",
+        "epochs": [1],
+        "rows": 4,
+        "rejected": 2,
+        "closed": [],
+        "adopted": [],
+    }
+    assert metadata["watermark"] == at("10:40").isoformat()
+    assert metadata["frontier"] == at("11:30").isoformat()
+    assert metadata["segments"] == sorted({segment_of(fact["path"]) for fact in facts})
+    assert metadata["undeclared"] == {"mood": 1}
+    assert metadata["reasons"]["from the future"] == 1
+    assert sum(metadata["reasons"].values()) == 2
+    assert metadata["state"]["hours"][TEN]["rows"] == 1
+    assert metadata["state"]["slots"] == 1
+
+
+def test_late_events_go_to_the_first_open_hour(lake: Lake) -> None:
+    """Whether the source knew that they are late, or planned before the hour closed."""
+    lake.frontier.at = at("12:00")
+    driver = lake.driver()
+    publish(play("10:10"), play("12:00"))
+    driver.commit_facts(lake.pulled(1))
+    assert lake.state().open_hour == ELEVEN
+    publish(play("10:20"), play("09:20"))
+    driver.commit_facts(lake.pulled(2))
+    publish(play("10:30"), play("09:30"))
+    unaware = [fact for fact in _planned_without_hint(lake, 3)]
+    assert {fact["event_hour"] for fact in unaware} == {NINE, TEN}
+    driver.commit_facts(unaware)
+    late = {event_id: buckets for event_id, buckets in lake.delivered().items() if event_id < "10:59"}
+    assert late == {
+        "10:10": [TEN],
+        "10:20": [ELEVEN],
+        "09:20": [ELEVEN],
+        "10:30": [ELEVEN],
+        "09:30": [ELEVEN],
+    }
+    assert lake.state().hours[ELEVEN].rows == 4
+
+
+def _planned_without_hint(lake: Lake, epoch: int) -> list[Fact]:
+    stream = SegmentStream(source_options(lake.topic, lake.folders.raw, lake.config.settings.ingest, {}))
+    return [row for batch in stream.read(Slot(epoch, 0, None)) for row in batch.to_pylist()]
+
+
+def test_a_repeated_batch_changes_nothing(lake: Lake) -> None:
+    """Spark repeats a batch whose end it did not record."""
+    driver = lake.driver()
+    publish(play("10:10"))
+    first = driver.commit_facts(lake.pulled(1))
+    again = driver.commit_facts(lake.pulled(1))
+    afresh = lake.driver("two").commit_facts(lake.pulled(1))
+    assert first.version == 1
+    assert (again.version, again.rows) == (afresh.version, afresh.rows) == (None, 0)
+    assert lake.delivered() == {"10:10": [TEN]}
+
+
+def test_a_batch_without_rows_and_closes_commits_nothing(lake: Lake) -> None:
+    driver = lake.driver()
+    version = lake.bronze().version()
+    assert driver.commit_facts(lake.pulled(1)).version is None
+    assert lake.bronze().version() == version
+
+
+def test_an_empty_batch_can_close_an_hour(lake: Lake) -> None:
+    """What held it may have been the frontier."""
+    driver = lake.driver()
+    publish(play("10:10"), play("12:00"))
+    assert driver.commit_facts(lake.pulled(1)).closed == ()
+    lake.frontier.at = at("12:00")
+    batch = driver.commit_facts(lake.pulled(2))
+    assert [hour.hour for hour in batch.closed] == [TEN]
+    assert (batch.version, batch.rows) == (2, 0)
+
+
+def test_a_batch_s_own_rows_belong_to_the_hour_that_it_closes(lake: Lake) -> None:
+    """A close is valid from the next batch on."""
+    lake.frontier.at = at("12:00")
+    driver = lake.driver()
+    publish(play("10:10"), play("12:00"))
+    batch = driver.commit_facts(lake.pulled(1))
+    assert [(hour.hour, hour.rows) for hour in batch.closed] == [(TEN, 1)]
+    assert lake.delivered()["10:10"] == [TEN]
+    assert TEN not in lake.state().hours
+
+
+def test_events_from_the_future_do_not_move_the_watermark(lake: Lake) -> None:
+    """One event of the year 2100 would close everything."""
+    driver = lake.driver()
+    publish(play("10:10"), play("12:11"))
+    driver.commit_facts(lake.pulled(1))
+    assert lake.metadata()["watermark"] == at("09:10").isoformat()
+    assert lake.metadata()["reasons"] == {"from the future": 1}
+
+
+def test_the_watermark_does_not_go_back(lake: Lake) -> None:
+    driver = lake.driver()
+    publish(play("11:10"))
+    driver.commit_facts(lake.pulled(1))
+    publish(play("10:10"))
+    driver.commit_facts(lake.pulled(2))
+    assert lake.metadata()["watermark"] == at("10:10").isoformat()
+
+
+# --- the first hour ------------------------------------------------------------------------------------------------
+
+
+def test_earliest_begins_with_the_first_batch_s_oldest_event(lake: Lake) -> None:
+    driver = lake.driver()
+    assert lake.state().open_hour is None
+    publish(b"not json")
+    driver.commit_facts(lake.pulled(1))
+    assert lake.state().open_hour is None
+    publish(play("11:10"), play("10:10"))
+    driver.commit_facts(lake.pulled(2))
+    assert lake.state().open_hour == TEN
+
+
+@pytest.mark.parametrize(("first_hour", "opened"), [("now", TWELVE), (ELEVEN, ELEVEN)])
+def test_now_or_an_hour_begin_at_the_first_start(
+    lake: Lake, topic_with: Callable[..., Topic], first_hour: str, opened: str
+) -> None:
+    """What is older is skewed into it."""
+    lake = lake.with_topic(topic_with(first_hour=first_hour))
+    driver = lake.driver()
+    assert lake.state().open_hour == opened
+    publish(play("10:10"))
+    driver.commit_facts(lake.pulled(1))
+    assert lake.delivered() == {"10:10": [opened]}
+
+
+def test_the_first_hour_is_set_once_in_a_topic_s_life(lake: Lake, topic_with: Callable[..., Topic]) -> None:
+    lake.with_topic(topic_with(first_hour="now")).driver()
+    lake.clock.now = at("15:00")
+    lake.with_topic(topic_with(first_hour="now")).driver()
+    lake.with_topic(topic_with(first_hour=TEN)).driver()
+    assert lake.state().open_hour == TWELVE
+
+
+# --- the ledger ----------------------------------------------------------------------------------------------------
+
+
+def test_a_close_is_recorded_with_what_was_measured(lake: Lake) -> None:
+    lake.frontier.at = at("12:00")
+    driver = lake.driver("run-7")
+    publish(play("10:10"), play("12:00"))
+    driver.commit_facts(lake.pulled(1))
+    row = lake.history().last("closed", TEN)
+    assert row is not None
+    assert row.by == "ingest/test/run-7"
+    details = row.details
+    assert (details["why"], details["rows"], details["bronze_version"], details["epoch"]) == ("watermark", 1, 1, 1)
+    assert details["watermark"] == at("11:00").isoformat()
+    assert details["frontier"] == at("12:00").isoformat()
+    assert [condition["condition"] for condition in details["conditions"]] == ["time", "backlog", "quiet"]
+    assert details["requested_by"] is None
+
+
+def test_a_requested_close_is_carried_out_and_says_who_asked(lake: Lake) -> None:
+    driver = lake.driver()
+    publish(play("10:10"))
+    driver.commit_facts(lake.pulled(1))
+    lake.ledger().record("close_requested", TEN, {"by": "ann", "reason": "the source is gone"})
+    batch = driver.commit_facts(lake.pulled(2))
+    assert [hour.hour for hour in batch.closed] == [TEN]
+    row = lake.history().last("closed", TEN)
+    assert row is not None
+    assert (row.details["why"], row.details["requested_by"], row.details["request_reason"]) == (
+        "request",
+        "ann",
+        "the source is gone",
+    )
+    assert driver.commit_facts(lake.pulled(3)).closed == ()
+
+
+class CrashError(Exception):
+    pass
+
+
+def crash_at(wanted: str) -> Callable[[str], None]:
+    def watcher(step: str) -> None:
+        if step == wanted:
+            raise CrashError(step)
+
+    return watcher
+
+
+@pytest.fixture
+def crash() -> Iterator[Callable[[str], None]]:
+    """Makes this process's ingest stop at a step; taken back afterwards."""
+    yield lambda step: steps.watch(crash_at(step))
+    steps.watch(None)
+
+
+def test_closes_that_a_crash_kept_from_the_ledger_are_recorded_at_the_next_start(
+    lake: Lake, crash: Callable[[str], None]
+) -> None:
+    """The log knows them, with the version at which they were valid."""
+    lake.frontier.at = at("12:00")
+    publish(play("10:10"), play("12:00"))
+    driver = lake.driver()
+    facts = lake.pulled(1)
+    crash("bronze committed, no ledger row")
+    with pytest.raises(CrashError):
+        driver.commit_facts(facts)
+    steps.watch(None)
+    assert lake.history().hours() == []
+    lake.clock.now = at("12:01")
+    lake.driver("two").commit_facts(lake.pulled(1))
+    row = lake.history().last("closed", TEN)
+    assert row is not None
+    assert row.details["bronze_version"] == 1
+    assert row.by == "ingest/test/two"
+    assert len(lake.history().of_hour(TEN)) == 1
+
+
+def test_half_recorded_closes_are_completed(lake: Lake, crash: Callable[[str], None]) -> None:
+    lake.clock.now, lake.frontier.at = at("14:00"), at("14:00")
+    publish(play("10:10"), play("14:00"))
+    driver = lake.driver()
+    facts = lake.pulled(1)
+    crash("close recorded")
+    with pytest.raises(CrashError):
+        driver.commit_facts(facts)
+    steps.watch(None)
+    assert lake.history().hours() == [TEN]
+    lake.driver("two")
+    assert lake.history().hours() == [TEN, ELEVEN, TWELVE]
+    assert [len(lake.history().of_hour(hour)) for hour in (TEN, ELEVEN, TWELVE)] == [1, 1, 1]
+
+
+def test_an_hour_is_told_to_be_held_only_when_the_reason_changes(lake: Lake) -> None:
+    """Batches come every few seconds."""
+    driver = lake.driver()
+    publish(play("10:10"))
+    for epoch in range(1, 4):
+        driver.commit_facts(lake.pulled(epoch))
+    publish(play("12:00"))
+    driver.commit_facts(lake.pulled(4))
+    lake.frontier.at = at("11:30")
+    driver.commit_facts(lake.pulled(5))
+    lake.frontier.at = at("12:00")
+    driver.commit_facts(lake.pulled(6))
+    driver.commit_facts(lake.pulled(7))
+    held = [entry for entry in lake.history().entries if entry.state == "held"]
+    assert [(entry.hour, entry.details["reasons"][0]["condition"], entry.details["epoch"]) for entry in held] == [
+        (TEN, "time", 1),
+        (TEN, "backlog", 4),
+        (ELEVEN, "time", 6),
+    ]
+    assert held[0].details["rows"] == 1
+    assert held[0].details["newest_write"] == at("12:00").isoformat()
+
+
+def test_each_run_leaves_a_row_when_it_starts(lake: Lake) -> None:
+    lake.driver("one")
+    lake.driver("two")
+    started = [entry for entry in lake.history().entries if entry.state == "started"]
+    assert [entry.details["run"] for entry in started] == ["one", "two"]
+    assert started[0].details["release"] == "test"
+
+
+# --- two drivers ---------------------------------------------------------------------------------------------------
+
+
+def test_an_older_run_stops_when_a_newer_one_has_started(lake: Lake) -> None:
+    older = lake.driver("one")
+    lake.driver("two")
+    publish(play("10:10"))
+    with pytest.raises(StaleDriverError, match=r"run two on .* to be the newest"):
+        older.commit_facts(lake.pulled(1))
+    assert lake.delivered() == {}
+
+
+@pytest.mark.parametrize(("sweeps", "bucket"), [(False, ELEVEN), (True, TEN)])
+def test_a_driver_that_commits_second_looks_again(lake: Lake, sweeps: bool, bucket: str) -> None:
+    """Between its decision and its commit another one closes the hour: its event is late now, or adopted in time."""
+    driver = lake.driver()
+    publish(play("10:10"), play("12:00"))
+    driver.commit_facts(lake.pulled(1))
+    other = TopicIngest(lake.topic, lake.config, run="one", clock=lake.clock, frontier=Told(at("12:00")))
+    other.open_topic(ACK_DEADLINE)
+    other._batches = 0 if sweeps else 1
+    publish(play("10:20"))
+    facts = lake.pulled(2)
+    interrupted = []
+
+    def close_meanwhile(step: str) -> None:
+        if step == "batch decided, not committed" and not interrupted:
+            interrupted.append(step)
+            other.commit_facts(lake.pulled(3))
+
+    steps.watch(close_meanwhile)
+    try:
+        driver.commit_facts(facts)
+    finally:
+        steps.watch(None)
+    assert lake.state().open_hour == ELEVEN
+    assert lake.delivered()["10:20"] == [bucket]
+    assert lake.state().epoch == 3
+
+
+def test_a_close_that_another_run_did_not_live_to_record_is_recorded_by_this_one(
+    lake: Lake, crash: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An older run passed its check, commits after the newer one has started and dies: the hour must be sealed."""
+    older = lake.driver("one")
+    publish(play("10:10"), play("12:00"))
+    older.commit_facts(lake.pulled(1))
+    newer = lake.driver("two")
+    monkeypatch.setattr(older, "_check_newest", lambda: None)
+    lake.frontier.at = at("12:00")
+    facts = lake.pulled(2)
+    crash("bronze committed, no ledger row")
+    with pytest.raises(CrashError):
+        older.commit_facts(facts)
+    steps.watch(None)
+    assert lake.history().hours() == []
+    lake.clock.now = lake.frontier.at = at("13:00")
+    publish(play("13:00"))
+    newer.commit_facts(lake.pulled(3))
+    assert lake.history().hours() == [TEN, ELEVEN]
+    row = lake.history().last("closed", TEN)
+    assert row is not None
+    assert (row.by, row.details["bronze_version"]) == ("ingest/test/two", 2)
+
+
+# --- manifests -----------------------------------------------------------------------------------------------------
+
+
+def test_a_manifest_that_no_commit_took_is_adopted(lake: Lake) -> None:
+    """A driver planned two slots for epoch 1 and died; the next planned one."""
+    publish(play("10:10"))
+    lake.driver("one")
+    left_out = lake.pulled(1, first_slot=1)
+    driver = lake.driver("two")
+    publish(play("10:20"))
+    batch = driver.commit_facts(lake.pulled(1))
+    assert batch.rows == 2
+    assert lake.delivered() == {"10:10": [TEN], "10:20": [TEN]}
+    assert lake.metadata()["adopted"] == [segment_of(left_out[0]["path"])]
+
+
+def test_adopted_files_go_to_the_then_open_hour(lake: Lake) -> None:
+    lake.frontier.at = at("12:00")
+    driver = lake.driver("one")
+    publish(play("10:10"))
+    left_out = lake.pulled(1, first_slot=1)
+    publish(play("10:20"), play("12:00"))
+    later = lake.pulled(2)
+    driver._batches = 1
+    driver.commit_facts(later)
+    assert lake.state().open_hour == ELEVEN
+    assert "10:10" not in lake.delivered()
+    assert left_out[0]["event_hour"] == TEN
+    lake.driver("two").commit_facts(lake.pulled(3))
+    assert lake.delivered()["10:10"] == [ELEVEN]
+
+
+def test_what_was_adopted_is_not_committed_again(lake: Lake) -> None:
+    lake.driver()
+    publish(play("10:10"))
+    facts = lake.pulled(1)
+    lake.driver("two").commit_facts(lake.pulled(2))
+    assert lake.delivered() == {"10:10": [TEN]}
+    assert lake.driver("three").commit_facts(facts).version is None
+    assert lake.driver("four").commit_facts(lake.pulled(3)).version is None
+    assert lake.delivered() == {"10:10": [TEN]}
+
+
+@pytest.fixture
+def sweeping(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Manifests are looked at and cleared away every second batch."""
+    monkeypatch.setattr(ingest, "SWEEP_EVERY", 2)
+
+
+@pytest.mark.usefixtures("sweeping")
+def test_manifests_of_epochs_that_can_come_again_are_kept(lake: Lake) -> None:
+    """Spark plans the last epoch again, and after a crash in its own log the one before."""
+    driver = lake.driver()
+    for epoch in range(1, 7):
+        publish(play("10:10", f"e{epoch}"))
+        driver.commit_facts(lake.pulled(epoch))
+    assert listed_manifests(lake.storage) == [(5, 0), (6, 0)]
+    assert len(lake.delivered()) == 6
+
+
+@pytest.mark.usefixtures("sweeping")
+def test_no_manifest_is_removed_before_its_files_are_in_the_log(lake: Lake) -> None:
+    """Whatever is acknowledged is in the log or in a manifest, at each moment."""
+    driver = lake.driver()
+    for epoch in range(1, 4):
+        driver.commit_facts(lake.pulled(epoch))
+    publish(play("10:10"))
+    lake.pulled(1, first_slot=1)
+    driver.commit_facts(lake.pulled(4))
+    assert (1, 1) in listed_manifests(lake.storage)
+    assert lake.delivered() == {}
+    driver.commit_facts(lake.pulled(5))
+    assert lake.delivered() == {"10:10": [TEN]}
+    driver.commit_facts(lake.pulled(6))
+    assert listed_manifests(lake.storage) == [(5, 0), (6, 0)]
+
+
+@pytest.mark.usefixtures("sweeping")
+def test_a_clean_up_that_was_interrupted_is_done_again(lake: Lake, crash: Callable[[str], None]) -> None:
+    driver = lake.driver()
+    for epoch in range(1, 4):
+        driver.commit_facts(lake.pulled(epoch))
+    crash("clean-up half done")
+    facts = lake.pulled(4)
+    with pytest.raises(CrashError):
+        driver.commit_facts(facts)
+    steps.watch(None)
+    assert listed_manifests(lake.storage) == [(2, 0), (3, 0), (4, 0)]
+    again = lake.driver("two")
+    again.commit_facts(lake.pulled(4))
+    again.commit_facts(lake.pulled(5))
+    assert listed_manifests(lake.storage) == [(4, 0), (5, 0)]
+
+
+def test_an_old_epoch_pulled_again_is_another_segment(lake: Lake) -> None:
+    """A checkpoint was restored from a copy, and the manifest is long cleared away: what it pulls must not be lost."""
+    driver = lake.driver()
+    publish(play("10:10"))
+    driver.commit_facts(lake.pulled(1))
+    publish(play("10:20"))
+    driver.commit_facts(lake.pulled(2))
+    lake.storage.delete([manifest_path(1, 0)])
+    publish(play("10:30"))
+    batch = lake.driver("two").commit_facts(lake.pulled(1))
+    assert batch.rows == 1
+    assert lake.delivered() == {"10:10": [TEN], "10:20": [TEN], "10:30": [TEN]}
+    assert lake.state().epoch == 2
+    assert lake.bronze().transaction_version("ingest") == 2
+
+
+# --- finished ------------------------------------------------------------------------------------------------------
+
+
+def finished(batch: Batch) -> bool:
+    return batch.is_finished
+
+
+def test_a_topic_is_finished_when_it_is_dry_and_waits_for_events_alone(lake: Lake) -> None:
+    lake.frontier.at = at("12:00")
+    driver = lake.driver()
+    publish(play("10:10"), play("12:00"))
+    assert not finished(driver.commit_facts(lake.pulled(1, max_messages=2)))
+    assert finished(driver.commit_facts(lake.pulled(2)))
+
+
+def test_a_topic_is_not_finished_while_an_hour_waits_for_the_frontier(lake: Lake) -> None:
+    """A little later it will close."""
+    lake.frontier.at = at("11:50")
+    driver = lake.driver()
+    publish(play("10:10"), play("12:00"))
+    driver.commit_facts(lake.pulled(1))
+    assert not finished(driver.commit_facts(lake.pulled(2)))
+
+
+# --- the end of a run ----------------------------------------------------------------------------------------------
+
+
+class Ended:
+    """What a query that has died says of itself."""
+
+    isActive = False
+
+    def exception(self) -> Exception:
+        return RuntimeError("out of memory")
+
+    def stop(self) -> None:
+        return
+
+
+class Running(Ended):
+    isActive = True
+    status = {"isTriggerActive": False}  # noqa: RUF012
+
+    def stop(self) -> None:
+        self.isActive = False
+
+
+def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(lake: Lake) -> None:
+    """An application that ends with exit code 0 is not restarted."""
+    stop = threading.Event()
+    stop.set()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_until_stopped({lake.driver(): Ended()}, stop)  # type: ignore[dict-item]
+
+
+def test_when_one_query_dies_the_others_are_stopped_between_triggers(lake: Lake) -> None:
+    """Half a batch would only be repeated, but its leases would be lost for a while."""
+    running = Running()
+    with pytest.raises(RuntimeError, match="out of memory"):
+        run_until_stopped({lake.driver("one"): running, lake.driver("two"): Ended()}, threading.Event())  # type: ignore[dict-item]
+    assert not running.isActive
+
+
+class Frame:
+    """What Spark hands to a batch, as far as the batch looks at it."""
+
+    def __init__(self, facts: list[Fact]) -> None:
+        self._facts = facts
+
+    def toArrow(self) -> pa.Table:
+        return pa.Table.from_pylist(self._facts, schema=FACTS)
+
+
+def test_a_newer_run_ends_the_query_of_an_older_one_in_plain_words(lake: Lake) -> None:
+    """What Spark makes of an error in a batch is a page; the operator needs its one line."""
+    older = lake.driver("one")
+    lake.driver("two")
+    with pytest.raises(StaleDriverError):
+        older._on_batch(Frame(lake.pulled(1)), 0)  # type: ignore[arg-type]
+    with pytest.raises(StaleDriverError, match="run two"):
+        run_until_stopped({older: Ended()}, threading.Event())  # type: ignore[dict-item]
+
+
+# --- with Spark ----------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture(scope="module")
+def live_broker() -> Iterator[Broker]:
+    """By real time. One for all tests: Spark's Python workers are started anew for another environment."""
+    with Broker() as broker:
+        yield broker
+
+
+@pytest.fixture
+def live(live_broker: Broker, spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    """Found by Spark's Python workers too; the topic and its subscription are new."""
+    monkeypatch.setitem(spark.sparkContext.environment, "PUBSUB_EMULATOR_HOST", live_broker.address)
+    monkeypatch.setenv("PUBSUB_EMULATOR_HOST", live_broker.address)
+    subscribe()
+    yield live_broker
+    live_broker.faults = Faults()
+    with SubscriberClient() as subscriber, PublisherClient() as publisher:
+        subscriber.delete_subscription(request={"subscription": SUBSCRIPTION})
+        publisher.delete_topic(request={"topic": PUBSUB_TOPIC})
+
+
+def real_play(event_time: datetime, event_id: str) -> bytes:
+    return json.dumps({"event_id": event_id, "played_at": event_time.isoformat(), "n": 1}).encode()
+
+
+def of_config(config: Config) -> Lake:
+    return Lake(config, Clock(), Told(None))
+
+
+def test_a_query_runs_until_dry_and_goes_on_where_it_was(config: Config, live: Broker, spark: SparkSession) -> None:
+    """From the subscription to bronze and the ledger; then a second run on the same checkpoint."""
+    now = datetime.now(UTC)
+    long_ago = now - timedelta(hours=5)
+    publish(real_play(long_ago, "old"), real_play(now, "new"), b"not json")
+    first = TopicIngest(config.topic("plays"), config, run="one")
+    run_until_stopped({first: first.start(spark)}, threading.Event(), until_dry=True)
+    lake = of_config(config)
+    assert live.unacked(SUBSCRIPTION) == []
+    assert {key: len(buckets) for key, buckets in lake.delivered().items()} == {"old": 1, "new": 1, "-": 1}
+    assert lake.history().hours()[0] == hours.hour_of(long_ago)
+    epoch = lake.state().epoch
+    publish(real_play(long_ago, "late"))
+    second = TopicIngest(config.topic("plays"), config, run="two")
+    query = second.start(spark)
+    stop = threading.Event()
+    watcher = threading.Thread(target=_stop_after, args=(stop, lambda: lake.state().epoch > epoch))
+    watcher.start()
+    run_until_stopped({second: query}, stop)
+    watcher.join()
+    assert not query.isActive
+    assert lake.delivered()["late"] == [lake.history().hours() and hours.after(lake.history().hours()[-1])]
+    assert lake.state().epoch > epoch
+
+
+def _stop_after(stop: threading.Event, is_reached: Callable[[], bool]) -> None:
+    for _ in range(PATIENCE_SECONDS * 10):
+        if is_reached():
+            break
+        stop.wait(0.1)
+    stop.set()
+
+
+def test_spark_s_watermark_is_the_one_in_the_log(config: Config, live: Broker, spark: SparkSession) -> None:
+    """Closing goes by our own figure; Spark's must be the same, as the page of the query shows it."""
+    newest = datetime.now(UTC).replace(microsecond=123_000) - timedelta(minutes=1)
+    publish(real_play(newest, "a"))
+    driver = TopicIngest(config.topic("plays"), config, run="one")
+    query = driver.start(spark)
+    seen: list[str] = []
+
+    def is_seen() -> bool:
+        marks = {progress["eventTime"].get("watermark", "") for progress in query.recentProgress}
+        seen[:] = sorted(mark for mark in marks if mark and not mark.startswith("1970"))
+        return bool(seen)
+
+    stop = threading.Event()
+    watcher = threading.Thread(target=_stop_after, args=(stop, is_seen))
+    watcher.start()
+    run_until_stopped({driver: query}, stop)
+    watcher.join()
+    mark = datetime.fromisoformat(of_config(config).metadata()["watermark"])
+    assert [datetime.fromisoformat(text) for text in seen] == [mark]
+    assert mark == newest - timedelta(hours=1)
+
+
+class _Denied(Faults):
+    def refused(self, method: str) -> grpc.StatusCode | None:
+        return grpc.StatusCode.PERMISSION_DENIED if method == "Pull" else None
+
+
+def test_an_executor_s_error_reaches_the_operator_in_its_own_words(
+    config: Config, live: Broker, spark: SparkSession
+) -> None:
+    """Not as a page of Java; and the application must end with a failure."""
+    live.faults = _Denied()
+    driver = TopicIngest(config.topic("plays"), config, run="one")
+    query = driver.start(spark)
+    with pytest.raises(LakehouseError, match=r"found no permission.*roles/pubsub\.subscriber") as raised:
+        run_until_stopped({driver: query}, threading.Event())
+    assert isinstance(raised.value, SourceError)
+    assert "\n" not in str(raised.value)
+    assert not query.isActive
+
+
+def test_a_missing_subscription_is_told_before_the_query_starts(
+    config: Config, live: Broker, spark: SparkSession, topic_with: Callable[..., Topic]
+) -> None:
+    missing = topic_with(subscription="projects/test/subscriptions/skips")
+    with pytest.raises(SourceError, match="found no such subscription"):
+        TopicIngest(missing, config, run="one").start(spark)

@@ -1,0 +1,267 @@
+"""The ledger: rows are only ever added, one after the other, and say what is due."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from lakehouse.config import Settings
+from lakehouse.ledger import Entry, History, Ledger
+from lakehouse.tables import Folders, folders_of, ledger_table
+from lakehouse.topics import Topic
+
+FIVE, SIX, SEVEN = "2026-11-23T05", "2026-11-23T06", "2026-11-23T07"
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+
+
+class Clock:
+    def __init__(self, now: datetime = NOON) -> None:
+        self.now = now
+
+    def __call__(self) -> datetime:
+        return self.now
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def folders(settings: Settings) -> Folders:
+    return folders_of(settings, "plays")
+
+
+@pytest.fixture
+def opened(folders: Folders, topic: Topic, clock: Clock) -> Callable[..., Ledger]:
+    """Handles of the one ledger, each as if of another process."""
+    return lambda by="test": Ledger(ledger_table(folders, topic, {}), by, clock)
+
+
+def happened(*states: str | tuple[str, str] | tuple[str, str, dict[str, Any]]) -> History:
+    """A history of `state`s of hour 05, or of (state, hour), or of (state, hour, details)."""
+    entries = []
+    for number, told in enumerate(states):
+        state, hour, details = (told, FIVE, {}) if isinstance(told, str) else (*told, {})[:3]
+        entries.append(Entry(hour, state, NOON + timedelta(seconds=number), "test", details))
+    return History(tuple(entries))
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def test_a_row_comes_back_as_it_was_recorded(opened: Callable[..., Ledger]) -> None:
+    details = {"rows": 3, "conditions": [{"condition": "time", "is_met": True}], "requested_by": None, "name": "Ænima"}
+    recorded = opened("ingest/1.0/run-7").record("closed", FIVE, details)
+    assert opened().history().entries == (recorded,)
+    assert recorded == Entry(FIVE, "closed", NOON, "ingest/1.0/run-7", details)
+
+
+def test_a_row_may_concern_the_whole_topic(opened: Callable[..., Ledger]) -> None:
+    opened().record("started", details={"run": "a"})
+    started = opened().history().last("started")
+    assert started is not None
+    assert started.hour is None
+    assert started.details == {"run": "a"}
+
+
+def test_an_open_ledger_sees_what_others_add(opened: Callable[..., Ledger]) -> None:
+    reader, writer = opened(), opened()
+    assert reader.history().entries == ()
+    writer.record("closed", FIVE)
+    assert reader.history().hours() == [FIVE]
+
+
+def test_rows_are_ordered_though_clocks_differ(opened: Callable[..., Ledger], clock: Clock) -> None:
+    """A stage on a machine whose clock is behind must not seem to come before what it answers to."""
+    first, second = opened(), opened()
+    first.record("closed", FIVE)
+    clock.now = NOON - timedelta(hours=1)
+    second.record("sealed", FIVE)
+    clock.now = NOON - timedelta(hours=2)
+    first.record("valid", FIVE)
+    entries = opened().history().entries
+    assert [entry.state for entry in entries] == ["closed", "sealed", "valid"]
+    assert [entry.at for entry in entries] == [NOON + timedelta(microseconds=tick) for tick in range(3)]
+
+
+def test_a_row_is_not_added_when_another_handle_was_first(opened: Callable[..., Ledger]) -> None:
+    """`unless` is asked of the rows that are there when the row is added, not of those that were seen before."""
+    one, other = opened(), opened()
+
+    def is_closed(history: History) -> bool:
+        return history.first("closed", FIVE) is not None
+
+    assert not other.history().entries
+    assert one.record("closed", FIVE, unless=is_closed) is not None
+    assert other.record("closed", FIVE, unless=is_closed) is None
+    assert len(opened().history().entries) == 1
+
+
+def test_rows_added_at_the_same_moment_are_decided_one_after_the_other(opened: Callable[..., Ledger]) -> None:
+    """Each of some threads, with a handle of its own, adds the next number: none is lost, none comes twice."""
+    threads, each = 3, 4
+    ledgers = [opened(f"thread-{number}") for number in range(threads)]
+    barrier = threading.Barrier(threads)
+
+    def add(ledger: Ledger) -> None:
+        barrier.wait()
+        for number in range(each):
+            seen: list[int] = []
+
+            def look(history: History, seen: list[int] = seen) -> bool:
+                seen.append(len(history.entries))
+                return False
+
+            ledger.record("held", FIVE, {"number": number}, unless=look)
+            rows_before.append(seen[-1])
+
+    rows_before: list[int] = []
+    with ThreadPoolExecutor(threads) as pool:
+        list(pool.map(add, ledgers))
+    entries = opened().history().entries
+    assert sorted(rows_before) == list(range(threads * each))
+    assert len({entry.at for entry in entries}) == threads * each
+    for ledger_number in range(threads):
+        own = [entry.details["number"] for entry in entries if entry.by == f"thread-{ledger_number}"]
+        assert own == list(range(each))
+
+
+def test_only_one_of_many_that_claim_the_same_hour_gets_it(opened: Callable[..., Ledger]) -> None:
+    ledgers = [opened() for _ in range(4)]
+    barrier = threading.Barrier(len(ledgers))
+
+    def claim(ledger: Ledger) -> bool:
+        barrier.wait()
+        return ledger.record("closed", FIVE, unless=lambda history: FIVE in history.hours()) is not None
+
+    with ThreadPoolExecutor(len(ledgers)) as pool:
+        assert sorted(pool.map(claim, ledgers)) == [False, False, False, True]
+
+
+def test_the_table_is_read_only_when_it_has_moved_on(opened: Callable[..., Ledger]) -> None:
+    """Ingest asks at every batch."""
+    ledger = opened()
+    ledger.record("started", details={"run": "a"})
+    assert ledger.history() is ledger.history()
+
+
+def test_the_ledger_is_plain_delta(opened: Callable[..., Ledger], folders: Folders, topic: Topic) -> None:
+    opened().record("closed", FIVE, {"rows": 1})
+    opened().record("sealed", FIVE)
+    rows = ledger_table(folders, topic, {}).to_pyarrow_table().to_pylist()
+    assert sorted(row["state"] for row in rows) == ["closed", "sealed"]
+    assert Path(folders.ledger, "_delta_log").is_dir()
+
+
+# --- what the rows say ---------------------------------------------------------------------------------------------
+
+
+def test_an_empty_history_has_no_hours_and_nothing_is_due() -> None:
+    history = History()
+    assert (history.hours(), history.due_to_seal(), history.due_to_validate(), history.due_to_mirror("bq")) == (
+        [],
+        [],
+        [],
+        [],
+    )
+    assert history.state_of(FIVE) == "open"
+    assert history.revision(FIVE) == 0
+    assert history.requested_close() is None
+
+
+def test_held_and_requested_hours_are_still_open() -> None:
+    """Only the states of an hour count as its history."""
+    history = happened("held", "close_requested", ("started", None))  # type: ignore[arg-type]
+    assert history.hours() == []
+    assert history.state_of(FIVE) == "open"
+    assert history.last("held") is not None
+
+
+@pytest.mark.parametrize(
+    ("states", "state", "due"),
+    [
+        (["closed"], "closed", "seal"),
+        (["closed", "sealed"], "sealed", "validate"),
+        (["closed", "sealed", "valid"], "valid", "mirror"),
+        (["closed", "sealed", "invalid"], "invalid", None),
+        (["closed", "sealed", "invalid", "released"], "released", "mirror"),
+        (["closed", "sealed", "valid", ("mirrored", FIVE, {"target": "bq"})], "mirrored", None),
+        (["closed", "sealed", "invalid", "valid"], "valid", "mirror"),
+        (["closed", "sealed", "invalid", "released", "invalid"], "invalid", None),
+    ],
+)
+def test_each_state_makes_the_next_stage_due(states: list[Any], state: str, due: str | None) -> None:
+    history = happened(*states)
+    stages = {
+        "seal": history.due_to_seal(),
+        "validate": history.due_to_validate(),
+        "mirror": history.due_to_mirror("bq"),
+    }
+    assert history.state_of(FIVE) == state
+    assert [stage for stage, hours in stages.items() if hours == [FIVE]] == ([due] if due else [])
+
+
+def test_due_hours_come_oldest_first() -> None:
+    history = happened(("closed", SEVEN), ("closed", FIVE), ("closed", SIX), ("sealed", SIX))
+    assert history.due_to_seal() == [FIVE, SEVEN]
+    assert history.hours() == [FIVE, SIX, SEVEN]
+
+
+def test_each_target_is_due_by_itself() -> None:
+    history = happened("closed", "sealed", "valid", ("mirrored", FIVE, {"target": "bq"}))
+    assert history.due_to_mirror("bq") == []
+    assert history.due_to_mirror("hive") == [FIVE]
+    assert history.targets_done(FIVE) == {"bq"}
+
+
+def test_an_hour_sealed_again_must_be_validated_and_mirrored_again() -> None:
+    """What was said of an older revision says nothing of the new one."""
+    history = happened(
+        "closed",
+        ("sealed", FIVE, {"revision": 1}),
+        "valid",
+        ("mirrored", FIVE, {"target": "bq"}),
+        ("sealed", FIVE, {"revision": 2}),
+    )
+    assert history.revision(FIVE) == 2
+    assert [entry.state for entry in history.current(FIVE)] == ["sealed"]
+    assert history.due_to_seal() == []
+    assert history.due_to_validate() == [FIVE]
+    assert history.due_to_mirror("bq") == []
+    assert not history.is_cleared(FIVE)
+
+
+def test_a_release_of_an_older_revision_does_not_clear_the_new_one() -> None:
+    history = happened("closed", "sealed", "invalid", "released", ("sealed", FIVE, {"revision": 2}), "invalid")
+    assert not history.is_cleared(FIVE)
+    assert history.due_to_mirror("bq") == []
+
+
+def test_nothing_is_current_before_the_first_seal() -> None:
+    assert happened("closed").current(FIVE) == []
+    assert happened("closed").due_to_validate() == []
+
+
+def test_first_and_last_of_a_state_are_told_apart() -> None:
+    history = happened(("sealed", FIVE, {"revision": 1}), ("sealed", SIX, {}), ("sealed", FIVE, {"revision": 2}))
+    first, last, newest = history.first("sealed", FIVE), history.last("sealed", FIVE), history.last("sealed")
+    assert first is not None
+    assert last is not None
+    assert (first.details["revision"], last.details["revision"]) == (1, 2)
+    assert newest == last
+    assert history.last("valid") is None
+
+
+def test_of_several_requests_the_one_that_reaches_furthest_counts() -> None:
+    """A later request for an earlier hour takes nothing back: closing cannot be undone."""
+    history = happened(("close_requested", SIX), ("close_requested", SEVEN), ("close_requested", FIVE))
+    request = history.requested_close()
+    assert request is not None
+    assert request.hour == SEVEN

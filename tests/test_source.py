@@ -1,0 +1,529 @@
+"""The source as Spark drives it, without Spark: epochs are planned, slots are pulled once, facts are told for ever."""
+
+from __future__ import annotations
+
+import json
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import grpc
+import pyarrow as pa
+import pytest
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+
+from lakehouse import steps
+from lakehouse.bronze import IngestState, commit_batch
+from lakehouse.config import Ingest, Settings
+from lakehouse.errors import SourceError, UnknownOutcomeError
+from lakehouse.events import FACTS
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.faults import Faults
+from lakehouse.sources import subscription
+from lakehouse.sources.pubsub import SegmentStream, Slot, facts, source_options
+from lakehouse.sources.segments import Manifest, SegmentFile, SegmentWriter, manifest_path, read_manifest
+from lakehouse.sources.subscription import SubscriptionReader
+from lakehouse.storage import LocalStorage, Storage, storage_for
+from lakehouse.tables import bronze_table, folders_of
+from lakehouse.topics import Topic
+
+TOPIC = "projects/test/topics/plays"
+SUBSCRIPTION = "projects/test/subscriptions/plays"
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+PATIENCE_SECONDS = 15
+"""For what is due at once; only a failing test waits this long."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = NOON.timestamp()
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Recorded(Faults):
+    """Refuses the next calls of some methods, and tells of every call."""
+
+    def __init__(self, **refusals: Iterable[grpc.StatusCode]) -> None:
+        self._refusals = {method: list(codes) for method, codes in refusals.items()}
+        self.calls: list[str] = []
+        self.extended = threading.Semaphore(0)
+
+    def refused(self, method: str) -> grpc.StatusCode | None:
+        self.calls.append(method)
+        codes = self._refusals.get(method)
+        return codes.pop(0) if codes else None
+
+    def answer_lost(self, method: str) -> grpc.StatusCode | None:
+        if method == "ModifyAckDeadline":
+            self.extended.release()
+        return None
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with Broker(clock=clock) as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        with SubscriberClient() as subscriber, PublisherClient() as publisher:
+            publisher.create_topic(request={"name": TOPIC})
+            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": TOPIC})
+        yield broker
+
+
+@pytest.fixture
+def publish(broker: Broker) -> Iterator[Callable[..., None]]:
+    publisher = PublisherClient()
+
+    def published(*payloads: bytes) -> None:
+        for sent in [publisher.publish(TOPIC, payload) for payload in payloads]:
+            sent.result(PATIENCE_SECONDS)
+
+    yield published
+    publisher.stop()
+    publisher.transport.close()
+
+
+@dataclass
+class Lake:
+    """A topic's raw folder, and streams over it as of new drivers."""
+
+    topic: Topic
+    raw: str
+    storage: Storage
+    ingest: Ingest = field(default_factory=lambda: Ingest(dry_after="0.2 seconds"))  # type: ignore[arg-type]
+
+    def stream(self, **ingest: Any) -> SegmentStream:
+        settings = Ingest(**{**self.ingest.model_dump(), **ingest})
+        return SegmentStream(source_options(self.topic, self.raw, settings, {}))
+
+    def read(self, epoch: int = 1, slot: int = 0, open_hour: str | None = None, **ingest: Any) -> list[dict[str, Any]]:
+        return told(self.stream(**ingest).read(Slot(epoch, slot, open_hour)))
+
+    def commit(self, epoch: int, open_hour: str | None = None) -> None:
+        bronze = bronze_table(folders_of_raw(self.raw), self.topic, {})
+        commit_batch(bronze, [], IngestState(epoch, open_hour), {"segments": [], "closed": []})
+
+    def put(self, manifest: Manifest) -> None:
+        assert self.storage.put_if_absent(manifest_path(manifest.epoch, manifest.slot), manifest.as_json())
+
+
+def folders_of_raw(raw: str) -> Any:
+    root, _, name = raw.rpartition("/")
+    return folders_of(Settings(raw_root=root, sealed_root=root), name)
+
+
+def told(batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
+    return [row for batch in batches for row in batch.to_pylist()]
+
+
+@pytest.fixture
+def lake(settings: Settings, topic: Topic) -> Lake:
+    folders = folders_of(settings, topic.name)
+    bronze_table(folders, topic, {})
+    return Lake(topic, folders.raw, storage_for(folders.raw))
+
+
+@pytest.fixture
+def watched(broker: Broker) -> Iterator[dict[str, Callable[[], None]]]:
+    """What is to happen when a step is reached; `steps.watch` is taken back afterwards."""
+    happenings: dict[str, Callable[[], None]] = {}
+    steps.watch(lambda step: happenings.get(step, lambda: None)())
+    yield happenings
+    steps.watch(None)
+
+
+def play(minute: int = 0, number: int = 0) -> bytes:
+    event = {"event_id": f"e{number}", "played_at": f"2026-11-23T11:{minute:02d}:00Z", "user": "ann", "n": number}
+    return json.dumps(event).encode()
+
+
+def manifest(epoch: int, slot: int = 0, *, full: bool = False, dry: bool = False) -> Manifest:
+    return Manifest(epoch, slot, f"other-{epoch}-{slot}", 0, NOON, NOON if dry else None, full)
+
+
+def waiting(limit: int = 100) -> list[bytes]:
+    """What another puller gets at once."""
+    reader = SubscriptionReader(SUBSCRIPTION)
+    page = reader.pull(limit, PATIENCE_SECONDS)
+    reader.close()
+    assert page is not None
+    return sorted(message.data for message in page.messages)
+
+
+# --- offsets -------------------------------------------------------------------------------------------------------
+
+
+def test_a_new_topic_begins_before_its_first_epoch(lake: Lake) -> None:
+    assert lake.stream().initialOffset() == {"epoch": 0, "slots": 1, "open_hour": None}
+
+
+def test_each_trigger_is_one_epoch_also_when_there_is_nothing_to_read(lake: Lake) -> None:
+    stream = lake.stream()
+    start = stream.initialOffset()
+    first = stream.latestOffset(start)
+    assert first["epoch"] == 1
+    assert stream.latestOffset(first)["epoch"] == 2
+    assert stream.latestOffset()["epoch"] == 3
+
+
+def test_offsets_are_plain_json(lake: Lake) -> None:
+    """Spark writes them to the checkpoint."""
+    offset = lake.stream().latestOffset()
+    assert json.loads(json.dumps(offset)) == offset
+
+
+def test_a_lost_checkpoint_goes_on_after_the_log_s_epoch(lake: Lake) -> None:
+    """Epochs are never reused: their app transaction would make the commit a repeated one."""
+    lake.commit(7)
+    stream = lake.stream()
+    start = stream.initialOffset()
+    assert start["epoch"] == 7
+    assert stream.latestOffset(start)["epoch"] == 8
+
+
+def test_an_old_checkpoint_goes_on_after_the_log_s_epoch(lake: Lake) -> None:
+    lake.commit(7)
+    assert lake.stream().latestOffset({"epoch": 3, "slots": 1, "open_hour": None})["epoch"] == 8
+
+
+def test_a_checkpoint_ahead_of_the_log_goes_on_after_itself(lake: Lake) -> None:
+    """Empty epochs commit nothing."""
+    lake.commit(7)
+    assert lake.stream().latestOffset({"epoch": 9, "slots": 1, "open_hour": None})["epoch"] == 10
+
+
+def test_a_replayed_epoch_is_followed_by_the_next(lake: Lake) -> None:
+    """After a restart Spark plans the last epoch again before it asks for a new one."""
+    stream = lake.stream()
+    start, end = ({"epoch": epoch, "slots": 1, "open_hour": None} for epoch in (4, 5))
+    assert len(stream.partitions(start, end)) == 1
+    assert stream.latestOffset()["epoch"] == 6
+
+
+def test_the_offset_carries_the_first_open_hour(lake: Lake) -> None:
+    """So that a replay splits late events from others in the same way."""
+    lake.commit(1, "2026-11-23T05")
+    assert lake.stream().latestOffset()["open_hour"] == "2026-11-23T05"
+
+
+# --- slots ---------------------------------------------------------------------------------------------------------
+
+
+def test_planning_is_pure(lake: Lake) -> None:
+    """Spark plans a batch as often as it likes; a new driver plans an old batch the same."""
+    start = {"epoch": 4, "slots": 2, "open_hour": None}
+    end = {"epoch": 5, "slots": 3, "open_hour": "2026-11-23T05"}
+    stream = lake.stream()
+    planned = stream.partitions(start, end)
+    assert planned == [Slot(5, slot, "2026-11-23T05") for slot in range(3)]
+    assert stream.partitions(start, end) == lake.stream().partitions(start, end) == planned
+
+
+def test_no_epochs_are_no_slots(lake: Lake) -> None:
+    offset = {"epoch": 5, "slots": 3, "open_hour": None}
+    assert lake.stream().partitions(offset, offset) == []
+
+
+@pytest.mark.parametrize(
+    ("slots", "manifests", "then"),
+    [
+        (2, [{"full": True}, {"full": True}], 4),
+        (4, [{"full": True}] * 4, 5),
+        (3, [{"dry": True}] * 3, 2),
+        (2, [{"dry": True}] * 2, 2),
+        (3, [{"full": True}, {"full": True}, {"dry": True}], 3),
+        (3, [{"full": True}, {"full": True}], 3),
+        (9, [{"full": True}] * 9, 5),
+    ],
+)
+def test_slots_follow_the_load_between_their_bounds(
+    lake: Lake, topic_with: Callable[..., Topic], slots: int, manifests: list[dict[str, bool]], then: int
+) -> None:
+    """Doubled when every slot stopped at its bound, one less when every one ran dry; unknown changes nothing."""
+    lake.topic = topic_with(slots={"min": 2, "max": 5})
+    for slot, told_ in enumerate(manifests):
+        lake.put(manifest(1, slot, **told_))
+    assert lake.stream().latestOffset({"epoch": 1, "slots": slots, "open_hour": None})["slots"] == then
+
+
+# --- pulling -------------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_tells_facts_about_its_files_and_acknowledges(
+    lake: Lake, publish: Callable[..., None], broker: Broker
+) -> None:
+    publish(play(1), play(59), b"not json")
+    rows = sorted(lake.read(slot=1, open_hour="2026-11-23T05"), key=lambda row: row["event_hour"] or "")
+    rejected, events = rows
+    assert (events["epoch"], events["slot"], events["event_hour"], events["rows"]) == (1, 1, "2026-11-23T11", 2)
+    assert events["max_event_time"] == datetime(2026, 11, 23, 11, 59, tzinfo=UTC)
+    assert events["max_publish_time"] == NOON
+    assert (rejected["event_hour"], rejected["rows"], rejected["rejected"]) == (None, 1, 1)
+    assert {(row["full"], row["attempt"]) for row in rows} == {(False, 0)}
+    assert {stored.path for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")} == {
+        f"bronze/{row['path']}" for row in rows
+    }
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+def test_an_empty_slot_tells_one_fact_without_a_file(lake: Lake, broker: Broker) -> None:
+    """It may say that the subscription ran dry."""
+    (row,) = lake.read()
+    assert (row["path"], row["event_hour"], row["rows"], row["rejected"], row["size_bytes"]) == (None, None, 0, 0, 0)
+    assert row["dry_at"] is not None
+    assert lake.storage.listed("segments")
+
+
+def test_counts_are_told_once_for_a_segment(lake: Lake) -> None:
+    """Whoever sums them over rows must not count them twice."""
+    files = tuple(
+        SegmentFile(f"{hour}/a.parquet", hour, 1, 9, NOON, NOON, NOON, NOON)
+        for hour in ("2026-11-23T11", "2026-11-23T12")
+    )
+    batch = facts(Manifest(1, 0, "a", 0, NOON, None, False, files, {"from the future": 2}, {"mood": 1}))
+    assert batch.schema == FACTS
+    assert [row["counts"] and json.loads(row["counts"]) for row in batch.to_pylist()] == [
+        {"reasons": {"from the future": 2}, "undeclared": {"mood": 1}},
+        None,
+    ]
+
+
+def test_a_slot_with_a_manifest_never_pulls(lake: Lake, publish: Callable[..., None], broker: Broker) -> None:
+    """An action on the batch's frame reads again, and so does a batch that is repeated."""
+    publish(play())
+    first = lake.read()
+    publish(play(1))
+    recorded = broker.faults = Recorded()
+    assert lake.read() == lake.read() == first
+    assert recorded.calls == []
+    assert waiting() == [play(1)]
+
+
+def test_nothing_is_acknowledged_before_the_manifest_is_durable(
+    lake: Lake, publish: Callable[..., None], broker: Broker
+) -> None:
+    """The order on which everything rests."""
+    publish(play())
+    seen: list[tuple[str, bool, bool, bool]] = []
+
+    def look(step: str) -> None:
+        files = any(stored.path.endswith(".parquet") for stored in lake.storage.listed("bronze"))
+        seen.append((step, files, read_manifest(lake.storage, 1, 0) is not None, not broker.unacked(SUBSCRIPTION)))
+
+    steps.watch(look)
+    try:
+        lake.read()
+    finally:
+        steps.watch(None)
+    assert seen[1:] == [
+        ("files durable, no manifest", True, False, False),
+        ("manifest durable, nothing acknowledged", True, True, False),
+        ("acknowledged, facts not told", True, True, True),
+    ]
+    assert seen[0][2:] == (False, False)
+
+
+def test_an_attempt_that_loses_the_race_gives_everything_back(
+    lake: Lake, publish: Callable[..., None], broker: Broker, watched: dict[str, Callable[[], None]]
+) -> None:
+    """The winner's manifest names other files: what we pulled is in none of them."""
+    publish(play(1), play(2))
+    winner = manifest(1, dry=True)
+    watched["files durable, no manifest"] = lambda: lake.put(winner)
+    recorded = broker.faults = Recorded()
+    assert lake.read() == told([facts(winner)])
+    assert "Acknowledge" not in recorded.calls
+    assert waiting() == [play(1), play(2)]
+    assert [stored for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")] == []
+
+
+def test_a_failure_to_write_gives_everything_back(
+    lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """At once, not when the leases end; and a full disk is not made fuller."""
+    publish(play(1), play(2))
+    monkeypatch.setattr(SegmentWriter, "close", lambda writer: (_ for _ in ()).throw(OSError("no space left")))
+    with pytest.raises(OSError, match="no space left"):
+        lake.read()
+    assert waiting() == [play(1), play(2)]
+    assert lake.storage.listed("segments") == []
+    assert [stored for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")] == []
+
+
+def test_a_failure_while_pulling_gives_back_what_was_pulled_before(
+    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    publish(play(1), play(2))
+    broker.faults = _DeniedAfterFirstPull()
+    with pytest.raises(SourceError, match="no permission"):
+        lake.read(max_messages=10)
+    broker.faults = Faults()
+    assert waiting() == [play(1), play(2)]
+
+
+class _DeniedAfterFirstPull(Faults):
+    def __init__(self) -> None:
+        self._pulls = 0
+
+    def refused(self, method: str) -> grpc.StatusCode | None:
+        self._pulls += method == "Pull"
+        return grpc.StatusCode.PERMISSION_DENIED if method == "Pull" and self._pulls > 1 else None
+
+
+# --- a silent store ------------------------------------------------------------------------------------------------
+
+
+def silence(path: str) -> UnknownOutcomeError:
+    return UnknownOutcomeError(path, found="a timeout", expected="an answer", next_step="Look whose file is there.")
+
+
+def test_after_silence_our_own_manifest_is_recognised(
+    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest names its attempt."""
+    publish(play())
+    put = LocalStorage.put_if_absent
+
+    def put_and_fall_silent(storage: LocalStorage, path: str, content: bytes) -> bool:
+        put(storage, path, content)
+        raise silence(path)
+
+    monkeypatch.setattr(LocalStorage, "put_if_absent", put_and_fall_silent)
+    (row,) = lake.read()
+    assert row["rows"] == 1
+    assert broker.unacked(SUBSCRIPTION) == []
+    assert lake.storage.read(f"bronze/{row['path']}") is not None
+
+
+def test_after_silence_without_a_manifest_nothing_is_acknowledged_and_no_file_removed(
+    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The manifest may still come to stand, and would name the files."""
+    publish(play())
+
+    def fall_silent(storage: LocalStorage, path: str, content: bytes) -> bool:
+        raise silence(path)
+
+    monkeypatch.setattr(LocalStorage, "put_if_absent", fall_silent)
+    with pytest.raises(UnknownOutcomeError):
+        lake.read()
+    assert len(broker.unacked(SUBSCRIPTION)) == 1
+    assert waiting() == [play()]
+    assert [stored for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")]
+
+
+# --- bounds --------------------------------------------------------------------------------------------------------
+
+
+def test_a_slot_stops_at_its_greatest_number_of_messages(lake: Lake, publish: Callable[..., None]) -> None:
+    publish(*(play(number) for number in range(5)))
+    (row,) = lake.read(max_messages=3)
+    assert (row["rows"], row["full"], row["dry_at"]) == (3, True, None)
+    assert len(waiting()) == 2
+
+
+def test_a_slot_stops_once_it_has_so_many_bytes(
+    lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It may exceed them by one page."""
+    monkeypatch.setattr("lakehouse.sources.pubsub.PAGE_MESSAGES", 1)
+    publish(*(play(number) + b" " * 600 for number in range(5)))
+    (row,) = lake.read(max_bytes=1024)
+    assert (row["rows"], row["full"], row["dry_at"]) == (2, True, None)
+
+
+def test_a_slot_stops_after_so_long(lake: Lake, publish: Callable[..., None]) -> None:
+    """A busy subscription never runs dry."""
+    publish(play())
+    (row,) = lake.read(max_pull="0 seconds")
+    assert (row["rows"], row["full"], row["dry_at"]) == (0, True, None)
+
+
+def test_a_subscription_is_dry_only_when_it_was_asked_and_had_nothing(lake: Lake, publish: Callable[..., None]) -> None:
+    """Three messages pulled of three is not the same as none left."""
+    publish(play(1), play(2), play(3))
+    (full,) = lake.read(epoch=1, max_messages=3)
+    assert full["dry_at"] is None
+    before = datetime.now(UTC)
+    (dry,) = lake.read(epoch=2, max_messages=3)
+    assert dry["dry_at"] is not None
+    assert before <= dry["dry_at"] < datetime.now(UTC) - timedelta(seconds=0.2)
+
+
+def test_pages_are_decoded_together(lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+    """And positions go on over pages and over what is decoded at once."""
+    monkeypatch.setattr("lakehouse.sources.pubsub.PAGE_MESSAGES", 2)
+    monkeypatch.setattr("lakehouse.sources.pubsub._DECODE_BYTES", 500)
+    publish(*(play(number, number) for number in range(9)))
+    (row,) = lake.read()
+    assert row["rows"] == 9
+
+
+# --- leases --------------------------------------------------------------------------------------------------------
+
+
+def test_leases_are_kept_while_a_slot_writes(
+    lake: Lake,
+    publish: Callable[..., None],
+    broker: Broker,
+    clock: Clock,
+    watched: dict[str, Callable[[], None]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Writing may take longer than the ack deadline; the messages must not go to another slot meanwhile."""
+    publish(play())
+    monkeypatch.setattr(SubscriptionReader, "ack_deadline", lambda reader: timedelta(seconds=1))
+    recorded = broker.faults = Recorded()
+
+    def take_long() -> None:
+        for _ in range(2):
+            assert recorded.extended.acquire(timeout=PATIENCE_SECONDS)
+            clock.seconds += 0.9
+
+    watched["files durable, no manifest"] = take_long
+    lake.read()
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+# --- what an operator can meet -------------------------------------------------------------------------------------
+
+
+def test_a_missing_subscription_is_told(lake: Lake, broker: Broker, topic_with: Callable[..., Topic]) -> None:
+    lake.topic = topic_with(subscription="projects/test/subscriptions/skips")
+    with pytest.raises(SourceError, match=r"projects/test/subscriptions/skips: found no such subscription"):
+        lake.read()
+    assert lake.storage.listed("segments") == []
+
+
+def test_a_denied_subscription_is_told(lake: Lake, broker: Broker) -> None:
+    broker.faults = Recorded(Pull=[grpc.StatusCode.PERMISSION_DENIED])
+    with pytest.raises(SourceError, match=r"no permission.*Grant roles/pubsub\.subscriber"):
+        lake.read()
+
+
+def test_an_unreachable_broker_is_told(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    with Broker() as gone:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
+    monkeypatch.setitem(SubscriptionReader.__init__.__kwdefaults__, "patience", timedelta(0))  # type: ignore[arg-type]
+    with pytest.raises(SourceError, match=f"the emulator at {gone.address} UNAVAILABLE"):
+        lake.read()
+
+
+def test_a_broker_that_is_away_for_a_while_is_waited_for(
+    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(subscription, "_FIRST_PAUSE", 0.001)
+    publish(play())
+    away = [grpc.StatusCode.UNAVAILABLE] * 3
+    broker.faults = Recorded(GetSubscription=away, Pull=away, Acknowledge=away)
+    (row,) = lake.read()
+    assert row["rows"] == 1
+    assert broker.unacked(SUBSCRIPTION) == []

@@ -1,0 +1,318 @@
+"""Pulling, leasing and acknowledging, against a broker in this process."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Iterable, Iterator
+from datetime import UTC, datetime, timedelta
+
+import grpc
+import pytest
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+
+from lakehouse.errors import SourceError
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.faults import Faults
+from lakehouse.sources import subscription
+from lakehouse.sources.subscription import MAX_ACK_IDS, Leases, SubscriptionReader
+
+TOPIC = "projects/test/topics/plays"
+SUBSCRIPTION = "projects/test/subscriptions/plays"
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+SHORT = 0.05
+"""Seconds; how long an empty subscription is waited for."""
+PATIENCE_SECONDS = 15
+"""For what is due at once; only a failing test waits this long."""
+
+
+class Clock:
+    def __init__(self) -> None:
+        self.seconds = NOON.timestamp()
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+class Recorded(Faults):
+    """Refuses the next calls of some methods, and tells of every call that had its effect."""
+
+    def __init__(self, **refusals: Iterable[grpc.StatusCode]) -> None:
+        self._refusals = {method: list(codes) for method, codes in refusals.items()}
+        self.calls: list[str] = []
+        self.done = threading.Semaphore(0)
+
+    def refused(self, method: str) -> grpc.StatusCode | None:
+        self.calls.append(method)
+        codes = self._refusals.get(method)
+        return codes.pop(0) if codes else None
+
+    def answer_lost(self, method: str) -> grpc.StatusCode | None:
+        if method == "ModifyAckDeadline":
+            self.done.release()
+        return None
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
+
+
+@pytest.fixture
+def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with Broker(clock=clock) as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        with SubscriberClient() as subscriber, PublisherClient() as publisher:
+            publisher.create_topic(request={"name": TOPIC})
+            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": TOPIC, "ack_deadline_seconds": 30})
+        yield broker
+
+
+@pytest.fixture
+def publish(broker: Broker) -> Iterator[Callable[[int], None]]:
+    publisher = PublisherClient()
+
+    def published(count: int) -> None:
+        for sent in [publisher.publish(TOPIC, b"%d" % number) for number in range(count)]:
+            sent.result(PATIENCE_SECONDS)
+
+    yield published
+    publisher.stop()
+    publisher.transport.close()
+
+
+@pytest.fixture
+def reader(broker: Broker) -> Iterator[SubscriptionReader]:
+    reader = SubscriptionReader(SUBSCRIPTION, patience=timedelta(seconds=PATIENCE_SECONDS))
+    yield reader
+    reader.close()
+
+
+@pytest.fixture
+def hasty(broker: Broker) -> Iterator[SubscriptionReader]:
+    """Asks once."""
+    reader = SubscriptionReader(SUBSCRIPTION, patience=timedelta(0))
+    yield reader
+    reader.close()
+
+
+def payloads(reader: SubscriptionReader, limit: int = 1000) -> list[bytes]:
+    """What is there at once."""
+    page = reader.pull(limit, PATIENCE_SECONDS)
+    assert page is not None
+    return [message.data for message in page.messages]
+
+
+def is_dry(reader: SubscriptionReader) -> bool:
+    return reader.pull(1000, SHORT) is None
+
+
+# --- pages ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_page_brings_messages_with_what_acknowledges_them(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    publish(3)
+    page = reader.pull(1000, PATIENCE_SECONDS)
+    assert page is not None
+    assert sorted(message.data for message in page.messages) == [b"0", b"1", b"2"]
+    assert page.size_bytes > 0
+    assert len(broker.unacked(SUBSCRIPTION)) == 3
+    reader.acknowledge(page.ack_ids)
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+def test_a_page_has_no_more_messages_than_asked_for(reader: SubscriptionReader, publish: Callable[[int], None]) -> None:
+    publish(3)
+    assert [len(payloads(reader, 2)), len(payloads(reader, 2))] == [2, 1]
+
+
+def test_an_empty_subscription_is_waited_for_and_gives_nothing(reader: SubscriptionReader) -> None:
+    started = time.monotonic()
+    assert reader.pull(10, 0.2) is None
+    assert time.monotonic() - started >= 0.2
+
+
+def test_a_message_that_comes_while_waiting_is_brought(
+    reader: SubscriptionReader, publish: Callable[[int], None]
+) -> None:
+    later = threading.Timer(0.1, publish, [1])
+    later.start()
+    page = reader.pull(10, PATIENCE_SECONDS)
+    later.join()
+    assert page is not None
+
+
+def test_the_ack_deadline_is_the_subscription_s(reader: SubscriptionReader) -> None:
+    assert reader.ack_deadline() == timedelta(seconds=30)
+
+
+def test_messages_given_back_come_again_at_once(reader: SubscriptionReader, publish: Callable[[int], None]) -> None:
+    publish(1)
+    page = reader.pull(10, PATIENCE_SECONDS)
+    assert page is not None
+    assert is_dry(reader)
+    reader.give_back(page.ack_ids)
+    assert payloads(reader) == [b"0"]
+
+
+def test_many_acknowledgements_go_in_requests_of_allowed_size(
+    reader: SubscriptionReader, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Pub/Sub refuses a request over 512 KiB; an ack id has up to 200 bytes."""
+    assert MAX_ACK_IDS * 200 < 512 * 1024
+    monkeypatch.setattr(subscription, "MAX_ACK_IDS", 2)
+    faults = broker.faults = Recorded()
+    reader.acknowledge(f"{SUBSCRIPTION}:{number}" for number in range(5))
+    assert faults.calls == ["Acknowledge"] * 3
+
+
+def test_acknowledging_nothing_asks_nothing(reader: SubscriptionReader, broker: Broker) -> None:
+    """A request without ack ids is refused."""
+    faults = broker.faults = Recorded()
+    reader.acknowledge([])
+    reader.give_back([])
+    assert faults.calls == []
+
+
+# --- what fails in passing -----------------------------------------------------------------------------------------
+
+PASSING = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
+
+
+@pytest.fixture
+def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(subscription, "_FIRST_PAUSE", 0.001)
+
+
+@pytest.mark.usefixtures("_no_pauses")
+def test_an_unavailable_service_is_asked_again(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    publish(1)
+    faults = broker.faults = Recorded(Pull=PASSING, GetSubscription=PASSING)
+    assert reader.ack_deadline() == timedelta(seconds=30)
+    assert reader.pull(10, PATIENCE_SECONDS) is not None
+    assert faults.calls == ["GetSubscription"] * 3 + ["Pull"] * 3
+
+
+@pytest.mark.usefixtures("_no_pauses")
+def test_acknowledgements_that_fail_in_passing_are_sent_again(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    publish(2)
+    page = reader.pull(10, PATIENCE_SECONDS)
+    assert page is not None
+    broker.faults = Recorded(Acknowledge=PASSING)
+    reader.acknowledge(page.ack_ids)
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+def test_an_acknowledgement_that_fails_for_good_is_no_error(
+    hasty: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    """The messages are durable; they only come again."""
+    publish(1)
+    page = hasty.pull(10, PATIENCE_SECONDS)
+    assert page is not None
+    broker.faults = Recorded(Acknowledge=[grpc.StatusCode.UNAVAILABLE])
+    hasty.acknowledge(page.ack_ids)
+    broker.faults = Recorded(Acknowledge=[grpc.StatusCode.PERMISSION_DENIED])
+    hasty.acknowledge(page.ack_ids)
+    assert len(broker.unacked(SUBSCRIPTION)) == 1
+
+
+# --- what fails for good -------------------------------------------------------------------------------------------
+
+
+def test_a_missing_subscription_is_told(broker: Broker) -> None:
+    reader = SubscriptionReader("projects/test/subscriptions/skips")
+    with pytest.raises(SourceError, match=r"skips: found no such subscription.*Create it, or mend `subscription`"):
+        reader.ack_deadline()
+    with pytest.raises(SourceError, match="no such subscription"):
+        reader.pull(10, SHORT)
+    reader.close()
+
+
+@pytest.mark.parametrize(
+    ("code", "told"),
+    [
+        (grpc.StatusCode.PERMISSION_DENIED, r"no permission.*roles/pubsub\.subscriber"),
+        (grpc.StatusCode.UNAUTHENTICATED, r"no valid credentials.*service account"),
+        (grpc.StatusCode.FAILED_PRECONDITION, r"cannot be pulled.*must be a pull subscription"),
+        (grpc.StatusCode.DATA_LOSS, r"DATA_LOSS.*reached from here"),
+    ],
+)
+def test_a_refusal_is_told_at_once(
+    reader: SubscriptionReader, broker: Broker, code: grpc.StatusCode, told: str
+) -> None:
+    """With all patience of a long-running query: waiting would not help."""
+    faults = broker.faults = Recorded(Pull=[code, code])
+    with pytest.raises(SourceError, match=told):
+        reader.pull(10, PATIENCE_SECONDS)
+    assert faults.calls == ["Pull"]
+
+
+def test_a_service_that_stays_away_is_told_when_patience_ends(hasty: SubscriptionReader, broker: Broker) -> None:
+    broker.faults = Recorded(Pull=[grpc.StatusCode.UNAVAILABLE])
+    with pytest.raises(SourceError, match=f"the emulator at {broker.address} UNAVAILABLE"):
+        hasty.pull(10, SHORT)
+
+
+def test_a_broker_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with Broker() as gone:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
+    reader = SubscriptionReader(SUBSCRIPTION, patience=timedelta(0))
+    with pytest.raises(SourceError, match=f"{gone.address}.*`lakehouse sandbox` starts a broker"):
+        reader.ack_deadline()
+    reader.close()
+
+
+# --- leases --------------------------------------------------------------------------------------------------------
+
+
+def test_leases_are_extended_while_messages_are_held(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker, clock: Clock
+) -> None:
+    """A slot may write for longer than the ack deadline: its messages must not come to another meanwhile."""
+    publish(2)
+    page = reader.pull(10, PATIENCE_SECONDS)
+    assert page is not None
+    faults = broker.faults = Recorded()
+    leases = Leases(reader, timedelta(seconds=1))
+    leases.hold(page.ack_ids)
+    for _ in range(2):
+        assert faults.done.acquire(timeout=PATIENCE_SECONDS)
+        clock.seconds += 0.9
+        assert is_dry(reader)
+    leases.acknowledge()
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+def test_leases_end_when_nobody_extends_them(
+    reader: SubscriptionReader, publish: Callable[[int], None], clock: Clock
+) -> None:
+    """What the test before this one would see if the leases were not kept."""
+    publish(1)
+    assert len(payloads(reader)) == 1
+    clock.seconds += 31
+    assert len(payloads(reader)) == 1
+
+
+def test_what_was_let_go_is_never_extended_again(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    """Else a message given back would be held for another deadline."""
+    publish(1)
+    page = reader.pull(10, PATIENCE_SECONDS)
+    assert page is not None
+    leases = Leases(reader, timedelta(seconds=0.1))
+    leases.hold(page.ack_ids)
+    leases.give_back()
+    faults = broker.faults = Recorded()
+    assert not faults.done.acquire(timeout=0.2)
+    assert payloads(reader) == [b"0"]
+    assert not leases._thread.is_alive()
+    leases.acknowledge()
+    assert "Acknowledge" not in faults.calls
