@@ -189,6 +189,13 @@ def test_a_lost_checkpoint_goes_on_after_the_log_s_epoch(lake: Lake) -> None:
     assert stream.latestOffset(start)["epoch"] == 8
 
 
+def test_a_lost_checkpoint_goes_on_after_the_last_manifest(lake: Lake) -> None:
+    """Empty epochs are not in the log; used again, their manifests would answer for messages that are new."""
+    lake.commit(7)
+    lake.put(manifest(9))
+    assert lake.stream().initialOffset()["epoch"] == 9
+
+
 def test_an_old_checkpoint_goes_on_after_the_log_s_epoch(lake: Lake) -> None:
     lake.commit(7)
     assert lake.stream().latestOffset({"epoch": 3, "slots": 1, "open_hour": None})["epoch"] == 8

@@ -25,7 +25,14 @@ from lakehouse.config import Ingest
 from lakehouse.errors import UnknownOutcomeError
 from lakehouse.events import FACTS
 from lakehouse.hours import Hour
-from lakehouse.sources.segments import Manifest, SegmentWriter, manifest_path, messages_from, read_manifest
+from lakehouse.sources.segments import (
+    Manifest,
+    SegmentWriter,
+    listed_manifests,
+    manifest_path,
+    messages_from,
+    read_manifest,
+)
 from lakehouse.sources.subscription import PAGE_MESSAGES, Leases, SubscriptionReader
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import open_table
@@ -92,9 +99,13 @@ class SegmentStream(DataSourceStreamReader):
         self._last: Offset | None = None
 
     def initialOffset(self) -> dict[str, Any]:
-        """Everything up to the last epoch that bronze has: also where a checkpoint was lost."""
+        """After the last epoch that was ever used, as far as bronze and the manifests know: epochs are not used again.
+
+        Where a checkpoint was lost, ingest adopts the manifests that no commit took.
+        """
         state = self._state()
-        return Offset(state.epoch, self._topic.slots.min, state.open_hour).as_dict()
+        used = [epoch for epoch, _ in listed_manifests(storage_for(self._raw, self._storage_options))]
+        return Offset(max([state.epoch, *used]), self._topic.slots.min, state.open_hour).as_dict()
 
     def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
         """One epoch on, whatever there is to read."""
