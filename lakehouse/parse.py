@@ -8,8 +8,8 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
-from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -22,6 +22,7 @@ NO_EVENT_TIME = "no event time"
 FROM_THE_FUTURE = "from the future"
 
 _YEAR_ONE_US, _YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
+_NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 
 
@@ -70,7 +71,7 @@ def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
     keeps_event = pc.or_(pc.is_null(reasons), pc.fill_null(pc.equal(reasons, FROM_THE_FUTURE), False))
     event = parse_json.projected(parsed.values, topic.event_type)
     schema = decoded_schema(topic)
-    if not keeps_event.null_count and pc.all(keeps_event).as_py() is not False:
+    if pc.all(keeps_event, min_count=0).as_py():
         columns = [event_id, event_time, event, reasons]
     else:
         columns = [*(_only(keeps_event, column) for column in (event_id, event_time, event)), reasons]
@@ -87,7 +88,7 @@ def _first_reason(claims: list[tuple[pa.BooleanArray, pa.Array | pa.Scalar]]) ->
 
 def _only(mask: pa.BooleanArray, column: pa.Array) -> pa.Array:
     """`column` where the mask holds, null elsewhere; structs too, which `if_else` does not take."""
-    rows = pc.if_else(mask, pa.array(range(len(column)), pa.int64()), pa.scalar(None, pa.int64()))
+    rows = pc.if_else(mask, pa.array(np.arange(len(column))), pa.scalar(None, pa.int64()))
     return column.take(rows)
 
 
@@ -102,9 +103,9 @@ def _located(location: str, messages: pa.RecordBatch, values: pa.StructArray) ->
 
 def _times(values: pa.Array, unit: str) -> tuple[pa.TimestampArray, pa.BooleanArray]:
     """Instants, and where a value stands that is none; seconds may have fractions, milli- and microseconds not."""
-    if pa.types.is_timestamp(values.type):
-        return values.cast(TIMESTAMP), pa.repeat(False, len(values))
-    if unit == "iso8601":
+    if pa.types.is_temporal(values.type):
+        instants = values.cast(pa.timestamp("us")).cast(TIMESTAMP)
+    elif unit == "iso8601":
         instants = parse_json.lenient_timestamps(values)
     else:
         instants = _from_numbers(values, unit)
@@ -113,21 +114,31 @@ def _times(values: pa.Array, unit: str) -> tuple[pa.TimestampArray, pa.BooleanAr
 
 def _from_numbers(values: pa.Array, unit: str) -> pa.TimestampArray:
     if pa.types.is_string(values.type):
-        values = parse_json.each_or_null(values, pa.float64() if unit == "s" else pa.int64())
+        values = _numbers(values, pa.float64() if unit == "s" else pa.int64())
+    values = values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.float64())
     scale = _UNIT_US[unit]
-    in_range = pc.and_(pc.greater_equal(values, _YEAR_ONE_US // scale), pc.less(values, _YEAR_10000_US // scale))
-    known = pc.if_else(in_range, values, pa.scalar(None, values.type))
-    micros = pc.multiply(known, pa.scalar(scale, known.type))
-    return pc.cast(pc.round(micros), pa.int64()).cast(pa.timestamp("us")).cast(TIMESTAMP)
+    known = _within(values, _YEAR_ONE_US // scale, _YEAR_10000_US // scale)
+    micros = pc.round(pc.multiply(known, pa.scalar(scale, known.type)))
+    known_micros = _within(micros.cast(pa.int64()), _YEAR_ONE_US, _YEAR_10000_US)
+    return known_micros.cast(pa.timestamp("us")).cast(TIMESTAMP)
+
+
+def _within(values: pa.Array, least: int, bound: int) -> pa.Array:
+    is_within = pc.and_(pc.greater_equal(values, least), pc.less(values, bound))
+    return pc.if_else(is_within, values, pa.scalar(None, values.type))
+
+
+def _numbers(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
+    is_number = pc.match_substring_regex(texts, _NUMBER)
+    return parse_json.each_or_null(pc.if_else(is_number, texts, pa.scalar(None, pa.string())), wanted)
 
 
 def _field_name(location: str) -> str:
     return location.partition(".")[2] or location
 
 
-@lru_cache(maxsize=1024)
-def _wanted(topic_json: str) -> pa.StructType:
-    topic = Topic.from_json(topic_json)
+def _wanted_type(topic: Topic) -> pa.StructType:
+    """The declared fields and, where they are not among them, the event's id and time."""
     wanted = topic.event_type
     time_type = {"iso8601": pa.string(), "s": pa.float64()}.get(topic.event_time_unit, pa.int64())
     for location, leaf in ((topic.event_id, pa.string()), (topic.event_time, time_type)):
@@ -135,11 +146,6 @@ def _wanted(topic_json: str) -> pa.StructType:
         if where == "payload":
             wanted = _with_path(wanted, path.split("."), leaf)
     return wanted
-
-
-def _wanted_type(topic: Topic) -> pa.StructType:
-    """The declared fields and, where they are not among them, the event's id and time."""
-    return _wanted(topic.as_json())
 
 
 def _with_path(struct: pa.StructType, path: list[str], leaf: pa.DataType) -> pa.StructType:
