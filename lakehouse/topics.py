@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -110,6 +111,23 @@ class Topic(Frozen):
             raise ValueError("names that differ in more than case: Spark does not tell them apart")
         return fields
 
+    @model_validator(mode="after")
+    def _located(self) -> Topic:
+        """An id or a time that is a declared field too must be declared as something that can be one."""
+        for key, location, is_fit, expected in (
+            ("event_id", self.event_id, _is_an_id, "a string or an integer"),
+            ("event_time", self.event_time, *self._fit_for_a_time()),
+        ):
+            declared = _declared_at(self.event_type, location)
+            if declared is not None and not is_fit(declared):
+                raise ValueError(f"{key}, where {location} is declared as {declared}, to be declared as {expected}")
+        return self
+
+    def _fit_for_a_time(self) -> tuple[Callable[[pa.DataType], bool], str]:
+        if self.event_time_unit == "iso8601":
+            return _is_an_instant, "a string or a timestamp"
+        return _is_a_number, "a number or a timestamp"
+
     @cached_property
     def event_type(self) -> pa.StructType:
         """The declared fields as one Arrow struct, in the order of the file."""
@@ -122,6 +140,34 @@ class Topic(Frozen):
     @classmethod
     def from_json(cls, text: str) -> Topic:
         return cls.model_validate_json(text)
+
+
+def _is_an_id(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_integer(kind))
+
+
+def _is_an_instant(kind: pa.DataType) -> bool:
+    return bool(pa.types.is_string(kind) or pa.types.is_timestamp(kind))
+
+
+def _is_a_number(kind: pa.DataType) -> bool:
+    """Or an instant, which needs no unit."""
+    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
+    return bool(numeric or _is_an_instant(kind))
+
+
+def _declared_at(event_type: pa.StructType, location: str) -> pa.DataType | None:
+    """The declared type at a location of the payload; None where nothing is declared, or not so deep."""
+    where, _, path = location.partition(".")
+    kind: pa.DataType = event_type if where == "payload" else None
+    for name in path.split(".") if kind is not None else []:
+        if not pa.types.is_struct(kind):
+            raise ValueError(f"{location} to lead through structs only; what holds {name!r} is declared as {kind}")
+        place = kind.get_field_index(name)
+        if place < 0:
+            return None
+        kind = kind.field(place).type
+    return kind
 
 
 def topic_from(name: str, values: dict[str, Any]) -> Topic:

@@ -222,3 +222,23 @@ def test_a_wrong_configuration_ends_the_command_with_one_message(
     assert out == ""
     assert err.count("\n") == 1
     assert "plays.yaml: lateness: found '1h'; expected a duration" in err
+
+
+@pytest.mark.parametrize(
+    ("topic", "expected"),
+    [
+        ({"fields": {"event_ref": "struct<a: int>"}, "event_id": "payload.event_ref"}, "a string or an integer"),
+        ({"fields": {"ref": "binary"}, "event_id": "payload.ref"}, "a string or an integer"),
+        ({"fields": {"ref": "int"}, "event_id": "payload.ref.id"}, "lead through structs only"),
+        ({"fields": {"played_at": "boolean"}}, "a string or a timestamp"),
+        ({"fields": {"played_at": "bigint"}}, "a string or a timestamp"),
+        ({"fields": {"played_at": "boolean"}, "event_time_unit": "ms"}, "a number or a timestamp"),
+    ],
+)
+def test_an_id_or_a_time_is_declared_as_something_that_can_be_one(
+    write: Callable[..., Path], topic: dict[str, Any], expected: str
+) -> None:
+    """Found at the first message instead, it would stop the topic's query."""
+    error = refusal(write(plays=topic))
+    assert "plays.yaml" in str(error)
+    assert expected in error.expected
