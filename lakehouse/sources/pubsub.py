@@ -6,11 +6,14 @@ ever; a slot that has none pulls, writes, publishes its manifest, and only then 
 
 from __future__ import annotations
 
+import gc
 import json
 import time
+from collections import deque
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Any
 
 import pyarrow as pa
@@ -33,7 +36,7 @@ from lakehouse.sources.segments import (
     messages_from,
     read_manifest,
 )
-from lakehouse.sources.subscription import PAGE_MESSAGES, Leases, SubscriptionReader
+from lakehouse.sources.subscription import PAGE_MESSAGES, Asked, Leases, Page, SubscriptionReader
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import open_table
 from lakehouse.topics import Topic
@@ -43,6 +46,10 @@ _TIDIED_AFTER = (Exception, GeneratorExit, KeyboardInterrupt, SystemExit)
 """How an attempt may end and still leave nothing behind. A death that is played in one process is none of them."""
 _DECODE_BYTES = 4 * 1024**2
 """Payload bytes that are decoded in one go: enough to make the cost per call small, little enough to stay in cache."""
+_PULLS_AHEAD = 3
+"""Pulls that are under way at a time: a pull takes tens of milliseconds, in which pages can be decoded."""
+_LARGEST_PAGE_BYTES = 10 * 1024**2
+"""Pub/Sub's largest message, which comes alone."""
 
 
 def source_options(topic: Topic, raw: str, ingest: Ingest, storage_options: Mapping[str, str]) -> dict[str, str]:
@@ -101,11 +108,12 @@ class SegmentStream(DataSourceStreamReader):
     def initialOffset(self) -> dict[str, Any]:
         """After the last epoch that was ever used, as far as bronze and the manifests know: epochs are not used again.
 
-        Where a checkpoint was lost, ingest adopts the manifests that no commit took.
+        Where a checkpoint was lost, ingest adopts the manifests that no commit took. No slots: it is the end of nothing,
+        so the first batch, planned again after its epoch is known, never looks empty.
         """
         state = self._state()
         used = [epoch for epoch, _ in listed_manifests(storage_for(self._raw, self._storage_options))]
-        return Offset(max([state.epoch, *used]), self._topic.slots.min, state.open_hour).as_dict()
+        return Offset(max([state.epoch, *used]), 0, state.open_hour).as_dict()
 
     def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
         """One epoch on, whatever there is to read."""
@@ -131,7 +139,8 @@ class SegmentStream(DataSourceStreamReader):
         storage = storage_for(self._raw, self._storage_options)
         manifest = read_manifest(storage, partition.epoch, partition.slot)
         if manifest is None:
-            manifest = _Pull(self._topic, self._ingest, storage, partition).manifest()
+            with _without_cycle_collector():
+                manifest = _Pull(self._topic, self._ingest, storage, partition).manifest()
         yield facts(manifest)
 
     def _remember(self, offset: Offset) -> None:
@@ -241,35 +250,70 @@ class _Pull:
         return winner
 
     def _messages(self, reader: SubscriptionReader, leases: Leases) -> Iterator[pa.RecordBatch]:
-        waiting: list[Any] = []
+        waiting: list[pa.RecordBatch] = []
         waiting_bytes = 0
         for page in self._pages(reader):
             leases.hold(page.ack_ids)
-            waiting += page.messages
+            waiting.append(messages_from(page.messages))
             waiting_bytes += page.size_bytes
             if waiting_bytes >= _DECODE_BYTES:
-                yield messages_from(waiting)
+                yield pa.concat_batches(waiting)
                 waiting, waiting_bytes = [], 0
         if waiting:
-            yield messages_from(waiting)
+            yield pa.concat_batches(waiting)
 
-    def _pages(self, reader: SubscriptionReader) -> Iterator[Any]:
-        """Pages until a bound of the slot is reached or the subscription is dry."""
-        ingest = self._ingest
-        started = time.monotonic()
+    def _pages(self, reader: SubscriptionReader) -> Iterator[Page]:
+        """Pages until a bound of the slot is reached or the subscription is dry.
+
+        Some pulls are under way while their predecessors' pages are decoded. When one comes back empty no more are
+        sent; if all that are out come back empty, too, nothing waited when the last of them was sent.
+        """
+        ingest, wait = self._ingest, self._ingest.dry_after.total_seconds()
+        ends = time.monotonic() + ingest.max_pull.total_seconds()
         messages_left, bytes_left = ingest.max_messages, ingest.max_bytes
-        while messages_left > 0 and bytes_left > 0:
-            if time.monotonic() - started > ingest.max_pull.total_seconds():
-                break
-            asked_at = datetime.now(UTC)
-            page = reader.pull(min(PAGE_MESSAGES, messages_left), ingest.dry_after.total_seconds())
-            if page is None:
-                self._dry_at = asked_at
-                return
-            messages_left -= len(page.messages)
-            bytes_left -= page.size_bytes
-            yield page
-        self._full = True
+        out: deque[tuple[int, Asked]] = deque()
+        empty: list[datetime] = []
+        try:
+            while True:
+                while len(out) < _ahead(bytes_left) and not empty and time.monotonic() < ends:
+                    messages = min(PAGE_MESSAGES, messages_left - sum(asked for asked, _ in out))
+                    if messages <= 0:
+                        break
+                    out.append((messages, reader.ask(messages, wait)))
+                if not out:
+                    break
+                _, oldest = out.popleft()
+                page = oldest.page()
+                if page is None:
+                    empty.append(oldest.at)
+                    continue
+                empty.clear()
+                messages_left -= len(page.messages)
+                bytes_left -= page.size_bytes
+                yield page
+        finally:
+            for _, asked in out:
+                if (page := asked.page()) is not None:
+                    reader.give_back(page.ack_ids)
+        self._dry_at = max(empty, default=None)
+        self._full = not empty
+
+
+def _ahead(bytes_left: int) -> int:
+    """How many pulls may be out: what they bring must fit, and a page may be as large as the largest message."""
+    return max(int(bytes_left > 0), min(_PULLS_AHEAD, bytes_left // _LARGEST_PAGE_BYTES))
+
+
+@contextmanager
+def _without_cycle_collector() -> Iterator[None]:
+    """A slot makes millions of objects and no cycles; looking for cycles would take most of its pulling time."""
+    was_on = gc.isenabled()
+    gc.disable()
+    try:
+        yield
+    finally:
+        if was_on:
+            gc.enable()
 
 
 def _attempt() -> int:

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
@@ -79,17 +79,12 @@ class SubscriptionReader:
 
     def pull(self, max_messages: int, wait: float) -> Page | None:
         """The next page, or None when nothing came for `wait` seconds, however soon the server says it is empty."""
+        return self.ask(max_messages, wait).page()
+
+    def ask(self, max_messages: int, wait: float) -> Asked:
+        """A `pull` that is under way while its caller does something else."""
         request = PullRequest.pb()(subscription=self.subscription, max_messages=max_messages)
-        deadline = time.monotonic() + wait
-        while (left := deadline - time.monotonic()) > 0:
-            answer = self._patiently(lambda left=left: self._answer(request, left))  # type: ignore[misc]
-            if answer is not None and answer.received_messages:
-                received = answer.received_messages
-                return Page(
-                    [entry.message for entry in received], [entry.ack_id for entry in received], answer.ByteSize()
-                )
-            time.sleep(max(0.0, min(_EMPTY_PAUSE, deadline - time.monotonic())))
-        return None
+        return Asked(self, request, time.monotonic() + wait)
 
     def acknowledge(self, ack_ids: Iterable[str]) -> None:
         """Acknowledge; a request that fails for good only means that its messages will come again."""
@@ -120,14 +115,8 @@ class SubscriptionReader:
             response_deserializer=response.FromString if response else None,
         )
 
-    def _answer(self, request: Any, wait: float) -> Any:
-        """Pub/Sub holds an empty pull open for longer than we wait: our deadline then says that nothing came."""
-        try:
-            return self._pull(request, timeout=wait + min(wait, _ANSWER_SECONDS))
-        except grpc.RpcError as error:
-            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
-                return None
-            raise
+    def _call(self, request: Any, wait: float) -> Any:
+        return self._pull.future(request, timeout=wait + min(wait, _ANSWER_SECONDS))
 
     def _send(self, method: Any, requests: list[Any], halfway: str | None = None) -> None:
         """All requests at once; those that failed in passing again, until patience ends."""
@@ -167,6 +156,46 @@ class SubscriptionReader:
             expected=f"a subscription that can be pulled from {place}",
             next_step=next_step or "Check that it can be reached from here; `lakehouse sandbox` starts a broker.",
         )
+
+
+class Asked:
+    """A pull under way; `at` is when it was sent."""
+
+    def __init__(self, reader: SubscriptionReader, request: Any, deadline: float) -> None:
+        self.at = datetime.now(UTC)
+        self._reader, self._request, self._deadline = reader, request, deadline
+        self._call = reader._call(request, max(0.0, deadline - time.monotonic()))
+
+    def page(self) -> Page | None:
+        """What it brought, asked again while it brings nothing and there is time."""
+        while True:
+            answer = self._reader._patiently(self._answer)
+            if answer is not None and answer.received_messages:
+                return _page(answer)
+            time.sleep(max(0.0, min(_EMPTY_PAUSE, self._left())))
+            if self._left() <= 0:
+                return None
+            self._call = self._reader._call(self._request, self._left())
+
+    def _answer(self) -> Any:
+        """Pub/Sub holds an empty pull open for longer than we wait: our deadline then says that nothing came."""
+        if self._call is None:
+            self._call = self._reader._call(self._request, max(self._left(), _ANSWER_SECONDS))
+        try:
+            return self._call.result()
+        except grpc.RpcError as error:
+            if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
+                return None
+            self._call = None
+            raise
+
+    def _left(self) -> float:
+        return self._deadline - time.monotonic()
+
+
+def _page(answer: Any) -> Page:
+    received = list(answer.received_messages)
+    return Page([entry.message for entry in received], [entry.ack_id for entry in received], answer.ByteSize())
 
 
 def _passing(error: Any) -> bool:

@@ -1,0 +1,68 @@
+"""What a benchmark prints and leaves behind: a line per figure, `bench/results/<name>.json`, and an exit code."""
+
+from __future__ import annotations
+
+import json
+import os
+import platform
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results"
+
+
+@dataclass(frozen=True)
+class Figure:
+    """One measured value. `bound` is None for what is only shown; `wants` is `at most` or `at least`."""
+
+    name: str
+    value: float
+    unit: str
+    bound: float | None = None
+    wants: str = "at least"
+
+    @property
+    def is_short(self) -> bool:
+        if self.bound is None:
+            return False
+        return self.value < self.bound if self.wants == "at least" else self.value > self.bound
+
+    def line(self) -> str:
+        bound = "shown" if self.bound is None else f"{self.wants} {self.bound:,.6g}"
+        verdict = "" if self.bound is None else "short" if self.is_short else "ok"
+        return f"{self.name:<72} {self.value:>14,.4g} {self.unit:<16} {bound:<18} {verdict}".rstrip()
+
+
+class Report:
+    """Collects figures, printing each as it comes."""
+
+    def __init__(self, name: str) -> None:
+        self._name = name
+        self._figures: list[Figure] = []
+
+    def shown(self, name: str, value: float, unit: str) -> None:
+        self._add(Figure(name, value, unit))
+
+    def at_least(self, name: str, value: float, bound: float, unit: str = "times") -> None:
+        self._add(Figure(name, value, unit, bound, "at least"))
+
+    def at_most(self, name: str, value: float, bound: float, unit: str = "times") -> None:
+        self._add(Figure(name, value, unit, bound, "at most"))
+
+    def finish(self) -> int:
+        """Write the results; 1 when a bound is missed, else 0."""
+        RESULTS.mkdir(exist_ok=True)
+        machine = {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
+        result = {
+            "benchmark": self._name,
+            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "machine": machine,
+            "figures": [{**asdict(figure), "ok": not figure.is_short} for figure in self._figures],
+        }
+        (RESULTS / f"{self._name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        return int(any(figure.is_short for figure in self._figures))
+
+    def _add(self, figure: Figure) -> None:
+        self._figures.append(figure)
+        print(figure.line(), flush=True)
