@@ -13,27 +13,23 @@ import signal
 import subprocess
 import sys
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
 from datetime import timedelta
 from pathlib import Path
 
 import google.cloud.pubsub_v1 as pubsub_v1
-import pyarrow.parquet as pq
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
 from lakehouse import hours
 from lakehouse.bronze import newest_state
-from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, load
-from lakehouse.ledger import History, Ledger
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
-from lakehouse.tables import files, files_of_hour, folders_of, open_table, table_exists
+from lakehouse.sandbox.tally import Outcome, history_of, outcome_of
+from lakehouse.tables import folders_of, open_table
 from lakehouse.topics import Topic
 
 BUILD = Path("build/demo")
@@ -54,29 +50,6 @@ class DemoError(Exception):
     """The demo cannot go on; the text says why and where to look."""
 
 
-@dataclass
-class Outcome:
-    """What became of one topic's messages, counted from the tables' own files by something other than Spark."""
-
-    published: int
-    distinct: int
-    delivered: int = 0
-    duplicates: int = 0
-    skewed: int = 0
-    rejected: int = 0
-    sealed: int = 0
-    valid: int = 0
-    mirrored: int = 0
-    lost: set[str] = field(default_factory=set)
-    doubled: set[str] = field(default_factory=set)
-    changed: list[str] = field(default_factory=list)
-    unexpected: list[str] = field(default_factory=list)
-
-    @property
-    def is_right(self) -> bool:
-        return not (self.lost or self.doubled or self.changed or self.unexpected)
-
-
 def main() -> int:
     os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its channels report their own end
     started = time.monotonic()
@@ -91,7 +64,7 @@ def main() -> int:
             _create_subscriptions(config)
             with _application() as application:
                 _replayed(application, broker, config, messages, number)
-        outcomes = {name: _outcome(topic, config, messages) for name, topic in sorted(config.topics.items())}
+        outcomes = {name: outcome_of(topic, config, messages) for name, topic in sorted(config.topics.items())}
     except DemoError as failure:
         console.print(f"[red]demo: {failure}[/red]")
         return 1
@@ -204,11 +177,6 @@ def _topics(config: Config) -> list[Topic]:
     return [config.topics[name] for name in sorted(config.topics)]
 
 
-def _history(topic: Topic, config: Config) -> History:
-    uri = folders_of(config.settings, topic.name).ledger
-    return Ledger(open_table(uri, {}), "demo").history() if table_exists(uri, {}) else History()
-
-
 def _has_started(topic: Topic, config: Config) -> bool:
     """Whether the first batch is done: Spark and its workers warm up in it, and it would swallow half of the replay."""
     return Path(folders_of(config.settings, topic.name).checkpoint, "commits", "0").exists()
@@ -224,7 +192,7 @@ def _last_hour(topic: Topic, messages: Sequence[Message]) -> str:
 
 
 def _hours_due(topic: Topic, config: Config, through: Mapping[str, str]) -> list[str]:
-    history = _history(topic, config)
+    history = history_of(topic, config)
     state = newest_state(open_table(folders_of(config.settings, topic.name).bronze, {}))
     return sorted({*history.hours(), *(hour for hour in state.hours if hour <= through[topic.name])})
 
@@ -232,64 +200,8 @@ def _hours_due(topic: Topic, config: Config, through: Mapping[str, str]) -> list
 def _finished(config: Config, through: Mapping[str, str], progress: Progress, task: TaskID) -> int:
     due = [(topic, hour) for topic in _topics(config) for hour in _hours_due(topic, config, through)]
     progress.update(task, total=len(due))
-    histories = {topic.name: _history(topic, config) for topic in _topics(config)}
+    histories = {topic.name: history_of(topic, config) for topic in _topics(config)}
     return sum(histories[topic.name].targets_done(hour) >= set(topic.mirrors) for topic, hour in due)
-
-
-# --- the count -----------------------------------------------------------------------------------------------------
-
-
-def _outcome(topic: Topic, config: Config, messages: Sequence[Message]) -> Outcome:
-    """Published against delivered: ids in silver and in every mirrored folder, read with pyarrow from their files."""
-    mine = [message for message in messages if message.topic == topic.name]
-    wanted = {message.event_id for message in mine if message.event_id}
-    outcome = Outcome(len(mine), len(wanted))
-    history = _history(topic, config)
-    in_silver, in_mirror = Counter[str](), Counter[str]()
-    for hour in history.hours():
-        sealed = history.last("sealed", hour)
-        outcome.sealed += sealed is not None
-        outcome.valid += history.last("valid", hour) is not None
-        outcome.mirrored += history.targets_done(hour) >= set(topic.mirrors)
-        silver_ids = list(_silver_ids(topic, config, hour))
-        mirror_ids = list(_mirror_ids(topic, config, hour))
-        in_silver.update(silver_ids)
-        in_mirror.update(mirror_ids)
-        if sealed is not None:
-            outcome.duplicates += sealed.details["duplicates"] + sealed.details["late_duplicates"]
-            outcome.skewed += sealed.details["skewed"]
-            manifest = sealed.details["rows"], int(sealed.details["id_checksum"])
-            for place, ids in (("silver", silver_ids), ("mirror", mirror_ids)):
-                if (len(ids), checksum_of(ids)) != manifest:
-                    outcome.changed.append(f"{hour} in {place}")
-    outcome.delivered = len(in_silver)
-    outcome.rejected = _rejected(topic, config)
-    for counts in (in_silver, in_mirror):
-        outcome.lost |= wanted - set(counts)
-        outcome.doubled |= {event_id for event_id, count in counts.items() if count > 1}
-        outcome.unexpected += sorted(set(counts) - wanted)
-    flawed = sum(1 for message in mine if message.event_id is None)
-    if outcome.rejected != flawed:
-        outcome.unexpected.append(f"{outcome.rejected} rejected, {flawed} were bad")
-    return outcome
-
-
-def _silver_ids(topic: Topic, config: Config, hour: str) -> Iterator[str]:
-    uri = folders_of(config.settings, topic.name).silver
-    for file in files_of_hour(open_table(uri, {}), hour):
-        yield from pq.read_table(f"{uri}/{file.path}", columns=["event_id"], partitioning=None)["event_id"].to_pylist()
-
-
-def _mirror_ids(topic: Topic, config: Config, hour: str) -> Iterator[str]:
-    for name in topic.mirrors:
-        folder = Path(config.settings.mirrors[name]["path"]) / topic.name / hour
-        for file in sorted(folder.glob("part-*.parquet")) if (folder / "_SUCCESS").exists() else []:
-            yield from pq.read_table(file, columns=["event_id"], partitioning=None)["event_id"].to_pylist()
-
-
-def _rejected(topic: Topic, config: Config) -> int:
-    bronze = open_table(folders_of(config.settings, topic.name).bronze, {})
-    return sum(file.rows for file in files(bronze) if file.hour is None)
 
 
 # --- the end -------------------------------------------------------------------------------------------------------
@@ -322,7 +234,7 @@ def _told(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> in
 
 def _told_where_to_look(config: Config) -> None:
     topic = config.topic("flight_departed")
-    history = _history(topic, config)
+    history = history_of(topic, config)
     hour = max(
         history.hours(),
         key=lambda hour: int((history.last("sealed", hour) or history.entries[0]).details.get("skewed", 0)),
