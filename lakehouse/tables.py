@@ -153,7 +153,16 @@ def _ensured(
             ) from refused
     table = open_table(uri, options)
     _follow_schema(table, schema, partition_by)
+    _follow_properties(table, properties)
     return table
+
+
+def _follow_properties(table: DeltaTable, properties: Mapping[str, str]) -> None:
+    """A changed audit window reaches the tables that are there, too."""
+    present = table.metadata().configuration
+    if any(present.get(key) != value for key, value in properties.items()):
+        table.alter.set_table_properties(dict(properties))
+        table.update_incremental()
 
 
 def _follow_schema(table: DeltaTable, schema: pa.Schema, partition_by: list[str]) -> None:

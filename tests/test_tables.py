@@ -88,6 +88,17 @@ def test_tables_keep_their_history_for_the_audit_window(folders: Folders, topic_
         assert properties["delta.deletedFileRetentionDuration"] == "interval 90 days"
 
 
+def test_a_changed_audit_window_reaches_tables_that_are_there(
+    folders: Folders, topic_with: Callable[..., Topic]
+) -> None:
+    """An auditor who asks for a longer window must not find that it holds for new topics only."""
+    silver_table(folders, topic_with(audit_window="90 days"), {})
+    longer = silver_table(folders, topic_with(audit_window="400 days"), {})
+    assert longer.metadata().configuration["delta.logRetentionDuration"] == "interval 400 days"
+    again = silver_table(folders, topic_with(audit_window="400 days"), {})
+    assert again.version() == longer.version()
+
+
 def test_only_silver_is_append_only(folders: Folders, topic: Topic) -> None:
     """A sealed hour never changes; bronze's files are deleted when their retention is over."""
     assert silver_table(folders, topic, {}).metadata().configuration["delta.appendOnly"] == "true"
