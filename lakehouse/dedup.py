@@ -37,7 +37,7 @@ def duplicates(scan: Scan) -> pa.Table:
         database.register("ids", ids)
         database.execute(f"create temp table hashes as select hash(event_id) as h, {FILE}, {ROW} from ids")
         database.execute("create temp table often as select h from hashes group by h having count(*) > 1")
-        (suspects,) = database.execute("select count(*) from often").fetchone() or (0,)
+        [(suspects,)] = database.execute("select count(*) from often").fetchall()
         if not suspects:
             return ADDRESS.empty_table()
         database.execute(f"create temp table suspects as select {FILE}, {ROW} from hashes semi join often using (h)")

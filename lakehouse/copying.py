@@ -1,0 +1,211 @@
+"""Copying the rows of Parquet files into silver files, in Arrow: no row passes through a JVM."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from itertools import groupby
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+
+from lakehouse import hours, parquet
+from lakehouse.checksum import id_checksum
+from lakehouse.events import sealed_schema
+from lakehouse.hours import Hour
+from lakehouse.storage import Storage, storage_for
+from lakehouse.tables import DataFile, event_time_stats
+from lakehouse.topics import Topic
+
+READ_COLUMNS = ["event", "event_id", "event_time", "publish_time", "message_id"]
+"""What a copy reads of bronze: not the payload."""
+
+_ROW_GROUP_BYTES = 64 * 1024**2
+_BATCH_ROWS = 65_536
+_HOUR_US = 3_600_000_000
+
+
+@dataclass(frozen=True)
+class Piece:
+    """One row group of a bronze file; `kept` has a bit for each of its rows, None when no row is left out."""
+
+    path: str
+    row_group: int
+    rows: int
+    size_bytes: int
+    kept: bytes | None = None
+
+
+@dataclass(frozen=True)
+class Copy:
+    """One silver file to be made: what a task reads and where it writes. The file's name begins with `target`."""
+
+    topic_json: str
+    hour: Hour
+    raw: str
+    sealed: str
+    storage_options: Mapping[str, str]
+    target: str
+    pieces: tuple[Piece, ...]
+
+
+@dataclass(frozen=True)
+class Copied:
+    """A silver file that is durable; `checksum` is the part of the hour's that its rows make."""
+
+    path: str
+    rows: int
+    size_bytes: int
+    skewed: int
+    checksum: str
+    min_event_time_us: int
+    max_event_time_us: int
+
+    def as_data_file(self, hour: Hour) -> DataFile:
+        first, last = (
+            hours.EPOCH + timedelta(microseconds=us) for us in (self.min_event_time_us, self.max_event_time_us)
+        )
+        return DataFile(self.path, hour, self.rows, self.size_bytes, datetime.now(UTC), event_time_stats(first, last))
+
+
+COPIED = pa.schema(
+    [
+        ("path", pa.string()),
+        ("rows", pa.int64()),
+        ("size_bytes", pa.int64()),
+        ("skewed", pa.int64()),
+        ("checksum", pa.string()),
+        ("min_event_time_us", pa.int64()),
+        ("max_event_time_us", pa.int64()),
+    ]
+)
+
+
+def pieces_of(path: str, footer: pq.FileMetaData, losers: np.ndarray[tuple[int], np.dtype[np.int64]]) -> list[Piece]:
+    """A bronze file's row groups; `losers` are the sorted numbers of the rows that are left out."""
+    pieces = []
+    first = 0
+    for number in range(footer.num_row_groups):
+        group = footer.row_group(number)
+        columns = (group.column(position) for position in range(group.num_columns))
+        size_bytes = sum(
+            column.total_compressed_size
+            for column in columns
+            if column.path_in_schema.partition(".")[0] in READ_COLUMNS
+        )
+        lost = losers[slice(*np.searchsorted(losers, [first, first + group.num_rows]))] - first
+        pieces.append(Piece(path, number, group.num_rows, size_bytes, _bits_without(lost, group.num_rows)))
+        first += group.num_rows
+    return pieces
+
+
+def packed(pieces: Iterable[Piece], target_bytes: int) -> Iterator[tuple[Piece, ...]]:
+    """Pieces in order, cut where a silver file is full: one bronze file may fill many, and many may fill one."""
+    waiting: list[Piece] = []
+    filled = 0
+    for piece in pieces:
+        if waiting and filled + piece.size_bytes > target_bytes:
+            yield tuple(waiting)
+            waiting, filled = [], 0
+        waiting.append(piece)
+        filled += piece.size_bytes
+    if waiting:
+        yield tuple(waiting)
+
+
+def copy_rows(copy: Copy) -> Copied:
+    """Write one silver file: the rows that are kept, in their order, with the sealed columns."""
+    topic = Topic.from_json(copy.topic_json)
+    raw, sealed = storage_for(copy.raw, copy.storage_options), storage_for(copy.sealed, copy.storage_options)
+    schema = sealed_schema(topic)
+    rows = (sealed_columns(batch, schema) for batch in _kept(raw, copy.pieces))
+    return write_silver(sealed, copy.target, copy.hour, rows, schema)
+
+
+def write_silver(sealed: Storage, target: str, hour: Hour, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> Copied:
+    """One silver file of the rows, durable; none when there are no rows.
+
+    Each try has a name of its own: a late twin of a task must not touch what counts.
+    """
+    path = f"hour={hour}/{target}-{uuid.uuid4().hex[:12]}.parquet"
+    start = pa.scalar(hours.start_of(hour))
+    count = skewed = checksum = 0
+    times: list[int] = []
+    with sealed.create(f"silver/{path}") as sink:
+        with pq.ParquetWriter(sink, schema, **parquet.options(schema)) as writer:
+            for table in _row_group_sized(rows):
+                writer.write_table(table, row_group_size=len(table))
+                count += len(table)
+                skewed += pc.sum(pc.less(table["event_time"], start)).as_py() or 0
+                checksum += id_checksum(table["event_id"])
+                bounds = pc.min_max(table["event_time"].cast(pa.int64()))
+                times += [bounds["min"].as_py(), bounds["max"].as_py()]
+        size_bytes = sink.tell()
+    if count:
+        sealed.finish([f"silver/{path}"])
+    else:
+        sealed.delete([f"silver/{path}"])
+    return Copied(path, count, size_bytes, skewed, str(checksum), min(times, default=0), max(times, default=0))
+
+
+def _bits_without(lost: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -> bytes | None:
+    if not len(lost):
+        return None
+    kept = np.ones(rows, bool)
+    kept[lost] = False
+    return np.packbits(kept).tobytes()
+
+
+def _kept(raw: Storage, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
+    for path, of_file in groupby(pieces, key=lambda piece: piece.path):
+        with raw.open(f"bronze/{path}") as source, pq.ParquetFile(source) as file:
+            for piece in of_file:
+                batches = file.iter_batches(_BATCH_ROWS, row_groups=[piece.row_group], columns=READ_COLUMNS)
+                yield from batches if piece.kept is None else _filtered(batches, piece)
+
+
+def _filtered(batches: Iterable[pa.RecordBatch], piece: Piece) -> Iterator[pa.RecordBatch]:
+    kept = np.unpackbits(np.frombuffer(piece.kept or b"", np.uint8), count=piece.rows).astype(bool)
+    first = 0
+    for batch in batches:
+        yield batch.filter(pa.array(kept[first : first + len(batch)]))
+        first += len(batch)
+
+
+def _row_group_sized(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+    waiting: list[pa.RecordBatch] = []
+    waiting_bytes = 0
+    for batch in batches:
+        if len(batch):
+            waiting.append(batch)
+            waiting_bytes += batch.nbytes
+        if waiting_bytes >= _ROW_GROUP_BYTES:
+            yield pa.Table.from_batches(waiting)
+            waiting, waiting_bytes = [], 0
+    if waiting:
+        yield pa.Table.from_batches(waiting)
+
+
+def sealed_columns(rows: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """The sealed schema's columns; what the topic gained after these rows were ingested is null, at any depth."""
+    event = rows.column("event")
+    columns = dict(zip((member.name for member in event.type), event.flatten(), strict=True))
+    columns |= {name: rows.column(name) for name in ("event_id", "event_time", "publish_time", "message_id")}
+    columns["event_hour"] = _hours_of(rows.column("event_time"))
+    declared = [
+        columns[field.name].cast(field.type) if field.name in columns else pa.nulls(len(rows), field.type)
+        for field in schema
+    ]
+    return pa.RecordBatch.from_arrays(declared, schema=schema)
+
+
+def _hours_of(instants: pa.TimestampArray) -> pa.StringArray:
+    """Event hours as text: a dictionary of the few that occur, spelled once each."""
+    ordinals = np.floor_divide(instants.cast(pa.int64()).to_numpy(), _HOUR_US)
+    distinct, codes = np.unique(ordinals, return_inverse=True)
+    names = pa.array([hours.from_ordinal(int(ordinal)) for ordinal in distinct], pa.string())
+    return names.take(pa.array(codes))

@@ -1,0 +1,173 @@
+"""A bronze table as ingest leaves it, for the tests of what comes after: files by pyarrow, commits and closes by us."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import yaml
+
+from lakehouse import hours
+from lakehouse.bronze import commit_batch, newest_state, segment_of
+from lakehouse.config import Config, Settings
+from lakehouse.events import segment_schema
+from lakehouse.hours import Hour
+from lakehouse.ledger import Ledger
+from lakehouse.seal import Sealer, SparkOrNone
+from lakehouse.tables import (
+    DataFile,
+    bronze_table,
+    event_time_stats,
+    files_of_hour,
+    folders_of,
+    ledger_table,
+    silver_table,
+)
+from lakehouse.topics import Topic
+
+FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"
+
+
+@dataclass(frozen=True)
+class Delivery:
+    """One message. Times are minutes: of the event since 05:00, of the publishing since then."""
+
+    event_id: str | None
+    minute: int = 0
+    published: int = 0
+    message_id: str = "m"
+    value: int = 0
+    reject_reason: str | None = None
+
+    @property
+    def event_time(self) -> datetime:
+        return hours.start_of(FIVE) + timedelta(minutes=self.minute)
+
+    @property
+    def publish_time(self) -> datetime:
+        return self.event_time + timedelta(minutes=self.published)
+
+    def as_row(self) -> dict[str, Any]:
+        is_event = self.reject_reason is None
+        track = {"id": f"t{self.value}", "ms": self.value}
+        return {
+            "message_id": self.message_id,
+            "publish_time": self.publish_time,
+            "attributes": [],
+            "payload": b"{}",
+            "event_id": self.event_id,
+            "event_time": self.event_time if is_event else None,
+            "event": {"user": f"u{self.value}", "track": track, "n": self.value} if is_event else None,
+            "reject_reason": self.reject_reason,
+        }
+
+
+@dataclass
+class Lake:
+    """A topic whose epochs, closes and seals come one call at a time."""
+
+    topic: Topic
+    settings: Settings
+    config: Config
+    epoch: int = 0
+    row_group_rows: int = 1000
+    written_at: datetime = field(default_factory=lambda: datetime.now(UTC))
+
+    def __post_init__(self) -> None:
+        self.folders = folders_of(self.settings, self.topic.name)
+        self.ledger = Ledger(ledger_table(self.folders, self.topic, {}), "ingest/test/run")
+
+    @property
+    def bronze(self) -> Any:
+        return bronze_table(self.folders, self.topic, {})
+
+    @property
+    def silver(self) -> Any:
+        return silver_table(self.folders, self.topic, {})
+
+    def deliver(self, *deliveries: Delivery, hour: Hour | None = FIVE, files: int = 1) -> list[str]:
+        """One epoch: the deliveries in the bucket `hour`, dealt out to some files as they come."""
+        self.epoch += 1
+        share = -(-len(deliveries) // files)
+        parts = [deliveries[first : first + share] for first in range(0, len(deliveries), share or 1)]
+        added = [self._written(part, hour, slot) for slot, part in enumerate(parts)]
+        state = replace(
+            newest_state(self.bronze), epoch=self.epoch, open_hour=newest_state(self.bronze).open_hour or FIVE
+        )
+        metadata = {
+            "release": "test", "run": "run", "epochs": [self.epoch], "rows": len(deliveries), "rejected": 0,
+            "segments": sorted(segment_of(file.path) for file in added), "closed": [],
+        }  # fmt: skip
+        commit_batch(self.bronze, added, state, metadata)
+        return [file.path for file in added]
+
+    def _written(self, deliveries: Sequence[Delivery], hour: Hour | None, slot: int) -> DataFile:
+        rows = [
+            {**delivery.as_row(), "epoch": self.epoch, "slot": slot, "position": position}
+            for position, delivery in enumerate(deliveries)
+        ]
+        path = f"{hour or 'rejected'}/{self.epoch:012d}-{slot:04d}-abc.parquet"
+        file = Path(self.folders.bronze, path)
+        file.parent.mkdir(parents=True, exist_ok=True)
+        table = pa.Table.from_pylist(rows, schema=segment_schema(self.topic))
+        pq.write_table(table, file, row_group_size=self.row_group_rows)
+        times = [delivery.event_time for delivery in deliveries] if hour else []
+        stats = event_time_stats(min(times, default=None), max(times, default=None))
+        return DataFile(path, hour, len(rows), file.stat().st_size, self.written_at, stats)
+
+    def close(self, hour: Hour) -> None:
+        self.epoch += 1
+        state = replace(newest_state(self.bronze), epoch=self.epoch, open_hour=hours.after(hour))
+        closed = {"hour": hour, "why": "watermark", "conditions": [], "epoch": self.epoch, "release": "test"}
+        metadata = {
+            "release": "test", "run": "run", "epochs": [self.epoch], "rows": 0, "rejected": 0, "segments": [],
+            "closed": [closed],
+        }  # fmt: skip
+        version = commit_batch(self.bronze, [], state, metadata)
+        rows = sum(file.rows for file in files_of_hour(self.bronze, hour))
+        self.ledger.record("closed", hour, {**closed, "rows": rows, "bronze_version": version})
+
+    def sealer(self, spark: SparkOrNone = None) -> Sealer:
+        return Sealer(self.topic, self.settings, spark, run="test")
+
+    def seal(self, hour: Hour = FIVE, spark: SparkOrNone = None) -> dict[str, Any]:
+        """Close the hour and seal it; gives the manifest as recorded."""
+        self.close(hour)
+        entry = self.sealer(spark).seal(hour)
+        assert entry is not None
+        return dict(entry.details)
+
+    def sealed(self, hour: Hour = FIVE) -> list[dict[str, Any]]:
+        """The sealed rows, by pyarrow and by id."""
+        files = [Path(self.folders.silver, file.path) for file in files_of_hour(self.silver, hour)]
+        rows = [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+        return sorted(rows, key=lambda row: row["event_id"])
+
+    def ids(self, hour: Hour = FIVE) -> list[str]:
+        return [row["event_id"] for row in self.sealed(hour)]
+
+    def clear(self, hour: Hour, *targets: str) -> None:
+        """Valid, and mirrored to the targets."""
+        self.ledger.record("valid", hour, {"rows": 0})
+        for target in targets:
+            self.ledger.record("mirrored", hour, {"target": target, "where": "there"})
+
+
+def plays(*event_ids: str, minute: int = 0) -> Iterable[Delivery]:
+    return [Delivery(each, minute, value=number) for number, each in enumerate(event_ids)]
+
+
+def conf_of(lake: Lake, folder: Path) -> Path:
+    """The lake's configuration as files, for the command line."""
+    conf = folder / "conf" / "test.yaml"
+    (conf.parent / "topics").mkdir(parents=True)
+    settings = lake.settings.model_dump(mode="json", exclude={"topics", "expectations"})
+    conf.write_text(yaml.safe_dump(settings))
+    topic = lake.topic.model_dump(mode="json", exclude={"name"})
+    (conf.parent / "topics" / f"{lake.topic.name}.yaml").write_text(yaml.safe_dump(topic))
+    return conf
