@@ -1,0 +1,161 @@
+"""Every delivery has its explanation, and every event its way."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+
+from lakehouse import cli
+from lakehouse.audit import Audit, audited, check_topic, traced
+from lakehouse.config import Config, Settings
+from lakehouse.errors import LakeError, LakehouseError
+from lakehouse.tables import DataFile, commit, files_of_hour
+from lakehouse.topics import Topic
+
+
+@pytest.fixture
+def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+    """Two sealed hours with everything that can happen to a delivery."""
+    lake = Lake(topic, settings, config)
+    lake.deliver(Delivery("a", 1, 0, "a1"), Delivery("a", 1, 2, "a2"), Delivery("b", 2, 0, "b1"))
+    lake.deliver(Delivery("bad", 3, 0, "x1", reject_reason="event.n: not a number"), hour=None)
+    lake.seal(FIVE)
+    lake.deliver(Delivery("b", 2, 70, "b2"), Delivery("late", 30, 60, "l1"), hour=SIX)
+    lake.deliver(Delivery("c", 61, 0, "c1"), hour=SIX)
+    lake.seal(SIX)
+    return lake
+
+
+def told(audit: Audit) -> list[tuple[str, str | None, str | None, str]]:
+    return [(each.what, each.event_id, each.message_id, each.where) for each in audit.explained]
+
+
+def test_an_untouched_hour_is_what_its_deliveries_come_to(lake: Lake) -> None:
+    """And what is not in it is explained, id by id."""
+    audit = audited(lake.topic, lake.config, FIVE)
+    assert audit.is_right
+    assert (audit.deliveries, audit.rows, audit.sealed_rows) == (3, 2, 2)
+    assert told(audit) == [
+        ("duplicate", "a", "a2", "first delivered as a1"),
+        ("in another hour", "b", "b2", f"came after the close, delivered in {SIX}"),
+        ("in another hour", "late", "l1", f"came after the close, delivered in {SIX}"),
+        ("rejected", "bad", "x1", "event.n: not a number"),
+    ]
+
+
+def test_a_late_duplicate_is_told_with_the_hour_that_has_it(lake: Lake) -> None:
+    audit = audited(lake.topic, lake.config, SIX)
+    assert told(audit) == [("late duplicate", "b", "b2", f"sealed in {FIVE}")]
+    assert (audit.rows, audit.is_right) == (2, True)
+
+
+def test_rows_that_nobody_delivered_and_rows_that_are_not_there_are_found(lake: Lake) -> None:
+    """Silver holds another hour's file, and lacks its own."""
+    (ours,), (theirs, *_) = files_of_hour(lake.silver, FIVE), files_of_hour(lake.silver, SIX)
+    moved = DataFile(theirs.path, FIVE, theirs.rows, theirs.size_bytes, datetime.now(UTC))
+    commit(lake.silver, [moved], metadata={}, transactions={}, removed=[ours])
+    audit = audited(lake.topic, lake.config, FIVE)
+    assert not audit.is_right
+    assert audit.counts["missing"] == 2
+    assert audit.counts["extra"] == 1
+
+
+def test_counts_are_whole_when_the_list_is_cut(lake: Lake) -> None:
+    lake.deliver(*(Delivery("d", 121, number, f"d{number:02d}") for number in range(20)), hour=SEVEN)
+    lake.seal(SEVEN)
+    audit = audited(lake.topic, lake.config, SEVEN, limit=3)
+    assert audit.counts["duplicate"] == 19
+    assert [each.message_id for each in audit.explained] == ["d01", "d02", "d03"]
+
+
+def test_an_hour_is_audited_as_it_was(lake: Lake) -> None:
+    """Before its seal it had deliveries and no rows."""
+    before = min(entry.at for entry in lake.ledger.history().of_hour(FIVE) if entry.state == "sealed")
+    audit = audited(lake.topic, lake.config, FIVE, before - timedelta(microseconds=1))
+    assert (audit.deliveries, audit.rows, audit.sealed_rows) == (3, 2, None)
+    assert "in another hour" not in audit.counts
+
+
+def test_an_empty_hour_is_audited(lake: Lake) -> None:
+    lake.seal(SEVEN)
+    audit = audited(lake.topic, lake.config, SEVEN)
+    assert (audit.deliveries, audit.rows, audit.sealed_rows, audit.explained) == (0, 0, 0, ())
+
+
+def test_an_hour_whose_deliveries_are_gone_cannot_be_audited(lake: Lake) -> None:
+    """Saying that it should be empty would be a lie."""
+    commit(lake.bronze, [], metadata={}, transactions={}, removed=files_of_hour(lake.bronze, FIVE))
+    with pytest.raises(LakeError, match="no deliveries in bronze"):
+        audited(lake.topic, lake.config, FIVE)
+
+
+def test_an_event_is_traced_from_its_first_delivery_to_its_mirrors(lake: Lake) -> None:
+    """Release, batch, epoch and segment of each delivery, and what became of it."""
+    lake.clear(FIVE, "folder")
+    trace = traced(lake.topic, lake.config, "b")
+    assert trace.hours == (FIVE,)
+    first, second = trace.deliveries
+    assert (first.message_id, first.outcome) == ("b1", f"the row of {FIVE}")
+    assert (first.epoch, first.slot, first.position) == (1, 0, 2)
+    assert first.segment == "000000000001-0000-abc"
+    assert (first.batch["release"], first.batch["run"], first.batch["bronze_version"]) == ("test", "run", 1)
+    assert (second.message_id, second.outcome) == ("b2", f"late duplicate: {FIVE} has it")
+    assert [entry.state for entry in trace.story if entry.hour == FIVE] == ["closed", "sealed", "valid", "mirrored"]
+
+
+def test_what_became_of_a_delivery_is_told(lake: Lake) -> None:
+    def outcomes(event_id: str) -> list[str]:
+        return [each.outcome for each in traced(lake.topic, lake.config, event_id).deliveries]
+
+    lake.deliver(Delivery("new", 121), hour=SEVEN)
+    assert outcomes("a") == [f"the row of {FIVE}", f"duplicate in {FIVE}"]
+    assert outcomes("late") == [f"the row of {SIX}"]
+    assert outcomes("bad") == ["rejected: event.n: not a number"]
+    assert outcomes("new") == [f"waits for the seal of {SEVEN}"]
+
+
+def test_an_event_outlives_its_deliveries(lake: Lake) -> None:
+    """After the retention of bronze the sealed row and its story are still found."""
+    commit(lake.bronze, [], metadata={}, transactions={}, removed=files_of_hour(lake.bronze, FIVE))
+    trace = traced(lake.topic, lake.config, "a")
+    assert (trace.deliveries, trace.hours) == ((), (FIVE,))
+
+
+def test_an_unknown_event_is_an_error(lake: Lake) -> None:
+    with pytest.raises(LakehouseError, match="'nobody'"):
+        traced(lake.topic, lake.config, "nobody")
+
+
+def test_the_commands_tell_it(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = conf_of(lake, tmp_path)
+
+    def run(*arguments: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["--conf", str(conf), *arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out + captured.err
+
+    code, text = run("audit", "plays", SIX)
+    assert (code, f"sealed in {FIVE}" in text) == (0, True)
+    code, text = run("audit", "plays", SIX, "--json", "--as-of", "2100-01-01T00:00:00Z")
+    assert json.loads(text)["counts"] == {"late duplicate": 1}
+    code, text = run("trace", "plays", "b")
+    assert (code, "000000000001-0000-abc" in text) == (0, True)
+    code, text = run("trace", "plays", "b", "--json")
+    assert [each["message_id"] for each in json.loads(text)["deliveries"]] == ["b1", "b2"]
+    code, text = run("audit", "plays", SIX, "--as-of", "yesterday")
+    assert (code, "yesterday" in text) == (1, True)
+
+
+def test_the_job_fails_when_an_hour_is_not_as_it_was_sealed(lake: Lake) -> None:
+    """Its log ends with what to look at."""
+    now = datetime.now(UTC)
+    check_topic(lake.topic, lake.config, now)
+    (ours,) = files_of_hour(lake.silver, FIVE)
+    commit(lake.silver, [], metadata={}, transactions={}, removed=[ours])
+    with pytest.raises(LakehouseError, match="2 missing"):
+        check_topic(lake.topic, lake.config, now)

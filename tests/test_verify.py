@@ -1,0 +1,250 @@
+"""Whatever is done to a sealed hour is found and named."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pyarrow.parquet as pq
+import pytest
+from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+
+from lakehouse import cli, verify
+from lakehouse.config import Config, Settings
+from lakehouse.errors import LakehouseError
+from lakehouse.tables import DataFile, commit, files_of_hour, open_table
+from lakehouse.topics import Topic
+from lakehouse.verify import Verification, verified
+
+
+@pytest.fixture
+def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+    """Two sealed hours, the first with an own and a skewed event."""
+    lake = Lake(topic, settings, config)
+    lake.deliver(Delivery("a", 1, value=1), Delivery("b", 2, value=2), Delivery("b", 2, 3))
+    lake.deliver(Delivery("old", -30))
+    lake.seal(FIVE)
+    lake.deliver(Delivery("c", 61), hour=SIX)
+    lake.seal(SIX)
+    return lake
+
+
+def look(lake: Lake, *hours: str) -> Verification:
+    return verified(lake.topic, lake.config, hours, datetime.now(UTC))
+
+
+def told(lake: Lake, *hours: str) -> list[tuple[str | None, str]]:
+    return [(finding.hour, finding.kind) for finding in look(lake, *hours).findings]
+
+
+def files_of(lake: Lake, hour: str = FIVE) -> list[Path]:
+    return [Path(lake.folders.silver, file.path) for file in files_of_hour(lake.silver, hour)]
+
+
+def holding(lake: Lake, event_id: str) -> Path:
+    return next(file for file in files_of(lake) if event_id in pq.ParquetFile(file).read()["event_id"].to_pylist())
+
+
+def unprotected(lake: Lake) -> None:
+    """Somebody with rights takes the table's own guard away first."""
+    open_table(lake.folders.silver, {}).alter.set_table_properties({"delta.appendOnly": "false"})
+
+
+def log_file(lake: Lake, version: int) -> Path:
+    return Path(lake.folders.silver, "_delta_log", f"{version:020d}.json")
+
+
+def edit_log(lake: Lake, version: int, edit: Callable[[list[dict[str, object]]], list[dict[str, object]]]) -> None:
+    file = log_file(lake, version)
+    actions = edit([json.loads(line) for line in file.read_text().splitlines()])
+    file.write_text("\n".join(json.dumps(action) for action in actions))
+
+
+def test_untouched_hours_have_no_findings(lake: Lake) -> None:
+    """Counted from the files: what it looked at is told, too."""
+    verification = look(lake)
+    assert verification.findings == ()
+    assert (verification.hours, verification.files, verification.rows) == ((FIVE, SIX), 3, 4)
+
+
+def test_an_appended_file_is_found(lake: Lake) -> None:
+    """Delta's appendOnly lets anybody append, also to an hour that is sealed."""
+    file = files_of(lake)[0]
+    twin = file.with_name("twin.parquet")
+    twin.write_bytes(file.read_bytes())
+    rows = pq.ParquetFile(twin).metadata.num_rows
+    data_file = DataFile(f"hour={FIVE}/twin.parquet", FIVE, rows, twin.stat().st_size, datetime.now(UTC))
+    version = commit(lake.silver, [data_file], metadata={}, transactions={})
+    assert {kind for _, kind in told(lake)} == {"touched", "files", "rows", "id checksum"}
+    (touched,) = (finding for finding in look(lake, FIVE).findings if finding.kind == "touched")
+    assert (touched.hour, touched.subject) == (FIVE, f"version {version}")
+    assert touched.found.endswith("added 1 and removed 0 files")
+
+
+def test_a_deleted_file_is_found(lake: Lake) -> None:
+    file = holding(lake, "a")
+    file.unlink()
+    (finding,) = look(lake).findings
+    assert (finding.hour, finding.kind, finding.subject) == (FIVE, "missing file", f"hour={FIVE}/{file.name}")
+
+
+def test_a_rewritten_file_is_found_by_its_size(lake: Lake) -> None:
+    file = holding(lake, "old")
+    pq.write_table(pq.ParquetFile(file).read(), file, compression="none")
+    assert told(lake) == [(FIVE, "changed file")]
+
+
+def test_a_rewritten_file_of_the_same_size_is_found_by_its_ids(lake: Lake) -> None:
+    """Somebody was careful, and mended the log, too; the ids' sum is another all the same."""
+    file = holding(lake, "a")
+    table = pq.ParquetFile(file).read()
+    column = table.column_names.index("event_id")
+    other = table.set_column(column, "event_id", table["event_id"].combine_chunks().take([0, 0]))
+    pq.write_table(other, file)
+    edit_log_size(lake, file, file.stat().st_size)
+    assert told(lake) == [(FIVE, "id checksum")]
+
+
+def edit_log_size(lake: Lake, file: Path, size_bytes: int) -> None:
+    def edit(actions: list[dict[str, object]]) -> list[dict[str, object]]:
+        for action in actions:
+            add = action.get("add")
+            if isinstance(add, dict) and str(add["path"]).endswith(file.name):
+                add["size"] = size_bytes
+        return actions
+
+    version = next(
+        each.version for each in verify.commits(storage_of(lake)) if any(file.name in path for _, path in each.added)
+    )
+    edit_log(lake, version, edit)
+
+
+def storage_of(lake: Lake) -> verify.Storage:
+    from lakehouse.storage import storage_for
+
+    return storage_for(lake.folders.sealed)
+
+
+def test_a_file_with_fewer_rows_is_found(lake: Lake) -> None:
+    file = holding(lake, "a")
+    pq.write_table(pq.ParquetFile(file).read().slice(0, 1), file)
+    assert {"changed file", "rows", "id checksum"} <= {kind for _, kind in told(lake)}
+
+
+def test_a_file_that_is_no_parquet_is_found(lake: Lake) -> None:
+    file = holding(lake, "a")
+    file.write_bytes(b"x" * file.stat().st_size)
+    assert told(lake) == [(FIVE, "changed file")]
+
+
+def test_an_optimize_is_found(lake: Lake) -> None:
+    """The rows are all there; yet the hour is not what it was."""
+    lake.silver.optimize.compact()
+    assert (FIVE, "touched") in told(lake)
+    finding = next(finding for finding in look(lake).findings if finding.kind == "touched")
+    assert finding.found.startswith("OPTIMIZE")
+
+
+def test_a_delete_is_found(lake: Lake) -> None:
+    unprotected(lake)
+    open_table(lake.folders.silver, {}).delete("event_id = 'b'")
+    kinds = told(lake)
+    assert {(FIVE, "touched"), (FIVE, "rows"), (FIVE, "id checksum"), (None, "not append-only")} <= set(kinds)
+    assert all(hour != SIX for hour, _ in kinds)
+
+
+def test_a_guard_that_was_away_for_a_while_is_found(lake: Lake) -> None:
+    """The next seal puts it back; what happened in between is for people to look at."""
+    unprotected(lake)
+    lake.seal(SEVEN)
+    assert lake.silver.metadata().configuration["delta.appendOnly"] == "true"
+    assert told(lake) == [(None, "not append-only")]
+
+
+def test_a_file_that_no_commit_names_is_found(lake: Lake) -> None:
+    """Readers of plain Parquet would see its rows."""
+    file = files_of(lake)[0]
+    file.with_name("stray.parquet").write_bytes(file.read_bytes())
+    assert told(lake) == [(FIVE, "extra file")]
+
+
+def test_an_edited_manifest_is_found(lake: Lake) -> None:
+    """The ledger, another table, says the same: both would have to be forged."""
+
+    def edit(actions: list[dict[str, object]]) -> list[dict[str, object]]:
+        for action in actions:
+            info = action.get("commitInfo")
+            if isinstance(info, dict):
+                info["userMetadata"] = info["userMetadata"].replace('"rows": 3', '"rows": 2')
+        return actions
+
+    version = lake.ledger.history().last("sealed", FIVE).details["silver_version"]  # type: ignore[union-attr]
+    edit_log(lake, version, edit)
+    (finding,) = look(lake).findings
+    assert (finding.kind, finding.found) == ("edited log", "rows 2")
+
+
+def test_an_entry_taken_out_of_the_log_is_found(lake: Lake) -> None:
+    version = lake.ledger.history().last("sealed", FIVE).details["silver_version"]  # type: ignore[union-attr]
+    edit_log(lake, version, lambda actions: [action for action in actions if "add" not in action])
+    assert {"edited log", "files", "rows", "id checksum", "extra file"} <= {kind for _, kind in told(lake)}
+
+
+def test_a_log_cut_short_is_found(lake: Lake) -> None:
+    """The last seal is gone without a trace but in the ledger."""
+    newest = lake.silver.version()
+    log_file(lake, newest).unlink()
+    kinds = told(lake)
+    assert (None, "edited log") in kinds
+    assert (SIX, "files") in kinds
+
+
+def test_a_log_with_a_hole_is_found(lake: Lake) -> None:
+    log_file(lake, 1).unlink()
+    assert look(lake).findings[0].kind in ("unreadable log", "edited log")
+
+
+def test_an_entry_older_than_the_audit_window_may_be_gone(lake: Lake) -> None:
+    """Delta cleans its log; the seal's numbers stand in the ledger for ever."""
+    lake.silver.create_checkpoint()
+    later = datetime.now(UTC) + timedelta(days=401)
+    version = lake.silver.version()
+    for number in range(version):
+        log_file(lake, number).unlink()
+    assert verified(lake.topic, lake.config, [], later).findings == ()
+    assert (FIVE, "edited log") in told(lake)
+
+
+def test_only_the_hours_asked_for_are_looked_at(lake: Lake) -> None:
+    holding(lake, "a").unlink()
+    assert told(lake, SIX) == []
+    assert told(lake, FIVE) == [(FIVE, "missing file")]
+
+
+def test_an_hour_without_a_seal_cannot_be_verified(lake: Lake) -> None:
+    with pytest.raises(LakehouseError, match=SEVEN):
+        look(lake, SEVEN)
+
+
+def test_the_command_ends_with_1_when_something_is_found(
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """For those who run it every night."""
+    conf = conf_of(lake, tmp_path)
+
+    def run(*arguments: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["--conf", str(conf), *arguments])
+        return ended.value.code, capsys.readouterr().out
+
+    code, text = run("verify", "plays")
+    assert (code, "2 hours" in text) == (0, True)
+    os.unlink(holding(lake, "a"))
+    code, text = run("verify", "plays", FIVE, "--json")
+    assert code == 1
+    assert [finding["kind"] for finding in json.loads(text)["findings"]] == ["missing file"]
+    code, text = run("verify", "plays", FIVE)
+    assert (code, "missing file" in text) == (1, True)
