@@ -1,0 +1,222 @@
+"""Maintain: take away what nobody needs any more. What is delivered to nobody yet, or not committed yet, stays.
+
+Nothing of a bronze or a silver table goes by age alone: a driver that was down for months finds all it left.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+
+from deltalake.exceptions import CommitFailedError
+
+from lakehouse import hours
+from lakehouse.bronze import newest_state, segment_of, segments_in_log
+from lakehouse.config import Config
+from lakehouse.durations import written
+from lakehouse.holds import holds_for
+from lakehouse.hours import Hour
+from lakehouse.ledger import Ledger
+from lakehouse.seal import SEAL
+from lakehouse.sources.segments import listed_manifests, manifest_path, read_manifest
+from lakehouse.storage import Stored, storage_for
+from lakehouse.tables import ConflictError, DataFile, commit, files, folders_of, open_table, table_exists
+from lakehouse.topics import Topic
+from lakehouse.verify import commits
+
+log = logging.getLogger(__name__)
+
+RETIRE = "retire"
+
+IN_FLIGHT = timedelta(days=1)
+"""A younger file may belong to somebody who is still writing; no task lives nearly as long."""
+
+_LEDGER_FILES = 100
+"""Small files after which the ledger is made one; a stage reads all of them at its start."""
+
+
+@dataclass(frozen=True)
+class Removal:
+    """Something that goes, or would go: what it is, where it lies under the topic's folders, and why it may."""
+
+    topic: str
+    kind: str
+    path: str
+    size_bytes: int
+    why: str
+    hour: Hour | None = None
+
+
+def maintained(topic: Topic, config: Config, now: datetime, *, dry_run: bool = False) -> list[Removal]:
+    """Remove what is due, and say what it was; with `dry_run` only say it. A topic without a lake has nothing."""
+    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
+    if not (table_exists(folders.bronze, options) and table_exists(folders.ledger, options)):
+        return []
+    return list(_Maintenance(topic, config, now, dry_run).removals())
+
+
+class _Maintenance:
+    def __init__(self, topic: Topic, config: Config, now: datetime, dry_run: bool) -> None:
+        self._topic, self._now, self._dry_run = topic, now, dry_run
+        self._folders, self._options = folders_of(config.settings, topic.name), config.settings.storage_options
+        self._raw = storage_for(self._folders.raw, self._options)
+        self._sealed = storage_for(self._folders.sealed, self._options)
+        self._holds = holds_for(config.settings, self._folders.sealed)
+        self._release = config.settings.release
+        self._history = Ledger(open_table(self._folders.ledger, self._options), by="").history()
+
+    def removals(self) -> Iterator[Removal]:
+        yield from self._retired()
+        yield from self._manifests()
+        yield from self._bronze_orphans()
+        yield from self._silver_orphans()
+        yield from self._reports()
+        yield from self._ledger()
+
+    # --- bronze ----------------------------------------------------------------------------------------------------
+
+    def _retired(self) -> Iterator[Removal]:
+        """Deliveries of hours that are everywhere they go, and rejected ones, after `bronze_retention`."""
+        while True:
+            bronze = open_table(self._folders.bronze, self._options)
+            due = [file for file in files(bronze) if self._is_retired(file)]
+            if not due:
+                return
+            retired = sorted({file.hour for file in due if file.hour})
+            metadata = {"kind": RETIRE, "hours": retired, "files": len(due), "release": self._release}
+            if not self._dry_run:
+                try:
+                    commit(bronze, [], metadata=metadata, transactions={}, removed=due)
+                except ConflictError:
+                    continue
+                self._raw.delete(f"bronze/{file.path}" for file in due)
+            log.info("maintain: topic=%s retired=%d hours files=%d", self._topic.name, len(retired), len(due))
+            break
+        for file in due:
+            what = "sealed, mirrored" if file.hour else "rejected"
+            yield self._removal(
+                "bronze file",
+                f"bronze/{file.path}",
+                file.size_bytes,
+                f"{what} and older than {written(self._topic.bronze_retention)}",
+                file.hour,
+            )
+
+    def _is_retired(self, file: DataFile) -> bool:
+        if file.hour is None:
+            return file.written_at + self._topic.bronze_retention < self._now
+        closed = self._history.first("closed", file.hour)
+        is_old = closed is not None and closed.at + self._topic.bronze_retention < self._now
+        return is_old and self._is_delivered(file.hour)
+
+    def _is_delivered(self, hour: Hour) -> bool:
+        """Whether no stage has anything left to do with the hour."""
+        is_mirrored = set(self._topic.mirrors) <= self._history.targets_done(hour)
+        return self._history.is_cleared(hour) and is_mirrored
+
+    def _manifests(self) -> Iterator[Removal]:
+        """Of epochs that Spark cannot plan again, once the log has all their files."""
+        bronze = open_table(self._folders.bronze, self._options)
+        past = [key for key in listed_manifests(self._raw) if key[0] < newest_state(bronze).epoch - 1]
+        if not past:
+            return
+        known = segments_in_log(bronze, past[0][0])
+        for key in past:
+            manifest = read_manifest(self._raw, *key)
+            named = {segment_of(file.path) for file in manifest.files} if manifest else set()
+            if named <= known:
+                yield from self._deleted("manifest", [Stored(manifest_path(*key), 0, self._now)], "long committed")
+
+    def _bronze_orphans(self) -> Iterator[Removal]:
+        """Files of attempts that lost or died. Listed first, the log read last: what is committed meanwhile is seen."""
+        listed = [stored for stored in self._raw.listed("bronze") if "/_delta_log/" not in stored.path]
+        asides = [stored for stored in self._raw.listed("segments") if "/." in stored.path]
+        manifests = [read_manifest(self._raw, *key) for key in listed_manifests(self._raw)]
+        named = {segment_of(file.path) for manifest in manifests if manifest for file in manifest.files}
+        bronze = open_table(self._folders.bronze, self._options)
+        present = {f"bronze/{file.path}" for file in files(bronze)}
+        epoch = newest_state(bronze).epoch
+        orphans = [
+            stored
+            for stored in listed
+            if stored.path not in present
+            and segment_of(stored.path) not in named
+            and _epoch_of(stored.path) <= epoch
+            and self._is_settled(stored)
+        ]
+        yield from self._deleted("orphan", orphans, "neither the log nor a manifest names it")
+        yield from self._deleted("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
+
+    # --- silver and what stands beside it --------------------------------------------------------------------------
+
+    def _silver_orphans(self) -> Iterator[Removal]:
+        """Files of seals that died or lost, in hours that are sealed. What others took out of the table is evidence."""
+        listed = [stored for stored in self._sealed.listed("silver") if "/_delta_log/" not in stored.path]
+        if not listed or not table_exists(self._folders.silver, self._options):
+            return
+        silver = open_table(self._folders.silver, self._options)
+        spared = {f"silver/{file.path}" for file in files(silver)}
+        for done in commits(self._sealed):
+            if (done.metadata or {}).get("kind") != SEAL:
+                spared |= {f"silver/{path}" for _, path in (*done.added, *done.removed)}
+        orphans = [
+            stored
+            for stored in listed
+            if stored.path not in spared
+            and self._history.revision(_hour_of_path(stored.path))
+            and self._is_settled(stored)
+        ]
+        if self._holds is not None and not self._dry_run:
+            self._holds.lift(stored.path for stored in orphans)
+        yield from self._deleted("orphan", orphans, "no version of the sealed hour has it")
+
+    def _reports(self) -> Iterator[Removal]:
+        expired = [
+            stored
+            for stored in self._sealed.listed("reports")
+            if stored.modified_at + self._topic.audit_window < self._now
+        ]
+        yield from self._deleted("report", expired, f"older than {written(self._topic.audit_window)}")
+
+    def _ledger(self) -> Iterator[Removal]:
+        """Many files of a row or two become one; the rows stay what they are."""
+        ledger = open_table(self._folders.ledger, self._options)
+        count = len(ledger.file_uris())
+        if count > _LEDGER_FILES:
+            if not self._dry_run:
+                with suppress(CommitFailedError):  # a stage wrote meanwhile: there is a next time
+                    ledger.optimize.compact()
+            yield self._removal("ledger", "ledger", 0, f"{count} small files become one")
+
+    # --- removing --------------------------------------------------------------------------------------------------
+
+    def _deleted(self, kind: str, found: Iterable[Stored], why: str) -> Iterator[Removal]:
+        found = list(found)
+        if not self._dry_run and found:
+            storage = self._sealed if found[0].path.startswith(("silver/", "reports/")) else self._raw
+            storage.delete(stored.path for stored in found)
+        for stored in found:
+            yield self._removal(kind, stored.path, stored.size_bytes, why)
+
+    def _removal(self, kind: str, path: str, size_bytes: int, why: str, hour: Hour | None = None) -> Removal:
+        return Removal(self._topic.name, kind, path, size_bytes, why, hour)
+
+    def _is_settled(self, stored: Stored) -> bool:
+        return stored.modified_at + IN_FLIGHT < self._now
+
+
+def _epoch_of(path: str) -> float:
+    """Of a segment's file; what has another name is nobody's we know, and is left alone."""
+    epoch = segment_of(path).partition("-")[0]
+    return int(epoch) if epoch.isdigit() else float("inf")
+
+
+def _hour_of_path(path: str) -> Hour:
+    folder = path.removeprefix("silver/").partition("/")[0]
+    try:
+        return hours.parsed(folder.removeprefix("hour="))
+    except ValueError:
+        return ""

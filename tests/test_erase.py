@@ -1,0 +1,264 @@
+"""A person's events are gone from every file, and the hours say so: as revisions, with a reason."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+
+from lakehouse import bronze, cli
+from lakehouse.audit import audited, traced
+from lakehouse.checksum import checksum_of
+from lakehouse.config import Config, Settings
+from lakehouse.erase import Erasure, erase
+from lakehouse.errors import LakehouseError
+from lakehouse.maintain import maintained
+from lakehouse.seal import newest_seal
+from lakehouse.tables import files, files_of_hour
+from lakehouse.topics import Topic
+from lakehouse.verify import verified
+
+
+@pytest.fixture
+def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+    """User 7 has events in both sealed hours and in the open one, user 8 in the second."""
+    lake = Lake(topic, settings, config)
+    lake.deliver(Delivery("a", 1, 0, "a1", 7), Delivery("b", 2, 0, "b1", 1), Delivery("b", 2, 1, "b2", 1))
+    lake.deliver(Delivery("old", -30, 0, "o1", 7))
+    lake.seal(FIVE)
+    lake.deliver(Delivery("c", 61, 0, "c1", 7), Delivery("d", 62, 0, "d1", 8), hour=SIX)
+    lake.seal(SIX)
+    lake.deliver(Delivery("e", 121, 0, "e1", 7), Delivery("f", 122, 0, "f1", 1), hour=SEVEN)
+    lake.clear(FIVE, "folder")
+    lake.clear(SIX, "folder")
+    return lake
+
+
+def run(lake: Lake, where: str = "\"user\" = 'u7'", *, dry_run: bool = False) -> Erasure:
+    return erase(lake.topic, lake.config, where, reason="asked by letter", by="ann", dry_run=dry_run)
+
+
+def findings(lake: Lake) -> list[str]:
+    return [finding.kind for finding in verified(lake.topic, lake.config, [], datetime.now(UTC)).findings]
+
+
+def users_on_disk(lake: Lake) -> set[str]:
+    """Of every Parquet file below the lake, whether a log names it or not."""
+    found: set[str] = set()
+    for file in Path(lake.settings.raw_root).rglob("*.parquet"):
+        table = pq.ParquetFile(file).read()
+        if "event" in table.column_names:
+            found |= {event["user"] for event in table["event"].to_pylist() if event}
+        elif "user" in table.column_names:
+            found |= set(table["user"].to_pylist())
+    return found
+
+
+def test_a_person_s_events_are_in_no_file_any_more(lake: Lake) -> None:
+    """Not in silver, not in bronze, not in the hour that is still open, not in files that only old versions name."""
+    assert "u7" in users_on_disk(lake)
+    erasure = run(lake)
+    assert users_on_disk(lake) == {"u1", "u8"}
+    assert [(each.hour, each.revision, each.erased, each.rows) for each in erasure.hours] == [
+        (FIVE, 2, 2, 1),
+        (SIX, 2, 1, 1),
+    ]
+    assert erasure.deliveries == 4
+    assert (lake.ids(FIVE), lake.ids(SIX)) == (["b"], ["d"])
+
+
+def test_the_hour_s_new_revision_is_counted_and_verified(lake: Lake) -> None:
+    """Its own numbers, the old ones as evidence, and the reason: in the commit and in the ledger."""
+    before = lake.ledger.history().last("sealed", FIVE)
+    assert before is not None
+    run(lake)
+    entry = lake.ledger.history().last("sealed", FIVE)
+    assert entry is not None
+    details = dict(entry.details)
+    assert (details["revision"], details["rows"], details["erased"], details["skewed"]) == (2, 1, 2, 0)
+    assert details["id_checksum"] == str(checksum_of(["b"]))
+    assert (details["reason"], details["requested_by"]) == ("asked by letter", "ann")
+    assert details["previous"]["id_checksum"] == before.details["id_checksum"]
+    assert details["previous"]["rows"] == 3
+    version, manifest = newest_seal(lake.silver, FIVE)
+    assert {**manifest, "silver_version": version} == details
+    assert findings(lake) == []
+
+
+def test_the_condition_itself_is_written_nowhere(lake: Lake) -> None:
+    """It names the person."""
+    run(lake)
+    for file in Path(lake.settings.raw_root).rglob("*.json"):
+        assert "u7" not in file.read_text()
+
+
+def test_other_events_are_what_they_were(lake: Lake) -> None:
+    before = {hour: {row["event_id"]: row for row in lake.sealed(hour)} for hour in (FIVE, SIX)}
+    run(lake)
+    for hour in (FIVE, SIX):
+        assert all(row == before[hour][row["event_id"]] for row in lake.sealed(hour))
+
+
+def test_hours_and_files_without_such_rows_are_not_touched(lake: Lake) -> None:
+    before = files_of_hour(lake.silver, FIVE)
+    erasure = run(lake, "track.id = 't8'")
+    assert [each.hour for each in erasure.hours] == [SIX]
+    assert files_of_hour(lake.silver, FIVE) == before
+    assert lake.ledger.history().revision(FIVE) == 1
+
+
+def test_the_hour_is_judged_and_mirrored_again(lake: Lake) -> None:
+    """What was said of the old revision no longer counts."""
+    assert lake.ledger.history().targets_done(FIVE) == {"folder"}
+    run(lake)
+    history = lake.ledger.history()
+    assert history.due_to_validate() == [FIVE, SIX]
+    assert history.targets_done(FIVE) == set()
+    lake.clear(FIVE)
+    assert lake.ledger.history().due_to_mirror("folder") == [FIVE]
+
+
+def test_an_open_hour_closes_without_them(lake: Lake) -> None:
+    run(lake)
+    assert lake.seal(SEVEN)["rows"] == 1
+    assert lake.ids(SEVEN) == ["f"]
+
+
+def test_every_delivery_of_an_erased_event_goes(lake: Lake) -> None:
+    """Also one that says something else: or it would be told as missing, and sealed at the next chance."""
+    lake.deliver(Delivery("d", 62, 70, "d2", 1), hour=SEVEN)
+    assert run(lake, "n = 8").deliveries == 2
+    assert lake.seal(SEVEN)["deliveries"] == 2
+
+
+def test_what_is_left_is_audited_and_traced(lake: Lake) -> None:
+    """Segments keep their names, so a delivery still tells where it came from."""
+    run(lake)
+    audit = audited(lake.topic, lake.config, FIVE)
+    assert (audit.is_right, audit.rows, audit.sealed_rows) == (True, 1, 1)
+    assert [each.batch["bronze_version"] for each in traced(lake.topic, lake.config, "b").deliveries] == [1, 1]
+    with pytest.raises(LakehouseError, match="no delivery"):
+        traced(lake.topic, lake.config, "a")
+
+
+def test_a_second_erasure_finds_nothing(lake: Lake) -> None:
+    run(lake)
+    version = lake.silver.version()
+    assert run(lake) == Erasure("plays", (), 0)
+    assert lake.silver.version() == version
+
+
+def test_erasures_follow_one_another(lake: Lake) -> None:
+    run(lake)
+    run(lake, "n = 1")
+    entry = lake.ledger.history().last("sealed", FIVE)
+    assert entry is not None
+    assert (entry.details["revision"], entry.details["rows"], entry.details["erased"]) == (3, 0, 3)
+    assert (lake.ids(FIVE), findings(lake)) == ([], [])
+
+
+def test_a_dry_run_says_what_would_be_and_changes_nothing(lake: Lake) -> None:
+    before = (lake.silver.version(), lake.bronze.version(), users_on_disk(lake))
+    shown = run(lake, dry_run=True)
+    assert (lake.silver.version(), lake.bronze.version(), users_on_disk(lake)) == before
+    done = run(lake)
+    assert (shown.hours, shown.deliveries) == (done.hours, done.deliveries)
+
+
+def test_reports_on_the_hours_go_too(lake: Lake) -> None:
+    """They show rows that failed."""
+    report = Path(lake.folders.reports, f"{FIVE}.html")
+    report.parent.mkdir(parents=True)
+    report.write_text("u7")
+    run(lake)
+    assert not report.exists()
+
+
+@pytest.mark.parametrize("where", ["", "nobody = 1", "user = ", "n = 1; drop table x"])
+def test_a_condition_that_cannot_be_read_is_refused(lake: Lake, where: str) -> None:
+    with pytest.raises(LakehouseError, match="--where"):
+        run(lake, where)
+
+
+def test_a_closed_hour_must_be_sealed_first(lake: Lake) -> None:
+    """It is sealed from the files with which it closed."""
+    lake.close(SEVEN)
+    with pytest.raises(LakehouseError, match=f"the oldest {SEVEN}"):
+        run(lake)
+
+
+def test_ingest_and_an_erasure_do_not_pass_each_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A batch came while the files were rewritten: the erasure looks again, and finds what that brought."""
+    newest_state = bronze.newest_state
+    came: list[str] = []
+
+    def while_it_looks(table: Any) -> bronze.IngestState:
+        state = newest_state(table)
+        if not came:
+            came.append("a batch")
+            monkeypatch.setattr(bronze, "newest_state", newest_state)
+            lake.deliver(Delivery("g", 123, 0, "g1", 7), hour=SEVEN)
+        return state
+
+    monkeypatch.setattr(bronze, "newest_state", while_it_looks)
+    assert run(lake).deliveries == 5
+    assert came
+    assert users_on_disk(lake) == {"u1", "u8"}
+
+
+class Crash(BaseException):
+    """The process ends here."""
+
+
+@pytest.mark.parametrize("where", ["commit", "record", "delete"])
+def test_a_crash_is_made_good(lake: Lake, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
+    """By running it again, whether the revision was committed or not; a file left behind goes with maintenance."""
+    place = {
+        "commit": "lakehouse.erase._Eraser._manifest",
+        "record": "lakehouse.erase._Eraser._record",
+        "delete": "lakehouse.storage.LocalStorage.delete",
+    }[where]
+    calls = []
+
+    def crash(*arguments: object) -> None:
+        calls.append(arguments)
+        raise Crash
+
+    with monkeypatch.context() as patched:
+        patched.setattr(place, crash)
+        with pytest.raises(Crash):
+            run(lake)
+    assert calls
+    run(lake)
+    assert (lake.ids(FIVE), lake.ids(SIX)) == (["b"], ["d"])
+    assert [lake.ledger.history().revision(hour) for hour in (FIVE, SIX)] == [2, 2]
+    maintained(lake.topic, lake.config, datetime.now(UTC) + timedelta(days=2))
+    assert findings(lake) == []
+    assert users_on_disk(lake) == {"u1", "u8"}
+
+
+def test_rejected_deliveries_are_found_by_their_id(lake: Lake) -> None:
+    lake.deliver(Delivery("bad", 3, 0, "x1", reject_reason="event.n: not a number"), hour=None)
+    assert run(lake, "event_id = 'bad'").deliveries == 1
+    assert [file for file in files(lake.bronze) if file.hour is None] == []
+
+
+def test_the_command_asks_for_a_reason(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = conf_of(lake, tmp_path)
+
+    def command(*arguments: str) -> tuple[object, str]:
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["--conf", str(conf), "erase", "plays", "--where", "n = 7", *arguments])
+        captured = capsys.readouterr()
+        return ended.value.code, captured.out + captured.err
+
+    assert command("--reason", " ")[0] == 1
+    code, text = command("--reason", "asked", "--by", "ann", "--dry-run")
+    assert (code, "would" in text) == (0, True)
+    code, text = command("--reason", "asked", "--by", "ann", "--json")
+    assert (code, json.loads(text)["deliveries"]) == (0, 4)

@@ -1,0 +1,270 @@
+"""What is done with goes; what anybody may still need stays, however old it is."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+from sealing import FIVE, SIX, Delivery, Lake, conf_of
+
+from lakehouse import cli, maintain
+from lakehouse.config import Config, Settings
+from lakehouse.ledger import Ledger
+from lakehouse.maintain import Removal, maintained
+from lakehouse.sources.segments import Manifest, SegmentFile, manifest_path
+from lakehouse.tables import files, files_of_hour, open_table
+from lakehouse.topics import Topic
+
+LATER = datetime.now(UTC) + timedelta(days=31)
+MUCH_LATER = datetime.now(UTC) + timedelta(days=401)
+
+
+@pytest.fixture
+def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+    return Lake(topic, settings, config)
+
+
+def run(lake: Lake, now: datetime = LATER, *, dry_run: bool = False) -> list[Removal]:
+    return maintained(lake.topic, lake.config, now, dry_run=dry_run)
+
+
+def told(removals: list[Removal]) -> list[tuple[str, str]]:
+    return [(removal.kind, removal.path) for removal in removals]
+
+
+def stray(lake: Lake, table: str, path: str) -> Path:
+    file = Path(lake.folders.raw if table == "bronze" else lake.folders.sealed, table, path)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_bytes(b"rows")
+    return file
+
+
+def manifest(lake: Lake, epoch: int, *paths: str, slot: int = 0) -> Path:
+    """As a slot leaves it, naming the files."""
+    moment = datetime.now(UTC)
+    named = tuple(SegmentFile(path, FIVE, 1, 4, moment, moment, moment, moment) for path in paths)
+    file = Path(lake.folders.raw, manifest_path(epoch, slot))
+    file.parent.mkdir(exist_ok=True)
+    file.write_bytes(Manifest(epoch, slot, "abc", 0, moment, None, False, named).as_json())
+    return file
+
+
+def at(lake: Lake, path: str) -> Path:
+    return Path(lake.folders.raw, "bronze", path)
+
+
+# --- hours of bronze -----------------------------------------------------------------------------------------------
+
+
+def test_deliveries_go_when_the_hour_is_everywhere_and_old(lake: Lake) -> None:
+    (path,) = lake.deliver(Delivery("a"))
+    lake.deliver(Delivery("open", 61), hour=SIX)
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    (removal,) = run(lake)
+    assert (removal.kind, removal.hour, removal.path) == ("bronze file", FIVE, f"bronze/{path}")
+    assert not at(lake, path).exists()
+    assert [file.hour for file in files(lake.bronze)] == [SIX]
+    assert lake.ids(FIVE) == ["a"]
+    assert run(lake) == []
+
+
+def test_deliveries_stay_for_the_retention(lake: Lake) -> None:
+    """Counted from the close: a replay of old events is not old."""
+    lake.deliver(Delivery("a"))
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    assert run(lake, LATER - timedelta(days=2)) == []
+
+
+@pytest.mark.parametrize("state", ["open", "closed", "sealed", "invalid", "valid", "mirrored, sealed anew"])
+def test_an_hour_that_is_not_delivered_stays(lake: Lake, state: str) -> None:
+    """However old: its deliveries are all there is of it, or may be asked for by who decides."""
+    lake.deliver(Delivery("a"))
+    if state != "open":
+        lake.close(FIVE)
+    if state not in ("open", "closed"):
+        lake.sealer().seal(FIVE)
+    if state == "invalid":
+        lake.ledger.record("invalid", FIVE, {})
+    if state == "valid":
+        lake.ledger.record("valid", FIVE, {})
+    if state.startswith("mirrored"):
+        lake.clear(FIVE, "folder")
+        lake.ledger.record("sealed", FIVE, {"revision": 2})
+    assert run(lake, MUCH_LATER) == []
+    assert len(files_of_hour(lake.bronze, FIVE)) == 1
+
+
+def test_an_hour_waits_for_its_last_target(
+    topic_with: Callable[..., Topic], settings: Settings, config: Config
+) -> None:
+    lake = Lake(topic_with(mirrors=["folder", "hive"]), settings, config)
+    lake.deliver(Delivery("a"))
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    assert run(lake) == []
+    lake.ledger.record("mirrored", FIVE, {"target": "hive"})
+    assert len(run(lake)) == 1
+
+
+def test_rejected_deliveries_go_after_the_retention(lake: Lake) -> None:
+    """No hour will ever have them; until then they can be looked at."""
+    (path,) = lake.deliver(Delivery(None, reject_reason="no time"), hour=None)
+    assert run(lake, LATER - timedelta(days=2)) == []
+    assert told(run(lake)) == [("bronze file", f"bronze/{path}")]
+
+
+# --- what is not committed yet -------------------------------------------------------------------------------------
+
+
+def test_a_driver_that_was_down_for_longer_than_the_retention_finds_all_it_left(lake: Lake) -> None:
+    """Its messages were acknowledged: these files are the only place where the events are."""
+    lake.deliver(Delivery("a"))
+    acknowledged = stray(lake, "bronze", f"{FIVE}/000000000002-0000-abc.parquet")
+    in_manifest = manifest(lake, 2, f"{FIVE}/000000000002-0000-abc.parquet")
+    pulled = stray(lake, "bronze", f"{FIVE}/000000000002-0001-def.parquet")
+    assert run(lake, MUCH_LATER) == []
+    assert acknowledged.exists()
+    assert in_manifest.exists()
+    assert pulled.exists()
+
+
+def test_a_segment_left_out_by_a_later_epoch_stays_until_it_is_adopted(lake: Lake) -> None:
+    """Another driver planned other slots for the epoch: no commit took the file, yet its manifest makes it count."""
+    left_out = stray(lake, "bronze", f"{FIVE}/000000000001-0007-abc.parquet")
+    its_manifest = manifest(lake, 1, f"{FIVE}/000000000001-0007-abc.parquet", slot=7)
+    for number in range(5):
+        lake.deliver(Delivery(f"e{number}"))
+    assert run(lake, MUCH_LATER) == []
+    assert left_out.exists()
+    assert its_manifest.exists()
+
+
+def test_files_of_attempts_that_lost_go(lake: Lake) -> None:
+    """Neither the log nor a manifest names them, their epoch is over and nobody writes for a day."""
+    lake.deliver(Delivery("a"))
+    lost = stray(lake, "bronze", f"{FIVE}/000000000001-0000-def.parquet")
+    assert told(run(lake)) == [("orphan", f"bronze/{FIVE}/{lost.name}")]
+    assert not lost.exists()
+    assert len(files(lake.bronze)) == 1
+
+
+def test_a_file_that_may_be_in_the_making_stays(lake: Lake) -> None:
+    """Of a committed epoch, and young: a task that was given up may still be at it."""
+    lake.deliver(Delivery("a"))
+    stray(lake, "bronze", f"{FIVE}/000000000001-0000-def.parquet")
+    assert run(lake, datetime.now(UTC) + timedelta(hours=1)) == []
+
+
+def test_a_file_that_nobody_knows_stays(lake: Lake) -> None:
+    lake.deliver(Delivery("a"))
+    stray(lake, "bronze", "notes.txt")
+    assert run(lake, MUCH_LATER) == []
+
+
+def test_manifests_of_past_epochs_go_once_the_log_has_their_files(lake: Lake) -> None:
+    """The last two epochs may be planned again by Spark."""
+    manifests = []
+    for number in range(4):
+        (path,) = lake.deliver(Delivery(f"e{number}"))
+        manifests.append(manifest(lake, lake.epoch, path))
+    manifest(lake, 1, slot=1)
+    run(lake, datetime.now(UTC))
+    assert [file.exists() for file in manifests] == [False, False, True, True]
+
+
+# --- silver, reports, ledger ---------------------------------------------------------------------------------------
+
+
+def test_files_of_seals_that_died_go(lake: Lake) -> None:
+    lake.deliver(Delivery("a"))
+    lake.seal(FIVE)
+    lost, open_hour = (stray(lake, "silver", f"hour={hour}/part-00000-dead.parquet") for hour in (FIVE, SIX))
+    assert told(run(lake)) == [("orphan", f"silver/hour={FIVE}/{lost.name}")]
+    assert open_hour.exists()
+    assert lake.ids(FIVE) == ["a"]
+
+
+def test_what_somebody_took_out_of_silver_is_kept(lake: Lake) -> None:
+    """It is what the hour can be restored from."""
+    lake.deliver(Delivery("a"), Delivery("b"))
+    lake.seal(FIVE)
+    (file,) = files_of_hour(lake.silver, FIVE)
+    silver = open_table(lake.folders.silver, {})
+    silver.alter.set_table_properties({"delta.appendOnly": "false"})
+    silver.delete("event_id = 'a'")
+    assert run(lake) == []
+    assert Path(lake.folders.silver, file.path).exists()
+
+
+def test_reports_go_after_the_audit_window(lake: Lake) -> None:
+    lake.deliver(Delivery("a"))
+    report = Path(lake.folders.reports, f"{FIVE}.html")
+    report.parent.mkdir(parents=True)
+    report.write_text("fine")
+    assert run(lake, LATER) == []
+    assert told(run(lake, MUCH_LATER)) == [("report", f"reports/{FIVE}.html")]
+    assert not report.exists()
+
+
+def test_the_ledger_becomes_one_file_with_the_same_rows(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A running stage goes on with it."""
+    monkeypatch.setattr(maintain, "_LEDGER_FILES", 3)
+    lake.deliver(Delivery("a"))
+    stage = Ledger(lake.ledger._table, "seal/test/run")
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    before = lake.ledger.history()
+    assert [kind for kind, _ in told(run(lake, datetime.now(UTC)))] == ["ledger"]
+    assert lake.ledger.history() == before
+    assert stage.record("released", FIVE, {})
+    assert [entry.state for entry in lake.ledger.history().entries] == [
+        "closed", "sealed", "valid", "mirrored", "released",
+    ]  # fmt: skip
+
+
+# --- looking first -------------------------------------------------------------------------------------------------
+
+
+def test_a_dry_run_shows_what_would_go_and_removes_nothing(lake: Lake) -> None:
+    (path,) = lake.deliver(Delivery("a"))
+    manifest(lake, 0)
+    stray(lake, "bronze", f"{FIVE}/000000000001-0000-def.parquet")
+    for number in range(3):
+        lake.deliver(Delivery(f"e{number}", 61), hour=SIX)
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    everything = sorted(str(file) for file in Path(lake.settings.raw_root).rglob("*"))
+    shown = run(lake, dry_run=True)
+    assert sorted(str(file) for file in Path(lake.settings.raw_root).rglob("*")) == everything
+    assert at(lake, path).exists()
+    assert told(run(lake)) == told(shown)
+    assert {removal.kind for removal in shown} == {"bronze file", "manifest", "orphan"}
+
+
+def test_a_topic_without_a_lake_has_nothing_to_maintain(config: Config, topic: Topic) -> None:
+    assert maintained(topic, config, LATER) == []
+    assert not os.path.exists(config.settings.raw_root)
+
+
+def test_the_command_shows_and_then_removes_the_same(
+    lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """--dry-run first, then for good."""
+    lake.deliver(Delivery("a"))
+    lost = stray(lake, "bronze", f"{FIVE}/000000000001-0000-def.parquet")
+    os.utime(lost, (0, 0))
+    conf = conf_of(lake, tmp_path)
+    for arguments in (["plays", "--dry-run", "--json"], ["--json"]):
+        assert lost.exists()
+        with pytest.raises(SystemExit) as ended:
+            cli.main(["--conf", str(conf), "maintain", *arguments])
+        assert ended.value.code == 0
+        document = json.loads(capsys.readouterr().out)
+        assert [removal["kind"] for removal in document["removals"]] == ["orphan"]
+    assert not lost.exists()
