@@ -18,17 +18,33 @@ set-up: ## make .venv with all packages, jars and Java (every other target does 
 demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> for more hours)
 	@$(python) -m lakehouse.sandbox.demo
 
+.PHONY: crash
+crash: set-up ## die at every step and by random schedules, go on, and count what came out (CRASH="--help" for more)
+	@$(python) -m lakehouse.sandbox.crash $(CRASH)
+
 .PHONY: sandbox
 sandbox: set-up ## a Pub/Sub broker on this machine, until Ctrl-C
 	@$(python) -m lakehouse.cli sandbox
 
+.PHONY: services
+services: set-up ## HDFS, Hive, BigQuery and GCS on this machine, with their addresses, until services-stop
+	@$(python) -m lakehouse.sandbox.services start
+
+.PHONY: services-stop
+services-stop: set-up ## end what `make services` started
+	@$(python) -m lakehouse.sandbox.services stop
+
 .PHONY: test
-test: lint types ## all checks: format, lint, types, tests
-	$(python) -m pytest
+test: lint types ## all checks: format, lint, types, tests (but for test-stores)
+	$(python) -m pytest -n 2 --dist loadfile -m "not stores"
+
+.PHONY: test-stores
+test-stores: set-up ## the mirrors against real HDFS, Hive and emulators of BigQuery and GCS (fetched at the first use)
+	$(python) -m pytest -m stores
 
 .PHONY: test-fast
 test-fast: set-up ## the tests that are neither slow nor start servers
-	$(python) -m pytest -m "not slow and not services"
+	$(python) -m pytest -m "not slow and not services and not stores"
 
 .PHONY: lint
 lint: set-up ## format and lint rules, changing nothing

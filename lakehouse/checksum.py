@@ -20,8 +20,7 @@ _HADOOP = "coalesce(sum(cast(conv(substr(md5(event_id), 1, 15), 16, 10) as decim
 _SQL: dict[Engine, str] = {
     "spark": _HADOOP,
     "hive": _HADOOP,
-    "bigquery": "coalesce(sum(cast(cast(concat('0x', substr(to_hex(md5(event_id)), 1, 15)) as int64)"
-    " as numeric(29, 0))), 0)",
+    "bigquery": "coalesce(sum(cast(cast(concat('0x', substr(to_hex(md5(event_id)), 1, 15)) as int64) as numeric)), 0)",
     "duckdb": "coalesce(sum(cast('0x' || substr(md5(event_id), 1, 15) as bigint)), 0)",
 }
 

@@ -10,6 +10,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.config import Config, Settings
+from lakehouse.sandbox.services.servers import UnavailableError
+from lakehouse.sandbox.services.together import Servers
 from lakehouse.session import spark_session
 from lakehouse.topics import Topic, topic_from
 
@@ -42,6 +44,23 @@ def spark() -> Iterator[SparkSession]:
     session.sparkContext.setLogLevel("ERROR")
     yield session
     session.stop()
+
+
+class ServersOrSkip(Servers):
+    """Each is started by the first test that asks for it; a test of one that cannot be had is skipped."""
+
+    def _once(self, name: str, start: Callable[[], Any]) -> Any:
+        try:
+            return super()._once(name, start)
+        except UnavailableError as missing:
+            pytest.skip(str(missing))
+
+
+@pytest.fixture(scope="session")
+def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
+    running = ServersOrSkip(tmp_path_factory.mktemp("servers"))
+    yield running
+    running.end()
 
 
 @pytest.fixture

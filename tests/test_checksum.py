@@ -99,7 +99,8 @@ def test_duckdb_computes_the_same(engine: Engine) -> None:
     """BigQuery's expression as sqlglot says it in DuckDB: its servers are not to be had here."""
     values = many_ids()
     ids = pa.table({"event_id": [*values, None]})
-    expression = sqlglot.transpile(sql_for(engine), read=engine, write="duckdb")[0]
+    sql = sql_for(engine).replace("as numeric", "as numeric(29, 0)")  # BigQuery's digits, which casts may not give
+    expression = sqlglot.transpile(sql, read=engine, write="duckdb")[0]
     with duckdb.connect(":memory:") as connection:
         connection.register("ids", ids)
         found = connection.execute(f"select {expression} from ids").fetchone()

@@ -15,7 +15,10 @@ from lakehouse.mirrors.contract import Mirror
 from lakehouse.topics import Frozen
 
 KINDS = {
+    "bigquery": "lakehouse.mirrors.bigquery:BigQueryMirror",
+    "duckdb": "lakehouse.mirrors.duckdb:DuckDBMirror",
     "folder": "lakehouse.mirrors.folder:FolderMirror",
+    "hive": "lakehouse.mirrors.hive:HiveMirror",
 }
 """Kind to class. A target's client library is imported only when the target is used."""
 

@@ -16,12 +16,14 @@ from typing import IO, Any, Protocol, TypeVar, cast
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake.fs import DeltaStorageHandler
-from py4j.protocol import Py4JJavaError  # type: ignore[import-untyped]
+from py4j.protocol import Py4JJavaError
 from pyarrow.fs import PyFileSystem
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
+from lakehouse import steps
 from lakehouse.checksum import id_checksum, sql_for
+from lakehouse.errors import MirrorError
 from lakehouse.mirrors.contract import Count
 
 COPIERS = 8
@@ -116,9 +118,10 @@ class LocalFiles:
 
     def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
         def copied(copy: Copy) -> None:
-            with _source(copy, options) as source, open(copy.target, "xb") as target:
+            with open_file(copy.source, copy.path, options) as source, open(copy.target, "xb") as target:
                 shutil.copyfileobj(source, target, _CHUNK_BYTES)
                 _flush(target)
+            steps.reached("mirror folder half copied")
 
         _in_parallel(copied, copies)
 
@@ -214,6 +217,7 @@ class HadoopFiles:
             self._jvm.org.apache.hadoop.fs.FileUtil.copy(
                 source_system, source, self._system, self._path(copy.target), False, True, self._conf
             )
+        steps.reached("mirror folder half copied")
 
     def settle(self, folder: str) -> None:
         """A closed file and a finished rename are durable by themselves there."""
@@ -241,6 +245,69 @@ class HadoopFiles:
         return self._jvm.org.apache.hadoop.fs.Path(address)
 
 
+class GoogleFiles(HadoopFiles):
+    """`gs://`: what is there already is copied by the store itself, and no byte of it comes here."""
+
+    def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
+        if not all(copy.source.startswith("gs://") for copy in copies):
+            return super().copy(copies, options)
+        from google.api_core.exceptions import GoogleAPIError
+
+        client = google_client(options if self._target_options is None else self._target_options)
+        try:
+            _in_parallel(lambda copy: _rewrite(client, copy), copies)
+        except GoogleAPIError as refused:
+            raise OSError(first_line(refused)) from refused
+
+
+def _rewrite(client: Any, copy: Copy) -> None:
+    source, target = (_blob(client, address) for address in (f"{copy.source}/{copy.path}", copy.target))
+    token, _, _ = target.rewrite(source)
+    while token is not None:  # large objects between locations take several calls
+        token, _, _ = target.rewrite(source, token=token)
+
+
+def _blob(client: Any, address: str) -> Any:
+    bucket, _, name = address.removeprefix("gs://").partition("/")
+    return client.bucket(bucket).blob(name)
+
+
+def google_client(options: Mapping[str, str]) -> Any:
+    """A client of GCS by delta-rs' options: those of an emulator, or none for the machine's own account."""
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud import storage
+
+    if options.get("google_skip_signature") != "true":
+        return storage.Client()
+    endpoint = {"api_endpoint": options["google_base_url"]}
+    return storage.Client("anonymous", credentials=AnonymousCredentials(), client_options=endpoint)  # type: ignore[no-untyped-call]
+
+
+def files_at(
+    path: str, mirror: str, spark: SparkSession | None, target_options: Mapping[str, str] | None = None
+) -> Files:
+    """The file system of an address; MirrorError when nothing here reaches it."""
+    if "://" not in path:
+        return LocalFiles()
+    if spark is None:
+        raise MirrorError(
+            f"mirror {mirror}",
+            found=f"no Spark session for {path}",
+            expected="one, as its Hadoop reaches that address",
+            next_step="Run the mirror stage as a Spark job.",
+        )
+    kind = GoogleFiles if path.startswith("gs://") else HadoopFiles
+    try:
+        return kind(spark, path, target_options)
+    except OSError as refused:
+        raise MirrorError(
+            f"mirror {mirror}",
+            found=first_line(refused),
+            expected=f"{path} within reach",
+            next_step="Check the address, the server and the connector's jar.",
+        ) from refused
+
+
 def copy_in_tasks(
     spark: SparkSession, copies: Sequence[Copy], options: Mapping[str, str], target_options: Mapping[str, str]
 ) -> None:
@@ -260,14 +327,15 @@ def copy_in_tasks(
 
 
 def _copy_in_task(copy: Copy, options: Mapping[str, str], target_options: Mapping[str, str]) -> None:
-    with _source(copy, options) as source, _target(copy.target, target_options) as target:
+    with open_file(copy.source, copy.path, options) as source, _target(copy.target, target_options) as target:
         shutil.copyfileobj(source, target, _CHUNK_BYTES)
 
 
-def _source(copy: Copy, options: Mapping[str, str]) -> IO[bytes]:
-    if _is_local(copy.source):
-        return open(f"{_local(copy.source)}/{copy.path}", "rb")
-    return cast(IO[bytes], DeltaStorageHandler(copy.source, dict(options)).open_input_file(copy.path))
+def open_file(folder: str, path: str, options: Mapping[str, str]) -> IO[bytes]:
+    """A file of a table to read; `options` are delta-rs' for its storage."""
+    if _is_local(folder):
+        return open(f"{_local(folder)}/{path}", "rb")
+    return cast(IO[bytes], DeltaStorageHandler(folder, dict(options)).open_input_file(path))
 
 
 def _target(address: str, options: Mapping[str, str]) -> IO[bytes]:

@@ -13,11 +13,12 @@ from typing import Literal
 
 from pyspark.sql import SparkSession
 
+from lakehouse import steps
 from lakehouse.config import Root
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
-from lakehouse.mirrors.contract import Count, SealedHour
-from lakehouse.mirrors.filesystems import Copy, Files, Found, HadoopFiles, LocalFiles, first_line
+from lakehouse.mirrors.contract import Count, SealedHour, manifest_of, refusal
+from lakehouse.mirrors.filesystems import Copy, Files, Found, files_at, first_line
 from lakehouse.tables import DataFile
 from lakehouse.topics import Frozen, Topic
 
@@ -60,34 +61,22 @@ class FolderMirror:
 
     @classmethod
     def opened(cls, name: str, options: FolderOptions, spark: SparkSession | None) -> FolderMirror:
-        if "://" not in options.path:
-            return cls(name, options.path, LocalFiles())
-        if spark is None:
-            raise MirrorError(
-                f"mirror {name}",
-                found=f"no Spark session for {options.path}",
-                expected="one, as its Hadoop reaches that address",
-                next_step="Run the mirror stage as a Spark job.",
-            )
-        try:
-            return cls(name, options.path, HadoopFiles(spark, options.path, options.storage_options))
-        except OSError as refused:
-            raise MirrorError(
-                f"mirror {name}",
-                found=first_line(refused),
-                expected=f"{options.path} within reach",
-                next_step="Check the address, the server and the connector's jar.",
-            ) from refused
+        return cls(name, options.path, files_at(options.path, name, spark, options.storage_options))
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"{self._path}/{topic.name}/{hour}"
 
-    def publish(self, hour: SealedHour) -> None:
-        folder, manifest = self.where(hour.topic, hour.hour), _manifest(hour)
+    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
+        self.publish_at(self.where(hour.topic, hour.hour), hour, anew=anew)
+
+    def publish_at(self, folder: str, hour: SealedHour, *, anew: bool = False) -> None:
+        """As `publish`, in a folder of the caller's choice beside `_staging`."""
+        manifest = _manifest(hour)
         try:
             self._sweep(hour)
-            if not self._is_published(folder, manifest):
+            if anew or not self._is_published(folder, manifest):
                 self._publish(hour, folder, manifest)
+                steps.reached("mirror folder in place, not counted")
             self._sweep(hour)
         except OSError as refused:
             raise MirrorError(
@@ -139,12 +128,14 @@ class FolderMirror:
         ]
         self._files.copy(copies, hour.storage_options)
         self._files.write(f"{staged}/{MANIFEST}", manifest)
+        steps.reached("mirror folder copied, no _SUCCESS")
         written, expected = _sizes(self._files.listing(staged) or {}), _sizes_in(manifest)
         if written != expected:
             raise OSError(f"copies of {written} bytes where silver's log says {expected}")
         if self._files.renames_are_atomic:
             self._files.write(f"{staged}/{SUCCESS}", "")
         self._files.settle(staged)
+        steps.reached("mirror folder whole, not in place")
 
     def _swap(self, staged: str, folder: str) -> None:
         old = self._files.listing(folder)
@@ -155,6 +146,7 @@ class FolderMirror:
         if not self._files.renames_are_atomic:
             self._files.remove(f"{folder}/{SUCCESS}")
         self._files.rename(folder, aside)
+        steps.reached("old mirror folder aside, new one not in place")
         try:
             self._reveal(staged, folder)
         except Exception:
@@ -166,6 +158,7 @@ class FolderMirror:
     def _reveal(self, whole: str, folder: str) -> None:
         self._files.rename(whole, folder)
         if not self._files.renames_are_atomic:
+            steps.reached("mirror folder copied, no _SUCCESS")
             self._files.write(f"{folder}/{SUCCESS}", "")
         self._files.settle(folder.rpartition("/")[0])
 
@@ -173,12 +166,7 @@ class FolderMirror:
         text = self._files.text(f"{folder}/{MANIFEST}")
         there = _revision_in(text) if text else 0
         if there > hour.revision:
-            raise MirrorError(
-                f"mirror {self.name}: {hour.topic.name} {hour.hour}",
-                found=f"revision {there} in {folder}",
-                expected=f"none newer than {hour.revision}, which was to be published",
-                next_step="Nothing to do if another run is mirroring; else see `lakehouse explain` for the hour.",
-            )
+            raise refusal(self.name, hour, there, folder)
 
     def _staging(self, topic: Topic) -> str:
         return f"{self._path}/{topic.name}/{STAGING}"
@@ -219,15 +207,8 @@ def _is_part(name: str) -> bool:
 
 
 def _manifest(hour: SealedHour) -> str:
-    """The same text for the same sealed hour, whoever writes it."""
     manifest = {
-        "topic": hour.topic.name,
-        "hour": hour.hour,
-        "revision": hour.revision,
-        "silver_version": hour.silver_version,
-        "release": hour.release,
-        "rows": hour.rows,
-        "id_checksum": str(hour.id_checksum),
+        **manifest_of(hour),
         "files": [
             {"name": name, "rows": file.rows, "size_bytes": file.size_bytes, "silver_path": file.path}
             for name, file in _parts(hour).items()

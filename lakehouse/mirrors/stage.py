@@ -10,6 +10,7 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
 
+from lakehouse import steps
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, MirrorError
 from lakehouse.hours import Hour
@@ -107,9 +108,8 @@ def _mirror_hour(
     """Publish, count, compare, record. None when meanwhile another run has recorded it, or the hour was sealed anew."""
     started = time.monotonic()
     sealed = sealed_hour(ledger.history(), topic, hour, folders, options)
-    mirror.publish(sealed)
-    count = mirror.read_back(topic, hour)
     expected = Count(sealed.rows, sealed.id_checksum)
+    count = _published(mirror, sealed, expected)
     if count != expected:
         raise MirrorError(
             f"mirror {mirror.name}: {topic.name} {hour} at {mirror.where(topic, hour)}",
@@ -128,14 +128,28 @@ def _mirror_hour(
         "where": mirror.where(topic, hour),
     }
 
+    steps.reached("mirrored, not recorded")
+
     def overtaken(history: History) -> bool:
         is_done = mirror.name in history.targets_done(hour)
         return is_done or not history.is_cleared(hour) or history.revision(hour) != sealed.revision
 
     if not ledger.record("mirrored", hour, details, unless=overtaken):
         return None
+    steps.reached("mirrored")
     log.info("mirrored %s %s to %s: %d rows in %.3f s", topic.name, hour, mirror.name, count.rows, seconds)
     return Mirrored(mirror.name, hour, sealed.revision, count, seconds)
+
+
+def _published(mirror: Mirror, hour: SealedHour, expected: Count) -> Count | None:
+    """What the target counts. An hour that it took to be there already, and counts wrongly, is published anew once."""
+    mirror.publish(hour)
+    count = mirror.read_back(hour.topic, hour.hour)
+    if count != expected:
+        log.warning("mirror %s %s %s: found %s, publishes anew", mirror.name, hour.topic.name, hour.hour, count)
+        mirror.publish(hour, anew=True)
+        count = mirror.read_back(hour.topic, hour.hour)
+    return count
 
 
 def sealed_hour(history: History, topic: Topic, hour: Hour, folders: Folders, options: Mapping[str, str]) -> SealedHour:

@@ -1,0 +1,278 @@
+"""Hive: an external table per topic over mirrored folders, each hour a partition that is added when it is whole."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from datetime import timedelta
+from typing import Annotated, Any, Literal, TypeVar
+from urllib.parse import urlsplit
+
+import pyarrow as pa
+from pydantic import Field
+from pyspark.sql import SparkSession
+
+from lakehouse.checksum import sql_for
+from lakehouse.config import Root
+from lakehouse.durations import Duration
+from lakehouse.errors import MirrorError
+from lakehouse.events import sealed_schema
+from lakehouse.hours import Hour
+from lakehouse.mirrors.contract import Count, SealedHour, refusal
+from lakehouse.mirrors.filesystems import Files, files_at, first_line
+from lakehouse.mirrors.folder import FolderMirror
+from lakehouse.mirrors.retries import retried
+from lakehouse.topics import Frozen, Topic
+
+_SESSION = {
+    "hive.compute.query.using.stats": "false",  # a count is of the files, not of what the metastore remembers
+    "hive.fetch.task.aggr": "true",
+    "hive.parquet.date.proleptic.gregorian.default": "true",  # readers of dates before 1582-10-15 need it, too
+    "hive.stats.autogather": "false",  # else adding a partition may start a job that counts it
+}
+
+_CONNECTED_WITHIN = timedelta(seconds=30)
+
+_NO_TABLE, _NO_DATABASE, _NO_PARTITION = 10001, 10072, 10006
+"""HiveServer2's error codes."""
+
+Result = TypeVar("Result")
+
+_REVISION = re.compile(r"-r(\d+)$")
+
+_LEAVES = {
+    pa.string(): "string", pa.int8(): "tinyint", pa.int16(): "smallint", pa.int32(): "int", pa.int64(): "bigint",
+    pa.float32(): "float", pa.float64(): "double", pa.bool_(): "boolean", pa.date32(): "date", pa.binary(): "binary",
+    pa.timestamp("us", "UTC"): "timestamp",
+}  # fmt: skip
+
+
+class HiveOptions(Frozen):
+    """`path` is what both Spark and Hive reach. The password is in the environment's variable `password_env`."""
+
+    kind: Literal["hive"]
+    host: str
+    port: int = Field(10000, ge=1, le=65535)
+    database: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+    path: Root
+    auth: Literal["NONE", "LDAP", "KERBEROS"] = "NONE"
+    username: str = "lakehouse"
+    password_env: str = ""
+    kerberos_service: str = "hive"
+    timeout: Duration = timedelta(minutes=10)
+    storage_options: dict[str, str] | None = None
+
+
+class HiveMirror:
+    """An hour's folder is complete before its partition points there.
+
+    Each revision has a folder of its own, `<path>/<topic>/<hour>-r<revision>`, and the partition moves from one to the
+    next in a single step of the metastore. The revision before stays for the queries that began on it, until the next.
+
+    Hive 4.0.1 fails to read a member alone that a struct gained later (`track.bpm`) from hours before it; it reads the
+    whole struct, with a null there.
+    """
+
+    Options = HiveOptions
+
+    def __init__(self, name: str, options: HiveOptions, files: Files) -> None:
+        self.name = name
+        self._options, self._files = options, files
+        self._folders = FolderMirror(name, options.path, files)
+
+    @classmethod
+    def opened(cls, name: str, options: HiveOptions, spark: SparkSession | None) -> HiveMirror:
+        return cls(name, options, files_at(options.path, name, spark, options.storage_options))
+
+    def where(self, topic: Topic, hour: Hour) -> str:
+        return f"hive://{self._options.host}:{self._options.port}/{self._table(topic)}/hour={hour}"
+
+    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
+        topic, folder = hour.topic, self._folder(hour.topic, hour.hour, hour.revision)
+        with self._refusals(topic, hour.hour):
+            location = self._asked(lambda hive: hive.location(self._table(topic), hour.hour))
+        there = _revision_in(location)
+        if there > hour.revision:
+            raise refusal(self.name, hour, there, self.where(topic, hour.hour))
+        self._folders.publish_at(folder, hour, anew=anew)
+        with self._refusals(topic, hour.hour):
+            self._asked(lambda hive: self._point(hive, topic, hour.hour, location, folder))
+            self._remove_before(topic, hour.hour, hour.revision - 1)
+
+    def read_back(self, topic: Topic, hour: Hour) -> Count | None:
+        def counted(hive: _Hive) -> Count | None:
+            if hive.location(self._table(topic), hour) is None:
+                return None
+            where = f"from {self._table(topic)} where hour = '{hour}'"
+            ((rows, checksum),) = hive.rows(f"select count(*), {sql_for('hive')} {where}")
+            return Count(int(rows), int(checksum))
+
+        with self._refusals(topic, hour):
+            return self._asked(counted)
+
+    def _point(self, hive: _Hive, topic: Topic, hour: Hour, location: str | None, folder: str) -> None:
+        table = self._table(topic)
+        hive.run(f"create database if not exists `{self._options.database}`")
+        columns = {column.name: hive_type(column.type) for column in sealed_schema(topic)}
+        declared = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
+        hive.run(
+            f"create external table if not exists {table} ({declared}) partitioned by (hour string)"
+            f" stored as parquet location '{self._options.path}/{topic.name}'"
+        )
+        _follow(hive, table, columns)
+        partition = f"partition (hour = '{hour}')"
+        if location is None:
+            hive.run(f"alter table {table} add if not exists {partition} location '{folder}'")
+        elif not _is_same(location, folder):
+            hive.run(f"alter table {table} {partition} set location '{folder}'")
+
+    def _remove_before(self, topic: Topic, hour: Hour, revision: int) -> None:
+        for old in range(1, revision):
+            self._files.remove(self._folder(topic, hour, old))
+
+    def _table(self, topic: Topic) -> str:
+        return f"`{self._options.database}`.`{topic.name}`"
+
+    def _folder(self, topic: Topic, hour: Hour, revision: int) -> str:
+        return f"{self._folders.where(topic, hour)}-r{revision}"
+
+    def _asked(self, work: Callable[[_Hive], Result]) -> Result:
+        """What `work` makes of a connection of its own: one that broke cannot be used again."""
+        from thrift.transport.TTransport import TTransportException
+
+        def once() -> Result:
+            with _connected(self._options) as hive:
+                return work(hive)
+
+        return retried(once, (TTransportException, OSError))
+
+    @contextmanager
+    def _refusals(self, topic: Topic, hour: Hour) -> Iterator[None]:
+        from pyhive.exc import Error
+        from thrift.Thrift import TException
+
+        try:
+            yield
+        except (Error, TException, OSError) as refused:
+            raise MirrorError(
+                f"mirror {self.name}: {topic.name} {hour}",
+                found=_said(refused),
+                expected=f"HiveServer2 at {self._options.host}:{self._options.port} to answer",
+                next_step="Check the server and the rights there; the hour stays due.",
+            ) from refused
+
+
+class _Hive:
+    """A connection as two verbs and one question."""
+
+    def __init__(self, connection: Any) -> None:
+        self._connection = connection
+
+    def run(self, statement: str) -> None:
+        with self._connection.cursor() as cursor:
+            cursor.execute(statement)
+
+    def rows(self, query: str) -> list[tuple[Any, ...]]:
+        with self._connection.cursor() as cursor:
+            cursor.execute(query)
+            return list(cursor.fetchall())
+
+    def location(self, table: str, hour: Hour) -> str | None:
+        """Where the partition's files are; None when there is no such partition, table or database."""
+        from pyhive.exc import OperationalError
+
+        try:
+            rows = self.rows(f"describe formatted {table} partition (hour = '{hour}')")
+        except OperationalError as error:
+            if _code(error) in (_NO_TABLE, _NO_DATABASE, _NO_PARTITION):
+                return None
+            raise
+        return next(str(row[1]).strip() for row in rows if str(row[0]).strip() == "Location:")
+
+
+def hive_type(kind: pa.DataType) -> str:
+    """The Hive type of a declared field."""
+    if pa.types.is_struct(kind):
+        return "struct<" + ", ".join(f"{_quoted(member.name)}: {hive_type(member.type)}" for member in kind) + ">"
+    if pa.types.is_list(kind):
+        return f"array<{hive_type(kind.value_type)}>"
+    if pa.types.is_map(kind):
+        return f"map<{hive_type(kind.key_type)}, {hive_type(kind.item_type)}>"
+    if pa.types.is_decimal(kind):
+        return f"decimal({kind.precision}, {kind.scale})"
+    return _LEAVES[kind]
+
+
+def _follow(hive: _Hive, table: str, columns: dict[str, str]) -> None:
+    """Add the columns and members that the topic has gained, for the partitions that are there, too."""
+    present: dict[str, str] = {}
+    for name, kind, *_ in hive.rows(f"describe {table}"):
+        if not name:  # what follows are the partition's columns
+            break
+        present[name] = kind
+    for name, kind in columns.items():
+        found = present.get(name.lower())
+        if found is None:
+            hive.run(f"alter table {table} add columns ({_quoted(name)} {kind}) cascade")
+        elif _plain(found) != _plain(kind):
+            hive.run(f"alter table {table} change column {_quoted(name)} {_quoted(name)} {kind} cascade")
+
+
+@contextmanager
+def _connected(options: HiveOptions) -> Iterator[_Hive]:
+    """A session of its own; PyHive's would wait for ever where the server hangs."""
+    from pyhive import hive
+    from thrift.transport.TSocket import TSocket
+    from thrift_sasl import TSaslClientTransport
+
+    socket = TSocket(options.host, options.port)
+    socket.setTimeout(min(_CONNECTED_WITHIN, options.timeout) / timedelta(milliseconds=1))
+    mechanism = "GSSAPI" if options.auth == "KERBEROS" else "PLAIN"
+    password = os.environ.get(options.password_env, "") or "x"  # PLAIN has no empty passwords
+
+    def client() -> Any:
+        service = options.kerberos_service if mechanism == "GSSAPI" else None
+        return hive.get_installed_sasl(options.host, mechanism, service, options.username, password)
+
+    transport = TSaslClientTransport(client, mechanism, socket)
+    try:
+        connection = hive.Connection(thrift_transport=transport, username=options.username, configuration=_SESSION)
+        socket.setTimeout(options.timeout / timedelta(milliseconds=1))
+        try:
+            yield _Hive(connection)
+        finally:
+            with suppress(Exception):
+                connection.close()
+    finally:
+        socket.close()
+
+
+def _revision_in(location: str | None) -> int:
+    found = _REVISION.search(location or "")
+    return int(found[1]) if found else 0
+
+
+def _is_same(location: str, folder: str) -> bool:
+    """Hive adds its default file system to an address."""
+    return urlsplit(location).path == urlsplit(folder).path
+
+
+def _plain(kind: str) -> str:
+    return re.sub(r"[\s`]", "", kind).lower()
+
+
+def _quoted(name: str) -> str:
+    return "`" + name.replace("`", "``") + "`"
+
+
+def _code(error: Exception) -> int | None:
+    response = error.args[0] if error.args else None
+    return getattr(getattr(response, "status", None), "errorCode", None)
+
+
+def _said(error: BaseException) -> str:
+    """The server's own words; PyHive gives the whole response in Python's notation."""
+    status = getattr(error.args[0] if error.args else None, "status", None)
+    return str(getattr(status, "errorMessage", None) or first_line(error)).strip()[:500]

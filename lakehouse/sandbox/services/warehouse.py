@@ -1,0 +1,64 @@
+"""BigQuery and GCS as emulators: `local-bigquery`, whose `gs://` is a folder, and fake-gcs-server in memory."""
+
+from __future__ import annotations
+
+import urllib.error
+import urllib.request
+from pathlib import Path
+
+from lakehouse.sandbox.services.downloads import bigquery_command, gcs_command
+from lakehouse.sandbox.services.servers import Server, free_ports, started
+
+PROJECT = "sandbox"
+
+_SERVE = "import sys; from local_bigquery.cli import main; sys.exit(main())"
+
+
+def bigquery(folder: Path) -> Server:
+    """One table per hour can be tried on it; of partitions it knows nothing, and takes `t$2026112305` for a name."""
+    port, grpc = free_ports(2)
+    (folder / "gcs").mkdir(parents=True)
+    command = [
+        *(str(bigquery_command()), "-c", _SERVE, "--host", "127.0.0.1", "--port", str(port), "--grpc-port", str(grpc)),
+        *("--project", PROJECT, "--data-dir", str(folder / "data")),
+    ]
+    address = f"http://127.0.0.1:{port}"
+    is_ready = f"{address}/bigquery/v2/projects/{PROJECT}/datasets"
+    return started(
+        "bigquery", command, folder, address, lambda: _answers(is_ready),
+        environment={"GCS_LOCAL_ROOT": str(folder / "gcs")},
+    )  # fmt: skip
+
+
+def gcs(folder: Path) -> Server:
+    (port,) = free_ports(1)
+    here = f"127.0.0.1:{port}"
+    command = [
+        *(str(gcs_command()), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port)),
+        *("-external-url", f"http://{here}", "-public-host", here),
+    ]
+    return started("gcs", command, folder, f"http://{here}", lambda: _answers(f"http://{here}/storage/v1/b?project=p"))
+
+
+def connector_settings(address: str) -> dict[str, str]:
+    """What Hadoop's GCS connector needs to be told of the emulator, which cannot move an object in one call."""
+    return {
+        "fs.gs.impl": "com.google.cloud.hadoop.fs.gcs.GoogleHadoopFileSystem",
+        "fs.AbstractFileSystem.gs.impl": "com.google.cloud.hadoop.fs.gcs.GoogleHadoopFS",
+        "fs.gs.storage.root.url": f"{address}/",
+        "fs.gs.storage.service.path": "storage/v1/",
+        "fs.gs.auth.type": "UNAUTHENTICATED",
+        "fs.gs.project.id": PROJECT,
+        "fs.gs.hierarchical.namespace.folders.enable": "false",
+        "fs.gs.operation.move.enable": "false",
+    }
+
+
+def _answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=2):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except OSError:
+        return False

@@ -1,0 +1,754 @@
+"""Sealed hours to mirror, and every target as a test sees it: the mirror, and what is done to it behind its back.
+
+A new target joins `TARGETS` with a way to open it.
+"""
+
+from __future__ import annotations
+
+import errno
+import io
+import json
+import os
+import sys
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from itertools import count
+from pathlib import Path
+from typing import Any, Protocol
+from urllib.parse import urlsplit
+
+import duckdb
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from deltalake import DeltaTable
+from deltalake.transaction import AddAction, RemoveAction
+from fake_bigquery import FakeBigQuery, serving
+from google.api_core.exceptions import NotFound
+from py4j.protocol import Py4JJavaError
+from pyspark.sql import SparkSession
+
+from lakehouse.checksum import checksum_of
+from lakehouse.config import Config
+from lakehouse.events import sealed_schema
+from lakehouse.hours import Hour
+from lakehouse.ledger import History, Ledger
+from lakehouse.mirrors import hive as hive_module
+from lakehouse.mirrors.bigquery import BigQueryMirror, BigQueryOptions, client_of
+from lakehouse.mirrors.contract import Mirror, SealedHour
+from lakehouse.mirrors.duckdb import DuckDBMirror
+from lakehouse.mirrors.filesystems import Copy, Files, GoogleFiles, HadoopFiles, LocalFiles, google_client
+from lakehouse.mirrors.folder import FolderMirror
+from lakehouse.mirrors.hive import HiveMirror, HiveOptions
+from lakehouse.mirrors.stage import sealed_hour
+from lakehouse.sandbox.services.downloads import CONNECTOR, jars
+from lakehouse.sandbox.services.together import Servers
+from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
+from lakehouse.tables import DataFile, commit, files_of_hour, folders_of, ledger_table, silver_table
+from lakehouse.topics import Topic
+
+HOUR = "2026-11-23T05"
+NEXT = "2026-11-23T06"
+
+
+class Crash(BaseException):
+    """Nothing may catch it, as nothing catches a power cut."""
+
+
+# ---- an hour to mirror
+
+
+def plays(ids: Sequence[str], topic: Topic, **columns: Sequence[Any]) -> pa.Table:
+    schema = sealed_schema(topic)
+    at = datetime(2026, 11, 23, 5, 30, tzinfo=UTC)
+    values: dict[str, Sequence[Any]] = {
+        "event_id": ids,
+        "event_time": [at] * len(ids),
+        "event_hour": [HOUR] * len(ids),
+        "publish_time": [at] * len(ids),
+        "message_id": [f"m-{each}" for each in ids],
+        **columns,
+    }
+    return pa.table([pa.array(values.get(f.name, [None] * len(ids)), f.type) for f in schema], schema=schema)
+
+
+def _drop(table: DeltaTable, files: Sequence[DataFile]) -> None:
+    """Take an older revision's files out of the newest version; they stay in the folder, as time travel needs them."""
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    gone: list[AddAction | RemoveAction] = [
+        RemoveAction(file.path, False, now, file.size_bytes, {"hour": file.hour}) for file in files
+    ]
+    if gone:
+        table.create_write_transaction(gone, "append", table.schema(), partition_by=["hour"])
+        table.update_incremental()
+
+
+class Lake:
+    """Silver and ledger as the seal leaves them."""
+
+    def __init__(self, config: Config) -> None:
+        self.config = config
+        self.options = config.settings.storage_options
+
+    def sealed(self, topic: Topic, hour: Hour, rows: pa.Table, files: int = 2) -> SealedHour:
+        """Seal once more, in so many files; the ledger says it too."""
+        folders = folders_of(self.config.settings, topic.name)
+        table = silver_table(folders, topic, self.options)
+        ledger = self.ledger(topic)
+        revision = ledger.history().revision(hour) + 1
+        folder = Path(folders.silver) / f"hour={hour}"
+        folder.mkdir(exist_ok=True)
+        added = []
+        size = -(-len(rows) // files) if files else 0
+        for number in range(files):
+            path, part = folder / f"{number}-r{revision}.parquet", rows.slice(number * size, size)
+            pq.write_table(part, path)
+            added.append(DataFile(f"hour={hour}/{path.name}", hour, len(part), path.stat().st_size, datetime.now(UTC)))
+        _drop(table, files_of_hour(table, hour))
+        version = commit(table, added, metadata={}, transactions={f"seal/{hour}": revision})
+        ids = rows["event_id"].to_pylist()
+        ledger.record("closed", hour)
+        details = {
+            "silver_version": version,
+            "revision": revision,
+            "rows": len(rows),
+            "files": files,
+            "id_checksum": str(checksum_of(ids)),
+            "bronze_version": 1,
+            "release": "test",
+        }
+        ledger.record("sealed", hour, details)
+        return sealed_hour(ledger.history(), topic, hour, folders, self.options)
+
+    def cleared(self, topic: Topic, hour: Hour, rows: pa.Table) -> SealedHour:
+        hour_sealed = self.sealed(topic, hour, rows)
+        self.ledger(topic).record("valid", hour)
+        return hour_sealed
+
+    def sealed_now(self, topic: Topic, hour: Hour) -> SealedHour:
+        return sealed_hour(self.history(topic), topic, hour, folders_of(self.config.settings, topic.name), self.options)
+
+    def ledger(self, topic: Topic) -> Ledger:
+        return Ledger(ledger_table(folders_of(self.config.settings, topic.name), topic, self.options), "test/test/test")
+
+    def history(self, topic: Topic) -> History:
+        return self.ledger(topic).history()
+
+
+# ---- targets
+
+
+class Target(Protocol):
+    """A mirror, and what a test does to it from outside."""
+
+    mirror: Mirror
+    stride: int
+    """Every how many steps a crash is tried: 1 where a step takes milliseconds."""
+    cannot: frozenset[str]
+    """Kinds of fields that the server at hand has no way to take, though the real one has."""
+
+    def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
+        """What a reader sees now, by other code than the mirror's; None when it is not there."""
+
+    def identity(self, topic: Topic, hour: Hour) -> object:
+        """Something that changes whenever the hour is written again."""
+
+    def overwrite(self, topic: Topic, hour: Hour, rows: pa.Table) -> None:
+        """Other rows, behind the mirror's back."""
+
+    def drop(self, topic: Topic, hour: Hour) -> None:
+        """The hour is gone, behind the mirror's back."""
+
+    def storable(self, rows: pa.Table) -> pa.Table:
+        """The rows as far as the target has values for them."""
+
+    def crashing_at(self, step: int) -> Mirror:
+        """The mirror of a process that dies at the step-th thing it does to the target."""
+
+    def refusing(self) -> Mirror:
+        """The mirror when the target takes nothing."""
+
+
+class DyingFiles:
+    """A file system as a process sees it that dies at some step; copies die half-way."""
+
+    def __init__(self, files: Files, step: int) -> None:
+        self._files, self._left = files, step
+
+    @property
+    def renames_are_atomic(self) -> bool:
+        return self._files.renames_are_atomic
+
+    def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
+        self._step()
+        self._files.copy(copies[:1], options)
+        self._step()
+        self._files.copy(copies[1:], options)
+
+    def __getattr__(self, name: str) -> Any:
+        def stepped(*arguments: Any) -> Any:
+            self._step()
+            return getattr(self._files, name)(*arguments)
+
+        return stepped
+
+    def _step(self) -> None:
+        if self._left <= 0:
+            raise Crash
+        self._left -= 1
+
+
+class FullFiles(DyingFiles):
+    def __init__(self, files: Files) -> None:
+        super().__init__(files, sys.maxsize)
+
+    def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
+        self._files.copy(copies[:1], options)
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+class Store(Protocol):
+    """A folder tree as any reader of it sees it."""
+
+    def listing(self, folder: str) -> dict[str, object]:
+        """Names, and something that changes when the file does; FileNotFoundError when there is no such folder."""
+
+    def read(self, path: str) -> bytes: ...
+
+    def write(self, path: str, data: bytes) -> None: ...
+
+    def remove(self, path: str) -> None: ...
+
+
+@dataclass
+class LocalStore:
+    root: Path
+
+    def listing(self, folder: str) -> dict[str, object]:
+        with os.scandir(self.root / folder) as entries:
+            found = [(entry.name, entry.stat()) for entry in entries if not entry.name.startswith(".")]
+        return {name: (status.st_ino, status.st_mtime_ns) for name, status in found}
+
+    def read(self, path: str) -> bytes:
+        return (self.root / path).read_bytes()
+
+    def write(self, path: str, data: bytes) -> None:
+        target = self.root / path
+        target.with_name(f".{target.name}.crc").unlink(missing_ok=True)
+        target.write_bytes(data)
+
+    def remove(self, path: str) -> None:
+        (self.root / path).unlink()
+
+
+class HdfsStore:
+    """HDFS by a client of its own."""
+
+    def __init__(self, spark: SparkSession, address: str, root: str) -> None:
+        self._jvm: Any = spark.sparkContext._jvm
+        conf = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
+        self._system = self._jvm.org.apache.hadoop.fs.FileSystem.newInstance(self._jvm.java.net.URI(address), conf)
+        self._root = root
+
+    def listing(self, folder: str) -> dict[str, object]:
+        with missing_files():
+            found = self._system.listStatus(self._path(folder))
+        return {each.getPath().getName(): (each.getFileId(), each.getModificationTime()) for each in found}
+
+    def read(self, path: str) -> bytes:
+        with missing_files():
+            stream = self._system.open(self._path(path))
+            try:
+                return bytes(self._jvm.org.apache.commons.io.IOUtils.toByteArray(stream))
+            finally:
+                stream.close()
+
+    def write(self, path: str, data: bytes) -> None:
+        stream = self._system.create(self._path(path), True)
+        stream.write(bytearray(data))
+        stream.close()
+
+    def remove(self, path: str) -> None:
+        self._system.delete(self._path(path), True)
+
+    def _path(self, path: str) -> Any:
+        return self._jvm.org.apache.hadoop.fs.Path(f"{self._root}/{path}")
+
+
+@contextmanager
+def missing_files() -> Iterator[None]:
+    try:
+        yield
+    except Py4JJavaError as thrown:
+        raise FileNotFoundError(str(thrown.java_exception)) from thrown
+
+
+@dataclass
+class Bucket:
+    client: Any
+    bucket: str
+    root: str
+
+    def listing(self, folder: str) -> dict[str, object]:
+        prefix = f"{self.root}/{folder}/"
+        blobs = list(self.client.list_blobs(self.bucket, prefix=prefix))
+        found = {blob.name.removeprefix(prefix): blob.generation for blob in blobs}
+        if not found:
+            raise FileNotFoundError(folder)
+        return {name: generation for name, generation in found.items() if name}
+
+    def read(self, path: str) -> bytes:
+        try:
+            data: bytes = self._blob(path).download_as_bytes()
+        except NotFound as missing:
+            raise FileNotFoundError(path) from missing
+        return data
+
+    def write(self, path: str, data: bytes) -> None:
+        self._blob(path).upload_from_string(data)
+
+    def remove(self, path: str) -> None:
+        self._blob(path).delete()
+
+    def _blob(self, path: str) -> Any:
+        return self.client.bucket(self.bucket).blob(f"{self.root}/{path}")
+
+
+@dataclass
+class FolderTarget:
+    store: Store
+    files: Files
+    address: str
+    stride: int = 1
+    cannot: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.mirror: Mirror = FolderMirror("folder", self.address, self.files)
+
+    def folder(self, topic: Topic, hour: Hour) -> str:
+        return f"{topic.name}/{hour}"
+
+    def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
+        folder = self.folder(topic, hour)
+        try:
+            names = self.store.listing(folder)
+        except FileNotFoundError:
+            return None
+        if "_SUCCESS" not in names:
+            return None
+        parts = [self.store.read(f"{folder}/{name}") for name in sorted(names) if name.startswith("part-")]
+        tables = [pq.ParquetFile(io.BytesIO(data)).read() for data in parts]
+        return pa.concat_tables(tables) if tables else sealed_schema(topic).empty_table()
+
+    def identity(self, topic: Topic, hour: Hour) -> object:
+        return self.store.listing(self.folder(topic, hour))
+
+    def overwrite(self, topic: Topic, hour: Hour, rows: pa.Table) -> None:
+        folder = self.folder(topic, hour)
+        parts = [name for name in sorted(self.store.listing(folder)) if name.startswith("part-")]
+        for number, name in enumerate(parts):
+            self.store.write(f"{folder}/{name}", parquet(rows if number == 0 else rows.slice(0, 0)))
+
+    def drop(self, topic: Topic, hour: Hour) -> None:
+        self.store.remove(f"{self.folder(topic, hour)}/_SUCCESS")
+
+    def storable(self, rows: pa.Table) -> pa.Table:
+        return rows
+
+    def crashing_at(self, step: int) -> Mirror:
+        return FolderMirror("folder", self.address, DyingFiles(self.files, step))
+
+    def refusing(self) -> Mirror:
+        return FolderMirror("folder", self.address, FullFiles(self.files))
+
+
+def parquet(rows: pa.Table) -> bytes:
+    target = io.BytesIO()
+    pq.write_table(rows, target)
+    return target.getvalue()
+
+
+@dataclass
+class DuckDBTarget:
+    """Its reader stays connected, as one who works with the file in this process."""
+
+    path: str
+    stride: int = 1
+    cannot: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.mirror: Mirror = DuckDBMirror("duckdb", self.path)
+        self._base = duckdb.connect(self.path)
+
+    def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
+        with self._base.cursor() as base:
+            base.execute("set timezone = 'UTC'")
+            try:
+                found = base.execute("from _hours where topic = ? and hour = ?", [topic.name, hour]).fetchall()
+                query = f"select * exclude (hour) from {topic.name} where hour = '{hour}' order by rowid"
+                rows = base.sql(query).to_arrow_table() if found else None
+            except duckdb.CatalogException:
+                return None
+        return None if rows is None else rows.select(sealed_schema(topic).names).cast(sealed_schema(topic))
+
+    def identity(self, topic: Topic, hour: Hour) -> object:
+        with self._base.cursor() as base:
+            return base.execute(f"select rowid from {topic.name} where hour = ?", [hour]).fetchall()
+
+    def overwrite(self, topic: Topic, hour: Hour, rows: pa.Table) -> None:
+        with self._base.cursor() as base:
+            base.execute(f"delete from {topic.name} where hour = ?", [hour])
+            base.execute(f"insert into {topic.name} by name select *, ? as hour from rows", [hour])
+
+    def drop(self, topic: Topic, hour: Hour) -> None:
+        with self._base.cursor() as base:
+            base.execute("delete from _hours where topic = ? and hour = ?", [topic.name, hour])
+            base.execute(f"delete from {topic.name} where hour = ?", [hour])
+
+    def storable(self, rows: pa.Table) -> pa.Table:
+        return rows
+
+    def crashing_at(self, step: int) -> Mirror:
+        return DyingDuckDB(self.path, step)
+
+    def refusing(self) -> Mirror:
+        return DyingDuckDB(self.path, 6, duckdb.IOException("No space left on device"))
+
+
+class DyingDuckDB(DuckDBMirror):
+    """Statements are the steps."""
+
+    def __init__(self, path: str, step: int, error: BaseException | None = None) -> None:
+        super().__init__("duckdb", path)
+        self._step, self._error = step, error or Crash()
+
+    @contextmanager
+    def _opened(self, topic: Topic, hour: Hour) -> Iterator[Any]:
+        with super()._opened(topic, hour) as (base, there):
+            yield Dying(base, self._step, self._error), there
+
+
+class Dying:
+    """Whatever it stands for, until the step-th call of a method."""
+
+    def __init__(self, real: Any, step: int, error: BaseException | None = None, only: str = "") -> None:
+        self._real, self._left, self._error, self._only = real, step, error or Crash(), only
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._real, name)
+        if not callable(found) or not name.startswith(self._only):
+            return found
+
+        def stepped(*arguments: Any, **named: Any) -> Any:
+            if self._left <= 0:
+                raise self._error
+            self._left -= 1
+            return found(*arguments, **named)
+
+        return stepped
+
+
+@dataclass
+class BigQueryTarget:
+    options: BigQueryOptions
+    gcs: Path
+    stride: int = 1
+    cannot: frozenset[str] = frozenset()
+
+    def __post_init__(self) -> None:
+        self.client = client_of(self.options)
+        self.mirror: Mirror = self._mirror(self.client)
+
+    def _mirror(self, client: Any) -> BigQueryMirror:
+        return BigQueryMirror("bigquery", self.options, client, self.staged)
+
+    @contextmanager
+    def staged(self, hour: SealedHour) -> Iterator[list[str]]:
+        """The server's `gs://` is a folder."""
+        folder = f"lake/{hour.topic.name}/{hour.hour}-r{hour.revision}-{hour.silver_version}"
+        (self.gcs / folder).mkdir(parents=True, exist_ok=True)
+        for number, file in enumerate(hour.files):
+            data = (Path(hour.silver_uri) / file.path).read_bytes()
+            (self.gcs / folder / f"{number}.parquet").write_bytes(data)
+        yield [f"gs://{folder}/{number}.parquet" for number in range(len(hour.files))]
+
+    def table(self, topic: Topic, hour: Hour) -> str:
+        stamp = hour.replace("-", "").replace("T", "")
+        dataset = f"{self.options.project}.{self.options.dataset}"
+        return f"{dataset}.{topic.name}{'$' if self.options.layout == 'partition' else '_'}{stamp}"
+
+    def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
+        table, _, partition = self.table(topic, hour).partition("$")
+        where = f" where _PARTITIONTIME = timestamp('{hour[:10]} {hour[11:]}:00:00+00:00')" if partition else ""
+        manifests = f"select manifest from `{table}_manifests`{where}"
+        names = ", ".join(f"`{name}`" for name in sealed_schema(topic).names)
+        try:
+            found = list(self.client.query_and_wait(f"select {names} from `{table}`{where}"))
+            if partition and not found and not list(self.client.query_and_wait(manifests)):
+                return None
+        except NotFound:
+            return None
+        schema = sealed_schema(topic)
+        return pa.Table.from_pylist([as_arrow(dict(row.items()), schema) for row in found], schema)
+
+    def identity(self, topic: Topic, hour: Hour) -> object:
+        jobs = [job.job_id for job in self.client.list_jobs() if job.job_type == "load"]
+        return sorted(jobs)
+
+    def overwrite(self, topic: Topic, hour: Hour, rows: pa.Table) -> None:
+        config = BigQueryMirror._load_config(self.mirror, SealedHourOf(topic, hour))  # type: ignore[arg-type]
+        data = io.BytesIO(parquet(rows))
+        self.client.load_table_from_file(data, self.table(topic, hour), job_config=config).result()
+
+    def drop(self, topic: Topic, hour: Hour) -> None:
+        self.client.delete_table(self.table(topic, hour))
+        if self.options.layout == "partition":
+            name, _, partition = self.table(topic, hour).partition("$")
+            self.client.delete_table(f"{name}_manifests${partition}")
+
+    def storable(self, rows: pa.Table) -> pa.Table:
+        """Arrays hold no nulls, and a null array is an empty one."""
+        return pa.Table.from_pylist([without_nulls(row, rows.schema) for row in rows.to_pylist()], rows.schema)
+
+    def crashing_at(self, step: int) -> Mirror:
+        return self._mirror(Dying(self.client, step))
+
+    def refusing(self) -> Mirror:
+        return self._mirror(Dying(self.client, 0, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "load_table"))
+
+
+@dataclass
+class SealedHourOf:
+    """As much of a sealed hour as a load's configuration asks for."""
+
+    topic: Topic
+    hour: Hour
+    revision: int = 0
+    release: str = "by hand"
+
+
+def as_arrow(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
+    return {field.name: _as_arrow(row[field.name], field.type) for field in schema}
+
+
+def _as_arrow(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_map(kind):
+        return [(pair["key"], _as_arrow(pair["value"], kind.item_type)) for pair in value]
+    if pa.types.is_list(kind):
+        return [_as_arrow(each, kind.value_type) for each in value]
+    if pa.types.is_struct(kind):
+        return {member.name: _as_arrow(value[member.name], member.type) for member in kind}
+    return value
+
+
+def without_nulls(row: dict[str, Any], schema: Any) -> dict[str, Any]:
+    return {field.name: _without_nulls(row[field.name], field.type) for field in schema}
+
+
+def _without_nulls(value: Any, kind: pa.DataType) -> Any:
+    if pa.types.is_map(kind):
+        return value or []
+    if pa.types.is_list(kind):
+        return [each for each in value or [] if each is not None]
+    if pa.types.is_struct(kind) and value is not None:
+        return without_nulls(value, kind)
+    return value
+
+
+@dataclass
+class HiveTarget(FolderTarget):
+    """Read in HiveQL; what is done behind its back is done to the files of the partition."""
+
+    options: HiveOptions | None = None
+
+    def __post_init__(self) -> None:
+        assert self.options is not None
+        self.mirror: Mirror = HiveMirror("hive", self.options, self.files)
+
+    def folder(self, topic: Topic, hour: Hour) -> str:
+        location = self._location(topic, hour)
+        if location is None:
+            raise FileNotFoundError(hour)
+        return "/".join(location.split("/")[-2:])
+
+    def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
+        assert self.options is not None
+        if self._location(topic, hour) is None:
+            return None
+        schema = sealed_schema(topic)
+        columns = ", ".join(_hive_text(field) for field in schema)
+        with hive_module._connected(self.options) as hive:
+            found = hive.rows(f"select {columns} from {self.options.database}.{topic.name} where hour = '{hour}'")
+        rows = [{f.name: _from_hive(value, f.type) for f, value in zip(schema, row, strict=True)} for row in found]
+        return pa.Table.from_pylist(rows, schema)
+
+    def identity(self, topic: Topic, hour: Hour) -> object:
+        return self._location(topic, hour), self.store.listing(self.folder(topic, hour))
+
+    def drop(self, topic: Topic, hour: Hour) -> None:
+        assert self.options is not None
+        with hive_module._connected(self.options) as hive:
+            hive.run(f"alter table {self.options.database}.{topic.name} drop partition (hour = '{hour}')")
+
+    def crashing_at(self, step: int) -> Mirror:
+        assert self.options is not None
+        mirror = HiveMirror("hive", self.options, DyingFiles(self.files, step))
+        return mirror
+
+    def refusing(self) -> Mirror:
+        assert self.options is not None
+        return HiveMirror("hive", self.options, FullFiles(self.files))
+
+    def _location(self, topic: Topic, hour: Hour) -> str | None:
+        assert self.options is not None
+        with hive_module._connected(self.options) as hive:
+            return hive.location(f"{self.options.database}.{topic.name}", hour)
+
+
+def _hive_text(field: pa.Field) -> str:
+    name = f"`{field.name}`"
+    if pa.types.is_string(field.type) or pa.types.is_binary(field.type):
+        return f"hex({name})"
+    return name if pa.types.is_nested(field.type) or pa.types.is_floating(field.type) else f"cast({name} as string)"
+
+
+def _from_hive(value: Any, kind: pa.DataType) -> Any:
+    if value is None:
+        return None
+    if pa.types.is_binary(kind):
+        return bytes.fromhex(value)
+    if pa.types.is_string(kind):
+        return bytes.fromhex(value).decode()
+    if pa.types.is_timestamp(kind):
+        return datetime.fromisoformat(value).replace(tzinfo=UTC)
+    if pa.types.is_date(kind):
+        return date.fromisoformat(value)
+    if pa.types.is_decimal(kind):
+        return Decimal(value)
+    if pa.types.is_map(kind):
+        return list(json.loads(value).items())
+    if pa.types.is_nested(kind):
+        return json.loads(value)
+    return int(value) if pa.types.is_integer(kind) else value
+
+
+# ---- opening them
+
+
+def local_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    return FolderTarget(LocalStore(path), LocalFiles(), str(path))
+
+
+def hadoop_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    """Hadoop's own file system for `file:`, which is as far as one gets without a server."""
+    files = HadoopFiles(request.getfixturevalue("spark"), f"file://{path}")
+    return FolderTarget(LocalStore(path), files, f"file://{path}", stride=7)
+
+
+def hdfs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    hdfs = request.getfixturevalue("servers").hdfs()
+    spark = request.getfixturevalue("spark")
+    store = HdfsStore(spark, hdfs.address, str(path))
+    return FolderTarget(store, HadoopFiles(spark, hdfs.address), f"{hdfs.address}{path}", stride=7)
+
+
+def gcs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    """Its renames are not one step."""
+    address = request.getfixturevalue("servers").gcs().address
+    spark = request.getfixturevalue("spark")
+    connect(spark, address)
+    options = emulator_options(address)
+    client = google_client(options)
+    bucket = "mirror"
+    if not client.bucket(bucket).exists():
+        client.create_bucket(bucket)
+    root = str(path).strip("/")
+    files = GoogleFiles(spark, f"gs://{bucket}", options)
+    return FolderTarget(Bucket(client, bucket, root), files, f"gs://{bucket}/{root}", stride=7)
+
+
+def emulator_options(address: str) -> dict[str, str]:
+    return {"google_base_url": address, "google_skip_signature": "true"}
+
+
+def connect(spark: SparkSession, address: str) -> None:
+    """Give the running session GCS's connector, for its driver and for its tasks."""
+    (jar,) = jars("gcs-connector", [CONNECTOR]).glob("*.jar")
+    spark.sql(f"add jar '{jar}'")
+    jvm: Any = spark.sparkContext._jvm
+    conf = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
+    urls = spark.sparkContext._gateway.new_array(jvm.java.net.URL, 1)  # type: ignore[union-attr]
+    urls[0] = jvm.java.io.File(str(jar)).toURI().toURL()
+    conf.setClassLoader(jvm.java.net.URLClassLoader(urls, conf.getClassLoader()))
+    for key, value in connector_settings(address).items():
+        conf.set(key, value)
+
+
+def duckdb_file(path: Path, request: pytest.FixtureRequest) -> Target:
+    path.mkdir()
+    return DuckDBTarget(str(path / "mirror.duckdb"))
+
+
+def bigquery_tables(path: Path, request: pytest.FixtureRequest) -> Target:
+    server = request.getfixturevalue("servers").bigquery()
+    dataset = f"{path.parent.name}_{next(_numbers)}".replace("-", "_")
+    options = bigquery_options(server.address, dataset)
+    # It takes bytes in Parquet files for base64, and knows no way from a Parquet map to pairs.
+    return BigQueryTarget(options, server.folder / "gcs", stride=3, cannot=frozenset({"binary", "map"}))
+
+
+def bigquery_partitions(path: Path, request: pytest.FixtureRequest) -> Target:
+    """Against a fake: the server would take the decorator for a part of the table's name."""
+    path.mkdir()
+    address = serving(FakeBigQuery(path))
+    options = bigquery_options(address.__enter__(), "lake", layout="partition")
+    request.addfinalizer(lambda: address.__exit__(None, None, None))
+    return BigQueryTarget(options, path)
+
+
+def bigquery_options(address: str, dataset: str, **changes: Any) -> BigQueryOptions:
+    given = {"kind": "bigquery", "project": PROJECT, "dataset": dataset, "endpoint": address, "patience": "5 seconds"}
+    return BigQueryOptions.model_validate({**given, **changes})
+
+
+def hive_table(path: Path, request: pytest.FixtureRequest) -> Target:
+    servers: Servers = request.getfixturevalue("servers")
+    at, hdfs = urlsplit(f"//{servers.hive().address}"), servers.hdfs()
+    spark = request.getfixturevalue("spark")
+    store, files = HdfsStore(spark, hdfs.address, str(path)), HadoopFiles(spark, hdfs.address)
+    options = HiveOptions.model_validate(
+        {
+            "kind": "hive", "host": at.hostname, "port": at.port, "database": f"tests_{next(_numbers)}",
+            "path": f"{hdfs.address}{path}",
+        }
+    )  # fmt: skip
+    return HiveTarget(store, files, options.path, stride=20, options=options)
+
+
+_numbers = count()
+
+Opened = Callable[[Path, pytest.FixtureRequest], Target]
+
+TARGETS: dict[str, Opened] = {
+    "folder": local_folder,
+    "hadoop": hadoop_folder,
+    "hdfs": hdfs_folder,
+    "gcs": gcs_folder,
+    "duckdb": duckdb_file,
+    "bigquery": bigquery_tables,
+    "bigquery-partitions": bigquery_partitions,
+    "hive": hive_table,
+}
+
+SERVED = ("hdfs", "gcs", "bigquery", "hive")
+"""By servers that the tests start; the first use may fetch them."""
+
+PARAMS = [
+    pytest.param(name, marks=[pytest.mark.stores, pytest.mark.timeout(600)] if name in SERVED else [])
+    for name in TARGETS
+]

@@ -1,0 +1,252 @@
+"""What is BigQuery's own: jobs and their ids, errors in its words, schemas, labels, limits and patience."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Iterator
+from datetime import timedelta
+from pathlib import Path
+
+import pytest
+from fake_bigquery import FakeBigQuery, Refused, serving
+from mirror_targets import HOUR, NEXT, BigQueryTarget, Lake, bigquery_options, plays
+
+from lakehouse.config import Config
+from lakehouse.errors import MirrorError
+from lakehouse.events import sealed_schema
+from lakehouse.mirrors import bigquery as bigquery_module
+from lakehouse.mirrors.bigquery import merged, schema_of
+from lakehouse.mirrors.contract import manifest_of
+from lakehouse.mirrors.stage import mirror_due
+from lakehouse.sandbox.services.servers import free_ports
+from lakehouse.sandbox.services.together import Servers
+from lakehouse.topics import Topic
+
+LAYOUTS = ("table_per_hour", "partition")
+
+
+@pytest.fixture
+def lake(config: Config) -> Lake:
+    return Lake(config)
+
+
+@pytest.fixture
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBigQuery:
+    monkeypatch.setattr(bigquery_module, "_PAUSE_SECONDS", 0.0)
+    return FakeBigQuery(tmp_path / "gcs")
+
+
+@pytest.fixture
+def address(fake: FakeBigQuery) -> Iterator[str]:
+    with serving(fake) as address:
+        yield address
+
+
+@pytest.fixture
+def tables(fake: FakeBigQuery, address: str) -> BigQueryTarget:
+    return BigQueryTarget(bigquery_options(address, "lake"), fake.gcs)
+
+
+@pytest.fixture
+def partitions(fake: FakeBigQuery, address: str) -> BigQueryTarget:
+    return BigQueryTarget(bigquery_options(address, "lake", layout="partition"), fake.gcs)
+
+
+def loads(fake: FakeBigQuery) -> list[str]:
+    return [job for job in fake._jobs if "manifest" not in job]
+
+
+def test_a_job_is_named_by_what_it_loads(tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic) -> None:
+    tables.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    tables.mirror.publish(lake.sealed(topic, HOUR, plays(["b"], topic)))
+    assert loads(fake) == ["lakehouse_lake_plays_2026112305_r1_a1", "lakehouse_lake_plays_2026112305_r2_a1"]
+
+
+def test_a_job_that_is_there_already_is_waited_for(
+    tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic
+) -> None:
+    """The process that began it died before it could describe the table."""
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    tables.mirror.publish(hour)
+    table = fake._tables["lake", "plays_2026112305"]
+    del table["description"]
+    tables.mirror.publish(hour)
+    assert len(loads(fake)) == 1
+    assert json.loads(table["description"]) == manifest_of(hour)
+
+
+@pytest.mark.parametrize("reason", ["backendError", "rateLimitExceeded"])
+def test_a_failure_that_may_pass_is_followed_by_the_next_attempt(
+    tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic, reason: str
+) -> None:
+    fake.failures = [(reason, "try again")] * 2
+    tables.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    assert [job[-3:] for job in loads(fake)] == ["_a1", "_a2", "_a3"]
+
+
+def test_other_failures_are_told_in_its_own_words(
+    tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic
+) -> None:
+    hour = lake.sealed(topic, HOUR, plays(["a"], topic))
+    fake.failures = [("accessDenied", "Access Denied: File gs://lake/0.parquet")]
+    with pytest.raises(MirrorError, match=r"r1_a1: found accessDenied: Access Denied: File gs://lake/0.parquet"):
+        tables.mirror.publish(hour)
+    tables.mirror.publish(hour)
+    assert [job[-3:] for job in loads(fake)] == ["_a1", "_a2"]
+
+
+def test_what_never_passes_ends_after_three_jobs(
+    tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic
+) -> None:
+    fake.failures = [("backendError", "still broken")] * 9
+    with pytest.raises(MirrorError, match="backendError: still broken"):
+        tables.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    assert len(loads(fake)) == 3
+
+
+def test_a_null_in_an_array_is_refused_as_bigquery_says_it(
+    tables: BigQueryTarget, lake: Lake, topic_with: Callable[..., Topic]
+) -> None:
+    """Its arrays have no nulls; silver has."""
+    topic = topic_with(fields={"tags": "array<string>"})
+    with pytest.raises(MirrorError, match="repeated field: tags has null elements"):
+        tables.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic, tags=[["x", None]])))
+
+
+def test_the_table_says_whose_hour_it_is(tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic) -> None:
+    hour = lake.sealed(topic, HOUR, plays(["a"], topic))
+    tables.mirror.publish(hour)
+    table = fake._tables["lake", "plays_2026112305"]
+    labels = {"topic": "plays", "hour": "2026-11-23t05", "revision": "1", "release": "test"}
+    assert json.loads(table["description"]) == manifest_of(hour)
+    assert table["labels"] == labels
+    assert next(iter(fake._jobs.values()))["configuration"]["labels"] == labels
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_expiry_is_set_when_it_is_configured(
+    fake: FakeBigQuery, address: str, lake: Lake, topic: Topic, layout: str
+) -> None:
+    options = bigquery_options(address, "lake", layout=layout, expires_after="30 days")
+    BigQueryTarget(options, fake.gcs).mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    if layout == "partition":
+        assert fake._tables["lake", "plays"]["timePartitioning"]["expirationMs"] == str(30 * 86400 * 1000)
+    else:
+        expires = int(fake._tables["lake", "plays_2026112305"]["expirationTime"]) / 1000
+        assert abs(expires - time.time() - 30 * 86400) < 60
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_fields_that_come_later_do_not_touch_earlier_hours(
+    fake: FakeBigQuery, address: str, lake: Lake, topic: Topic, topic_with: Callable[..., Topic], layout: str
+) -> None:
+    target = BigQueryTarget(bigquery_options(address, "lake", layout=layout), fake.gcs)
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic, n=[1])))
+    grown = topic_with(fields={"user": "string", "track": "struct<id: string, ms: int, tags: array<string>>",
+                               "n": "bigint", "speed": "decimal(10,2)"})  # fmt: skip
+    target.mirror.publish(lake.sealed(grown, NEXT, plays(["b"], grown, track=[{"id": "t", "ms": 1, "tags": ["x"]}])))
+    seen = [target.rows(topic, HOUR), target.rows(grown, NEXT)]
+    assert [rows["event_id"].to_pylist() for rows in seen if rows is not None] == [["a"], ["b"]]
+    assert seen[1] is not None
+    assert seen[1]["track"].to_pylist() == [{"id": "t", "ms": 1, "tags": ["x"]}]
+
+
+def test_a_view_has_all_hours_of_a_partitioned_table(partitions: BigQueryTarget, lake: Lake, topic: Topic) -> None:
+    for hour, ids in ((HOUR, ["a"]), (NEXT, ["b", "c"])):
+        partitions.mirror.publish(lake.sealed(topic, hour, plays(ids, topic)))
+    query = "select hour, count(*) as n from `sandbox.lake.plays_hours` group by hour order by hour"
+    assert [tuple(row.values()) for row in partitions.client.query_and_wait(query)] == [(HOUR, 1), (NEXT, 2)]
+
+
+def test_partitions_are_those_of_ingestion_and_not_of_event_time(
+    partitions: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic
+) -> None:
+    """Skewed rows carry an earlier hour in their event time than the one that they are delivered in."""
+    partitions.mirror.publish(lake.sealed(topic, NEXT, plays(["late"], topic)))
+    assert fake._tables["lake", "plays"]["timePartitioning"] == {"type": "HOUR"}
+    assert partitions.rows(topic, HOUR) is None
+    assert partitions.rows(topic, NEXT) is not None
+
+
+def test_the_limit_of_loads_for_a_table_and_day_is_kept(
+    fake: FakeBigQuery, address: str, lake: Lake, topic: Topic
+) -> None:
+    """Failed loads count for it, too: asking on would only use up tomorrow's patience."""
+    options = bigquery_options(address, "lake", layout="partition", loads_per_day=2)
+    first = BigQueryTarget(options, fake.gcs)
+    hours = [f"2026-11-23T{number:02d}" for number in range(3)]
+    sealed = [lake.sealed(topic, hour, plays(["a"], topic)) for hour in hours]
+    first.mirror.publish(sealed[0])
+    later = BigQueryTarget(options, fake.gcs)  # another process: it has to ask what was loaded before
+    later.mirror.publish(sealed[1])
+    with pytest.raises(MirrorError, match=r"2 loads into lake.plays within a day; expected fewer than 2"):
+        later.mirror.publish(sealed[2])
+    assert len(loads(fake)) == 2
+
+
+def test_a_server_that_stumbles_is_asked_again(
+    tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic
+) -> None:
+    fake.refusals = [Refused(503, "backendError", "Visibility check was unavailable")] * 2
+    tables.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    assert fake.requests[0] == fake.requests[2]
+
+
+def test_what_is_refused_is_told_at_once(tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic) -> None:
+    fake.refusals = [Refused(403, "accessDenied", "Permission bigquery.tables.get denied on table")]
+    with pytest.raises(MirrorError, match=r"Forbidden: 403 .*Permission bigquery.tables.get denied"):
+        tables.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    assert len(fake.requests) == 1
+
+
+@pytest.mark.parametrize("trouble", ["away", "hangs"])
+def test_patience_with_a_silent_server_has_an_end_and_the_hour_stays_due(
+    fake: FakeBigQuery, address: str, lake: Lake, config: Config, topic_with: Callable[..., Topic], trouble: str
+) -> None:
+    """Without a bound Google's client would ask for ten minutes, hour after hour; other targets go on meanwhile."""
+    topic = topic_with(mirrors=["bigquery", "folder"])
+    lake.cleared(topic, HOUR, plays(["a"], topic))
+    if trouble == "hangs":
+        fake.hanging.set()
+    at = address if trouble == "hangs" else f"http://127.0.0.1:{free_ports(1)[0]}"
+    silent = BigQueryTarget(bigquery_options(at, "lake", patience="0.5 seconds"), fake.gcs).mirror
+    began = time.monotonic()
+    with pytest.raises(MirrorError, match=r"mirror bigquery: plays 2026-11-23T05: found"):
+        mirror_due(topic, config, None, run="1", mirrors={"bigquery": silent})
+    assert timedelta(seconds=time.monotonic() - began) < timedelta(seconds=15)
+    assert lake.history(topic).due_to_mirror("bigquery") == [HOUR]
+    assert lake.history(topic).due_to_mirror("folder") == []
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(600)
+def test_a_real_server_that_hangs_and_comes_back_takes_the_hour(servers: Servers, lake: Lake, topic: Topic) -> None:
+    server = servers.bigquery()
+    target = BigQueryTarget(bigquery_options(server.address, "hangs", patience="1 second"), server.folder / "gcs")
+    hour = lake.sealed(topic, HOUR, plays(["a"], topic))
+    server.pause()
+    try:
+        with pytest.raises(MirrorError, match="found"):
+            target.mirror.publish(hour)
+    finally:
+        server.resume()
+    patient = BigQueryTarget(bigquery_options(server.address, "hangs"), server.folder / "gcs")
+    patient.mirror.publish(hour)
+    assert patient.rows(topic, HOUR) is not None
+    query = f"select hour, event_id from `{patient.options.project}.hangs.plays`"
+    assert [tuple(row.values()) for row in patient.client.query_and_wait(query)] == [(HOUR, "a")]
+
+
+def test_a_lake_that_bigquery_cannot_read_needs_a_place_for_copies(address: str, lake: Lake, topic: Topic) -> None:
+    mirror = bigquery_module.BigQueryMirror.opened("bq", bigquery_options(address, "lake"), None)
+    with pytest.raises(MirrorError, match=r"expected one on gs://.*Give `staging` of mirrors.bq"):
+        mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+
+
+def test_a_schema_keeps_what_the_topic_no_longer_declares(topic: Topic, topic_with: Callable[..., Topic]) -> None:
+    """A load into a partition that leaves a column out is refused."""
+    before = schema_of(sealed_schema(topic))
+    after = merged(before, schema_of(sealed_schema(topic_with(fields={"track": "struct<ms: int, bpm: int>"}))))
+    assert [field.name for field in after] == [field.name for field in before]
+    assert [member.name for member in after[1].fields] == ["id", "ms", "bpm"]

@@ -1,0 +1,111 @@
+"""What is Hive's own: partitions that point at whole folders, types, columns that come later, a server that is away."""
+
+from __future__ import annotations
+
+import json
+import socket
+from collections.abc import Callable
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from mirror_targets import HOUR, NEXT, HiveTarget, Lake, hive_table, plays
+from pyspark.sql import SparkSession
+
+from lakehouse.config import Config
+from lakehouse.errors import MirrorError
+from lakehouse.mirrors import retries
+from lakehouse.mirrors.filesystems import LocalFiles
+from lakehouse.mirrors.hive import HiveMirror, HiveOptions, _connected, hive_type
+from lakehouse.mirrors.stage import mirror_due
+from lakehouse.sandbox.services.servers import free_ports
+from lakehouse.topics import Topic
+from lakehouse.types import arrow_type
+
+
+@pytest.fixture
+def lake(config: Config) -> Lake:
+    return Lake(config)
+
+
+@pytest.mark.parametrize(
+    "declared",
+    ["string", "decimal(38, 18)", "array<bigint>", "map<string, array<date>>", "struct<a: struct<b: timestamp>>"],
+)
+def test_declared_types_are_hives_own(declared: str) -> None:
+    assert hive_type(arrow_type(declared)).replace("`", "").replace(" ", "") == declared.replace(" ", "")
+
+
+def test_a_struct_may_have_any_member_name() -> None:
+    assert hive_type(pa.struct([("größe", pa.int32())])) == "struct<`größe`: int>"
+
+
+@pytest.fixture
+def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(retries, "PAUSES_SECONDS", (0.0, 0.0))
+
+
+def options_at(port: int, path: Path) -> HiveOptions:
+    values = {"kind": "hive", "host": "127.0.0.1", "port": port, "database": "d", "path": str(path)}
+    return HiveOptions.model_validate({**values, "timeout": "0.3 seconds"})
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_is_away_holds_up_nobody_else(
+    lake: Lake, config: Config, topic_with: Callable[..., Topic], tmp_path: Path
+) -> None:
+    topic = topic_with(mirrors=["hive", "folder"])
+    lake.cleared(topic, HOUR, plays(["a"], topic))
+    away = HiveMirror("hive", options_at(free_ports(1)[0], tmp_path / "hive"), LocalFiles())
+    with pytest.raises(MirrorError, match=r"mirror hive: plays 2026-11-23T05: found Could not connect to any of"):
+        mirror_due(topic, config, None, run="1", mirrors={"hive": away})
+    assert lake.history(topic).due_to_mirror("hive") == [HOUR]
+    assert lake.history(topic).due_to_mirror("folder") == []
+
+
+@pytest.mark.usefixtures("impatient")
+def test_a_server_that_never_answers_is_given_up(lake: Lake, topic: Topic, tmp_path: Path) -> None:
+    """It accepts connections and says nothing, as one whose memory is full."""
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        mirror = HiveMirror("hive", options_at(silent.getsockname()[1], tmp_path / "hive"), LocalFiles())
+        with pytest.raises(MirrorError, match=r"time(d out|out)"):
+            mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    assert not (tmp_path / "hive").exists()
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(600)
+def test_fields_that_come_later_are_null_in_earlier_hours(
+    request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic, topic_with: Callable[..., Topic]
+) -> None:
+    """Also in partitions that were there before: their files lack the column, and the metastore must say that it is."""
+    target = hive_table(tmp_path / "mirror", request)
+    assert isinstance(target, HiveTarget)
+    assert target.options is not None
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic, track=[{"id": "t", "ms": 1}])))
+    fields = {"user": "string", "track": "struct<id: string, ms: int, bpm: int>", "n": "bigint", "speed": "double"}
+    grown = topic_with(fields=fields)
+    rows = plays(["b"], grown, track=[{"id": "t", "ms": 1, "bpm": 120}], speed=[1.5])
+    target.mirror.publish(lake.sealed(grown, NEXT, rows))
+    with _connected(target.options) as hive:
+        seen = hive.rows(f"select event_id, track, speed from {target.options.database}.plays order by event_id")
+    assert [(row[0], json.loads(row[1]), row[2]) for row in seen] == [
+        ("a", {"id": "t", "ms": 1, "bpm": None}, None),
+        ("b", {"id": "t", "ms": 1, "bpm": 120}, 1.5),
+    ]
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(600)
+def test_a_partition_never_points_at_a_folder_that_is_not_whole(
+    request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic, spark: SparkSession
+) -> None:
+    """Hive takes a folder that is not there for an empty one, without a word."""
+    target = hive_table(tmp_path / "mirror", request)
+    assert isinstance(target, HiveTarget)
+    with pytest.raises(MirrorError, match="No space left"):
+        target.refusing().publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
+    assert target.rows(topic, HOUR) is None
+    for ids in (["b"], ["c"], ["d"]):
+        target.mirror.publish(lake.sealed(topic, HOUR, plays(ids, topic)))
+    assert sorted(target.store.listing("plays")) == ["2026-11-23T05-r3", "2026-11-23T05-r4", "_staging"]

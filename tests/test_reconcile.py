@@ -1,0 +1,158 @@
+"""Each store is damaged behind the mirror's back, seen to be wrong, and put right."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+import pytest
+import yaml
+from conftest import PLAYS
+from mirror_targets import HOUR, PARAMS, TARGETS, Lake, Target, plays
+from typer.testing import CliRunner
+
+from lakehouse import cli
+from lakehouse.config import Config
+from lakehouse.errors import MirrorError
+from lakehouse.hours import Hour, after
+from lakehouse.mirrors.contract import Count, Mirror
+from lakehouse.mirrors.stage import mirror_due
+from lakehouse.reconcile import Cell, mirrors_of, reconciled
+from lakehouse.topics import Topic
+
+IDS = ["a", "b", "c", "d"]
+
+
+@pytest.fixture
+def lake(config: Config) -> Lake:
+    return Lake(config)
+
+
+@pytest.fixture(params=PARAMS)
+def target(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    return TARGETS[request.param](tmp_path / "mirror", request)
+
+
+def doubled(topic: Topic) -> pa.Table:
+    return pa.concat_tables([plays(IDS, topic)] * 2)
+
+
+DAMAGES: dict[str, tuple[Callable[[Target, Topic, Hour], None], str]] = {
+    "dropped": (lambda target, topic, hour: target.drop(topic, hour), "missing"),
+    "edited": (lambda target, topic, hour: target.overwrite(topic, hour, plays([*"abcx"], topic)), "different"),
+    "doubled": (lambda target, topic, hour: target.overwrite(topic, hour, doubled(topic)), "different"),
+    "cut": (lambda target, topic, hour: target.overwrite(topic, hour, plays(IDS[1:], topic)), "different"),
+}  # fmt: skip
+
+
+def verdicts(cells: list[Cell], store: str) -> list[str]:
+    return [cell.verdict for cell in cells if cell.store == store]
+
+
+def test_every_damage_to_a_mirror_is_named_and_repaired(
+    target: Target, lake: Lake, config: Config, topic_with: Callable[..., Topic]
+) -> None:
+    """A hand in the store is no crash: only counting what is there finds it, and a row count alone would not."""
+    name = target.mirror.name
+    topic = topic_with(mirrors=[name])
+    is_slow = target.stride > 10
+    damages = dict(list(DAMAGES.items())[: 2 if is_slow else None])
+    hours = [after(HOUR, number) for number in range(len(damages) + 1)]
+    for hour in hours:
+        lake.cleared(topic, hour, plays(IDS, topic))
+    opened = mirrors_of(config, None, {name: target.mirror})
+    mirror_due(topic, config, None, run="1", mirrors={name: target.mirror})
+    for hour, (damage, _) in zip(hours, damages.values(), strict=False):
+        damage(target, topic, hour)
+
+    found = reconciled(config, [topic], opened, repair=True)
+    assert verdicts(list(found.cells), name) == [*(verdict for _, verdict in damages.values()), "same"]
+    assert verdicts(list(found.cells), "silver") == ["same"] * len(hours)
+    assert [cell.repaired for cell in found.cells if cell.store == name] == [True] * len(damages) + [False]
+    assert found.wrong == []
+    seen = [target.rows(topic, hour) for hour in hours]
+    assert [rows is not None and sorted(rows["event_id"].to_pylist()) for rows in seen] == [IDS] * len(hours)
+
+
+@pytest.fixture
+def mirrored(lake: Lake, config: Config, topic: Topic) -> Lake:
+    lake.cleared(topic, HOUR, plays(IDS, topic))
+    mirror_due(topic, config, None, run="1")
+    return lake
+
+
+def test_without_repair_nothing_is_touched(mirrored: Lake, config: Config, topic: Topic) -> None:
+    folder = Path(config.settings.mirrors["folder"]["path"]) / topic.name / HOUR
+    (folder / "_SUCCESS").unlink()
+    for _ in range(2):
+        (wrong,) = reconciled(config, [topic], mirrors_of(config, None)).wrong
+        assert (wrong.store, wrong.hour, wrong.verdict, wrong.rows) == ("folder", HOUR, "missing", None)
+
+
+def test_silver_is_counted_from_its_files(mirrored: Lake, config: Config, topic: Topic) -> None:
+    """It is the measure of all others; what is wrong there is for `verify` and a person, and repairs nothing."""
+    hour = mirrored.sealed_now(topic, HOUR)
+    os.remove(Path(hour.silver_uri) / hour.files[0].path)
+    (wrong,) = reconciled(config, [topic], mirrors_of(config, None), repair=True).wrong
+    assert (wrong.store, wrong.verdict) == ("silver", "missing")
+    assert "No such file" in str(wrong.error)
+
+
+def test_what_nobody_published_is_extra(mirrored: Lake, config: Config, topic: Topic) -> None:
+    folder = Path(config.settings.mirrors["folder"]["path"]) / topic.name
+    (folder / HOUR).rename(folder / after(HOUR, 5))
+    found = reconciled(config, [topic], mirrors_of(config, None), first=HOUR, last=after(HOUR, 6))
+    assert [(cell.hour, cell.verdict) for cell in found.wrong] == [(HOUR, "missing"), (after(HOUR, 5), "extra")]
+
+
+def test_an_hour_that_is_due_is_not_wrong(lake: Lake, config: Config, topic: Topic) -> None:
+    lake.cleared(topic, HOUR, plays(IDS, topic))
+    found = reconciled(config, [topic], mirrors_of(config, None))
+    assert [(cell.store, cell.verdict) for cell in found.cells] == [("silver", "same"), ("folder", "due")]
+    assert found.wrong == []
+
+
+class Away:
+    name = "folder"
+
+    def where(self, topic: Topic, hour: Hour) -> str:
+        return "away"
+
+    def publish(self, hour: Any, *, anew: bool = False) -> None:
+        raise AssertionError
+
+    def read_back(self, topic: Topic, hour: Hour) -> Count | None:
+        raise MirrorError("mirror folder", found="nobody", expected="a server", next_step="Wait.")
+
+
+def test_a_store_that_does_not_answer_is_an_error_and_no_verdict(mirrored: Lake, config: Config, topic: Topic) -> None:
+    away: Mirror = Away()
+    (wrong,) = reconciled(config, [topic], mirrors_of(config, None, {"folder": away})).wrong
+    assert wrong.verdict == "error"
+    assert "found nobody" in str(wrong.error)
+
+
+def test_the_command_says_it_in_a_table_and_as_json(lake: Lake, config: Config, topic: Topic, tmp_path: Path) -> None:
+    lake.cleared(topic, HOUR, plays(IDS, topic))
+    mirror_due(topic, config, None, run="1")
+    (tmp_path / "conf" / "topics").mkdir(parents=True)
+    settings = {"raw_root": config.settings.raw_root, "mirrors": config.settings.mirrors}
+    conf = tmp_path / "conf" / "test.yaml"
+    conf.write_text(yaml.safe_dump(settings))
+    (tmp_path / "conf" / "topics" / "plays.yaml").write_text(yaml.safe_dump(PLAYS))
+    (Path(config.settings.mirrors["folder"]["path"]) / "plays" / HOUR / "_SUCCESS").unlink()
+
+    def run(*arguments: str) -> Any:
+        return CliRunner().invoke(cli.app, ["--conf", str(conf), "reconcile", *arguments])
+
+    table = run("plays", "--hours", f"{HOUR}..{HOUR}")
+    assert (table.exit_code, "missing" in table.stdout, "2 cells, 1 wrong" in table.stdout) == (1, True, True)
+    repaired = run("--repair", "--json")
+    assert repaired.exit_code == 0
+    cells = {cell["store"]: cell for cell in json.loads(repaired.stdout)["cells"]}
+    assert (cells["folder"]["verdict"], cells["folder"]["repaired"]) == ("missing", True)
+    assert run().exit_code == 0
