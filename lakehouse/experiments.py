@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
@@ -64,6 +65,48 @@ def log_due(topic_name: str, settings: Settings) -> int:
     return len(notes)
 
 
+def runs(settings: Settings, limit: int = 1000) -> list[dict[str, Any]]:
+    """The verdicts' runs, newest first: `run`, `state`, and each parameter and metric by its name."""
+    uri = tracking_uri(settings)
+    if not uri:
+        return []
+    client = _client(uri)
+    found = client.get_experiment_by_name(settings.mlflow.experiment)
+    if found is None:
+        return []
+    logged = client.search_runs([found.experiment_id], max_results=limit)
+    return [
+        {"run": run.info.run_id, "state": run.data.tags.get("state"), **run.data.params, **run.data.metrics}
+        for run in logged
+    ]
+
+
+def register(name: str, files: Mapping[str, str], parameters: Mapping[str, str], settings: Settings) -> str | None:
+    """Log the files as a run and register them as the newest version of `name`, alias `current`; gives the version.
+
+    None when there is no place for runs.
+    """
+    uri = tracking_uri(settings)
+    if not uri:
+        return None
+    from mlflow.entities import Param
+    from mlflow.exceptions import MlflowException
+
+    client = _client(uri)
+    run = client.create_run(_experiment(client, settings), run_name=name, tags={"lakehouse.model": name})
+    for file, text in files.items():
+        client.log_text(run.info.run_id, text, f"model/{file}")
+    client.log_batch(run.info.run_id, params=[Param(key, value) for key, value in parameters.items()])
+    client.set_terminated(run.info.run_id, "FINISHED")
+    try:
+        client.get_registered_model(name)
+    except MlflowException:
+        client.create_registered_model(name, description="What an hour of the topic usually holds.")
+    version = client.create_model_version(name, f"{run.info.artifact_uri}/model", run.info.run_id)
+    client.set_registered_model_alias(name, "current", version.version)
+    return str(version.version)
+
+
 def _logged_or_told(topic_name: str, settings: Settings) -> int:
     try:
         return log_due(topic_name, settings)
@@ -85,7 +128,9 @@ def _is_remote(settings: Settings) -> bool:
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
-    from mlflow.tracking import MlflowClient
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "IProgress not found")  # told in every notebook, and of no use there
+        from mlflow.tracking import MlflowClient
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -128,6 +173,12 @@ def _log_values(client: Any, run_id: str, result: Mapping[str, Any], at: int) ->
     parameters = ("topic", "hour", "release", "suite_hash", "silver_version", "revision", "engine")
     metrics = {"rows": result["rows"], "seconds": result["seconds"]}
     metrics |= {name: result["seal"][name] for name in _COUNTS if isinstance(result["seal"].get(name), int)}
+    lateness = result.get("lateness") or {}
+    metrics |= {
+        f"lateness.{name}": value
+        for name, value in lateness.items()
+        if name.endswith("_seconds") and name != "bounds_seconds"
+    }
     for finding in result["expectations"]:
         column = f".{finding['column'].replace(', ', '.')}" if finding["column"] else ""
         name = f"{finding['expectation']}{column}"

@@ -1,8 +1,9 @@
 """Whether an hour is as its suite says: expectations and rows in, one finding per expectation out.
 
-Great Expectations judges. Its engines are used without a data context, which would keep every hour's rows in memory,
-belong to the whole process and want to report to its makers; and it is imported at the first hour, since that takes
-seconds which commands that only read should not pay.
+Great Expectations judges. What it asks is measured in one scan (`measures`) or, where that cannot say it, by its own
+engines. These are used without a data context, which would keep every hour's rows in memory, belong to the whole
+process and want to report to its makers; and it is imported at the first hour, since that takes seconds which commands
+that only read should not pay.
 """
 
 from __future__ import annotations
@@ -24,7 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import SuiteError
-from lakehouse.suites import Expectation, Suite
+from lakehouse.measures import Hour, Measure, Rule, Scan, Sole, looked_at, measure, rule_of
+from lakehouse.suites import Expectation, Suite, parameters_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -32,6 +34,7 @@ if TYPE_CHECKING:
 EXAMPLES = 100
 """How many rows that break an expectation are kept by name; all of them are counted."""
 
+_ANY_HOUR = "2000-01-01T00"
 _importing = threading.Lock()
 
 _DETAILS = {
@@ -40,6 +43,10 @@ _DETAILS = {
     "unexpected_index_column_names": ["event_id"],
 }
 _VERDICT_ONLY = {"result_format": "BOOLEAN_ONLY"}
+_OBSERVED = {"result_format": "BASIC"}
+
+GX = Callable[[Sequence[Expectation]], list["Finding"]]
+"""An engine of Great Expectations at the hour's rows."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,8 @@ class Finding:
     """What one expectation found in one hour.
 
     `unexpected` counts the rows that break it, None where it speaks of something else than rows, or holds and was not
-    asked for numbers. `examples` are up to EXAMPLES of them: `event_id` and the columns it speaks of.
+    asked for numbers. `examples` are up to EXAMPLES of them: `event_id` and the columns it speaks of. `remark` is what
+    should be known though it holds.
     """
 
     expectation: Expectation
@@ -55,6 +63,7 @@ class Finding:
     unexpected: int | None = None
     observed: Any = None
     examples: tuple[Mapping[str, Any], ...] = ()
+    remark: str = ""
 
     @property
     def gates(self) -> bool:
@@ -75,14 +84,36 @@ class Finding:
             "unexpected": self.unexpected,
             "observed": self.observed,
             "examples": [dict(example) for example in self.examples],
+            "remark": self.remark,
         }
 
 
-def row_count(rows: int) -> Expectation:
-    """What the seal says of every hour: as many rows as its manifest counted."""
-    return Expectation(
-        "expect_table_row_count_to_equal", {"value": rows}, "critical", "As many rows as were sealed.", "the seal"
-    )
+def findings_in_scan(
+    expectations: Sequence[Expectation],
+    schema: pa.Schema,
+    scan: Scan,
+    otherwise: GX,
+    also: Mapping[str, Measure] | None = None,
+    examples: int = EXAMPLES,
+) -> tuple[list[Finding], dict[str, Any]]:
+    """One finding per expectation, in their order, and what `also` asks for, all measured in one scan.
+
+    `schema` is that of the scan. What cannot be measured so is left to `otherwise`. Rows that break an expectation are
+    looked for only where there are some.
+    """
+    _ready()
+    posed = [_posed(expectation, schema) for expectation in expectations]
+    wanted: dict[Any, Measure] = {
+        metric: each for question in posed if question for metric, each in question.measures.items()
+    }
+    with looked_at(scan) as hour:
+        extra = {("also", name): each for name, each in (also or {}).items()}
+        metrics = hour.measured(wanted | extra)
+        answered = [_answered(question, metrics, hour, examples) if question else None for question in posed]
+    rest = [expectation for expectation, finding in zip(expectations, answered, strict=True) if finding is None]
+    others = iter(otherwise(rest) if rest else [])
+    findings = [finding if finding is not None else next(others) for finding in answered]
+    return findings, {name: metrics["also", name] for name in also or {}}
 
 
 def findings_in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> list[Finding]:
@@ -91,9 +122,9 @@ def findings_in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> li
     Of an hour without rows everything holds that is said of its rows or their columns.
     """
     if not len(rows):
-        answered = iter(_in_arrow([known for known in expectations if known.is_about_rows_alone], rows))
+        answered = iter(_in_arrow([known for known in expectations if known.is_about_the_hour], rows))
         return [
-            next(answered) if expectation.is_about_rows_alone else Finding(expectation, True, 0)
+            next(answered) if expectation.is_about_the_hour else Finding(expectation, True, 0)
             for expectation in expectations
         ]
     return _in_arrow(expectations, rows)
@@ -120,14 +151,86 @@ def findings_in_spark(expectations: Sequence[Expectation], rows: DataFrame) -> l
     return [finding if finding.success else next(details) for finding in findings]
 
 
+# --- measured ------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Question:
+    """An expectation as Great Expectations has it, and how each metric that it asks for is measured.
+
+    `rule` is what rows can break, None where it speaks of something else than rows.
+    """
+
+    expectation: Expectation
+    judge: Any
+    measures: Mapping[Any, Measure]
+    rule: Rule | None = None
+    count: Any = None
+
+
+def _posed(expectation: Expectation, schema: pa.Schema) -> _Question | None:
+    """None when it asks for something that is not measured."""
+    ((_, judge),) = _checked_by_gx([expectation])
+    dependencies = judge.get_validation_dependencies(runtime_configuration={"result_format": dict(_VERDICT_ONLY)})
+    measures: dict[Any, Measure] = {}
+    rule, count = None, None
+    for metric in dependencies.get_metric_configurations():
+        domain, values = metric.metric_domain_kwargs, metric.metric_value_kwargs
+        measured = measure(metric.metric_name, domain, values, schema)
+        if measured is None:
+            return None
+        measures[metric.id] = measured
+        if metric.metric_name == f"{getattr(judge, 'map_metric', None)}.unexpected_count":
+            rule, count = rule_of(judge.map_metric, domain, values, schema), metric.id
+    return _Question(expectation, judge, measures, rule, count)
+
+
+def _answered(question: _Question, metrics: dict[Any, Any], hour: Hour, limit: int) -> Finding | None:
+    rule, count = question.rule, question.count
+    if isinstance(rule, Sole):
+        metrics[count] = hour.repeats(rule)
+    result_format = _VERDICT_ONLY if rule else _DETAILS
+    try:
+        result = question.judge.metrics_validate(
+            {metric: metrics[metric] for metric in question.measures},
+            runtime_configuration={"result_format": dict(result_format)},
+        )
+    except Exception:  # whatever it thinks of the metrics' types: its own engine says it in full
+        return None
+    success, details = bool(result.success), result.result or {}
+    unexpected = metrics[count] if rule else details.get("unexpected_count")
+    if success or rule is None:
+        values = [] if success else details.get("partial_unexpected_list") or []
+        examples: list[dict[str, Any]] = [{"value": value} for value in values[:limit]]
+    else:
+        examples = hour.examples(rule, ["event_id"], limit)
+    return Finding(
+        question.expectation,
+        success,
+        int(unexpected) if unexpected is not None else None,
+        plain(details.get("observed_value")),
+        tuple(_event_id_first(plain(example)) for example in examples),
+        _remark(details),
+    )
+
+
+def _remark(details: Mapping[str, Any]) -> str:
+    further = details.get("details")
+    return str(further.get("remark", "")) if isinstance(further, Mapping) else ""
+
+
+# --- by Great Expectations' own engines ----------------------------------------------------------------------------
+
+
 def check(suite: Suite, schema: pa.Schema) -> None:
     """SuiteError when Great Expectations does not know an expectation, or cannot put it to columns of these types."""
-    _checked_by_gx(suite.expectations)
+    parameters = parameters_of(_ANY_HOUR, 0)
+    _checked_by_gx([expectation.given(parameters) for expectation in suite.expectations])
     for expectation in suite.expectations:
         for pattern in _patterns(expectation.kwargs):
             _check_pattern(pattern, expectation)
     rows = with_members(schema.empty_table(), suite.columns_read(schema))
-    _in_arrow(suite.expectations, rows)
+    _in_arrow([expectation.given(parameters) for expectation in suite.expectations], rows)
 
 
 def with_members(rows: pa.Table, columns: Iterable[str]) -> pa.Table:
@@ -150,6 +253,7 @@ def _ready() -> None:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"
         logging.getLogger("great_expectations").setLevel(logging.ERROR)
         import_module("great_expectations.validator.validator")
+        import_module("lakehouse.usual")
 
 
 def _frame(rows: pa.Table) -> Any:
@@ -255,6 +359,7 @@ def _finding(expectation: Expectation, result: Any) -> Finding:
         int(unexpected) if unexpected is not None else None,
         plain(details.get("observed_value")),
         tuple(_event_id_first(plain(example)) for example in examples[:EXAMPLES]),
+        _remark(details),
     )
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from html import escape
 from typing import Any
@@ -17,22 +18,71 @@ Result = Mapping[str, Any]
 """What a validation writes as JSON: the hour, its numbers, and one object per expectation."""
 
 
-def page(result: Result) -> str:
-    """The hour's page, verdict first."""
-    title = f"{result['topic']} · {result['hour']} · {result['state']}"
-    body = "\n".join(
-        part
-        for part in (
-            _verdict(result),
-            _broken(result),
-            _numbers(result),
-            _closing(result),
-            _all_expectations(result),
-            _origin(result),
-        )
-        if part
+@dataclass(frozen=True)
+class Since:
+    """An hour as it stands, beyond its result: what only the ledger knows, charts, and ways to other pages.
+
+    `links` are (text, address); `story` and `mirrors` are rows to be shown; `lateness` and `volume` are SVG.
+    """
+
+    topic: str
+    hour: hours.Hour
+    state: str
+    why: str = ""
+    waits_for: str | None = None
+    released: str | None = None
+    links: Sequence[tuple[str, str]] = ()
+    conditions: Sequence[Sequence[Any]] = ()
+    mirrors: Sequence[Sequence[Any]] = ()
+    story: Sequence[Sequence[Any]] = ()
+    lateness: str = ""
+    volume: str = ""
+    volume_note: str = ""
+
+
+def page(result: Result, since: Since | None = None) -> str:
+    """The hour's page, verdict first: as it was judged and, with `since`, as it stands."""
+    return _joined(
+        f"{result['topic']} · {result['hour']} · {result['state']}",
+        str(result["state"]),
+        _links(since),
+        _verdict(result, since),
+        _broken(result),
+        _remarks(result),
+        _numbers(result),
+        _charts(result.get("lateness"), since),
+        _closing(result),
+        _mirrors(since),
+        _story(since),
+        _all_expectations(result),
+        _origin(result),
     )
-    return _PAGE.format(title=escape(title), style=_STYLE, state=escape(str(result["state"])), body=body)
+
+
+def page_without_verdict(since: Since) -> str:
+    """The page of an hour that is not judged yet: where it stands and why."""
+    waits = f"<p class='means'>It waits for: {escape(since.waits_for)}.</p>" if since.waits_for else ""
+    header = f"""<header class="plain s-{escape(since.state)}">
+<p class="where">{escape(since.topic)}</p>
+<h1>{escape(since.state.capitalize())}</h1>
+{_when(since.hour)}
+<p class="means">{escape(since.why)}</p>
+{waits}</header>"""
+    conditions = _table(["condition", "met", "required", "measured", "in words"], since.conditions, "stacked")
+    return _joined(
+        f"{since.topic} · {since.hour} · {since.state}",
+        since.state,
+        _links(since),
+        header,
+        f"<section><h2>Conditions for its close</h2>{conditions}</section>" if since.conditions else "",
+        _charts(None, since),
+        _story(since),
+    )
+
+
+def _joined(title: str, state: str, *parts: str) -> str:
+    body = "\n".join(part for part in parts if part)
+    return _PAGE.format(title=escape(title), style=STYLE, state=escape(state), body=body)
 
 
 def sentence(expectation: Result) -> str:
@@ -47,7 +97,20 @@ def sentence(expectation: Result) -> str:
 # --- the parts, in reading order -----------------------------------------------------------------------------------
 
 
-def _verdict(result: Result) -> str:
+def _links(since: Since | None) -> str:
+    if since is None or not since.links:
+        return ""
+    links = "".join(f'<a href="{escape(address)}">{escape(text)}</a>' for text, address in since.links)
+    return f"<nav>{links}</nav>"
+
+
+def _when(hour: str) -> str:
+    start, end = hours.start_of(hour), hours.end_of(hour)
+    return f"""<p class="when"><time datetime="{start.isoformat()}">{start:%A, %-d %B %Y, %H:%M}–{end:%H:%M} UTC</time>
+<code>{escape(hour)}</code></p>"""
+
+
+def _verdict(result: Result, since: Since | None) -> str:
     failed, warnings = _of(result, "critical"), _of(result, "warning")
     is_valid = result["state"] == "valid"
     word = "Valid" if is_valid else "Invalid"
@@ -60,14 +123,21 @@ def _verdict(result: Result) -> str:
         means = f"Every critical expectation holds; {_counted(len(warnings), 'warning')}. The hour goes to its mirrors."
     else:
         means = "Everything holds. The hour goes to its mirrors."
-    start, end = hours.start_of(result["hour"]), hours.end_of(result["hour"])
+    if since is not None and since.released:
+        means = f"{_counted(len(failed), 'critical expectation')} failed. Released {since.released}"
     return f"""<header>
 <p class="where">{escape(result["topic"])}</p>
 <h1><span class="mark" aria-hidden="true">{"✓" if is_valid else "✕"}</span> {word}</h1>
-<p class="when"><time datetime="{start.isoformat()}">{start:%A, %-d %B %Y, %H:%M}–{end:%H:%M} UTC</time>
-<code>{escape(result["hour"])}</code></p>
+{_when(result["hour"])}
 <p class="means">{escape(means)}</p>
-</header>"""
+{_now(since)}</header>"""
+
+
+def _now(since: Since | None) -> str:
+    if since is None:
+        return ""
+    waits = f", waits for: {escape(since.waits_for)}" if since.waits_for else ""
+    return f"<p class='now'>Now: <b>{escape(since.state)}</b>{waits}</p>\n"
 
 
 def _broken(result: Result) -> str:
@@ -100,6 +170,50 @@ def _examples(finding: Result) -> str:
         return shown
     more = _table(columns, ([example.get(column) for column in columns] for example in rest), "examples")
     return f"{shown}\n<details><summary>{len(rest)} more examples</summary>{more}</details>"
+
+
+def _remarks(result: Result) -> str:
+    """What holds, but with a reservation."""
+    remarks = [finding["remark"] for finding in result["expectations"] if finding.get("remark")]
+    told = "".join(f"<p>{escape(remark)}</p>" for remark in remarks)
+    return f"<section><h2>Worth knowing</h2><article class='warning'>{told}</article></section>" if remarks else ""
+
+
+def _charts(lateness: Mapping[str, Any] | None, since: Since | None) -> str:
+    parts = []
+    if lateness:
+        figures = " · ".join(
+            f"{name} <b>{_duration(lateness[key])}</b>"
+            for name, key in (("half within", "p50_seconds"), ("90% within", "p90_seconds"),
+                              ("99% within", "p99_seconds"), ("the latest", "largest_seconds"))
+        )  # fmt: skip
+        drawn = since.lateness if since else ""
+        parts.append(f"<section><h2>How late its events came</h2><p class='figures'>{figures}</p>{drawn}</section>")
+    if since and since.volume:
+        note = f"<p class='figures'>{escape(since.volume_note)}</p>" if since.volume_note else ""
+        parts.append(f"<section><h2>Rows, hour by hour</h2>{note}{since.volume}</section>")
+    return "\n".join(parts)
+
+
+def _duration(seconds: float) -> str:
+    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
+        if abs(seconds) >= size:
+            return f"{seconds / size:.1f} {unit}"
+    return f"{seconds:.1f} s"
+
+
+def _mirrors(since: Since | None) -> str:
+    if since is None or not since.mirrors:
+        return ""
+    table = _table(["target", "rows counted there", "as sealed", "where", "at"], since.mirrors, "stacked")
+    return f"<section><h2>Where it was delivered</h2>{table}</section>"
+
+
+def _story(since: Since | None) -> str:
+    if since is None or not since.story:
+        return ""
+    table = _table(["at", "what", "by", "in words"], since.story, "stacked story")
+    return f"<section><h2>What happened to it</h2>{table}</section>"
 
 
 def _numbers(result: Result) -> str:
@@ -183,6 +297,8 @@ def _origin(result: Result) -> str:
 
 def _between(kwargs: Mapping[str, Any], what: str = "lies") -> str:
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
+    if low is None and kwargs.get("strict_max"):
+        return f"{what} {'before' if isinstance(high, str) else 'less than'} {_text(high)}".replace("lies", "is")
     if low is None or high is None:
         bound = f"at least {_text(low)}" if high is None else f"at most {_text(high)}"
         return f"{what} {bound}".replace("lies", "is")
@@ -209,6 +325,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "expect_column_values_to_not_match_regex": lambda kwargs: f"does not match {kwargs.get('regex')}",
     "expect_column_pair_values_a_to_be_greater_than_b": _pair,
     "expect_table_row_count_to_equal": lambda kwargs: f"has exactly {_text(kwargs.get('value'))} rows",
+    "expect_volume_as_usual": lambda kwargs: "holds as much as is usual for its hour of the day and week",
     "expect_table_row_count_to_be_between": lambda kwargs: f"{_between(kwargs, 'has')} rows",
 }
 
@@ -288,14 +405,16 @@ _PAGE = """<!doctype html>
 </html>
 """
 
-_STYLE = """
+STYLE = """
 :root {
   --paper: #f6f5f2; --card: #ffffff; --ink: #1d2026; --soft: #646b77; --line: #e2e0da;
+  --pale: #a9b4c4; --accent: #3566a8; --wash-accent: #dbe6f4; --purple: #6f42b5; --blue: #3f6fb5;
   --good: #17714a; --good-wash: #e4f2ea; --bad: #b3261e; --bad-wash: #fbe9e7; --warn: #8a5a00; --warn-wash: #fbf1dc;
 }
 @media (prefers-color-scheme: dark) {
   :root {
     --paper: #14161a; --card: #1d2026; --ink: #e8e9ec; --soft: #9aa1ad; --line: #30343c;
+    --pale: #566171; --accent: #86b3f0; --wash-accent: #263a55; --purple: #c3a6f5; --blue: #7fa8e8;
     --good: #6fd0a0; --good-wash: #163024; --bad: #ff8f85; --bad-wash: #3a1c1a; --warn: #f0c066; --warn-wash: #33270f;
   }
 }
@@ -316,6 +435,16 @@ header { --tone: var(--good); --wash: var(--good-wash); background: var(--wash);
 header h1 { color: var(--tone) }
 .mark { display: inline-grid; place-items: center; width: 1.25em; height: 1.25em; border-radius: 50%;
   font-size: .62em; background: var(--tone); color: var(--card) }
+header.plain { --tone: var(--blue); --wash: var(--wash-accent) }
+header.s-held { --tone: var(--warn); --wash: var(--warn-wash) }
+.now { margin-top: .5rem; color: var(--soft) }
+nav { display: flex; flex-wrap: wrap; gap: .25rem 1.25rem; margin-bottom: 1rem; font-size: .92rem }
+a { color: var(--accent); text-decoration-thickness: .06em; text-underline-offset: .18em }
+.chart { margin: .75rem 0 0; background: var(--card); border: 1px solid var(--line); border-radius: 12px;
+  padding: .9rem .75rem .4rem }
+.chart svg { display: block; width: 100%; height: auto; max-height: 22rem }
+.chart text { font-family: inherit }
+.story td:first-child { white-space: nowrap }
 .where { font-weight: 600; font-size: 1.1rem; margin-bottom: .35rem }
 .when { margin-top: .5rem; color: var(--soft) }
 .when code { white-space: nowrap; margin-left: .4em }

@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, cast
 
@@ -14,6 +14,7 @@ import pyarrow as pa
 
 from lakehouse.errors import SuiteError
 from lakehouse.events import silver_schema
+from lakehouse.hours import Hour, end_of, start_of
 from lakehouse.topics import Topic
 
 EVERY_TOPIC = "_every_topic"
@@ -21,8 +22,13 @@ EVERY_TOPIC = "_every_topic"
 
 Severity = Literal["critical", "warning"]
 
-_COLUMN_KEYS = ("column", "column_A", "column_B")
-_LIST_KEYS = ("column_list",)
+PARAMETERS = ("hour", "hour_start", "hour_end", "sealed_rows", "volume_model")
+"""What a suite can leave to each hour, as Great Expectations writes it: `"max_value": {"$PARAMETER": "hour_end"}`."""
+
+_PARAMETER = "$PARAMETER"
+_COLUMN_KEYS = ("column", "column_A", "column_B", "distinct")
+_LIST_KEYS = ("column_list", "null_shares")
+_OF_THE_HOUR = ("expect_table_", "expect_volume_")
 _ENGINE_BOUND = {
     "expect_column_values_to_be_of_type": "types are declared in conf/topics, and each engine has other names for them",
     "expect_column_values_to_be_in_type_list": "types are declared in conf/topics, and each engine has other names",
@@ -44,19 +50,39 @@ class Expectation:
     @cached_property
     def columns(self) -> tuple[str, ...]:
         """Columns it names, a member of a struct as `route.origin`."""
-        single = [self.kwargs[key] for key in _COLUMN_KEYS if key in self.kwargs]
+        single = [self.kwargs[key] for key in _COLUMN_KEYS if self.kwargs.get(key) is not None]
         listed = [column for key in _LIST_KEYS for column in self.kwargs.get(key) or ()]
         return tuple(map(str, [*single, *listed]))
 
     @property
     def subject(self) -> str:
         """What it is about, for people: its columns, or the hour as a whole."""
-        return ", ".join(self.columns) or "the hour"
+        return "the hour" if self.is_about_the_hour else ", ".join(self.columns) or "the hour"
 
     @property
-    def is_about_rows_alone(self) -> bool:
+    def is_about_the_hour(self) -> bool:
         """Whether it speaks of the hour as a whole, and so means something in an hour without rows."""
-        return self.type.startswith("expect_table_")
+        return self.type.startswith(_OF_THE_HOUR)
+
+    def given(self, parameters: Mapping[str, Any]) -> Expectation:
+        """With what it left to the hour filled in."""
+        filled = {key: parameters[name] if (name := _left_open(value)) else value for key, value in self.kwargs.items()}
+        return replace(self, kwargs=filled)
+
+
+def parameters_of(hour: Hour, sealed_rows: int, volume_model: str = "") -> dict[str, Any]:
+    """PARAMETERS as they are for one hour; `volume_model` is the address of the topic's model."""
+    return {
+        "hour": hour,
+        "hour_start": start_of(hour).isoformat(),
+        "hour_end": end_of(hour).isoformat(),
+        "sealed_rows": sealed_rows,
+        "volume_model": volume_model,
+    }
+
+
+def _left_open(value: object) -> str | None:
+    return str(value[_PARAMETER]) if isinstance(value, Mapping) and _PARAMETER in value else None
 
 
 @dataclass(frozen=True)
@@ -66,6 +92,13 @@ class Suite:
     topic: str
     expectations: tuple[Expectation, ...]
     hash: str
+
+    def of_hour(self, parameters: Mapping[str, Any]) -> list[Expectation]:
+        """What is expected of one hour: the suite's, and before all that the seal's row count is right."""
+        given = [expectation.given(parameters) for expectation in self.expectations]
+        counted = row_count(parameters["sealed_rows"])
+        is_counted = any((each.type, dict(each.kwargs)) == (counted.type, dict(counted.kwargs)) for each in given)
+        return given if is_counted else [counted, *given]
 
     def columns_read(self, schema: pa.Schema) -> list[str]:
         """The silver columns and members of structs that must be read to judge it, `event_id` always, in a fixed order.
@@ -79,6 +112,13 @@ class Suite:
             condition = json.dumps(expectation.kwargs.get("row_condition"), default=str)
             named.update(name for name in schema.names if re.search(rf"\b{re.escape(name)}\b", condition))
         return sorted(named)
+
+
+def row_count(rows: int) -> Expectation:
+    """What the seal says of every hour: as many rows as its manifest counted."""
+    return Expectation(
+        "expect_table_row_count_to_equal", {"value": rows}, "critical", "As many rows as were sealed.", "the seal"
+    )
 
 
 def suite_from(topic: Topic, texts: Mapping[str, str]) -> Suite:
@@ -124,6 +164,7 @@ def _expectations(name: str, document: Mapping[str, Any], topic: Topic) -> Itera
         kwargs = _engine_independent(item["type"], dict(item.get("kwargs", {})), origin)
         expectation = Expectation(item["type"], kwargs, _severity(item, origin), _text(item.get("notes")), origin)
         _check_columns(expectation, schema)
+        _check_parameters(expectation)
         yield expectation
 
 
@@ -175,7 +216,7 @@ def _engine_independent(kind: str, kwargs: dict[str, Any], origin: str) -> dict[
 
 def _check_columns(expectation: Expectation, schema: pa.Schema) -> None:
     for column in expectation.columns:
-        if not _is_there(column, schema):
+        if not is_there(column, schema):
             raise SuiteError(
                 expectation.origin,
                 found=f"the column {column!r}",
@@ -184,7 +225,20 @@ def _check_columns(expectation: Expectation, schema: pa.Schema) -> None:
             )
 
 
-def _is_there(column: str, schema: pa.Schema) -> bool:
+def _check_parameters(expectation: Expectation) -> None:
+    for value in expectation.kwargs.values():
+        name = _left_open(value)
+        if name is not None and name not in PARAMETERS:
+            raise SuiteError(
+                expectation.origin,
+                found=f"the parameter {name!r}",
+                expected="one of " + ", ".join(PARAMETERS),
+                next_step=_MEND,
+            )
+
+
+def is_there(column: str, schema: pa.Schema) -> bool:
+    """Whether the schema has the column, or the member of a struct that `route.origin` is."""
     kind: pa.DataType = pa.struct(list(schema))
     for member in column.split("."):
         if not pa.types.is_struct(kind) or kind.get_field_index(member) < 0:

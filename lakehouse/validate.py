@@ -6,14 +6,15 @@ import json
 import logging
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse import experiments, gate, steps
+from lakehouse import experiments, gate, lateness, models, steps
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SuiteError
 from lakehouse.events import sealed_schema, silver_schema
@@ -22,7 +23,7 @@ from lakehouse.hours import Hour
 from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.reports import page
 from lakehouse.storage import storage_for
-from lakehouse.suites import EVERY_TOPIC, Suite, suite_from
+from lakehouse.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from
 from lakehouse.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
 from lakehouse.topics import Topic
 
@@ -66,7 +67,7 @@ class Verdict:
 
 
 def validate_due(topic: Topic, config: Config, spark: Spark, *, run: str) -> list[Verdict]:
-    """A verdict on every sealed hour that has none, oldest first.
+    """A verdict on every sealed hour that has none, oldest first; then what is usual is learnt anew once a day.
 
     `spark`, or what gives one, is asked for only when an hour has more than `validation.small_rows` rows. Runs for
     MLflow are logged after all hours are judged and beside the caller: see `experiments`.
@@ -77,7 +78,12 @@ def validate_due(topic: Topic, config: Config, spark: Spark, *, run: str) -> lis
         return []
     suite = suite_of(topic, config)
     try:
-        return [validate_hour(topic, config, spark, hour, run=run, ledger=ledger, suite=suite) for hour in due]
+        verdicts = [validate_hour(topic, config, spark, hour, run=run, ledger=ledger, suite=suite) for hour in due]
+        if any(each.type == models.EXPECTATION for each in suite.expectations):
+            history = ledger.history()
+            if models.is_stale(topic.name, config.settings, history):
+                models.learn(topic.name, config.settings, history)
+        return verdicts
     finally:
         experiments.log_soon(topic.name, config.settings)
 
@@ -111,7 +117,8 @@ def validate_hour(
             expected="a sealed one",
             next_step="Run seal first.",
         )
-    engine, findings, rows = _judged(topic, config, spark, hour, seal.details, suite)
+    judged = _judged(topic, config, spark, hour, seal.details, suite)
+    findings, rows = judged.findings, judged.rows
     state = "invalid" if any(finding.gates for finding in findings) else "valid"
     revision = history.revision(hour)
     folders = folders_of(config.settings, topic.name)
@@ -135,12 +142,13 @@ def validate_hour(
         "at": clock().isoformat(),
         "release": config.settings.release,
         "run": run,
-        "engine": engine,
+        "engine": judged.engine,
         "seconds": round(verdict.seconds, 3),
         "suite_hash": suite.hash,
         "silver_version": seal.details.get("silver_version"),
         "revision": revision,
         "rows": rows,
+        "lateness": judged.lateness,
         "seal": dict(seal.details),
         "closed": _closed(history.last("closed", hour)),
         "expectations": [finding.as_json() for finding in findings],
@@ -156,7 +164,7 @@ def validate_hour(
     steps.reached("verdict recorded")
     log.info(
         "%s %s %s: %d rows, %d of %d expectations failed, %d warnings, %s, %.2f s",
-        topic.name, hour, state, rows, len(verdict.failed), len(findings), len(verdict.warnings), engine,
+        topic.name, hour, state, rows, len(verdict.failed), len(findings), len(verdict.warnings), judged.engine,
         time.monotonic() - started,
     )  # fmt: skip
     return replace(verdict, is_recorded=entry is not None)
@@ -182,6 +190,70 @@ def suite_of(topic: Topic, config: Config) -> Suite:
                 next_step='Create it; {"name": "' + file.stem + '", "expectations": []} expects nothing more.',
             ) from error
     return suite_from(topic, texts)
+
+
+def failing(topic: Topic, config: Config, hour: Hour, wanted: str, limit: int = gate.EXAMPLES) -> Finding:
+    """What breaks one of the hour's expectations, looked up in silver again: the count, and up to `limit` rows.
+
+    `wanted` is its type, with or without `expect_`, and `<type>.<column>` where a type comes more than once. The
+    expectation is the one that the hour was judged by. LakeError when there is none, or only Spark could tell.
+    """
+    seal, result = _last_result(topic, config, hour)
+    expectation = _named(wanted, result, f"{topic.name} {hour}")
+    sealed = _sealed(topic, config, hour, seal, None)
+    columns = sorted({"event_id", *expectation.columns})
+    if isinstance(expectation.kwargs.get("row_condition"), Mapping) or expectation.is_about_the_hour:
+        columns = list(silver_schema(topic).names)
+    try:
+        (finding,), _ = gate.findings_in_scan(
+            [expectation],
+            sealed.schema(columns),
+            sealed.scan,
+            lambda rest: sealed.by_gx(rest, columns),
+            examples=limit,
+        )
+    except (duckdb.Error, ValueError) as unreadable:
+        raise _unreadable(topic, hour, unreadable) from unreadable
+    return finding
+
+
+def _last_result(topic: Topic, config: Config, hour: Hour) -> tuple[Mapping[str, Any], Mapping[str, Any]]:
+    """(manifest of the newest seal, result of its validation); LakeError when the hour has no verdict."""
+    history = _ledger(topic, config, "").history()
+    seal, revision = history.last("sealed", hour), history.revision(hour)
+    folders = folders_of(config.settings, topic.name)
+    text = storage_for(folders.reports, config.settings.storage_options).read(f"{_name(hour, revision)}.json")
+    if seal is None or text is None:
+        raise LakeError(
+            f"{topic.name} {hour}",
+            found=f"the hour {history.state_of(hour)}, without a verdict",
+            expected="a validated hour",
+            next_step="Run validate first.",
+        )
+    return seal.details, json.loads(text)
+
+
+def _named(wanted: str, result: Mapping[str, Any], subject: str) -> Expectation:
+    """The expectation of a result that `wanted` names; of several alike the one that failed."""
+    names: dict[str, list[Mapping[str, Any]]] = {}
+    for row in result["expectations"]:
+        for name in (row["expectation"], f"{row['expectation']}.{row['column']}"):
+            names.setdefault(name, []).append(row)
+    found = names.get(wanted) or names.get(f"expect_{wanted}") or []
+    failed = [row for row in found if not row["success"]]
+    if len(found) > 1 and len(failed) == 1:
+        found = failed
+    if len(found) != 1:
+        alike = {f"{row['expectation']}.{row['column']}" if row["column"] else row["expectation"]: row["success"]
+                 for row in found or result["expectations"]}  # fmt: skip
+        raise LakeError(
+            f"{subject}: {wanted!r}",
+            found=f"{len(found)} expectations of that name",
+            expected="one of " + ", ".join(sorted(alike, key=lambda name: (alike[name], name))),
+            next_step="Give one of these; what failed stands first.",
+        )
+    (row,) = found
+    return Expectation(row["expectation"], row["kwargs"], row["severity"], row["notes"], subject)
 
 
 def release(topic: Topic, config: Config, hour: Hour, reason: str, by: str) -> Entry:
@@ -211,44 +283,95 @@ def release(topic: Topic, config: Config, hour: Hour, reason: str, by: str) -> E
 # --- the hour's rows -----------------------------------------------------------------------------------------------
 
 
-def _judged(
-    topic: Topic, config: Config, spark: Spark, hour: Hour, seal: Mapping[str, Any], suite: Suite
-) -> tuple[str, list[Finding], int]:
-    """(engine, findings, rows that are there) for the files of the sealed version."""
+@dataclass(frozen=True)
+class _Judged:
+    """What was found of an hour: `engine` names what looked at it, `rows` are those that are there."""
+
+    engine: str
+    findings: list[Finding]
+    rows: int
+    lateness: Mapping[str, Any] | None
+
+
+def _judged(topic: Topic, config: Config, spark: Spark, hour: Hour, seal: Mapping[str, Any], suite: Suite) -> _Judged:
+    """The files of the sealed version, put to the suite. Of an hour without rows all that is said of rows holds."""
+    expectations = suite.of_hour(_parameters(topic, config, hour, seal))
+    sealed = _sealed(topic, config, hour, seal, spark)
+    asked = expectations if sealed.rows else [each for each in expectations if each.is_about_the_hour]
+    columns = suite.columns_read(silver_schema(topic))
+    try:
+        findings, also = gate.findings_in_scan(
+            asked, sealed.schema(columns), sealed.scan, lambda rest: sealed.by_gx(rest, columns), lateness.MEASURES
+        )
+    except duckdb.Error as unreadable:
+        raise _unreadable(topic, hour, unreadable) from unreadable
+    answered = iter(findings)
+    all_findings = [
+        next(answered) if sealed.rows or each.is_about_the_hour else Finding(each, True, 0) for each in expectations
+    ]
+    return _Judged(" + ".join(sealed.engines), all_findings, also["rows"], lateness.summary(also))
+
+
+@dataclass
+class _Sealed:
+    """A sealed hour's files at the version that its seal made."""
+
+    topic: Topic
+    hour: Hour
+    uri: str
+    silver: DeltaTable
+    files: Sequence[DataFile]
+    rows: int
+    small_rows: int
+    spark: Spark
+    engines: list[str] = field(default_factory=lambda: ["duckdb"])
+
+    def schema(self, columns: Sequence[str]) -> pa.Schema:
+        """Of a scan: `route.origin` is a column of that name."""
+        return gate.with_members(silver_schema(self.topic).empty_table(), columns).schema
+
+    def scan(self, columns: Sequence[str]) -> pa.RecordBatchReader:
+        """Of the columns that the table's version did not have yet, every value is missing."""
+        schema = self.schema(columns)
+        present = pa.schema(self.silver.schema().to_arrow())
+        known = {name: pc.field(*name.split(".")) for name in columns if is_there(name, present)}
+        if not self.files:
+            return pa.RecordBatchReader.from_batches(schema, [])
+        dataset = self.silver.to_pyarrow_dataset(file_pruning_predicate=f"hour = '{self.hour}'")
+        reader = dataset.scanner(columns=known, filter=pc.field("hour") == self.hour).to_reader()
+        return pa.RecordBatchReader.from_batches(schema, (_as_declared(batch, schema) for batch in reader))
+
+    def by_gx(self, expectations: Sequence[Expectation], columns: Sequence[str]) -> list[Finding]:
+        """By Great Expectations' own engines: pandas for small hours, Spark for the others."""
+        if self.rows <= self.small_rows or not self.files:
+            self.engines.append("pandas")
+            return gate.findings_in_arrow(expectations, self.scan(columns).read_all())
+        session = _session(self.spark, self.topic, self.hour, self.rows)
+        self.engines.append("spark")
+        rows = _spark_rows(session, self.uri, self.files, self.topic, self.hour, columns)
+        return gate.findings_in_spark(expectations, rows)
+
+
+def _sealed(topic: Topic, config: Config, hour: Hour, seal: Mapping[str, Any], spark: Spark) -> _Sealed:
     settings = config.settings
-    sealed_rows = int(seal["rows"])
-    expectations = (gate.row_count(sealed_rows), *suite.expectations)
     uri = folders_of(settings, topic.name).silver
     silver = open_table(uri, settings.storage_options, seal.get("silver_version"))
     files = files_of_hour(silver, hour)
-    logged_rows = sum(file.rows for file in files)
-    if max(sealed_rows, logged_rows) <= settings.validation.small_rows or not files:
-        rows = _arrow_rows(silver, hour, topic, suite.columns_read(silver_schema(topic)))
-        findings = gate.findings_in_arrow(expectations, rows)
-        return "pandas", findings, len(rows)
-    session = _session(spark, topic, hour, logged_rows)
-    findings = gate.findings_in_spark(
-        expectations, _spark_rows(session, uri, files, topic, hour, suite.columns_read(silver_schema(topic)))
-    )
-    counted = findings[0].observed
-    return "spark", findings, int(counted) if counted is not None else sealed_rows
+    rows = sum(file.rows for file in files)
+    return _Sealed(topic, hour, uri, silver, files, rows, settings.validation.small_rows, spark)
 
 
-def _arrow_rows(silver: DeltaTable, hour: Hour, topic: Topic, columns: Sequence[str]) -> pa.Table:
-    """Of the columns that the table's version did not have yet, every value is missing."""
-    tops = {column.split(".")[0] for column in columns}
-    wanted = pa.schema([column for column in silver_schema(topic) if column.name in tops])
-    present = [name for name in pa.schema(silver.schema().to_arrow()).names if name in tops]
-    try:
-        dataset = silver.to_pyarrow_dataset(file_pruning_predicate=f"hour = '{hour}'")
-        rows = dataset.to_table(columns=present, filter=pc.field("hour") == hour)
-    except (OSError, pa.ArrowException) as unreadable:
-        raise _unreadable(topic, hour, unreadable) from unreadable
-    declared = [
-        rows[column.name].cast(column.type) if column.name in present else pa.nulls(len(rows), column.type)
-        for column in wanted
+def _parameters(topic: Topic, config: Config, hour: Hour, seal: Mapping[str, Any]) -> dict[str, Any]:
+    return parameters_of(hour, int(seal["rows"]), models.address_of(topic.name, config.settings))
+
+
+def _as_declared(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    names = batch.schema.names
+    columns = [
+        batch.column(column.name).cast(column.type) if column.name in names else pa.nulls(len(batch), column.type)
+        for column in schema
     ]
-    return gate.with_members(pa.table(declared, schema=wanted), columns)
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
 
 
 def _spark_rows(

@@ -187,6 +187,53 @@ def test_a_dirty_hour_is_invalid_and_names_what_failed_by_event_id(lake: Lake) -
     assert lake.ledger.history().due_to_mirror("folder") == []
 
 
+def test_what_breaks_an_expectation_is_listed_from_silver(lake: Lake) -> None:
+    """A result keeps a hundred examples; who mends the source wants all of them, and may ask days later."""
+    lake.seal(plays(300, user={number: "x" for number in range(150)}, n={7: -1}))
+    lake.validate()
+    found = validate.failing(lake.topic, lake.config, HOUR, "column_values_to_match_regex", limit=1000)
+    assert (found.unexpected, len(found.examples), found.examples[149]) == (150, 150, {"event_id": "e149", "user": "x"})
+    kept = json.loads(lake.report("json").read_text())["expectations"]
+    assert [len(row["examples"]) for row in kept if row["column"] == "user"] == [100]
+    other = validate.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_between.n")
+    assert other.examples == ({"event_id": "e7", "n": -1},)
+    with pytest.raises(LakeError, match=r"2 expectations|one of expect_column_values_to_be_between\.n, "):
+        validate.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_nice")
+
+
+def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake: Lake) -> None:
+    """The end of the hour is another one each hour: the suite leaves it open in Great Expectations' own way."""
+    lake.suite(
+        [
+            expectation(
+                "expect_column_values_to_be_between",
+                column="event_time",
+                max_value={"$PARAMETER": "hour_end"},
+                strict_max=True,
+            )
+        ],
+        "_every_topic",
+    )
+    validate.check_suites(lake.topic, lake.config)
+    late = hours.end_of(HOUR)
+    lake.seal(plays(5, event_time={2: late, 3: late - timedelta(microseconds=1)}))
+    (verdict,) = lake.validate()
+    assert [example["event_id"] for finding in verdict.failed for example in finding.examples] == ["e2"]
+    lake.suite([expectation("expect_table_row_count_to_equal", value={"$PARAMETER": "rows"})])
+    with pytest.raises(SuiteError, match="the parameter 'rows'; expected one of hour,"):
+        validate.check_suites(lake.topic, lake.config)
+
+
+def test_a_result_says_how_late_the_events_were(lake: Lake) -> None:
+    """Lateness is what a topic's configuration is about: who sets it needs figures, not a guess."""
+    start = hours.start_of(HOUR)
+    lake.seal(plays(10, publish_time={number: start + timedelta(minutes=5) for number in range(4)}))
+    lake.validate()
+    lateness = json.loads(lake.report("json").read_text())["lateness"]
+    assert (lateness["rows"][0], lateness["rows"][3], sum(lateness["rows"])) == (6, 4, 10)
+    assert lateness["largest_seconds"] == 300
+
+
 def test_a_warning_does_not_hold_the_hour_back(lake: Lake) -> None:
     """What is only worth knowing must not stop a delivery at night."""
     lake.seal(plays(10, n={1: None, 2: None}))
@@ -437,8 +484,8 @@ def test_the_suites_hash_changes_with_what_they_demand_only(lake: Lake) -> None:
 
 
 @pytest.mark.slow
-def test_spark_and_pandas_give_the_same_verdict(lake: Lake, spark: SparkSession) -> None:
-    """Which engine judges is a matter of size, and must not be one of truth."""
+def test_a_large_hour_gets_the_same_verdict_as_a_small_one(lake: Lake, spark: SparkSession) -> None:
+    """Which engine looks at what no scan measures is a matter of size, and must not be one of truth."""
     condition = {"type": "comparison", "column": {"name": "user"}, "operator": "==", "parameter": "u1"}
     lake.suite(
         [
@@ -454,6 +501,7 @@ def test_spark_and_pandas_give_the_same_verdict(lake: Lake, spark: SparkSession)
             expectation("expect_column_max_to_be_between", column="n", max_value=5),
             expectation("expect_column_values_to_not_be_null", column="n", row_condition=condition),
             expectation("expect_table_row_count_to_be_between", min_value=1, max_value=5),
+            expectation("expect_column_values_to_match_regex", column="user", regex="^(?!x)"),
         ]
     )
     validate.check_suites(lake.topic, lake.config)
@@ -478,7 +526,8 @@ def comparable(finding: Finding) -> tuple[Any, ...]:
 
 
 def test_a_large_hour_without_spark_is_the_callers_mistake(lake: Lake) -> None:
-    """pandas would take the memory of the driver for it, and with it the other topics' hours."""
+    """pandas would take the memory of the driver for what no scan measures, and with it the other topics' hours."""
+    lake.suite([expectation("expect_column_values_to_be_increasing", column="n")])
     large = lake.with_settings(validation=Validate(small_rows=1))
     large.seal(plays(2))
     with pytest.raises(ValueError, match="without a Spark session"):

@@ -1,0 +1,278 @@
+"""A lake opened for reading: its topics and hours as tables, for notebooks and for whoever asks in Python.
+
+    lake = open_lake()
+    lake.topic("flight_landed").silver("2013-01-02T14").arrow()
+
+Nothing here writes, and nothing starts a JVM but `.spark()`.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from functools import cached_property
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError
+
+from lakehouse import experiments, fleet, models
+from lakehouse.config import Config, load
+from lakehouse.errors import LakeError
+from lakehouse.events import bronze_schema, silver_schema
+from lakehouse.explain import Explanation, explained
+from lakehouse.hours import Hour, parsed
+from lakehouse.ledger import History
+from lakehouse.session import spark_session
+from lakehouse.storage import storage_for
+from lakehouse.tables import files, folders_of, open_table
+from lakehouse.topics import Topic
+from lakehouse.volume import Model
+
+if TYPE_CHECKING:
+    from duckdb import DuckDBPyRelation
+    from pandas import DataFrame as PandasFrame
+    from pyspark.sql import DataFrame, SparkSession
+
+    from lakehouse.audit import Audit, Trace
+    from lakehouse.verify import Verification
+
+_SHOWN_HOURS = 72
+
+
+def open_lake(conf: str | Path | None = None) -> Lake:
+    """The lake of a configuration: `conf`, else $LAKEHOUSE_CONF, else `conf/local.yaml` here or in a folder above."""
+    return Lake(load(conf or _found()))
+
+
+def _found() -> Path | None:
+    """A notebook runs in its own folder, and the configuration's paths count from the one above."""
+    import os
+
+    if os.environ.get("LAKEHOUSE_CONF"):
+        return None
+    places = (folder / "conf" / "local.yaml" for folder in (Path.cwd(), *Path.cwd().parents))
+    found = next((place for place in places if place.exists()), None)
+    if found is not None:
+        os.chdir(found.parent.parent)
+    return found
+
+
+@dataclass(frozen=True)
+class Rows:
+    """Some rows of a table, read when they are asked for; a struct is a struct, and times are UTC.
+
+    Exactly the files that the table's version names are read, not what a folder happens to hold.
+    """
+
+    name: str
+    uri: str
+    version: int
+    _open: Callable[[], DeltaTable] = field(repr=False)
+    _schema: pa.Schema = field(repr=False)
+    _hours: tuple[Hour, ...] | None
+    _session: Callable[[], SparkSession] = field(repr=False)
+
+    def arrow(self, columns: Sequence[str] | None = None) -> pa.Table:
+        """As Arrow, all in memory; only `columns` when some are given."""
+        dataset = self._open().to_pyarrow_dataset()
+        present = [name for name in self._schema.names if name in dataset.schema.names]
+        kept = pc.field("hour").isin(list(self._hours)) if self._hours is not None else None
+        wanted = [name for name in present if columns is None or name in columns]
+        return dataset.to_table(columns=wanted, filter=kept)
+
+    def pandas(self, columns: Sequence[str] | None = None) -> PandasFrame:
+        frame: PandasFrame = self.arrow(columns).to_pandas()
+        return frame
+
+    def duckdb(self, query: str | None = None) -> DuckDBPyRelation:
+        """A DuckDB relation, or what `query` says of it, in which it is called `rows`."""
+        import duckdb
+
+        connection = duckdb.connect()
+        connection.execute("set timezone = 'UTC'").fetchall()
+        relation: DuckDBPyRelation = connection.from_arrow(self.arrow())
+        return relation.query("rows", query) or relation if query else relation
+
+    def spark(self) -> DataFrame:
+        """A Spark DataFrame of the same version; starts the session of the configuration if there is none."""
+        session = self._session()
+        rows = session.read.format("delta").option("versionAsOf", self.version).load(self.uri)
+        if self._hours is None:
+            return rows
+        from pyspark.sql import functions as F
+
+        return rows.where(F.col("hour").isin(list(self._hours)))
+
+    def __len__(self) -> int:
+        kept = [file for file in files(self._open()) if self._hours is None or file.hour in self._hours]
+        return sum(file.rows for file in kept)
+
+
+@dataclass(frozen=True)
+class Lake:
+    """All topics of a configuration."""
+
+    config: Config
+
+    def topics(self) -> list[str]:
+        return sorted(self.config.topics)
+
+    def topic(self, name: str) -> TopicLake:
+        return TopicLake(self.config.topic(name), self.config, self.spark)
+
+    def spark(self) -> SparkSession:
+        return spark_session(self.config.settings, "lakehouse notebook")
+
+    def grid(self, last: int = _SHOWN_HOURS) -> PandasFrame:
+        """What each hour (rows) of each topic (columns) is."""
+        import pandas as pd
+
+        states = {name: {row["hour"]: row["state"] for row in self.topic(name).hours(last)} for name in self.topics()}
+        return pd.DataFrame(states).sort_index()
+
+    def findings(self) -> PandasFrame:
+        """Every expectation of every verdict: topic, hour, revision, expectation, column, severity, success, …"""
+        import pandas as pd
+
+        return pd.DataFrame([row for name in self.topics() for row in self.topic(name).findings()])
+
+    def runs(self) -> PandasFrame:
+        """The verdicts' MLflow runs, newest first; none when no server is configured or it has none yet."""
+        import pandas as pd
+
+        return pd.DataFrame(experiments.runs(self.config.settings))
+
+
+@dataclass(frozen=True)
+class TopicLake:
+    """One topic's tables, ledger and results."""
+
+    topic: Topic
+    _config: Config = field(repr=False)
+    _session: Callable[[], SparkSession] = field(repr=False)
+
+    @property
+    def name(self) -> str:
+        return self.topic.name
+
+    def bronze(self, hour: Hour | None = None, *, as_of: datetime | str | int | None = None) -> Rows:
+        """Every delivery, of one bucket or of all and rejects, now or `as_of` a time or version."""
+        return self._rows("bronze", self._folders.bronze, bronze_schema(self.topic), hour, as_of)
+
+    def silver(self, hour: Hour | None = None, *, as_of: datetime | str | int | None = None) -> Rows:
+        """One row per event, of one sealed hour or of all, now or `as_of` a time or version."""
+        return self._rows("silver", self._folders.silver, silver_schema(self.topic), hour, as_of)
+
+    def ledger(self) -> PandasFrame:
+        """What happened to the topic's hours, in that order; `details` is a dictionary."""
+        import pandas as pd
+
+        return pd.DataFrame([vars(entry) for entry in self.history.entries])
+
+    @cached_property
+    def history(self) -> History:
+        return self._standing().history
+
+    def hours(self, last: int = _SHOWN_HOURS) -> list[dict[str, Any]]:
+        """The newest hours, oldest first, as `lakehouse hours` tells them."""
+        return [vars(row) for row in fleet.hour_statuses(self._standing(), last, datetime.now(UTC))]
+
+    def explain(self, hour: Hour) -> Explanation:
+        """Why the hour stands where it does, as `lakehouse explain` tells it."""
+        return explained(self._standing(), parsed(hour), datetime.now(UTC))
+
+    def result(self, hour: Hour) -> Mapping[str, Any] | None:
+        """The newest revision's result of validation; None before it is judged."""
+        text = storage_for(self._folders.reports, self._options).read(f"{hour}/r{self.history.revision(hour)}.json")
+        return json.loads(text) if text else None
+
+    def findings(self) -> list[dict[str, Any]]:
+        """A row for each expectation of each verdict on the hours as they are sealed now."""
+        results = [(hour, result) for hour in self.history.hours() if (result := self.result(hour))]
+        kept = ("expectation", "column", "severity", "success", "unexpected", "observed")
+        return [
+            {"topic": self.name, "hour": hour, "rows": result["rows"], **{key: finding[key] for key in kept}}
+            for hour, result in results
+            for finding in result["expectations"]
+        ]
+
+    def trace(self, event_id: str, as_of: datetime | None = None) -> Trace:
+        """Every delivery of an event, and the sealed hours that hold it, as `lakehouse trace` tells it."""
+        from lakehouse.audit import traced
+
+        return traced(self.topic, self._config, event_id, as_of)
+
+    def audit(self, hour: Hour, as_of: datetime | None = None) -> Audit:
+        """The hour computed again from bronze and held to silver, as `lakehouse audit` tells it."""
+        from lakehouse.audit import audited
+
+        return audited(self.topic, self._config, parsed(hour), as_of)
+
+    def verify(self, *hours: Hour) -> Verification:
+        """Whether any sealed hour ever changed, as `lakehouse verify` tells it; all hours when none is given."""
+        from lakehouse.verify import verified
+
+        return verified(self.topic, self._config, hours, datetime.now(UTC))
+
+    def usual(self) -> Model | None:
+        """The model of what an hour usually holds; None before there is one."""
+        return models.current(self.name, self._config.settings)
+
+    @property
+    def _folders(self) -> Any:
+        return folders_of(self._config.settings, self.name)
+
+    @property
+    def _options(self) -> Mapping[str, str]:
+        return self._config.settings.storage_options
+
+    def _standing(self) -> fleet.Standing:
+        return fleet.standing_of(self.topic, self._config)
+
+    def _rows(
+        self, name: str, uri: str, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None
+    ) -> Rows:
+        version = int(_as_of(open_table(uri, self._options), as_of).version())
+        kept = (parsed(hour),) if hour is not None else None
+
+        def opened() -> DeltaTable:
+            return open_table(uri, self._options, version)
+
+        return Rows(f"{self.name} {name}", uri, version, opened, schema, kept, self._session)
+
+
+def _as_of(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
+    """The table as it was; LakeError when there was none."""
+    if as_of is None:
+        return table
+    wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
+    if isinstance(wanted, datetime) and wanted.tzinfo is None:
+        wanted = wanted.replace(tzinfo=UTC)
+    try:
+        table.load_as_version(wanted)
+        is_before_it = isinstance(wanted, datetime) and _committed_at(table) > wanted
+    except (DeltaError, OSError) as error:
+        raise _no_version(table, as_of) from error
+    if is_before_it:
+        raise _no_version(table, as_of)
+    return table
+
+
+def _committed_at(table: DeltaTable) -> datetime:
+    (commit,) = table.history(1)
+    return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+
+
+def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
+    return LakeError(
+        table.table_uri,
+        found=f"no version as of {as_of}",
+        expected="a time or a version since the table was created, within the audit window",
+        next_step="See the ledger for when things happened.",
+    )

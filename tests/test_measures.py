@@ -1,0 +1,276 @@
+"""One scan of ours says the same of an hour as Great Expectations on Spark: this is what makes it allowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+import pyarrow as pa
+import pytest
+from pyspark.sql import SparkSession
+
+from lakehouse import gate
+from lakehouse.gate import Finding
+from lakehouse.measures import Scan
+from lakehouse.suites import Expectation
+
+START = datetime(2026, 11, 23, 5, tzinfo=UTC)
+SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("event_time", pa.timestamp("us", "UTC")),
+        ("hour", pa.string()),
+        ("event_hour", pa.string()),
+        ("user", pa.string()),
+        ("city", pa.string()),
+        ("n", pa.int64()),
+        ("m", pa.int32()),
+        ("x", pa.float64()),
+        ("ok", pa.bool_()),
+    ]
+)
+
+
+def expected(kind: str, **kwargs: Any) -> Expectation:
+    if "pair" in kind:
+        kwargs.setdefault("ignore_row_if", "either_value_is_missing")
+    return Expectation(kind, kwargs)
+
+
+MEASURED = [
+    expected("expect_table_row_count_to_equal", value=400),
+    expected("expect_table_row_count_to_be_between", min_value=1, max_value=401),
+    expected("expect_table_columns_to_match_set", column_set=SCHEMA.names),
+    expected("expect_table_columns_to_match_ordered_list", column_list=SCHEMA.names),
+    expected("expect_table_column_count_to_equal", value=10),
+    expected("expect_column_to_exist", column="user"),
+    expected("expect_column_values_to_not_be_null", column="user"),
+    expected("expect_column_values_to_not_be_null", column="n", mostly=0.5),
+    expected("expect_column_values_to_be_null", column="user", mostly=0.001),
+    expected("expect_column_values_to_be_unique", column="event_id"),
+    expected("expect_column_values_to_be_unique", column="n"),
+    expected("expect_column_values_to_be_between", column="n", min_value=0, max_value=1000),
+    expected("expect_column_values_to_be_between", column="n", min_value=0, max_value=399, strict_max=True),
+    expected("expect_column_values_to_be_between", column="x", min_value=0.5, strict_min=True, mostly=0.9),
+    expected(
+        "expect_column_values_to_be_between",
+        column="event_time",
+        max_value="2026-11-23T06:00:00+00:00",
+        strict_max=True,
+    ),
+    expected("expect_column_values_to_be_in_set", column="city", value_set=["Oslo", "Łódź"]),
+    expected("expect_column_values_to_be_in_set", column="m", value_set=[0, 1, 2, 3.0, 4]),
+    expected("expect_column_values_to_be_in_set", column="ok", value_set=[True]),
+    expected("expect_column_values_to_not_be_in_set", column="city", value_set=["Rome", "it's"]),
+    expected("expect_column_values_to_match_regex", column="user", regex="^u[0-9]+$"),
+    expected("expect_column_values_to_match_regex", column="user", regex="^u.[0-9]*"),
+    expected("expect_column_values_to_not_match_regex", column="user", regex=r"[\s<]|\d{5,}"),
+    expected("expect_column_values_to_match_regex_list", column="user", regex_list=["^u", "^v$"]),
+    expected("expect_column_values_to_match_regex_list", column="user", regex_list=["^u", "1"], match_on="all"),
+    expected("expect_column_values_to_not_match_regex_list", column="user", regex_list=["^x", "<"]),
+    expected("expect_column_value_lengths_to_be_between", column="city", min_value=4, max_value=4),
+    expected("expect_column_value_lengths_to_equal", column="city", value=4),
+    expected("expect_column_pair_values_a_to_be_greater_than_b", column_A="hour", column_B="event_hour", or_equal=True),
+    expected("expect_column_pair_values_a_to_be_greater_than_b", column_A="n", column_B="m"),
+    expected("expect_column_pair_values_to_be_equal", column_A="user", column_B="city", mostly=0.001),
+    expected("expect_compound_columns_to_be_unique", column_list=["user", "m"]),
+    expected("expect_select_column_values_to_be_unique_within_record", column_list=["user", "city", "event_id"]),
+    expected("expect_multicolumn_sum_to_equal", column_list=["n", "m"], sum_total=4),
+    expected("expect_column_min_to_be_between", column="n", min_value=0),
+    expected("expect_column_max_to_be_between", column="n", max_value=399),
+    expected("expect_column_max_to_be_between", column="x", max_value=500),
+    expected("expect_column_mean_to_be_between", column="n", min_value=1, max_value=199.5),
+    expected("expect_column_sum_to_be_between", column="n", min_value=79800, max_value=79800),
+    expected("expect_column_stdev_to_be_between", column="x", min_value=0, max_value=120),
+    expected("expect_column_median_to_be_between", column="n", min_value=199.5, max_value=199.5),
+    expected(
+        "expect_column_quantile_values_to_be_between",
+        column="n",
+        quantile_ranges={"quantiles": [0.0, 0.1, 0.5, 1.0], "value_ranges": [[0, 1], [39, 40], [199, 199], [0, 500]]},
+    ),
+    expected("expect_column_unique_value_count_to_be_between", column="city", min_value=2, max_value=2),
+    expected("expect_column_proportion_of_unique_values_to_be_between", column="user", min_value=1),
+    expected("expect_column_proportion_of_non_null_values_to_be_between", column="user", min_value=1),
+    expected("expect_column_distinct_values_to_be_in_set", column="city", value_set=["Oslo", "Łódź"]),
+    expected("expect_column_distinct_values_to_contain_set", column="city", value_set=["Oslo", "Łódź", "Łódź"]),
+    expected("expect_column_distinct_values_to_equal_set", column="city", value_set=["Oslo", "Łódź"]),
+    expected("expect_column_most_common_value_to_be_in_set", column="m", value_set=[0, 1, 2, 3, 4]),
+]
+"""Every type that the suites here name, the commonest of the rest, and each the way it is used and misused."""
+
+
+def rows(**changed: Mapping[int, Any]) -> pa.Table:
+    """400 rows of one hour, in which `changed` gives other values to some rows of a column."""
+    clean = [
+        {
+            "event_id": f"e{number}",
+            "event_time": START + timedelta(seconds=number),
+            "hour": "2026-11-23T05",
+            "event_hour": "2026-11-23T05",
+            "user": f"u{number}",
+            "city": ("Oslo", "Łódź")[number % 2],
+            "n": number,
+            "m": number % 5,
+            "x": number + 0.75,
+            "ok": True,
+        }
+        for number in range(400)
+    ]
+    for column, values in changed.items():
+        for number, value in values.items():
+            clean[number][column] = value
+    return pa.Table.from_pylist(clean, SCHEMA)
+
+
+CLEAN = rows()
+DIRTY = rows(
+    event_id={1: "e2", 3: None, 5: None, 7: "e8", 9: "e8"},
+    event_time={4: START + timedelta(hours=1), 5: START + timedelta(hours=2), 6: None},
+    event_hour={10: "2026-11-23T06", 11: None},
+    user={1: None, 2: "u2\n", 3: "x<1>", 4: "", 5: "u\u00851", 6: "u\r", 7: "U7", 8: "Oslo", 9: "u12345", 10: "u11"},
+    city={number: (None, "Rome", "it's", "🤦🏼", "", "u13")[number % 6] for number in range(6, 30)},
+    n={0: -1, 1: None, 2: 2**62, 3: 2**62, 4: 4, 398: None, **dict.fromkeys(range(100, 250), 1001)},
+    m={20: None, 21: 7, 22: -(2**31)},
+    x={1: None, 2: 0.5, 3: 1e300, 4: -0.0},
+    ok={1: False, 2: None},
+)
+ALL_MISSING = pa.Table.from_pylist([{"event_id": "e1", "hour": "h"}, {"event_id": "e2", "hour": "h"}], SCHEMA)
+OF_SOMETHING = ("expect_column_median_to_be_between", "expect_column_quantile_values_to_be_between")
+"""What Spark's engine has no answer to where there is no value."""
+
+
+CONDITION = {"type": "comparison", "column": {"name": "m"}, "operator": "==", "parameter": 1}
+
+
+def scan_of(table: pa.Table) -> Scan:
+    return lambda columns: table.select(list(columns)).to_reader()
+
+
+def ours(expectations: list[Expectation], table: pa.Table) -> list[Finding]:
+    def refuse(rest: Any) -> list[Finding]:
+        raise AssertionError(f"not measured: {[(each.type, each.kwargs) for each in rest]}")
+
+    return gate.findings_in_scan(expectations, SCHEMA, scan_of(table), refuse)[0]
+
+
+def by_gx_on_spark(
+    expectations: list[Expectation], table: pa.Table, spark: SparkSession, with_examples: bool
+) -> list[Finding]:
+    """The ordinary way: everything asked of Great Expectations' own engine, with numbers and examples."""
+    gate._ready()
+    from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
+
+    frame = spark.createDataFrame(table.to_pylist(), _spark_schema()).coalesce(1)
+    engine = SparkDFExecutionEngine(spark=spark, persist=False, batch_data_dict={"hour": frame})
+    return gate._findings(expectations, engine, gate._DETAILS if with_examples else gate._OBSERVED)
+
+
+def _spark_schema() -> Any:
+    from pyspark.sql.pandas.types import from_arrow_schema
+
+    return from_arrow_schema(SCHEMA)
+
+
+def comparable(finding: Finding, with_examples: bool) -> dict[str, Any]:
+    """Of repeated values Spark names any 100 rows that break the rule: there it is only how many, and that they do."""
+    examples = sorted(str(sorted(example.items(), key=str)) for example in finding.examples)
+    if len(examples) == gate.EXAMPLES and "unique" in finding.expectation.type:
+        examples = [str(len(examples))]
+    return {
+        "type": finding.expectation.type,
+        "kwargs": dict(finding.expectation.kwargs),
+        "success": finding.success,
+        "unexpected": finding.unexpected,
+        "observed": rounded(finding.observed),
+        "examples": examples if with_examples else None,
+    }
+
+
+def rounded(observed: Any) -> Any:
+    """Sums of floats depend on their order in the last digits; a set has no order."""
+    if isinstance(observed, int | float) and not isinstance(observed, bool):
+        return float(f"{observed:.12g}") if math.isfinite(observed) else None
+    if isinstance(observed, list):
+        return sorted(map(rounded, observed), key=str)
+    if isinstance(observed, dict):
+        return {key: rounded(value) for key, value in observed.items()}
+    return observed
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("table", [CLEAN, DIRTY, ALL_MISSING], ids=["clean", "dirty", "all missing"])
+def test_a_scan_finds_what_great_expectations_finds_on_spark(table: pa.Table, spark: SparkSession) -> None:
+    """Verdict, count, observed value and examples: an hour must not be judged otherwise because it is done cheaply."""
+    asked = [each for each in MEASURED if table is not ALL_MISSING or each.type not in OF_SOMETHING]
+    plain = by_gx_on_spark(asked, table, spark, with_examples=table is DIRTY)
+    broken = [finding.expectation for finding in plain if not finding.success]
+    for by_scan, by_spark in zip(ours(asked, table), plain, strict=True):
+        assert comparable(by_scan, table is DIRTY) == comparable(by_spark, table is DIRTY)
+    assert len(broken) > 25 or table is not DIRTY, "dirty data that breaks little shows little"
+
+
+@pytest.mark.parametrize(
+    "expectation",
+    [
+        expected("expect_column_values_to_match_regex", column="user", regex="(?i)U"),
+        expected("expect_column_values_to_match_regex", column="user", regex=r"\bu"),
+        expected("expect_column_values_to_match_regex", column="user", regex="[a-z&&[^u]]"),
+        expected("expect_column_values_to_match_regex", column="user", regex="u++"),
+        expected("expect_column_values_to_match_regex", column="user", regex="u(?=1)"),
+        expected("expect_column_values_to_be_between", column="event_time", min_value="2026-11-23"),
+        expected("expect_column_values_to_be_in_set", column="user", value_set=[1, 2]),
+        expected("expect_column_values_to_be_in_set", column="m", value_set=["1"]),
+        expected("expect_column_values_to_be_unique", column="x"),
+        expected("expect_column_max_to_be_between", column="event_time", max_value="2026-11-23T06:00:00+00:00"),
+        expected("expect_column_values_to_be_increasing", column="n"),
+        expected("expect_column_values_to_not_be_null", column="n", row_condition=CONDITION),
+    ],
+    ids=lambda expectation: str(sorted(map(str, expectation.kwargs.values()))),
+)
+def test_what_sql_would_answer_otherwise_is_left_to_great_expectations(expectation: Expectation) -> None:
+    """DuckDB's patterns, conversions and zeros are not Spark's: where they differ nothing is measured."""
+    asked: list[Expectation] = []
+
+    def otherwise(rest: Any) -> list[Finding]:
+        asked.extend(rest)
+        return [Finding(each, True) for each in rest]
+
+    gate.findings_in_scan([expectation], SCHEMA, scan_of(CLEAN), otherwise)
+    assert asked == [expectation]
+
+
+def test_all_that_can_share_it_is_one_scan() -> None:
+    """The hour's files are the expensive part: only repeats are sought apart, in their columns alone, and examples."""
+    scans: list[list[str]] = []
+
+    def counted(columns: Any) -> pa.RecordBatchReader:
+        scans.append(list(columns))
+        return CLEAN.select(list(columns)).to_reader()
+
+    holding = [each for each in MEASURED if each.kwargs.get("column") in ("n", "city", "event_id")]
+    findings, _ = gate.findings_in_scan(holding, SCHEMA, counted, lambda rest: [])
+    failed = [finding for finding in findings if not finding.success]
+    assert scans[0] == ["city", "event_id", "n"]
+    repeats = [each for each in holding if each.type == "expect_column_values_to_be_unique"]
+    assert scans[1:] == [[each.kwargs["column"]] for each in repeats] + [
+        [*dict.fromkeys(["event_id", *finding.expectation.columns])] for finding in failed if finding.examples
+    ]
+
+
+def test_two_values_with_the_same_hash_are_not_one() -> None:
+    """Repeats are sought among hashes; what is found is looked at in full before it is said of a row."""
+    from lakehouse import measures
+
+    table = pa.table({"event_id": ["a", "b", "c", "c"]})
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(measures, "_hashed", lambda columns: "hash(length(event_id))")
+        (finding,), _ = gate.findings_in_scan(
+            [expected("expect_column_values_to_be_unique", column="event_id")],
+            table.schema,
+            scan_of(table),
+            lambda rest: [],
+        )
+    assert (finding.unexpected, finding.examples) == (2, ({"event_id": "c"}, {"event_id": "c"}))

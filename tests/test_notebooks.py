@@ -1,0 +1,98 @@
+"""The notebooks run from a clean kernel on a lake of flights, and the door that they come in by."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import nbformat
+import pytest
+from flights_lake import FlightsLake, shared_lake
+from nbclient import NotebookClient
+
+from lakehouse import experiments
+from lakehouse.errors import LakeError
+from lakehouse.lake import Lake, open_lake
+
+NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+
+
+@pytest.fixture(scope="module")
+def flights() -> FlightsLake:
+    """Eight hours are more than what is ever open: there are sealed, skewed, invalid and mirrored hours."""
+    lake = shared_lake()
+    experiments.log_due("weather_observed", lake.config.settings)
+    return lake
+
+
+@pytest.fixture
+def lake(flights: FlightsLake) -> Lake:
+    return open_lake(flights.conf)
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_runs_from_a_clean_kernel(file: Path, flights: FlightsLake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever opens one for the first time presses run-all: nothing may depend on what its author had open."""
+    monkeypatch.setenv("LAKEHOUSE_CONF", str(flights.conf))
+    notebook = nbformat.read(file, as_version=4)
+    NotebookClient(notebook, timeout=60, resources={"metadata": {"path": str(file.parent)}}).execute()
+    said = [output for cell in notebook.cells for output in cell.get("outputs", [])]
+    assert len(said) > 8
+    assert not [output.text for output in said if output.get("name") == "stderr"]
+
+
+@pytest.mark.parametrize("file", NOTEBOOKS, ids=lambda file: file.stem)
+def test_a_notebook_defines_nothing_and_is_kept_without_output(file: Path) -> None:
+    """What is worth a function is worth a test, in the house; and what one run showed is not what the next will."""
+    notebook = nbformat.read(file, as_version=4)
+    nbformat.validate(notebook)
+    code = [cell for cell in notebook.cells if cell.cell_type == "code"]
+    assert not any(cell.outputs or cell.execution_count for cell in code)
+    for cell in code:
+        defined = (ast.FunctionDef, ast.AsyncFunctionDef, ast.ClassDef, ast.Lambda)
+        assert not [node for node in ast.walk(ast.parse(cell.source)) if isinstance(node, defined)]
+    assert "from lakehouse import open_lake" in code[0].source
+
+
+def test_there_are_three_notebooks() -> None:
+    """A search in the wrong folder would let everything pass."""
+    assert [file.stem for file in NOTEBOOKS] == ["audit_time_travel", "data_quality", "explore_hours"]
+
+
+def test_rows_can_be_had_as_arrow_pandas_and_by_sql(lake: Lake) -> None:
+    """Without a JVM: a look at an hour takes milliseconds."""
+    sealed = lake.topic("flight_departed").silver("2013-01-02T14")
+    assert len(sealed) == len(sealed.arrow()) == len(sealed.pandas()) == sealed.duckdb("select * from rows").shape[0]
+    assert set(sealed.pandas(["hour", "event_id"]).columns) == {"hour", "event_id"}
+    assert set(sealed.arrow()["hour"].to_pylist()) == {"2013-01-02T14"}
+
+
+def test_spark_reads_the_same_version(lake: Lake, spark: object) -> None:
+    """What is too large for one process is the same rows there."""
+    sealed = lake.topic("flight_departed").silver("2013-01-02T14")
+    assert {row.event_id for row in sealed.spark().select("event_id").collect()} == set(
+        sealed.arrow()["event_id"].to_pylist()
+    )
+
+
+def test_a_table_is_read_as_it_was(lake: Lake) -> None:
+    """By version and by time; before there was a table there is nothing to read, and not an empty answer."""
+    topic = lake.topic("flight_landed")
+    ledger = topic.ledger()
+    first = ledger[ledger["state"] == "sealed"].iloc[0]
+    then = topic.silver(as_of=first["at"].to_pydatetime())
+    assert len(then) == first["details"]["rows"] < len(topic.silver())
+    assert len(topic.silver(as_of=0)) == 0
+    with pytest.raises(LakeError, match="no version as of 1999"):
+        topic.silver(as_of="1999-01-01T00:00:00Z")
+
+
+def test_importing_the_package_imports_nothing_heavy() -> None:
+    """Executors and the command line import it at every start; only who opens a lake pays for tables."""
+    code = "import lakehouse, sys; print({'pyarrow', 'deltalake', 'pandas', 'pyspark'} & set(sys.modules))"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == "set()"

@@ -1,0 +1,238 @@
+"""The pages as a reader has them: real Chromium, no network, on files that the real stages left."""
+
+from __future__ import annotations
+
+import random
+import shutil
+import threading
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+from urllib.request import urlopen
+
+import pytest
+from flights_lake import DIRTY, FlightsLake, shared_lake
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from lakehouse import charts, hours, overview, report_site, validate
+from lakehouse.overview import STATES, Line
+
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+
+NOW = datetime(2013, 1, 3, 2, tzinfo=UTC)
+CHROMIUM = next(
+    (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
+)
+FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run --disable-background-networking
+--disable-component-update --disable-sync""".split()
+
+
+@pytest.fixture(scope="module")
+def lake() -> FlightsLake:
+    lake = shared_lake()
+    validate.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[0], "counted by hand", "ann")
+    return lake
+
+
+def _invalid(lake: FlightsLake) -> list[str]:
+    from lakehouse import fleet
+
+    standing = fleet.standing_of(lake.config.topic(DIRTY), lake.config)
+    return [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "invalid"]
+
+
+@pytest.fixture(scope="module")
+def site(lake: FlightsLake, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("site")
+    report_site.build(lake.config, str(out), NOW)
+    return out
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Browser]:
+    if CHROMIUM is None:
+        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium): pages are not looked at")
+    with sync_playwright() as playwright:
+        yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
+
+
+@dataclass
+class Reader:
+    """A page in the browser, and everything that it should not have done."""
+
+    page: Page
+    complaints: list[str] = field(default_factory=list)
+
+    def open(self, file: Path, where: str = "") -> Reader:
+        self.page.goto(f"file://{file}{where}")
+        return self
+
+    def topics(self) -> list[str]:
+        return self.page.eval_on_selector_all(
+            ".row[data-topic]:not([hidden])", "rows => rows.map(r => r.dataset.topic)"
+        )
+
+
+@pytest.fixture
+def reader(browser: Browser) -> Iterator[Reader]:
+    context = browser.new_context(viewport={"width": 1440, "height": 900})
+    reader = Reader(context.new_page())
+    reader.page.on("console", lambda message: reader.complaints.append(message.text))
+    reader.page.on("pageerror", lambda error: reader.complaints.append(str(error)))
+    reader.page.on("request", lambda request: _is_local(request.url) or reader.complaints.append(request.url))
+    yield reader
+    context.close()
+    assert reader.complaints == []
+
+
+def _is_local(url: str) -> bool:
+    return url.startswith(("file:", "data:"))
+
+
+def test_every_link_leads_to_a_page_that_asks_nothing_of_the_network(reader: Reader, site: Path) -> None:
+    """From the grid to a topic, to an hour, to its neighbours: a page in a mail or a bucket must not be a dead end."""
+    seen: set[str] = set()
+    waiting = [f"file://{site}/index.html"]
+    while waiting:
+        url = waiting.pop()
+        if url in seen:
+            continue
+        seen.add(url)
+        assert Path(url.removeprefix("file://")).exists(), url
+        reader.page.goto(url)
+        waiting += reader.page.eval_on_selector_all("a", "links => links.map(link => link.href.split('#')[0])")
+    assert seen == {f"file://{page}" for page in site.rglob("*.html")}
+    assert len(seen) > 15
+
+
+def test_the_grid_shows_each_hours_state_and_says_it_without_colour(
+    reader: Reader, site: Path, lake: FlightsLake
+) -> None:
+    """A cell tells its topic, hour and state to who points at it or reads by ear, and its sign to who sees no red."""
+    reader.open(site / "index.html")
+    cell = reader.page.locator(f"a[href='{DIRTY}/{_invalid(lake)[0]}.html']")
+    cell.hover()
+    assert cell.get_attribute("aria-label") == f"{DIRTY} {_invalid(lake)[0]}: invalid"
+    assert cell.inner_text() == "✕"
+    states = reader.page.eval_on_selector_all(".cells a", "cells => cells.map(cell => cell.className)")
+    assert {"s-mirrored", "s-invalid", "s-valid", "s-released"} <= set(states)
+
+
+def test_the_filter_finds_topics_by_name_and_by_state_and_keeps_both_in_the_address(reader: Reader, site: Path) -> None:
+    """What one person has found another can be sent."""
+    reader.open(site / "index.html")
+    reader.page.fill("input[type=search]", "LANDED")
+    assert reader.topics() == ["flight_landed"]
+    reader.page.fill("input[type=search]", "")
+    reader.page.locator("label.chip", has_text="invalid").click()
+    assert reader.topics() == [DIRTY]
+    assert reader.page.inner_text("output") == "1 of 3 topics"
+    assert reader.page.url.endswith("#state=invalid")
+    reader.open(site / "flight_landed" / "index.html").open(site / "index.html", "#name=flight&state=mirrored")
+    assert reader.topics() == ["flight_departed"]
+
+
+def test_an_hours_page_tells_all_that_is_known_of_it(reader: Reader, site: Path, lake: FlightsLake) -> None:
+    """Verdict first; then what failed, numbers, lateness, rows beside other hours, why it closed, mirrors, release."""
+    text = reader.open(site / DIRTY / f"{_invalid(lake)[0]}.html").page.inner_text("main")
+    for told in (
+        *("Invalid", "What does not hold", "arrival_delay_minutes", "late duplicates", "How late its events came"),
+        *("Rows, hour by hour", "Why it closed", "What happened to it", "waits for: release", "by release"),
+    ):
+        assert told.lower() in text.lower(), told
+    mirrored = reader.open(site / "weather_observed" / "2013-01-02T12.html").page.inner_text("main")
+    assert "Where it was delivered" in mirrored
+    assert "Now: mirrored" in mirrored
+    assert reader.page.locator("figure.chart svg").count() == 1
+
+
+def test_a_released_hour_names_who_let_it_go_and_why(reader: Reader, site: Path, lake: FlightsLake) -> None:
+    """Who reads the page of an invalid hour that was delivered asks exactly this."""
+    from lakehouse import fleet
+
+    standing = fleet.standing_of(lake.config.topic(DIRTY), lake.config)
+    (released,) = [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "released"]
+    assert "Released by ann: counted by hand" in reader.open(site / DIRTY / f"{released}.html").page.inner_text(
+        "header"
+    )
+
+
+@pytest.mark.parametrize("scheme", ["light", "dark"])
+@pytest.mark.parametrize("page", ["index.html", "flight_departed/index.html", "flight_landed/2013-01-02T14.html"])
+def test_pages_fit_a_phone_by_day_and_by_night(browser: Browser, site: Path, page: str, scheme: Any) -> None:
+    """The page itself never scrolls sideways, and its ink differs from its paper in both schemes."""
+    context = browser.new_context(viewport={"width": 390, "height": 800}, color_scheme=scheme)
+    opened = context.new_page()
+    opened.goto(f"file://{site}/{page}")
+    assert opened.evaluate("document.documentElement.scrollWidth") <= 390
+    ink, paper = opened.evaluate(
+        "[getComputedStyle(document.body).color, getComputedStyle(document.body).backgroundColor]"
+    )
+    assert abs(_lightness(ink) - _lightness(paper)) > 150
+    assert (_lightness(paper) > 128) == (scheme == "light")
+    context.close()
+
+
+def _lightness(colour: str) -> float:
+    return sum(map(float, colour.removeprefix("rgb(").removesuffix(")").split(","))) / 3
+
+
+def test_three_hundred_topics_by_72_hours_open_in_two_seconds(reader: Reader, tmp_path: Path) -> None:
+    """The whole lake on one page is of use only if nobody waits for it; the filter answers as one types."""
+    chance = random.Random(1)
+    axis = list(hours.hours_between("2026-11-20T06", "2026-11-23T06"))
+    lines = [Line(f"topic_{number:03d}", {hour: chance.choice(STATES) for hour in axis}) for number in range(300)]
+    (tmp_path / "index.html").write_text(overview.index(lines, axis, NOW, "1.0"))
+    started = time.monotonic()
+    reader.open(tmp_path / "index.html")
+    reader.page.evaluate("new Promise(drawn => requestAnimationFrame(() => setTimeout(drawn)))")
+    seconds = time.monotonic() - started
+    assert reader.page.locator(".cells a").count() == 300 * 72
+    started = time.monotonic()
+    reader.page.fill("input[type=search]", "topic_29")
+    assert len(reader.topics()) == 10
+    assert time.monotonic() - started < 1
+    assert seconds < 2
+
+
+def test_a_topic_that_cannot_be_read_is_a_row_that_says_so(reader: Reader, tmp_path: Path) -> None:
+    """One broken table must not hide the other topics."""
+    axis = ["2026-11-23T05"]
+    lines = [Line("good", {axis[0]: "open"}), Line("bad<b>", complaint="found <no> table")]
+    (tmp_path / "index.html").write_text(overview.index(lines, axis, NOW, "1.0"))
+    assert "found <no> table" in reader.open(tmp_path / "index.html").page.inner_text(".complaint")
+    assert reader.topics() == ["good", "bad<b>"]
+
+
+def test_a_second_build_draws_only_what_changed(site: Path, lake: FlightsLake) -> None:
+    """Run every few minutes over hundreds of topics, it must not draw weeks of unchanged hours again."""
+    again = report_site.build(lake.config, str(site), NOW)
+    assert (again.pages > 15, again.drawn) == (True, 0)
+    validate.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[-1], "seen", "bob")
+    assert report_site.build(lake.config, str(site), NOW).drawn == 1
+
+
+def test_the_pages_are_served_to_this_machine(site: Path) -> None:
+    """`lakehouse report --serve`, for who has the lake in a terminal and not in a file manager."""
+    with report_site.server(str(site), 0) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        with urlopen(f"http://127.0.0.1:{pages.server_port}/", timeout=10) as answer:
+            assert b"The lake, hour by hour" in answer.read()
+        pages.shutdown()
+
+
+def test_charts_take_the_colours_of_their_page_and_share_no_names() -> None:
+    """Two charts stand in one page, by day and by night: no colour and no name in them may be fixed."""
+    one, other = (
+        charts.lateness([1, 2, 3, 4, 5, 6, 7, 8]),
+        charts.volume(["2026-11-23T05"], [3], {"2026-11-23T05": (1, 2)}),
+    )
+    assert "var(--accent)" in one
+    assert "var(--bad)" in other
+    for chart in (one, other):
+        assert "#" not in chart.replace("url(#", "").replace('href="#', "")
+    named = [set(part.split('"')[0] for part in chart.split('id="')[1:]) for chart in (one, other)]
+    assert not named[0] & named[1]
