@@ -25,7 +25,7 @@ from lakehouse.closing import ClosedHour, Condition, Decision, Frontier, OpenHou
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError, SourceError, StaleDriverError
 from lakehouse.ledger import History, Ledger
-from lakehouse.sources.frontier import DryFrontier, FrontierSource, MonitoringFrontier
+from lakehouse.sources.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.sources.pubsub import FORMAT, PubSubSource, source_options
 from lakehouse.sources.pubsub import facts as facts_of
 from lakehouse.sources.segments import listed_manifests, manifest_path, read_manifest
@@ -145,7 +145,9 @@ class TopicIngest:
     def _on_batch(self, frame: DataFrame, batch_id: int) -> None:
         try:
             steps.reached("offsets logged, nothing pulled")
-            self.commit_facts(frame.toArrow().to_pylist())
+            # Two drivers on one checkpoint can log one epoch under two numbers; the second is then a batch of nothing.
+            if facts := frame.toArrow().to_pylist():
+                self.commit_facts(facts)
             steps.reached("batch done, no Spark commit log")
         except BaseException as failure:
             self.failure = failure
@@ -421,9 +423,7 @@ def _frontier_source(
     max_age = settings.frontier.max_age
     if settings.frontier.source == "dry":
         return DryFrontier(ack_deadline, max_age, trusted_from)
-    from google.cloud.monitoring_v3 import MetricServiceClient
-
-    return MonitoringFrontier(topic.subscription, MetricServiceClient(), max_age, ask_every=_MONITORING_EVERY)
+    return MonitoringFrontier(topic.subscription, monitoring_client(), max_age, ask_every=_MONITORING_EVERY)
 
 
 def _with_files(facts: Iterable[Fact]) -> list[Fact]:

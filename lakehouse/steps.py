@@ -9,32 +9,73 @@ from __future__ import annotations
 import os
 import signal
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
 VARIABLE = "LAKEHOUSE_DIE_AT"
 _GROUP = "LAKEHOUSE_PROCESS_GROUP"
+
+STEPS: Mapping[str, str] = {
+    "started, nothing made good": "the run's `started` row; what the last run left out is not looked at yet",
+    "offsets logged, nothing pulled": "Spark's offset log plans the epoch",
+    "pulled, nothing durable": "nothing: messages are leased, files are not finished",
+    "files durable, no manifest": "the segment's files, which nothing names",
+    "race lost, nothing given back": "another attempt's manifest; this one's files are nobody's, its messages leased",
+    "manifest durable, nothing acknowledged": "files and manifest; every message will come again",
+    "half of the acks sent": "files and manifest; some messages will come again",
+    "acknowledged, facts not told": "files and manifest, which nobody but a manifest knows of",
+    "batch decided, not committed": "files and manifests of the whole epoch",
+    "bronze committed, no ledger row": "the commit, with the closes that the ledger lacks",
+    "close recorded": "the commit and one more of its closes in the ledger",
+    "clean-up half done": "everything; of the settled manifests one more is gone",
+    "batch done, no Spark commit log": "everything; Spark will plan the epoch again",
+    "silver files durable, no commit": "the hour's silver files, which nothing names",
+    "seal committed, not recorded": "silver's commit, of which the ledger does not know",
+    "seal recorded": "the hour, sealed",
+    "hour judged, no verdict recorded": "the report, which the ledger does not name",
+    "verdict recorded": "report and verdict; MLflow does not know of it",
+    "mirror folder half copied": "one more of the hour's files, aside from where readers look",
+    "mirror folder copied, no _SUCCESS": "all files of the hour aside, or in place where a store cannot rename",
+    "mirror folder whole, not in place": "the whole hour, aside from where readers look",
+    "old mirror folder aside, new one not in place": "old and new hour aside; readers find none",
+    "mirror folder in place, not counted": "the hour where readers look",
+    "mirrored, not recorded": "the hour at its target, of which the ledger does not know",
+    "mirrored": "the hour at its target, recorded",
+}
+"""In the order of an event's path: what is durable when a run dies there."""
 
 _seen: Counter[str] = Counter()
 _watcher: Callable[[str], None] | None = None
 
 
 def reached(step: str) -> None:
-    """Say that everything before `step` is done and nothing after it has begun."""
+    """Say that everything before `step` is done and nothing after it has begun.
+
+    ValueError for a step that `STEPS` does not have, whenever somebody watches.
+    """
+    wanted = os.environ.get(VARIABLE)
+    if _watcher is None and not wanted:
+        return
+    _check(step)
     if _watcher is not None:
         _watcher(step)
-    wanted = os.environ.get(VARIABLE)
-    if not wanted:
-        return
-    name, _, nth = wanted.partition(":")
-    if name == step:
-        _seen[step] += 1
-        if _seen[step] == int(nth or 1):
-            _die()
+    if wanted:
+        name, _, nth = wanted.partition(":")
+        if name == step:
+            _seen[step] += 1
+            if _seen[step] == int(nth or 1):
+                _die()
 
 
 def lead() -> None:
     """Make this process the one whose group dies with it: Spark's Python workers stand in groups of their own."""
     os.environ[_GROUP] = str(os.getpgrp())
+    if wanted := os.environ.get(VARIABLE):
+        _check(wanted.partition(":")[0])
+
+
+def _check(step: str) -> None:
+    if step not in STEPS:
+        raise ValueError(f"no step {step!r}; there are: {'; '.join(STEPS)}")
 
 
 def _die() -> None:
@@ -48,3 +89,8 @@ def watch(watcher: Callable[[str], None] | None) -> None:
     """Call `watcher` at every step of this process, until another call takes its place; None ends it."""
     global _watcher
     _watcher = watcher
+
+
+def watcher() -> Callable[[str], None] | None:
+    """Who watches now, for one that watches for a while and then gives the place back."""
+    return _watcher

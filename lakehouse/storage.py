@@ -199,9 +199,7 @@ class GoogleStorage:
             return None
 
     def listed(self, folder: str) -> list[Stored]:
-        cut = len(self._prefix) + 1 if self._prefix else 0
-        blobs = self._bucket().list_blobs(prefix=self._at(folder).rstrip("/") + "/")
-        found = [Stored(blob.name[cut:], blob.size, blob.updated) for blob in blobs]
+        found = [Stored(path, blob.size, blob.updated) for path, blob in self.blobs(folder)]
         return sorted(found, key=lambda stored: stored.path)
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -215,6 +213,17 @@ class GoogleStorage:
             self._bucket().blob(self._at(path)).delete()
         except NotFound:
             return
+
+    def blob(self, path: str) -> Any:
+        """The object itself, for what only Google's storage has."""
+        return self._bucket().blob(self._at(path))
+
+    def blobs(self, folder: str) -> list[tuple[str, Any]]:
+        """(path, object) of every file below the folder."""
+        cut = len(self._prefix) + 1 if self._prefix else 0
+        return [
+            (blob.name[cut:], blob) for blob in self._bucket().list_blobs(prefix=self._at(folder).rstrip("/") + "/")
+        ]
 
     def _files(self) -> fs.GcsFileSystem:
         endpoint = urlsplit(self._endpoint) if self._endpoint else None

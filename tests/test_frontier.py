@@ -14,9 +14,17 @@ from google.cloud.monitoring_v3.services.metric_service.transports import Metric
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 
 from lakehouse.closing import Frontier
+from lakehouse.config import Config
+from lakehouse.explain import explained
+from lakehouse.fleet import standing_of
+from lakehouse.hours import hour_of
+from lakehouse.ingest import Batch, TopicIngest
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.monitoring import DENIED, MISSING, stale
-from lakehouse.sources.frontier import DryFrontier, MonitoringFrontier, fresh
+from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
+from lakehouse.sources.frontier import DryFrontier, MonitoringFrontier, fresh, monitoring_client
+from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
+from lakehouse.tables import folders_of
+from lakehouse.topics import Topic
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ACK_DEADLINE = timedelta(seconds=10)
@@ -128,9 +136,9 @@ def monitoring(broker: Broker) -> Iterator[Callable[..., MonitoringFrontier]]:
         )
 
 
-def publish() -> None:
+def publish(payload: bytes = b"{}") -> None:
     publisher = PublisherClient()
-    publisher.publish("projects/test/topics/plays", b"{}").result(10)
+    publisher.publish("projects/test/topics/plays", payload).result(10)
     publisher.stop()
     publisher.transport.close()
 
@@ -147,12 +155,35 @@ def test_the_frontier_is_the_sample_s_time_less_the_oldest_message_s_age(
     assert "the oldest message was" in frontier.text
 
 
-def test_without_unacknowledged_messages_the_frontier_is_the_sample_s_time(
+def test_a_frontier_is_never_later_than_the_oldest_message(
+    monitoring: Callable[..., MonitoringFrontier], clock: Clock
+) -> None:
+    """Ages are whole seconds, rounded down: one second more is taken off."""
+    publish()
+    for millis in (0, 1, 500, 999, 1000, 1999):
+        clock.now = after_noon(millis / 1000)
+        frontier = monitoring().observe([], clock.now)
+        assert frontier.at is not None
+        assert NOON - timedelta(seconds=1) <= frontier.at <= NOON
+
+
+def test_without_unacknowledged_messages_the_frontier_is_a_second_before_the_sample(
     monitoring: Callable[..., MonitoringFrontier], clock: Clock
 ) -> None:
     frontier = monitoring().observe([], clock.now)
-    assert frontier.at == frontier.sampled_at
-    assert frontier.at is not None
+    assert frontier.sampled_at is not None
+    assert frontier.at == frontier.sampled_at - timedelta(seconds=1)
+
+
+def test_the_sandbox_s_broker_can_stand_in_for_cloud_monitoring(
+    broker: Broker, clock: Clock, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`frontier.source: monitoring` works on one machine, too."""
+    monkeypatch.setenv("MONITORING_EMULATOR_HOST", broker.address)
+    client = monitoring_client()
+    frontier = MonitoringFrontier(SUBSCRIPTION, client, MAX_AGE, ask_every=timedelta(0)).observe([], clock.now)
+    client.transport.close()
+    assert frontier.at == NOON - timedelta(seconds=1)
 
 
 def test_no_sample_is_no_frontier(broker: Broker, monitoring: Callable[..., MonitoringFrontier], clock: Clock) -> None:
@@ -180,6 +211,47 @@ def test_a_refusal_is_no_frontier_and_is_told(
     frontier = monitoring().observe([], clock.now)
     assert frontier.at is None
     assert PermissionDenied.__name__ in frontier.text
+
+
+@pytest.mark.parametrize(
+    ("sampling", "reason"),
+    [
+        (MISSING, "Cloud Monitoring has no sample"),
+        (stale(timedelta(minutes=6)), "older than 5 minutes"),
+        (DENIED, "PermissionDenied"),
+    ],
+    ids=["missing", "stale", "denied"],
+)
+def test_without_a_fresh_sample_hours_are_held_and_explain_says_why(
+    sampling: Sampling,
+    reason: str,
+    broker: Broker,
+    monitoring: Callable[..., MonitoringFrontier],
+    clock: Clock,
+    config: Config,
+    topic: Topic,
+) -> None:
+    """Also when the watermark is long past them; with the next sample they close."""
+    broker.sampling = sampling
+    now = clock.now = datetime.now(UTC) + timedelta(hours=1)  # files are written by real time, and must be old by it
+    hour = hour_of(now - timedelta(hours=9))
+    driver = TopicIngest(topic, config, run="one", clock=lambda: clock.now, frontier=monitoring())
+    driver.open_topic(ACK_DEADLINE)
+    raw = folders_of(config.settings, topic.name).raw
+    stream = SegmentStream(source_options(topic, raw, config.settings.ingest, {}))
+
+    def batch(epoch: int) -> Batch:
+        return driver.commit_facts([row for each in stream.read(Slot(epoch, 0, None)) for row in each.to_pylist()])
+
+    for played_at in (now - timedelta(hours=9), now):
+        publish(b'{"event_id": "%s", "played_at": "%s"}' % ((played_at.isoformat().encode(),) * 2))
+    assert batch(1).closed == ()
+    told = explained(standing_of(topic, config), hour, clock.now)
+    assert told.state == "held"
+    assert reason in " ".join(condition.text for condition in told.conditions)
+    broker.sampling = FRESH
+    clock.now += timedelta(minutes=1)
+    assert [closed.hour for closed in batch(2).closed][:1] == [hour]
 
 
 def test_another_subscription_s_samples_do_not_count(

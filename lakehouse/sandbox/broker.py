@@ -67,6 +67,13 @@ class Broker:
         """Ids of the messages that `projects/…/subscriptions/…` still owes, in the order of their publishing."""
         return self._registry.subscription(subscription).unacked()
 
+    def answer(self, method: str) -> Method:
+        """What answers the unary calls of that name, faults and all; also while no socket is open."""
+        if method == "ListTimeSeries":
+            return self._guarded(method, self._list_time_series)
+        _, answering = (PUBLISHER | SUBSCRIBER)[method]
+        return self._guarded(method, answering.__get__(self._pubsub))
+
     def __enter__(self) -> Broker:
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES)]
         server = grpc.server(ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="broker"), options=options)

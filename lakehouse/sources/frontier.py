@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
@@ -9,6 +10,10 @@ from typing import Any, Protocol
 from lakehouse.closing import Frontier
 from lakehouse.durations import written
 
+EMULATOR = "MONITORING_EMULATOR_HOST"
+"""`host:port` of a server that stands in for Cloud Monitoring, such as the sandbox's broker."""
+_ROUNDED_DOWN = timedelta(seconds=1)
+"""Ages are whole seconds: the oldest message may be almost one older."""
 UNACKED_AGE = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
 
 
@@ -75,7 +80,7 @@ class MonitoringFrontier:
         newest = max(points, key=lambda point: _instant(point.interval.end_time))
         sampled_at = _instant(newest.interval.end_time)
         age = timedelta(seconds=newest.value.int64_value)
-        return Frontier(sampled_at - age, sampled_at, f"the oldest message was {written(age)} old")
+        return Frontier(sampled_at - age - _ROUNDED_DOWN, sampled_at, f"the oldest message was {written(age)} old")
 
     def _series(self, now: datetime) -> Iterable[Any]:
         request = {
@@ -86,6 +91,19 @@ class MonitoringFrontier:
         }
         answer: Iterable[Any] = self._client.list_time_series(request=request, timeout=10.0)
         return answer
+
+
+def monitoring_client() -> Any:
+    """Cloud Monitoring's client, or one for what `MONITORING_EMULATOR_HOST` names."""
+    from google.cloud.monitoring_v3 import MetricServiceClient
+    from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
+
+    emulator = os.environ.get(EMULATOR)
+    if not emulator:
+        return MetricServiceClient()
+    import grpc
+
+    return MetricServiceClient(transport=MetricServiceGrpcTransport(channel=grpc.insecure_channel(emulator)))
 
 
 def fresh(frontier: Frontier, now: datetime, max_age: timedelta) -> Frontier:

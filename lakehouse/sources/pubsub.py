@@ -1,7 +1,8 @@
 """`format("pubsub")`: a Pub/Sub subscription as a replay-safe Structured Streaming source.
 
 Its offset is an epoch, its rows are facts about segments. A slot that has a manifest yields the manifest's facts, for
-ever; a slot that has none pulls, writes, publishes its manifest, and only then acknowledges.
+ever; a slot that has none pulls, writes, publishes its manifest, and only then acknowledges. With
+`option("read", "messages")` its rows are the messages themselves, for anybody's query: see `messages`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,9 @@ from lakehouse import steps
 from lakehouse.bronze import IngestState, newest_state
 from lakehouse.config import Ingest
 from lakehouse.errors import UnknownOutcomeError
-from lakehouse.events import FACTS
+from lakehouse.events import FACTS, segment_schema
 from lakehouse.hours import Hour
+from lakehouse.sources.messages import Segments, source_options_of, topic_named
 from lakehouse.sources.segments import (
     Manifest,
     SegmentWriter,
@@ -89,10 +91,15 @@ class PubSubSource(DataSource):
         return FORMAT
 
     def schema(self) -> StructType:
-        return from_arrow_schema(FACTS)
+        return from_arrow_schema(segment_schema(topic_named(self.options)) if self._serves_messages() else FACTS)
 
     def streamReader(self, schema: StructType) -> DataSourceStreamReader:
+        if self._serves_messages():
+            return MessageStream(source_options_of(self.options))
         return SegmentStream(self.options)
+
+    def _serves_messages(self) -> bool:
+        return self.options.get("read", "facts") == "messages"
 
 
 class SegmentStream(DataSourceStreamReader):
@@ -106,21 +113,20 @@ class SegmentStream(DataSourceStreamReader):
         self._last: Offset | None = None
 
     def initialOffset(self) -> dict[str, Any]:
-        """After the last epoch that was ever used, as far as bronze and the manifests know: epochs are not used again.
+        """After the last epoch that was ever used: epochs are not used again.
 
-        Where a checkpoint was lost, ingest adopts the manifests that no commit took. No slots: it is the end of nothing,
-        so the first batch, planned again after its epoch is known, never looks empty.
+        Where a checkpoint was lost, ingest adopts the manifests that no commit took. No slots: it is the end of
+        nothing, so the first batch, planned again after its epoch is known, never looks empty.
         """
         state = self._state()
-        used = [epoch for epoch, _ in listed_manifests(storage_for(self._raw, self._storage_options))]
-        return Offset(max([state.epoch, *used]), 0, state.open_hour).as_dict()
+        return Offset(self._used(state), 0, state.open_hour).as_dict()
 
     def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
-        """One epoch on, whatever there is to read."""
+        """One epoch on, whatever there is to read. Spark 4.1 asks a new query for this before it asks for a start."""
         if start is not None:
             self._remember(Offset(**start))
         state = self._state()
-        epoch = max(self._last.epoch if self._last else 0, state.epoch) + 1
+        epoch = max(self._last.epoch if self._last else self._used(state), state.epoch) + 1
         self._last = Offset(epoch, self._next_slots(), state.open_hour)
         return self._last.as_dict()
 
@@ -147,6 +153,11 @@ class SegmentStream(DataSourceStreamReader):
         if self._last is None or offset.epoch > self._last.epoch:
             self._last = offset
 
+    def _used(self, state: IngestState) -> int:
+        """The last epoch that bronze or a manifest knows of."""
+        listed = listed_manifests(storage_for(self._raw, self._storage_options))
+        return max([state.epoch, *(epoch for epoch, _ in listed)])
+
     def _state(self) -> IngestState:
         return newest_state(open_table(f"{self._raw}/bronze", self._storage_options))
 
@@ -163,6 +174,40 @@ class SegmentStream(DataSourceStreamReader):
         elif all(manifest and manifest.dry_at for manifest in manifests):
             slots -= 1
         return max(bounds.min, min(bounds.max, slots))
+
+
+class MessageStream(SegmentStream):
+    """The same segments, served as messages to a query whose checkpoint is all that there is: see `messages`."""
+
+    def __init__(self, options: Mapping[str, str]) -> None:
+        super().__init__(options)
+        self._segments = Segments(self._raw, self._topic, self._storage_options)
+
+    def initialOffset(self) -> dict[str, Any]:
+        """Before the first segment that is still there: without a checkpoint nobody knows who has its rows."""
+        return Offset(self._segments.first(), 0, None).as_dict()
+
+    def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
+        """One epoch on; with all slots of one that was pulled before."""
+        if start is not None:
+            self._remember(Offset(**start))
+        epoch = (self._last.epoch if self._last else self._segments.first()) + 1
+        self._last = Offset(epoch, max(self._next_slots(), self._segments.slots_of(epoch)), None)
+        return self._last.as_dict()
+
+    def commit(self, end: dict[str, Any]) -> None:
+        """The batch that ends there is in Spark's commit log: what came before it is never planned again."""
+        self._segments.clear(Offset(**end).epoch)
+
+    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        assert isinstance(partition, Slot)
+        storage = storage_for(self._raw, self._storage_options)
+        manifest = read_manifest(storage, partition.epoch, partition.slot)
+        if manifest is None:
+            self._segments.check(partition.epoch)
+            with _without_cycle_collector():
+                manifest = _Pull(self._topic, self._ingest, storage, partition).manifest()
+        yield from self._segments.rows(manifest)
 
 
 def facts(manifest: Manifest) -> pa.RecordBatch:

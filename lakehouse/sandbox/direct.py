@@ -1,0 +1,85 @@
+"""A channel to a broker in the same process, without a socket: the same calls, faults and refusals, in a fixed order.
+
+What goes over it depends on no thread and no clock but the broker's, so a run that uses nothing else can be repeated.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any, NoReturn
+
+import grpc
+
+from lakehouse.sandbox.broker import Broker
+
+
+class DirectError(grpc.RpcError):  # type: ignore[misc]
+    """A call that was refused, or whose answer was lost."""
+
+    def __init__(self, code: grpc.StatusCode, text: str) -> None:
+        super().__init__(f"{code.name}: {text}")
+        self._code, self._text = code, text
+
+    def code(self) -> grpc.StatusCode:
+        return self._code
+
+    def details(self) -> str:
+        return self._text
+
+
+class DirectChannel:
+    """The part of grpc.Channel that a client of unary calls needs."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker = broker
+
+    def unary_unary(self, path: str, **serializers: Any) -> DirectCall:
+        return DirectCall(self._broker.answer(path.rpartition("/")[2]))
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class DirectCall:
+    """One method. A Pull is answered at once, with what there is."""
+
+    def __init__(self, answer: Callable[[Any, Any], Any]) -> None:
+        self._answer = answer
+
+    def __call__(self, request: Any, timeout: float | None = None) -> Any:
+        return self._answer(request, _Context())
+
+    def future(self, request: Any, timeout: float | None = None) -> _Done:
+        try:
+            return _Done(self(request), None)
+        except DirectError as error:
+            return _Done(None, error)
+
+
+class _Done:
+    def __init__(self, answer: Any, error: DirectError | None) -> None:
+        self._answer, self._error = answer, error
+
+    def exception(self) -> DirectError | None:
+        return self._error
+
+    def result(self) -> Any:
+        if self._error is not None:
+            raise self._error
+        return self._answer
+
+
+class _Context:
+    """What a servicer is told of a caller who will not wait."""
+
+    def abort(self, code: grpc.StatusCode, text: str) -> NoReturn:
+        raise DirectError(code, text)
+
+    def time_remaining(self) -> float:
+        return 0.0
+
+    def is_active(self) -> bool:
+        return True
+
+    def add_callback(self, callback: Callable[[], None]) -> bool:
+        return True

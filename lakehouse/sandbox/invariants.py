@@ -1,0 +1,269 @@
+"""What must be true of a topic's tables whatever was interrupted, lost or repeated: read from the tables alone.
+
+Each check gives sentences, one for each thing that is wrong. Delta's logs are read as they stand, not through what
+wrote them.
+"""
+
+from __future__ import annotations
+
+import json
+from collections import Counter
+from collections.abc import Collection, Iterable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+
+from lakehouse import hours
+from lakehouse.bronze import segment_of
+from lakehouse.checksum import checksum_of
+from lakehouse.config import Config
+from lakehouse.ledger import Entry, History, Ledger
+from lakehouse.sources.segments import listed_manifests
+from lakehouse.storage import storage_for
+from lakehouse.tables import Folders, folders_of, open_table
+from lakehouse.topics import Topic
+
+_VERDICTS = ("valid", "invalid")
+
+
+@dataclass(frozen=True)
+class Expected:
+    """What the world outside the tables knows: ids of good events, messages that were bad, message ids acknowledged."""
+
+    event_ids: Collection[str]
+    rejected: int | None = None
+    acknowledged: Collection[str] = ()
+
+
+@dataclass(frozen=True)
+class _Commit:
+    """One entry of a Delta log: paths with their hours, and our metadata."""
+
+    version: int
+    added: Mapping[str, str | None]
+    removed: tuple[str, ...]
+    metadata: Mapping[str, Any]
+
+
+class Lake:
+    """A topic's tables on the local file system, read once."""
+
+    def __init__(self, topic: Topic, config: Config) -> None:
+        self.topic, self.config = topic, config
+        self.folders: Folders = folders_of(config.settings, topic.name)
+        self.bronze = _log(self.folders.bronze)
+        self.silver = _log(self.folders.silver)
+        self.history: History = Ledger(open_table(self.folders.ledger, {}), "invariants").history()
+
+    def ids(self, table: str, paths: Iterable[str], column: str = "event_id") -> list[str]:
+        return [each for path in paths for each in _column(f"{table}/{path}", column)]
+
+    def seals(self) -> dict[str, _Commit]:
+        return {commit.metadata["hour"]: commit for commit in self.silver if commit.metadata.get("kind") == "seal"}
+
+
+def violations(topic: Topic, config: Config, expected: Expected) -> list[str]:
+    """Everything that is wrong with the topic's tables once all that was published has been delivered."""
+    lake = Lake(topic, config)
+    checks = (
+        _bronze_has_each_file_once(lake),
+        _no_closed_hour_was_written_to(lake),
+        _manifests_are_in_the_log(lake),
+        _acknowledged_is_in_bronze(lake, expected),
+        _closes_are_recorded(lake),
+        _states_are_in_order(lake),
+        _sealed_hours_never_changed(lake),
+        _each_event_is_there_once(lake, expected),
+        _rejects_are_kept(lake, expected),
+        _mirrors_equal_silver(lake),
+    )
+    return [wrong for check in checks for wrong in check]
+
+
+def violations_so_far(topic: Topic, config: Config) -> list[str]:
+    """What must hold at each moment, in the middle of everything: nothing twice, nothing late, nothing out of order."""
+    lake = Lake(topic, config)
+    checks = (_bronze_has_each_file_once(lake), _no_closed_hour_was_written_to(lake), _states_are_in_order(lake))
+    return [wrong for check in checks for wrong in check]
+
+
+def _bronze_has_each_file_once(lake: Lake) -> Iterator[str]:
+    """Files, and the segments that the commits name."""
+    files = Counter(path for commit in lake.bronze for path in commit.added)
+    segments = Counter(each for commit in lake.bronze for each in commit.metadata.get("segments", []))
+    yield from (f"bronze has {path} {count} times" for path, count in files.items() if count > 1)
+    yield from (f"bronze's commits name segment {each} {count} times" for each, count in segments.items() if count > 1)
+    yield from (f"bronze lost {path} again" for commit in lake.bronze for path in commit.removed)
+    in_files = {segment_of(path) for path in files}
+    yield from (f"segment {each} is named by no commit or has no file" for each in sorted(in_files ^ set(segments)))
+    missing = [path for path in files if not Path(lake.folders.bronze, path).exists()]
+    yield from (f"bronze's {path} is not there" for path in missing)
+
+
+def _no_closed_hour_was_written_to(lake: Lake) -> Iterator[str]:
+    """A close is valid from the next commit on, and hours close in order."""
+    open_hour: str | None = None
+    for commit in lake.bronze:
+        state = commit.metadata.get("state")
+        if state is None:
+            continue
+        for path, hour in commit.added.items():
+            if hour is not None and open_hour is not None and hour < open_hour:
+                yield f"bronze version {commit.version} wrote {path} to {hour}, when {open_hour} was the first open one"
+        if open_hour is not None and (state["open_hour"] or "") < open_hour:
+            yield f"bronze version {commit.version} opened {state['open_hour']} again after {open_hour}"
+        open_hour = state["open_hour"]
+
+
+def _manifests_are_in_the_log(lake: Lake) -> Iterator[str]:
+    """Whatever a manifest names has been committed."""
+    storage = storage_for(lake.folders.raw)
+    known = {path for commit in lake.bronze for path in commit.added}
+    for epoch, slot in listed_manifests(storage):
+        manifest = json.loads(storage.read(f"segments/{epoch:012d}-{slot:04d}.json") or b"{}")
+        for file in manifest.get("files", []):
+            if file["path"] not in known:
+                yield f"{file['path']} stands in the manifest of epoch {epoch}, slot {slot}, and in no commit"
+
+
+def _acknowledged_is_in_bronze(lake: Lake, expected: Expected) -> Iterator[str]:
+    paths = [path for commit in lake.bronze for path in commit.added]
+    missing = set(expected.acknowledged) - set(lake.ids(lake.folders.bronze, paths, "message_id"))
+    yield from (f"message {each} was acknowledged and is not in bronze" for each in sorted(missing))
+
+
+def _closes_are_recorded(lake: Lake) -> Iterator[str]:
+    """Bronze's log and the ledger tell the same closes, of the same versions; no hour in between is left out."""
+    logged = {
+        details["hour"]: commit.version for commit in lake.bronze for details in commit.metadata.get("closed", [])
+    }
+    told = {
+        hour: int(row.details["bronze_version"])
+        for hour in lake.history.hours()
+        if (row := lake.history.first("closed", hour))
+    }
+    for hour in sorted(logged.keys() | told.keys()):
+        if logged.get(hour) != told.get(hour):
+            yield f"{hour} closed at bronze version {logged.get(hour)}, and at {told.get(hour)} by the ledger"
+    if logged and lake.topic.empty_hours == "close":
+        first, last = min(logged), max(logged)
+        for hour in hours.hours_between(first, last):
+            if hour not in logged:
+                yield f"{hour} never closed, between {first} and {last}, which did"
+
+
+def _states_are_in_order(lake: Lake) -> Iterator[str]:
+    for hour in lake.history.hours():
+        rows = lake.history.of_hour(hour)
+        for before, row in enumerate(rows):
+            if not _may_follow(row, rows[:before]):
+                path = " → ".join(each.state for each in rows[: before + 1])
+                yield f"{hour} went {path}"
+
+
+def _may_follow(row: Entry, before: list[Entry]) -> bool:
+    """closed → sealed → valid | invalid → (released) → mirrored, one row for each target; a new seal begins anew."""
+    states = [each.state for each in before]
+    seals = [index for index, state in enumerate(states) if state == "sealed"]
+    since = before[seals[-1] :] if seals else []
+    verdicts = [each.state for each in since if each.state in (*_VERDICTS, "released")]
+    match row.state:
+        case "closed":
+            return not states
+        case "sealed":
+            return states[:1] == ["closed"] and int(row.details["revision"]) == len(seals) + 1
+        case "valid" | "invalid":
+            return bool(seals) and not verdicts
+        case "released":
+            return verdicts == ["invalid"]
+        case "mirrored":
+            done = {each.details["target"] for each in since if each.state == "mirrored"}
+            return verdicts in (["valid"], ["invalid", "released"]) and row.details["target"] not in done
+    return False
+
+
+def _sealed_hours_never_changed(lake: Lake) -> Iterator[str]:
+    """Each hour is one commit, nothing was ever removed, and the files still hold what the seal counted."""
+    for commit in lake.silver:
+        if (commit.added or commit.removed) and commit.metadata.get("kind") != "seal":
+            yield f"silver version {commit.version} is no seal and changed files"
+        for path in commit.removed:
+            yield f"silver version {commit.version} removed {path}"
+        for path, hour in commit.added.items():
+            if hour != commit.metadata.get("hour"):
+                yield f"silver version {commit.version} seals {commit.metadata.get('hour')} and wrote {path} to {hour}"
+    sealed = Counter(commit.metadata["hour"] for commit in lake.silver if commit.metadata.get("kind") == "seal")
+    yield from (f"{hour} was sealed {count} times" for hour, count in sealed.items() if count > 1)
+    for hour, commit in lake.seals().items():
+        manifest, row = commit.metadata, lake.history.last("sealed", hour)
+        ids = lake.ids(lake.folders.silver, commit.added)
+        if (len(ids), checksum_of(ids)) != (manifest["rows"], int(manifest["id_checksum"])):
+            yield f"{hour} holds {len(ids)} rows in silver, and was sealed with {manifest['rows']}, or other ids"
+        if row is None or int(row.details["silver_version"]) != commit.version:
+            yield f"{hour} was sealed by silver version {commit.version}, and the ledger does not say so"
+
+
+def _each_event_is_there_once(lake: Lake, expected: Expected) -> Iterator[str]:
+    counts = Counter(each for commit in lake.silver for each in lake.ids(lake.folders.silver, commit.added))
+    wanted = set(expected.event_ids)
+    yield from (f"{each} is not in silver" for each in sorted(wanted - counts.keys()))
+    yield from (f"{each} is in silver, and nobody published it" for each in sorted(counts.keys() - wanted))
+    yield from (f"{each} is in silver {count} times" for each, count in sorted(counts.items()) if count > 1)
+
+
+def _rejects_are_kept(lake: Lake, expected: Expected) -> Iterator[str]:
+    """Each bad message is in bronze; it may have been delivered more than once."""
+    if expected.rejected is None:
+        return
+    paths = [path for commit in lake.bronze for path, hour in commit.added.items() if hour is None]
+    found = len(set(lake.ids(lake.folders.bronze, paths, "message_id")))
+    if found != expected.rejected:
+        yield f"bronze keeps {found} rejected messages of {expected.rejected}"
+
+
+def _mirrors_equal_silver(lake: Lake) -> Iterator[str]:
+    """Of the targets that are local folders: all that a reader sees."""
+    for name in lake.topic.mirrors:
+        target = lake.config.settings.mirrors[name]
+        if target["kind"] != "folder" or "://" in str(target["path"]):
+            continue
+        place = Path(str(target["path"]), lake.topic.name)
+        seals = lake.seals()
+        cleared = {hour for hour in seals if lake.history.is_cleared(hour)}
+        shown = {folder.name for folder in place.glob("*") if (folder / "_SUCCESS").exists()}
+        yield from (f"{hour} is cleared and not in mirror {name}" for hour in sorted(cleared - shown))
+        yield from (f"{hour} is in mirror {name} and not cleared" for hour in sorted(shown - cleared))
+        for hour in sorted(cleared & shown):
+            mirrored = [each for file in (place / hour).glob("part-*") for each in _column(str(file), "event_id")]
+            if Counter(mirrored) != Counter(lake.ids(lake.folders.silver, seals[hour].added)):
+                yield f"{hour} in mirror {name} is not what silver holds"
+            if name not in lake.history.targets_done(hour):
+                yield f"{hour} is in mirror {name}, and the ledger does not say so"
+
+
+def _column(path: str, name: str) -> list[str]:
+    with pq.ParquetFile(path) as file:
+        values: list[str] = file.read(columns=[name]).column(name).to_pylist()
+    return values
+
+
+def _log(table: str) -> list[_Commit]:
+    """Every commit, oldest first, from the JSON files of the log."""
+    files = sorted(Path(table, "_delta_log").glob("*.json"))  # none before the table was created
+    return [_entry(int(file.stem), file.read_text(encoding="utf-8").splitlines()) for file in files]
+
+
+def _entry(version: int, lines: Iterable[str]) -> _Commit:
+    added: dict[str, str | None] = {}
+    removed: list[str] = []
+    metadata: dict[str, Any] = {}
+    for action in (json.loads(line) for line in lines):
+        if "add" in action:
+            added[action["add"]["path"]] = action["add"]["partitionValues"]["hour"]
+        elif "remove" in action:
+            removed.append(action["remove"]["path"])
+        elif "commitInfo" in action:
+            metadata = json.loads(action["commitInfo"].get("userMetadata") or "{}")
+    return _Commit(version, added, tuple(removed), metadata)

@@ -1,0 +1,123 @@
+"""`option("read", "messages")`: the subscription's messages as rows, for a query that does not want the lake.
+
+    messages = (
+        spark.readStream.format("pubsub")
+        .option("read", "messages")
+        .option("topic", "conf/topics/plays.yaml")     # subscription, declared fields and slots, as for the lake
+        .option("segments", "gs://bucket/plays")       # a folder of this query's own
+        .load()
+    )
+    sink = messages.writeStream.format("delta").option("checkpointLocation", "gs://bucket/plays/checkpoint")
+    sink.trigger(processingTime="10 seconds").start("gs://bucket/plays/table")
+
+`lakehouse.sources.pubsub.PubSubSource` has to be registered first: `spark.dataSource.register(PubSubSource)`. Rows have
+bronze's columns without `hour`. Give a trigger: each one is an epoch, also when there is nothing to read.
+`max_messages`, `max_bytes`, `max_pull` and `dry_after` may be given as in `conf/`, and `storage` with delta-rs' options
+as JSON.
+
+The guarantees are the lake's: an epoch is a set of files, durable and named by a manifest before anything is
+acknowledged, so a batch that comes again has the same rows. With a sink that skips batches it has seen, such as
+Delta's, each delivery is in the table once. Files are kept until Spark has committed the batch after theirs. Without
+its checkpoint a query starts with the segments that are still there: some may come twice, none is lost. With a
+checkpoint older than what was cleared away it is refused: its sink would skip new messages as old ones.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from functools import cached_property
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lakehouse.config import Ingest, topic_of
+from lakehouse.errors import SourceError
+from lakehouse.events import segment_schema
+from lakehouse.sources.segments import Manifest, listed_manifests, manifest_path, read_manifest
+from lakehouse.storage import Storage, storage_for
+from lakehouse.topics import Topic
+
+CLEARED = "segments/cleared"
+"""The last epoch whose files may be gone; written before the first of them goes."""
+
+
+def topic_named(options: Mapping[str, str]) -> Topic:
+    """The option `topic`: a file such as `conf/topics/plays.yaml`, or the topic itself as JSON."""
+    text = _required(options, "topic", "the topic's file, such as conf/topics/plays.yaml")
+    return Topic.from_json(text) if text.lstrip().startswith("{") else topic_of(Path(text))
+
+
+def source_options_of(options: Mapping[str, str]) -> dict[str, str]:
+    """What the source works with, from what a person writes."""
+    bounds = {key: options[key] for key in Ingest.model_fields if key in options}
+    return {
+        "read": "messages",
+        "topic": topic_named(options).as_json(),
+        "raw": _required(options, "segments", "a folder or gs:// address of this query's own").rstrip("/"),
+        "ingest": Ingest.model_validate(bounds).model_dump_json(),
+        "storage": options.get("storage", "{}"),
+    }
+
+
+class Segments:
+    """The segments below one folder, of which a query's checkpoint is the only log."""
+
+    def __init__(self, root: str, topic: Topic, storage_options: Mapping[str, str]) -> None:
+        self._root, self._topic, self._options = root, topic, dict(storage_options)
+
+    @cached_property
+    def _storage(self) -> Storage:
+        return storage_for(self._root, self._options)
+
+    def first(self) -> int:
+        """The epoch before the first that was not cleared away; 0 when there was none."""
+        return min((epoch for epoch, _ in listed_manifests(self._storage)), default=self._cleared() + 1) - 1
+
+    def slots_of(self, epoch: int) -> int:
+        """How many slots an epoch has that was pulled before, by a query that lost its checkpoint."""
+        return max((slot + 1 for listed, slot in listed_manifests(self._storage) if listed == epoch), default=0)
+
+    def check(self, epoch: int) -> None:
+        """SourceError when an epoch without a manifest is one that was delivered long ago."""
+        if epoch <= self._cleared():
+            raise SourceError(
+                self._root,
+                found=f"a checkpoint that plans epoch {epoch}, whose files were delivered and cleared away",
+                expected=f"an epoch after {self._cleared()}",
+                next_step="Start with a new checkpoint: what is still there comes first, then what is new.",
+            )
+
+    def rows(self, manifest: Manifest) -> Iterator[pa.RecordBatch]:
+        schema = segment_schema(self._topic)
+        for file in manifest.files:
+            with pq.ParquetFile(self._storage.open(f"bronze/{file.path}")) as opened:
+                for batch in opened.iter_batches():
+                    yield pa.RecordBatch.from_arrays(
+                        [batch.column(field.name).cast(field.type) for field in schema], schema=schema
+                    )
+
+    def clear(self, epoch: int) -> None:
+        """Remove what Spark cannot plan again: everything before `epoch`, which it has committed."""
+        past = [key for key in listed_manifests(self._storage) if key[0] < epoch]
+        if not past:
+            return
+        self._storage.write(CLEARED, str(max(past)[0]).encode())
+        for key in past:
+            if manifest := read_manifest(self._storage, *key):
+                self._storage.delete([manifest_path(*key)])
+                self._storage.delete(f"bronze/{file.path}" for file in manifest.files)
+
+    def _cleared(self) -> int:
+        return int(self._storage.read(CLEARED) or 0)
+
+
+def _required(options: Mapping[str, str], key: str, expected: str) -> str:
+    if key not in options:
+        raise SourceError(
+            'format("pubsub") with option("read", "messages")',
+            found=f"no option {key!r}",
+            expected=expected,
+            next_step="Give it with .option(…); see lakehouse/sources/messages.py.",
+        )
+    return str(options[key])

@@ -1,0 +1,247 @@
+"""Whatever is interrupted, lost or repeated: each event is delivered once, and no sealed hour ever changes.
+
+`make crash` runs these at more seeds, and takes the real application through every step.
+"""
+
+from __future__ import annotations
+
+import ast
+import random
+import signal
+import time
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pytest
+from google.pubsub_v1 import types
+
+from lakehouse import steps
+from lakehouse.ingest import Fact, TopicIngest
+from lakehouse.sandbox import crash, schedules
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.sandbox.schedules import Act, Outcome, Schedule, World, dying_at, played, random_schedule, shrunk
+
+HOUSE = Path(__file__).parent.parent
+SCHEDULES = 25
+NOTHING: list[str] = []
+
+
+# --- the catalogue -------------------------------------------------------------------------------------------------
+
+
+def steps_in_code() -> Iterator[str]:
+    """Every step's name as it stands in a call, or is handed to one."""
+    for file in (HOUSE / "lakehouse").rglob("*.py"):
+        if file.name not in ("steps.py", "schedules.py", "crash.py"):
+            for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "reached":
+                    yield from (str(each.value) for each in node.args if isinstance(each, ast.Constant))
+                elif isinstance(node, ast.keyword) and node.arg == "halfway" and isinstance(node.value, ast.Constant):
+                    yield str(node.value.value)
+
+
+def test_the_catalogue_has_every_step_of_the_code_and_no_other() -> None:
+    """A step that nobody can die at proves nothing, and one without a line says nothing."""
+    assert set(steps_in_code()) == set(steps.STEPS)
+
+
+def test_a_step_that_the_catalogue_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else a misspelled death would never come, and its test would pass."""
+    steps.reached("half way there")
+    monkeypatch.setenv(steps.VARIABLE, "half way there")
+    with pytest.raises(ValueError, match="no step 'half way there'; there are: started"):
+        steps.reached("half way there")
+    with pytest.raises(ValueError, match="no step 'half way there'"):
+        steps.lead()
+
+
+# --- deaths in one process -----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", steps.STEPS)
+def test_a_death_at_any_step_loses_and_doubles_nothing(step: str, tmp_path: Path) -> None:
+    outcome = played(dying_at(step), tmp_path)
+    assert outcome.has_died
+    assert outcome.violations == NOTHING
+
+
+@pytest.mark.parametrize("seed", range(SCHEDULES))
+def test_a_random_schedule_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
+    """Faults of the broker, deaths, two drivers, lost and restored checkpoints, events late by days."""
+    assert played(random_schedule(seed), tmp_path).violations == NOTHING
+
+
+def test_a_schedule_is_its_seed(tmp_path: Path) -> None:
+    """What is found at night must be there in the morning."""
+    first, second = (played(random_schedule(7), tmp_path / name) for name in ("first", "second"))
+    assert first.trace == second.trace
+
+
+def left_out(*facts: object) -> list[Fact]:
+    return []
+
+
+def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hard enough: without adoption, manifests of dead drivers are lost, and a short schedule shows it."""
+    monkeypatch.setattr(TopicIngest, "_adoptable", left_out)
+    number = iter(range(10**6))
+
+    def outcome(schedule: Schedule) -> Outcome:
+        return played(schedule, tmp_path / str(next(number)))
+
+    dies_with_two_slots = Schedule(
+        "not adopted",
+        (
+            Act("publish", 1, amount=12),
+            Act("wait", amount=60),
+            Act("start", 4),
+            Act("batch", dies_at="batch decided, not committed"),
+            Act("lose"),
+        ),
+    )
+    found = outcome(dies_with_two_slots)
+    assert any("in no commit" in wrong for wrong in found.violations)
+    shorter = shrunk(dies_with_two_slots, lambda fewer: bool(outcome(fewer).violations))
+    assert "wait" not in {act.kind for act in shorter.acts}
+    assert len(shorter.acts) < len(dies_with_two_slots.acts)
+
+
+# --- what was found ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("step", ["manifest durable, nothing acknowledged", "batch done, no Spark commit log"])
+def test_a_topic_s_very_first_batch_can_be_planned_again(step: str, tmp_path: Path) -> None:
+    """Its start is asked for anew, when its epoch is known already: it looked like a batch of nothing, for ever."""
+    first = Schedule(
+        "the first batch again",
+        (Act("publish", 1, amount=5), Act("start", 3), Act("batch", dies_at=step), Act("batch"), Act("batch")),
+        first_hour="now",
+    )
+    assert played(first, tmp_path).violations == NOTHING
+
+
+def test_a_close_of_a_driver_that_died_is_recorded_by_the_one_that_lives(tmp_path: Path) -> None:
+    """It started before the other's last commit, so its start could not find it."""
+    schedule = Schedule(
+        "a close nobody told",
+        (
+            Act("publish", 1, amount=6),
+            Act("batch"),
+            Act("close"),
+            Act(
+                "batch",
+                at="batch decided, not committed",
+                meanwhile=(Act("start", 2, "b"),),
+                dies_at="bronze committed, no ledger row",
+            ),
+            Act("wait", amount=7200),
+            Act("publish", 3, amount=5),
+            Act("batch", driver="b"),
+            Act("close"),
+            Act("batch", driver="b"),
+        ),
+    )
+    assert played(schedule, tmp_path).violations == NOTHING
+
+
+class DoublyLogged(World):
+    """A checkpoint that was lost under two living drivers: both have logged the same epoch, under two numbers."""
+
+    def _double(self, act: Act) -> None:
+        for offsets in (self._checkpoints).glob("*/offsets"):
+            (offsets / "1").write_text((offsets / "0").read_text())
+
+
+def test_an_epoch_that_two_drivers_logged_under_two_numbers_is_gone_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The second number is a batch of nothing, which was an error at every start from then on."""
+    monkeypatch.setattr(schedules, "World", DoublyLogged)
+    schedule = Schedule(
+        "logged twice",
+        (Act("publish", 1, amount=9), Act("batch"), Act("stop"), Act("double"), Act("batch"), Act("batch")),
+    )
+    assert played(schedule, tmp_path).violations == NOTHING
+
+
+# --- two drivers ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_the_older_of_two_drivers_stops_and_harms_nothing(seed: int, tmp_path: Path) -> None:
+    """On one checkpoint or on two, with numbers of slots by the seed, in the middle of the older one's batch."""
+    schedule = Schedule(
+        "two drivers",
+        (
+            Act("publish", seed, amount=10),
+            Act("start", seed),
+            Act("batch"),
+            Act("publish", seed + 10, amount=10),
+            Act(
+                "batch",
+                at=["offsets logged, nothing pulled", "files durable, no manifest", "batch decided, not committed"][
+                    seed % 3
+                ],
+                meanwhile=(Act("start", seed + 20, "b"), Act("batch", driver="b")),
+            ),
+            Act("publish", seed + 30, amount=10),
+            Act("batch"),
+            Act("batch", driver="b"),
+        ),
+    )
+    outcome = played(schedule, tmp_path)
+    assert outcome.violations == NOTHING
+    stopped = [line for line in outcome.trace if "StaleDriverError" in line or "CheckpointInUseError" in line]
+    assert stopped
+
+
+# --- SIGKILL, with Spark -------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(400)
+def test_the_application_goes_on_after_each_sigkill(tmp_path: Path) -> None:
+    """Three lives end in the middle, the fourth delivers everything; `make crash` dies at all steps."""
+    chosen = [
+        "manifest durable, nothing acknowledged",
+        "bronze committed, no ledger row",
+        "seal committed, not recorded",
+    ]
+    results = list(crash.killed_at(chosen, tmp_path))
+    assert [result.name for result in results] == [*chosen, "the last life, to the end"]
+    assert {result.name: result.violations for result in results if result.violations} == {}
+
+
+# --- SIGTERM -------------------------------------------------------------------------------------------------------
+
+PATIENCE_SECONDS = 120
+SUBSCRIPTION = "projects/sandbox/subscriptions/plays"
+
+
+def pulled_at_once(broker: Broker) -> int:
+    request = types.PullRequest.pb()(subscription=SUBSCRIPTION, max_messages=1000)
+    pull = DirectChannel(broker).unary_unary("/x/Pull")
+    return sum(len(page) for page in iter(lambda: pull(request).received_messages, []))
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize("command", [crash.BY_PYTHON, crash.BY_SPARK_SUBMIT], ids=["python", "spark-submit"])
+def test_a_sigterm_ends_a_run_within_a_batch_and_leaves_nothing_leased(command: Sequence[str], tmp_path: Path) -> None:
+    """In the middle of a backlog: what was not read is there for another run at once."""
+    with Broker() as broker:
+        lake = crash.KilledLake(tmp_path, broker, random.Random(0))
+        lake.new_hour(10)
+        with lake.started(command, {}) as process:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while broker.unacked(SUBSCRIPTION) and process.poll() is None and time.monotonic() < deadline:
+                time.sleep(0.1)
+            lake.new_hour(20_000)
+            asked_at = time.monotonic()
+            process.send_signal(signal.SIGTERM)
+            code = process.wait(PATIENCE_SECONDS)
+        assert time.monotonic() - asked_at < 60
+        assert code == (0 if command == crash.BY_PYTHON else 128 + signal.SIGTERM)
+        left = len(broker.unacked(SUBSCRIPTION))
+        assert pulled_at_once(broker) == left

@@ -1,0 +1,174 @@
+"""`option("read", "messages")`: the source for a query of anybody's own, with Delta's own sink."""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from deltalake import DeltaTable
+from google.pubsub_v1 import types
+from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
+
+from lakehouse.errors import SourceError
+from lakehouse.events import segment_schema
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.sources.messages import source_options_of
+from lakehouse.sources.pubsub import MessageStream, PubSubSource, Slot
+from lakehouse.sources.segments import listed_manifests
+from lakehouse.storage import storage_for
+from lakehouse.topics import Topic
+
+SUBSCRIPTION = "projects/test/subscriptions/plays"
+PUBSUB_TOPIC = "projects/test/topics/plays"
+PATIENCE_SECONDS = 60
+"""Only a failing test waits this long."""
+
+
+@pytest.fixture
+def broker(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with Broker() as broker:
+        call(broker, "CreateTopic", types.Topic, name=PUBSUB_TOPIC)
+        call(broker, "CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=PUBSUB_TOPIC)
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        monkeypatch.setitem(spark.sparkContext.environment, "PUBSUB_EMULATOR_HOST", broker.address)
+        yield broker
+
+
+def call(broker: Broker, method: str, kind: Any, **values: Any) -> None:
+    DirectChannel(broker).unary_unary(f"/x/{method}")(kind.pb()(**values))
+
+
+def publish(broker: Broker, *ids: str) -> None:
+    messages = [types.PubsubMessage.pb()(data=payload(each), attributes={"id": each}) for each in ids]
+    call(broker, "Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=messages)
+
+
+def payload(event_id: str) -> bytes:
+    return b'{"event_id": "%b", "played_at": "2026-11-23T10:00:00Z", "n": 1}' % event_id.encode()
+
+
+@pytest.fixture
+def options(topic: Topic, tmp_path: Path) -> dict[str, str]:
+    segments = str(tmp_path / "segments-of-mine")
+    return {"read": "messages", "topic": topic.as_json(), "segments": segments, "dry_after": "0.2 seconds"}
+
+
+@pytest.fixture
+def started(spark: SparkSession, options: dict[str, str], tmp_path: Path) -> Callable[[], StreamingQuery]:
+    spark.dataSource.register(PubSubSource)
+
+    def query() -> StreamingQuery:
+        messages = spark.readStream.format("pubsub").options(**options).load()
+        sink = messages.writeStream.format("delta").option("checkpointLocation", str(tmp_path / "checkpoint"))
+        return sink.trigger(processingTime="1 second").start(str(tmp_path / "table"))
+
+    return query
+
+
+def ids(tmp_path: Path) -> Counter[str]:
+    if not DeltaTable.is_deltatable(str(tmp_path / "table")):
+        return Counter()
+    return Counter(DeltaTable(str(tmp_path / "table")).to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist())
+
+
+def until(is_so: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while not is_so():
+        assert time.monotonic() < deadline
+        time.sleep(0.2)
+
+
+def forget_the_last_commit(log: Path) -> None:
+    """As if the query had died before it; it may have done so by itself when it was stopped."""
+    for newest in sorted(log.glob("[0-9]*"), key=lambda path: int(path.name))[-1:]:
+        newest.unlink()
+        (log / f".{newest.name}.crc").unlink(missing_ok=True)
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_query_that_is_cut_off_anywhere_has_each_delivery_once(
+    broker: Broker, started: Callable[[], StreamingQuery], options: dict[str, str], tmp_path: Path
+) -> None:
+    """First between its sink and Spark's commit log, then between a segment's manifest and everything else."""
+    publish(broker, "a", "b", "c")
+    query = started()
+    until(lambda: len(ids(tmp_path)) == 3)
+    query.stop()
+    forget_the_last_commit(tmp_path / "checkpoint" / "commits")
+    publish(broker, "d")
+    epoch = max(listed_manifests(storage_for(options["segments"])))[0]
+    list(MessageStream(source_options_of(options)).read(Slot(epoch + 1, 0, None)))
+    assert broker.unacked(SUBSCRIPTION) == []
+    publish(broker, "e")
+    query = started()
+    until(lambda: {"d", "e"} <= ids(tmp_path).keys())
+    query.stop()
+    assert ids(tmp_path) == Counter(["a", "b", "c", "d", "e"])
+
+
+def test_rows_have_bronze_s_columns_but_the_hour(
+    broker: Broker, spark: SparkSession, options: dict[str, str], topic: Topic
+) -> None:
+    spark.dataSource.register(PubSubSource)
+    columns = spark.readStream.format("pubsub").options(**options).load().columns
+    assert columns == segment_schema(topic).names
+
+
+def told(stream: MessageStream, epoch: int, slots: int = 1) -> list[str]:
+    batches = [batch for slot in range(slots) for batch in stream.read(Slot(epoch, slot, None))]
+    return [event_id for batch in batches for event_id in batch.column("event_id").to_pylist()]
+
+
+def test_without_its_checkpoint_a_query_starts_with_what_is_still_there(
+    broker: Broker, options: dict[str, str]
+) -> None:
+    """It was acknowledged, and nobody else has it."""
+    publish(broker, "a", "b")
+    lost = MessageStream(source_options_of(options))
+    assert lost.latestOffset()["epoch"] == 1
+    assert told(lost, 1) == ["a", "b"]
+    afresh = MessageStream(source_options_of(options))
+    assert afresh.latestOffset()["epoch"] == 1
+    assert afresh.initialOffset()["epoch"] == 0
+    assert told(afresh, 1) == ["a", "b"]
+
+
+def test_what_spark_has_committed_is_cleared_away_when_the_next_batch_is(
+    broker: Broker, options: dict[str, str]
+) -> None:
+    stream = MessageStream(source_options_of(options))
+    ends = [stream.latestOffset() for _ in range(3)]
+    for end in ends:
+        publish(broker, f"e{end['epoch']}")
+        told(stream, end["epoch"])
+        stream.commit(end)
+    stored = storage_for(options["segments"])
+    assert listed_manifests(stored) == [(3, 0)]
+    assert len(stored.listed("bronze")) == 1
+
+
+def test_a_checkpoint_older_than_what_was_cleared_away_is_refused(broker: Broker, options: dict[str, str]) -> None:
+    """Its sink has seen the batch and would skip what is new in it."""
+    stream = MessageStream(source_options_of(options))
+    for _ in range(3):
+        end = stream.latestOffset()
+        told(stream, end["epoch"])
+        stream.commit(end)
+    publish(broker, "new")
+    with pytest.raises(SourceError, match="a checkpoint that plans epoch 1, whose files were delivered"):
+        told(MessageStream(source_options_of(options)), 1)
+    assert len(broker.unacked(SUBSCRIPTION)) == 1
+
+
+@pytest.mark.parametrize("missing", ["topic", "segments"])
+def test_an_option_that_is_missing_is_told(options: dict[str, str], missing: str) -> None:
+    del options[missing]
+    with pytest.raises(SourceError, match=f"no option '{missing}'"):
+        source_options_of(options)

@@ -1,0 +1,192 @@
+"""Messages and subscriptions that nobody expects: nothing is lost, and what is refused is told."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import grpc
+import pyarrow.parquet as pq
+import pytest
+from google.pubsub_v1 import types
+
+from lakehouse import hours
+from lakehouse.config import Config
+from lakehouse.errors import SourceError
+from lakehouse.ingest import TopicIngest
+from lakehouse.ledger import Ledger
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.sandbox.faults import Faults
+from lakehouse.seal import seal_due
+from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
+from lakehouse.tables import files, files_of_hour, folders_of, ledger_table, open_table
+
+PUBSUB_TOPIC = "projects/test/topics/plays"
+SUBSCRIPTION = "projects/test/subscriptions/plays"
+ACK_DEADLINE = timedelta(seconds=10)
+HOUR = hours.hour_of(datetime.now(UTC) - timedelta(hours=3))
+
+
+def event(event_id: str, minute: int = 10, hour: str = HOUR, **more: Any) -> bytes:
+    played_at = hours.start_of(hour) + timedelta(minutes=minute)
+    return json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1, **more}).encode()
+
+
+class Lake:
+    """A topic's subscription and tables, and a driver that commits one epoch after the other."""
+
+    def __init__(self, config: Config, broker: Broker) -> None:
+        self.config, self.broker = config, broker
+        self.topic = config.topic("plays")
+        self.folders = folders_of(config.settings, "plays")
+        self._epoch = 0
+        self.driver = TopicIngest(self.topic, config, run="one")
+        self.driver.open_topic(ACK_DEADLINE)
+
+    def call(self, method: str, kind: Any, **values: Any) -> Any:
+        return DirectChannel(self.broker).unary_unary(f"/x/{method}")(kind.pb()(**values))
+
+    def subscribe(self) -> None:
+        self.call("CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=PUBSUB_TOPIC,
+                  enable_message_ordering=True)  # fmt: skip
+
+    def publish(self, *messages: bytes | dict[str, Any]) -> None:
+        wired = [{"data": each} if isinstance(each, bytes) else each for each in messages]
+        for first in range(0, len(wired), 1000):
+            chunk = [types.PubsubMessage.pb()(**each) for each in wired[first : first + 1000]]
+            self.call("Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=chunk)
+
+    def ingest(self) -> None:
+        """Epochs until the subscription owes nothing."""
+        while self.broker.unacked(SUBSCRIPTION):
+            self.ingest_once()
+
+    def ingest_once(self) -> None:
+        stream = SegmentStream(source_options(self.topic, self.folders.raw, self.config.settings.ingest, {}))
+        batches = list(stream.read(Slot(self._epoch + 1, 0, None)))
+        self._epoch += 1
+        self.driver.commit_facts([row for batch in batches for row in batch.to_pylist()])
+
+    def bronze(self, column: str) -> list[Any]:
+        paths = [f"{self.folders.bronze}/{file.path}" for file in files(open_table(self.folders.bronze, {}))]
+        return [each for path in paths for each in pq.ParquetFile(path).read(columns=[column])[column].to_pylist()]
+
+    def close(self, hour: str) -> None:
+        Ledger(ledger_table(self.folders, self.topic, {}), "ann").record(
+            "close_requested", hour, {"by": "ann", "reason": "done"}
+        )
+        self.ingest_once()
+        seal_due(self.topic, self.config, run="one")
+
+    def silver(self, hour: str) -> list[str]:
+        paths = [
+            f"{self.folders.silver}/{each.path}" for each in files_of_hour(open_table(self.folders.silver, {}), hour)
+        ]
+        return sorted(each for path in paths for each in pq.ParquetFile(path).read()["event_id"].to_pylist())
+
+
+@pytest.fixture
+def lake(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+    with Broker() as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        lake = Lake(config, broker)
+        lake.call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
+        lake.subscribe()
+        yield lake
+
+
+def test_the_largest_message_that_pub_sub_takes_arrives_whole(lake: Lake) -> None:
+    """10 MB, far above what gRPC lets through by itself."""
+    large = event("large", user="x" * (10_000_000 - 200))
+    lake.publish(large, event("small"))
+    lake.ingest()
+    assert sorted(map(len, lake.bronze("payload"))) == sorted([len(large), len(event("small"))])
+    assert sorted(lake.bronze("event_id")) == ["large", "small"]
+
+
+@pytest.mark.parametrize("payload", [b"", b"\x00\xff\xfe" * 40, b"\n\n", b"{}{}", b"[]", b"null"])
+def test_a_payload_that_is_no_event_is_kept_as_it_came(lake: Lake, payload: bytes) -> None:
+    """Beside a good one, which does not suffer from it."""
+    lake.publish({"data": payload, "attributes": {"why": "odd"}}, event("good"))
+    lake.ingest()
+    assert sorted(lake.bronze("payload")) == sorted([payload, event("good")])
+    assert [reason is None for reason in lake.bronze("reject_reason")].count(True) == 1
+
+
+def test_a_hundred_attributes_are_kept(lake: Lake) -> None:
+    attributes = {f"key-{number:03d}": "v" * number for number in range(100)}
+    lake.publish({"data": event("a"), "attributes": attributes})
+    lake.ingest()
+    assert [dict(each) for each in lake.bronze("attributes")] == [attributes]
+
+
+def test_a_hundred_thousand_tiny_messages_all_arrive(lake: Lake) -> None:
+    payloads = [event(f"e{number}", number % 60) for number in range(100_000)]
+    lake.publish(*payloads)
+    lake.ingest()
+    assert len(set(lake.bronze("event_id"))) == 100_000
+
+
+def test_messages_of_one_ordering_key_all_arrive(lake: Lake) -> None:
+    """Only one batch of a key is out at a time, so they come in many pulls."""
+    ids = [f"e{number:02d}" for number in range(50)]
+    lake.publish(*({"data": event(each), "ordering_key": "k"} for each in ids))
+    lake.ingest()
+    assert sorted(lake.bronze("event_id")) == ids
+
+
+def test_an_event_a_year_late_goes_to_the_first_open_hour(lake: Lake) -> None:
+    lake.publish(event("now"))
+    lake.ingest()
+    lake.publish(event("old", hour=hours.after(HOUR, -8760)))
+    lake.ingest()
+    lake.close(HOUR)
+    assert lake.silver(HOUR) == ["now", "old"]
+
+
+def test_an_id_that_repeats_under_another_time_of_its_hour_is_one_event(lake: Lake) -> None:
+    lake.publish(event("a", 10), event("a", 50), event("b"))
+    lake.ingest()
+    lake.close(HOUR)
+    assert lake.silver(HOUR) == ["a", "b"]
+
+
+class Denied(Faults):
+    def refused(self, method: str) -> grpc.StatusCode | None:
+        return grpc.StatusCode.PERMISSION_DENIED if method == "Pull" else None
+
+
+def test_a_permission_that_is_revoked_for_a_while_costs_nothing(lake: Lake) -> None:
+    lake.publish(event("a"))
+    lake.ingest()
+    lake.publish(event("b"))
+    lake.broker.faults = Denied()
+    with pytest.raises(SourceError, match=r"found no permission .*roles/pubsub\.subscriber"):
+        lake.ingest_once()
+    lake.broker.faults = Faults()
+    lake.ingest()
+    assert sorted(lake.bronze("event_id")) == ["a", "b"]
+
+
+def test_a_subscription_that_is_deleted_is_told_and_what_was_read_stays(lake: Lake) -> None:
+    """What it still owed is gone with it: that is Pub/Sub's, not ours. What comes after its return is read."""
+    lake.publish(event("a"))
+    lake.ingest()
+    lake.call("DeleteSubscription", types.DeleteSubscriptionRequest, subscription=SUBSCRIPTION)
+    with pytest.raises(SourceError, match="found no such subscription"):
+        lake.ingest_once()
+    lake.subscribe()
+    lake.publish(event("b"))
+    lake.ingest()
+    assert sorted(lake.bronze("event_id")) == ["a", "b"]
+
+
+def test_no_file_of_a_refused_pull_is_left(lake: Lake) -> None:
+    lake.broker.faults = Denied()
+    with pytest.raises(SourceError):
+        lake.ingest_once()
+    assert list(Path(lake.folders.bronze).rglob("*.parquet")) == []
