@@ -1,6 +1,6 @@
 """How fast events come from Pub/Sub to committed bronze, against Spark's own way with the same payloads.
 
-    python -m bench.ingest [--messages N]
+python -m bench.ingest [--messages N]
 """
 
 from __future__ import annotations
@@ -101,7 +101,8 @@ def _server() -> Iterator[Any]:
     process = subprocess.Popen(
         [sys.executable, "-m", "bench.pages"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
     )
-    assert process.stdin is not None and process.stdout is not None
+    assert process.stdin is not None
+    assert process.stdout is not None
     channel: IO[str] = process.stdin
     os.environ["PUBSUB_EMULATOR_HOST"] = f"127.0.0.1:{process.stdout.readline().strip()}"
 

@@ -1,6 +1,6 @@
 """A synthetic Pub/Sub: answers Pull with prepared bytes, so that what is measured is only our side.
 
-    python -m bench.pages PAGES    # prints its port; serves that many pages for each line on standard input
+python -m bench.pages PAGES    # prints its port; serves that many pages for each line on standard input
 """
 
 from __future__ import annotations

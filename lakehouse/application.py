@@ -11,7 +11,7 @@ import uuid
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass, field
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, NoReturn
 
@@ -19,9 +19,11 @@ from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 
 from lakehouse import durations, steps
+from lakehouse.audit import check_topic
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
 from lakehouse.ingest import TopicIngest, run_until_stopped
+from lakehouse.maintain import maintained
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.seal import seal_due
 from lakehouse.session import spark_session
@@ -44,6 +46,7 @@ class Application:
     topics: tuple[Topic, ...]
     until_dry: bool = False
     every: timedelta | None = None
+    dry_run: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -107,6 +110,16 @@ def mirror(application: Application) -> None:
     _repeatedly(application, [_mirror])
 
 
+def maintain(application: Application) -> None:
+    """Remove what nobody needs any more; with --dry-run only say what."""
+    _repeatedly(application, [_maintain])
+
+
+def audit(application: Application) -> None:
+    """Verify every sealed hour and recompute the newest from its deliveries; fails when anything differs."""
+    _repeatedly(application, [_audit])
+
+
 def run(application: Application) -> None:
     """All stages: ingest closes hours, and for each topic one thread takes them through the rest."""
     _check_suites(application)
@@ -141,6 +154,17 @@ def _validate(topic: Topic, application: Application) -> object:
 
 def _mirror(topic: Topic, application: Application) -> object:
     return mirror_due(topic, application.config, application.spark, run=application.run)
+
+
+def _maintain(topic: Topic, application: Application) -> object:
+    removals = maintained(topic, application.config, datetime.now(UTC), dry_run=application.dry_run)
+    for removal in removals:
+        log.info("maintain: topic=%s %s: %s (%s)", topic.name, removal.kind, removal.path, removal.why)
+    return removals
+
+
+def _audit(topic: Topic, application: Application) -> None:
+    check_topic(topic, application.config, datetime.now(UTC))
 
 
 def _repeatedly(application: Application, steps_of_topic: list[Stage]) -> None:
@@ -212,6 +236,8 @@ def _application(job: Job) -> Application:
         parser.add_argument("--until-dry", action="store_true", help="end when nothing is left to pull or to close")
     else:
         parser.add_argument("--every", type=durations.parsed, metavar="DURATION", help="go on, with this pause between")
+    if job is maintain:
+        parser.add_argument("--dry-run", action="store_true", help="only say what would go")
     arguments = vars(parser.parse_args())
     config = load(arguments.pop("conf"))
     names = arguments.pop("topics") or sorted(config.topics)

@@ -6,8 +6,10 @@ import getpass
 import json
 import sys
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -19,6 +21,7 @@ from rich.text import Text
 from lakehouse import explain as explanations
 from lakehouse import fleet, hours
 from lakehouse.config import DEFAULT_CONF, Config, load
+from lakehouse.durations import written
 from lakehouse.errors import ConfigError, LakehouseError
 from lakehouse.hours import Hour
 from lakehouse.ledger import History, Ledger
@@ -112,6 +115,174 @@ def explain(context: typer.Context, topic: TopicName, hour: HourText, as_json: A
         _print_explanation(explanation)
 
 
+@app.command()
+def verify(
+    context: typer.Context,
+    topic: TopicName,
+    hour: Annotated[
+        list[str] | None, typer.Argument(metavar="[HOUR]...", help="All sealed hours when none is given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether sealed hours are what their seals said, by the log and the files. Exit code 1 if any is not."""
+    from lakehouse.verify import verified
+
+    config = load(context.obj)
+    result = verified(config.topic(topic), config, [_hour(each) for each in hour or []], datetime.now(UTC))
+    if as_json:
+        _print_json(asdict(result))
+    else:
+        _print_line(f"{topic}: {len(result.hours)} hours, {result.files:,} files and {result.rows:,} rows looked at")
+        _print_table(_FINDING_COLUMNS, result.findings) if result.findings else _print_line("all as they were sealed")
+    if result.findings:
+        raise typer.Exit(1)
+
+
+@app.command()
+def audit(
+    context: typer.Context,
+    topic: TopicName,
+    hour: HourText,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIME", help="As the tables were then, such as 2026-11-23T05:00:00Z.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of each kind to list; all are counted.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """What an hour should hold by its deliveries, and why each is or is not in it. Exit code 1 if it differs."""
+    from lakehouse.audit import audited
+
+    config = load(context.obj)
+    result = audited(config.topic(topic), config, _hour(hour), _moment(as_of) if as_of else None, limit)
+    if as_json:
+        _print_json(asdict(result))
+    else:
+        _print_line(
+            f"{topic} {hour}: {result.deliveries:,} deliveries come to {result.rows:,} rows; "
+            + ("not sealed" if result.sealed_rows is None else f"{result.sealed_rows:,} are sealed")
+        )
+        _print_line("; ".join(f"{count:,} {what}" for what, count in result.counts.items()) or "nothing to explain")
+        _print_table(_EXPLAINED_COLUMNS, result.explained)
+    if not result.is_right:
+        raise typer.Exit(1)
+
+
+@app.command()
+def trace(
+    context: typer.Context,
+    topic: TopicName,
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")],
+    as_of: Annotated[str | None, typer.Option(metavar="TIME", help="As the tables were then.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """An event's way: release, batch, epoch and segment of each delivery, the hour that has it, and its mirrors."""
+    from lakehouse.audit import traced
+
+    config = load(context.obj)
+    result = traced(config.topic(topic), config, event_id, _moment(as_of) if as_of else None)
+    if as_json:
+        _print_json(asdict(result))
+        return
+    _print_line(Text(f"{topic} {event_id}: {', '.join(result.hours) or 'in no sealed hour'}", "bold"))
+    _print_table(_DELIVERED_COLUMNS, result.deliveries)
+    _print_line(Text("\nLedger", "bold"))
+    _print_table(_LEDGER_COLUMNS, result.story)
+
+
+@app.command()
+def failing(
+    context: typer.Context,
+    topic: TopicName,
+    hour: HourText,
+    expectation: Annotated[
+        str, typer.Argument(metavar="EXPECTATION", help="Its type, or <type>.<column>, as on the hour's page.")
+    ],
+    limit: Annotated[int, typer.Option(min=1, help="How many rows to list; all of them are counted.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """The rows of a sealed hour that break an expectation, looked up in silver."""
+    config = load(context.obj)
+    named, wanted = config.topic(topic), _hour(hour)
+    from lakehouse import validate
+
+    finding = validate.failing(named, config, wanted, expectation, limit)
+    if as_json:
+        _print_json({"topic": topic, "hour": wanted, **finding.as_json()})
+        return
+    _print_line(Text(f"{topic} {wanted}: {finding.expectation.type} of {finding.expectation.subject}", "bold"))
+    against = "it holds" if finding.success else "it does not hold"
+    counted = "" if finding.unexpected is None else f"; {_number(finding.unexpected)} rows against it"
+    observed = "" if finding.observed is None else f"; observed {finding.observed}"
+    _print_line(f"{against}{counted}{observed}")
+    if finding.examples:
+        columns = [Column(name, partial(_value_of, name)) for name in finding.examples[0]]
+        _print_table(columns, finding.examples)
+
+
+@app.command()
+def report(
+    context: typer.Context,
+    out: Annotated[
+        str | None,
+        typer.Option(help="Folder or gs:// address for the pages.", show_default="<sealed_root>/_report"),
+    ] = None,
+    last: Annotated[int, typer.Option(min=1, help="How many hours of each topic, counted from the newest.")] = 72,
+    serve: Annotated[
+        bool, typer.Option("--serve", help="Show them at an address of this machine until stopped.")
+    ] = False,
+    port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes any free port.")] = 8086,
+    as_json: AsJson = False,
+) -> None:
+    """Pages of all topics and hours: a grid of the lake, the hours of each topic, and what is known of each hour."""
+    from lakehouse import report_site
+
+    config = load(context.obj)
+    folder = (out or f"{config.settings.sealed_root}/_report").rstrip("/")
+    if serve and "://" in folder:
+        raise LakehouseError(
+            "--serve", found=folder, expected="a folder of this machine", next_step="Give one with --out."
+        )
+    built = report_site.build(config, folder, datetime.now(UTC), last=last)
+    document = {"index": f"{folder}/index.html", **asdict(built)}
+    _confirm(
+        f"{folder}/index.html: {built.topics} topics, {built.pages} hours, {built.drawn} drawn anew.", document, as_json
+    )
+    if not serve:
+        return
+    with report_site.server(folder, port) as pages:
+        _confirm(
+            f"http://127.0.0.1:{pages.server_port}/", {"address": f"http://127.0.0.1:{pages.server_port}/"}, as_json
+        )
+        sys.stdout.flush()
+        with suppress(KeyboardInterrupt):
+            pages.serve_forever()
+
+
+@app.command()
+def lateness(
+    context: typer.Context,
+    topic: TopicName,
+    png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it there.")] = None,
+    skewed: Annotated[float, typer.Option(min=0, max=1, help="Share of skewed events that is tolerable.")] = 0.001,
+    as_json: AsJson = False,
+) -> None:
+    """For each possible lateness: the share of skewed events, the hours' delay, the duplicates caught; recommends."""
+    from lakehouse.waiting import outlook, picture
+
+    config = load(context.obj)
+    found = outlook(config.topic(topic), config, tolerated=skewed)
+    if png is not None:
+        picture(found, str(png))
+    if as_json:
+        _print_json(asdict(found))
+        return
+    sample = "" if found.sampled_share == 1 else f", a sample of {found.sampled_share:.1%}"
+    _print_line(Text(f"{topic}: {found.events:,} events and {found.duplicates:,} duplicates{sample}", "bold"))
+    horizons = [Column(f"≤ {each} h", partial(_caught, hours=each), True) for each in found.choices[0].caught]
+    _print_table((*_CHOICE_COLUMNS, *horizons), found.choices)
+    _print_line(Text(found.why, "green"))
+
+
 @topics_app.command()
 def check(context: typer.Context, as_json: AsJson = False) -> None:
     """Every topic's file, suite and mirrors, without touching the lake. Exit code 1 if any has a complaint."""
@@ -128,6 +299,38 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     else:
         _print_table(_CHECK_COLUMNS, complaints.items())
     if any(complaints.values()):
+        raise typer.Exit(1)
+
+
+@app.command()
+def reconcile(
+    context: typer.Context,
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="All topics when none is given.")] = None,
+    hours_text: Annotated[
+        str | None, typer.Option("--hours", metavar="FIRST[..LAST]", help="All hours when none are given.")
+    ] = None,
+    repair: Annotated[bool, typer.Option(help="Publish what is missing or different at a mirror once more.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
+    from lakehouse import reconcile as reconciling
+    from lakehouse.session import spark_session
+
+    config = load(context.obj)
+    first, _, last = (hours_text or "").partition("..")
+    bounds = (_hour(first), _hour(last or first)) if first else (None, None)
+    names = [topic] if topic else [name for name in sorted(config.topics) if _is_started(config, name)]
+    chosen = [_started(context, topic).topic] if topic else [config.topic(name) for name in names]
+    session = spark_session(config.settings, "reconcile") if reconciling.needs_spark(config, chosen) else None
+    opened = reconciling.mirrors_of(config, session)
+    found = reconciling.reconciled(config, chosen, opened, first=bounds[0], last=bounds[1], repair=repair)
+    if as_json:
+        cells = [{**asdict(cell), "is_right": cell.is_right} for cell in found.cells]
+        _print_json({"cells": cells, "wrong": len(found.wrong)})
+    else:
+        _print_table(_CELL_COLUMNS, found.cells)
+        _print_line(f"{len(found.cells)} cells, {len(found.wrong)} wrong")
+    if found.wrong:
         raise typer.Exit(1)
 
 
@@ -173,6 +376,56 @@ def release(
 
 
 @app.command()
+def maintain(
+    context: typer.Context,
+    topics: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="All topics when none is given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what nobody needs any more: old deliveries of hours that are everywhere, orphans, expired reports."""
+    from lakehouse.maintain import maintained
+
+    config = load(context.obj)
+    chosen = [config.topic(name) for name in topics or sorted(config.topics)]
+    removals = [each for topic in chosen for each in maintained(topic, config, datetime.now(UTC), dry_run=dry_run)]
+    if as_json:
+        _print_json({"dry_run": dry_run, "removals": [asdict(removal) for removal in removals]})
+        return
+    _print_table(_REMOVAL_COLUMNS, removals)
+    size_bytes = sum(removal.size_bytes for removal in removals)
+    _print_line(f"{len(removals):,} {'would go' if dry_run else 'gone'}, {size_bytes / 1024**2:,.1f} MiB")
+
+
+@app.command()
+def erase(
+    context: typer.Context,
+    topic: TopicName,
+    where: Annotated[
+        str, typer.Option(metavar="CONDITION", help="Over silver's columns, as after `where` in DuckDB's SQL.")
+    ],
+    reason: Reason,
+    by: By = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be erased.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a person's events from bronze and silver; sealed hours get a new revision, and are mirrored again."""
+    from lakehouse import erase as erasing
+
+    config = load(context.obj)
+    why, person = _reason(reason), _person(by)
+    erasure = erasing.erase(config.topic(topic), config, where, reason=why, by=person, dry_run=dry_run)
+    if as_json:
+        _print_json({"dry_run": dry_run, **asdict(erasure)})
+        return
+    _print_table(_ERASED_COLUMNS, erasure.hours)
+    would = "would be " if dry_run else ""
+    rows = sum(hour.erased for hour in erasure.hours)
+    _print_line(f"{rows:,} rows of {len(erasure.hours)} hours and {erasure.deliveries:,} deliveries {would}erased")
+
+
+@app.command()
 def sandbox(
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8085,
@@ -201,6 +454,10 @@ def _started(context: typer.Context, name: str) -> fleet.Standing:
     return standing
 
 
+def _is_started(config: Config, name: str) -> bool:
+    return fleet.standing_of(config.topic(name), config).is_started
+
+
 def _hour(text: str) -> Hour:
     try:
         return hours.parsed(text)
@@ -208,6 +465,16 @@ def _hour(text: str) -> Hour:
         raise LakehouseError(
             "HOUR", found=repr(text), expected="a UTC hour such as 2026-11-23T05", next_step="Write it in that form."
         ) from error
+
+
+def _moment(text: str) -> datetime:
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError as error:
+        raise LakehouseError(
+            "TIME", found=repr(text), expected="a time such as 2026-11-23T05:00:00Z", next_step="Write it in that form."
+        ) from error
+    return moment if moment.tzinfo else moment.replace(tzinfo=UTC)
 
 
 def _reason(text: str) -> str:
@@ -346,6 +613,24 @@ _HOUR_COLUMNS = (
     Column("to mirrored", lambda row: _age(row.mirrored_after_seconds), is_number=True),
 )
 
+
+def _cell_verdict(cell: Any) -> Text:
+    text = f"{cell.verdict}, repaired" if cell.repaired else cell.verdict
+    return Text(text, "green" if cell.is_right else "bold red")
+
+
+_CELL_COLUMNS = (
+    Column("topic", lambda cell: cell.topic),
+    Column("hour", lambda cell: cell.hour),
+    Column("store", lambda cell: cell.store),
+    Column("verdict", _cell_verdict),
+    Column("rows", lambda cell: _number(cell.rows), is_number=True),
+    Column("expected", lambda cell: _number(cell.expected_rows), is_number=True),
+    Column("checksum", lambda cell: cell.id_checksum or _NOTHING, is_number=True),
+    Column("expected", lambda cell: cell.expected_id_checksum, is_number=True),
+    Column("where", lambda cell: cell.error or cell.where),
+)
+
 _CHECK_COLUMNS = (
     Column("topic", lambda row: row[0]),
     Column("ok", lambda row: Text("no", "bold red") if row[1] else Text("yes", "green")),
@@ -366,6 +651,82 @@ _STORY_COLUMNS = (
     Column("by", lambda row: row.by),
     Column("", lambda row: row.text),
 )
+
+
+_FINDING_COLUMNS = (
+    Column("hour", lambda row: row.hour or _NOTHING),
+    Column("what", lambda row: Text(row.kind, "bold red")),
+    Column("where", lambda row: row.subject),
+    Column("found", lambda row: row.found),
+    Column("expected", lambda row: row.expected),
+)
+
+
+_EXPLAINED_COLUMNS = (
+    Column("what", lambda row: row.what),
+    Column("event", lambda row: row.event_id or _NOTHING),
+    Column("message", lambda row: row.message_id or _NOTHING),
+    Column("published", lambda row: _instant(row.publish_time)),
+    Column("", lambda row: row.where),
+)
+
+_DELIVERED_COLUMNS = (
+    Column("published", lambda row: _instant(row.publish_time)),
+    Column("message", lambda row: row.message_id),
+    Column("epoch", lambda row: str(row.epoch), is_number=True),
+    Column("segment", lambda row: row.segment),
+    Column("version", lambda row: str(row.batch.get("bronze_version", _NOTHING)), is_number=True),
+    Column("release", lambda row: str(row.batch.get("release", _NOTHING))),
+    Column("run", lambda row: str(row.batch.get("run", _NOTHING))),
+    Column("became", lambda row: row.outcome),
+)
+
+_LEDGER_COLUMNS = (
+    Column("at", lambda row: _instant(row.at)),
+    Column("hour", lambda row: row.hour or _NOTHING),
+    Column("what", lambda row: " ".join(filter(None, (row.state, row.details.get("target"))))),
+    Column("by", lambda row: row.by),
+)
+
+
+_REMOVAL_COLUMNS = (
+    Column("topic", lambda row: row.topic),
+    Column("what", lambda row: row.kind),
+    Column("hour", lambda row: row.hour or _NOTHING),
+    Column("path", lambda row: row.path),
+    Column("bytes", lambda row: _number(row.size_bytes), is_number=True),
+    Column("why", lambda row: row.why),
+)
+
+
+_ERASED_COLUMNS = (
+    Column("hour", lambda row: row.hour),
+    Column("revision", lambda row: str(row.revision), is_number=True),
+    Column("erased", lambda row: _number(row.erased), is_number=True),
+    Column("rows", lambda row: _number(row.rows), is_number=True),
+)
+
+
+_BAR_WIDTH = 40
+
+
+def _bar(share: float) -> str:
+    """Whole and half blocks, at least a thin one for what is not nothing."""
+    halves = round(share * _BAR_WIDTH * 2)
+    return "█" * (halves // 2) + "▌" * (halves % 2) or ("▏" if share else "")
+
+
+def _caught(row: Any, hours: int) -> str:
+    return f"{row.caught[hours]:.1%}"
+
+
+_CHOICE_COLUMNS = (
+    Column("lateness", lambda row: written(row.lateness)),
+    Column("hours' delay", lambda row: _age(row.delay.total_seconds()), is_number=True),
+    Column("skewed", lambda row: f"{row.skewed_share:.3%}", is_number=True),
+    Column("", lambda row: _bar(row.skewed_share)),
+)
+"""And a column for each horizon: the duplicates that it would leave out."""
 
 
 # --- printing ------------------------------------------------------------------------------------------------------
@@ -438,11 +799,18 @@ def _console(is_error: bool = False) -> Console:
 
 
 def _as_text(value: object) -> str:
+    if isinstance(value, timedelta):
+        return written(value)
     return value.isoformat() if isinstance(value, datetime) else str(value)
 
 
 def _instant(instant: datetime | None) -> str:
     return f"{instant:%Y-%m-%dT%H:%M:%SZ}" if instant else _NOTHING
+
+
+def _value_of(name: str, row: Mapping[str, Any]) -> str:
+    value = row.get(name)
+    return _NOTHING if value is None else value if isinstance(value, str) else json.dumps(value, default=_as_text)
 
 
 def _number(number: int | None) -> str:

@@ -46,7 +46,7 @@ class Frontier(Frozen):
 class Seal(Frozen):
     target_file_bytes: int = Field(256 * 1024**2, ge=1024**2)
     small_rows: int = Field(50_000, ge=0)
-    max_losers: int = Field(5_000_000, ge=1)
+    protect: Literal["none", "hold"] = "none"
 
 
 class Validate(Frozen):

@@ -15,9 +15,9 @@ from typing import Any
 
 import pytest
 import yaml
+from conftest import PLAYS, SPARK_SETTINGS
 from google.cloud import pubsub_v1
 
-from conftest import PLAYS, SPARK_SETTINGS
 from lakehouse.config import load
 from lakehouse.ledger import Ledger
 from lakehouse.sandbox.broker import Broker

@@ -12,19 +12,24 @@ HOUSE = Path(__file__).parent.parent
 
 FLOORS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "hours", "durations", "types", "topics", "events", "checksum"),
-    "pure": ("parse", "parse_json", "buckets", "closing", "dedup", "parquet", "suites", "reports"),
+    "pure": ("parse", "parse_json", "buckets", "closing", "dedup", "parquet", "suites", "reports",
+             "measures", "lateness", "volume", "charts", "overview"),
     "state": (
-        "config", "storage", "tables", "bronze", "ledger", "session", "metrics", "experiments", "steps",
+        "config", "storage", "tables", "bronze", "ledger", "session", "metrics", "experiments", "models", "steps",
+        "copying",
+        "deliveries", "holds",
     ),
-    "stages": ("sources", "ingest", "seal", "validate", "gate", "mirrors"),
-    "operations": ("application", "audit", "explain", "maintain", "fleet"),
+    "stages": ("sources", "ingest", "seal", "validate", "gate", "usual", "mirrors"),
+    "operations": ("application", "audit", "explain", "maintain", "fleet", "lake", "report_site",
+        "verify", "erase", "waiting",
+        "reconcile"),
     "sandbox": ("sandbox",),
     "cli": ("cli",),
     "jobs": ("jobs",),
 }  # fmt: skip
 """From the ground up. A folder stands for all modules in it."""
 
-BELONGS_TO = {"sources": "ingest", "gate": "validate"}
+BELONGS_TO = {"sources": "ingest", "gate": "validate", "usual": "gate"}
 """A stage's own rooms: only that stage may import them."""
 
 _FLOOR_OF = {part: floor for floor, parts in FLOORS.items() for part in parts}

@@ -6,7 +6,6 @@ import pytest
 from lakehouse.types import arrow_type
 
 
-
 @pytest.mark.parametrize(
     ("spark_type", "expected"),
     [
