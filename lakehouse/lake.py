@@ -254,19 +254,18 @@ def _as_of(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
     wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
     if isinstance(wanted, datetime) and wanted.tzinfo is None:
         wanted = wanted.replace(tzinfo=UTC)
+    if isinstance(wanted, datetime) and wanted < _created_at(table):
+        raise _no_version(table, as_of)
     try:
         table.load_as_version(wanted)
-        is_before_it = isinstance(wanted, datetime) and _committed_at(table) > wanted
     except (DeltaError, OSError) as error:
         raise _no_version(table, as_of) from error
-    if is_before_it:
-        raise _no_version(table, as_of)
     return table
 
 
-def _committed_at(table: DeltaTable) -> datetime:
-    (commit,) = table.history(1)
-    return datetime.fromtimestamp(commit["timestamp"] / 1000, UTC)
+def _created_at(table: DeltaTable) -> datetime:
+    """Of a time before it delta-rs would give the first version."""
+    return datetime.fromtimestamp(table.history()[-1]["timestamp"] / 1000, UTC)
 
 
 def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:

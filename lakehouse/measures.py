@@ -22,8 +22,11 @@ import pyarrow as pa
 
 MEMORY_LIMIT = "1GB"
 
-Scan = Callable[[Sequence[str]], pa.RecordBatchReader]
-"""The hour's rows, each time anew: only the given columns, in which `route.origin` is a column of that name."""
+Scan = Callable[[Sequence[str]], pa.RecordBatchReader | str]
+"""The hour's rows, each time anew: only the given columns, in which `route.origin` is a column of that name.
+
+As batches, or as the query that gives them, where DuckDB can read the files itself: that is twice as fast.
+"""
 
 _BATCH_ROWS = 500_000
 _HASHES_IN_MEMORY = 64_000_000
@@ -140,7 +143,11 @@ class Hour:
         return bool((together[1:] == together[:-1]).any())
 
     def _rows(self, columns: Sequence[str]) -> None:
-        self._database.register("hour", self._scan(columns or ["event_id"]))
+        rows = self._scan(columns or ["event_id"])
+        if isinstance(rows, str):
+            self._database.execute(f"create or replace temp view hour as {rows}").fetchall()
+        else:
+            self._database.register("hour", rows)
 
     def _suspects(self, rule: Sole, columns: Sequence[str] = ()) -> None:
         """The table `suspects`: few rows, with everything that breaks the rule among them."""
@@ -167,6 +174,18 @@ def looked_at(scan: Scan) -> Iterator[Hour]:
     with tempfile.TemporaryDirectory(prefix="measures-") as spill, duckdb.connect() as database:
         database.execute(f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{spill}'; set timezone = 'UTC'")
         yield Hour(scan, database)
+
+
+def of_files(paths: Sequence[str], columns: Sequence[str], constants: Mapping[str, str]) -> str:
+    """The query for columns of Parquet files on this machine; a column of `constants` is the same in every row."""
+    members = [
+        f"{_text(constants[name])} as {quoted(name)}"
+        if name in constants
+        else f"{'.'.join(map(quoted, name.split('.')))} as {quoted(name)}"
+        for name in columns
+    ]
+    listed = ", ".join(map(_text, paths))
+    return f"select {', '.join(members)} from read_parquet([{listed}], hive_partitioning = false)"
 
 
 def quoted(column: str) -> str:

@@ -21,6 +21,7 @@ from lakehouse.events import sealed_schema, silver_schema
 from lakehouse.gate import Finding
 from lakehouse.hours import Hour
 from lakehouse.ledger import Entry, History, Ledger
+from lakehouse.measures import of_files
 from lakehouse.reports import page
 from lakehouse.storage import storage_for
 from lakehouse.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from
@@ -330,7 +331,14 @@ class _Sealed:
         """Of a scan: `route.origin` is a column of that name."""
         return gate.with_members(silver_schema(self.topic).empty_table(), columns).schema
 
-    def scan(self, columns: Sequence[str]) -> pa.RecordBatchReader:
+    def scan(self, columns: Sequence[str]) -> pa.RecordBatchReader | str:
+        present = pa.schema(self.silver.schema().to_arrow())
+        is_readable_by_path = "://" not in self.uri and bool(self.files)
+        if is_readable_by_path and all(is_there(name, present) for name in columns):
+            return of_files([f"{self.uri}/{file.path}" for file in self.files], columns, {"hour": self.hour})
+        return self.batches(columns)
+
+    def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
         """Of the columns that the table's version did not have yet, every value is missing."""
         schema = self.schema(columns)
         present = pa.schema(self.silver.schema().to_arrow())
@@ -345,7 +353,7 @@ class _Sealed:
         """By Great Expectations' own engines: pandas for small hours, Spark for the others."""
         if self.rows <= self.small_rows or not self.files:
             self.engines.append("pandas")
-            return gate.findings_in_arrow(expectations, self.scan(columns).read_all())
+            return gate.findings_in_arrow(expectations, self.batches(columns).read_all())
         session = _session(self.spark, self.topic, self.hour, self.rows)
         self.engines.append("spark")
         rows = _spark_rows(session, self.uri, self.files, self.topic, self.hour, columns)

@@ -525,6 +525,16 @@ def comparable(finding: Finding) -> tuple[Any, ...]:
     return finding.expectation, finding.success, numbers, sorted(map(str, finding.examples))
 
 
+def test_files_read_by_path_and_as_batches_are_the_same_rows(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the lake is a bucket DuckDB is handed batches: what it finds must not depend on it."""
+    lake.seal(plays(30, n={7: -1, 8: None}, user={3: "x", 4: None}, track={9: None}))
+    (by_path,) = lake.validate()
+    monkeypatch.setattr(validate._Sealed, "scan", validate._Sealed.batches)
+    by_batches = validate.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
+    assert by_path.findings == by_batches.findings
+    assert [finding.unexpected for finding in by_path.failed] == [1, 1, 1]
+
+
 def test_a_large_hour_without_spark_is_the_callers_mistake(lake: Lake) -> None:
     """pandas would take the memory of the driver for what no scan measures, and with it the other topics' hours."""
     lake.suite([expectation("expect_column_values_to_be_increasing", column="n")])
