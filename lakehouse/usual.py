@@ -20,11 +20,11 @@ class ExpectVolumeAsUsual(BatchExpectation):
     """Rows, distinct values of a column and shares of nulls lie where they do in other weeks at this hour.
 
     `model` is an address of a model's file or `models:/<name>@<alias>` in MLflow's registry. With too little history
-    it holds, and says so in `details`.
+    it holds, and says so in `details`. Both can be left to the hour, as `{"$PARAMETER": …}`.
     """
 
-    hour: str
-    model: str
+    hour: str | dict[str, str]
+    model: str | dict[str, str]
     distinct: str | None = None
     null_shares: list[str] | None = None
 
@@ -56,7 +56,7 @@ class ExpectVolumeAsUsual(BatchExpectation):
             values[distinct_of(self.distinct)] = int(metrics["distinct"])
         for column in self._shares():
             values[share_of_nulls(column)] = int(metrics[f"nulls of {column}"]) / rows if rows else 0.0
-        model = loaded(self.model)
+        model = loaded(str(self.model))
         if model is None or not model.has_enough:
             known = model.hours if model else 0
             remark = f"Too little history to know what is usual: {known} hours of at least {ENOUGH_HOURS}."
@@ -64,7 +64,7 @@ class ExpectVolumeAsUsual(BatchExpectation):
         off = {
             name: f"{value:g}, usually {band.low:.4g} to {band.high:.4g}"
             for name, value in values.items()
-            if (band := model.band(name, self.hour)) is not None and not band.holds(value)
+            if (band := model.band(name, str(self.hour))) is not None and not band.holds(value)
         }
         observed = {**values, "unusual": off} if off else values
         return {"success": not off, "result": {"observed_value": observed, "details": {}}}

@@ -195,7 +195,7 @@ def test_ci_runs_make_test(tmp_path: Path) -> None:
 
 def test_make_help_lists_every_target() -> None:
     rules = re.findall(r"^([a-z][a-z0-9%-]*):(?!=)", (ROOT / "Makefile").read_text(), flags=re.MULTILINE)
-    listed = [line.split()[0] for line in run("make").stdout.splitlines()]
+    listed = [line.split()[0] for line in run("make", "--no-print-directory").stdout.splitlines()]
     assert listed == rules
     assert {"set-up", "demo", "test", "lint", "types"} <= set(rules)
 
