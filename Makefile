@@ -2,9 +2,9 @@
 SHELL := bash
 .DEFAULT_GOAL := help
 
-# Spark runs on the Java that set-up found, and its workers on this environment's Python.
+# Spark runs on the Java that set-up found, and its workers on this environment's Python; gRPC's channels die in silence.
 unexport SPARK_HOME PYTHONPATH
-python = JAVA_HOME="$$(cat .venv/java-home)" PYSPARK_PYTHON="$$PWD/.venv/bin/python" .venv/bin/python
+python = GRPC_VERBOSITY=ERROR JAVA_HOME="$$(cat .venv/java-home)" PYSPARK_PYTHON="$$PWD/.venv/bin/python" .venv/bin/python
 
 .PHONY: help
 help: ## this list

@@ -51,7 +51,6 @@ class DemoError(Exception):
 
 
 def main() -> int:
-    os.environ.setdefault("GRPC_VERBOSITY", "ERROR")  # its channels report their own end
     started = time.monotonic()
     number = int(os.environ.get("DEMO_HOURS", "8"))
     messages = flights.messages(flights.FIRST, flights.FIRST + timedelta(hours=number))
