@@ -1,6 +1,6 @@
 """When an hour may close: the oldest open one, when time, backlog and quiet all say so. Pure.
 
-A new closing rule is one more function in `_CONDITIONS`.
+A new closing rule is one more condition in `_conditions`.
 """
 
 from __future__ import annotations

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -13,6 +12,7 @@ import grpc
 import pyarrow as pa
 import pytest
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from recorded import NOON, Clock, Recorded
 
 from lakehouse import steps
 from lakehouse.bronze import IngestState, commit_batch
@@ -31,36 +31,8 @@ from lakehouse.topics import Topic
 
 TOPIC = "projects/test/topics/plays"
 SUBSCRIPTION = "projects/test/subscriptions/plays"
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = NOON.timestamp()
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class Recorded(Faults):
-    """Refuses the next calls of some methods, and tells of every call."""
-
-    def __init__(self, **refusals: Iterable[grpc.StatusCode]) -> None:
-        self._refusals = {method: list(codes) for method, codes in refusals.items()}
-        self.calls: list[str] = []
-        self.extended = threading.Semaphore(0)
-
-    def refused(self, method: str) -> grpc.StatusCode | None:
-        self.calls.append(method)
-        codes = self._refusals.get(method)
-        return codes.pop(0) if codes else None
-
-    def answer_lost(self, method: str) -> grpc.StatusCode | None:
-        if method == "ModifyAckDeadline":
-            self.extended.release()
-        return None
 
 
 @pytest.fixture

@@ -4,53 +4,25 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator
-from datetime import UTC, datetime, timedelta
+from collections.abc import Callable, Iterator
+from datetime import timedelta
 
 import grpc
 import pytest
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from recorded import Clock, Recorded
 
 from lakehouse.errors import SourceError
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.faults import Faults
 from lakehouse.sources import subscription
 from lakehouse.sources.subscription import MAX_ACK_IDS, Leases, SubscriptionReader
 
 TOPIC = "projects/test/topics/plays"
 SUBSCRIPTION = "projects/test/subscriptions/plays"
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SHORT = 0.05
 """Seconds; how long an empty subscription is waited for."""
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = NOON.timestamp()
-
-    def __call__(self) -> float:
-        return self.seconds
-
-
-class Recorded(Faults):
-    """Refuses the next calls of some methods, and tells of every call that had its effect."""
-
-    def __init__(self, **refusals: Iterable[grpc.StatusCode]) -> None:
-        self._refusals = {method: list(codes) for method, codes in refusals.items()}
-        self.calls: list[str] = []
-        self.done = threading.Semaphore(0)
-
-    def refused(self, method: str) -> grpc.StatusCode | None:
-        self.calls.append(method)
-        codes = self._refusals.get(method)
-        return codes.pop(0) if codes else None
-
-    def answer_lost(self, method: str) -> grpc.StatusCode | None:
-        if method == "ModifyAckDeadline":
-            self.done.release()
-        return None
 
 
 @pytest.fixture
@@ -283,7 +255,7 @@ def test_leases_are_extended_while_messages_are_held(
     leases = Leases(reader, timedelta(seconds=1))
     leases.hold(page.ack_ids)
     for _ in range(2):
-        assert faults.done.acquire(timeout=PATIENCE_SECONDS)
+        assert faults.extended.acquire(timeout=PATIENCE_SECONDS)
         clock.seconds += 0.9
         assert is_dry(reader)
     leases.acknowledge()
@@ -311,7 +283,7 @@ def test_what_was_let_go_is_never_extended_again(
     leases.hold(page.ack_ids)
     leases.give_back()
     faults = broker.faults = Recorded()
-    assert not faults.done.acquire(timeout=0.2)
+    assert not faults.extended.acquire(timeout=0.2)
     assert payloads(reader) == [b"0"]
     assert not leases._thread.is_alive()
     leases.acknowledge()
