@@ -103,7 +103,7 @@ def _against_others(report: Report, spark: SparkSession, largest: int) -> None:
                 seconds[rows] = _best(partial(lake.seal, spark))
             memory[rows] = peak[0]
             copy = _best(partial(_by_spark, spark, lake))
-            distinct = _best(partial(_by_spark, spark, lake, is_distinct=True))
+            distinct = _seconds(partial(_by_spark, spark, lake, is_distinct=True))
             about = f"{rows:,} rows, 2% duplicates: "
             report.shown(f"{about}seal", seconds[rows], "seconds")
             report.shown(f"{about}plain Spark copy", copy, "seconds")
@@ -111,7 +111,7 @@ def _against_others(report: Report, spark: SparkSession, largest: int) -> None:
             report.at_most(f"{about}seal against the copy", seconds[rows] / copy, 1.0)
             report.at_least(f"{about}dropDuplicates against seal", distinct / seconds[rows], 2.2)
             for name, way in {"DuckDB": _by_duckdb, "Polars": _by_polars}.items():
-                report.shown(f"{about}{name} doing the same", _best(partial(way, lake)), "seconds")
+                report.shown(f"{about}{name} doing the same", _seconds(partial(way, lake)), "seconds")
     smallest = largest // 16
     growth = (seconds[largest] / largest) / (seconds[smallest] / smallest)
     report.at_most(f"time of a row, {largest:,} against {smallest:,} rows", growth, 1.15)
