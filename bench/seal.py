@@ -197,10 +197,15 @@ def _by_duckdb(lake: Lake) -> None:
 
 
 def _by_polars(lake: Lake) -> None:
-    frame = pl.scan_parquet(lake.paths).select("event", "event_id", "event_time", "publish_time", "message_id")
-    first = frame.sort("publish_time", "message_id").unique("event_id", keep="first", maintain_order=False)
+    delivered = pl.scan_parquet(lake.paths, row_index_name="row")
+    ids = delivered.select("row", "event_id", "publish_time", "message_id")
+    often = ids.group_by("event_id").len().filter(pl.col("len") > 1)
+    candidates = ids.join(often, on="event_id", how="semi").collect(engine="streaming")
+    first = candidates.sort("publish_time", "message_id").unique("event_id", keep="first")
+    lost = candidates.join(first, on="row", how="anti").lazy()
     hour = pl.col("event_time").dt.strftime("%Y-%m-%dT%H").alias("event_hour")
-    sealed = first.with_columns(hour).unnest("event")
+    columns = delivered.select("row", "event", "event_id", "event_time", "publish_time", "message_id")
+    sealed = columns.join(lost, on="row", how="anti").drop("row").with_columns(hour).unnest("event")
     sealed.sink_parquet(f"{lake.target('polars')}.parquet", compression="zstd", compression_level=1)
 
 
