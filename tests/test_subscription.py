@@ -6,6 +6,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
+from pathlib import Path
 
 import grpc
 import pytest
@@ -288,3 +289,12 @@ def test_what_was_let_go_is_never_extended_again(
     assert not leases._thread.is_alive()
     leases.acknowledge()
     assert "Acknowledge" not in faults.calls
+
+
+def test_missing_credentials_are_named_with_what_would_do(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for name in ("PUBSUB_EMULATOR_HOST", "GOOGLE_APPLICATION_CREDENTIALS"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    with pytest.raises(SourceError, match=rf"{SUBSCRIPTION}.*no Google credentials.*PUBSUB_EMULATOR_HOST"):
+        SubscriptionReader(SUBSCRIPTION)

@@ -657,7 +657,7 @@ def write_suites(folder: Path) -> None:
 def _in_a_hurry(broker: Broker) -> Iterator[None]:
     """Calls reach the broker directly, pauses are short, and what happens every many batches happens every few."""
     hurried: dict[tuple[Any, str], Any] = {
-        (subscription, "_channel"): lambda: DirectChannel(broker),
+        (subscription, "_channel"): lambda _: DirectChannel(broker),
         (subscription, "_FIRST_PAUSE"): 0.0005,
         (subscription, "_LONGEST_PAUSE"): 0.001,
         (subscription, "MAX_ACK_IDS"): 3,

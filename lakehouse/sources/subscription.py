@@ -65,7 +65,7 @@ class SubscriptionReader:
     def __init__(self, subscription: str, *, patience: timedelta = _PATIENCE) -> None:
         self.subscription = subscription
         self._patience = patience
-        self._channel = _channel()
+        self._channel = _channel(subscription)
         self._pull = self._method("Pull", PullRequest.pb(), PullResponse.pb())
         self._acknowledge = self._method("Acknowledge", AcknowledgeRequest.pb())
         self._modify = self._method("ModifyAckDeadline", ModifyAckDeadlineRequest.pb())
@@ -206,7 +206,7 @@ def _chunks(ack_ids: list[str]) -> Iterator[list[str]]:
     return (ack_ids[start : start + MAX_ACK_IDS] for start in range(0, len(ack_ids), MAX_ACK_IDS))
 
 
-def _channel() -> grpc.Channel:
+def _channel(subscription: str) -> grpc.Channel:
     options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
     emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
     if emulator:
@@ -214,8 +214,17 @@ def _channel() -> grpc.Channel:
     import google.auth
     import google.auth.transport.grpc
     import google.auth.transport.requests
+    from google.auth.exceptions import DefaultCredentialsError
 
-    credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/pubsub"])
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/pubsub"])
+    except DefaultCredentialsError as missing:
+        raise SourceError(
+            subscription,
+            found="no Google credentials here",
+            expected="Application Default Credentials, or an emulator's address in PUBSUB_EMULATOR_HOST",
+            next_step="Run `gcloud auth application-default login`, or `lakehouse sandbox` for a broker of your own.",
+        ) from missing
     request = google.auth.transport.requests.Request()
     return google.auth.transport.grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
         credentials, request, "pubsub.googleapis.com:443", options=options
