@@ -40,6 +40,8 @@ SWEEP_EVERY = 20
 """Batches between two looks at the manifests: adopting what no commit took, clearing away what is long committed."""
 _MONITORING_EVERY = timedelta(seconds=30)
 _POLL_SECONDS = 0.1
+_SETTLED_SECONDS = 2.0
+"""How long Spark may take to log a batch that is done, before its query is stopped all the same."""
 
 Fact = dict[str, Any]
 """A row of `FACTS`."""
@@ -77,6 +79,8 @@ class TopicIngest:
         self._settled: set[Segment] = set()
         self._held: tuple[str, str] | None = None
         self._is_open = False
+        self._stopping = threading.Event()
+        self._batch_under_way = threading.Lock()
         self.failure: BaseException | None = None
         self.last_batch: Batch | None = None
 
@@ -142,16 +146,36 @@ class TopicIngest:
         self.last_batch = batch
         return batch
 
+    def pass_over(self) -> None:
+        """From now on batches read nothing, so that the query comes to rest."""
+        self._stopping.set()
+
+    def stop(self, query: StreamingQuery) -> None:
+        """End the query once the batch under way is done.
+
+        A query stopped in the middle of a Python foreachBatch leaves stack traces and half a batch to repeat.
+        """
+        self.pass_over()
+        with self._batch_under_way:
+            settled_at = time.monotonic() + _SETTLED_SECONDS
+        while query.isActive and query.status["isTriggerActive"] and time.monotonic() < settled_at:
+            time.sleep(_POLL_SECONDS / 5)
+        query.stop()
+
     def _on_batch(self, frame: DataFrame, batch_id: int) -> None:
-        try:
-            steps.reached("offsets logged, nothing pulled")
-            # Two drivers on one checkpoint can log one epoch under two numbers; the second is then a batch of nothing.
-            if facts := frame.toArrow().to_pylist():
-                self.commit_facts(facts)
-            steps.reached("batch done, no Spark commit log")
-        except BaseException as failure:
-            self.failure = failure
-            raise
+        with self._batch_under_way:
+            # An epoch that is passed over pulls nothing; what was pulled for it before is adopted by the next run.
+            if self._stopping.is_set():
+                return
+            try:
+                steps.reached("offsets logged, nothing pulled")
+                # Two drivers on one checkpoint can log one epoch under two numbers; the second is then of nothing.
+                if facts := frame.toArrow().to_pylist():
+                    self.commit_facts(facts)
+                steps.reached("batch done, no Spark commit log")
+            except BaseException as failure:
+                self.failure = failure
+                raise
 
     def _source_options(self) -> dict[str, str]:
         return source_options(self._topic, self._folders.raw, self._settings.ingest, self._options)
@@ -380,18 +404,13 @@ def run_until_stopped(
         if until_dry and all(ingest.last_batch and ingest.last_batch.is_finished for ingest in ingests):
             break
     died = [ingest for ingest, query in ingests.items() if not query.isActive]
-    for query in ingests.values():
-        stop_between_triggers(query)
+    for ingest in ingests:
+        ingest.pass_over()
+    for ingest, query in ingests.items():
+        ingest.stop(query)
     for ingest, query in ingests.items():
         if ingest in died or ingest.failure is not None:
             raise _cause(ingest, query)
-
-
-def stop_between_triggers(query: StreamingQuery) -> None:
-    """A query stopped in the middle of a Python foreachBatch leaves stack traces and half a batch to repeat."""
-    while query.isActive and query.status["isTriggerActive"]:
-        time.sleep(_POLL_SECONDS / 5)
-    query.stop()
 
 
 _OURS = re.compile(r"lakehouse\.errors\.(\w+): (.+)")

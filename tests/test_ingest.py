@@ -767,6 +767,27 @@ def test_a_query_runs_until_dry_and_goes_on_where_it_was(config: Config, live: B
     assert lake.state().epoch > epoch
 
 
+def test_a_run_that_never_pauses_is_stopped_after_the_batch_under_way(
+    config: Config, live: Broker, spark: SparkSession
+) -> None:
+    """A trigger that is overdue follows at once, as in any backlog: there is no pause to wait for."""
+    restless = config.settings.ingest.model_copy(update={"trigger": timedelta(0), "max_messages": 5})
+    settings = config.settings.model_copy(update={"ingest": restless})
+    driver = TopicIngest(config.topic("plays"), replace(config, settings=settings), run="one")
+    publish(*(real_play(datetime.now(UTC), f"e{number}") for number in range(1000)))
+    query = driver.start(spark)
+    lake, stop = of_config(config), threading.Event()
+    watcher = threading.Thread(target=_stop_after, args=(stop, lambda: lake.state().epoch >= 3))
+    watcher.start()
+    run_until_stopped({driver: query}, stop)
+    watcher.join()
+    assert not query.isActive
+    assert query.exception() is None
+    delivered = len(lake.delivered())
+    assert 0 < delivered < 100
+    assert len(live.unacked(SUBSCRIPTION)) == 1000 - delivered
+
+
 def _stop_after(stop: threading.Event, is_reached: Callable[[], bool]) -> None:
     for _ in range(PATIENCE_SECONDS * 10):
         if is_reached():
