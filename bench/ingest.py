@@ -1,6 +1,8 @@
-"""How fast events come from Pub/Sub to committed bronze, against Spark's own way with the same payloads.
+"""How fast events come from Pub/Sub to committed bronze, against Spark's own ways with the same payloads.
 
-python -m bench.ingest [--messages N]
+    python -m bench.ingest [--messages N] [--long N] [--only PART …]
+
+A synthetic server answers Pull with prepared pages, on the same cores; what it uses is not counted as ours.
 """
 
 from __future__ import annotations
@@ -8,34 +10,41 @@ from __future__ import annotations
 import argparse
 import os
 import shutil
+import statistics
 import subprocess
 import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from datetime import UTC, datetime
+from itertools import count
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
+from pyspark.sql.streaming.query import StreamingQuery
 
-from bench.pages import PAGE, payload
+from bench import pages
+from bench.measuring import core_seconds, is_java, is_python, resident_bytes
+from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
 from lakehouse.events import DELIVERED
-from lakehouse.ingest import TopicIngest, stop_between_triggers
+from lakehouse.ingest import TopicIngest
 from lakehouse.session import spark_session
+from lakehouse.sources.pubsub import FORMAT, PubSubSource
 from lakehouse.sources.subscription import SubscriptionReader
-from lakehouse.topics import topic_from
+from lakehouse.tables import open_table
+from lakehouse.topics import Topic, topic_from
 
-BUILD = Path("build/bench/ingest")
-SUBSCRIPTION = "projects/bench/subscriptions/plays"
+BUILD = Path("build/bench/ingest").absolute()
 FIELDS = {
     "user": "string",
     "country": "string",
@@ -45,86 +54,110 @@ FIELDS = {
     "shuffled": "boolean",
     "context": "string",
 }
-TOPIC = topic_from(
-    "plays",
-    {
-        "subscription": SUBSCRIPTION,
-        "event_id": "payload.event_id",
-        "event_time": "payload.played_at",
-        "fields": FIELDS,
-        "first_hour": "earliest",
-        "empty_hours": "skip",
-        "slots": {"min": 2, "max": 2},
-    },
-)
-SETTINGS = Settings(
-    raw_root=str(BUILD / "lake"),
-    sealed_root=str(BUILD / "lake"),
-    release="bench",
-    frontier={"source": "dry"},
-    ingest={"trigger": "0 seconds", "dry_after": "0.3 seconds", "max_messages": 250_000},
-    spark={
-        "spark.master": "local[2]",
-        "spark.sql.shuffle.partitions": "2",
-        "spark.databricks.delta.snapshotPartitions": "2",
-        "spark.ui.enabled": "false",
-        "spark.ui.showConsoleProgress": "false",
-        "spark.driver.memory": "3g",
-        "spark.log.level": "ERROR",
-    },
-)
+SPARK = {
+    "spark.master": "local[2]",
+    "spark.scheduler.mode": "FAIR",
+    "spark.sql.shuffle.partitions": "2",
+    "spark.databricks.delta.snapshotPartitions": "2",
+    "spark.ui.enabled": "false",
+    "spark.ui.showConsoleProgress": "false",
+    "spark.driver.memory": "3g",
+    "spark.log.level": "ERROR",
+    "spark.sql.streaming.stateStore.providerClass": (
+        "org.apache.spark.sql.execution.streaming.state.RocksDBStateStoreProvider"
+    ),
+    "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
+}
+REPEATS = 2
 WARM_UP = 60 * PAGE
+SAMPLED_EVERY = 1_000_000
+IDLE_TRIGGERS = 40
+IDLE_TOPICS, IDLE_SECONDS = 20, 60.0
+MIXED_TOPICS, MIXED_SECONDS = 50, 60.0
+MIXED_EVERY = 5.0
+_PATIENCE = 1200.0
+
+_runs = count(1)
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser()
-    parser.add_argument("--messages", type=int, default=2_000_000)
-    messages = parser.parse_args().messages
+    parts = {"speed": _speed, "textbook": _textbook, "idle": _idle, "mixed": _mixed}
+    parser = argparse.ArgumentParser(prog="bench.ingest", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--messages", type=int, default=2_000_000, help="of each measured run (%(default)s)")
+    parser.add_argument("--long", type=int, default=20_000_000, help="over which memory is watched (%(default)s)")
+    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts), help="parts to measure (all)")
+    arguments = parser.parse_args()
+    os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
     report = Report("ingest")
-    with _server() as release:
-        pulled = _bare_pulls(messages, release)
-        report.shown("bare pull and acknowledge, 2 processes", pulled, "events/s")
-        spark = spark_session(SETTINGS, "bench")
-        ours, core_seconds = _ingested(spark, messages, release)
-    plain = _plain_spark(spark, messages)
-    report.shown("from Pub/Sub to committed bronze", ours, "events/s")
-    report.shown("plain Spark batch: Parquet, from_json, Delta", plain, "events/s")
-    report.at_least("ingest against the plain Spark batch", ours / plain, 1.2)
-    report.at_most("core-seconds per 100k events, our processes", core_seconds, 1.1, "core-seconds")
-    report.shown("share of time spent outside pulling", 1 - ours / pulled, "")
+    with pages.served() as server:
+        spark = spark_session(_settings("none"), "bench ingest")
+        spark.sparkContext.setLogLevel("ERROR")
+        try:
+            for name in arguments.only:
+                parts[name](Bench(report, spark, server, arguments.messages, arguments.long))
+        finally:
+            spark.stop()
+            shutil.rmtree(BUILD, ignore_errors=True)
     return report.finish()
 
 
-@contextmanager
-def _server() -> Iterator[Any]:
-    process = subprocess.Popen(
-        [sys.executable, "-m", "bench.pages"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-    )
-    assert process.stdin is not None
-    assert process.stdout is not None
-    channel: IO[str] = process.stdin
-    os.environ["PUBSUB_EMULATOR_HOST"] = f"127.0.0.1:{process.stdout.readline().strip()}"
+@dataclass(frozen=True)
+class Bench:
+    """What every part has."""
 
-    def release(messages: int) -> None:
-        channel.write(f"{messages // PAGE}\n")
-        channel.flush()
-
-    try:
-        yield release
-    finally:
-        channel.close()
-        process.wait(10)
+    report: Report
+    spark: SparkSession
+    server: Served
+    messages: int
+    long: int
 
 
-def _bare_pulls(messages: int, release: Any) -> float:
+# --- speed and memory ----------------------------------------------------------------------------------------------
+
+
+def _speed(bench: Bench) -> None:
+    report, messages = bench.report, bench.messages
+    pulled = _bare_pulls(messages, bench.server)
+    report.shown("bare pull and acknowledge, 2 processes", pulled, "events/s")
+    with _ingesting(bench, [_topic("plays", slots=2)]) as (plays,):
+        plays.take(WARM_UP)
+        cpu = _our_core_seconds()
+        seconds = [plays.take(messages) for _ in range(REPEATS)]
+        used = (_our_core_seconds() - cpu) / (REPEATS * messages) * 100_000
+        ours = messages / min(seconds)
+        plain = messages / _plain_spark(bench.spark, messages)
+        report.shown("from Pub/Sub to committed bronze", ours, "events/s")
+        report.shown("plain Spark batch: Parquet, from_json, Delta", plain, "events/s")
+        report.at_least("ingest against the plain Spark batch", ours / plain, 1.2)
+        report.at_most("core-seconds per 100k events, our processes", used, 1.1, "core-seconds")
+        report.shown("cores for 100 billion events a day", 100e9 / 86_400 / 100_000 * used, "cores")
+        report.shown("share of time spent outside pulling", 1 - ours / pulled, "")
+        _memory(report, plays, bench.long - REPEATS * messages)
+
+
+def _memory(report: Report, topic: Running, messages: int) -> None:
+    """A mean of the second quarter against one of the last: both are after the warm-up."""
+    samples: dict[str, list[int]] = {"driver and executor's JVM": [], "all Python processes": []}
+    for _ in range(0, messages, SAMPLED_EVERY):
+        topic.take(min(SAMPLED_EVERY, messages))
+        samples["driver and executor's JVM"].append(resident_bytes(is_java))
+        samples["all Python processes"].append(resident_bytes(_is_ours))
+    for name, held in samples.items():
+        quarter = max(1, len(held) // 4)
+        early, late = statistics.mean(held[quarter : 2 * quarter] or held), statistics.mean(held[-quarter:])
+        report.shown(f"memory over {messages:,} events: {name}", late / 1024**2, "MiB")
+        report.at_most(f"memory over {messages:,} events: {name}, last quarter against second", late / early, 1.1)
+
+
+def _bare_pulls(messages: int, server: Served) -> float:
     """Events per second of two processes that only pull and acknowledge."""
     command = [sys.executable, "-c", "from bench.ingest import pull_all; pull_all()"]
     pullers = [subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) for _ in range(2)]
     for puller in pullers:
         assert puller.stdout is not None
         puller.stdout.readline()
-    release(messages)
+    server.release(_subscription("bare"), messages)
     started = time.monotonic()
     for puller in pullers:
         assert puller.stdin is not None
@@ -136,7 +169,7 @@ def _bare_pulls(messages: int, release: Any) -> float:
 
 def pull_all() -> None:
     """In a process of its own: pull and acknowledge until nothing comes; prints when the last page came."""
-    reader = SubscriptionReader(SUBSCRIPTION)
+    reader = SubscriptionReader(_subscription("bare"))
     print("ready", flush=True)
     sys.stdin.readline()
     last = time.monotonic()
@@ -146,84 +179,285 @@ def pull_all() -> None:
     print(last)
 
 
-def _ingested(spark: SparkSession, messages: int, release: Any) -> tuple[float, float]:
-    """(events per second, core-seconds per 100k events) after a warm-up."""
-    config = Config(Path("bench"), SETTINGS, {TOPIC.name: TOPIC}, Path("bench"))
-    ingest = TopicIngest(TOPIC, config, run=uuid.uuid4().hex)
-    rows = [0]
-    arrived = threading.Condition()
-    commit_facts = ingest.commit_facts
-
-    def counted(facts: list[dict[str, Any]]) -> Any:
-        batch = commit_facts(facts)
-        with arrived:
-            rows[0] += batch.rows
-            arrived.notify_all()
-        return batch
-
-    ingest.commit_facts = counted  # type: ignore[method-assign]
-    query = ingest.start(spark)
-    release(WARM_UP)
-    with arrived:
-        arrived.wait_for(lambda: rows[0] >= WARM_UP, 300)
-    cpu, started = _core_seconds(), time.monotonic()
-    release(messages)
-    with arrived:
-        arrived.wait_for(lambda: rows[0] >= WARM_UP + messages, 900)
-    seconds, used = time.monotonic() - started, _core_seconds() - cpu
-    stop_between_triggers(query)
-    return messages / seconds, used / messages * 100_000
-
-
-def _core_seconds() -> float:
-    """Of this process, its JVM and their workers; not of the server, which stands for Pub/Sub."""
-    me = psutil.Process()
-    family = [me, *(child for child in me.children(recursive=True) if "bench.pages" not in child.cmdline())]
-    total = 0.0
-    for process in family:
-        times = process.cpu_times()
-        total += times.user + times.system
-    return total
+# --- Spark's own ways ----------------------------------------------------------------------------------------------
 
 
 def _plain_spark(spark: SparkSession, messages: int) -> float:
-    """Rows per second of a batch that reads the same payloads, parses the same fields and writes the same columns."""
-    source, target = str(BUILD / "payloads"), str(BUILD / "plain")
-    _write_payloads(Path(source), messages)
+    """Seconds of a batch that reads the same payloads, parses the same fields and writes the same columns."""
+    source = BUILD / "payloads"
     schema = "event_id string, played_at timestamp, " + ", ".join(f"{name} {kind}" for name, kind in FIELDS.items())
 
-    def run(folder: str, into: str) -> None:
+    def run(folder: Path) -> float:
+        started = time.monotonic()
         parsed = F.from_json(F.col("payload").cast("string"), schema)
-        frame = spark.read.parquet(folder).withColumn("parsed", parsed)
+        frame = spark.read.parquet(str(folder)).withColumn("parsed", parsed)
         columns = ["message_id", "publish_time", "attributes", "payload", "parsed.event_id"]
         event = F.struct(*(F.col(f"parsed.{name}") for name in FIELDS)).alias("event")
         time_of_event = F.col("parsed.played_at").alias("event_time")
         hour = F.date_format("parsed.played_at", "yyyy-MM-dd'T'HH").alias("hour")
-        frame.select(*columns, time_of_event, event, hour).write.format("delta").partitionBy("hour").save(into)
+        target = str(BUILD / f"plain-{next(_runs)}")
+        frame.select(*columns, time_of_event, event, hour).write.format("delta").partitionBy("hour").save(target)
+        seconds = time.monotonic() - started
+        shutil.rmtree(target)
+        return seconds
 
-    _write_payloads(Path(source + "-warm"), WARM_UP)
-    run(source + "-warm", target + "-warm")
-    started = time.monotonic()
-    run(source, target)
-    return messages / (time.monotonic() - started)
+    _write_payloads(source / "warm", WARM_UP)
+    _write_payloads(source / "all", messages)
+    run(source / "warm")
+    return min(run(source / "all") for _ in range(REPEATS))
 
 
 def _write_payloads(folder: Path, messages: int, files: int = 8) -> None:
     folder.mkdir(parents=True)
-    distinct = [payload(number) for number in range(64 * PAGE)]
     each = messages // files
     for number in range(files):
         places = range(number * each, (number + 1) * each)
         batch = pa.RecordBatch.from_arrays(
             [
-                pa.array([str(10**16 + place) for place in places]),
+                pa.array([f"{place:016d}" for place in places]),
                 pa.array([datetime(2026, 1, 1, 5, tzinfo=UTC)] * each, DELIVERED.field("publish_time").type),
                 pa.array([[]] * each, DELIVERED.field("attributes").type),
-                pa.array([distinct[place % len(distinct)] for place in places], pa.binary()),
+                pa.array([payload(place) for place in places], pa.binary()),
             ],
             schema=DELIVERED,
         )
         pq.write_table(pa.Table.from_batches([batch]), folder / f"{number:03d}.parquet", compression="zstd")
+
+
+def _textbook(bench: Bench) -> None:
+    """The same source, its messages through Spark, with what its guide says: a watermark and dropDuplicates."""
+    report, messages = bench.report, bench.messages
+    topic = _topic("textbook", slots=2)
+    bench.spark.dataSource.register(PubSubSource)
+    source = bench.spark.readStream.format(FORMAT).option("read", "messages").option("topic", topic.as_json())
+    source = source.option("segments", str(BUILD / "textbook")).option("max_messages", 250_000)
+    rows = source.option("dry_after", "0.3 seconds").load().withWatermark("event_time", "1 hour")
+    query = (
+        rows.dropDuplicatesWithinWatermark(["event_id"])
+        .writeStream.format("delta")
+        .option("checkpointLocation", str(BUILD / "textbook/checkpoint"))
+        .trigger(processingTime="0 seconds")
+        .start(str(BUILD / "textbook/table"))
+    )
+    taken = _Counted(query)
+    bench.server.release(topic.subscription, WARM_UP)
+    taken.wait_for(WARM_UP)
+    started = time.monotonic()
+    bench.server.release(topic.subscription, messages)
+    taken.wait_for(WARM_UP + messages)
+    seconds = time.monotonic() - started
+    late = 5 * PAGE
+    bench.server.release(topic.subscription, late, late=True)
+    taken.wait_for(WARM_UP + messages + late)
+    query.stop()
+    report.shown("textbook pipeline, dropDuplicatesWithinWatermark into Delta", messages / seconds, "events/s")
+    report.shown("textbook pipeline: ids in its state", taken.state_rows, "rows")
+    report.shown("textbook pipeline: its state on disk", _size_of(BUILD / "textbook/checkpoint/state") / 1024**2, "MiB")
+    report.shown(f"textbook pipeline: dropped of {late:,} events that were late", taken.dropped, "events")
+
+
+class _Counted:
+    """What a query's progress says, added up."""
+
+    def __init__(self, query: StreamingQuery) -> None:
+        self._query = query
+        self._seen = -1
+        self._rows = 0
+        self.state_rows = 0
+        self.dropped = 0
+
+    def wait_for(self, rows: int) -> None:
+        deadline = time.monotonic() + _PATIENCE
+        while self._rows < rows:
+            if not self._query.isActive or time.monotonic() > deadline:
+                raise RuntimeError(f"{self._rows} of {rows} events came: {self._query.exception() or 'too slow'}")
+            time.sleep(0.05)
+            for progress in self._query.recentProgress:
+                if progress["batchId"] > self._seen:
+                    self._seen = progress["batchId"]
+                    self._rows += progress["numInputRows"]
+                    (state,) = progress["stateOperators"]
+                    self.state_rows = state["numRowsTotal"]
+                    self.dropped += state["numRowsDroppedByWatermark"]
+
+
+# --- many topics ---------------------------------------------------------------------------------------------------
+
+
+def _idle(bench: Bench) -> None:
+    report = bench.report
+    with _ingesting(bench, [_topic("idle")]) as (topic,):
+        topic.take(PAGE)
+        topic.wait_for_triggers(10)
+        version, cpu = topic.bronze_version(), _our_core_seconds()
+        triggers = topic.wait_for_triggers(IDLE_TRIGGERS)
+        used = (_our_core_seconds() - cpu) / triggers
+        commits = topic.bronze_version() - version
+    report.at_most("idle topic: core-seconds per trigger", used, 0.25, "core-seconds")
+    report.at_most(f"idle topic: Delta commits in {triggers} triggers", commits, 0, "commits")
+    for seconds in (10, 60):
+        memory = resident_bytes(_is_ours)
+        topics = [_topic(f"idle_{seconds}_{number}") for number in range(IDLE_TOPICS)]
+        with _ingesting(bench, topics, trigger=f"{seconds} seconds") as running:
+            for topic in running:
+                topic.wait_for_triggers(1)
+            cpu, started = _our_core_seconds(), time.monotonic()
+            time.sleep(IDLE_SECONDS)
+            cores = (_our_core_seconds() - cpu) / (time.monotonic() - started)
+            memory = resident_bytes(_is_ours) - memory
+        about = f"300 idle topics at {seconds} s, told from {IDLE_TOPICS}"
+        report.shown(f"{about}: cores", cores / IDLE_TOPICS * 300, "cores")
+        report.shown(f"{about}: memory of their planners", memory / IDLE_TOPICS * 300 / 1024**3, "GiB")
+
+
+def _mixed(bench: Bench) -> None:
+    """The biggest has more than it can take, the next sizes are a half, a third … of a page in every round."""
+    names = [f"mixed_{number:02d}" for number in range(MIXED_TOPICS)]
+    with _ingesting(bench, [_topic(name) for name in names], trigger="1 second") as running:
+        for topic in running:
+            topic.take(PAGE)
+        biggest, *others = running
+        smallest = others[-1]
+        smallest.wait_for_triggers(5)
+        quiet_until = smallest.last_batch()
+        alone = smallest.batch_seconds()[-5:]
+        before, started = sum(topic.rows for topic in running), time.monotonic()
+        biggest.release(10 * bench.messages)
+        round_number = 0
+        while time.monotonic() - started < MIXED_SECONDS:
+            for size, topic in enumerate(others, 2):
+                if round_number % size == 0:
+                    topic.release(max(PAGE, 20 * PAGE // size))
+            round_number += 1
+            time.sleep(MIXED_EVERY)
+        seconds = time.monotonic() - started
+        rows = sum(topic.rows for topic in running) - before
+        busy = smallest.batch_seconds(after=quiet_until)
+        of_biggest = biggest.batch_seconds()[-5:]
+    report, about = bench.report, f"{MIXED_TOPICS} topics in one application"
+    report.shown(f"{about}: together", rows / seconds, "events/s")
+    report.shown(f"{about}: batch of the biggest, at its limit", statistics.median(of_biggest), "seconds")
+    report.shown(f"{about}: batch of the smallest before", statistics.median(alone), "seconds")
+    report.shown(f"{about}: batch of the smallest beside it, median", statistics.median(busy), "seconds")
+    report.shown(f"{about}: batch of the smallest beside it, longest", max(busy), "seconds")
+
+
+# --- ingest as it runs ---------------------------------------------------------------------------------------------
+
+
+class Running:
+    """One topic's ingest, and how many rows it has committed."""
+
+    def __init__(self, topic: Topic, settings: Settings, server: Served) -> None:
+        self.topic, self._settings, self._server = topic, settings, server
+        self._ingest = TopicIngest(topic, _config(settings, topic), run=uuid.uuid4().hex)
+        self._arrived = threading.Condition()
+        self._commit_facts = self._ingest.commit_facts
+        self._ingest.commit_facts = self._counted  # type: ignore[method-assign]
+        self._batches: list[float] = []
+        self.rows = 0
+
+    def start(self, spark: SparkSession) -> None:
+        self.query = self._ingest.start(spark)
+
+    def stop(self) -> None:
+        self._ingest.stop(self.query)
+
+    def release(self, messages: int) -> None:
+        self._server.release(self.topic.subscription, messages)
+
+    def take(self, messages: int) -> float:
+        """Release so many messages; the seconds until they are committed."""
+        wanted, started = self.rows + messages, time.monotonic()
+        self.release(messages)
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self.rows >= wanted or not self.query.isActive, _PATIENCE):
+                raise RuntimeError(f"{self.topic.name}: {wanted - self.rows} of {messages} events did not come")
+        return time.monotonic() - started
+
+    def wait_for_triggers(self, number: int) -> int:
+        """Wait for at least so many; how many they were."""
+        first = len(self._batches)
+        while len(self._batches) < first + number:
+            time.sleep(0.01)
+        return len(self._batches) - first
+
+    def bronze_version(self) -> int:
+        table = open_table(f"{self._settings.raw_root}/{self.topic.name}/bronze", {})
+        assert table is not None
+        return table.version()
+
+    def last_batch(self) -> int:
+        return max((progress["batchId"] for progress in self.query.recentProgress), default=-1)
+
+    def batch_seconds(self, after: int = -1) -> list[float]:
+        """How long each trigger took, of the batches after that one that Spark still tells of (the last hundred)."""
+        told = [progress for progress in self.query.recentProgress if progress["batchId"] > after]
+        return [progress["durationMs"]["triggerExecution"] / 1000 for progress in told]
+
+    def _counted(self, facts: list[dict[str, Any]]) -> Any:
+        batch = self._commit_facts(facts)
+        with self._arrived:
+            self.rows += batch.rows
+            self._batches.append(time.monotonic())
+            self._arrived.notify_all()
+        return batch
+
+
+@contextmanager
+def _ingesting(bench: Bench, topics: Sequence[Topic], trigger: str = "0 seconds") -> Iterator[list[Running]]:
+    settings = _settings(f"lake-{next(_runs)}", trigger)
+    running = [Running(topic, settings, bench.server) for topic in topics]
+    for each in running:
+        each.start(bench.spark)
+    try:
+        yield running
+    finally:
+        for each in running:
+            each.stop()
+        shutil.rmtree(settings.raw_root)
+
+
+def _config(settings: Settings, topic: Topic) -> Config:
+    return Config(Path("bench"), settings, {topic.name: topic}, Path("bench"))
+
+
+def _settings(name: str, trigger: str = "0 seconds") -> Settings:
+    ingest = {"trigger": trigger, "dry_after": "0.3 seconds", "max_messages": 250_000}
+    root = str(BUILD / name)
+    return Settings(
+        raw_root=root, sealed_root=root, release="bench", frontier={"source": "dry"}, ingest=ingest, spark=SPARK
+    )
+
+
+def _topic(name: str, slots: int = 1) -> Topic:
+    values: Mapping[str, Any] = {
+        "subscription": _subscription(name),
+        "event_id": "payload.event_id",
+        "event_time": "payload.played_at",
+        "fields": FIELDS,
+        "first_hour": "earliest",
+        "empty_hours": "skip",
+        "slots": {"min": slots, "max": 2},
+    }
+    return topic_from(name, values)
+
+
+def _subscription(name: str) -> str:
+    return f"projects/bench/subscriptions/{name}"
+
+
+def _is_ours(process: psutil.Process) -> bool:
+    """Not the server, which stands for Pub/Sub."""
+    return is_python(process) and pages.MODULE not in process.cmdline()
+
+
+def _our_core_seconds() -> float:
+    return core_seconds(lambda process: is_java(process) or _is_ours(process))
+
+
+def _size_of(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
 
 
 if __name__ == "__main__":

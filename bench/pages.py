@@ -1,30 +1,42 @@
 """A synthetic Pub/Sub: answers Pull with prepared bytes, so that what is measured is only our side.
 
-python -m bench.pages PAGES    # prints its port; serves that many pages for each line on standard input
+python -m bench.pages    # prints its port; serves what lines `SUBSCRIPTION PAGES [late]` on standard input release
 """
 
 from __future__ import annotations
 
 import json
+import os
+import subprocess
 import sys
 import threading
+from collections import deque
+from collections.abc import Iterator
 from concurrent import futures
-from typing import Any
+from contextlib import contextmanager
+from typing import IO, Any
 
 import grpc
 from google.pubsub_v1.types import PullRequest, PullResponse, Subscription
 
 PAGE = 1_000
-_DISTINCT = 64
-"""Pages that are prepared; they are served again and again."""
+MODULE = "bench.pages"
+DISTINCT = 64 * PAGE
+"""Messages that are prepared; they are served again and again, each time with ids of their own."""
+_MARK = b"@@@@@@@@"
+"""Stands in every id for how often its page was served."""
 
 
-def payload(number: int) -> bytes:
-    """About 350 bytes of JSON with 7 declared fields, an id, a time and some padding."""
+def payload(number: int, hour: str = "05") -> bytes:
+    """About 350 bytes of JSON with 7 declared fields, an id and a time. Message `number` of any is the same."""
+    return _payload(number % DISTINCT, hour).replace(_MARK, _round(number // DISTINCT))
+
+
+def _payload(number: int, hour: str) -> bytes:
     return json.dumps(
         {
-            "event_id": f"{(number * 2654435761) % (1 << 64):016x}-{number:012d}",
-            "played_at": f"2026-01-01T05:{number % 60:02d}:{number % 59:02d}.{number % 1000:03d}Z",
+            "event_id": f"{(number * 2654435761) % (1 << 64):016x}-{_MARK.decode()}{number:06d}",
+            "played_at": f"2026-01-01T{hour}:{number % 60:02d}:{number % 59:02d}.{number % 1000:03d}Z",
             "user": f"user{(number * 7919) % 1_000_000}",
             "country": ("SE", "US", "DE", "BR")[number % 4],
             "track": f"spotify:track:{(number * 104729) % (1 << 80):020x}",
@@ -36,38 +48,47 @@ def payload(number: int) -> bytes:
     ).encode()
 
 
-def page(number: int) -> bytes:
+def _round(number: int) -> bytes:
+    return b"%08d" % number
+
+
+def _page(number: int, hour: str) -> bytes:
     """One PullResponse of `PAGE` messages."""
     answer = PullResponse.pb()()
     for place in range(number * PAGE, (number + 1) * PAGE):
         entry = answer.received_messages.add()
         entry.ack_id = f"projects/bench/{place:020d}/" + "a" * 150
-        entry.message.data = payload(place)
-        entry.message.message_id = str(10**16 + place)
+        entry.message.data = _payload(place, hour)
+        entry.message.message_id = f"{_MARK.decode()}{place:08d}"
         entry.message.publish_time.seconds = 1_767_243_600 + place // 1_000
     return answer.SerializeToString()
 
 
 class Pages:
-    """Hands out pages until the number that was released is used up."""
+    """Hands out pages until what was released for a subscription is used up."""
 
     def __init__(self) -> None:
-        self._prepared = [page(number) for number in range(_DISTINCT)]
-        self._left = 0
+        self._prepared = {hour: [_page(number, hour) for number in range(DISTINCT // PAGE)] for hour in ("05", "02")}
+        self._left: dict[str, deque[tuple[str, int]]] = {}
         self._served = 0
         self._lock = threading.Lock()
 
-    def release(self, pages: int) -> None:
+    def release(self, subscription: str, pages: int, *, late: bool) -> None:
+        """Late ones are of three hours before the others."""
         with self._lock:
-            self._left += pages
+            self._left.setdefault(subscription, deque()).append(("02" if late else "05", pages))
 
     def pull(self, request: Any, context: Any) -> bytes:
         with self._lock:
-            if not self._left:
+            released = self._left.get(request.subscription)
+            if not released:
                 return b""
-            self._left -= 1
+            hour, pages = released.popleft()
+            if pages > 1:
+                released.appendleft((hour, pages - 1))
+            times, page = divmod(self._served, DISTINCT // PAGE)
             self._served += 1
-            return self._prepared[self._served % _DISTINCT]
+        return self._prepared[hour][page].replace(_MARK, _round(times))
 
 
 def _handlers(pages: Pages) -> grpc.GenericRpcHandler:
@@ -86,6 +107,32 @@ def _handlers(pages: Pages) -> grpc.GenericRpcHandler:
     return grpc.method_handlers_generic_handler("google.pubsub.v1.Subscriber", methods)
 
 
+class Served:
+    """The server, in a process of its own, as its user sees it."""
+
+    def __init__(self, channel: IO[str]) -> None:
+        self._channel = channel
+
+    def release(self, subscription: str, messages: int, *, late: bool = False) -> None:
+        """A multiple of `PAGE`."""
+        self._channel.write(f"{subscription} {messages // PAGE} {'late' if late else ''}\n")
+        self._channel.flush()
+
+
+@contextmanager
+def served() -> Iterator[Served]:
+    """Until the end of the block PUBSUB_EMULATOR_HOST names the server."""
+    process = subprocess.Popen([sys.executable, "-m", MODULE], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
+    assert process.stdin is not None
+    assert process.stdout is not None
+    os.environ["PUBSUB_EMULATOR_HOST"] = f"127.0.0.1:{process.stdout.readline().strip()}"
+    try:
+        yield Served(process.stdin)
+    finally:
+        process.stdin.close()
+        process.wait(10)
+
+
 def main() -> None:
     pages = Pages()
     server = grpc.server(futures.ThreadPoolExecutor(16), options=[("grpc.max_send_message_length", -1)])
@@ -94,7 +141,8 @@ def main() -> None:
     server.start()
     print(port, flush=True)
     for line in sys.stdin:
-        pages.release(int(line))
+        subscription, number, *late = line.split()
+        pages.release(subscription, int(number), late=bool(late))
     server.stop(None)
 
 

@@ -28,10 +28,21 @@ class Figure:
             return False
         return self.value < self.bound if self.wants == "at least" else self.value > self.bound
 
+    @property
+    def spoken(self) -> str:
+        return f"{self.value:,.0f}" if abs(self.value) >= 1000 else f"{self.value:.4g}"
+
+    @property
+    def spoken_bound(self) -> str:
+        return "" if self.bound is None else f"{self.wants} {self.bound:,.6g}"
+
+    @property
+    def verdict(self) -> str:
+        return "" if self.bound is None else "short" if self.is_short else "ok"
+
     def line(self) -> str:
-        bound = "shown" if self.bound is None else f"{self.wants} {self.bound:,.6g}"
-        verdict = "" if self.bound is None else "short" if self.is_short else "ok"
-        return f"{self.name:<72} {self.value:>14,.4g} {self.unit:<16} {bound:<18} {verdict}".rstrip()
+        bound = self.spoken_bound or "shown"
+        return f"{self.name:<84} {self.spoken:>12} {self.unit:<14} {bound:<16} {self.verdict}".rstrip()
 
 
 class Report:

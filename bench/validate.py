@@ -19,7 +19,8 @@ from typing import Any
 
 from pyspark.sql import SparkSession
 
-from bench import seal as sealing
+from bench.closed_hours import HOUR, Lake, closed_hour, record_closes, settings_of
+from bench.measuring import best, seconds_of
 from bench.report import Report
 from lakehouse import experiments, gate
 from lakehouse.config import Config
@@ -32,7 +33,6 @@ from lakehouse.topics import Topic
 from lakehouse.validate import _ledger, suite_of, validate_hour
 
 BUILD = Path("build/bench/validate")
-HOUR = sealing.HOUR
 SMALL_ROWS = 1_000
 
 
@@ -67,21 +67,20 @@ def main() -> int:
     arguments.add_argument("--rows", type=int, default=4_000_000, help="rows of the large hour (%(default)s)")
     rows: int = arguments.parse_args().rows
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    sealing.BUILD = BUILD
     shutil.rmtree(BUILD, ignore_errors=True)
     experiments.note = lambda *_: None
     report = Report("validate")
-    spark = spark_session(sealing._settings("none"), "bench validate")
+    spark = spark_session(settings_of(BUILD, "none"), "bench validate")
     spark.sparkContext.setLogLevel("ERROR")
     try:
-        with sealing._hour("warm-up", 50_000) as lake:
+        with closed_hour(BUILD, "warm-up", 50_000) as lake:
             _validated(_sealed(lake, spark), spark)
             _ordinary(_sealed(lake, spark), spark)
-        with sealing._hour("large", rows, duplicates=0.02) as lake:
+        with closed_hour(BUILD, "large", rows, duplicates=0.02) as lake:
             _large(report, lake, spark, rows)
-        with sealing._hour("small", SMALL_ROWS) as lake:
+        with closed_hour(BUILD, "small", SMALL_ROWS) as lake:
             config = _sealed(lake, spark)
-            seconds = min(sealing._seconds(partial(_validated, config, spark)) for _ in range(5))
+            seconds = min(seconds_of(partial(_validated, config, spark)) for _ in range(5))
             report.at_most(f"{SMALL_ROWS:,} rows: judged, with its page and result written", seconds, 0.3, "seconds")
     finally:
         spark.stop()
@@ -89,13 +88,13 @@ def main() -> int:
     return report.finish()
 
 
-def _large(report: Report, lake: sealing.Lake, spark: SparkSession, rows: int) -> None:
+def _large(report: Report, lake: Lake, spark: SparkSession, rows: int) -> None:
     """Each twice, the better counts; the verdicts are unknown to the ledger, so that every run judges."""
     about = f"{rows:,} rows, 10 expectations: "
-    seal = sealing._best(partial(lake.seal, spark))
+    seal = best(partial(lake.seal, spark))
     config = _sealed(lake, spark)
-    judged = sealing._best(partial(_validated, config, spark))
-    ordinary = sealing._seconds(partial(_ordinary, config, spark))
+    judged = best(partial(_validated, config, spark))
+    ordinary = seconds_of(partial(_ordinary, config, spark))
     report.shown(f"{about}sealing the hour", seal, "seconds")
     report.shown(f"{about}judging it", judged, "seconds")
     report.shown(f"{about}Great Expectations on Spark, the ordinary way", ordinary, "seconds")
@@ -103,11 +102,11 @@ def _large(report: Report, lake: sealing.Lake, spark: SparkSession, rows: int) -
     report.at_most(f"{about}judging against the ordinary way", judged / ordinary, 0.3)
 
 
-def _sealed(lake: sealing.Lake, spark: SparkSession) -> Config:
+def _sealed(lake: Lake, spark: SparkSession) -> Config:
     """The configuration of a lake in which the hour is sealed, and its suites."""
     root = lake.target("sealed")
     settings = lake.settings.model_copy(update={"sealed_root": str(root)})
-    sealing._record_closes(lake.topic, settings, lake.closed)
+    record_closes(lake.topic, settings, lake.closed)
     Sealer(lake.topic, settings, lambda: spark, run="bench").seal(HOUR)
     expectations = Path(root, "expectations")
     expectations.mkdir(parents=True)
