@@ -37,7 +37,7 @@ from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
 from lakehouse.events import DELIVERED
-from lakehouse.ingest import TopicIngest
+from lakehouse.ingest import TopicIngest, started
 from lakehouse.session import spark_session
 from lakehouse.sources.pubsub import FORMAT, PubSubSource
 from lakehouse.sources.subscription import SubscriptionReader
@@ -348,20 +348,19 @@ def _mixed(bench: Bench) -> None:
 class Running:
     """One topic's ingest, and how many rows it has committed."""
 
+    query: StreamingQuery
+
     def __init__(self, topic: Topic, settings: Settings, server: Served) -> None:
         self.topic, self._settings, self._server = topic, settings, server
-        self._ingest = TopicIngest(topic, _config(settings, topic), run=uuid.uuid4().hex)
+        self.ingest = TopicIngest(topic, _config(settings, topic), run=uuid.uuid4().hex)
         self._arrived = threading.Condition()
-        self._commit_facts = self._ingest.commit_facts
-        self._ingest.commit_facts = self._counted  # type: ignore[method-assign]
+        self._commit_facts = self.ingest.commit_facts
+        self.ingest.commit_facts = self._counted  # type: ignore[method-assign]
         self._batches: list[float] = []
         self.rows = 0
 
-    def start(self, spark: SparkSession) -> None:
-        self.query = self._ingest.start(spark)
-
     def stop(self) -> None:
-        self._ingest.stop(self.query)
+        self.ingest.stop(self.query)
 
     def release(self, messages: int) -> None:
         self._server.release(self.topic.subscription, messages)
@@ -408,8 +407,9 @@ class Running:
 def _ingesting(bench: Bench, topics: Sequence[Topic], trigger: str = "0 seconds") -> Iterator[list[Running]]:
     settings = _settings(f"lake-{next(_runs)}", trigger)
     running = [Running(topic, settings, bench.server) for topic in topics]
+    queries = started([each.ingest for each in running], bench.spark)
     for each in running:
-        each.start(bench.spark)
+        each.query = queries[each.ingest]
     try:
         yield running
     finally:

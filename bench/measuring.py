@@ -47,11 +47,11 @@ def core_seconds(chosen: Chosen = lambda process: True) -> float:
 
 
 def resident_bytes(chosen: Chosen = lambda process: True) -> int:
-    """The sum of what they hold in memory now; pages that several share count for each."""
+    """The sum of what they hold in memory now; what several share is divided among them."""
     total = 0
     for process in _family():
         try:
-            total += process.memory_info().rss if chosen(process) else 0
+            total += process.memory_full_info().pss if chosen(process) else 0
         except psutil.Error:
             continue
     return total

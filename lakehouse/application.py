@@ -22,7 +22,7 @@ from lakehouse import durations, steps
 from lakehouse.audit import check_topic
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
-from lakehouse.ingest import TopicIngest, run_until_stopped
+from lakehouse.ingest import TopicIngest, run_until_stopped, started
 from lakehouse.maintain import maintained
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.seal import seal_due
@@ -134,7 +134,7 @@ def _ingested(application: Application, begin: Callable[[], None]) -> None:
     deadlines = [each.ack_deadline() for each in ingests]
     for each, deadline in zip(ingests, deadlines, strict=True):
         each.open_topic(deadline)
-    queries = {each: each.start(application.spark) for each in ingests}
+    queries = started(ingests, application.spark)
     begin()
     run_until_stopped(queries, application.stop, until_dry=application.until_dry)
 

@@ -29,7 +29,10 @@ Segment = str
 
 @dataclass(frozen=True)
 class IngestState:
-    """Where ingest stands after a commit. `hours` are the open buckets that hold rows."""
+    """Where ingest stands after a commit. `hours` are the open buckets that hold rows.
+
+    `rejected` counts the messages since the last close that have no place in any hour.
+    """
 
     epoch: int = 0
     open_hour: Hour | None = None
@@ -37,6 +40,7 @@ class IngestState:
     max_publish_time: datetime | None = None
     hours: Mapping[Hour, OpenHour] = field(default_factory=dict)
     slots: int = 0
+    rejected: int = 0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -49,6 +53,7 @@ class IngestState:
                 for hour, held in sorted(self.hours.items())
             },
             "slots": self.slots,
+            "rejected": self.rejected,
         }
 
     @classmethod
@@ -63,6 +68,7 @@ class IngestState:
                 for hour, held in values["hours"].items()
             },
             values["slots"],
+            values["rejected"],
         )
 
 

@@ -173,6 +173,8 @@ def _log_values(client: Any, run_id: str, result: Mapping[str, Any], at: int) ->
     parameters = ("topic", "hour", "release", "suite_hash", "silver_version", "revision", "engine")
     metrics = {"rows": result["rows"], "seconds": result["seconds"]}
     metrics |= {name: result["seal"][name] for name in _COUNTS if isinstance(result["seal"].get(name), int)}
+    if isinstance(result["closed"].get("rejected"), int):
+        metrics["rejected"] = result["closed"]["rejected"]
     lateness = result.get("lateness") or {}
     metrics |= {
         f"lateness.{name}": value

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import logging
+import os
 import re
 import socket
 import threading
@@ -12,6 +13,7 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
+from itertools import chain, repeat
 from typing import Any
 
 from deltalake import DeltaTable
@@ -207,11 +209,12 @@ class TopicIngest:
         assert self._frontier is not None
         frontier = self._frontier.observe(facts, now)
         decision = decide(self._signals(after, frontier, now), self._topic)
+        rejected = after.rejected
         after = _with_closes(replace(after, epoch=max(epoch, state.epoch)), decision)
         version = None
         if new or decision.open_hour != state.open_hour:
             files = [_data_file(fact, before.open_hour) for fact in new]
-            metadata = self._metadata(facts, adopted, new, after, frontier, decision)
+            metadata = self._metadata(facts, adopted, new, after, frontier, decision, rejected)
             steps.reached("batch decided, not committed")
             version = bronze.commit_batch(self._bronze, files, after, metadata)
             steps.reached("bronze committed, no ledger row")
@@ -258,9 +261,12 @@ class TopicIngest:
         after: IngestState,
         frontier: Frontier,
         decision: Decision,
+        rejected: int,
     ) -> dict[str, Any]:
         counts = [json.loads(fact["counts"]) for fact in new if fact["counts"]]
         mark = watermark(after.max_event_time, self._topic)
+        # What was rejected belongs to no hour: it is told with the first that closes after it.
+        closed = zip(decision.closed, chain([rejected], repeat(0)), strict=False)
         common = {
             "watermark": mark.isoformat() if mark else None,
             "frontier": frontier.at.isoformat() if frontier.at else None,
@@ -276,10 +282,12 @@ class TopicIngest:
             "rejected": sum(fact["rejected"] for fact in new),
             "reasons": _summed(count["reasons"] for count in counts),
             "undeclared": _summed(count["undeclared"] for count in counts),
-            "closed": [self._close_details(hour, common, after) for hour in decision.closed],
+            "closed": [self._close_details(hour, common, after, rejected) for hour, rejected in closed],
         }
 
-    def _close_details(self, hour: ClosedHour, common: Mapping[str, Any], after: IngestState) -> dict[str, Any]:
+    def _close_details(
+        self, hour: ClosedHour, common: Mapping[str, Any], after: IngestState, rejected: int
+    ) -> dict[str, Any]:
         request = self._ledger.history().requested_close() if hour.why == "request" else None
         quiet = next(condition for condition in hour.conditions if condition.condition == "quiet")
         return {
@@ -287,6 +295,7 @@ class TopicIngest:
             "hour": hour.hour,
             "why": hour.why,
             "rows": hour.rows,
+            "rejected": rejected,
             "conditions": _as_details(hour.conditions),
             "newest_write": quiet.measured,
             "epoch": after.epoch,
@@ -393,6 +402,23 @@ class TopicIngest:
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
 
 
+def started(ingests: Iterable[TopicIngest], spark: SparkSession) -> dict[TopicIngest, StreamingQuery]:
+    """Their queries, of which no more are starting at a time than there are cores.
+
+    Spark gives a query's planner, a Python process of its own, ten seconds to come up, and fails the query after them.
+    """
+    queries: dict[TopicIngest, StreamingQuery] = {}
+    for ingest in ingests:
+        while sum(map(_is_starting, queries.values())) >= (os.cpu_count() or 1):
+            time.sleep(_POLL_SECONDS)
+        queries[ingest] = ingest.start(spark)
+    return queries
+
+
+def _is_starting(query: StreamingQuery) -> bool:
+    return query.isActive and str(query.status["message"]).startswith("Initializing")
+
+
 def run_until_stopped(
     ingests: Mapping[TopicIngest, StreamingQuery], stop: threading.Event, *, until_dry: bool = False
 ) -> None:
@@ -462,13 +488,15 @@ def _with_rows(state: IngestState, new: list[Fact], slots: int) -> IngestState:
         max_event_time=_latest([state.max_event_time, *(fact["max_event_time"] for fact in new)]),
         max_publish_time=_latest([state.max_publish_time, *(fact["max_publish_time"] for fact in new)]),
         slots=slots,
+        rejected=state.rejected + sum(fact["rejected"] for fact in new),
     )
 
 
 def _with_closes(state: IngestState, decision: Decision) -> IngestState:
     open_hour = decision.open_hour
     still_open = {hour: held for hour, held in state.hours.items() if open_hour is None or hour >= open_hour}
-    return replace(state, open_hour=open_hour, hours=still_open)
+    rejected = 0 if decision.closed else state.rejected
+    return replace(state, open_hour=open_hour, hours=still_open, rejected=rejected)
 
 
 def _data_file(fact: Fact, open_hour: str | None) -> DataFile:

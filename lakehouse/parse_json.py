@@ -30,9 +30,9 @@ _MAX_DEPTH = 200
 """Brackets nested deeper than this are not JSON to us: Python and Arrow would each find limits of their own."""
 _FLOAT_OVERFLOW = 2.0**128 - 2.0**103
 """From here on a double is rounded to infinity as a 32-bit `float`."""
-_YEAR_ONE = pa.scalar(-62_135_596_800_000_000, pa.timestamp("us", "UTC"))
-_YEAR_10000 = pa.scalar(253_402_300_800_000_000, pa.timestamp("us", "UTC"))
-_DAY_ONE = pa.scalar(-719_162, pa.int32())
+_YEAR_ONE, _YEAR_10000 = -62_135_596_800_000_000, 253_402_300_800_000_000
+"""Microseconds since 1970. As Arrow's scalars, they would import pandas wherever this module is."""
+_DAY_ONE = -719_162
 _FRACTION_BEYOND_MICROSECONDS = r"(\.\d{6})\d+"
 
 
@@ -258,7 +258,8 @@ def _timestamps(texts: pa.StringArray) -> pa.TimestampArray:
         instants = texts.cast(instant)
     except pa.ArrowInvalid:
         instants = pc.replace_substring_regex(texts, _FRACTION_BEYOND_MICROSECONDS, r"\1").cast(instant)
-    if pc.any(pc.or_(pc.less(instants, _YEAR_ONE), pc.greater_equal(instants, _YEAR_10000))).as_py():
+    micros = instants.cast(pa.int64())
+    if pc.any(pc.or_(pc.less(micros, _YEAR_ONE), pc.greater_equal(micros, _YEAR_10000))).as_py():
         raise pa.ArrowInvalid("a time outside the years 1 to 9999, which Spark cannot hold")
     return instants
 

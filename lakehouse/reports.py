@@ -224,6 +224,7 @@ def _numbers(result: Result) -> str:
         ("duplicates", seal.get("duplicates"), "left out"),
         ("late duplicates", seal.get("late_duplicates"), "sealed in an earlier hour"),
         ("skewed", seal.get("skewed"), "of an earlier event hour"),
+        ("rejected", (result.get("closed") or {}).get("rejected"), "since the last close, of no hour"),
     ]
     cells = "\n".join(
         f"<div><dt>{name}</dt><dd>{value:,}</dd><dd class='small'>{meaning}</dd></div>"

@@ -34,6 +34,7 @@ from lakehouse.tables import (
     silver_table,
 )
 from lakehouse.topics import Topic
+from lakehouse.workers import forget_archives
 
 log = logging.getLogger(__name__)
 
@@ -198,6 +199,7 @@ class Sealer:
         spark = self._spark()
 
         def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+            forget_archives()
             for batch in batches:
                 copied = [vars(copy_rows(copies[number])) for number in batch.column(0).to_pylist()]
                 yield pa.RecordBatch.from_pylist(copied, schema=COPIED)

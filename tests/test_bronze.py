@@ -28,6 +28,7 @@ STATE = IngestState(
     max_publish_time=NOON,
     hours={FIVE: OpenHour(10, NOON), SIX: OpenHour(2, NOON)},
     slots=3,
+    rejected=4,
 )
 
 

@@ -18,7 +18,7 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "state": (
         "config", "session", "storage", "tables", "bronze", "ledger", "steps", "experiments", "models", "copying",
-        "deliveries", "holds",
+        "deliveries", "holds", "workers",
     ),
     "stages": ("sources", "ingest", "seal", "validate", "gate", "usual", "mirrors"),
     "operations": (

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
@@ -22,7 +23,7 @@ from lakehouse.closing import Frontier
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, SourceError, StaleDriverError
 from lakehouse.events import FACTS
-from lakehouse.ingest import Batch, Fact, TopicIngest, run_until_stopped
+from lakehouse.ingest import Batch, Fact, TopicIngest, run_until_stopped, started
 from lakehouse.ledger import History, Ledger
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
@@ -349,6 +350,19 @@ def test_a_close_is_recorded_with_what_was_measured(lake: Lake) -> None:
     assert details["requested_by"] is None
 
 
+def test_what_was_rejected_is_told_with_the_next_close_and_once(lake: Lake) -> None:
+    """It has no hour of its own; in the sum over all hours each counts once."""
+    lake.frontier.at = at("12:00")
+    driver = lake.driver()
+    publish(play("10:10"), b"not json")
+    driver.commit_facts(lake.pulled(1))
+    assert lake.state().rejected == 1
+    publish(b"nor this", play("12:00"))
+    driver.commit_facts(lake.pulled(2))
+    assert [row.details["rejected"] for row in lake.history().entries if row.state == "closed"] == [2]
+    assert lake.state().rejected == 0
+
+
 def test_a_requested_close_is_carried_out_and_says_who_asked(lake: Lake) -> None:
     driver = lake.driver()
     publish(play("10:10"))
@@ -673,6 +687,40 @@ class Running(Ended):
 
     def stop(self) -> None:
         self.isActive = False
+
+
+class Starting(Running):
+    """Its planner comes up when it is looked at for the third time."""
+
+    def __init__(self) -> None:
+        self._looks = 0
+
+    @property
+    def status(self) -> dict[str, str]:  # type: ignore[override]
+        self._looks += 1
+        return {"message": "Initializing sources" if self._looks < 3 else "Waiting for next trigger"}
+
+    @property
+    def is_up(self) -> bool:
+        return self._looks >= 3
+
+
+def test_no_more_queries_are_starting_than_there_are_cores(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty planners at once take longer to come up than Spark waits for any of them."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr("lakehouse.ingest._POLL_SECONDS", 0.001)
+    begun: list[Starting] = []
+    starting: list[int] = []
+
+    def start(ingest: TopicIngest, spark: Any) -> Starting:
+        begun.append(Starting())
+        starting.append(sum(not query.is_up for query in begun))
+        return begun[-1]
+
+    monkeypatch.setattr(TopicIngest, "start", start)
+    queries = started([lake.driver(f"run-{number}") for number in range(9)], None)  # type: ignore[arg-type]
+    assert len(queries) == 9
+    assert max(starting) == 2
 
 
 def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(lake: Lake) -> None:

@@ -98,7 +98,8 @@ class Lake:
         version = commit(silver, added, metadata={}, transactions={f"seal/{hour}": revision})
         condition = {"condition": "time", "required": "06:00", "measured": "06:10", "text": "the watermark passed"}
         if revision == 1:
-            self.ledger.record("closed", hour, {"why": "watermark", "rows": len(events), "conditions": [condition]})
+            closed = {"why": "watermark", "rows": len(events), "rejected": 4, "conditions": [condition]}
+            self.ledger.record("closed", hour, closed)
         details = {
             "silver_version": version,
             "revision": revision,
@@ -568,7 +569,9 @@ def test_every_verdict_has_one_run_in_mlflow(lake: Lake) -> None:
     assert experiment is not None
     (run,) = client.search_runs([experiment.experiment_id])
     assert run.data.params["hour"] == HOUR
-    assert run.data.metrics["rows"] == 20
+    assert {name: run.data.metrics[name] for name in ("rows", "duplicates", "skewed", "rejected")} == {
+        "rows": 20, "duplicates": 3, "skewed": 2, "rejected": 4,
+    }  # fmt: skip
     assert run.data.metrics["expect_column_values_to_be_between.n"] == 0
     assert run.data.metrics["expect_column_values_to_be_between.n.unexpected_percent"] == 5
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"result.json", "report.html"}

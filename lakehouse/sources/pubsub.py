@@ -42,6 +42,7 @@ from lakehouse.sources.subscription import PAGE_MESSAGES, Asked, Leases, Page, S
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import open_table
 from lakehouse.topics import Topic
+from lakehouse.workers import forget_archives
 
 FORMAT = "pubsub"
 _TIDIED_AFTER = (Exception, GeneratorExit, KeyboardInterrupt, SystemExit)
@@ -142,6 +143,7 @@ class SegmentStream(DataSourceStreamReader):
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, Slot)
+        forget_archives()
         storage = storage_for(self._raw, self._storage_options)
         manifest = read_manifest(storage, partition.epoch, partition.slot)
         if manifest is None:
