@@ -300,7 +300,7 @@ def _idle(bench: Bench) -> None:
         topics = [_topic(f"idle_{seconds}_{number}") for number in range(IDLE_TOPICS)]
         with _ingesting(bench, topics, trigger=f"{seconds} seconds") as running:
             for topic in running:
-                topic.wait_for_triggers(1)
+                topic.wait_for_first_trigger()
             cpu, started = _our_core_seconds(), time.monotonic()
             time.sleep(seconds * triggers)
             cores = (_our_core_seconds() - cpu) / (time.monotonic() - started)
@@ -380,6 +380,10 @@ class Running:
         while len(self._batches) < first + number:
             time.sleep(0.01)
         return len(self._batches) - first
+
+    def wait_for_first_trigger(self) -> None:
+        while not self._batches:
+            time.sleep(0.01)
 
     def bronze_version(self) -> int:
         table = open_table(f"{self._settings.raw_root}/{self.topic.name}/bronze", {})
