@@ -1,65 +1,71 @@
 """Sealed files are held where a store can do that: set by the seal, lifted by an erasure, missed by `verify`.
 
-The store is a local folder that answers for its objects' holds as Google's does; what else it does is not looked at.
+Google's own client speaks to a small server of the documented protocol (`fake_gcs`), as the emulator of GCS forgets
+holds and deletes what is held. Its objects are the files of a lake on the local file system, and only their bytes pass
+it by.
 """
 
 from __future__ import annotations
 
-from datetime import UTC, datetime
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
+from fake_gcs import PAGE, FakeGoogleStorage, serving
+from google.api_core.exceptions import Forbidden
 from sealing import FIVE, SIX, Delivery, Lake
 
-from lakehouse import holds
+from lakehouse import erase as erase_module
+from lakehouse import holds as holds_module
+from lakehouse import maintain as maintain_module
+from lakehouse import verify as verify_module
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.erase import erase
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.holds import Holds, holds_for
-from lakehouse.storage import GoogleStorage, LocalStorage
+from lakehouse.maintain import maintained
+from lakehouse.sandbox.services.together import Servers
+from lakehouse.storage import GoogleStorage, LocalStorage, Storage
 from lakehouse.tables import files_of_hour
 from lakehouse.topics import Topic
 from lakehouse.verify import verified
 
+NOW = datetime.now(UTC)
+
 
 class Bucket(GoogleStorage):
-    """Objects are the files of a folder; a hold is a name in a set."""
+    """Google's, with the bytes of files read and written beside it."""
 
-    def __init__(self, root: str) -> None:
-        self._local = LocalStorage(root)
-        self.holds: set[str] = set()
-
-    def blob(self, path: str) -> Any:
-        return Blob(self, path)
-
-    def blobs(self, folder: str) -> list[tuple[str, Any]]:
-        return [(stored.path, Blob(self, stored.path)) for stored in self._local.listed(folder)]
-
-    def has(self, path: str) -> bool:
-        return self._local.read(path) is not None
-
-
-class Blob:
-    def __init__(self, bucket: Bucket, path: str) -> None:
-        self._bucket, self._path = bucket, path
-        self.temporary_hold = path in bucket.holds
-
-    def patch(self) -> None:
-        from google.api_core.exceptions import Forbidden, NotFound
-
-        if not self._bucket.has(self._path):
-            raise NotFound(self._path)
-        if "forbidden" in self._path:
-            raise Forbidden("storage.objects.update")
-        (self._bucket.holds.add if self.temporary_hold else self._bucket.holds.discard)(self._path)
+    def __init__(self, root: str, address: str, local: LocalStorage) -> None:
+        super().__init__(root, {"google_base_url": address, "google_skip_signature": "true"})
+        self.create, self.finish, self.open, self.read = local.create, local.finish, local.open, local.read  # type: ignore[method-assign]
 
 
 @pytest.fixture
-def bucket(settings: Settings, topic: Topic, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    bucket = Bucket(f"{settings.sealed_root}/{topic.name}")
-    monkeypatch.setattr(holds, "storage_for", lambda root, options: bucket)
-    return bucket
+def google(tmp_path: Path) -> FakeGoogleStorage:
+    (tmp_path / "lake").mkdir()
+    return FakeGoogleStorage(tmp_path / "lake")
+
+
+@pytest.fixture
+def bucket(
+    google: FakeGoogleStorage, settings: Settings, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> Iterator[Bucket]:
+    """The lake's root is the bucket `lake`, wherever a stage asks for its storage."""
+    assert settings.sealed_root == str(google.folder)
+    with serving(google) as address:
+
+        def storage_at(root: str, options: Any = None) -> Storage:
+            path = Path(root).relative_to(google.folder)
+            return Bucket(f"gs://{google.bucket}/{path}", address, LocalStorage(root))
+
+        for module in (holds_module, erase_module, maintain_module, verify_module):
+            monkeypatch.setattr(module, "storage_for", storage_at)
+        yield Bucket(
+            f"gs://{google.bucket}/{topic.name}", address, LocalStorage(f"{settings.sealed_root}/{topic.name}")
+        )
 
 
 @pytest.fixture
@@ -77,32 +83,93 @@ def paths(lake: Lake, *sealed_hours: str) -> set[str]:
     return {f"silver/{file.path}" for hour in sealed_hours for file in files_of_hour(lake.silver, hour)}
 
 
-def test_every_file_of_a_sealed_hour_is_held(lake: Lake, bucket: Bucket) -> None:
-    assert bucket.holds == paths(lake, FIVE, SIX)
-    assert verified(lake.topic, lake.config, [], datetime.now(UTC)).findings == ()
+def held(google: FakeGoogleStorage, topic: Topic) -> set[str]:
+    return {name.removeprefix(f"{topic.name}/") for name in google.held()}
+
+
+def test_every_file_of_a_sealed_hour_is_held(lake: Lake, google: FakeGoogleStorage) -> None:
+    assert held(google, lake.topic) == paths(lake, FIVE, SIX)
+    assert verified(lake.topic, lake.config, [], NOW).findings == ()
+
+
+def test_a_script_that_deletes_or_overwrites_a_sealed_file_is_refused(
+    lake: Lake, bucket: Bucket, google: FakeGoogleStorage
+) -> None:
+    (path,) = paths(lake, SIX)
+    with pytest.raises(Forbidden, match="is under active Temporary hold and cannot be deleted, overwritten"):
+        bucket.delete([path])
+    with pytest.raises(Forbidden, match="is under active Temporary hold"):
+        bucket.write(path, b"other rows")
+    assert verified(lake.topic, lake.config, [], NOW).findings == ()
+    Holds(bucket).lift([path])
+    bucket.delete([path])
+    assert not (google.folder / lake.topic.name / path).exists()
 
 
 def test_a_missing_hold_is_found(lake: Lake, bucket: Bucket) -> None:
     (path,) = paths(lake, SIX)
-    bucket.holds.discard(path)
-    (finding,) = verified(lake.topic, lake.config, [], datetime.now(UTC)).findings
+    Holds(bucket).lift([path])
+    (finding,) = verified(lake.topic, lake.config, [], NOW).findings
     assert (finding.hour, finding.kind, f"silver/{finding.subject}") == (SIX, "missing hold", path)
 
 
-def test_an_erasure_lifts_the_holds_of_what_it_replaces(lake: Lake, bucket: Bucket) -> None:
-    """And holds what stands there now."""
+def test_holds_of_more_files_than_one_answer_lists_are_found(bucket: Bucket) -> None:
+    names = {f"silver/{number}.parquet" for number in range(3 * PAGE + 1)}
+    for name in names:
+        bucket.write(name, b"rows")
+    Holds(bucket).put(names - {"silver/1.parquet"})
+    Holds(bucket).put(["silver/2.parquet"])
+    assert Holds(bucket).held("silver") == names - {"silver/1.parquet"}
+
+
+def test_an_erasure_lifts_the_holds_of_what_it_replaces(lake: Lake, google: FakeGoogleStorage) -> None:
+    """In time to delete it, and holds what stands there now."""
+    before = paths(lake, FIVE)
     erase(lake.topic, lake.config, "n = 7", reason="asked", by="ann")
-    assert bucket.holds == paths(lake, FIVE, SIX)
+    assert held(google, lake.topic) == paths(lake, FIVE, SIX)
+    assert [path for path in before if (google.folder / lake.topic.name / path).exists()] == []
+    assert lake.ids(FIVE) == ["b"]
 
 
-def test_a_store_that_refuses_is_told_in_our_words(bucket: Bucket) -> None:
-    Path(bucket._local._root).mkdir(parents=True)
-    bucket._local.write("forbidden", b"")
-    with pytest.raises(LakeError, match=r"storage\.objects\.update"):
-        Holds(bucket).put(["forbidden"])
-    with pytest.raises(LakeError, match="gone"):
+def test_what_a_dead_seal_held_is_not_kept_for_ever(lake: Lake, bucket: Bucket, google: FakeGoogleStorage) -> None:
+    orphan = f"silver/hour={FIVE}/part-dead.parquet"
+    bucket.write(orphan, b"rows")
+    Holds(bucket).put([orphan])
+    removed = maintained(lake.topic, lake.config, NOW + timedelta(days=2))
+    assert [removal.path for removal in removed] == [orphan]
+    assert held(google, lake.topic) == paths(lake, FIVE, SIX)
+
+
+def test_a_store_that_refuses_is_told_in_our_words(bucket: Bucket, google: FakeGoogleStorage, topic: Topic) -> None:
+    bucket.write("guarded", b"")
+    google.denied = {f"{topic.name}/guarded"}
+    with pytest.raises(LakeError, match=r"someone@example.com does not have storage\.objects\.update access"):
+        Holds(bucket).put(["guarded"])
+    with pytest.raises(LakeError, match=f"No such object: lake/{topic.name}/gone"):
         Holds(bucket).put(["gone"])
     Holds(bucket).lift(["gone"])
+
+
+def test_an_hour_whose_files_cannot_be_held_is_not_recorded_and_sealed_by_the_next_run(
+    lake: Lake, google: FakeGoogleStorage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit is made by then; what the ledger says of an hour must hold."""
+    seven = "2025-06-01T07"
+    lake.deliver(Delivery("d", 121), hour=seven)
+    real = google._patched
+
+    def refused(name: str, changes: dict[str, Any]) -> dict[str, Any]:
+        google.denied = {name}
+        return real(name, changes)
+
+    monkeypatch.setattr(google, "_patched", refused)
+    with pytest.raises(LakeError, match=r"storage\.objects\.update"):
+        lake.seal(seven)
+    assert lake.ledger.history().first("sealed", seven) is None
+    monkeypatch.setattr(google, "_patched", real)
+    google.denied = set()
+    assert lake.sealer().seal(seven) is not None
+    assert held(google, lake.topic) == paths(lake, FIVE, SIX, seven)
 
 
 def test_holds_need_google_s_storage(settings: Settings) -> None:
@@ -111,3 +178,17 @@ def test_holds_need_google_s_storage(settings: Settings) -> None:
     with pytest.raises(ConfigError, match="only Google's storage has holds"):
         holds_for(held, held.sealed_root)
     assert holds_for(settings, settings.sealed_root) is None
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(600)
+def test_the_emulator_forgets_holds(servers: Servers) -> None:
+    """Why `fake_gcs` is there; the day this fails, the emulator can take its place."""
+    options = {"google_base_url": servers.gcs().address, "google_skip_signature": "true"}
+    bucket = GoogleStorage("gs://holds/plays", options)
+    bucket._bucket().client.create_bucket("holds")
+    bucket.write("silver/a", b"rows")
+    Holds(bucket).put(["silver/a"])
+    assert Holds(bucket).held("silver") == set()
+    bucket.delete(["silver/a"])
+    assert bucket.read("silver/a") is None
