@@ -325,11 +325,13 @@ def reconcile(
     opened = reconciling.mirrors_of(config, session)
     found = reconciling.reconciled(config, chosen, opened, first=bounds[0], last=bounds[1], repair=repair)
     if as_json:
-        cells = [{**asdict(cell), "is_right": cell.is_right} for cell in found.cells]
+        cells = [{**asdict(cell), "is_right": cell.is_right, "next_step": cell.next_step} for cell in found.cells]
         _print_json({"cells": cells, "wrong": len(found.wrong)})
     else:
         _print_table(_CELL_COLUMNS, found.cells)
         _print_line(f"{len(found.cells)} cells, {len(found.wrong)} wrong")
+        for next_step in dict.fromkeys(cell.next_step for cell in found.wrong if cell.next_step):
+            _print_line(next_step)
     if found.wrong:
         raise typer.Exit(1)
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 
 Hour = str
@@ -29,6 +30,15 @@ def parsed(text: str) -> Hour:
         raise ValueError(f"{text!r} is not an hour such as 2026-11-23T05")
     start_of(text)
     return text
+
+
+def hours_among(names: Iterable[str]) -> set[Hour]:
+    """Those of the names that are hours."""
+    found = set()
+    for name in names:
+        with suppress(ValueError):
+            found.add(parsed(name))
+    return found
 
 
 def start_of(hour: Hour) -> datetime:

@@ -4,26 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
 
 import pyarrow.parquet as pq
 
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, MirrorError
-from lakehouse.hours import Hour, after, hours_between
+from lakehouse.hours import Hour
 from lakehouse.ledger import History, Ledger
 from lakehouse.mirrors.catalogue import mirror_named
-from lakehouse.mirrors.contract import Count, Mirror, SealedHour
+from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.filesystems import open_file
 from lakehouse.mirrors.stage import sealed_hour
-from lakehouse.tables import folders_of, open_table
+from lakehouse.tables import DataFile, files, folders_of, open_table
 from lakehouse.topics import Topic
 
 SILVER = "silver"
 
 Opened = Callable[[str], Mirror]
 """The mirror of a name; it may be asked from several threads."""
+
+Chosen = Callable[[Iterable[Hour]], list[Hour]]
+"""Those of the hours that were asked for, in their order."""
 
 
 @dataclass(frozen=True)
@@ -50,6 +54,22 @@ class Cell:
     def is_right(self) -> bool:
         return self.verdict in ("same", "due") or self.repaired
 
+    @property
+    def next_step(self) -> str | None:
+        """What a person can do about the cell; None when it is right."""
+        if self.is_right:
+            return None
+        if self.verdict == "extra":
+            return (
+                f"Extra at {self.store}: the ledger says nothing of it, so --repair leaves it."
+                " See who wrote it, and remove it there by hand if nobody needs it."
+            )
+        if self.store == SILVER:
+            return "Wrong in silver: it is what mirrors are made of. See `lakehouse verify` for the topic."
+        if self.verdict == "error":
+            return f"No answer from {self.store}: see what it says, and ask again."
+        return f"Missing or different at {self.store}: --repair publishes it again."
+
 
 @dataclass(frozen=True)
 class Reconciliation:
@@ -71,8 +91,9 @@ def reconciled(
 ) -> Reconciliation:
     """Every hour from `first` to `last` in silver and every mirror of its topic, as the stores count it now.
 
-    Mirrors are asked side by side, each hour after hour. With `repair`, what is missing or different at a mirror and
-    cleared to be there is published anew and counted again; silver is never touched.
+    These are the hours of the ledger and those that a store has beside them. Mirrors are asked side by side. With
+    `repair`, what is missing or different at a mirror and cleared to be there is published anew and counted again;
+    what is extra stays, and silver is never touched.
     """
     cells = [
         cell
@@ -90,24 +111,19 @@ def _of_topic(
     bounds: tuple[Hour | None, Hour | None],
     repair: bool,
 ) -> list[Cell]:
-    chosen = _chosen(history, *bounds)
+    def chosen(known: Iterable[Hour]) -> list[Hour]:
+        first, last = bounds
+        return sorted({hour for hour in known if (first or hour) <= hour <= (last or hour)})
 
     def cells_of(store: str) -> list[Cell]:
         if store == SILVER:
-            return _silver(topic, history, [hour for hour in chosen if history.revision(hour)], config)
+            return _silver(topic, history, chosen, config)
         return _mirror(store, topic, history, chosen, config, opened, repair)
 
     stores = [SILVER, *topic.mirrors]
     with ThreadPoolExecutor(len(stores)) as pool:
         found = [cell for cells in pool.map(cells_of, stores) for cell in cells]
     return sorted(found, key=lambda cell: (cell.hour, stores.index(cell.store)))
-
-
-def _chosen(history: History, first: Hour | None, last: Hour | None) -> list[Hour]:
-    """Hours that the ledger knows; between two given bounds all: a store may have what the ledger has not."""
-    known = [hour for hour in history.hours() if (first or hour) <= hour <= (last or hour)]
-    between = hours_between(first, after(last)) if first and last else ()
-    return sorted({*known, *between})
 
 
 def mirrors_of(config: Config, spark: object, given: Mapping[str, Mirror] | None = None) -> Opened:
@@ -134,32 +150,42 @@ def _history(topic: Topic, config: Config) -> History:
     return Ledger(table, by="").history()
 
 
-def _silver(topic: Topic, history: History, chosen: Sequence[Hour], config: Config) -> list[Cell]:
-    """Silver's files of each hour, by their ids alone."""
+def _silver(topic: Topic, history: History, chosen: Chosen, config: Config) -> list[Cell]:
+    """Silver's files of each sealed hour, by their ids alone, and hours in its log that the ledger never closed."""
     folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
+    unknown = _hours_in_log(folders.silver, options)
+    for hour in history.hours():
+        unknown.pop(hour, None)
 
     def cell(hour: Hour) -> Cell:
         where = f"{folders.silver} hour={hour}"
         try:
-            return _cell(
-                topic, history, hour, SILVER, _counted(sealed_hour(history, topic, hour, folders, options)), where
-            )
+            is_extra = hour in unknown
+            ours = unknown[hour] if is_extra else sealed_hour(history, topic, hour, folders, options).files
+            count = _counted(ours, folders.silver, options)
+            return _cell(topic, history, hour, SILVER, count, where, verdict="extra" if is_extra else None)
         except LakeError as error:
             return _cell(topic, history, hour, SILVER, None, where, error, verdict="different")
         except (OSError, LakehouseError) as error:
             missing = isinstance(error, FileNotFoundError)
             return _cell(topic, history, hour, SILVER, None, where, error, verdict="missing" if missing else "error")
 
-    return [cell(hour) for hour in chosen]
+    return [cell(hour) for hour in chosen({*filter(history.revision, history.hours()), *unknown})]
 
 
-def _counted(hour: SealedHour) -> Count:
+def _hours_in_log(silver: str, options: Mapping[str, str]) -> dict[Hour, list[DataFile]]:
+    """None when the table cannot be read, which every sealed hour then says by itself."""
+    found: dict[Hour, list[DataFile]] = {}
+    with suppress(LakeError):
+        for file in files(open_table(silver, options)):
+            found.setdefault(file.hour or "", []).append(file)
+    return found
+
+
+def _counted(parts: Iterable[DataFile], silver_uri: str, options: Mapping[str, str]) -> Count:
     rows = checksum = 0
-    for file in hour.files:
-        with (
-            open_file(hour.silver_uri, file.path, hour.storage_options) as source,
-            pq.ParquetFile(source) as parquet,
-        ):
+    for file in parts:
+        with open_file(silver_uri, file.path, options) as source, pq.ParquetFile(source) as parquet:
             for batch in parquet.iter_batches(1_000_000, columns=["event_id"]):
                 rows += batch.num_rows
                 checksum += id_checksum(batch.column(0))
@@ -170,16 +196,22 @@ def _mirror(
     name: str,
     topic: Topic,
     history: History,
-    chosen: Sequence[Hour],
+    chosen: Chosen,
     config: Config,
     opened: Opened,
     repair: bool,
 ) -> list[Cell]:
+    known = set(chosen(history.hours()))
     try:
         mirror = opened(name)
+        beside = mirror.hours(topic) - set(history.hours())
     except LakehouseError as error:
-        return [_cell(topic, history, hour, name, None, name, error, verdict="error") for hour in chosen]
-    return [_compared(mirror, topic, history, hour, config, repair) for hour in chosen]
+        return [_cell(topic, history, hour, name, None, name, error, verdict="error") for hour in known]
+    with ThreadPoolExecutor(mirror.hours_at_once) as pool:
+        cells = pool.map(
+            lambda hour: _compared(mirror, topic, history, hour, config, repair), chosen({*known, *beside})
+        )
+        return [cell for cell in cells if cell.hour in known or cell.verdict != "due"]
 
 
 def _compared(mirror: Mirror, topic: Topic, history: History, hour: Hour, config: Config, repair: bool) -> Cell:
@@ -199,7 +231,7 @@ def _compared(mirror: Mirror, topic: Topic, history: History, hour: Hour, config
         return _cell(topic, history, hour, mirror.name, None, where, error, verdict=found.verdict)
     if again.verdict != "same":
         return again
-    return Cell(**{**vars(found), "repaired": True, "error": None})
+    return replace(found, repaired=True, error=None)
 
 
 def _cell(

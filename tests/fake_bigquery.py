@@ -86,6 +86,8 @@ class FakeBigQuery:
                 return self._insert(self._datasets, body["datasetReference"]["datasetId"], body, "Dataset")
             case "GET", ["datasets", dataset]:
                 return self._dataset(dataset)
+            case "GET", ["datasets", dataset, "tables"]:
+                return self._listed(dataset)
             case "POST", ["datasets", dataset, "tables"]:
                 return self._create_table(dataset, body)
             case "GET", ["datasets", dataset, "tables", table]:
@@ -154,6 +156,12 @@ class FakeBigQuery:
             self._base.execute(f"create schema if not exists {_quoted(dataset)}")
             self._base.execute(f"create table {_at(dataset, name)} ({', '.join([*columns, hidden])})")
         return body
+
+    def _listed(self, dataset: str) -> dict[str, Any]:
+        self._dataset(dataset)
+        names = [name for home, name in self._tables if home == dataset]
+        found = [{"tableReference": self._tables[dataset, name]["tableReference"]} for name in names]
+        return {"kind": "bigquery#tableList", "tables": found, "totalItems": len(found)}
 
     def _table(self, dataset: str, name: str) -> dict[str, Any]:
         self._dataset(dataset)
@@ -249,7 +257,7 @@ class FakeBigQuery:
             where = f"where {_quoted(PARTITION)} = '{instant.isoformat()}'" if instant else ""
             self._base.execute(f"delete from {at} {where}")
             self._base.register("loaded", rows)
-            columns = ", ".join(_projection(each) for each in wanted)
+            columns = ", ".join(_projection(each, rows.column_names) for each in wanted)
             stamp = f"'{instant.isoformat()}'::timestamptz" if instant else "null::timestamptz"
             self._base.execute(
                 f"insert into {at} by name select {columns}, {stamp} as {_quoted(PARTITION)} from loaded"
@@ -305,6 +313,9 @@ class FakeBigQuery:
         tree = sqlglot.parse_one(text, read="bigquery")
         for table in list(tree.find_all(exp.Table)):
             _, dataset, name = [part.name for part in table.parts]
+            if name == "INFORMATION_SCHEMA.PARTITIONS":
+                table.replace(exp.Subquery(this=self._partitions(dataset), alias=exp.TableAlias(this="p")))
+                continue
             known = self._table(dataset, name)
             if "view" in known:
                 inner = sqlglot.parse_one(known["view"]["query"], read="bigquery")
@@ -329,6 +340,17 @@ class FakeBigQuery:
         }  # fmt: skip
         self._results[job_id] = answer
         return answer
+
+    def _partitions(self, dataset: str) -> exp.Expression:
+        """As much of the view as names them: rows without a partition stand under `__NULL__`."""
+        self._dataset(dataset)
+        stamp = f"coalesce(strftime({_quoted(PARTITION)}, '%Y%m%d%H'), '__NULL__')"
+        parts = [
+            f"select '{name}' as table_name, {stamp} as partition_id, count(*) as total_rows"
+            f" from {_at(dataset, name)} group by all"
+            for home, name in self._tables if home == dataset and "view" not in self._tables[home, name]
+        ] or ["select null as table_name, null as partition_id, 0 as total_rows where false"]  # fmt: skip
+        return sqlglot.parse_one(" union all ".join(parts), read="duckdb")
 
 
 @contextmanager
@@ -369,7 +391,7 @@ def serving(fake: FakeBigQuery) -> Iterator[str]:
             """Nothing: `requests` has it."""
 
     server = ThreadingHTTPServer(("127.0.0.1", 0), Handler)
-    thread = threading.Thread(target=server.serve_forever, daemon=True)
+    thread = threading.Thread(target=server.serve_forever, args=[0.02], daemon=True)
     thread.start()
     try:
         yield f"http://127.0.0.1:{server.server_port}"
@@ -399,14 +421,14 @@ def _duckdb_type(field: dict[str, Any]) -> str:
     return f"{name}[]" if field.get("mode") == "REPEATED" else name
 
 
-def _projection(field: dict[str, Any]) -> str:
-    """Null arrays are empty ones, maps are pairs."""
-    column = _quoted(field["name"])
+def _projection(field: dict[str, Any], present: list[str]) -> str:
+    """Null arrays are empty ones, maps are pairs, and what the file lacks is null."""
+    column = _quoted(field["name"]) if field["name"] in present else "null"
     is_pairs = field["type"] == "RECORD" and [each["name"] for each in field["fields"]] == ["key", "value"]
     repeated = field.get("mode") == "REPEATED"
     source = f"map_entries({column})" if repeated and is_pairs else column
     cast = f"cast({source} as {_duckdb_type(field)})"
-    return f"coalesce({cast}, []) as {column}" if repeated else f"{cast} as {column}"
+    return f"{f'coalesce({cast}, [])' if repeated else cast} as {_quoted(field['name'])}"
 
 
 def _check_gains(present: list[dict[str, Any]], wanted: list[dict[str, Any]], prefix: str) -> None:

@@ -12,7 +12,7 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import UTC, date, datetime
 from decimal import Decimal
 from itertools import count
@@ -145,8 +145,10 @@ class Target(Protocol):
     """A mirror, and what a test does to it from outside."""
 
     mirror: Mirror
-    stride: int
-    """Every how many steps a crash is tried: 1 where a step takes milliseconds."""
+    replaces_at_once: bool
+    """Whether a new revision takes the old one's place in one step, so that not even a crash leaves neither."""
+    is_quick: bool
+    """Whether a publish takes milliseconds, so that a test may make many."""
     cannot: frozenset[str]
     """Kinds of fields that the server at hand has no way to take, though the real one has."""
 
@@ -162,48 +164,75 @@ class Target(Protocol):
     def drop(self, topic: Topic, hour: Hour) -> None:
         """The hour is gone, behind the mirror's back."""
 
+    def lose(self, topic: Topic, hour: Hour) -> None:
+        """A part of the hour is gone, behind the mirror's back: a file where there are files, else rows."""
+
     def storable(self, rows: pa.Table) -> pa.Table:
         """The rows as far as the target has values for them."""
 
     def crashing_at(self, step: int) -> Mirror:
-        """The mirror of a process that dies at the step-th thing it does to the target."""
+        """The mirror of a process that dies right before it changes the target for the step-th time, from 0."""
 
     def refusing(self) -> Mirror:
         """The mirror when the target takes nothing."""
 
 
+@dataclass
+class Fate:
+    """So many changes of the target are left to a process; questions are free, as they leave nothing behind."""
+
+    left: int
+    end: BaseException = field(default_factory=Crash)
+
+    def change(self) -> None:
+        if self.left <= 0:
+            raise self.end
+        self.left -= 1
+
+
 class DyingFiles:
-    """A file system as a process sees it that dies at some step; copies die half-way."""
+    """A file system as a process sees it that dies; what is done file by file dies half-way, too."""
 
-    def __init__(self, files: Files, step: int) -> None:
-        self._files, self._left = files, step
+    _CHANGES = ("write", "make_folder", "settle", "remove")
 
-    @property
-    def renames_are_atomic(self) -> bool:
-        return self._files.renames_are_atomic
+    def __init__(self, files: Files, fate: Fate) -> None:
+        self._files, self._fate = files, fate
 
     def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
-        self._step()
+        self._fate.change()
         self._files.copy(copies[:1], options)
-        self._step()
+        self._fate.change()
         self._files.copy(copies[1:], options)
 
+    def rename(self, folder: str, to: str) -> None:
+        self._fate.change()
+        if not self._files.renames_are_atomic:  # a store without folders copies their files, then removes them
+            names = sorted(self._files.listing(folder) or {})
+            self._dying_after(
+                lambda: self._files.copy([Copy(folder, name, f"{to}/{name}", 0) for name in names[:1]], {})
+            )
+            self._dying_after(lambda: self._torn(folder, to, names))
+        self._files.rename(folder, to)
+
+    def _torn(self, folder: str, to: str, names: Sequence[str]) -> None:
+        self._files.copy([Copy(folder, name, f"{to}/{name}", 0) for name in names], {})
+        self._files.remove(f"{folder}/{names[0]}")
+
+    def _dying_after(self, half: Callable[[], None]) -> None:
+        """Where the process dies here, its half is done; where it lives, the file system does the whole."""
+        if self._fate.left <= 0:
+            half()
+        self._fate.change()
+
     def __getattr__(self, name: str) -> Any:
-        def stepped(*arguments: Any) -> Any:
-            self._step()
-            return getattr(self._files, name)(*arguments)
-
-        return stepped
-
-    def _step(self) -> None:
-        if self._left <= 0:
-            raise Crash
-        self._left -= 1
+        if name in self._CHANGES:
+            self._fate.change()
+        return getattr(self._files, name)
 
 
 class FullFiles(DyingFiles):
     def __init__(self, files: Files) -> None:
-        super().__init__(files, sys.maxsize)
+        super().__init__(files, Fate(sys.maxsize))
 
     def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
         self._files.copy(copies[:1], options)
@@ -322,8 +351,9 @@ class FolderTarget:
     store: Store
     files: Files
     address: str
-    stride: int = 1
+    is_quick: bool = True
     cannot: frozenset[str] = frozenset()
+    replaces_at_once: bool = False
 
     def __post_init__(self) -> None:
         self.mirror: Mirror = FolderMirror("folder", self.address, self.files)
@@ -355,11 +385,15 @@ class FolderTarget:
     def drop(self, topic: Topic, hour: Hour) -> None:
         self.store.remove(f"{self.folder(topic, hour)}/_SUCCESS")
 
+    def lose(self, topic: Topic, hour: Hour) -> None:
+        folder = self.folder(topic, hour)
+        self.store.remove(f"{folder}/{min(name for name in self.store.listing(folder) if name.startswith('part-'))}")
+
     def storable(self, rows: pa.Table) -> pa.Table:
         return rows
 
     def crashing_at(self, step: int) -> Mirror:
-        return FolderMirror("folder", self.address, DyingFiles(self.files, step))
+        return FolderMirror("folder", self.address, DyingFiles(self.files, Fate(step)))
 
     def refusing(self) -> Mirror:
         return FolderMirror("folder", self.address, FullFiles(self.files))
@@ -376,11 +410,13 @@ class DuckDBTarget:
     """Its reader stays connected, as one who works with the file in this process."""
 
     path: str
-    stride: int = 1
+    replaces_at_once = True
+    is_quick = True
     cannot: frozenset[str] = frozenset()
 
     def __post_init__(self) -> None:
-        self.mirror: Mirror = DuckDBMirror("duckdb", self.path)
+        self.options = DuckDBMirror.Options(kind="duckdb", path=self.path)
+        self.mirror: Mirror = DuckDBMirror("duckdb", self.options)
         self._base = duckdb.connect(self.path)
 
     def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
@@ -408,55 +444,55 @@ class DuckDBTarget:
             base.execute("delete from _hours where topic = ? and hour = ?", [topic.name, hour])
             base.execute(f"delete from {topic.name} where hour = ?", [hour])
 
+    def lose(self, topic: Topic, hour: Hour) -> None:
+        with self._base.cursor() as base:
+            base.execute(f"delete from {topic.name} where hour = ? and event_id = 'a'", [hour])
+
     def storable(self, rows: pa.Table) -> pa.Table:
         return rows
 
     def crashing_at(self, step: int) -> Mirror:
-        return DyingDuckDB(self.path, step)
+        return DyingDuckDB(self.options, Fate(step))
 
     def refusing(self) -> Mirror:
-        return DyingDuckDB(self.path, 6, duckdb.IOException("No space left on device"))
+        return DyingDuckDB(self.options, Fate(6, duckdb.IOException("No space left on device")))
 
 
 class DyingDuckDB(DuckDBMirror):
-    """Statements are the steps."""
+    """Statements are the changes, each by itself, as only the last of them counts."""
 
-    def __init__(self, path: str, step: int, error: BaseException | None = None) -> None:
-        super().__init__("duckdb", path)
-        self._step, self._error = step, error or Crash()
+    def __init__(self, options: DuckDBMirror.Options, fate: Fate) -> None:
+        super().__init__("duckdb", options)
+        self._fate = fate
 
     @contextmanager
     def _opened(self, topic: Topic, hour: Hour) -> Iterator[Any]:
-        with super()._opened(topic, hour) as (base, there):
-            yield Dying(base, self._step, self._error), there
+        with super()._opened(topic, hour) as (db, there):
+            yield Dying(db, self._fate, ("begin", "execute", "commit")), there
 
 
 class Dying:
-    """Whatever it stands for, until the step-th call of a method."""
+    """Whatever it stands for, whose named methods are changes."""
 
-    def __init__(self, real: Any, step: int, error: BaseException | None = None, only: str = "") -> None:
-        self._real, self._left, self._error, self._only = real, step, error or Crash(), only
+    def __init__(self, real: Any, fate: Fate, changes: Sequence[str]) -> None:
+        self._real, self._fate, self._changes = real, fate, changes
 
     def __getattr__(self, name: str) -> Any:
-        found = getattr(self._real, name)
-        if not callable(found) or not name.startswith(self._only):
-            return found
-
-        def stepped(*arguments: Any, **named: Any) -> Any:
-            if self._left <= 0:
-                raise self._error
-            self._left -= 1
-            return found(*arguments, **named)
-
-        return stepped
+        if name in self._changes:
+            self._fate.change()
+        return getattr(self._real, name)
 
 
 @dataclass
 class BigQueryTarget:
+    _LOADS = ("load_table_from_uri", "load_table_from_file")
+    _CHANGES = ("create_dataset", "create_table", "update_table", *_LOADS)
+
     options: BigQueryOptions
     gcs: Path
-    stride: int = 1
+    is_quick: bool = True
     cannot: frozenset[str] = frozenset()
+    replaces_at_once = True
 
     def __post_init__(self) -> None:
         self.client = client_of(self.options)
@@ -509,15 +545,21 @@ class BigQueryTarget:
             name, _, partition = self.table(topic, hour).partition("$")
             self.client.delete_table(f"{name}_manifests${partition}")
 
+    def lose(self, topic: Topic, hour: Hour) -> None:
+        seen = self.rows(topic, hour)
+        assert seen is not None
+        self.overwrite(topic, hour, seen.slice(1))
+
     def storable(self, rows: pa.Table) -> pa.Table:
         """Arrays hold no nulls, and a null array is an empty one."""
         return pa.Table.from_pylist([without_nulls(row, rows.schema) for row in rows.to_pylist()], rows.schema)
 
     def crashing_at(self, step: int) -> Mirror:
-        return self._mirror(Dying(self.client, step))
+        return self._mirror(Dying(self.client, Fate(step), self._CHANGES))
 
     def refusing(self) -> Mirror:
-        return self._mirror(Dying(self.client, 0, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)), "load_table"))
+        full = Fate(0, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
+        return self._mirror(Dying(self.client, full, self._LOADS))
 
 
 @dataclass
@@ -528,6 +570,7 @@ class SealedHourOf:
     hour: Hour
     revision: int = 0
     release: str = "by hand"
+    files: tuple[DataFile, ...] = ()
 
 
 def as_arrow(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
@@ -565,6 +608,7 @@ class HiveTarget(FolderTarget):
     """Read in HiveQL; what is done behind its back is done to the files of the partition."""
 
     options: HiveOptions | None = None
+    replaces_at_once: bool = True
 
     def __post_init__(self) -> None:
         assert self.options is not None
@@ -597,8 +641,7 @@ class HiveTarget(FolderTarget):
 
     def crashing_at(self, step: int) -> Mirror:
         assert self.options is not None
-        mirror = HiveMirror("hive", self.options, DyingFiles(self.files, step))
-        return mirror
+        return DyingHive(self.options, self.files, Fate(step))
 
     def refusing(self) -> Mirror:
         assert self.options is not None
@@ -608,6 +651,17 @@ class HiveTarget(FolderTarget):
         assert self.options is not None
         with hive_module._connected(self.options) as hive:
             return hive.location(f"{self.options.database}.{topic.name}", hour)
+
+
+class DyingHive(HiveMirror):
+    """Files and statements are changes alike."""
+
+    def __init__(self, options: HiveOptions, files: Files, fate: Fate) -> None:
+        super().__init__("hive", options, DyingFiles(files, fate))
+        self._fate = fate
+
+    def _asked(self, work: Callable[[Any], Any]) -> Any:
+        return super()._asked(lambda hive: work(Dying(hive, self._fate, ["run"])))
 
 
 def _hive_text(field: pa.Field) -> str:
@@ -647,14 +701,14 @@ def local_folder(path: Path, request: pytest.FixtureRequest) -> Target:
 def hadoop_folder(path: Path, request: pytest.FixtureRequest) -> Target:
     """Hadoop's own file system for `file:`, which is as far as one gets without a server."""
     files = HadoopFiles(request.getfixturevalue("spark"), f"file://{path}")
-    return FolderTarget(LocalStore(path), files, f"file://{path}", stride=7)
+    return FolderTarget(LocalStore(path), files, f"file://{path}")
 
 
 def hdfs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
     hdfs = request.getfixturevalue("servers").hdfs()
     spark = request.getfixturevalue("spark")
     store = HdfsStore(spark, hdfs.address, str(path))
-    return FolderTarget(store, HadoopFiles(spark, hdfs.address), f"{hdfs.address}{path}", stride=7)
+    return FolderTarget(store, HadoopFiles(spark, hdfs.address), f"{hdfs.address}{path}", is_quick=False)
 
 
 def gcs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
@@ -669,7 +723,7 @@ def gcs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
         client.create_bucket(bucket)
     root = str(path).strip("/")
     files = GoogleFiles(spark, f"gs://{bucket}", options)
-    return FolderTarget(Bucket(client, bucket, root), files, f"gs://{bucket}/{root}", stride=7)
+    return FolderTarget(Bucket(client, bucket, root), files, f"gs://{bucket}/{root}", is_quick=False)
 
 
 def emulator_options(address: str) -> dict[str, str]:
@@ -699,7 +753,7 @@ def bigquery_tables(path: Path, request: pytest.FixtureRequest) -> Target:
     dataset = f"{path.parent.name}_{next(_numbers)}".replace("-", "_")
     options = bigquery_options(server.address, dataset)
     # It takes bytes in Parquet files for base64, and knows no way from a Parquet map to pairs.
-    return BigQueryTarget(options, server.folder / "gcs", stride=3, cannot=frozenset({"binary", "map"}))
+    return BigQueryTarget(options, server.folder / "gcs", is_quick=False, cannot=frozenset({"binary", "map"}))
 
 
 def bigquery_partitions(path: Path, request: pytest.FixtureRequest) -> Target:
@@ -727,7 +781,7 @@ def hive_table(path: Path, request: pytest.FixtureRequest) -> Target:
             "path": f"{hdfs.address}{path}",
         }
     )  # fmt: skip
-    return HiveTarget(store, files, options.path, stride=20, options=options)
+    return HiveTarget(store, files, options.path, is_quick=False, options=options)
 
 
 _numbers = count()

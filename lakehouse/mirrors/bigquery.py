@@ -37,7 +37,7 @@ from lakehouse.durations import Duration
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.events import sealed_schema
 from lakehouse.hours import Hour
-from lakehouse.mirrors.contract import Count, SealedHour, manifest_of, refusal
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted, manifest_of
 from lakehouse.mirrors.filesystems import first_line, open_file
 from lakehouse.storage import storage_for
 from lakehouse.tables import DataFile
@@ -53,6 +53,7 @@ _PASSING = {"backendError", "internalError", "jobBackendError", "jobInternalErro
             "jobRateLimitExceeded", "tableUnavailable", "timeout"}  # fmt: skip
 """Reasons of failed jobs, from BigQuery's table of error messages."""
 
+_STAMP = r"[0-9]{10}"
 _ATTEMPTS = 1000
 _PAUSE_SECONDS = 2.0
 _REFUSALS = (GoogleAPIError, GoogleAuthError, RequestException, OSError)
@@ -75,12 +76,13 @@ class BigQueryOptions(Frozen):
     staging: Root = ""
     expires_after: Duration | None = None
     loads_per_day: int = Field(LOADS_PER_TABLE_AND_DAY, ge=1)
+    hours_at_once: int = Field(8, ge=1)
     patience: Duration = timedelta(minutes=1)
     timeout: Duration = timedelta(hours=1)
     endpoint: str = ""
 
 
-class BigQueryMirror:
+class BigQueryMirror(Mirror):
     """Readers take `<topic>_<YYYYMMDDHH>`, or with partitions `<topic>`; a view has all hours with a column `hour`.
 
     What is known of an hour beside its rows stands in its table's description; with partitions, which have none, in
@@ -91,7 +93,7 @@ class BigQueryMirror:
 
     def __init__(self, name: str, options: BigQueryOptions, client: Any, uris: Callable[[SealedHour], Any]) -> None:
         """`uris` gives a context with the addresses at which BigQuery finds the hour's files."""
-        self.name = name
+        self.name, self.hours_at_once = name, options.hours_at_once
         self._options, self._client, self._uris = options, client, uris
         self._retry = DEFAULT_RETRY.with_timeout(options.patience / timedelta(seconds=1))
         self._one_call = {"retry": self._retry, "timeout": min(60.0, options.patience / timedelta(seconds=1))}
@@ -99,6 +101,7 @@ class BigQueryMirror:
             _TablePerHour(self) if options.layout == "table_per_hour" else _Partition(self)
         )
         self._loads = _Loads(options.loads_per_day)
+        self._defining = Lock()  # of hours side by side one makes what they share
 
     @classmethod
     def opened(cls, name: str, options: BigQueryOptions, spark: object) -> BigQueryMirror:
@@ -107,16 +110,21 @@ class BigQueryMirror:
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"{self._options.project}.{self._options.dataset}.{self._layout.table_id(topic, hour)}"
 
+    def hours(self, topic: Topic) -> set[Hour]:
+        with self._refusals(topic, "*"):
+            stamps = self._layout.stamps(topic)
+        return hours.hours_among(f"{each[:4]}-{each[4:6]}-{each[6:8]}T{each[8:]}" for each in stamps)
+
     def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
         with self._refusals(hour.topic, hour.hour):
             there = self._layout.manifest(hour.topic, hour.hour)
-            if there and int(there["revision"]) > hour.revision:
-                raise refusal(self.name, hour, int(there["revision"]), self.where(hour.topic, hour.hour))
-            if anew or there != manifest_of(hour) or not self._layout.is_complete(hour):
-                self._layout.prepare(hour)
+            if is_wanted(self, hour, there, anew) or not self._layout.is_complete(hour):
+                with self._defining:
+                    self._layout.prepare(hour)
                 self._load(hour, anew)
                 self._layout.describe(hour)
-                self._layout.show(hour.topic)
+                with self._defining:
+                    self._layout.show(hour.topic)
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         with self._refusals(topic, hour):
@@ -140,6 +148,14 @@ class BigQueryMirror:
             return self._client.get_table(self.table(table_id), **self._one_call)
         except NotFound:
             return None
+
+    def tables(self) -> list[str]:
+        """The names of all tables and views of the dataset; none when it is not there."""
+        dataset = f"{self._options.project}.{self._options.dataset}"
+        try:
+            return [table.table_id for table in self._client.list_tables(dataset, **self._one_call)]
+        except NotFound:
+            return []
 
     def created(self, table: Any) -> None:
         """A table or view, where there is none yet; with the dataset, where that is missing."""
@@ -231,7 +247,7 @@ class BigQueryMirror:
             source_format="PARQUET",
             write_disposition="WRITE_TRUNCATE",
             create_disposition="CREATE_IF_NEEDED",
-            schema=self._layout.schema(hour.topic),
+            schema=self._layout.schema(hour),
             labels=labels_of(hour),
         )
         config.parquet_options = parquet
@@ -290,8 +306,13 @@ class _TablePerHour:
     def rows_of(self, topic: Topic, hour: Hour) -> str:
         return f"`{self._mirror.where(topic, hour)}`"
 
-    def schema(self, topic: Topic) -> list[Any]:
-        return schema_of(sealed_schema(topic))
+    def schema(self, hour: SealedHour) -> list[Any]:
+        """That of the files as they are: those from before a field came do not have it."""
+        found: list[Any] = [] if hour.files else schema_of(sealed_schema(hour.topic))
+        for file in hour.files:
+            with open_file(hour.silver_uri, file.path, hour.storage_options) as source:
+                found = merged(found, schema_of(pq.read_schema(source)))
+        return found
 
     def manifest(self, topic: Topic, hour: Hour) -> dict[str, Any] | None:
         table = self._mirror.found(self.table_id(topic, hour))
@@ -301,15 +322,27 @@ class _TablePerHour:
         table = self._mirror.found(self.table_id(hour.topic, hour.hour))
         return table is not None and table.num_rows == hour.rows
 
+    def stamps(self, topic: Topic) -> set[str]:
+        form = re.compile(rf"{topic.name}_({_STAMP})")
+        return {found[1] for name in self._mirror.tables() if (found := form.fullmatch(name))}
+
     def prepare(self, hour: SealedHour) -> None:
         self._mirror.ensure_dataset()
 
     def describe(self, hour: SealedHour) -> None:
-        """After the load: a description that is there before its rows would be believed."""
+        """After the load: a description that is there before its rows would be believed.
+
+        The table also gets the fields that came after its files, as the view over all takes the newest table's.
+        """
+        loaded = getattr(self._mirror.found(self.table_id(hour.topic, hour.hour)), "schema", [])
         table = self._mirror.table(self.table_id(hour.topic, hour.hour))
         table.description = json.dumps(manifest_of(hour))
         table.labels = labels_of(hour)
         fields = ["description", "labels"]
+        wanted = merged(loaded, schema_of(sealed_schema(hour.topic)))
+        if wanted != loaded:
+            table.schema = wanted
+            fields.append("schema")
         if self._mirror.options.expires_after:
             table.expires = datetime.now(UTC) + self._mirror.options.expires_after
             fields.append("expires")
@@ -340,10 +373,10 @@ class _Partition:
     def rows_of(self, topic: Topic, hour: Hour) -> str:
         return self._in_hour(topic.name, hour)
 
-    def schema(self, topic: Topic) -> list[Any]:
+    def schema(self, hour: SealedHour) -> list[Any]:
         """The table's own, with what the topic has gained: a load into a partition may not take columns away."""
-        table = self._mirror.found(topic.name)
-        return merged(table.schema if table else [], schema_of(sealed_schema(topic)))
+        table = self._mirror.found(hour.topic.name)
+        return merged(table.schema if table else [], schema_of(sealed_schema(hour.topic)))
 
     def manifest(self, topic: Topic, hour: Hour) -> dict[str, Any] | None:
         query = f"select manifest from {self._in_hour(self._manifests(topic), hour)}"
@@ -360,9 +393,19 @@ class _Partition:
         except NotFound:
             return False
 
+    def stamps(self, topic: Topic) -> set[str]:
+        """Partitions of rows, and those of manifests: an empty hour has no other."""
+        view = f"`{self._mirror.options.project}.{self._mirror.options.dataset}.INFORMATION_SCHEMA.PARTITIONS`"
+        names = f"('{topic.name}', '{self._manifests(topic)}')"
+        try:
+            found = self._mirror.query(f"select partition_id from {view} where table_name in {names}")
+        except NotFound:
+            return set()
+        return {each for (each,) in found if re.fullmatch(_STAMP, each or "")}
+
     def prepare(self, hour: SealedHour) -> None:
         table = self._mirror.found(hour.topic.name)
-        wanted = self.schema(hour.topic)
+        wanted = self.schema(hour)
         if table is None:
             self._create(hour.topic.name, wanted, hour)
         elif wanted != table.schema:

@@ -24,7 +24,7 @@ KINDS = {
 
 
 class MirrorKind(Protocol):
-    """A class of mirrors: the keys of its configuration, and how one is opened with them."""
+    """A class of mirrors with the keys of its configuration."""
 
     Options: type[Frozen]
 

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+from pyspark.sql import SparkSession
+
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
 from lakehouse.tables import DataFile
@@ -51,39 +53,25 @@ def manifest_of(hour: SealedHour) -> dict[str, Any]:
     }
 
 
-def refusal(mirror: str, hour: SealedHour, there: int, where: str) -> MirrorError:
-    """A run that was asleep since before the hour was sealed anew must not bring the old one back."""
-    return MirrorError(
-        f"mirror {mirror}: {hour.topic.name} {hour.hour}",
-        found=f"revision {there} in {where}",
-        expected=f"none newer than {hour.revision}, which was to be published",
-        next_step="Nothing to do if another run is mirroring; else see `lakehouse explain` for the hour.",
-    )
-
-
-@contextmanager
-def told_of(mirror: str, topic: Topic, hour: Hour, *kinds: type[Exception], expected: str) -> Iterator[None]:
-    """A target's own errors of these kinds, told as a MirrorError that names the hour and says what was expected."""
-    try:
-        yield
-    except kinds as refused:
-        raise MirrorError(
-            f"mirror {mirror}: {topic.name} {hour}",
-            found=str(refused).strip()[:1000] or type(refused).__name__,
-            expected=expected,
-            next_step="Check the target and what it says; the hour stays due.",
-        ) from refused
-
-
 class Mirror(Protocol):
     """A target. Whatever it refuses is a MirrorError; tests/test_mirrors.py holds every target to this."""
 
-    @property
-    def name(self) -> str:
-        """As the configuration calls it."""
+    name: str
+    """As the configuration calls it."""
+
+    hours_at_once: int = 1
+    """Hours of one topic that it takes side by side."""
+
+    @classmethod
+    def opened(cls, name: str, options: Any, spark: SparkSession | None) -> Mirror:
+        """The mirror that the configuration describes, its keys read as the class's `Options`."""
+        return cls(name, options)  # type: ignore[call-arg]  # a class that needs more has its own way
 
     def where(self, topic: Topic, hour: Hour) -> str:
         """The address at which a reader of the target finds the hour."""
+
+    def hours(self, topic: Topic) -> set[Hour]:
+        """Every hour that a reader may find there, whoever wrote it; `read_back` tells what there is of it."""
 
     def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
         """Make the hour readable, whole or not at all; a new revision replaces the whole hour.
@@ -94,3 +82,35 @@ class Mirror(Protocol):
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         """What a reader of the target now sees of the hour, counted by the target; None when it is not there."""
+
+
+def refuse_older(mirror: Mirror, hour: SealedHour, there: int) -> None:
+    """MirrorError when a newer revision is there: a run that slept meanwhile must not bring the old one back."""
+    if there > hour.revision:
+        raise MirrorError(
+            f"mirror {mirror.name}: {hour.topic.name} {hour.hour}",
+            found=f"revision {there} in {mirror.where(hour.topic, hour.hour)}",
+            expected=f"none newer than {hour.revision}, which was to be published",
+            next_step="Nothing to do if another run is mirroring; else see `lakehouse explain` for the hour.",
+        )
+
+
+def is_wanted(mirror: Mirror, hour: SealedHour, there: Mapping[str, Any] | None, anew: bool) -> bool:
+    """Whether to write the hour to a target that has it with the manifest `there`; MirrorError as `refuse_older`."""
+    refuse_older(mirror, hour, int(there["revision"]) if there else 0)
+    return anew or there != manifest_of(hour)
+
+
+@contextmanager
+def told_of(mirror: Mirror, topic: Topic, hour: Hour, *kinds: type[Exception]) -> Iterator[None]:
+    """A target's own errors of these kinds, and OSErrors, told as a MirrorError that says which hour and where."""
+    told: tuple[type[Exception], ...] = (OSError, *kinds)
+    try:
+        yield
+    except told as refused:
+        raise MirrorError(
+            f"mirror {mirror.name}: {topic.name} {hour}",
+            found=str(refused).strip()[:1000] or type(refused).__name__,
+            expected=f"{mirror.where(topic, hour)} within reach",
+            next_step="Check the target and what it says; the hour stays due.",
+        ) from refused

@@ -7,76 +7,68 @@ from threading import Lock
 from typing import Any, Literal
 
 import duckdb
-import pyarrow.parquet as pq
 
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.events import silver_schema
 from lakehouse.hours import Hour
-from lakehouse.mirrors.contract import Count, SealedHour, manifest_of, refusal, told_of
-from lakehouse.mirrors.filesystems import open_file
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted, manifest_of, told_of
+from lakehouse.mirrors.filesystems import rows_of
 from lakehouse.mirrors.retries import retried
 from lakehouse.topics import Frozen, Topic
 
-_HOURS = "create table if not exists _hours (topic text, hour text, manifest text, primary key (topic, hour))"
 _TURN = Lock()
 
 
-class DuckDBMirror:
+class DuckDBMirror(Mirror):
     class Options(Frozen):
         kind: Literal["duckdb"]
         path: Root
 
-    def __init__(self, name: str, path: str) -> None:
-        self.name, self._path = name, path
-
-    @classmethod
-    def opened(cls, name: str, options: Any, spark: object) -> "DuckDBMirror":
-        return cls(name, options.path)
+    def __init__(self, name: str, options: Options) -> None:
+        self.name, self._path = name, options.path
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"{self._path}: {topic.name} where hour = '{hour}'"
 
+    def hours(self, topic: Topic) -> set[Hour]:
+        query = f'select hour from "{topic.name}" union select hour from _hours where topic = ?'
+        with self._opened(topic, "*") as (db, _):
+            return {hour for (hour,) in db.execute(query, [topic.name]).fetchall()}
+
     def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
-        with self._opened(hour.topic, hour.hour) as (base, there):
-            if there and there["revision"] > hour.revision:
-                raise refusal(self.name, hour, there["revision"], self._path)
-            if anew or there != manifest_of(hour):
-                _replace(base, hour)
+        with self._opened(hour.topic, hour.hour) as (db, there):
+            if is_wanted(self, hour, there, anew):
+                _replace(db, hour, hour.topic.name)
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         query = f'select count(*), {sql_for("duckdb")} from "{topic.name}" where hour = ?'
-        with self._opened(topic, hour) as (base, there):
-            return Count(*map(int, base.execute(query, [hour]).fetchall()[0])) if there else None
+        with self._opened(topic, hour) as (db, there):
+            count = Count(*map(int, db.execute(query, [hour]).fetchall()[0]))
+            return count if there or count.rows else None
 
     @contextmanager
     def _opened(self, topic: Topic, hour: Hour) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, Any] | None]]:
-        expected = f"{self._path} to be a DuckDB file that no other process has open"
-        with (
-            _TURN,
-            told_of(self.name, topic, hour, duckdb.Error, OSError, expected=expected),
-            retried(lambda: duckdb.connect(self._path), duckdb.IOException) as base,
-        ):
-            base.execute(f"set timezone = 'UTC'; {_HOURS}")
-            query = "select manifest from _hours where topic = ? and hour = ?"
-            found = base.execute(query, [topic.name, hour]).fetchall()
-            yield base, json.loads(found[0][0]) if found else None
+        with _TURN, told_of(self, topic, hour, duckdb.Error), retried(self._connected, duckdb.IOException) as db:
+            db.execute("create table if not exists _hours (topic text, hour text, manifest text, unique (topic, hour))")
+            db.register("declared", silver_schema(topic).empty_table())
+            db.execute(f'create table if not exists "{topic.name}" as from declared')
+            row = db.execute("select manifest from _hours where topic = ? and hour = ?", [topic.name, hour]).fetchone()
+            yield db, json.loads(row[0]) if row else None
+
+    def _connected(self) -> duckdb.DuckDBPyConnection:
+        return duckdb.connect(self._path)
 
 
-def _replace(base: duckdb.DuckDBPyConnection, hour: SealedHour) -> None:
-    topic = hour.topic.name
-    base.register("declared", silver_schema(hour.topic).empty_table())
-    base.begin()
-    base.execute(f'create table if not exists "{topic}" as from declared')
-    present = dict(row[:2] for row in base.execute(f'describe "{topic}"').fetchall())
-    for column, kind, *_ in base.execute("describe declared").fetchall():
-        change = f'alter column "{column}" type' if column in present else f'add column "{column}"'
-        if present.get(column) != kind:
-            base.execute(f'alter table "{topic}" {change} {kind}')
-    base.execute(f'delete from "{topic}" where hour = ?', [hour.hour])
-    for file in hour.files:
-        with open_file(hour.silver_uri, file.path, hour.storage_options) as source:
-            base.register("part", pq.ParquetFile(source).read())
-            base.execute(f'insert into "{topic}" by name select *, ? as hour from part', [hour.hour])
-    base.execute("insert or replace into _hours values (?, ?, ?)", [topic, hour.hour, json.dumps(manifest_of(hour))])
-    base.commit()
+def _replace(db: duckdb.DuckDBPyConnection, hour: SealedHour, topic: str) -> None:
+    new = f'(describe declared) anti join (describe "{topic}") using (column_name, column_type)'
+    db.begin()
+    for column, kind in db.execute(f"select column_name, column_type from {new}").fetchall():
+        add = f'alter table "{topic}" add column if not exists "{column}" {kind}'
+        db.execute(f'{add}; alter table "{topic}" alter column "{column}" type {kind}')
+    db.execute(f'delete from "{topic}" where hour = ?', [hour.hour])
+    for rows in rows_of(hour):
+        db.register("part", rows)
+        db.execute(f'insert into "{topic}" by name select *, ? as hour from part', [hour.hour])
+    db.execute("insert or replace into _hours values (?, ?, ?)", [topic, hour.hour, json.dumps(manifest_of(hour))])
+    db.commit()

@@ -24,7 +24,7 @@ from pyspark.sql import SparkSession
 from lakehouse import steps
 from lakehouse.checksum import id_checksum, sql_for
 from lakehouse.errors import MirrorError
-from lakehouse.mirrors.contract import Count
+from lakehouse.mirrors.contract import Count, SealedHour
 
 COPIERS = 8
 """Files that one process copies at a time: enough to hide a store's latency."""
@@ -336,6 +336,13 @@ def open_file(folder: str, path: str, options: Mapping[str, str]) -> IO[bytes]:
     if _is_local(folder):
         return open(f"{_local(folder)}/{path}", "rb")
     return cast(IO[bytes], DeltaStorageHandler(folder, dict(options)).open_input_file(path))
+
+
+def rows_of(hour: SealedHour) -> Iterator[pa.RecordBatchReader]:
+    """The hour's rows as Arrow, one stream for each file, for a target that takes no files."""
+    for file in hour.files:
+        with open_file(hour.silver_uri, file.path, hour.storage_options) as source, pq.ParquetFile(source) as parquet:
+            yield pa.RecordBatchReader.from_batches(parquet.schema_arrow, parquet.iter_batches())
 
 
 def _target(address: str, options: Mapping[str, str]) -> IO[bytes]:

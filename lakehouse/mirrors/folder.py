@@ -11,13 +11,14 @@ from contextlib import suppress
 from datetime import UTC, datetime, timedelta
 from typing import Literal
 
+from pydantic import Field
 from pyspark.sql import SparkSession
 
 from lakehouse import steps
 from lakehouse.config import Root
 from lakehouse.errors import MirrorError
-from lakehouse.hours import Hour
-from lakehouse.mirrors.contract import Count, SealedHour, manifest_of, refusal
+from lakehouse.hours import Hour, hours_among
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour, manifest_of, refuse_older, told_of
 from lakehouse.mirrors.filesystems import Copy, Files, Found, files_at, first_line
 from lakehouse.tables import DataFile
 from lakehouse.topics import Frozen, Topic
@@ -38,9 +39,10 @@ class FolderOptions(Frozen):
     kind: Literal["folder"]
     path: Root
     storage_options: dict[str, str] | None = None
+    hours_at_once: int = Field(4, ge=1)
 
 
-class FolderMirror:
+class FolderMirror(Mirror):
     """Copies an hour aside, then makes it visible by one rename of its folder.
 
     A new revision takes two renames: the old folder out of the way, the new one in. A reader finds the old hour, or for
@@ -61,10 +63,16 @@ class FolderMirror:
 
     @classmethod
     def opened(cls, name: str, options: FolderOptions, spark: SparkSession | None) -> FolderMirror:
-        return cls(name, options.path, files_at(options.path, name, spark, options.storage_options))
+        mirror = cls(name, options.path, files_at(options.path, name, spark, options.storage_options))
+        mirror.hours_at_once = options.hours_at_once
+        return mirror
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"{self._path}/{topic.name}/{hour}"
+
+    def hours(self, topic: Topic) -> set[Hour]:
+        with told_of(self, topic, "*"):
+            return hours_among(self._files.listing(f"{self._path}/{topic.name}") or {})
 
     def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
         self.publish_at(self.where(hour.topic, hour.hour), hour, anew=anew)
@@ -164,9 +172,7 @@ class FolderMirror:
 
     def _refuse_older(self, hour: SealedHour, folder: str) -> None:
         text = self._files.text(f"{folder}/{MANIFEST}")
-        there = _revision_in(text) if text else 0
-        if there > hour.revision:
-            raise refusal(self.name, hour, there, folder)
+        refuse_older(self, hour, _revision_in(text) if text else 0)
 
     def _staging(self, topic: Topic) -> str:
         return f"{self._path}/{topic.name}/{STAGING}"

@@ -7,6 +7,7 @@ import re
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
+from threading import Lock
 from typing import Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
@@ -19,8 +20,8 @@ from lakehouse.config import Root
 from lakehouse.durations import Duration
 from lakehouse.errors import MirrorError
 from lakehouse.events import sealed_schema
-from lakehouse.hours import Hour
-from lakehouse.mirrors.contract import Count, SealedHour, refusal
+from lakehouse.hours import Hour, hours_among
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
 from lakehouse.mirrors.filesystems import Files, files_at, first_line
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.retries import retried
@@ -63,9 +64,10 @@ class HiveOptions(Frozen):
     kerberos_service: str = "hive"
     timeout: Duration = timedelta(minutes=10)
     storage_options: dict[str, str] | None = None
+    hours_at_once: int = Field(4, ge=1)
 
 
-class HiveMirror:
+class HiveMirror(Mirror):
     """An hour's folder is complete before its partition points there.
 
     Each revision has a folder of its own, `<path>/<topic>/<hour>-r<revision>`, and the partition moves from one to the
@@ -78,9 +80,10 @@ class HiveMirror:
     Options = HiveOptions
 
     def __init__(self, name: str, options: HiveOptions, files: Files) -> None:
-        self.name = name
+        self.name, self.hours_at_once = name, options.hours_at_once
         self._options, self._files = options, files
         self._folders = FolderMirror(name, options.path, files)
+        self._defining = Lock()
 
     @classmethod
     def opened(cls, name: str, options: HiveOptions, spark: SparkSession | None) -> HiveMirror:
@@ -89,13 +92,15 @@ class HiveMirror:
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"hive://{self._options.host}:{self._options.port}/{self._table(topic)}/hour={hour}"
 
+    def hours(self, topic: Topic) -> set[Hour]:
+        with self._refusals(topic, "*"):
+            return self._asked(lambda hive: hive.partitions(self._table(topic)))
+
     def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
         topic, folder = hour.topic, self._folder(hour.topic, hour.hour, hour.revision)
         with self._refusals(topic, hour.hour):
             location = self._asked(lambda hive: hive.location(self._table(topic), hour.hour))
-        there = _revision_in(location)
-        if there > hour.revision:
-            raise refusal(self.name, hour, there, self.where(topic, hour.hour))
+        refuse_older(self, hour, _revision_in(location))
         self._folders.publish_at(folder, hour, anew=anew)
         with self._refusals(topic, hour.hour):
             self._asked(lambda hive: self._point(hive, topic, hour.hour, location, folder))
@@ -114,6 +119,16 @@ class HiveMirror:
 
     def _point(self, hive: _Hive, topic: Topic, hour: Hour, location: str | None, folder: str) -> None:
         table = self._table(topic)
+        with self._defining:  # of two hours at once only one may add a column
+            self._define(hive, table, topic)
+        partition = f"partition (hour = '{hour}')"
+        if location is None:
+            hive.run(f"alter table {table} add if not exists {partition} location '{folder}'")
+        elif not _is_same(location, folder):
+            hive.run(f"alter table {table} {partition} set location '{folder}'")
+
+    def _define(self, hive: _Hive, table: str, topic: Topic) -> None:
+        """The table with the topic's columns of today."""
         hive.run(f"create database if not exists `{self._options.database}`")
         columns = {column.name: hive_type(column.type) for column in sealed_schema(topic)}
         declared = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
@@ -122,11 +137,6 @@ class HiveMirror:
             f" stored as parquet location '{self._options.path}/{topic.name}'"
         )
         _follow(hive, table, columns)
-        partition = f"partition (hour = '{hour}')"
-        if location is None:
-            hive.run(f"alter table {table} add if not exists {partition} location '{folder}'")
-        elif not _is_same(location, folder):
-            hive.run(f"alter table {table} {partition} set location '{folder}'")
 
     def _remove_before(self, topic: Topic, hour: Hour, revision: int) -> None:
         for old in range(1, revision):
@@ -179,17 +189,24 @@ class _Hive:
             cursor.execute(query)
             return list(cursor.fetchall())
 
+    def partitions(self, table: str) -> set[Hour]:
+        return hours_among(str(row[0]).removeprefix("hour=") for row in self._told(f"show partitions {table}"))
+
     def location(self, table: str, hour: Hour) -> str | None:
         """Where the partition's files are; None when there is no such partition, table or database."""
+        rows = self._told(f"describe formatted {table} partition (hour = '{hour}')")
+        return next((str(row[1]).strip() for row in rows if str(row[0]).strip() == "Location:"), None)
+
+    def _told(self, question: str) -> list[tuple[Any, ...]]:
+        """Nothing of what is not there."""
         from pyhive.exc import OperationalError
 
         try:
-            rows = self.rows(f"describe formatted {table} partition (hour = '{hour}')")
+            return self.rows(question)
         except OperationalError as error:
             if _code(error) in (_NO_TABLE, _NO_DATABASE, _NO_PARTITION):
-                return None
+                return []
             raise
-        return next(str(row[1]).strip() for row in rows if str(row[0]).strip() == "Location:")
 
 
 def hive_type(kind: pa.DataType) -> str:

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
-from concurrent.futures import ThreadPoolExecutor
+from collections import deque
+from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
@@ -33,6 +34,7 @@ class Mirrored:
     target: str
     hour: Hour
     revision: int
+    silver_version: int
     count: Count
     seconds: float
 
@@ -46,6 +48,8 @@ def mirror_due(
     mirrors: Mapping[str, Mirror] | None = None,
 ) -> list[Mirrored]:
     """Publish what is due, oldest hour first, to all targets side by side; only what they count rightly is recorded.
+
+    A target takes as many hours at once as it says; they are recorded in their order.
 
     Raises a MirrorError at the end when anything failed; what failed stays due, and held up nothing else. Without
     `spark` only targets that need none can be served. `mirrors` are taken before those of the configuration.
@@ -77,68 +81,96 @@ class _Outcome:
 def _served(name: str, topic: Topic, config: Config, by: str, opened: Callable[[], Mirror]) -> _Outcome:
     """One target's due hours. Whatever it throws is its own trouble and becomes an error of the outcome."""
     outcome = _Outcome()
-    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
     try:
-        ledger = Ledger(ledger_table(folders, topic, options), by)
+        ledger = Ledger(
+            ledger_table(folders_of(config.settings, topic.name), topic, config.settings.storage_options), by
+        )
         due = ledger.history().due_to_mirror(name)
-        if not due:
-            return outcome
-        mirror = opened()
+        if due:
+            _serve(opened(), topic, config, ledger, due, outcome)
     except Exception as error:
         outcome.errors.append(_as_ours(error, f"mirror {name}: {topic.name}"))
-        return outcome
-    failures = 0
-    for hour in due:
-        try:
-            mirrored = _mirror_hour(mirror, ledger, topic, hour, folders, options)
-            outcome.mirrored += [mirrored] if mirrored else []
-            failures = 0
-        except Exception as error:
-            outcome.errors.append(_as_ours(error, f"mirror {name}: {topic.name} {hour}"))
-            failures += 1
-        if failures == FAILURES_IN_A_ROW:
-            log.warning("mirror %s %s: left after %d failures in a row", name, topic.name, failures)
-            break
     return outcome
 
 
-def _mirror_hour(
-    mirror: Mirror, ledger: Ledger, topic: Topic, hour: Hour, folders: Folders, options: Mapping[str, str]
-) -> Mirrored | None:
-    """Publish, count, compare, record. None when meanwhile another run has recorded it, or the hour was sealed anew."""
+def _serve(mirror: Mirror, topic: Topic, config: Config, ledger: Ledger, due: list[Hour], outcome: _Outcome) -> None:
+    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
+
+    def brought(hour: Hour, history: History) -> Mirrored:
+        return _brought(mirror, sealed_hour(history, topic, hour, folders, options))
+
+    failures = 0
+    for hour, work in _side_by_side(due, brought, ledger, mirror.hours_at_once):
+        try:
+            mirrored = work.result()
+            if _is_recorded(ledger, topic, mirrored, mirror):
+                outcome.mirrored.append(mirrored)
+            failures = 0
+        except Exception as error:
+            outcome.errors.append(_as_ours(error, f"mirror {mirror.name}: {topic.name} {hour}"))
+            failures += 1
+        if failures == FAILURES_IN_A_ROW:
+            log.warning("mirror %s %s: left after %d failures in a row", mirror.name, topic.name, failures)
+            break
+
+
+def _side_by_side(
+    due: list[Hour], brought: Callable[[Hour, History], Mirrored], ledger: Ledger, at_once: int
+) -> Iterator[tuple[Hour, Future[Mirrored]]]:
+    """The hours with their work, oldest first: so many under way at a time, and no new one once the caller leaves.
+
+    The ledger is asked and written in the caller's thread alone.
+    """
+    under_way: deque[tuple[Hour, Future[Mirrored]]] = deque()
+    with ThreadPoolExecutor(at_once) as pool:
+        for hour in due:
+            under_way.append((hour, pool.submit(brought, hour, ledger.history())))
+            if len(under_way) == at_once:
+                yield under_way.popleft()
+        yield from under_way
+
+
+def _brought(mirror: Mirror, hour: SealedHour) -> Mirrored:
+    """Publish, count, compare; MirrorError when the target counts anything else than the seal did."""
     started = time.monotonic()
-    sealed = sealed_hour(ledger.history(), topic, hour, folders, options)
-    expected = Count(sealed.rows, sealed.id_checksum)
-    count = _published(mirror, sealed, expected)
+    expected = Count(hour.rows, hour.id_checksum)
+    count = _published(mirror, hour, expected)
     if count != expected:
         raise MirrorError(
-            f"mirror {mirror.name}: {topic.name} {hour} at {mirror.where(topic, hour)}",
+            f"mirror {mirror.name}: {hour.topic.name} {hour.hour} at {mirror.where(hour.topic, hour.hour)}",
             found=str(count or "no such hour"),
             expected=f"{expected}, as it was sealed",
             next_step="Look who else writes there and remove the hour there; it stays due and will be published anew.",
         )
     seconds = round(time.monotonic() - started, 3)
+    return Mirrored(mirror.name, hour.hour, hour.revision, hour.silver_version, count, seconds)
+
+
+def _is_recorded(ledger: Ledger, topic: Topic, mirrored: Mirrored, mirror: Mirror) -> bool:
+    """Record it; False when meanwhile another run has, or the hour was sealed anew."""
+    hour, where = mirrored.hour, mirror.where(topic, mirrored.hour)
     details = {
         "target": mirror.name,
-        "rows": count.rows,
-        "id_checksum": str(count.id_checksum),
-        "silver_version": sealed.silver_version,
-        "revision": sealed.revision,
-        "seconds": seconds,
-        "where": mirror.where(topic, hour),
+        "rows": mirrored.count.rows,
+        "id_checksum": str(mirrored.count.id_checksum),
+        "silver_version": mirrored.silver_version,
+        "revision": mirrored.revision,
+        "seconds": mirrored.seconds,
+        "where": where,
     }
 
     steps.reached("mirrored, not recorded")
 
     def overtaken(history: History) -> bool:
         is_done = mirror.name in history.targets_done(hour)
-        return is_done or not history.is_cleared(hour) or history.revision(hour) != sealed.revision
+        return is_done or not history.is_cleared(hour) or history.revision(hour) != mirrored.revision
 
     if not ledger.record("mirrored", hour, details, unless=overtaken):
-        return None
+        return False
     steps.reached("mirrored")
-    log.info("mirrored %s %s to %s: %d rows in %.3f s", topic.name, hour, mirror.name, count.rows, seconds)
-    return Mirrored(mirror.name, hour, sealed.revision, count, seconds)
+    rows, seconds = mirrored.count.rows, mirrored.seconds
+    log.info("mirrored %s %s to %s: %d rows in %.3f s", topic.name, hour, mirror.name, rows, seconds)
+    return True
 
 
 def _published(mirror: Mirror, hour: SealedHour, expected: Count) -> Count | None:
