@@ -35,11 +35,11 @@ services-stop: set-up ## end what `make services` started
 	@$(python) -m lakehouse.sandbox.services stop
 
 .PHONY: test
-test: lint types ## all checks: format, lint, types, tests (but for test-stores)
-	$(python) -m pytest -n 2 --dist loadfile -m "not stores"
+test: lint types ## all checks: format, lint, types, tests (the first time, the stores' servers are fetched)
+	$(python) -m pytest -n 2 --dist loadgroup
 
 .PHONY: test-stores
-test-stores: set-up ## the mirrors against real HDFS, Hive and emulators of BigQuery and GCS (fetched at the first use)
+test-stores: set-up ## of these only the mirrors against real HDFS and Hive and emulators of BigQuery and GCS
 	$(python) -m pytest -m stores
 
 .PHONY: test-fast

@@ -24,6 +24,8 @@ SPARK_SETTINGS = {
     "spark.scheduler.mode": "FAIR",
     "spark.driver.memory": "2g",
     "spark.sql.warehouse.dir": "build/spark-warehouse",
+    # How long a closed file on HDFS is waited for when its one DataNode has not reported it yet; 400 without.
+    "spark.hadoop.dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "10",
 }
 
 PLAYS: dict[str, Any] = {
@@ -36,6 +38,14 @@ PLAYS: dict[str, Any] = {
     "first_hour": "earliest",
     "mirrors": ["folder"],
 }
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """For `--dist loadgroup`: a file's tests stay together, and those with servers do, which are so started once."""
+    for item in items:
+        group = "stores" if item.get_closest_marker("stores") else item.path.name
+        item.add_marker(pytest.mark.xdist_group(group))
 
 
 @pytest.fixture(scope="session")
