@@ -34,7 +34,7 @@ from lakehouse.tables import (
     silver_table,
 )
 from lakehouse.topics import Topic
-from lakehouse.workers import forget_archives
+from lakehouse.workers import spare_next_task
 
 log = logging.getLogger(__name__)
 
@@ -199,10 +199,10 @@ class Sealer:
         spark = self._spark()
 
         def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
-            forget_archives()
             for batch in batches:
                 copied = [vars(copy_rows(copies[number])) for number in batch.column(0).to_pylist()]
                 yield pa.RecordBatch.from_pylist(copied, schema=COPIED)
+            spare_next_task()
 
         numbers = spark.range(0, len(copies), 1, len(copies))
         return [Copied(**row.asDict()) for row in numbers.mapInArrow(run, _COPIED_DDL).collect()]

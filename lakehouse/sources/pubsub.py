@@ -42,7 +42,7 @@ from lakehouse.sources.subscription import PAGE_MESSAGES, Asked, Leases, Page, S
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import open_table
 from lakehouse.topics import Topic
-from lakehouse.workers import forget_archives
+from lakehouse.workers import spare_next_task
 
 FORMAT = "pubsub"
 _TIDIED_AFTER = (Exception, GeneratorExit, KeyboardInterrupt, SystemExit)
@@ -143,13 +143,13 @@ class SegmentStream(DataSourceStreamReader):
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, Slot)
-        forget_archives()
         storage = storage_for(self._raw, self._storage_options)
         manifest = read_manifest(storage, partition.epoch, partition.slot)
         if manifest is None:
             with _without_cycle_collector():
                 manifest = _Pull(self._topic, self._ingest, storage, partition).manifest()
         yield facts(manifest)
+        spare_next_task()
 
     def _remember(self, offset: Offset) -> None:
         if self._last is None or offset.epoch > self._last.epoch:
