@@ -55,7 +55,6 @@ FIELDS = {
     "context": "string",
 }
 SPARK = {
-    "spark.master": "local[2]",
     "spark.scheduler.mode": "FAIR",
     "spark.sql.shuffle.partitions": "2",
     "spark.databricks.delta.snapshotPartitions": "2",
@@ -71,6 +70,8 @@ SPARK = {
 REPEATS = 2
 WARM_UP = 60 * PAGE
 SAMPLED_EVERY = 1_000_000
+_SLOTS = {"idle": 16, "mixed": 16}
+"""Spark's task slots where many topics share two cores: a slot that waits for messages uses none."""
 IDLE_TRIGGERS = 40
 IDLE_TOPICS = 20
 MIXED_TOPICS, MIXED_SECONDS = 50, 60.0
@@ -91,15 +92,25 @@ def main() -> int:
     shutil.rmtree(BUILD, ignore_errors=True)
     report = Report("ingest")
     with pages.served() as server:
-        spark = spark_session(_settings("none"), "bench ingest")
-        spark.sparkContext.setLogLevel("ERROR")
         try:
             for name in arguments.only:
-                parts[name](Bench(report, spark, server, arguments.messages, arguments.long))
+                with _session(_SLOTS.get(name, 2)) as spark:
+                    parts[name](Bench(report, spark, server, arguments.messages, arguments.long))
         finally:
-            spark.stop()
             shutil.rmtree(BUILD, ignore_errors=True)
     return report.finish()
+
+
+@contextmanager
+def _session(slots: int) -> Iterator[SparkSession]:
+    settings = _settings("none")
+    settings = settings.model_copy(update={"spark": {**SPARK, "spark.master": f"local[{slots}]"}})
+    spark = spark_session(settings, "bench ingest")
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        yield spark
+    finally:
+        spark.stop()
 
 
 @dataclass(frozen=True)
@@ -315,7 +326,9 @@ def _mixed(bench: Bench) -> None:
     names = [f"mixed_{number:02d}" for number in range(MIXED_TOPICS)]
     with _ingesting(bench, [_topic(name) for name in names], trigger="1 second") as running:
         for topic in running:
-            topic.take(PAGE)
+            topic.release(PAGE)
+        for topic in running:
+            topic.wait_for_first_trigger()
         biggest, *others = running
         smallest = others[-1]
         smallest.wait_for_triggers(5)
