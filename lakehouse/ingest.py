@@ -9,7 +9,7 @@ import re
 import socket
 import threading
 import time
-from collections import Counter
+from collections import Counter, deque
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -42,6 +42,7 @@ SWEEP_EVERY = 20
 """Batches between two looks at the manifests: adopting what no commit took, clearing away what is long committed."""
 _MONITORING_EVERY = timedelta(seconds=30)
 _POLL_SECONDS = 0.1
+_MOST_STARTS = 5
 _SETTLED_SECONDS = 2.0
 """How long Spark may take to log a batch that is done, before its query is stopped all the same."""
 
@@ -403,20 +404,34 @@ class TopicIngest:
 
 
 def started(ingests: Iterable[TopicIngest], spark: SparkSession) -> dict[TopicIngest, StreamingQuery]:
-    """Their queries, of which no more are starting at a time than there are cores.
+    """Their queries, all of them up; no more are starting at a time than there are cores.
 
-    Spark gives a query's planner, a Python process of its own, ten seconds to come up, and fails the query after them.
+    Spark gives a query's planner, a Python process of its own, ten seconds to come up, and fails the query after them:
+    on a busy machine it is started again.
     """
+    waiting = deque(ingests)
+    attempts: Counter[TopicIngest] = Counter()
     queries: dict[TopicIngest, StreamingQuery] = {}
-    for ingest in ingests:
-        while sum(map(_is_starting, queries.values())) >= (os.cpu_count() or 1):
+    while True:
+        late = [ingest for ingest, query in queries.items() if _planner_was_late(query)]
+        waiting.extend(ingest for ingest in late if attempts[ingest] < _MOST_STARTS and ingest not in waiting)
+        starting = sum(map(_is_starting, queries.values()))
+        if not waiting and not starting:
+            return queries
+        if waiting and starting < (os.cpu_count() or 1):
+            ingest = waiting.popleft()
+            attempts[ingest] += 1
+            queries[ingest] = ingest.start(spark)
+        else:
             time.sleep(_POLL_SECONDS)
-        queries[ingest] = ingest.start(spark)
-    return queries
 
 
 def _is_starting(query: StreamingQuery) -> bool:
     return query.isActive and str(query.status["message"]).startswith("Initializing")
+
+
+def _planner_was_late(query: StreamingQuery) -> bool:
+    return not query.isActive and "Python worker failed to connect back" in str(query.exception())
 
 
 def run_until_stopped(

@@ -21,7 +21,7 @@ from lakehouse import hours, ingest, steps
 from lakehouse.bronze import ingest_commits, newest_state, segment_of
 from lakehouse.closing import Frontier
 from lakehouse.config import Config
-from lakehouse.errors import LakehouseError, SourceError, StaleDriverError
+from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
 from lakehouse.events import FACTS
 from lakehouse.ingest import Batch, Fact, TopicIngest, run_until_stopped, started
 from lakehouse.ledger import History, Ledger
@@ -30,7 +30,7 @@ from lakehouse.sandbox.faults import Faults
 from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
 from lakehouse.sources.segments import Manifest, SegmentWriter, listed_manifests, manifest_path
 from lakehouse.storage import storage_for
-from lakehouse.tables import bronze_table, files, folders_of, ledger_table
+from lakehouse.tables import ConflictError, bronze_table, files, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 PUBSUB_TOPIC = "projects/test/topics/plays"
@@ -507,6 +507,22 @@ def test_a_driver_that_commits_second_looks_again(lake: Lake, sweeps: bool, buck
     assert lake.state().epoch == 3
 
 
+def test_a_commit_that_always_meets_a_conflict_is_an_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not a batch that never ends: somebody has to look. What was pulled stays in its manifest."""
+
+    def refused(*told: object) -> int:
+        raise ConflictError("Concurrent transaction failed")
+
+    driver = lake.driver()
+    publish(play("10:10"))
+    facts = lake.pulled(1)
+    with monkeypatch.context() as patched:
+        patched.setattr(ingest.bronze, "commit_batch", refused)
+        with pytest.raises(LakeError, match=r"bronze: found a commit that met 100 conflicts in a row"):
+            driver.commit_facts(facts)
+    assert lake.driver("two").commit_facts(facts).rows == 1
+
+
 def test_a_close_that_another_run_did_not_live_to_record_is_recorded_by_this_one(
     lake: Lake, crash: Callable[[str], None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -690,10 +706,14 @@ class Running(Ended):
 
 
 class Starting(Running):
-    """Its planner comes up when it is looked at for the third time."""
+    """Its planner comes up when it is looked at for the third time, or never."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, is_late: bool = False) -> None:
         self._looks = 0
+        self.isActive = not is_late
+
+    def exception(self) -> Exception:
+        return RuntimeError("Python worker failed to connect back.")
 
     @property
     def status(self) -> dict[str, str]:  # type: ignore[override]
@@ -721,6 +741,25 @@ def test_no_more_queries_are_starting_than_there_are_cores(lake: Lake, monkeypat
     queries = started([lake.driver(f"run-{number}") for number in range(9)], None)  # type: ignore[arg-type]
     assert len(queries) == 9
     assert max(starting) == 2
+    assert all(query.is_up for query in begun)
+
+
+@pytest.mark.parametrize("late", [1, 100])
+def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    """On a busy machine; a planner that cannot start at all must not be tried for ever."""
+    monkeypatch.setattr("lakehouse.ingest._POLL_SECONDS", 0.001)
+    begun: list[Starting] = []
+
+    def start(ingest: TopicIngest, spark: Any) -> Starting:
+        begun.append(Starting(is_late=len(begun) < late))
+        return begun[-1]
+
+    monkeypatch.setattr(TopicIngest, "start", start)
+    (query,) = started([lake.driver()], None).values()  # type: ignore[arg-type]
+    assert query.isActive == (late == 1)
+    assert len(begun) == min(late + 1, 5)
 
 
 def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(lake: Lake) -> None:
