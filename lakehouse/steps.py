@@ -1,7 +1,10 @@
 """The durable steps of an event's path have names, so that a run can be made to die between any two of them.
 
 `LAKEHOUSE_DIE_AT=<step>` ends the whole application by SIGKILL when it gets there, `<step>:<n>` the n-th time in one
-process. It costs nothing when it is not set, and is how the crash tests of this project interrupt the real thing.
+process, and `any:<n>` at the n-th step of one process, whichever that is. `LAKEHOUSE_EXECUTORS_DIE_IN=<folder>`, in the
+environment of Spark's executors, ends one executor for each file there that has a step's name: that which gets to the
+step first. They cost nothing when they are not set, and are how the crash tests of this project interrupt the real
+thing.
 """
 
 from __future__ import annotations
@@ -12,7 +15,9 @@ from collections import Counter
 from collections.abc import Callable, Mapping
 
 VARIABLE = "LAKEHOUSE_DIE_AT"
-_GROUP = "LAKEHOUSE_PROCESS_GROUP"
+EXECUTORS_VARIABLE = "LAKEHOUSE_EXECUTORS_DIE_IN"
+ANY = "any"
+GROUP_VARIABLE = "LAKEHOUSE_PROCESS_GROUP"
 
 STEPS: Mapping[str, str] = {
     "started, nothing made good": "the run's `started` row; what the last run left out is not looked at yet",
@@ -52,25 +57,28 @@ def reached(step: str) -> None:
 
     ValueError for a step that `STEPS` does not have, whenever somebody watches.
     """
-    wanted = os.environ.get(VARIABLE)
-    if _watcher is None and not wanted:
+    wanted, deaths = os.environ.get(VARIABLE), os.environ.get(EXECUTORS_VARIABLE)
+    if _watcher is None and not wanted and not deaths:
         return
     _check(step)
     if _watcher is not None:
         _watcher(step)
     if wanted:
         name, _, nth = wanted.partition(":")
-        if name == step:
-            _seen[step] += 1
-            if _seen[step] == int(nth or 1):
+        if name in (step, ANY):
+            _seen[name] += 1
+            if _seen[name] == int(nth or 1):
                 _die()
+    if deaths and _is_taken(f"{deaths}/{step}"):
+        _die_with_executor()
 
 
 def lead() -> None:
     """Make this process the one whose group dies with it: Spark's Python workers stand in groups of their own."""
-    os.environ[_GROUP] = str(os.getpgrp())
-    if wanted := os.environ.get(VARIABLE):
-        _check(wanted.partition(":")[0])
+    os.environ[GROUP_VARIABLE] = str(os.getpgrp())
+    name = os.environ.get(VARIABLE, "").partition(":")[0]
+    if name not in ("", ANY):
+        _check(name)
 
 
 def _check(step: str) -> None:
@@ -79,9 +87,27 @@ def _check(step: str) -> None:
 
 
 def _die() -> None:
-    group = os.environ.get(_GROUP)
+    group = os.environ.get(GROUP_VARIABLE)
     if group and int(group) != os.getpgrp():
         os.killpg(int(group), signal.SIGKILL)
+    os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _is_taken(death: str) -> bool:
+    """Whether it was there, and no other process takes it."""
+    try:
+        os.unlink(death)
+    except FileNotFoundError:
+        return False
+    return True
+
+
+def _die_with_executor() -> None:
+    """A Python worker is forked by a daemon that leads their group, and that an executor has started."""
+    import psutil
+
+    executor = psutil.Process(os.getppid()).ppid()
+    os.kill(executor, signal.SIGKILL)
     os.killpg(os.getpgrp(), signal.SIGKILL)
 
 

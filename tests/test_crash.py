@@ -6,8 +6,11 @@
 from __future__ import annotations
 
 import ast
+import os
 import random
 import signal
+import subprocess
+import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
@@ -17,7 +20,7 @@ from google.pubsub_v1 import types
 
 from lakehouse import steps
 from lakehouse.ingest import Fact, TopicIngest
-from lakehouse.sandbox import crash, schedules
+from lakehouse.sandbox import crash, lives, schedules
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.schedules import Act, Outcome, Schedule, World, dying_at, played, random_schedule, shrunk
@@ -48,12 +51,25 @@ def test_the_catalogue_has_every_step_of_the_code_and_no_other() -> None:
 
 def test_a_step_that_the_catalogue_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a misspelled death would never come, and its test would pass."""
+    monkeypatch.setenv(steps.GROUP_VARIABLE, "")
     steps.reached("half way there")
     monkeypatch.setenv(steps.VARIABLE, "half way there")
     with pytest.raises(ValueError, match="no step 'half way there'; there are: started"):
         steps.reached("half way there")
     with pytest.raises(ValueError, match="no step 'half way there'"):
         steps.lead()
+
+
+def test_a_process_can_die_at_its_nth_step_whichever_that_is() -> None:
+    """Moments that nobody thought of."""
+    code = (
+        "from lakehouse import steps\nfor n, step in enumerate(steps.STEPS): print(n, flush=True); steps.reached(step)"
+    )
+    environment = {**os.environ, steps.VARIABLE: "any:3", steps.GROUP_VARIABLE: ""}
+    died = subprocess.run(
+        [sys.executable, "-c", code], env=environment, start_new_session=True, capture_output=True, text=True
+    )
+    assert (died.returncode, died.stdout.split()) == (-signal.SIGKILL, ["0", "1", "2"])
 
 
 # --- deaths in one process -----------------------------------------------------------------------------------------
@@ -209,39 +225,38 @@ def test_the_application_goes_on_after_each_sigkill(tmp_path: Path) -> None:
         "seal committed, not recorded",
     ]
     results = list(crash.killed_at(chosen, tmp_path))
-    assert [result.name for result in results] == [*chosen, "the last life, to the end"]
+    assert [result.name for result in results] == [*chosen, lives.END]
     assert {result.name: result.violations for result in results if result.violations} == {}
 
 
 # --- SIGTERM -------------------------------------------------------------------------------------------------------
 
 PATIENCE_SECONDS = 120
-SUBSCRIPTION = "projects/sandbox/subscriptions/plays"
 
 
 def pulled_at_once(broker: Broker) -> int:
-    request = types.PullRequest.pb()(subscription=SUBSCRIPTION, max_messages=1000)
+    request = types.PullRequest.pb()(subscription=lives.SUBSCRIPTION, max_messages=1000)
     pull = DirectChannel(broker).unary_unary("/x/Pull")
     return sum(len(page) for page in iter(lambda: pull(request).received_messages, []))
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("command", [crash.BY_PYTHON, crash.BY_SPARK_SUBMIT], ids=["python", "spark-submit"])
+@pytest.mark.parametrize("command", [lives.BY_PYTHON, lives.BY_SPARK_SUBMIT], ids=["python", "spark-submit"])
 def test_a_sigterm_ends_a_run_within_a_batch_and_leaves_nothing_leased(command: Sequence[str], tmp_path: Path) -> None:
     """In the middle of a backlog: what was not read is there for another run at once."""
     with Broker() as broker:
-        lake = crash.KilledLake(tmp_path, broker, random.Random(0))
+        lake = lives.KilledLake(tmp_path, broker, random.Random(0))
         lake.new_hour(10)
         with lake.started(command, {}) as process:
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while broker.unacked(SUBSCRIPTION) and process.poll() is None and time.monotonic() < deadline:
+            while broker.unacked(lives.SUBSCRIPTION) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)
             lake.new_hour(20_000)
             asked_at = time.monotonic()
             process.send_signal(signal.SIGTERM)
             code = process.wait(PATIENCE_SECONDS)
         assert time.monotonic() - asked_at < 60
-        assert code == (0 if command == crash.BY_PYTHON else 128 + signal.SIGTERM)
-        left = len(broker.unacked(SUBSCRIPTION))
+        assert code == (0 if command == lives.BY_PYTHON else 128 + signal.SIGTERM)
+        left = len(broker.unacked(lives.SUBSCRIPTION))
         assert pulled_at_once(broker) == left

@@ -2,10 +2,13 @@
 
     python -m lakehouse.sandbox.crash                        # everything: in process, by random schedules, by SIGKILL
     python -m lakehouse.sandbox.crash --only 'seed 17'       # one case again, with what happened in it
+    python -m lakehouse.sandbox.crash --only 'close recorded'    # one death by SIGKILL, and the life after it
 
 Most deaths are played in this process (`schedules`), where a case takes a second or two. The same steps are then taken
-by the real application with Spark: it is killed at one after the other, each life going on in the lake that the last
-one left. Exit code 1 when anything is lost, doubled, changed or out of order, or when a death did not come.
+by the real application with Spark, in two lakes side by side: it is killed at one step after the other, and at random
+ones, each life going on in the lake that the last one left (`lives`). At last it runs on a cluster whose executors race
+and die while it goes on (`cluster`). Everything is drawn by the seed. Exit code 1 when anything is lost, doubled,
+changed or out of order, or when a death did not come.
 """
 
 from __future__ import annotations
@@ -15,60 +18,36 @@ import json
 import os
 import random
 import shutil
-import signal
-import subprocess
 import sys
 import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from contextlib import contextmanager, suppress
-from dataclasses import asdict, dataclass
-from datetime import UTC, datetime, timedelta
+from dataclasses import asdict
 from multiprocessing import get_context
 from pathlib import Path
-from typing import Any
+from queue import SimpleQueue
+from threading import Thread
 
-import yaml
-from google.pubsub_v1 import types
 from rich.console import Console
 from rich.table import Table
 
-from lakehouse import hours, steps
-from lakehouse.config import Config, load
-from lakehouse.ledger import Ledger
+from lakehouse import steps
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.direct import DirectChannel
-from lakehouse.sandbox.invariants import Expected, violations, violations_so_far
-from lakehouse.sandbox.schedules import Outcome, Schedule, dying_at, played, random_schedule, shrunk, write_suites
-from lakehouse.tables import folders_of, ledger_table
+from lakehouse.sandbox.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
+from lakehouse.sandbox.lives import END, KilledLake, Result
+from lakehouse.sandbox.schedules import Outcome, Schedule, dying_at, played, random_schedule, shrunk
 
-HOUSE = Path(__file__).parents[2]
 BUILD = Path("build/crash")
-BY_PYTHON = (sys.executable, str(HOUSE / "jobs/run.py"))
-BY_SPARK_SUBMIT = (str(HOUSE / "spark-submit.sh"), "run")
-NOT_BY_SIGKILL = {"race lost, nothing given back": "needs two attempts at one slot at the same moment"}
-_PATIENCE_SECONDS = 240.0
-_POLL_SECONDS = 0.1
-_MANY = 2_600
-"""More messages than one request acknowledges."""
-_TOPIC, _SUBSCRIPTION = "projects/sandbox/topics/plays", "projects/sandbox/subscriptions/plays"
+NOT_BY_SIGKILL = {RACE_LOST: "needs two executors"}
+LAKES = 2
+"""Lakes whose lives go on side by side: a life uses little more than one core."""
+
+_MOST_STEPS = 40
+"""How far a life that dies at a random step may come: all that it has to deliver is delivered by then."""
+_SEEDS = 2
 
 console = Console(width=None if sys.stdout.isatty() else 140)
-
-
-@dataclass(frozen=True)
-class Result:
-    """One case. `kind` is how it died: played in process, by a random schedule, or killed."""
-
-    kind: str
-    name: str
-    violations: tuple[str, ...]
-    seconds: float
-
-    @property
-    def is_right(self) -> bool:
-        return not self.violations
 
 
 def main() -> int:
@@ -89,37 +68,78 @@ def main() -> int:
 def _arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="crash", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--schedules", type=int, default=200, metavar="N", help="random schedules (default: 200)")
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="the first schedule's seed (default: 0)")
-    parser.add_argument("--no-spark", action="store_true", help="leave out the deaths by SIGKILL, which take minutes")
+    parser.add_argument(
+        "--kills", type=int, default=6, metavar="N", help="deaths at random steps, by SIGKILL (default: 6)"
+    )
+    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what everything is drawn by (default: 0)")
+    parser.add_argument("--no-spark", action="store_true", help="leave out what needs Spark, which takes minutes")
     parser.add_argument("--only", metavar="NAME", help="only the cases with this name, told step by step")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there, too")
     return parser.parse_args()
 
 
 def _results(arguments: argparse.Namespace) -> Iterator[Result]:
-    cases = [dying_at(step, seed) for step in steps.STEPS for seed in (arguments.seed, arguments.seed + 1)]
-    cases += [random_schedule(seed) for seed in range(arguments.seed, arguments.seed + arguments.schedules)]
+    seed = arguments.seed
+    cases = [dying_at(step, seed + more) for step in steps.STEPS for more in range(_SEEDS)]
+    cases += [random_schedule(number) for number in range(seed, seed + arguments.schedules)]
     if arguments.only:
-        wanted = [case for case in cases if case.name == arguments.only]
-        if arguments.only.startswith("seed ") and not wanted:
-            wanted = [random_schedule(int(arguments.only.removeprefix("seed ")))]
-        yield from (_explained(case) for case in wanted)
+        yield from _only(arguments.only, cases, seed)
         return
     with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
-        yield from _counted("in one process", _played_all(pool, cases), len(cases))
+        yield from _counted("in one process", _played_all(pool, cases), len(cases), tells=False)
     if not arguments.no_spark:
-        chosen = [step for step in steps.STEPS if step not in NOT_BY_SIGKILL]
-        yield from _counted("by SIGKILL", killed_at(chosen, BUILD / "lake"), len(chosen) + 1)
+        deaths = deaths_of(seed, arguments.kills)
+        lakes = [killed_at(deaths[first::LAKES], BUILD / f"lake-{first + 1}", seed=seed) for first in range(LAKES)]
+        yield from _counted("by SIGKILL", _side_by_side(lakes), len(deaths) + LAKES)
+        yield from _counted("executors", executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
+
+
+def _only(name: str, cases: Sequence[Schedule], seed: int) -> Iterator[Result]:
+    wanted = [case for case in cases if case.name == name]
+    if name.startswith("seed ") and not wanted:
+        wanted = [random_schedule(int(name.removeprefix("seed ")))]
+    yield from (_explained(case) for case in wanted)
+    if name.partition(":")[0] in (*steps.STEPS, steps.ANY) and name not in NOT_BY_SIGKILL:
+        yield from _counted("by SIGKILL", killed_at([name], BUILD / "lake", seed=seed), 2)
 
 
 def _played_all(pool: Executor, cases: Sequence[Schedule]) -> Iterator[Result]:
     yield from pool.map(result_of, cases)
 
 
-def _counted(what: str, results: Iterator[Result], total: int) -> Iterator[Result]:
+def _counted(what: str, results: Iterator[Result], total: int, *, tells: bool = True) -> Iterator[Result]:
     with console.status(f"{what}: 0 of {total}") as status:
         for number, result in enumerate(results, 1):
             status.update(f"{what}: {number} of {total}")
+            if tells and result.is_right:
+                console.print(
+                    f"[dim]{result.kind} {number} of {total}: {result.name}: right, {result.seconds:.0f} s[/dim]"
+                )
+            yield result
+
+
+def _side_by_side(lakes: Sequence[Iterator[Result]]) -> Iterator[Result]:
+    """The results of all as they come, each lake in a thread of its own."""
+    found: SimpleQueue[Result | BaseException | None] = SimpleQueue()
+
+    def follow(results: Iterator[Result]) -> None:
+        try:
+            for result in results:
+                found.put(result)
+            found.put(None)
+        except BaseException as failure:
+            found.put(failure)
+
+    for lake in lakes:
+        Thread(target=follow, args=(lake,), daemon=True).start()
+    running = len(lakes)
+    while running:
+        result = found.get()
+        if isinstance(result, BaseException):
+            raise result
+        if result is None:
+            running -= 1
+        else:
             yield result
 
 
@@ -163,171 +183,44 @@ def _explained(schedule: Schedule) -> Result:
 # --- by SIGKILL ----------------------------------------------------------------------------------------------------
 
 
-def killed_at(chosen: Sequence[str], folder: Path, *, seed: int = 0) -> Iterator[Result]:
-    """The real application in one lake: a life for each step, ended there by SIGKILL, and one that goes to the end."""
+def deaths_of(seed: int, at_random: int) -> list[str]:
+    """Each step that one process can reach, and some that are only numbered, in an order of the seed's."""
+    chance = random.Random(seed)
+    deaths = [step for step in steps.STEPS if step not in NOT_BY_SIGKILL]
+    deaths += [f"{steps.ANY}:{chance.randint(2, _MOST_STEPS)}" for _ in range(at_random)]
+    chance.shuffle(deaths)
+    return deaths
+
+
+def killed_at(deaths: Sequence[str], folder: Path, *, seed: int = 0) -> Iterator[Result]:
+    """The real application in one lake: a life for each death, and one that goes to the end."""
     with Broker() as broker:
         lake = KilledLake(folder, broker, random.Random(seed))
-        for step in chosen:
+        for death in deaths:
             started = time.monotonic()
-            wrong = lake.life_until(step)
-            yield Result("killed", step, tuple(wrong), round(time.monotonic() - started, 1))
+            wrong = lake.life_until(death)
+            yield Result("killed", death, tuple(wrong), round(time.monotonic() - started, 1))
         started = time.monotonic()
         wrong = lake.last_life()
-        yield Result("killed", "the last life, to the end", tuple(wrong), round(time.monotonic() - started, 1))
-
-
-class KilledLake:
-    """A small topic, its broker, and the application as a process of its own. Each life has a new hour to deliver."""
-
-    def __init__(self, folder: Path, broker: Broker, chance: random.Random) -> None:
-        self._broker, self._chance = broker, chance
-        self._folder = folder.absolute()
-        self.config = _written_config(self._folder)
-        self._topic = self.config.topic("plays")
-        self._hour = hours.after(hours.hour_of(datetime.now(UTC)), -100)
-        self._ids: list[str] = []
-        self._lives = 0
-        self._call("CreateTopic", types.Topic, name=_TOPIC)
-        self._call("CreateSubscription", types.Subscription, name=_SUBSCRIPTION, topic=_TOPIC, ack_deadline_seconds=10)
-
-    def life_until(self, step: str) -> list[str]:
-        """Publish, ask for the hour's close, run until death; what is wrong then."""
-        if step == "old mirror folder aside, new one not in place":
-            left_over = Path(str(self.config.settings.mirrors["folder"]["path"]), "plays", self._hour)
-            left_over.mkdir(parents=True)
-        self.new_hour(_MANY if step == "half of the acks sent" else 40)
-        code, log = self._run({steps.VARIABLE: step}, [])
-        if code != -signal.SIGKILL:
-            return [f"it ended with {code} instead of dying; see {log}"]
-        return violations_so_far(self._topic, self.config)
-
-    def last_life(self) -> list[str]:
-        self.new_hour(40)
-        code, log = self._run({}, ["--until-dry"])
-        if code != 0:
-            return [f"it ended with {code}; see {log}"]
-        acknowledged = set(self._broker.published(_TOPIC)) - set(self._broker.unacked(_SUBSCRIPTION))
-        wrong = violations(self._topic, self.config, Expected(set(self._ids), self._lives, acknowledged))
-        return [*wrong, *(f"{left} is left over" for left in self._staged())]
-
-    def new_hour(self, count: int) -> None:
-        self._lives += 1
-        start = hours.start_of(self._hour)
-        payloads = [b"not json"]
-        for _ in range(count):
-            late = timedelta(hours=self._chance.choice([0, 0, 0, 2, 30]))
-            event_id = f"e{len(self._ids)}"
-            played_at = start + timedelta(seconds=self._chance.uniform(0, 3599)) - late
-            self._ids.append(event_id)
-            payloads.append(json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1}).encode())
-            if self._chance.random() < 0.1:
-                payloads.append(payloads[-1])
-        messages = [types.PubsubMessage.pb()(data=payload) for payload in payloads]
-        for first in range(0, len(messages), 1000):
-            self._call("Publish", types.PublishRequest, topic=_TOPIC, messages=messages[first : first + 1000])
-
-    def _request_close(self) -> None:
-        """No later event will come, so a person has to say that the hour is over."""
-        folders = folders_of(self.config.settings, "plays")
-        ledger = Ledger(ledger_table(folders, self._topic, {}), "crash")
-        ledger.record("close_requested", self._hour, {"by": "crash", "reason": "the hour is over"})
-
-    def _run(self, environment: dict[str, str], arguments: list[str]) -> tuple[int | None, Path]:
-        with self.started([*BY_PYTHON, *arguments], environment) as process:
-            return self._watched(process), self.log
-
-    @property
-    def log(self) -> Path:
-        """What the present life says."""
-        return self._folder / f"life-{self._lives:02d}.log"
-
-    @contextmanager
-    def started(self, command: Sequence[str], environment: dict[str, str]) -> Iterator[subprocess.Popen[bytes]]:
-        """The application as an operator starts it; nothing of it is left afterwards."""
-        known = {**os.environ, "PUBSUB_EMULATOR_HOST": self._broker.address, "PYSPARK_PYTHON": sys.executable}
-        environment = {**known, "LAKEHOUSE_CONF": str(self.config.path), **environment}
-        with self.log.open("wb") as out:
-            process = subprocess.Popen(
-                command, stdout=out, stderr=out, env=environment, cwd=HOUSE, start_new_session=True
-            )
-            try:
-                yield process
-            finally:
-                with suppress(ProcessLookupError):
-                    os.killpg(process.pid, signal.SIGKILL)
-                process.wait()
-
-    def _watched(self, process: subprocess.Popen[bytes]) -> int | None:
-        """How it ended; the hour's close is asked for once everything is read, and not before: it would be empty."""
-        has_asked = False
-        deadline = time.monotonic() + _PATIENCE_SECONDS
-        while process.poll() is None and time.monotonic() < deadline:
-            if not has_asked and not self._broker.unacked(_SUBSCRIPTION):
-                self._request_close()
-                has_asked = True
-            time.sleep(_POLL_SECONDS)
-        if has_asked:
-            self._hour = hours.after(self._hour)
-        return process.returncode
-
-    def _staged(self) -> list[str]:
-        staging = Path(str(self.config.settings.mirrors["folder"]["path"]), "plays", "_staging")
-        return [str(left) for left in staging.glob("*")]
-
-    def _call(self, method: str, kind: Any, **values: Any) -> None:
-        DirectChannel(self._broker).unary_unary(f"/x/{method}")(kind.pb()(**values))
-
-
-def _written_config(folder: Path) -> Config:
-    """`conf/` and `expectations/` as an operator would write them."""
-    for name in ("conf/topics", "expectations"):
-        (folder / name).mkdir(parents=True)
-    write_suites(folder / "expectations")
-    settings = {
-        "raw_root": str(folder / "raw"),
-        "sealed_root": str(folder / "sealed"),
-        "release": "crash",
-        "ingest": {"trigger": "0.2 seconds", "dry_after": "0.2 seconds"},
-        "frontier": {"source": "dry"},
-        "mirrors": {"folder": {"kind": "folder", "path": str(folder / "mirror")}},
-        "spark": {
-            "spark.master": "local[2]",
-            "spark.scheduler.mode": "FAIR",
-            "spark.sql.shuffle.partitions": "2",
-            "spark.databricks.delta.snapshotPartitions": "2",
-            "spark.ui.enabled": "false",
-            "spark.ui.showConsoleProgress": "false",
-            "spark.driver.memory": "1g",
-        },
-    }
-    topic = {
-        "subscription": _SUBSCRIPTION,
-        "event_id": "payload.event_id",
-        "event_time": "payload.played_at",
-        "fields": {"n": "bigint"},
-        "lateness": "1 hour",
-        "quiet_period": "0 seconds",
-        "dedup_horizon": "10 days",
-        "first_hour": "earliest",
-        "empty_hours": "skip",
-        "slots": {"min": 1, "max": 2},
-        "mirrors": ["folder"],
-    }
-    (folder / "conf/crash.yaml").write_text(yaml.safe_dump(settings))
-    (folder / "conf/topics/plays.yaml").write_text(yaml.safe_dump(topic))
-    return load(folder / "conf/crash.yaml")
+        yield Result("killed", END, tuple(wrong), round(time.monotonic() - started, 1))
 
 
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
 def _told(results: Sequence[Result], seconds: float) -> int:
-    table = Table("step", "played in one process", "killed, with Spark", title="Died there, went on, and what came out")
-    for step in [*steps.STEPS, "the last life, to the end"]:
+    table = Table("step", "played in one process", "killed, with Spark", "an executor killed")
+    table.title = "Died there, went on, and what came out"
+    by_number = sorted({each.name for each in results if each.name.startswith(f"{steps.ANY}:")}, key=_number)
+    for step in [*steps.STEPS, *by_number, END]:
         here = [each for each in results if each.kind == "played" and repr(step) in each.name]
-        killed = [each for each in results if each.kind == "killed" and each.name == step]
-        if here or killed:
-            table.add_row(step, _cell(here), _cell(killed) or f"[dim]{NOT_BY_SIGKILL.get(step, '')}[/dim]")
+        killed, executors = (
+            [r for r in results if r.kind == kind and r.name == step] for kind in ("killed", "executor")
+        )
+        if here or killed or executors:
+            name = f"step {_number(step)} of a process, whichever it is" if step in by_number else step
+            why_not = f"[dim]{NOT_BY_SIGKILL.get(step, '')}[/dim]"
+            table.add_row(name, _cell(here), _cell(killed) or why_not, _cell(executors))
     console.print(table)
     scheduled = [each for each in results if each.kind == "random"]
     if scheduled:
@@ -340,6 +233,10 @@ def _told(results: Sequence[Result], seconds: float) -> int:
         for violation in each.violations[:10]:
             console.print(f"  {violation}", markup=False)
     return 1 if wrong or not results else 0
+
+
+def _number(death: str) -> int:
+    return int(death.partition(":")[2])
 
 
 def _cell(results: Sequence[Result]) -> str:

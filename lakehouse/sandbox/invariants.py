@@ -7,6 +7,7 @@ wrote them.
 from __future__ import annotations
 
 import json
+import re
 from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -21,11 +22,12 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.sources.segments import listed_manifests
-from lakehouse.storage import storage_for
+from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import Folders, folders_of, open_table
 from lakehouse.topics import Topic
 
 _VERDICTS = ("valid", "invalid")
+_ENTRY = re.compile(r"_delta_log/\d{20}\.json")
 
 
 @dataclass(frozen=True)
@@ -48,17 +50,22 @@ class _Commit:
 
 
 class Lake:
-    """A topic's tables on the local file system, read once."""
+    """A topic's tables, read once."""
 
     def __init__(self, topic: Topic, config: Config) -> None:
         self.topic, self.config = topic, config
         self.folders: Folders = folders_of(config.settings, topic.name)
-        self.bronze = _log(self.folders.bronze)
-        self.silver = _log(self.folders.silver)
-        self.history: History = Ledger(open_table(self.folders.ledger, {}), "invariants").history()
+        self._options = config.settings.storage_options
+        self.bronze = _log(self.storage(self.folders.bronze))
+        self.silver = _log(self.storage(self.folders.silver))
+        self.history: History = Ledger(open_table(self.folders.ledger, self._options), "invariants").history()
+
+    def storage(self, root: str) -> Storage:
+        return storage_for(root, self._options)
 
     def ids(self, table: str, paths: Iterable[str], column: str = "event_id") -> list[str]:
-        return [each for path in paths for each in _column(f"{table}/{path}", column)]
+        storage = self.storage(table)
+        return [each for path in paths for each in _column(storage.open(path), column)]
 
     def seals(self) -> dict[str, _Commit]:
         return {commit.metadata["hour"]: commit for commit in self.silver if commit.metadata.get("kind") == "seal"}
@@ -98,8 +105,8 @@ def _bronze_has_each_file_once(lake: Lake) -> Iterator[str]:
     yield from (f"bronze lost {path} again" for commit in lake.bronze for path in commit.removed)
     in_files = {segment_of(path) for path in files}
     yield from (f"segment {each} is named by no commit or has no file" for each in sorted(in_files ^ set(segments)))
-    missing = [path for path in files if not Path(lake.folders.bronze, path).exists()]
-    yield from (f"bronze's {path} is not there" for path in missing)
+    there = {stored.path for stored in lake.storage(lake.folders.bronze).listed("")}
+    yield from (f"bronze's {path} is not there" for path in files if path not in there)
 
 
 def _no_closed_hour_was_written_to(lake: Lake) -> Iterator[str]:
@@ -119,7 +126,7 @@ def _no_closed_hour_was_written_to(lake: Lake) -> Iterator[str]:
 
 def _manifests_are_in_the_log(lake: Lake) -> Iterator[str]:
     """Whatever a manifest names has been committed."""
-    storage = storage_for(lake.folders.raw)
+    storage = lake.storage(lake.folders.raw)
     known = {path for commit in lake.bronze for path in commit.added}
     for epoch, slot in listed_manifests(storage):
         manifest = json.loads(storage.read(f"segments/{epoch:012d}-{slot:04d}.json") or b"{}")
@@ -236,23 +243,24 @@ def _mirrors_equal_silver(lake: Lake) -> Iterator[str]:
         yield from (f"{hour} is cleared and not in mirror {name}" for hour in sorted(cleared - shown))
         yield from (f"{hour} is in mirror {name} and not cleared" for hour in sorted(shown - cleared))
         for hour in sorted(cleared & shown):
-            mirrored = [each for file in (place / hour).glob("part-*") for each in _column(str(file), "event_id")]
+            mirrored = [each for file in (place / hour).glob("part-*") for each in _column(file, "event_id")]
             if Counter(mirrored) != Counter(lake.ids(lake.folders.silver, seals[hour].added)):
                 yield f"{hour} in mirror {name} is not what silver holds"
             if name not in lake.history.targets_done(hour):
                 yield f"{hour} is in mirror {name}, and the ledger does not say so"
 
 
-def _column(path: str, name: str) -> list[str]:
-    with pq.ParquetFile(path) as file:
+def _column(source: Any, name: str) -> list[str]:
+    with pq.ParquetFile(source) as file:
         values: list[str] = file.read(columns=[name]).column(name).to_pylist()
     return values
 
 
-def _log(table: str) -> list[_Commit]:
+def _log(table: Storage) -> list[_Commit]:
     """Every commit, oldest first, from the JSON files of the log."""
-    files = sorted(Path(table, "_delta_log").glob("*.json"))  # none before the table was created
-    return [_entry(int(file.stem), file.read_text(encoding="utf-8").splitlines()) for file in files]
+    listed = (stored.path for stored in table.listed("_delta_log"))  # none before the table was created
+    entries = [path for path in listed if _ENTRY.fullmatch(path)]
+    return [_entry(int(path[-25:-5]), (table.read(path) or b"").decode().splitlines()) for path in entries]
 
 
 def _entry(version: int, lines: Iterable[str]) -> _Commit:

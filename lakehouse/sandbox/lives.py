@@ -1,0 +1,268 @@
+"""The real application on a small lake, as a process that is killed and started again."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from google.pubsub_v1 import types
+
+from lakehouse import hours, steps
+from lakehouse.config import Config, load
+from lakehouse.hours import Hour
+from lakehouse.ledger import History, Ledger
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.sandbox.invariants import Expected, violations, violations_so_far
+from lakehouse.sandbox.schedules import write_suites
+from lakehouse.storage import storage_for
+from lakehouse.tables import folders_of, ledger_table
+
+HOUSE = Path(__file__).parents[2]
+BY_PYTHON = (sys.executable, str(HOUSE / "jobs/run.py"))
+BY_SPARK_SUBMIT = (str(HOUSE / "spark-submit.sh"), "run")
+TOPIC, SUBSCRIPTION = "projects/sandbox/topics/plays", "projects/sandbox/subscriptions/plays"
+END = "the last life, to the end"
+HALF_ACKED = "half of the acks sent"
+LITTERED = "old mirror folder aside, new one not in place"
+"""Steps that come only where there is much to acknowledge, or something lies in the place of the hour's mirror."""
+
+_PATIENCE_SECONDS = 240.0
+"""Without anything new in the lake: a life that goes on may take as long as a loaded machine makes it."""
+_POLL_SECONDS = 0.1
+_LOOK_EVERY_SECONDS = 1.0
+FEW, MANY = 40, 2_600
+"""Events of an hour; and more of them than one request acknowledges."""
+
+Values = Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Result:
+    """One case. `kind` is how it died: played in one process, by a random schedule, killed, or an executor of it."""
+
+    kind: str
+    name: str
+    violations: tuple[str, ...]
+    seconds: float
+
+    @property
+    def is_right(self) -> bool:
+        return not self.violations
+
+
+class KilledLake:
+    """A small topic, its broker, and the application as a process of its own. Each life has a new hour to deliver.
+
+    `settings` and `topic` change keys of the configuration; what is changed in `spark` is added to what stands there.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        broker: Broker,
+        chance: random.Random,
+        *,
+        settings: Values | None = None,
+        topic: Values | None = None,
+        ack_deadline: timedelta = timedelta(seconds=10),
+    ) -> None:
+        self.broker, self._chance = broker, chance
+        self.folder = folder.absolute()
+        self.config = _written_config(self.folder, settings or {}, topic or {})
+        self.topic = self.config.topic("plays")
+        self._hour = hours.after(hours.hour_of(datetime.now(UTC)), -100)
+        self._asked: Hour | None = None
+        self._ids: list[str] = []
+        self._hours = self._lives = 0
+        self.log = self.folder
+        self._call("CreateTopic", types.Topic, name=TOPIC)
+        seconds = int(ack_deadline.total_seconds())
+        self._call(
+            "CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=TOPIC, ack_deadline_seconds=seconds
+        )
+
+    # --- lives
+
+    def life_until(self, death: str) -> list[str]:
+        """Publish, ask for the hour's close, run until the death, as `steps.VARIABLE` names it; what is wrong then."""
+        step = death.partition(":")[0]
+        if step == LITTERED:
+            Path(self._mirror, self._hour).mkdir(parents=True)
+        self.new_hour(MANY if step == HALF_ACKED else FEW)
+        with self.started(BY_PYTHON, {steps.VARIABLE: death}) as process:
+            self.watched(process)
+            code = process.poll()
+        if code != -signal.SIGKILL:
+            return [f"{_ended(code)} instead of dying; see {self.log}"]
+        return violations_so_far(self.topic, self.config)
+
+    def last_life(self) -> list[str]:
+        """One that delivers everything and is then asked to end; what is wrong then."""
+        self.new_hour(FEW)
+        with self.started(BY_PYTHON, {}) as process:
+            return self.brought_to_an_end(process)
+
+    def brought_to_an_end(self, process: subprocess.Popen[bytes]) -> list[str]:
+        """Wait until everything is delivered and ask the application to stop; what is wrong then."""
+        self.watched(process, self._is_delivered)
+        with suppress(ProcessLookupError):
+            process.send_signal(signal.SIGTERM)
+        with suppress(subprocess.TimeoutExpired):
+            process.wait(_PATIENCE_SECONDS)
+        if process.poll() != 0:
+            return [f"{_ended(process.poll())}; see {self.log}"]
+        return self.violations()
+
+    def violations(self) -> list[str]:
+        """What is wrong once everything that was published is delivered."""
+        acknowledged = set(self.broker.published(TOPIC)) - set(self.broker.unacked(SUBSCRIPTION))
+        wrong = violations(self.topic, self.config, Expected(set(self._ids), self._hours, acknowledged))
+        return [*wrong, *(f"{left} is left over" for left in Path(self._mirror, "_staging").glob("*"))]
+
+    def new_hour(self, count: int) -> None:
+        """Publish so many events of the present hour, some late, some twice, and one message that is none."""
+        self._hours += 1
+        self._asked = None
+        start = hours.start_of(self._hour)
+        payloads = [b"not json"]
+        for _ in range(count):
+            late = timedelta(hours=self._chance.choice([0, 0, 0, 2, 30]))
+            event_id = f"e{len(self._ids)}"
+            played_at = start + timedelta(seconds=self._chance.uniform(0, 3599)) - late
+            self._ids.append(event_id)
+            payloads.append(json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1}).encode())
+            if self._chance.random() < 0.1:
+                payloads.append(payloads[-1])
+        messages = [types.PubsubMessage.pb()(data=payload) for payload in payloads]
+        for first in range(0, len(messages), 1000):
+            self._call("Publish", types.PublishRequest, topic=TOPIC, messages=messages[first : first + 1000])
+
+    # --- its process
+
+    @contextmanager
+    def started(self, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+        """The application as an operator starts it, with a `log` of its own; nothing of it is left afterwards."""
+        self._lives += 1
+        self.log = self.folder / f"life-{self._lives:02d}.log"
+        known = {**os.environ, "PUBSUB_EMULATOR_HOST": self.broker.address, "PYSPARK_PYTHON": sys.executable}
+        environment = {**known, "LAKEHOUSE_CONF": str(self.config.path), **environment}
+        with self.log.open("wb") as out:
+            process = subprocess.Popen(
+                command, stdout=out, stderr=out, env=environment, cwd=HOUSE, start_new_session=True
+            )
+            try:
+                yield process
+            finally:
+                with suppress(ProcessLookupError):
+                    os.killpg(process.pid, signal.SIGKILL)
+                process.wait()
+
+    def watched(self, process: subprocess.Popen[bytes], until: Callable[[], bool] = lambda: False) -> None:
+        """Wait until it ends, or `until` holds, or it has done nothing that lasts for long.
+
+        The hour's close is asked for once everything is read, and not before: it would be empty.
+        """
+        seen: object = None
+        looked_at = moved_at = time.monotonic()
+        while process.poll() is None and time.monotonic() - moved_at < _PATIENCE_SECONDS and not until():
+            if self._asked is None and self.is_read():
+                self._close()
+            if time.monotonic() - looked_at > _LOOK_EVERY_SECONDS:
+                looked_at = time.monotonic()
+                if (there := self._progress()) != seen:
+                    seen, moved_at = there, looked_at
+            time.sleep(_POLL_SECONDS)
+
+    def is_read(self) -> bool:
+        return not self.broker.unacked(SUBSCRIPTION)
+
+    def _close(self) -> None:
+        """No later event will come, so a person has to say that the hour is over."""
+        self._ledger().record("close_requested", self._hour, {"by": "crash", "reason": "the hour is over"})
+        self._asked, self._hour = self._hour, hours.after(self._hour)
+
+    def _is_delivered(self) -> bool:
+        if self._asked is None or not self.is_read():
+            return False
+        history: History = self._ledger().history()
+        is_closed = history.first("closed", self._asked) is not None
+        return is_closed and not (history.due_to_seal() or history.due_to_validate() or history.due_to_mirror("folder"))
+
+    def _progress(self) -> object:
+        """Differs whenever the application has done something that lasts; idle batches leave nothing here."""
+        options = self.config.settings.storage_options
+        folders = folders_of(self.config.settings, "plays")
+        places = [(folders.raw, "bronze"), (folders.sealed, "silver"), (folders.ledger, ""), (folders.reports, "")]
+        counts = [len(storage_for(root, options).listed(folder)) for root, folder in [*places, (self._mirror, "")]]
+        return counts, len(self.broker.unacked(SUBSCRIPTION))
+
+    def _ledger(self) -> Ledger:
+        options = self.config.settings.storage_options
+        return Ledger(ledger_table(folders_of(self.config.settings, "plays"), self.topic, options), "crash")
+
+    @property
+    def _mirror(self) -> str:
+        return f"{self.config.settings.mirrors['folder']['path']}/plays"
+
+    def _call(self, method: str, kind: Any, **values: Any) -> None:
+        DirectChannel(self.broker).unary_unary(f"/x/{method}")(kind.pb()(**values))
+
+
+def _ended(code: int | None) -> str:
+    return f"it did nothing for {_PATIENCE_SECONDS:.0f} s" if code is None else f"it ended with {code}"
+
+
+def _written_config(folder: Path, changed: Values, of_topic: Values) -> Config:
+    """`conf/` and `expectations/` as an operator would write them."""
+    for name in ("conf/topics", "expectations"):
+        (folder / name).mkdir(parents=True)
+    write_suites(folder / "expectations")
+    settings = {
+        "raw_root": str(folder / "raw"),
+        "sealed_root": str(folder / "sealed"),
+        "release": "crash",
+        "ingest": {"trigger": "1 second", "dry_after": "0.2 seconds"},
+        "frontier": {"source": "dry"},
+        "mirrors": {"folder": {"kind": "folder", "path": str(folder / "mirror")}},
+        **changed,
+        "spark": {
+            "spark.master": "local[2]",
+            "spark.scheduler.mode": "FAIR",
+            "spark.sql.shuffle.partitions": "2",
+            "spark.databricks.delta.snapshotPartitions": "2",
+            "spark.ui.enabled": "false",
+            "spark.ui.showConsoleProgress": "false",
+            "spark.driver.memory": "1g",
+            **changed.get("spark", {}),
+        },
+    }
+    topic = {
+        "subscription": SUBSCRIPTION,
+        "event_id": "payload.event_id",
+        "event_time": "payload.played_at",
+        "fields": {"n": "bigint"},
+        "lateness": "1 hour",
+        "quiet_period": "0 seconds",
+        "dedup_horizon": "10 days",
+        "first_hour": "earliest",
+        "empty_hours": "skip",
+        "slots": {"min": 1, "max": 2},
+        "mirrors": ["folder"],
+        **of_topic,
+    }
+    (folder / "conf/crash.yaml").write_text(yaml.safe_dump(settings))
+    (folder / "conf/topics/plays.yaml").write_text(yaml.safe_dump(topic))
+    return load(folder / "conf/crash.yaml")
