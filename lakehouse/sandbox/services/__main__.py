@@ -14,7 +14,7 @@ from lakehouse.sandbox.services import servers as servers_module
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.servers import Server, UnavailableError
 from lakehouse.sandbox.services.together import Servers
-from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
+from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings, lake_options
 
 FOLDER = Path("build/services")
 RUNNING = FOLDER / "running.json"
@@ -88,15 +88,16 @@ def _bigquery(servers: Servers) -> tuple[list[Server], list[str]]:
 
 
 def _gcs(servers: Servers) -> tuple[list[Server], list[str]]:
-    server = servers.gcs()
+    server, gateway = servers.gcs(), servers.gateway()
     (connector,) = jars("gcs-connector", [CONNECTOR]).glob("*.jar")
     settings = connector_settings(server.address)
-    return [server], [
+    options = lake_options(gateway.address)
+    return [server, gateway], [
         "GCS",
         f"  address: {server.address}",
         f"  spark.jars: {connector}",
         *(f"  spark.hadoop.{key}: {value}" for key, value in settings.items()),
-        f"  storage_options: google_base_url: {server.address}, google_skip_signature: 'true'",
+        f"  storage_options: {json.dumps(options)}",
     ]
 
 

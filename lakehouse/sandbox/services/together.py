@@ -34,6 +34,10 @@ class Servers:
     def gcs(self) -> Server:
         return self._once("gcs", lambda: warehouse.gcs(self._folder / "gcs"))
 
+    def gateway(self) -> Server:
+        """To the `gcs` that is started here, too: where a lake can be."""
+        return self._once("gateway", lambda: warehouse.gateway(self._folder / "gcs", self.gcs()))
+
     def end(self) -> None:
         for server in self._running.values():
             server.end()

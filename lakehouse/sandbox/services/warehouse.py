@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import json
+import sys
 import urllib.error
 import urllib.request
 from pathlib import Path
 
 from lakehouse.sandbox.services.downloads import bigquery_command, gcs_command
-from lakehouse.sandbox.services.servers import Server, free_ports, started
+from lakehouse.sandbox.services.servers import Server, free_ports, listens, started
 
 PROJECT = "sandbox"
 
@@ -38,6 +40,24 @@ def gcs(folder: Path) -> Server:
         *("-external-url", f"http://{here}", "-public-host", here),
     ]
     return started("gcs", command, folder, f"http://{here}", lambda: _answers(f"http://{here}/storage/v1/b?project=p"))
+
+
+def gateway(folder: Path, emulator: Server) -> Server:
+    """The emulator under an address at which delta-rs can write, too."""
+    (port,) = free_ports(1)
+    module = "lakehouse.sandbox.services.gateway"
+    command = [sys.executable, "-m", module, str(port), emulator.address.rpartition(":")[2]]
+    return started("gateway", command, folder, f"http://127.0.0.1:{port}", lambda: listens(port))
+
+
+def lake_options(address: str) -> dict[str, str]:
+    """`storage_options` of a lake there; the key is what keeps delta-rs from asking Google for a token."""
+    key = {"gcs_base_url": address, "disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+    return {
+        "google_base_url": address,
+        "google_skip_signature": "true",
+        "google_service_account_key": json.dumps(key),
+    }
 
 
 def connector_settings(address: str) -> dict[str, str]:

@@ -1,0 +1,194 @@
+"""The whole lake on `gs://`: Google's clients, delta-rs and Hadoop's connector, on one emulator."""
+
+from __future__ import annotations
+
+import random
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any, TypeVar
+
+import pyarrow.parquet as pq
+import pytest
+from google.api_core.exceptions import PreconditionFailed
+from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+
+from lakehouse.audit import audited
+from lakehouse.bronze import IngestState, commit_batch, newest_state
+from lakehouse.config import Config
+from lakehouse.ledger import Ledger
+from lakehouse.mirrors.filesystems import google_client
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.lives import KilledLake
+from lakehouse.sandbox.services.downloads import CONNECTOR, jars
+from lakehouse.sandbox.services.together import Servers
+from lakehouse.sandbox.services.warehouse import connector_settings, lake_options
+from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
+from lakehouse.sources.segments import read_manifest
+from lakehouse.storage import GoogleStorage, storage_for
+from lakehouse.tables import ConflictError, bronze_table, folders_of, ledger_table, open_table
+from lakehouse.topics import Topic
+from lakehouse.verify import verified
+
+pytestmark = [pytest.mark.stores, pytest.mark.timeout(600)]
+
+ATTEMPTS = 12
+BUCKET = "lake"
+TOPIC, SUBSCRIPTION = "projects/test/topics/plays", "projects/test/subscriptions/plays"
+
+Answer = TypeVar("Answer")
+
+
+@pytest.fixture(scope="module")
+def address(servers: Servers) -> str:
+    at = servers.gateway().address
+    google_client(lake_options(at)).create_bucket(BUCKET)
+    return at
+
+
+@pytest.fixture
+def options(address: str) -> dict[str, str]:
+    return lake_options(address)
+
+
+@pytest.fixture
+def root(tmp_path: Path) -> str:
+    return f"gs://{BUCKET}/{tmp_path.name}"
+
+
+@pytest.fixture
+def google_config(config: Config, root: str, options: dict[str, str]) -> Config:
+    roots = {"raw_root": f"{root}/raw", "sealed_root": f"{root}/sealed"}
+    return replace(config, settings=config.settings.model_copy(update={**roots, "storage_options": options}))
+
+
+def at_once(call: Callable[[int], Answer]) -> list[Answer]:
+    """What `call` answers to each of some threads that start together."""
+    barrier = threading.Barrier(ATTEMPTS)
+
+    def started(number: int) -> Answer:
+        barrier.wait()
+        return call(number)
+
+    with ThreadPoolExecutor(ATTEMPTS) as pool:
+        return list(pool.map(started, range(ATTEMPTS)))
+
+
+# --- preconditions -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [10, 9 * 1024**2], ids=["in one request", "resumable"])
+def test_the_emulator_refuses_an_object_that_is_there(root: str, options: dict[str, str], size: int) -> None:
+    """Else nothing below would prove anything: an older one took every resumable upload, and lost Delta's commits."""
+    blob = GoogleStorage(root, options).blob("a")
+    blob.upload_from_string(b"x" * size, if_generation_match=0)
+    with pytest.raises(PreconditionFailed) as refused:
+        blob.upload_from_string(b"y" * size, if_generation_match=0)
+    assert refused.value.code == 412
+    assert blob.download_as_bytes() == b"x" * size
+
+
+def test_of_many_that_put_the_same_manifest_exactly_one_wins(root: str, options: dict[str, str]) -> None:
+    """Each with a client of its own, as executors have."""
+    storages = [storage_for(root, options) for _ in range(ATTEMPTS)]
+    for round_ in range(10):
+        path = f"segments/{round_}.json"
+        won = at_once(lambda n, path=path: storages[n].put_if_absent(path, str(n).encode()))  # type: ignore[misc]
+        assert won.count(True) == 1
+        assert storages[0].read(path) == str(won.index(True)).encode()
+
+
+def test_of_many_commits_of_one_version_exactly_one_is_made(google_config: Config, topic: Topic) -> None:
+    """delta-rs through the gateway: the log's next entry is put only where there is none."""
+    folders, options = folders_of(google_config.settings, topic.name), google_config.settings.storage_options
+    bronze_table(folders, topic, options)
+    for version in range(1, 4):
+        tables = [open_table(folders.bronze, options) for _ in range(ATTEMPTS)]
+
+        def outcome(number: int, tables: list[Any] = tables, version: int = version) -> bool:
+            state = IngestState(epoch=version, slots=number)
+            try:
+                commit_batch(tables[number], [], state, {"segments": [], "closed": []})
+            except ConflictError:
+                return False
+            return True
+
+        made = at_once(outcome)
+        newest = open_table(folders.bronze, options)
+        assert made.count(True) == 1
+        assert newest.version() == version
+        assert newest_state(newest).slots == made.index(True)
+
+
+# --- one slot, pulled by many --------------------------------------------------------------------------------------
+
+
+def test_of_many_attempts_at_one_slot_one_is_real_and_the_others_leave_nothing(
+    google_config: Config, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All tell the winner's facts; only its messages are acknowledged, and only its files are there."""
+    with Broker() as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        with SubscriberClient() as subscriber, PublisherClient() as publisher:
+            publisher.create_topic(request={"name": TOPIC})
+            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": TOPIC, "ack_deadline_seconds": 600})
+            payload = b'{"event_id": "%d", "played_at": "2026-11-23T05:00:00Z"}'
+            sent = [publisher.publish(TOPIC, payload % number) for number in range(200)]
+            published = {message.result() for message in sent}
+        settings, raw = google_config.settings, folders_of(google_config.settings, topic.name).raw
+        few = settings.ingest.model_copy(update={"max_messages": 10})
+        source = source_options(topic, raw, few, settings.storage_options)
+        told = at_once(lambda _: [batch.to_pylist() for batch in SegmentStream(source).read(Slot(1, 0, None))])
+        assert all(facts == told[0] for facts in told)
+        storage = storage_for(raw, settings.storage_options)
+        manifest = read_manifest(storage, 1, 0)
+        assert manifest is not None
+        assert [stored.path for stored in storage.listed("bronze")] == [f"bronze/{f.path}" for f in manifest.files]
+        with storage.open(f"bronze/{manifest.files[0].path}") as file:
+            real = set(pq.read_table(file)["message_id"].to_pylist())
+        assert len(real) == 10
+        assert published - set(broker.unacked(SUBSCRIPTION)) == real
+        with SubscriberClient() as subscriber:
+            answer = subscriber.pull(request={"subscription": SUBSCRIPTION, "max_messages": 1000})
+        assert {each.message.message_id for each in answer.received_messages} == published - real
+
+
+# --- all of it -----------------------------------------------------------------------------------------------------
+
+
+def test_the_whole_application_delivers_on_google_s_storage(root: str, address: str, tmp_path: Path) -> None:
+    """It dies once and goes on; checkpoint and Spark's reads go through the connector, seal and checks through Spark.
+
+    Then the tables must tell the whole truth, to the invariants and to `verify` and `audit`.
+    """
+    (connector,) = jars("gcs-connector", [CONNECTOR]).glob("*.jar")
+    settings = {
+        "raw_root": f"{root}/raw",
+        "sealed_root": f"{root}/sealed",
+        "storage_options": lake_options(address),
+        "seal": {"small_rows": 0},
+        "validation": {"small_rows": 0},
+        "spark": {
+            "spark.jars": str(connector),
+            **{f"spark.hadoop.{key}": value for key, value in connector_settings(address).items()},
+        },
+    }
+    with Broker() as broker:
+        lake = KilledLake(tmp_path, broker, random.Random(0), settings=settings)
+        assert lake.life_until("manifest durable, nothing acknowledged") == []
+        assert lake.last_life() == []
+    topic, options = lake.topic, lake.config.settings.storage_options
+    folders = folders_of(lake.config.settings, topic.name)
+    assert folders.silver.startswith("gs://")
+    assert storage_for(folders.raw, options).listed("checkpoint")
+    history = Ledger(ledger_table(folders, topic, options), "test").history()
+    assert history.hours()
+    verification = verified(topic, lake.config, [], datetime.now(UTC))
+    assert (verification.hours, verification.findings) == (tuple(history.hours()), ())
+    for hour in history.hours():
+        audit = audited(topic, lake.config, hour)
+        assert audit.is_right
+        assert audit.rows == audit.sealed_rows
