@@ -109,28 +109,26 @@ class LocalFiles:
             return None
 
     def write(self, path: str, text: str) -> None:
-        with open(path, "w", encoding="utf-8") as file:
-            file.write(text)
-            _flush(file)
+        Path(path).write_text(text, encoding="utf-8")
+        _sync(path, os.O_RDONLY)
 
     def make_folder(self, folder: str) -> None:
         Path(folder).mkdir(parents=True, exist_ok=True)
 
     def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
         def copied(copy: Copy) -> None:
-            with open_file(copy.source, copy.path, options) as source, open(copy.target, "xb") as target:
-                shutil.copyfileobj(source, target, _CHUNK_BYTES)
-                _flush(target)
+            if _is_local(copy.source):  # by the kernel, in less than half of the time
+                shutil.copyfile(f"{_local(copy.source)}/{copy.path}", copy.target)
+            else:
+                with open_file(copy.source, copy.path, options) as source, open(copy.target, "xb") as target:
+                    shutil.copyfileobj(source, target, _CHUNK_BYTES)
+            _sync(copy.target, os.O_RDONLY)
             steps.reached("mirror folder half copied")
 
         _in_parallel(copied, copies)
 
     def settle(self, folder: str) -> None:
-        descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)
+        _sync(folder, os.O_RDONLY | os.O_DIRECTORY)
 
     def rename(self, folder: str, to: str) -> None:
         if os.path.lexists(to):  # the kernel would take the place of an empty folder without a word
@@ -383,9 +381,12 @@ def _count_of_file(path: str) -> Count:
     return Count(rows, checksum)
 
 
-def _flush(file: IO[Any]) -> None:
-    file.flush()
-    os.fsync(file.fileno())
+def _sync(path: str, how: int) -> None:
+    descriptor = os.open(path, how)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
 
 
 def _found(entry: os.DirEntry[str]) -> Found:
