@@ -33,8 +33,10 @@ class DirectChannel:
     def __init__(self, broker: Broker) -> None:
         self._broker = broker
 
-    def unary_unary(self, path: str, **serializers: Any) -> DirectCall:
-        return DirectCall(self._broker.answer(path.rpartition("/")[2]))
+    def unary_unary(
+        self, path: str, *, response_deserializer: Callable[[bytes], Any] | None = None, **_: Any
+    ) -> DirectCall:
+        return DirectCall(self._broker.answer(path.rpartition("/")[2]), response_deserializer)
 
     def close(self) -> None:
         """Nothing is held."""
@@ -43,11 +45,12 @@ class DirectChannel:
 class DirectCall:
     """One method. A Pull is answered at once, with what there is."""
 
-    def __init__(self, answer: Callable[[Any, Any], Any]) -> None:
-        self._answer = answer
+    def __init__(self, answer: Callable[[Any, Any], Any], read: Callable[[bytes], Any] | None = None) -> None:
+        self._answer, self._read = answer, read
 
     def __call__(self, request: Any, timeout: float | None = None) -> Any:
-        return self._answer(request, _Context())
+        answer = self._answer(request, _Context())
+        return self._read(answer.SerializeToString()) if self._read else answer
 
     def future(self, request: Any, timeout: float | None = None) -> _Done:
         try:

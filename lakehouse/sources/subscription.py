@@ -58,6 +58,12 @@ class Page:
     ack_ids: list[str]
     size_bytes: int
 
+    @classmethod
+    def from_bytes(cls, answer: bytes) -> Page:
+        """From Pub/Sub's PullResponse."""
+        received = PullResponse.pb().FromString(answer).received_messages
+        return cls([entry.message for entry in received], [entry.ack_id for entry in received], len(answer))
+
 
 class SubscriptionReader:
     """One channel to one subscription. Usable by several threads."""
@@ -66,10 +72,10 @@ class SubscriptionReader:
         self.subscription = subscription
         self._patience = patience
         self._channel = _channel(subscription)
-        self._pull = self._method("Pull", PullRequest.pb(), PullResponse.pb())
+        self._pull = self._method("Pull", PullRequest.pb(), Page.from_bytes)
         self._acknowledge = self._method("Acknowledge", AcknowledgeRequest.pb())
         self._modify = self._method("ModifyAckDeadline", ModifyAckDeadlineRequest.pb())
-        self._get = self._method("GetSubscription", GetSubscriptionRequest.pb(), Subscription.pb())
+        self._get = self._method("GetSubscription", GetSubscriptionRequest.pb(), Subscription.pb().FromString)
 
     def ack_deadline(self) -> timedelta:
         """How long the subscription leases a message. SourceError when it cannot be had."""
@@ -108,11 +114,11 @@ class SubscriptionReader:
     def close(self) -> None:
         self._channel.close()
 
-    def _method(self, name: str, request: Any, response: Any = None) -> Any:
+    def _method(self, name: str, request: Any, read: Callable[[bytes], Any] | None = None) -> Any:
         return self._channel.unary_unary(
             f"/google.pubsub.v1.Subscriber/{name}",
             request_serializer=request.SerializeToString,
-            response_deserializer=response.FromString if response else None,
+            response_deserializer=read,
         )
 
     def _call(self, request: Any, wait: float) -> Any:
@@ -169,9 +175,9 @@ class Asked:
     def page(self) -> Page | None:
         """What it brought, asked again while it brings nothing and there is time."""
         while True:
-            answer = self._reader._patiently(self._answer)
-            if answer is not None and answer.received_messages:
-                return _page(answer)
+            page: Page | None = self._reader._patiently(self._answer)
+            if page is not None and page.messages:
+                return page
             time.sleep(max(0.0, min(_EMPTY_PAUSE, self._left())))
             if self._left() <= 0:
                 return None
@@ -191,11 +197,6 @@ class Asked:
 
     def _left(self) -> float:
         return self._deadline - time.monotonic()
-
-
-def _page(answer: Any) -> Page:
-    received = list(answer.received_messages)
-    return Page([entry.message for entry in received], [entry.ack_id for entry in received], answer.ByteSize())
 
 
 def _passing(error: Any) -> bool:
@@ -236,16 +237,15 @@ class Leases:
 
     def __init__(self, reader: SubscriptionReader, deadline: timedelta) -> None:
         self._reader, self._deadline = reader, deadline
-        self._held: dict[str, float] = {}
+        self._held: list[_Lease] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
         self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
         self._thread.start()
 
-    def hold(self, ack_ids: Iterable[str]) -> None:
-        until = time.monotonic() + self._deadline.total_seconds()
+    def hold(self, ack_ids: list[str]) -> None:
         with self._lock:
-            self._held.update(dict.fromkeys(ack_ids, until))
+            self._held.append(_Lease(ack_ids, self._from_now()))
 
     def acknowledge(self) -> None:
         self._reader.acknowledge(self._let_go())
@@ -262,8 +262,8 @@ class Leases:
         """Everything held; the thread must not extend a lease that is being ended."""
         self.stop()
         with self._lock:
-            held, self._held = list(self._held), {}
-        return held
+            held, self._held = self._held, []
+        return [ack_id for lease in held for ack_id in lease.ack_ids]
 
     def _keep(self) -> None:
         """Extend at half of the deadline, so that one lost request does no harm."""
@@ -271,7 +271,19 @@ class Leases:
         while not self._stopped.wait(half / 5):
             soon = time.monotonic() + half
             with self._lock:
-                due = [ack_id for ack_id, until in self._held.items() if until < soon]
+                due = [lease for lease in self._held if lease.until < soon]
             if due:
-                self._reader.extend(due, self._deadline)
-                self.hold(due)
+                self._reader.extend((ack_id for lease in due for ack_id in lease.ack_ids), self._deadline)
+                for lease in due:
+                    lease.until = self._from_now()
+
+    def _from_now(self) -> float:
+        return time.monotonic() + self._deadline.total_seconds()
+
+
+@dataclass
+class _Lease:
+    """A page's, as its messages are leased together."""
+
+    ack_ids: list[str]
+    until: float
