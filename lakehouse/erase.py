@@ -36,6 +36,7 @@ from lakehouse.seal import app_of, newest_seal
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import (
     ConflictError,
+    Conflicts,
     DataFile,
     commit,
     event_time_stats,
@@ -297,6 +298,7 @@ class _Eraser:
 
     def rewrite_bronze(self, event_ids: Sequence[str]) -> int:
         """One commit, which no close of an hour can slip past; gives how many deliveries it took away."""
+        conflicts = Conflicts(self._folders.bronze)
         while matches := self.found_in_bronze(event_ids):
             table = open_table(self._folders.bronze, self._options)
             self.check_sealed()
@@ -308,8 +310,9 @@ class _Eraser:
             removed = [match.file for match in matches]
             try:
                 commit(table, rewritten, metadata=metadata, transactions=transactions, removed=removed)
-            except ConflictError:
+            except ConflictError as conflict:
                 self._raw.delete(f"bronze/{file.path}" for file in rewritten)
+                conflicts.meet(conflict)
                 continue
             self._delete(self._raw, [f"bronze/{file.path}" for file in removed])
             return count

@@ -33,7 +33,15 @@ from lakehouse.sources.pubsub import facts as facts_of
 from lakehouse.sources.segments import listed_manifests, manifest_path, read_manifest
 from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.storage import storage_for
-from lakehouse.tables import ConflictError, DataFile, bronze_table, event_time_stats, folders_of, ledger_table
+from lakehouse.tables import (
+    ConflictError,
+    Conflicts,
+    DataFile,
+    bronze_table,
+    event_time_stats,
+    folders_of,
+    ledger_table,
+)
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -129,16 +137,21 @@ class TopicIngest:
             self._frontier = _frontier_source(self._topic, self._settings, ack_deadline, trusted_from)
 
     def commit_facts(self, facts: list[Fact]) -> Batch:
-        """Commit one epoch's facts; repeated, it changes nothing. StaleDriverError when a newer run has started."""
+        """Commit one epoch's facts; repeated, it changes nothing.
+
+        StaleDriverError when a newer run has started; LakeError when the commit meets one conflict after the other.
+        """
         self._check_newest()
         started = time.monotonic()
+        conflicts = Conflicts(self._folders.bronze)
         while True:
             self._bronze.update_incremental()
             try:
                 batch = self._committed(facts)
                 break
-            except ConflictError:
+            except ConflictError as conflict:
                 self._check_newest()
+                conflicts.meet(conflict)
         self._batches += 1
         if batch.version is not None:
             log.info(

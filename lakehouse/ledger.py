@@ -14,6 +14,7 @@ from deltalake.exceptions import CommitFailedError
 
 from lakehouse.events import LEDGER
 from lakehouse.hours import EPOCH, Hour
+from lakehouse.tables import Conflicts
 
 HOUR_STATES = ("closed", "sealed", "valid", "invalid", "released", "mirrored")
 OTHER_STATES = ("started", "held", "close_requested")
@@ -126,13 +127,21 @@ class Ledger:
         *,
         unless: Callable[[History], bool] = lambda history: False,
     ) -> Entry | None:
-        """Add one row, unless what is there by then makes it wrong; None when it was not added."""
+        """Add one row, unless what is there by then makes it wrong; None when it was not added.
+
+        LakeError when others are always faster, or nothing can be written.
+        """
+        conflicts = Conflicts(self._table.table_uri)
         while True:
             history = self.history()
             if unless(history):
                 return None
             entry = Entry(hour, state, self._now(history), self._by, dict(details or {}))
-            if self._append(entry):
+            try:
+                self._append(entry)
+            except CommitFailedError as conflict:
+                conflicts.meet(conflict)
+            else:
                 return entry
 
     def _now(self, history: History) -> datetime:
@@ -140,18 +149,14 @@ class Ledger:
         last = max((entry.at for entry in history.entries), default=datetime.min.replace(tzinfo=UTC))
         return max(self._clock(), last + _TICK)
 
-    def _append(self, entry: Entry) -> bool:
+    def _append(self, entry: Entry) -> None:
         number = (self._table.transaction_version(_APP) or 0) + 1
-        try:
-            write_deltalake(
-                self._table,
-                _rows([entry]),
-                mode="append",
-                commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
-            )
-        except CommitFailedError:
-            return False
-        return True
+        write_deltalake(
+            self._table,
+            _rows([entry]),
+            mode="append",
+            commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
+        )
 
 
 def _rows(entries: Iterable[Entry]) -> pa.Table:

@@ -23,7 +23,7 @@ from lakehouse.ledger import Ledger
 from lakehouse.seal import SEAL
 from lakehouse.sources.segments import listed_manifests, manifest_path, read_manifest
 from lakehouse.storage import Stored, storage_for
-from lakehouse.tables import ConflictError, DataFile, commit, files, folders_of, open_table, table_exists
+from lakehouse.tables import ConflictError, Conflicts, DataFile, commit, files, folders_of, open_table, table_exists
 from lakehouse.topics import Topic
 from lakehouse.verify import commits
 
@@ -80,6 +80,7 @@ class _Maintenance:
 
     def _retired(self) -> Iterator[Removal]:
         """Deliveries of hours that are everywhere they go, and rejected ones, after `bronze_retention`."""
+        conflicts = Conflicts(self._folders.bronze)
         while True:
             bronze = open_table(self._folders.bronze, self._options)
             due = [file for file in files(bronze) if self._is_retired(file)]
@@ -90,7 +91,8 @@ class _Maintenance:
             if not self._dry_run:
                 try:
                     commit(bronze, [], metadata=metadata, transactions={}, removed=due)
-                except ConflictError:
+                except ConflictError as conflict:
+                    conflicts.meet(conflict)
                     continue
                 self._raw.delete(f"bronze/{file.path}" for file in due)
             log.info("maintain: topic=%s retired=%d hours files=%d", self._topic.name, len(retired), len(due))

@@ -24,6 +24,7 @@ from lakehouse.ledger import Entry, Ledger
 from lakehouse.parquet import FILE, ROW
 from lakehouse.tables import (
     ConflictError,
+    Conflicts,
     DataFile,
     commit,
     files_of_hour,
@@ -39,6 +40,8 @@ from lakehouse.workers import spare_next_task
 log = logging.getLogger(__name__)
 
 SEAL = "seal"
+_MOST_CONFLICTS = 3
+"""Each copies the hour anew; after one with another seal of it, that seal is found."""
 
 SparkOrNone = Callable[[], SparkSession] | None
 """Asked for a session only when an hour is big enough to need one; None runs everything in this process."""
@@ -115,6 +118,7 @@ class Sealer:
 
     def _committed(self, hour: Hour, bronze_version: int) -> dict[str, Any]:
         """The seal's manifest with `silver_version`: of the commit that silver has, else of one made now."""
+        conflicts = Conflicts(self._folders.silver, most=_MOST_CONFLICTS)
         while True:
             silver = silver_table(self._folders, self._topic, self._options)
             if silver.transaction_version(app_of(hour)) is not None:
@@ -123,7 +127,8 @@ class Sealer:
             steps.reached("silver files durable, no commit")
             try:
                 version = commit(silver, files, metadata=manifest, transactions={app_of(hour): manifest["revision"]})
-            except ConflictError:
+            except ConflictError as conflict:
+                conflicts.meet(conflict)
                 continue
             return {**manifest, "silver_version": version}
 

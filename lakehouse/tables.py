@@ -22,9 +22,32 @@ from lakehouse.events import LEDGER, bronze_schema, silver_schema
 from lakehouse.hours import Hour
 from lakehouse.topics import Topic
 
+MOST_CONFLICTS = 100
+"""In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
+
 
 class ConflictError(Exception):
     """Somebody else committed first; look again and decide anew."""
+
+
+@dataclass
+class Conflicts:
+    """The conflicts that one commit has met so far."""
+
+    table: str
+    most: int = MOST_CONFLICTS
+    met: int = 0
+
+    def meet(self, conflict: Exception) -> None:
+        """One more; LakeError when that is too many."""
+        self.met += 1
+        if self.met >= self.most:
+            raise LakeError(
+                self.table,
+                found=f"a commit that met {self.met} conflicts in a row, the last: {_first_line(conflict)}",
+                expected="one that succeeds once others have written",
+                next_step="See who else writes there (`started` in the ledger) and whether this account may.",
+            ) from conflict
 
 
 @dataclass(frozen=True)
@@ -217,14 +240,15 @@ def commit(
     transactions: Mapping[str, int],
     removed: Iterable[DataFile] = (),
 ) -> int:
-    """One commit by reference; gives its version.
+    """One commit by reference; gives its version, which is not the newest where somebody else has committed since.
 
     ConflictError when a commit with one of the same app ids came since `table` was read.
     """
+    before, text = int(table.version()), json.dumps(metadata, sort_keys=True)
     actions: list[AddAction | RemoveAction] = [file.as_action() for file in added]
     actions += [_removal(file) for file in removed]
     properties = CommitProperties(
-        custom_metadata={"userMetadata": json.dumps(metadata, sort_keys=True)},
+        custom_metadata={"userMetadata": text},
         app_transactions=[Transaction(app, version) for app, version in transactions.items()],
     )
     try:
@@ -238,7 +262,9 @@ def commit(
     except CommitFailedError as failed:
         raise ConflictError(_first_line(failed)) from failed
     table.update_incremental()
-    return int(table.version())
+    if table.version() == before + 1:
+        return before + 1
+    return next(version for version, entry in _history(table, None) if entry.get("userMetadata") == text)
 
 
 def _removal(file: DataFile) -> RemoveAction:
@@ -303,11 +329,17 @@ def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator
 
 def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
-    while True:
+    for _ in range(MOST_CONFLICTS):
         newest = table._table.get_latest_version()
         entries = table.history(limit)
         if newest == table._table.get_latest_version():
             return ((newest - age, entry) for age, entry in enumerate(entries))
+    raise LakeError(
+        table.table_uri,
+        found=f"a new version at each of {MOST_CONFLICTS} looks at its history",
+        expected="a moment in which nobody writes",
+        next_step="See who writes to it so often.",
+    )
 
 
 def _first_line(error: BaseException) -> str:

@@ -10,8 +10,11 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from deltalake.exceptions import CommitFailedError
 
+from lakehouse import ledger
 from lakehouse.config import Settings
+from lakehouse.errors import LakeError
 from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.tables import Folders, folders_of, ledger_table
 from lakehouse.topics import Topic
@@ -143,6 +146,19 @@ def test_only_one_of_many_that_claim_the_same_hour_gets_it(opened: Callable[...,
 
     with ThreadPoolExecutor(len(ledgers)) as pool:
         assert sorted(pool.map(claim, ledgers)) == [False, False, False, True]
+
+
+def test_a_row_that_always_meets_a_conflict_is_an_error(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What never ends has another cause than other writers, and must be seen."""
+
+    def refused(*told: object, **more: object) -> None:
+        raise CommitFailedError("Failed to commit transaction: 16")
+
+    monkeypatch.setattr(ledger, "write_deltalake", refused)
+    with pytest.raises(LakeError, match=r"met 100 conflicts in a row, the last: Failed to commit transaction: 16"):
+        opened().record("closed", FIVE)
 
 
 def test_the_table_is_read_only_when_it_has_moved_on(opened: Callable[..., Ledger]) -> None:

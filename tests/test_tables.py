@@ -14,6 +14,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import LakeError
 from lakehouse.tables import (
     ConflictError,
+    Conflicts,
     DataFile,
     Folders,
     bronze_table,
@@ -252,6 +253,31 @@ def test_commits_of_different_apps_do_not_conflict(bronze: Callable[[], DeltaTab
     put(other, [data_file("b", SIX)], 1, app=f"seal/{SIX}")
     assert bronze().transaction_version(f"seal/{FIVE}") == 1
     assert bronze().transaction_version(f"seal/{SIX}") == 1
+
+
+def test_a_commit_s_version_is_its_own_when_another_comes_right_after_it(
+    bronze: Callable[[], DeltaTable], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The ledger names it, and an hour is sealed as of it."""
+    table, update = bronze(), DeltaTable.update_incremental
+
+    def after_another(told: DeltaTable) -> None:
+        if told is table:
+            monkeypatch.setattr(DeltaTable, "update_incremental", update)
+            commit(bronze(), [], metadata={"kind": "retire"}, transactions={"retire": 1})
+        update(told)
+
+    monkeypatch.setattr(DeltaTable, "update_incremental", after_another)
+    assert commit(table, [], metadata={"kind": "ingest"}, transactions={"ingest": 1}) == 1
+    assert (table.version(), bronze().version()) == (2, 2)
+
+
+def test_conflicts_are_borne_up_to_a_bound() -> None:
+    conflicts = Conflicts("gs://lake/plays/bronze", most=3)
+    for _ in range(2):
+        conflicts.meet(ConflictError("Concurrent transaction failed"))
+    with pytest.raises(LakeError, match=r"^gs://lake/plays/bronze: found a commit that met 3 conflicts in a row"):
+        conflicts.meet(ConflictError("Concurrent transaction failed"))
 
 
 def test_a_commit_can_take_files_out(bronze: Callable[[], DeltaTable]) -> None:
