@@ -30,7 +30,7 @@ from lakehouse.ledger import History, Ledger
 from lakehouse.sources.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.sources.pubsub import FORMAT, PubSubSource, source_options
 from lakehouse.sources.pubsub import facts as facts_of
-from lakehouse.sources.segments import listed_manifests, manifest_path, read_manifest
+from lakehouse.sources.segments import listed_manifests, read_manifest, stored_manifests
 from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.storage import storage_for
 from lakehouse.tables import (
@@ -407,11 +407,11 @@ class TopicIngest:
 
     def _clear_manifests(self, epoch: int) -> None:
         """Remove manifests of epochs that Spark cannot plan again, once the log has all their files."""
-        past = [key for key in listed_manifests(self._storage) if key[0] < epoch - 1]
-        waiting = {(fact["epoch"], fact["slot"]) for fact in self._left_out(self._bronze, past)}
-        for key in past:
+        past = {key: stored for key, stored in stored_manifests(self._storage).items() if key[0] < epoch - 1}
+        waiting = {(fact["epoch"], fact["slot"]) for fact in self._left_out(self._bronze, sorted(past))}
+        for key, stored in sorted(past.items()):
             if key not in waiting:
-                self._storage.delete([manifest_path(*key)])
+                self._storage.delete_as_listed(stored)
                 steps.reached("clean-up half done")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
 

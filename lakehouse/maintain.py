@@ -21,7 +21,7 @@ from lakehouse.holds import holds_for
 from lakehouse.hours import Hour
 from lakehouse.ledger import Ledger
 from lakehouse.seal import SEAL
-from lakehouse.sources.segments import listed_manifests, manifest_path, read_manifest
+from lakehouse.sources.segments import listed_manifests, read_manifest, stored_manifests
 from lakehouse.storage import Stored, storage_for
 from lakehouse.tables import ConflictError, Conflicts, DataFile, commit, files, folders_of, open_table, table_exists
 from lakehouse.topics import Topic
@@ -122,15 +122,18 @@ class _Maintenance:
     def _manifests(self) -> Iterator[Removal]:
         """Of epochs that Spark cannot plan again, once the log has all their files."""
         bronze = open_table(self._folders.bronze, self._options)
-        past = [key for key in listed_manifests(self._raw) if key[0] < newest_state(bronze).epoch - 1]
+        epoch = newest_state(bronze).epoch
+        past = {key: stored for key, stored in stored_manifests(self._raw).items() if key[0] < epoch - 1}
         if not past:
             return
-        known = segments_in_log(bronze, past[0][0])
-        for key in past:
+        known = segments_in_log(bronze, min(past)[0])
+        for key, stored in sorted(past.items()):
             manifest = read_manifest(self._raw, *key)
             named = {segment_of(file.path) for file in manifest.files} if manifest else set()
             if named <= known:
-                yield from self._deleted("manifest", [Stored(manifest_path(*key), 0, self._now)], "long committed")
+                if not self._dry_run:
+                    self._raw.delete_as_listed(stored)
+                yield self._removal("manifest", stored.path, stored.size_bytes, "long committed")
 
     def _bronze_orphans(self) -> Iterator[Removal]:
         """Files of attempts that lost or died. Listed first, the log read last: what is committed meanwhile is seen."""

@@ -5,10 +5,12 @@ Paths are relative to the storage's root. What is written is durable when the ca
 
 from __future__ import annotations
 
+import fcntl
 import os
 import uuid
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from typing import Any, Protocol
@@ -23,11 +25,12 @@ _PARALLEL = 16
 
 @dataclass(frozen=True)
 class Stored:
-    """A file that is there."""
+    """A file that is there; one that is written there later has another `version`."""
 
     path: str
     size_bytes: int
     modified_at: datetime
+    version: str = ""
 
 
 class Storage(Protocol):
@@ -52,6 +55,9 @@ class Storage(Protocol):
 
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
+
+    def delete_as_listed(self, stored: Stored) -> None:
+        """Remove a file unless another has taken its place since it was listed."""
 
 
 def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
@@ -114,7 +120,8 @@ class LocalStorage:
                 except FileNotFoundError:
                     continue
                 path = os.path.relpath(os.path.join(parent, name), self._root)
-                found.append(Stored(path, status.st_size, datetime.fromtimestamp(status.st_mtime, UTC)))
+                modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
+                found.append(Stored(path, status.st_size, modified_at, _version(status)))
         return sorted(found, key=lambda stored: stored.path)
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -123,6 +130,13 @@ class LocalStorage:
                 os.unlink(self._at(path))
             except FileNotFoundError:
                 continue
+
+    def delete_as_listed(self, stored: Stored) -> None:
+        """Under the folder's lock, so that nobody else who deletes in this way comes between look and removal."""
+        path = self._at(stored.path)
+        with suppress(FileNotFoundError), _locked(os.path.dirname(path)):
+            if _version(os.stat(path)) == stored.version:
+                os.unlink(path)
 
     def _written_aside(self, path: str, content: bytes) -> str:
         target = self._at(path)
@@ -145,6 +159,21 @@ def _make_folder(path: str) -> None:
         _make_folder(parent)
         os.makedirs(path, exist_ok=True)
         _sync(parent)
+
+
+def _version(status: os.stat_result) -> str:
+    return f"{status.st_ino}-{status.st_mtime_ns}"
+
+
+@contextmanager
+def _locked(folder: str) -> Iterator[None]:
+    """Until it is closed, the folder's lock is ours among all processes of this machine."""
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX)
+        yield
+    finally:
+        os.close(descriptor)
 
 
 def _sync(path: str) -> None:
@@ -199,12 +228,19 @@ class GoogleStorage:
             return None
 
     def listed(self, folder: str) -> list[Stored]:
-        found = [Stored(path, blob.size, blob.updated) for path, blob in self.blobs(folder)]
+        found = [Stored(path, blob.size, blob.updated, str(blob.generation)) for path, blob in self.blobs(folder)]
         return sorted(found, key=lambda stored: stored.path)
 
     def delete(self, paths: Iterable[str]) -> None:
         with ThreadPoolExecutor(_PARALLEL) as pool:
             list(pool.map(self._delete, paths))
+
+    def delete_as_listed(self, stored: Stored) -> None:
+        """By Google's precondition, so that a request that is sent again does no harm either."""
+        from google.api_core.exceptions import NotFound, PreconditionFailed
+
+        with suppress(NotFound, PreconditionFailed):
+            self.blob(stored.path).delete(if_generation_match=int(stored.version))
 
     def _delete(self, path: str) -> None:
         from google.api_core.exceptions import NotFound

@@ -14,6 +14,7 @@ from google.pubsub_v1 import types
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
+from lakehouse import steps
 from lakehouse.errors import SourceError
 from lakehouse.events import segment_schema
 from lakehouse.sandbox.broker import Broker
@@ -165,6 +166,35 @@ def test_a_checkpoint_older_than_what_was_cleared_away_is_refused(broker: Broker
     with pytest.raises(SourceError, match="a checkpoint that plans epoch 1, whose files were delivered"):
         told(MessageStream(source_options_of(options)), 1)
     assert len(broker.unacked(SUBSCRIPTION)) == 1
+
+
+def test_an_attempt_that_wakes_after_its_epoch_was_cleared_away_acknowledges_nothing(
+    broker: Broker, options: dict[str, str]
+) -> None:
+    """Nobody reads that epoch again: what the attempt pulled has to come to another one."""
+    publish(broker, "a")
+    stream = MessageStream(source_options_of(options))
+    ends = [stream.latestOffset() for _ in range(3)]
+    slept: list[str] = []
+
+    def sleep(step: str) -> None:
+        if step == "files durable, no manifest" and not slept:
+            slept.append(step)
+            for end in ends:
+                told(MessageStream(source_options_of(options)), end["epoch"])
+                stream.commit(end)
+
+    steps.watch(sleep)
+    try:
+        with pytest.raises(SourceError, match="plans epoch 1, whose files were delivered"):
+            told(stream, 1)
+    finally:
+        steps.watch(None)
+    assert len(broker.unacked(SUBSCRIPTION)) == 1
+    assert told(stream, 4) == ["a"]
+    stream.commit(ends[-1])  # once more: what the attempt left is cleared away, and no earlier epoch is open again
+    with pytest.raises(SourceError, match="an epoch after 2"):
+        told(MessageStream(source_options_of(options)), 2)
 
 
 @pytest.mark.parametrize("missing", ["topic", "segments"])

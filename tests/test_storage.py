@@ -6,7 +6,9 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -104,6 +106,47 @@ def test_deleting_what_is_gone_is_no_error(storage: Storage) -> None:
     storage.delete(["segments/0.json", "segments/1.json"])
     storage.delete(["segments/1.json"])
     assert storage.listed("segments") == []
+
+
+def test_what_took_a_listed_file_s_place_is_not_deleted(storage: Storage) -> None:
+    """Two clear one manifest away, and an attempt that was thought dead puts its own between the two."""
+    storage.put_if_absent("segments/1.json", b"x")
+    (listed,) = storage.listed("segments")
+    storage.delete_as_listed(listed)
+    storage.put_if_absent("segments/1.json", b"y")
+    storage.delete_as_listed(listed)
+    assert storage.read("segments/1.json") == b"y"
+    storage.delete_as_listed(*storage.listed("segments"))
+    storage.delete_as_listed(listed)
+    assert storage.listed("segments") == []
+
+
+def test_google_deletes_only_the_generation_that_was_listed() -> None:
+    """It tells us by a refusal, and forgets what is gone."""
+    from google.api_core.exceptions import NotFound, PreconditionFailed
+
+    asked: list[int] = []
+
+    class Blob:
+        name, size, updated, generation = "plays/segments/1.json", 1, datetime.now(UTC), 17
+
+        def delete(self, if_generation_match: int) -> None:
+            asked.append(if_generation_match)
+            raise PreconditionFailed("conditionNotMet") if len(asked) == 1 else NotFound("gone")  # type: ignore[no-untyped-call]
+
+    class Bucket(GoogleStorage):
+        def blob(self, path: str) -> Any:
+            assert path == "segments/1.json"
+            return Blob()
+
+        def blobs(self, folder: str) -> list[tuple[str, Any]]:
+            return [(f"{folder}/1.json", Blob())]
+
+    bucket = Bucket("gs://bucket/plays", {})
+    (listed,) = bucket.listed("segments")
+    bucket.delete_as_listed(listed)
+    bucket.delete_as_listed(listed)
+    assert asked == [17, 17]
 
 
 def test_a_created_file_can_be_written_in_parts_and_read_at_any_place(storage: Storage) -> None:

@@ -79,7 +79,11 @@ class Segments:
         return max((slot + 1 for listed, slot in listed_manifests(self._storage) if listed == epoch), default=0)
 
     def check(self, epoch: int) -> None:
-        """SourceError when an epoch without a manifest is one that was delivered long ago."""
+        """SourceError when an epoch without a manifest is one that was delivered long ago.
+
+        Asked again before anything is acknowledged: an attempt that was thought dead may wake after its epoch was
+        delivered from another one's segment and cleared away, and nobody would ever read what it brings.
+        """
         if epoch <= self._cleared():
             raise SourceError(
                 self._root,
@@ -102,7 +106,7 @@ class Segments:
         past = [key for key in listed_manifests(self._storage) if key[0] < epoch]
         if not past:
             return
-        self._storage.write(CLEARED, str(max(past)[0]).encode())
+        self._storage.write(CLEARED, str(max(max(past)[0], self._cleared())).encode())
         for key in past:
             if manifest := read_manifest(self._storage, *key):
                 self._storage.delete([manifest_path(*key)])

@@ -11,7 +11,7 @@ import gc
 import json
 import time
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
@@ -207,8 +207,9 @@ class MessageStream(SegmentStream):
         manifest = read_manifest(storage, partition.epoch, partition.slot)
         if manifest is None:
             self._segments.check(partition.epoch)
+            pull = _Pull(self._topic, self._ingest, storage, partition, lambda: self._segments.check(partition.epoch))
             with _without_cycle_collector():
-                manifest = _Pull(self._topic, self._ingest, storage, partition).manifest()
+                manifest = pull.manifest()
         yield from self._segments.rows(manifest)
 
 
@@ -232,10 +233,15 @@ def facts(manifest: Manifest) -> pa.RecordBatch:
 
 
 class _Pull:
-    """One attempt at one slot: pull, decode, write; then the manifest, and only then the acknowledgements."""
+    """One attempt at one slot: pull, decode, write; then the manifest, and only then the acknowledgements.
 
-    def __init__(self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot) -> None:
-        self._topic, self._ingest, self._storage, self._slot = topic, ingest, storage, slot
+    `check` is called between the two, and may refuse what comes too late.
+    """
+
+    def __init__(
+        self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None] = lambda: None
+    ) -> None:
+        self._topic, self._ingest, self._storage, self._slot, self._check = topic, ingest, storage, slot, check
         self._dry_at: datetime | None = None
         self._full = False
 
@@ -273,6 +279,7 @@ class _Pull:
             leases.give_back()
             return winner
         steps.reached("manifest durable, nothing acknowledged")
+        self._check()
         leases.acknowledge()
         steps.reached("acknowledged, facts not told")
         return winner

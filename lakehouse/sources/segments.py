@@ -19,7 +19,7 @@ from lakehouse import hours, parquet
 from lakehouse.events import DELIVERED, segment_schema
 from lakehouse.hours import Hour
 from lakehouse.parse import decode
-from lakehouse.storage import Storage
+from lakehouse.storage import Storage, Stored
 from lakehouse.topics import Topic
 
 REJECTED = "rejected"
@@ -99,8 +99,16 @@ def read_manifest(storage: Storage, epoch: int, slot: int) -> Manifest | None:
 
 def listed_manifests(storage: Storage) -> list[tuple[int, int]]:
     """(epoch, slot) of every manifest that is there, in order."""
-    names = (stored.path for stored in storage.listed("segments"))
-    return sorted(epoch_and_slot(name) for name in names if name.endswith(".json") and "/." not in name)
+    return sorted(stored_manifests(storage))
+
+
+def stored_manifests(storage: Storage) -> dict[tuple[int, int], Stored]:
+    """The manifests that are there by (epoch, slot), as they are to be cleared away: what is listed may be replaced.
+
+    An attempt that was thought dead can put a manifest of its own where one was cleared; only its like may clear that.
+    """
+    found = storage.listed("segments")
+    return {epoch_and_slot(each.path): each for each in found if each.path.endswith(".json") and "/." not in each.path}
 
 
 def messages_from(page: Sequence[Any]) -> pa.RecordBatch:
