@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
+from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.events import DELIVERED, segment_schema
 from lakehouse.sources import segments
@@ -171,6 +172,58 @@ def test_full_row_groups_are_written_before_the_end(
     assert file.rows == 400
 
 
+@pytest.fixture
+def most_open(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many files were open at a time, each time that one was opened."""
+    is_open: set[int] = set()
+    counts: list[int] = []
+    opened, closed = pq.ParquetWriter.__init__, pq.ParquetWriter.close
+
+    def open_(writer: pq.ParquetWriter, *told: Any, **more: Any) -> None:
+        opened(writer, *told, **more)
+        is_open.add(id(writer))
+        counts.append(len(is_open))
+
+    def close(writer: pq.ParquetWriter) -> None:
+        closed(writer)
+        is_open.discard(id(writer))
+
+    monkeypatch.setattr(pq.ParquetWriter, "__init__", open_)
+    monkeypatch.setattr(pq.ParquetWriter, "close", close)
+    return counts
+
+
+def test_a_replay_of_years_holds_few_files_open_and_no_more_than_its_rows(
+    writer: Callable[..., SegmentWriter], storage: Storage, most_open: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before the topic's first hour is set nothing is late: 2,000 hours are 2,000 files, of one segment."""
+    monkeypatch.setattr(segments, "ROW_GROUP_BYTES", 1024**2)
+    first = datetime(2020, 1, 1, tzinfo=UTC)
+    pages = [
+        delivered(
+            *(play((first + timedelta(hours=hour)).isoformat(), hour) for hour in range(2_000)), first=2_000 * page
+        )
+        for page in range(8)
+    ]
+    segment = writer(None)
+    held = [0]
+    before = pa.total_allocated_bytes()
+    for page in pages:
+        segment.add(page)
+        held.append(pa.total_allocated_bytes() - before)
+    files = segment.close()
+    rows_bytes = sum(page.nbytes for page in pages)
+    assert most_open
+    assert max(most_open) <= 1 + segments._CLOSING
+    assert max(held) < 4 * rows_bytes
+    assert [described(file) for file in files[::500]] == [
+        (hours.hour_of(first + timedelta(hours=hour)), hours.hour_of(first + timedelta(hours=hour)), 8)
+        for hour in range(0, 2_000, 500)
+    ]
+    assert (len(files), len(most_open), sum(file.rows for file in files)) == (2_000, 2_000, 16_000)
+    assert {row["message_id"] for row in rows_of(storage, files[1234])} == {f"m{1234 + 2_000 * n}" for n in range(8)}
+
+
 def test_undeclared_fields_are_counted_by_name(writer: Callable[..., SegmentWriter]) -> None:
     segment = writer(FIVE)
     segment.add(delivered(play(at("05:10"), mood="calm"), play(at("05:10"), mood="blue", place={"city": "Oslo"})))
@@ -180,13 +233,18 @@ def test_undeclared_fields_are_counted_by_name(writer: Callable[..., SegmentWrit
     assert sum(manifest.undeclared.values()) == 3
 
 
-def test_an_abandoned_attempt_leaves_nothing(writer: Callable[..., SegmentWriter], storage: Storage) -> None:
-    """Before its files are complete and after."""
-    unfinished, finished = writer(FIVE), writer(FIVE)
-    for segment in (unfinished, finished):
+def test_an_abandoned_attempt_leaves_nothing(
+    writer: Callable[..., SegmentWriter], storage: Storage, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Before its files are there, before they are complete, and after."""
+    unwritten, unfinished, finished = writer(FIVE), writer(FIVE), writer(FIVE)
+    for segment in (unwritten, finished):
         segment.add(delivered(play(at("05:10")), play(at("06:10")), b"not json"))
+    monkeypatch.setattr(segments, "ROW_GROUP_BYTES", 1)
+    unfinished.add(delivered(play(at("05:10")), play(at("06:10")), b"not json"))
     finished.close()
     assert len(storage.listed("bronze")) == 6
+    unwritten.abandon()
     unfinished.abandon()
     finished.abandon()
     assert storage.listed("bronze") == []

@@ -6,6 +6,7 @@ import json
 import uuid
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -26,7 +27,13 @@ REJECTED = "rejected"
 LATE = "late"
 
 ROW_GROUP_BYTES = 32 * 1024**2
-"""Payload bytes after which a row group is written: what a slot holds per open file."""
+"""Bytes of an hour's rows before a row group is written; half as many wait together before they are split by hour.
+
+A file is opened for its first row group, so there are no more open files than such groups in a slot, however many hours
+its events are of: the rest waits in memory, which `max_bytes` bounds, and is written file by file in the end.
+"""
+_CLOSING = 8
+"""Files that are completed side by side: on a store, each takes its time."""
 _HOUR_US = 3_600_000_000
 
 
@@ -144,29 +151,36 @@ class SegmentWriter:
         self._open_ordinal = hours.ordinal_of(open_hour) if open_hour else None
         self._schema = segment_schema(topic)
         self._position = 0
+        self._waiting: list[pa.RecordBatch] = []
+        self._waiting_bytes = 0
         self._files: dict[str, _HourFile] = {}
         self._reasons: Counter[str] = Counter()
         self._undeclared: Counter[str] = Counter()
         self.attempt_id = uuid.uuid4().hex
 
     def add(self, messages: pa.RecordBatch) -> None:
-        """Decode a page and append each of its messages to the file of its event hour."""
+        """Decode a page; its messages go to the files of their event hours."""
         decoded = decode(messages, self._topic)
         self._undeclared += decoded.undeclared
         rows = pa.RecordBatch.from_arrays(
             [*messages.columns, *decoded.columns.columns, *self._where_from(len(messages))], schema=self._schema
         )
-        for group, part in self._by_hour(rows, decoded.columns.column("reject_reason")):
-            self._file(group).add(part)
+        self._waiting.append(rows)
+        self._waiting_bytes += rows.nbytes
+        if self._waiting_bytes >= ROW_GROUP_BYTES // 2:
+            self._split()
 
     def close(self) -> tuple[SegmentFile, ...]:
         """Every file complete and durable."""
-        files = tuple(file.close() for file in self._files.values())
+        self._split()
+        with ThreadPoolExecutor(_CLOSING) as pool:
+            files = tuple(pool.map(_HourFile.close, self._files.values()))
         self._storage.finish(f"bronze/{file.path}" for file in files)
         return files
 
     def abandon(self) -> None:
         """Remove what this attempt has written."""
+        self._waiting = []
         try:
             for file in self._files.values():
                 file.abandon()
@@ -198,9 +212,16 @@ class SegmentWriter:
             positions,
         ]
 
-    def _by_hour(self, rows: pa.RecordBatch, reasons: pa.StringArray) -> Iterator[tuple[str, pa.RecordBatch]]:
-        is_event = reasons.null_count == len(reasons)
-        if not is_event:
+    def _split(self) -> None:
+        if self._waiting:
+            rows = pa.Table.from_batches(self._waiting)
+            self._waiting, self._waiting_bytes = [], 0
+            for group, part in self._by_hour(rows):
+                self._file(group).add(part)
+
+    def _by_hour(self, rows: pa.Table) -> Iterator[tuple[str, pa.Table]]:
+        reasons = rows.column("reject_reason")
+        if reasons.null_count < len(reasons):
             rejected = pc.is_valid(reasons)
             self._reasons.update(reasons.filter(rejected).to_pylist())
             yield REJECTED, rows.filter(rejected)
@@ -211,11 +232,13 @@ class SegmentWriter:
         if self._open_ordinal is not None:
             # Hours that have closed share a bucket, so they share a file; -1 below the first open hour stands for all.
             ordinals = np.maximum(ordinals, self._open_ordinal - 1)
-        distinct = np.unique(ordinals)
-        for ordinal in distinct:
+        distinct, counts = np.unique(ordinals, return_counts=True)
+        if len(distinct) > 1:
+            rows = rows.take(pa.array(np.argsort(ordinals, kind="stable")))
+        ends = np.cumsum(counts)
+        for ordinal, count, end in zip(distinct.tolist(), counts.tolist(), ends.tolist(), strict=True):
             is_late = self._open_ordinal is not None and ordinal < self._open_ordinal
-            part = rows if len(distinct) == 1 else rows.filter(pa.array(ordinals == ordinal))
-            yield LATE if is_late else hours.from_ordinal(int(ordinal)), part
+            yield LATE if is_late else hours.from_ordinal(ordinal), rows.slice(end - count, count)
 
     def _file(self, group: str) -> _HourFile:
         if group not in self._files:
@@ -225,19 +248,19 @@ class SegmentWriter:
 
 
 class _HourFile:
-    """One Parquet file in the making; rows wait until they fill a row group."""
+    """One Parquet file in the making; rows wait until they fill a row group, or the segment ends."""
 
     def __init__(self, group: str, path: str, storage: Storage, schema: pa.Schema) -> None:
-        self._group, self.path = group, path
-        self._sink = storage.create(f"bronze/{path}")
-        self._writer = pq.ParquetWriter(self._sink, schema, **parquet.options(schema))
-        self._waiting: list[pa.RecordBatch] = []
+        self._group, self.path, self._storage, self._schema = group, path, storage, schema
+        self._sink: Any = None
+        self._writer: pq.ParquetWriter | None = None
+        self._waiting: list[pa.Table] = []
         self._waiting_bytes = 0
         self._rows = 0
         self._event_times: list[int] = []
         self._publish_times: list[int] = []
 
-    def add(self, rows: pa.RecordBatch) -> None:
+    def add(self, rows: pa.Table) -> None:
         self._waiting.append(rows)
         self._waiting_bytes += rows.nbytes
         self._rows += len(rows)
@@ -248,8 +271,8 @@ class _HourFile:
             self._flush()
 
     def close(self) -> SegmentFile:
-        self._flush()
-        self._writer.close()
+        writer = self._flush()
+        writer.close()
         size_bytes = self._sink.tell()
         self._sink.close()
         first_event = _instant(min(self._event_times, default=None))
@@ -266,17 +289,22 @@ class _HourFile:
 
     def abandon(self) -> None:
         self._waiting = []
-        self._writer.close()
-        self._sink.close()
+        if self._writer is not None:
+            self._writer.close()
+            self._sink.close()
 
-    def _flush(self) -> None:
+    def _flush(self) -> pq.ParquetWriter:
+        if self._writer is None:
+            self._sink = self._storage.create(f"bronze/{self.path}")
+            self._writer = pq.ParquetWriter(self._sink, self._schema, **parquet.options(self._schema))
         if self._waiting:
-            table = pa.Table.from_batches(self._waiting)
-            self._writer.write_table(table, row_group_size=len(table))
+            table = pa.concat_tables(self._waiting)
             self._waiting, self._waiting_bytes = [], 0
+            self._writer.write_table(table, row_group_size=len(table))
+        return self._writer
 
 
-def _bounds(times: pa.TimestampArray) -> list[int]:
+def _bounds(times: pa.ChunkedArray) -> list[int]:
     bounds = pc.min_max(times.cast(pa.int64()))
     return [bounds["min"].as_py(), bounds["max"].as_py()]
 
