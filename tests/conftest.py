@@ -39,13 +39,18 @@ PLAYS: dict[str, Any] = {
     "mirrors": ["folder"],
 }
 
+_FETCHED_SECONDS = 900
+"""Whichever test with servers is first on a fresh machine waits until what they are made of is there."""
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """For `--dist loadgroup`: a file's tests stay together, and those with servers do, which are so started once."""
     for item in items:
-        group = "stores" if item.get_closest_marker("stores") else item.path.name
-        item.add_marker(pytest.mark.xdist_group(group))
+        has_servers = item.get_closest_marker("stores") is not None
+        item.add_marker(pytest.mark.xdist_group("stores" if has_servers else item.path.name))
+        if has_servers and not item.get_closest_marker("timeout"):
+            item.add_marker(pytest.mark.timeout(_FETCHED_SECONDS))
 
 
 @pytest.fixture(scope="session")

@@ -220,7 +220,7 @@ def test_patience_with_a_silent_server_has_an_end_and_the_hour_stays_due(
 
 
 @pytest.mark.stores
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_real_server_that_hangs_and_comes_back_takes_the_hour(servers: Servers, lake: Lake, topic: Topic) -> None:
     server = servers.bigquery()
     target = BigQueryTarget(bigquery_options(server.address, "hangs", patience="1 second"), server.folder / "gcs")

@@ -74,7 +74,7 @@ def test_a_server_that_never_answers_is_given_up(lake: Lake, topic: Topic, tmp_p
 
 
 @pytest.mark.stores
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_fields_that_come_later_are_null_in_earlier_hours(
     request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic, topic_with: Callable[..., Topic]
 ) -> None:
@@ -96,7 +96,7 @@ def test_fields_that_come_later_are_null_in_earlier_hours(
 
 
 @pytest.mark.stores
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_a_partition_never_points_at_a_folder_that_is_not_whole(
     request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic, spark: SparkSession
 ) -> None:

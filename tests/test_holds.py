@@ -181,7 +181,7 @@ def test_holds_need_google_s_storage(settings: Settings) -> None:
 
 
 @pytest.mark.stores
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_emulator_forgets_holds(servers: Servers) -> None:
     """Why `fake_gcs` is there; the day this fails, the emulator can take its place."""
     options = {"google_base_url": servers.gcs().address, "google_skip_signature": "true"}

@@ -461,7 +461,7 @@ def test_a_thousand_rows_reach_a_folder_in_a_moment(config: Config, lake: Lake, 
 
 
 @pytest.mark.stores
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_gcs_copies_what_is_there_already_by_itself(
     request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic
 ) -> None:
@@ -486,7 +486,7 @@ def test_gcs_copies_what_is_there_already_by_itself(
 
 
 @pytest.mark.stores
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_the_gcs_at_hand_keeps_preconditions(servers: Servers) -> None:
     """One that does not would lose commits without a word, and what passes here would say nothing."""
     client = google_client(emulator_options(servers.gcs().address))
@@ -501,7 +501,7 @@ def test_the_gcs_at_hand_keeps_preconditions(servers: Servers) -> None:
 
 
 @pytest.mark.stores
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(900)
 def test_hdfs_that_loses_its_datanode_is_told_and_takes_the_hour_later(
     request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic
 ) -> None:
