@@ -36,7 +36,7 @@ from lakehouse.hours import Hour, after
 from lakehouse.ledger import Ledger
 from lakehouse.mirrors.bigquery import BigQueryMirror, BigQueryOptions, client_of
 from lakehouse.mirrors.catalogue import mirror_named
-from lakehouse.mirrors.contract import Mirror, SealedHour
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.filesystems import google_client
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
@@ -116,7 +116,11 @@ def _with_its_parts(report: Report, name: str, mirror: Mirror, small: SealedHour
     report.shown(f"{about}publish", whole, "seconds")
     for part, seconds in parts.items():
         report.shown(f"{about}of that {part}", seconds, "seconds")
-    report.shown(f"{about}read back", seconds_of(lambda: mirror.read_back(hour.topic, hour.hour)), "seconds")
+    began = time.monotonic()
+    count = mirror.read_back(hour.topic, hour.hour)
+    report.shown(f"{about}read back", time.monotonic() - began, "seconds")
+    if count != Count(hour.rows, hour.id_checksum):
+        raise SystemExit(f"{name} has {count}, and {hour.rows} rows were published")
 
 
 def _against_a_copy(report: Report, hour: SealedHour) -> None:
