@@ -90,7 +90,7 @@ def main() -> int:
     arguments = parser.parse_args()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
-    report = Report("ingest")
+    report = Report("ingest", is_part=len(arguments.only) < len(parts))
     with pages.served() as server:
         try:
             for name in arguments.only:

@@ -46,10 +46,10 @@ class Figure:
 
 
 class Report:
-    """Collects figures, printing each as it comes."""
+    """Collects figures, printing each as it comes; `is_part` keeps what an earlier run left of the others."""
 
-    def __init__(self, name: str) -> None:
-        self._name = name
+    def __init__(self, name: str, *, is_part: bool = False) -> None:
+        self._name, self._is_part = name, is_part
         self._figures: list[Figure] = []
 
     def shown(self, name: str, value: float, unit: str) -> None:
@@ -64,14 +64,21 @@ class Report:
     def finish(self) -> int:
         """Write the results; 1 when a bound is missed, else 0."""
         RESULTS.mkdir(exist_ok=True)
+        file = RESULTS / f"{self._name}.json"
+        now = datetime.now(UTC).isoformat(timespec="seconds")
+        figures = [{**asdict(figure), "ok": not figure.is_short, "at": now} for figure in self._figures]
+        if self._is_part and file.is_file():
+            measured = {figure.name for figure in self._figures}
+            before = json.loads(file.read_text(encoding="utf-8"))["figures"]
+            figures = [row for row in before if row["name"] not in measured] + figures
         machine = {"cores": os.cpu_count(), "system": platform.system(), "python": platform.python_version()}
         result = {
             "benchmark": self._name,
-            "at": datetime.now(UTC).isoformat(timespec="seconds"),
+            "at": now,
             "machine": machine,
-            "figures": [{**asdict(figure), "ok": not figure.is_short} for figure in self._figures],
+            "figures": figures,
         }
-        (RESULTS / f"{self._name}.json").write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
+        file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
         return int(any(figure.is_short for figure in self._figures))
 
     def _add(self, figure: Figure) -> None:

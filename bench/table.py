@@ -43,7 +43,7 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     yield f"| **`make bench-{result['benchmark']}`**, {result['at'][:10]}, {machine['cores']} cores | | | |"
     for row in result["figures"]:
-        figure = Figure(**{key: value for key, value in row.items() if key != "ok"})
+        figure = Figure(**{key: value for key, value in row.items() if key not in ("ok", "at")})
         yield f"| {figure.name} | {figure.spoken} {figure.unit} | {figure.spoken_bound} | {figure.verdict} |"
 
 
