@@ -204,9 +204,9 @@ class ClusterLake(KilledLake):
     def raced(self, process: subprocess.Popen[bytes], race: Race) -> list[str]:
         """Until two attempts at one slot have met, one has lost, and everything is read; what is wrong then."""
         death = self._deaths / RACE_LOST
-        dies = death.exists()
-        self.watched(process, lambda: not death.exists() if dies else race.given_back.is_set())
-        if death.exists() or not race.begun.is_set():
+        is_lost = race.given_back.is_set if not death.exists() else lambda: not death.exists()
+        self.watched(process, is_lost)
+        if not (race.begun.is_set() and is_lost()):
             return [f"no attempt at a slot lost it to another; see {self.log}"]
         race.given_back.set()
         return self._read(process)

@@ -1,8 +1,9 @@
 """The crash kit: the application dies at each of its steps, goes on, and its tables must then tell the whole truth.
 
-    python -m lakehouse.sandbox.crash                        # everything: in process, by random schedules, by SIGKILL
-    python -m lakehouse.sandbox.crash --only 'seed 17'       # one case again, with what happened in it
-    python -m lakehouse.sandbox.crash --only 'close recorded'    # one death by SIGKILL, and the life after it
+    python -m lakehouse.sandbox.crash                          # everything: in process, by SIGKILL, on a cluster
+    python -m lakehouse.sandbox.crash --only 'seed 17'         # one case again, with what happened in it
+    python -m lakehouse.sandbox.crash --only 'close recorded'  # one death by SIGKILL, and the life after it
+    python -m lakehouse.sandbox.crash --only executors         # those on a cluster
 
 Most deaths are played in this process (`schedules`), where a case takes a second or two. The same steps are then taken
 by the real application with Spark, in two lakes side by side: it is killed at one step after the other, and at random
@@ -14,6 +15,7 @@ changed or out of order, or when a death did not come.
 from __future__ import annotations
 
 import argparse
+import atexit
 import json
 import os
 import random
@@ -46,6 +48,7 @@ LAKES = 2
 _MOST_STEPS = 40
 """How far a life that dies at a random step may come: all that it has to deliver is delivered by then."""
 _SEEDS = 2
+_EXECUTORS = "executors"
 
 console = Console(width=None if sys.stdout.isatty() else 140)
 
@@ -85,13 +88,13 @@ def _results(arguments: argparse.Namespace) -> Iterator[Result]:
     if arguments.only:
         yield from _only(arguments.only, cases, seed)
         return
-    with ProcessPoolExecutor(os.cpu_count(), mp_context=get_context("spawn")) as pool:
+    with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_ending_at_once) as pool:
         yield from _counted("in one process", _played_all(pool, cases), len(cases), tells=False)
     if not arguments.no_spark:
         deaths = deaths_of(seed, arguments.kills)
         lakes = [killed_at(deaths[first::LAKES], BUILD / f"lake-{first + 1}", seed=seed) for first in range(LAKES)]
         yield from _counted("by SIGKILL", _side_by_side(lakes), len(deaths) + LAKES)
-        yield from _counted("executors", executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
+        yield from _counted(_EXECUTORS, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
 
 
 def _only(name: str, cases: Sequence[Schedule], seed: int) -> Iterator[Result]:
@@ -101,6 +104,13 @@ def _only(name: str, cases: Sequence[Schedule], seed: int) -> Iterator[Result]:
     yield from (_explained(case) for case in wanted)
     if name.partition(":")[0] in (*steps.STEPS, steps.ANY) and name not in NOT_BY_SIGKILL:
         yield from _counted("by SIGKILL", killed_at([name], BUILD / "lake", seed=seed), 2)
+    if name == _EXECUTORS:
+        yield from _counted(name, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
+
+
+def _ending_at_once() -> None:
+    """DuckDB's binding has much to say of what an interpreter leaves at its end, and nothing that matters here."""
+    atexit.register(os._exit, 0)
 
 
 def _played_all(pool: Executor, cases: Sequence[Schedule]) -> Iterator[Result]:
