@@ -15,8 +15,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from lakehouse import hours, parquet
 from lakehouse.bronze import ingest_commits, segment_of
@@ -29,7 +27,7 @@ from lakehouse.hours import Hour
 from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.parquet import FILE, ROW
 from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import DataFile, Folders, files, files_of_hour, folders_of, open_table, table_exists
+from lakehouse.tables import DataFile, Folders, as_it_was, files, files_of_hour, folders_of, open_table, table_exists
 from lakehouse.topics import Topic
 from lakehouse.verify import verified
 
@@ -285,8 +283,8 @@ class _Lake:
         self._topic = topic
         ledger = Ledger(open_table(self.folders.ledger, self.options), by="").history()
         self.history = History(tuple(entry for entry in ledger.entries if as_of is None or entry.at <= as_of))
-        self.bronze = _at(self.folders.bronze, self.options, as_of)
-        self.silver = _at(self.folders.silver, self.options, as_of)
+        self.bronze = as_it_was(open_table(self.folders.bronze, self.options), as_of)
+        self.silver = as_it_was(open_table(self.folders.silver, self.options), as_of)
         raw, sealed = storage_for(self.folders.raw, self.options), storage_for(self.folders.sealed, self.options)
         self._storages: dict[str, Storage] = {"bronze": raw, "silver": sealed}
 
@@ -365,22 +363,6 @@ class _Lake:
             if len(found) == len(segments):
                 break
         return found
-
-
-def _at(uri: str, options: Mapping[str, str], as_of: datetime | None) -> DeltaTable:
-    table = open_table(uri, options)
-    if as_of is None:
-        return table
-    try:
-        table.load_as_version(as_of)
-    except DeltaError as error:
-        raise LakeError(
-            uri,
-            found=str(error).splitlines()[0],
-            expected=f"a version of {as_of:%Y-%m-%dT%H:%M:%SZ}",
-            next_step="Ask for a time within `audit_window`, after the topic's first start.",
-        ) from error
-    return table
 
 
 def _overlaps(file: DataFile, hour: Hour) -> bool:

@@ -19,18 +19,16 @@ from typing import TYPE_CHECKING, Any
 import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
-from deltalake.exceptions import DeltaError
 
 from lakehouse import experiments, fleet, models
 from lakehouse.config import Config, load
-from lakehouse.errors import LakeError
 from lakehouse.events import bronze_schema, silver_schema
 from lakehouse.explain import Explanation, explained
 from lakehouse.hours import Hour, parsed
 from lakehouse.ledger import History
 from lakehouse.session import spark_session
 from lakehouse.storage import storage_for
-from lakehouse.tables import files, folders_of, open_table
+from lakehouse.tables import as_it_was, files, folders_of, open_table
 from lakehouse.topics import Topic
 from lakehouse.volume import Model
 
@@ -238,40 +236,10 @@ class TopicLake:
     def _rows(
         self, name: str, uri: str, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None
     ) -> Rows:
-        version = int(_as_of(open_table(uri, self._options), as_of).version())
+        version = int(as_it_was(open_table(uri, self._options), as_of).version())
         kept = (parsed(hour),) if hour is not None else None
 
         def opened() -> DeltaTable:
             return open_table(uri, self._options, version)
 
         return Rows(f"{self.name} {name}", uri, version, opened, schema, kept, self._session)
-
-
-def _as_of(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
-    """The table as it was; LakeError when there was none."""
-    if as_of is None:
-        return table
-    wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
-    if isinstance(wanted, datetime) and wanted.tzinfo is None:
-        wanted = wanted.replace(tzinfo=UTC)
-    if isinstance(wanted, datetime) and wanted < _created_at(table):
-        raise _no_version(table, as_of)
-    try:
-        table.load_as_version(wanted)
-    except (DeltaError, OSError) as error:
-        raise _no_version(table, as_of) from error
-    return table
-
-
-def _created_at(table: DeltaTable) -> datetime:
-    """Of a time before it delta-rs would give the first version."""
-    return datetime.fromtimestamp(table.history()[-1]["timestamp"] / 1000, UTC)
-
-
-def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
-    return LakeError(
-        table.table_uri,
-        found=f"no version as of {as_of}",
-        expected="a time or a version since the table was created, within the audit window",
-        next_step="See the ledger for when things happened.",
-    )

@@ -117,6 +117,36 @@ def open_table(uri: str, options: Mapping[str, str], version: int | None = None)
         ) from unreadable
 
 
+def as_it_was(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
+    """The table as of a time or version, or as it is; LakeError when it was not there yet, or is not any more."""
+    if as_of is None:
+        return table
+    wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
+    if isinstance(wanted, datetime) and wanted.tzinfo is None:
+        wanted = wanted.replace(tzinfo=UTC)
+    if isinstance(wanted, datetime) and wanted < _created_at(table):
+        raise _no_version(table, as_of)
+    try:
+        table.load_as_version(wanted)
+    except (DeltaError, OSError) as error:
+        raise _no_version(table, as_of) from error
+    return table
+
+
+def _created_at(table: DeltaTable) -> datetime:
+    """Of a time before it delta-rs would give the first version."""
+    return datetime.fromtimestamp(table.history()[-1]["timestamp"] / 1000, UTC)
+
+
+def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
+    return LakeError(
+        table.table_uri,
+        found=f"no version as of {as_of}",
+        expected="a time or a version since the table was created, within the audit window",
+        next_step="See the ledger for when things happened.",
+    )
+
+
 def table_exists(uri: str, options: Mapping[str, str]) -> bool:
     try:
         return DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)

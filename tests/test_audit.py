@@ -80,6 +80,12 @@ def test_an_hour_is_audited_as_it_was(lake: Lake) -> None:
     assert "in another hour" not in audit.counts
 
 
+def test_a_time_before_there_was_a_lake_is_no_time_to_audit(lake: Lake) -> None:
+    """The table's first version would answer, and say that nothing was ever delivered."""
+    with pytest.raises(LakeError, match="no version as of 2001"):
+        audited(lake.topic, lake.config, FIVE, datetime(2001, 1, 1, tzinfo=UTC))
+
+
 def test_an_empty_hour_is_audited(lake: Lake) -> None:
     lake.seal(SEVEN)
     audit = audited(lake.topic, lake.config, SEVEN)
