@@ -37,7 +37,8 @@ from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
 from lakehouse.events import DELIVERED
-from lakehouse.ingest import TopicIngest, started
+from lakehouse.ingest import TopicIngest
+from lakehouse.running import started
 from lakehouse.session import spark_session
 from lakehouse.sources.pubsub import FORMAT, PubSubSource
 from lakehouse.sources.subscription import SubscriptionReader

@@ -21,10 +21,11 @@ from pyspark.sql import SparkSession
 from lakehouse import durations, steps
 from lakehouse.audit import check_topic
 from lakehouse.config import Config, load
-from lakehouse.errors import LakehouseError
-from lakehouse.ingest import TopicIngest, run_until_stopped, started
+from lakehouse.errors import LakehouseError, SourceError
+from lakehouse.ingest import TopicIngest
 from lakehouse.maintain import maintained
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.running import run_until_stopped, started
 from lakehouse.seal import seal_due
 from lakehouse.session import spark_session
 from lakehouse.topics import Topic
@@ -124,19 +125,36 @@ def run(application: Application) -> None:
     """All stages: ingest closes hours, and for each topic one thread takes them through the rest."""
     _check_suites(application)
     stages = _Stages(application, [_seal, _validate, _mirror], application.config.settings.ingest.trigger)
-    _ingested(application, stages.start)
+    try:
+        _ingested(application, stages.start)
+    except BaseException:
+        stages.end()
+        raise
     stages.finish()
 
 
 def _ingested(application: Application, begin: Callable[[], None]) -> None:
-    """Whatever is wrong with one of the topics is found before the first of them is claimed."""
-    ingests = [TopicIngest(topic, application.config, run=application.run) for topic in application.topics]
-    deadlines = [each.ack_deadline() for each in ingests]
-    for each, deadline in zip(ingests, deadlines, strict=True):
+    """Whether any topic can be read is found before the first of them is claimed; one that cannot holds up no other."""
+    deadlines: dict[TopicIngest, timedelta] = {}
+    failures: dict[TopicIngest, LakehouseError] = {}
+    for topic in application.topics:
+        each = TopicIngest(topic, application.config, run=application.run)
+        try:
+            deadlines[each] = each.ack_deadline()
+        except SourceError as error:
+            failures[each] = error
+    for each, deadline in deadlines.items():
         each.open_topic(deadline)
-    queries = started(ingests, application.spark)
-    begin()
-    run_until_stopped(queries, application.stop, until_dry=application.until_dry)
+    queries = started(deadlines, application.spark) if deadlines else {}
+    if queries:
+        begin()
+    run_until_stopped(
+        queries,
+        application.stop,
+        until_dry=application.until_dry,
+        failures=failures,
+        start_again=lambda ingest: ingest.start_again(application.spark),
+    )
 
 
 def _check_suites(application: Application) -> None:
@@ -206,6 +224,12 @@ class _Stages:
             raise self._failure
         for error in self._errors.values():
             raise error
+
+    def end(self) -> None:
+        """Of a run that failed: what is under way and one last pass are waited for, and what they meet is only told."""
+        if self._threads:
+            with suppress(Exception):
+                self.finish()
 
     def _follow(self, topic: Topic) -> None:
         self._application.spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)

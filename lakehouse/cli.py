@@ -79,14 +79,14 @@ def status(
     ] = None,
     as_json: AsJson = False,
 ) -> None:
-    """A row per topic: its open hour, what waits or is held, its heartbeat. Exit code 1 if any cannot be read."""
+    """A row per topic: its open hour, what is stuck, held or failing, its heartbeat. Exit code 1 if any fails."""
     config = load(context.obj)
     rows = fleet.statuses(config, topics or sorted(config.topics), datetime.now(UTC))
     if as_json:
         _print_json({"topics": [asdict(row) for row in rows]})
     else:
         _print_table(_STATUS_COLUMNS, rows)
-    if any(row.state == "error" for row in rows):
+    if any(row.state in ("error", "failing") for row in rows):
         raise typer.Exit(1)
 
 
@@ -555,8 +555,19 @@ class Column:
 
 
 def _status_state(row: fleet.TopicStatus) -> Text:
-    styles = {"ok": "green", "error": "bold red", "not started": "dim"}
-    return Text(f"error: {row.error}" if row.error else row.state, styles[row.state])
+    styles = {"ok": "green", "stuck": "bold yellow", "failing": "bold red", "error": "bold red", "not started": "dim"}
+    told = row.state
+    if row.error:
+        told = f"error: {row.error}"
+    elif row.failure:
+        told = f"failing for {_age(row.failure.seconds)}: {row.failure.error}"
+    elif row.stuck:
+        told = f"stuck at {row.stuck.hour} for {_age(row.stuck.seconds)}: {row.stuck.reason}"
+    return Text(told, styles[row.state])
+
+
+def _status_slots(row: fleet.TopicStatus) -> str:
+    return _NOTHING if row.slots is None else f"{row.slots} of {row.slots_min} to {row.slots_max}"
 
 
 def _status_held(row: fleet.TopicStatus) -> str:
@@ -591,7 +602,7 @@ _STATUS_COLUMNS = (
     Column("frontier (age)", lambda row: _with_age(row.frontier, row.frontier_age_seconds)),
     Column("last commit", lambda row: _age(row.last_commit_age_seconds), is_number=True),
     Column("batch rows", lambda row: _number(row.last_batch_rows), is_number=True),
-    Column("slots", lambda row: _number(row.slots), is_number=True),
+    Column("slots", _status_slots, is_number=True),
     Column("release", lambda row: row.release or _NOTHING),
     Column("invalid", lambda row: ", ".join(row.invalid_hours) or _NOTHING),
     Column("due", _status_due),

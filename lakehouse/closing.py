@@ -20,11 +20,15 @@ MAX_CLOSES_PER_BATCH = 100
 
 @dataclass(frozen=True)
 class Frontier:
-    """The publish time before which everything published has been consumed. `at` is None when nobody knows."""
+    """The publish time before which everything published has been consumed. `at` is None when nobody knows.
+
+    `problem` is then in a few words why; unlike `text` it is the same as long as the cause is.
+    """
 
     at: datetime | None
     sampled_at: datetime | None
     text: str
+    problem: str | None = None
 
 
 @dataclass(frozen=True)
@@ -108,6 +112,16 @@ def decide(signals: Signals, topic: Topic) -> Decision:
             closed.append(ClosedHour(hour, why, _rows(signals, hour), conditions))
             hour = hours.after(hour)
     return Decision(hour, tuple(closed), None, passed_over)
+
+
+def awaits_frontier(decision: Decision, signals: Signals, topic: Topic) -> bool:
+    """Whether the hour is due, and would close, by the watermark or as idle, if the frontier came up to that."""
+    held = decision.held
+    if held is None or signals.now < _due(held.hour, topic):
+        return False
+    unmet = {reason.condition for reason in held.reasons}
+    nothing_since = signals.max_publish_time is None or signals.max_publish_time < _due(held.hour, topic)
+    return _BACKLOG in unmet and (_TIME not in unmet or nothing_since)
 
 
 def _why(hour: Hour, conditions: tuple[Condition, ...], signals: Signals) -> str | None:

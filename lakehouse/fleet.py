@@ -6,6 +6,7 @@ from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +23,8 @@ from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.tables import folders_of, open_table
 from lakehouse.topics import Topic
 
+STUCK_AFTER = timedelta(minutes=15)
+"""How long an hour that is due may wait for the frontier: samples of a backlog lag by a minute or two."""
 _READERS = 16
 """Topics read at the same time: nearly all of it is waiting for storage."""
 
@@ -72,6 +75,31 @@ class Held:
 
 
 @dataclass(frozen=True)
+class Stuck:
+    """The open hour that the frontier keeps from closing, and so every later one: since when, and why.
+
+    `reason` is as ingest told it at `told_at`; `since` is when it began, or when the hour was due if that was later.
+    """
+
+    hour: Hour
+    since: datetime
+    seconds: float
+    reason: str
+    told_at: datetime
+
+
+@dataclass(frozen=True)
+class Failure:
+    """What ended the topic's query, or keeps it from starting, and which run said so."""
+
+    since: datetime
+    seconds: float
+    error: str
+    run: str
+    host: str
+
+
+@dataclass(frozen=True)
 class Due:
     """Hours that each stage still has before it."""
 
@@ -82,14 +110,17 @@ class Due:
 
 @dataclass(frozen=True)
 class TopicStatus:
-    """One topic's row. `state` is `ok`, `not started` or `error`; `waiting_hour` the oldest closed hour not through.
+    """One topic's row; `waiting_hour` is the oldest closed hour that is not through.
 
-    An age counts from the instant beside it to `now`.
+    `state` is `ok`; `stuck` when the frontier has long kept the open hour from closing; `failing` when ingest cannot go
+    on; `not started`; or `error` when its lake cannot be read. An age counts from the instant beside it to `now`.
     """
 
     topic: str
     state: str
     error: str | None = None
+    failure: Failure | None = None
+    stuck: Stuck | None = None
     open_hour: Hour | None = None
     waiting_hour: Hour | None = None
     waits_for: str | None = None
@@ -102,6 +133,8 @@ class TopicStatus:
     last_commit_age_seconds: float | None = None
     last_batch_rows: int | None = None
     slots: int | None = None
+    slots_min: int | None = None
+    slots_max: int | None = None
     release: str | None = None
     invalid_hours: tuple[Hour, ...] = ()
     due: Due = Due()
@@ -165,6 +198,41 @@ def held_hours(standing: Standing, now: datetime) -> list[Held]:
         for hour, entry in sorted(newest.items())
         if now >= hours.end_of(hour) + standing.topic.lateness and is_open(standing, hour)
     ]
+
+
+def stuck(standing: Standing, now: datetime) -> Stuck | None:
+    """What the frontier has kept from closing for longer than `STUCK_AFTER`, as far as ingest has recorded it.
+
+    Ingest adds a row whenever the oldest open hour changes, or what is known of the backlog.
+    """
+    hour = standing.open_hour
+    rows = [entry for entry in standing.history.entries if entry.state == "held" and entry.hour == hour]
+    if hour is None or not rows or not is_open(standing, hour) or (reason := _backlog_of(rows[-1])) is None:
+        return None
+    begun = rows[-1]
+    for entry in reversed(rows):
+        if _backlog_of(entry) is None or entry.details.get("problem") != begun.details.get("problem"):
+            break
+        begun = entry
+    since = max(begun.at, hours.end_of(hour) + standing.topic.lateness)
+    if now - since < STUCK_AFTER:
+        return None
+    return Stuck(hour, since, _seconds(since, now) or 0.0, reason, rows[-1].at)
+
+
+def failure(standing: Standing, now: datetime) -> Failure | None:
+    """Why ingest cannot go on; None once a run has started, recovered or committed since."""
+    told = [entry for entry in standing.history.entries if entry.state in ("started", "recovered", "failed")]
+    failed = list(takewhile(lambda entry: entry.state == "failed", reversed(told)))
+    if not failed or (standing.batch is not None and standing.batch.committed_at > failed[0].at):
+        return None
+    details, since = failed[0].details, failed[-1].at
+    return Failure(since, _seconds(since, now) or 0.0, details["error"], details["run"], details["host"])
+
+
+def _backlog_of(held: Entry) -> str | None:
+    """What a held row says of the backlog; None when it was consumed."""
+    return next((str(each["text"]) for each in held.details["reasons"] if each["condition"] == "backlog"), None)
 
 
 def is_open(standing: Standing, hour: Hour) -> bool:
@@ -249,10 +317,13 @@ def _status(standing: Standing, now: datetime) -> TopicStatus:
     closed = history.hours()
     waiting = next(((hour, what) for hour in closed if (what := waits_for(standing, hour))), (None, None))
     started = history.last("started")
+    failing, held_up = failure(standing, now), stuck(standing, now)
     frontier = batch.instant("frontier") if batch else None
     return TopicStatus(
         topic.name,
-        "ok",
+        "failing" if failing else "stuck" if held_up else "ok",
+        failure=failing,
+        stuck=held_up,
         open_hour=standing.open_hour,
         waiting_hour=waiting[0],
         waits_for=waiting[1],
@@ -265,6 +336,8 @@ def _status(standing: Standing, now: datetime) -> TopicStatus:
         last_commit_age_seconds=_seconds(batch.committed_at, now) if batch else None,
         last_batch_rows=batch.rows if batch else None,
         slots=batch.state.slots if batch else None,
+        slots_min=topic.slots.min,
+        slots_max=topic.slots.max,
         release=started.details.get("release") if started else None,
         invalid_hours=tuple(hour for hour in closed if waits_for(standing, hour) == "release"),
         due=Due(

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 import json
 import logging
-import os
-import re
 import socket
 import threading
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -23,9 +21,20 @@ from pyspark.sql.streaming.query import StreamingQuery
 from lakehouse import bronze, hours, steps
 from lakehouse.bronze import IngestState, Segment
 from lakehouse.buckets import bucket_of
-from lakehouse.closing import ClosedHour, Condition, Decision, Frontier, OpenHour, Signals, decide, watermark
+from lakehouse.closing import (
+    ClosedHour,
+    Condition,
+    Decision,
+    Frontier,
+    OpenHour,
+    Signals,
+    awaits_frontier,
+    decide,
+    watermark,
+)
 from lakehouse.config import Config, Settings
-from lakehouse.errors import LakehouseError, SourceError, StaleDriverError
+from lakehouse.durations import written
+from lakehouse.errors import SourceError, StaleDriverError
 from lakehouse.ledger import History, Ledger
 from lakehouse.sources.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.sources.pubsub import FORMAT, PubSubSource, source_options
@@ -41,6 +50,8 @@ from lakehouse.tables import (
     event_time_stats,
     folders_of,
     ledger_table,
+    open_table,
+    table_exists,
 )
 from lakehouse.topics import Topic
 
@@ -50,7 +61,6 @@ SWEEP_EVERY = 20
 """Batches between two looks at the manifests: adopting what no commit took, clearing away what is long committed."""
 _MONITORING_EVERY = timedelta(seconds=30)
 _POLL_SECONDS = 0.1
-_MOST_STARTS = 5
 _SETTLED_SECONDS = 2.0
 """How long Spark may take to log a batch that is done, before its query is stopped all the same."""
 
@@ -60,13 +70,14 @@ Fact = dict[str, Any]
 
 @dataclass(frozen=True)
 class Batch:
-    """What one batch came to."""
+    """What one batch came to. `blocked` is why the topic can never be finished, as things stand."""
 
     epoch: int
     version: int | None
     rows: int
     closed: tuple[ClosedHour, ...]
     is_finished: bool
+    blocked: SourceError | None = None
 
 
 class TopicIngest:
@@ -85,10 +96,12 @@ class TopicIngest:
         self._folders = folders_of(config.settings, topic.name)
         self._options = config.settings.storage_options
         self._storage = storage_for(self._folders.raw, self._options)
-        self._frontier = frontier
+        self._given_frontier = frontier
         self._batches = 0
         self._settled: set[Segment] = set()
-        self._held: tuple[str, str] | None = None
+        self._held: tuple[str, str, str] | None = None
+        self._awaited: tuple[datetime | None, datetime] | None = None
+        self._has_failed = False
         self._is_open = False
         self._stopping = threading.Event()
         self._batch_under_way = threading.Lock()
@@ -111,6 +124,19 @@ class TopicIngest:
             .start()
         )
 
+    def start_again(self, spark: SparkSession) -> StreamingQuery:
+        """Start the query after a failure; StaleDriverError when a newer run has taken the topic meanwhile."""
+        if self._is_open:
+            deadline = self.ack_deadline()
+            self._check_newest()
+            self._watch_frontier(deadline, self._clock() + deadline)
+        self.failure = self.last_batch = None
+        return self.start(spark)
+
+    @property
+    def name(self) -> str:
+        return self._topic.name
+
     def ack_deadline(self) -> timedelta:
         """The subscription's; SourceError when it cannot be read, before anything of the topic is touched."""
         reader = SubscriptionReader(self._topic.subscription, patience=timedelta(seconds=5))
@@ -122,19 +148,49 @@ class TopicIngest:
     def open_topic(self, ack_deadline: timedelta) -> None:
         """Tables, the `started` row, the first open hour, and closes that the log has and the ledger has not."""
         self._bronze = bronze_table(self._folders, self._topic, self._options)
-        by = f"ingest/{self._settings.release}/{self._run}"
-        self._ledger = Ledger(ledger_table(self._folders, self._topic, self._options), by, self._clock)
+        self._ledger = self._opened_ledger(ledger_table(self._folders, self._topic, self._options))
         is_first_run = self._ledger.history().last("started") is None
-        host = socket.gethostname()
-        self._ledger.record("started", details={"release": self._settings.release, "run": self._run, "host": host})
+        self._ledger.record("started", details={"release": self._settings.release, **self._who()})
         steps.reached("started, nothing made good")
         self._record_missing_closes()
         self._recorded_until = bronze.newest_state(self._bronze).open_hour
         self._set_first_hour()
         self._is_open = True
-        if self._frontier is None:
-            trusted_from = self._clock() + (timedelta(0) if is_first_run else ack_deadline)
-            self._frontier = _frontier_source(self._topic, self._settings, ack_deadline, trusted_from)
+        self._watch_frontier(ack_deadline, self._clock() + (timedelta(0) if is_first_run else ack_deadline))
+
+    def record_failure(self, error: BaseException) -> None:
+        """Why the topic's query ended or could not start, for those who ask where it stands; once for each reason.
+
+        Nothing is recorded where there is no lake yet, or where a newer run has the topic.
+        """
+        self._has_failed = True
+        if not self._is_open and not table_exists(self._folders.ledger, self._options):
+            return
+        try:
+            ledger = (
+                self._ledger if self._is_open else self._opened_ledger(open_table(self._folders.ledger, self._options))
+            )
+            details = {"error": str(error), **self._who()}
+            ledger.record("failed", details=details, unless=lambda history: self._is_told(history, str(error)))
+        except Exception as unwritable:  # the failure itself is what matters, and is raised by the caller
+            log.warning("ingest: topic=%s its failure is not in the ledger: %s", self._topic.name, unwritable)
+
+    def _is_told(self, history: History, error: str) -> bool:
+        started, newest = history.last("started"), history.newest("started", "failed", "recovered")
+        is_ours = not self._is_open or (started is not None and started.details["run"] == self._run)
+        is_known = newest is not None and newest.state == "failed" and newest.details["error"] == error
+        return is_known or not is_ours
+
+    def _opened_ledger(self, table: DeltaTable) -> Ledger:
+        return Ledger(table, f"ingest/{self._settings.release}/{self._run}", self._clock)
+
+    def _who(self) -> dict[str, str]:
+        return {"run": self._run, "host": socket.gethostname()}
+
+    def _watch_frontier(self, ack_deadline: timedelta, trusted_from: datetime) -> None:
+        self._patience = self._settings.frontier.max_age + ack_deadline
+        source = self._given_frontier
+        self._frontier = source or _frontier_source(self._topic, self._settings, ack_deadline, trusted_from)
 
     def commit_facts(self, facts: list[Fact]) -> Batch:
         """Commit one epoch's facts; repeated, it changes nothing.
@@ -160,6 +216,9 @@ class TopicIngest:
                 time.monotonic() - started,
             )
         self.last_batch = batch
+        if self._has_failed:
+            self._ledger.record("recovered", details=self._who())
+            self._has_failed = False
         return batch
 
     def pass_over(self) -> None:
@@ -220,9 +279,9 @@ class TopicIngest:
         before = self._with_first_hour(state, new)
         after = _with_rows(before, new, slots=len({fact["slot"] for fact in facts}))
         now = self._clock()
-        assert self._frontier is not None
         frontier = self._frontier.observe(facts, now)
-        decision = decide(self._signals(after, frontier, now), self._topic)
+        signals = self._signals(after, frontier, now)
+        decision = decide(signals, self._topic)
         rejected = after.rejected
         after = _with_closes(replace(after, epoch=max(epoch, state.epoch)), decision)
         version = None
@@ -239,7 +298,10 @@ class TopicIngest:
         if self._batches % SWEEP_EVERY == SWEEP_EVERY - 1:
             self._clear_manifests(epoch)
         rows = sum(fact["rows"] for fact in new)
-        return Batch(epoch, version, rows, decision.closed, self._is_finished(facts, decision, frontier))
+        is_dry = all(fact["dry_at"] for fact in facts)
+        awaits = is_dry and awaits_frontier(decision, signals, self._topic)
+        is_finished = is_dry and not awaits and self._is_finished(decision, frontier)
+        return Batch(epoch, version, rows, decision.closed, is_finished, self._blocked(awaits, signals))
 
     def _unknown_to_log(self, facts: list[Fact], state: IngestState) -> list[Fact]:
         """The facts whose files no commit has taken; a batch that comes again finds none."""
@@ -318,13 +380,28 @@ class TopicIngest:
             "request_reason": request.details["reason"] if request else None,
         }
 
-    def _is_finished(self, facts: list[Fact], decision: Decision, frontier: Frontier) -> bool:
-        """Whether nothing waits, and no hour could close by itself if only we waited a little."""
-        is_dry = all(fact["dry_at"] for fact in facts)
+    def _is_finished(self, decision: Decision, frontier: Frontier) -> bool:
+        """Whether no hour of a dry topic could close by itself if only we waited a little."""
         unmet = [reason.condition for reason in decision.held.reasons] if decision.held else []
         waits_for_events = decision.open_hour is None or unmet[:1] == ["time"]
         waits_for_leases = self._settings.frontier.source == "dry" and frontier.at is None
-        return is_dry and not decision.closed and waits_for_events and not waits_for_leases
+        return not decision.closed and waits_for_events and not waits_for_leases
+
+    def _blocked(self, awaits: bool, signals: Signals) -> SourceError | None:
+        """When the frontier alone has kept a dry topic's hour open, and has not moved, for longer than it may."""
+        if not awaits:
+            self._awaited = None
+            return None
+        if self._awaited is None or self._awaited[0] != signals.frontier.at:
+            self._awaited = signals.frontier.at, signals.now
+        if signals.now - self._awaited[1] <= self._patience:
+            return None
+        return SourceError(
+            f"topic {self._topic.name}: {signals.open_hour}",
+            found=f"for {written(self._patience)} no frontier that lets it close: {signals.frontier.text}",
+            expected="to hear that everything published until its end and lateness is consumed",
+            next_step="Mend what it says (Cloud Monitoring needs roles/monitoring.viewer), or use `lakehouse close`.",
+        )
 
     # --- the ledger, derived from the log ----------------------------------------------------------------------------
 
@@ -356,10 +433,14 @@ class TopicIngest:
             self._record_close(details, version)
 
     def _record_held(self, decision: Decision, state: IngestState, frontier: Frontier, epoch: int) -> None:
-        """When the oldest open hour changes, or what it waits for first."""
+        """When the oldest open hour changes, or what it waits for first, or what is known of the backlog."""
         held = decision.held
-        key = (held.hour, held.reasons[0].condition) if held else None
-        if held is None or key == self._held:
+        if held is None:
+            return
+        is_behind = any(reason.condition == "backlog" for reason in held.reasons)
+        problem = (frontier.problem or "unknown") if frontier.at is None else None
+        key = held.hour, held.reasons[0].condition, (problem or "behind") if is_behind else ""
+        if key == self._held:
             return
         self._held = key
         mark = watermark(state.max_event_time, self._topic)
@@ -368,6 +449,7 @@ class TopicIngest:
             "rows": held.rows,
             "watermark": mark.isoformat() if mark else None,
             "frontier": frontier.at.isoformat() if frontier.at else None,
+            "problem": problem if is_behind else None,
             "newest_write": state.hours[held.hour].last_write.isoformat() if held.hour in state.hours else None,
             "epoch": epoch,
         }
@@ -414,80 +496,6 @@ class TopicIngest:
                 self._storage.delete_as_listed(stored)
                 steps.reached("clean-up half done")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
-
-
-def started(ingests: Iterable[TopicIngest], spark: SparkSession) -> dict[TopicIngest, StreamingQuery]:
-    """Their queries, all of them up; no more are starting at a time than there are cores.
-
-    Spark gives a query's planner, a Python process of its own, ten seconds to come up, and fails the query after them:
-    on a busy machine it is started again.
-    """
-    waiting = deque(ingests)
-    attempts: Counter[TopicIngest] = Counter()
-    queries: dict[TopicIngest, StreamingQuery] = {}
-    while True:
-        late = [ingest for ingest, query in queries.items() if _planner_was_late(query)]
-        waiting.extend(ingest for ingest in late if attempts[ingest] < _MOST_STARTS and ingest not in waiting)
-        starting = sum(map(_is_starting, queries.values()))
-        if not waiting and not starting:
-            return queries
-        if waiting and starting < (os.cpu_count() or 1):
-            ingest = waiting.popleft()
-            attempts[ingest] += 1
-            queries[ingest] = ingest.start(spark)
-        else:
-            time.sleep(_POLL_SECONDS)
-
-
-def _is_starting(query: StreamingQuery) -> bool:
-    return query.isActive and str(query.status["message"]).startswith("Initializing")
-
-
-def _planner_was_late(query: StreamingQuery) -> bool:
-    return not query.isActive and "Python worker failed to connect back" in str(query.exception())
-
-
-def run_until_stopped(
-    ingests: Mapping[TopicIngest, StreamingQuery], stop: threading.Event, *, until_dry: bool = False
-) -> None:
-    """Wait for the queries; end them between two triggers when `stop` is set or, `until_dry`, when all are finished.
-
-    Raises what ended a query, in the words of `errors.py` where it is one of ours.
-    """
-    while not stop.wait(_POLL_SECONDS) and all(query.isActive for query in ingests.values()):
-        if until_dry and all(ingest.last_batch and ingest.last_batch.is_finished for ingest in ingests):
-            break
-    died = [ingest for ingest, query in ingests.items() if not query.isActive]
-    for ingest in ingests:
-        ingest.pass_over()
-    for ingest, query in ingests.items():
-        ingest.stop(query)
-    for ingest, query in ingests.items():
-        if ingest in died or ingest.failure is not None:
-            raise _cause(ingest, query)
-
-
-_OURS = re.compile(r"lakehouse\.errors\.(\w+): (.+)")
-
-
-def _cause(ingest: TopicIngest, query: StreamingQuery) -> BaseException:
-    if isinstance(ingest.failure, LakehouseError):
-        return ingest.failure
-    failure = query.exception()
-    ours = _OURS.search(str(failure)) if failure else None
-    if ours:
-        return ExecutorError(ours[2])
-    return failure or ingest.failure or RuntimeError("the query ended without saying why")
-
-
-class ExecutorError(SourceError):
-    """One of our errors, as an executor said it."""
-
-    def __init__(self, message: str) -> None:
-        Exception.__init__(self, message)
-
-    def __str__(self) -> str:
-        return str(self.args[0])
 
 
 def _frontier_source(

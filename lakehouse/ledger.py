@@ -17,7 +17,7 @@ from lakehouse.hours import EPOCH, Hour
 from lakehouse.tables import Conflicts
 
 HOUR_STATES = ("closed", "sealed", "valid", "invalid", "released", "mirrored")
-OTHER_STATES = ("started", "held", "close_requested")
+OTHER_STATES = ("started", "failed", "recovered", "held", "close_requested")
 
 _APP = "ledger"
 _TICK = timedelta(microseconds=1)
@@ -57,6 +57,10 @@ class History:
         """The newest row of that state: of the hour, or of any when none is given."""
         rows = self.entries if hour is None else self.of_hour(hour)
         return next((entry for entry in reversed(rows) if entry.state == state), None)
+
+    def newest(self, *states: str) -> Entry | None:
+        """The newest row of any of these states."""
+        return next((entry for entry in reversed(self.entries) if entry.state in states), None)
 
     def first(self, state: str, hour: Hour) -> Entry | None:
         return next((entry for entry in self.of_hour(hour) if entry.state == state), None)

@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
@@ -18,12 +19,14 @@ import yaml
 from conftest import PLAYS, SPARK_SETTINGS
 from google.cloud import pubsub_v1
 
+from lakehouse import fleet
 from lakehouse.config import load
 from lakehouse.ledger import Ledger
 from lakehouse.sandbox.broker import Broker
 from lakehouse.tables import folders_of, open_table
 
 ROOT = Path(__file__).parent.parent
+PUBSUB_TOPIC = "projects/test/topics/plays"
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}
 
 
@@ -57,16 +60,20 @@ def broker() -> Iterator[Broker]:
 def subscription(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]], None]:
     """The topic's subscription; called, it publishes payloads."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-    publisher, path = pubsub_v1.PublisherClient(), "projects/test/topics/plays"
+    publisher, path = pubsub_v1.PublisherClient(), PUBSUB_TOPIC
     publisher.create_topic(name=path)
-    with pubsub_v1.SubscriberClient() as subscriber:
-        subscriber.create_subscription(name=PLAYS["subscription"], topic=path, ack_deadline_seconds=10)
+    create_subscription()
 
     def publish(payloads: list[dict[str, Any]]) -> None:
         for future in [publisher.publish(path, json.dumps(payload).encode()) for payload in payloads]:
             future.result(timeout=10)
 
     return publish
+
+
+def create_subscription() -> None:
+    with pubsub_v1.SubscriberClient() as subscriber:
+        subscriber.create_subscription(name=PLAYS["subscription"], topic=PUBSUB_TOPIC, ack_deadline_seconds=10)
 
 
 def started(job: str, conf: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -173,6 +180,47 @@ def test_a_run_takes_events_to_a_mirror_and_ends_on_sigterm(
     assert seal is not None
     assert (seal.details["rows"], seal.details["duplicates"]) == (6, 3)
     assert (conf.parent.parent / "mirror" / "plays" / "2026-01-01T01" / "_SUCCESS").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes_on_when_it_is_back(
+    conf: Path, broker: Broker, subscription: Callable[[list[dict[str, Any]]], None]
+) -> None:
+    """With all its stages, their threads and the JVM; and nothing that it had acknowledged is lost."""
+    subscription(plays("before"))
+    process = started("run", conf)
+    _wait(process, lambda: not broker.unacked(PLAYS["subscription"]))
+    with pubsub_v1.SubscriberClient() as subscriber:
+        subscriber.delete_subscription(subscription=PLAYS["subscription"])
+    _, said = process.communicate(timeout=60)
+    assert process.returncode == 1, said
+    (message,) = {
+        line.partition(" ERROR ")[2] for line in said.splitlines() if f" ERROR {PLAYS['subscription']}" in line
+    }
+    assert message == (
+        f"{PLAYS['subscription']}: found no such subscription (Subscription does not exist); "
+        f"expected a subscription that can be pulled from the emulator at {broker.address}. "
+        "Create it, or mend `subscription` in the topic's file."
+    )
+    (row,) = fleet.statuses(load(conf), ["plays"], datetime.now(UTC))
+    assert row.state == "failing"
+    assert row.failure is not None
+    assert row.failure.error == message
+    create_subscription()
+    subscription(plays("after"))
+    process = started("run", conf, "--until-dry")
+    _, said = process.communicate(timeout=120)
+    assert process.returncode == 0, said
+    assert fleet.statuses(load(conf), ["plays"], datetime.now(UTC))[0].state == "ok"
+    table = open_table(folders_of(load(conf).settings, "plays").bronze, {}).to_pyarrow_table(columns=["event_id"])
+    wanted = [f"{when}-{n}" for n in range(12) for when in ("before", "after")]
+    assert sorted(table["event_id"].to_pylist()) == sorted(wanted)
+
+
+def plays(when: str) -> list[dict[str, Any]]:
+    """An event every ten minutes for two hours, long ago."""
+    return [{"event_id": f"{when}-{n}", "played_at": f"2026-01-01T0{n // 6}:{n % 6}0:00Z", "n": n} for n in range(12)]
 
 
 def _ledger_when_there(conf: Path, process: subprocess.Popen[str]) -> Ledger:

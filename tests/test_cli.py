@@ -256,6 +256,124 @@ def test_an_hour_is_held_no_more_once_it_closed_or_was_passed_over(lake: Lake) -
     assert lake.status().held == ()
 
 
+MISSING = {"text": "the backlog is unknown: Cloud Monitoring has no sample"}
+BEHIND = {"text": "messages published before the hour's end and lateness may still wait: 0:35:00 to go"}
+TIME = {"condition": "time", "is_met": False, "required": "", "measured": None, "text": "the watermark trails"}
+
+
+def test_a_stuck_frontier_is_seen_with_its_reason_and_since_when(
+    lake: Lake, run: Callable[..., tuple[int, str]]
+) -> None:
+    """It blocks this hour and all later ones, and nothing else would tell: a batch without rows commits nothing."""
+    lake.start()
+    lake.now = NOON - timedelta(hours=2)
+    lake.record("held", FIVE, {"reasons": [BACKLOG | MISSING], "problem": "no sample"})
+    stuck = lake.status().stuck
+    assert stuck is not None
+    assert (stuck.hour, stuck.since, stuck.seconds) == (FIVE, lake.now, 7200)
+    _, out = run("status", "plays")
+    assert f"stuck at {FIVE} for " in out
+    assert ": the backlog is unknown: Cloud Monitoring has no sample" in out
+    code, out = run("status", "plays", "--json")
+    (row,) = json.loads(out)["topics"]
+    assert code == 0
+    assert (row["state"], row["stuck"]["hour"]) == ("stuck", FIVE)
+    assert row["stuck"]["since"] == row["stuck"]["told_at"] == lake.now.isoformat()
+    assert row["stuck"]["reason"] == MISSING["text"]
+
+
+def test_a_frontier_is_stuck_since_its_problem_began_or_the_hour_was_due(lake: Lake) -> None:
+    """Not since the hour was first held by it, nor since somebody last said so."""
+    lake.start()
+    due = NOON.replace(hour=7)
+    for hour, minute, reasons, problem in [
+        (5, 10, [TIME, BACKLOG | BEHIND], None),
+        (5, 40, [TIME, BACKLOG | MISSING], "no sample"),
+        (7, 30, [TIME, BACKLOG | MISSING], "old sample"),
+        (8, 30, [BACKLOG | MISSING], "old sample"),
+    ]:
+        lake.now = NOON.replace(hour=hour, minute=minute)
+        lake.record("held", FIVE, {"reasons": reasons, "problem": problem})
+        stuck = lake.status().stuck
+        assert stuck is not None
+        assert (stuck.since, stuck.told_at) == (max(due, NOON.replace(hour=min(hour, 7), minute=minute)), lake.now)
+
+
+@pytest.mark.parametrize("details", [{"reasons": [TIME]}, {"reasons": [TIME | {"condition": "quiet"}]}])
+def test_an_hour_that_waits_for_something_else_is_not_stuck(lake: Lake, details: dict[str, Any]) -> None:
+    """A replay of old events waits for newer ones, for years by the clock."""
+    lake.start()
+    lake.record("held", FIVE, {"reasons": [BACKLOG | MISSING], "problem": "no sample"})
+    lake.record("held", FIVE, details)
+    later = NOON + timedelta(days=9)
+    assert fleet.stuck(lake.standing(), later) is None
+    assert fleet.statuses(lake.config, ["plays"], later)[0].state == "ok"
+
+
+def test_a_frontier_that_lags_as_usual_is_not_stuck(lake: Lake) -> None:
+    lake.start()
+    lake.now = NOON.replace(hour=7)
+    lake.record("held", FIVE, {"reasons": [BACKLOG | BEHIND]})
+    standing = lake.standing()
+    assert fleet.stuck(standing, lake.now + timedelta(minutes=14)) is None
+    assert fleet.stuck(standing, lake.now + timedelta(minutes=15)) is not None
+    lake.closed(FIVE)
+    assert fleet.stuck(lake.standing(), NOON) is None
+
+
+def test_a_topic_whose_ingest_cannot_go_on_is_failing(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """With other topics in one application its process lives on: only the ledger tells."""
+    lake.start()
+    lake.start("skips")
+    gone = "projects/test/subscriptions/plays: found no such subscription"
+    details = {"error": gone, "run": "run", "host": "here"}
+    since = lake.now = datetime.now(UTC)  # commits carry the time of their making
+    lake.record("failed", details=details)
+    lake.now += timedelta(minutes=1)
+    lake.record("failed", details=details)
+    (told,) = fleet.statuses(lake.config, ["plays"], since + timedelta(minutes=5))
+    assert told.failure is not None
+    assert (told.state, told.failure.since, told.failure.seconds) == ("failing", since, 300)
+    (told,) = fleet.statuses(lake.config, ["skips"], NOON)
+    assert told.state == "ok"
+    code, out = run("status")
+    assert code == 1
+    assert f": {gone}" in out
+    code, out = run("status", "plays", "--json")
+    assert code == 1
+    assert json.loads(out)["topics"][0]["failure"]["error"] == gone
+
+
+@pytest.mark.parametrize("state", ["started", "recovered"])
+def test_a_topic_that_runs_again_fails_no_more(lake: Lake, state: str) -> None:
+    lake.start()
+    lake.now = datetime.now(UTC)
+    lake.record("failed", details={"error": "no permission", "run": "run", "host": "here"})
+    assert fleet.failure(lake.standing(), NOON) is not None
+    lake.record(state, details={"run": "run", "host": "here"})
+    assert fleet.failure(lake.standing(), NOON) is None
+
+
+def test_a_topic_that_commits_after_a_failure_fails_no_more(lake: Lake) -> None:
+    """Somebody without permission tried to run it; whoever has it goes on."""
+    lake.start()
+    lake.record("failed", details={"error": "no permission", "run": "other", "host": "laptop"})
+    assert fleet.failure(lake.standing(), NOON) is None
+
+
+def test_slots_are_shown_with_their_bounds(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """At the upper one the frontier falls behind: it can be raised."""
+    file = lake.conf.parent / "topics" / "plays.yaml"
+    file.write_text(file.read_text() + "slots: {min: 2, max: 8}\n", encoding="utf-8")
+    lake.start(slots=8)
+    _, out = run("status", "plays")
+    assert "8 of 2 to 8" in out
+    _, out = run("status", "--json")
+    plays, skips = json.loads(out)["topics"]
+    assert [plays[key] for key in ("slots", "slots_min", "slots_max")] == [8, 2, 8]
+    assert skips["slots"] is None
+
+
 def test_the_heartbeat_is_ingests_last_commit_not_another_ones(lake: Lake) -> None:
     lake.start(slots=9)
     bronze = bronze_table(folders_of(lake.config.settings, "plays"), lake.config.topic("plays"), {})

@@ -11,7 +11,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse import hours
-from lakehouse.closing import MAX_CLOSES_PER_BATCH, Decision, Frontier, OpenHour, Signals, decide, watermark
+from lakehouse.closing import (
+    MAX_CLOSES_PER_BATCH,
+    Decision,
+    Frontier,
+    OpenHour,
+    Signals,
+    awaits_frontier,
+    decide,
+    watermark,
+)
 from lakehouse.hours import Hour
 from lakehouse.topics import Topic, topic_from
 
@@ -95,6 +104,28 @@ def test_each_condition_alone_holds_the_hour(topic: Topic, change: dict[str, obj
     assert decision.held is not None
     assert decision.held.hour == FIVE
     assert decision.held.rows == 10
+
+
+@pytest.mark.parametrize(
+    ("change", "awaits"),
+    [
+        ({}, True),
+        ({"now": at("06:59")}, False),
+        ({"frontier": known("07:00")}, False),
+        ({"max_event_time": at("06:30"), "max_publish_time": at("06:59")}, True),
+        ({"max_event_time": at("06:30"), "max_publish_time": at("07:00")}, False),
+        ({"max_event_time": None, "max_publish_time": None}, True),
+        ({"hours": {FIVE: OpenHour(10, at("09:00"))}}, True),
+        ({"open_hour": None}, False),
+    ],
+    ids=["due", "not due", "met", "idle", "waits for events", "empty", "written to", "no hour"],
+)
+def test_an_hour_awaits_the_frontier_when_nothing_else_would_keep_it_for_long(
+    topic: Topic, change: dict[str, object], awaits: bool
+) -> None:
+    """By the watermark, or because nothing came since; what waits for newer events waits for no frontier."""
+    signals = replace(READY, frontier=UNKNOWN, **change) if "frontier" not in change else replace(READY, **change)  # type: ignore[arg-type]
+    assert awaits_frontier(decide(signals, topic), signals, topic) is awaits
 
 
 def test_all_unmet_conditions_are_told(topic: Topic) -> None:

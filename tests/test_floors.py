@@ -22,8 +22,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "stages": ("sources", "ingest", "seal", "validate", "gate", "usual", "mirrors"),
     "operations": (
-        "application", "audit", "erase", "explain", "fleet", "lake", "maintain", "reconcile", "report_site", "verify",
-        "waiting",
+        "application", "audit", "erase", "explain", "fleet", "lake", "maintain", "reconcile", "report_site", "running",
+        "verify", "waiting",
     ),
     "sandbox": ("sandbox",),
     "cli": ("cli",),

@@ -98,7 +98,8 @@ def test_a_retried_slot_makes_the_frontier_wait_again(dry: DryFrontier) -> None:
 
 
 def test_before_the_subscription_ran_dry_the_reason_says_so(dry: DryFrontier) -> None:
-    assert dry.observe([slot(None)], after_noon(1)) == Frontier(None, None, "the subscription has not run dry yet")
+    expected = Frontier(None, None, "the subscription has not run dry yet", "not dry")
+    assert dry.observe([slot(None)], after_noon(1)) == expected
 
 
 # --- Cloud Monitoring ----------------------------------------------------------------------------------------------

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import threading
+import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -17,14 +18,15 @@ import pytest
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from pyspark.sql import SparkSession
 
-from lakehouse import hours, ingest, steps
+from lakehouse import fleet, hours, ingest, running, steps
 from lakehouse.bronze import ingest_commits, newest_state, segment_of
 from lakehouse.closing import Frontier
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
 from lakehouse.events import FACTS
-from lakehouse.ingest import Batch, Fact, TopicIngest, run_until_stopped, started
+from lakehouse.ingest import Batch, Fact, TopicIngest
 from lakehouse.ledger import History, Ledger
+from lakehouse.running import run_until_stopped, started
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
@@ -91,6 +93,16 @@ def subscribe() -> None:
     with SubscriberClient() as subscriber, PublisherClient() as publisher:
         publisher.create_topic(request={"name": PUBSUB_TOPIC})
         subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": PUBSUB_TOPIC})
+
+
+def create_subscription(name: str) -> None:
+    with SubscriberClient() as subscriber:
+        subscriber.create_subscription(request={"name": name, "topic": PUBSUB_TOPIC})
+
+
+def delete_subscription(name: str) -> None:
+    with SubscriberClient() as subscriber:
+        subscriber.delete_subscription(request={"subscription": name})
 
 
 def publish(*payloads: bytes) -> None:
@@ -437,7 +449,7 @@ def test_half_recorded_closes_are_completed(lake: Lake, crash: Callable[[str], N
 
 
 def test_an_hour_is_told_to_be_held_only_when_the_reason_changes(lake: Lake) -> None:
-    """Batches come every few seconds."""
+    """Batches come every few seconds. A backlog of which nothing is known is another reason than one that waits."""
     driver = lake.driver()
     publish(play("10:10"))
     for epoch in range(1, 4):
@@ -450,11 +462,14 @@ def test_an_hour_is_told_to_be_held_only_when_the_reason_changes(lake: Lake) -> 
     driver.commit_facts(lake.pulled(6))
     driver.commit_facts(lake.pulled(7))
     held = [entry for entry in lake.history().entries if entry.state == "held"]
-    assert [(entry.hour, entry.details["reasons"][0]["condition"], entry.details["epoch"]) for entry in held] == [
-        (TEN, "time", 1),
-        (TEN, "backlog", 4),
-        (ELEVEN, "time", 6),
+    told = [(each.hour, each.details["reasons"][0]["condition"], each.details["problem"]) for each in held]
+    assert told == [
+        (TEN, "time", "unknown"),
+        (TEN, "backlog", "unknown"),
+        (TEN, "backlog", None),
+        (ELEVEN, "time", None),
     ]
+    assert [entry.details["epoch"] for entry in held] == [1, 4, 5, 6]
     assert held[0].details["rows"] == 1
     assert held[0].details["newest_write"] == at("12:00").isoformat()
 
@@ -673,6 +688,44 @@ def test_a_topic_is_finished_when_it_is_dry_and_waits_for_events_alone(lake: Lak
     assert finished(driver.commit_facts(lake.pulled(2)))
 
 
+def test_a_topic_whose_frontier_never_comes_is_blocked_and_says_why(lake: Lake) -> None:
+    """`--until-dry` waited for it for ever. A frontier that moves may still come: Cloud Monitoring lags."""
+    driver = lake.driver()
+    publish(play("09:10"), play("11:10"))
+    driver.commit_facts(lake.pulled(1))
+
+    def waited(epoch: int, minutes: float) -> Batch:
+        lake.clock.now += timedelta(minutes=minutes)
+        return driver.commit_facts(lake.pulled(epoch))
+
+    assert [waited(epoch, 2).blocked for epoch in (2, 3)] == [None, None]
+    blocked = waited(4, 1.5).blocked
+    assert isinstance(blocked, SourceError)
+    assert str(blocked).startswith(
+        f"topic plays: {NINE}: found for 310 seconds no frontier that lets it close: no sample"
+    )
+    lake.frontier.at = at("10:30")
+    assert waited(5, 1).blocked is None
+    assert waited(6, 4).blocked is None
+    assert waited(7, 2).blocked is not None
+    lake.frontier.at = at("11:00")
+    batch = waited(8, 1)
+    assert (batch.blocked, [hour.hour for hour in batch.closed]) == (None, [NINE])
+
+
+def test_an_idle_topic_is_not_finished_while_a_frontier_may_close_its_hours(lake: Lake) -> None:
+    """Its events are all old. With one they are delivered; without it the run must not end as if all were well."""
+    driver = lake.driver()
+    lake.clock.now, lake.frontier.at = at("10:15"), at("10:14")
+    publish(play("09:10"))
+    assert finished(driver.commit_facts(lake.pulled(1)))
+    lake.clock.now, lake.frontier.at = at("11:01"), at("10:59")
+    assert not finished(driver.commit_facts(lake.pulled(2)))
+    lake.frontier.at = at("11:01")
+    assert [hour.hour for hour in driver.commit_facts(lake.pulled(3)).closed] == [NINE]
+    assert finished(driver.commit_facts(lake.pulled(4)))
+
+
 def test_a_topic_is_not_finished_while_an_hour_waits_for_the_frontier(lake: Lake) -> None:
     """A little later it will close."""
     lake.frontier.at = at("11:50")
@@ -728,7 +781,7 @@ class Starting(Running):
 def test_no_more_queries_are_starting_than_there_are_cores(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty planners at once take longer to come up than Spark waits for any of them."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("lakehouse.ingest._POLL_SECONDS", 0.001)
+    monkeypatch.setattr("lakehouse.running._POLL_SECONDS", 0.001)
     begun: list[Starting] = []
     starting: list[int] = []
 
@@ -749,7 +802,7 @@ def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
     """On a busy machine; a planner that cannot start at all must not be tried for ever."""
-    monkeypatch.setattr("lakehouse.ingest._POLL_SECONDS", 0.001)
+    monkeypatch.setattr("lakehouse.running._POLL_SECONDS", 0.001)
     begun: list[Starting] = []
 
     def start(ingest: TopicIngest, spark: Any) -> Starting:
@@ -909,6 +962,59 @@ def test_spark_s_watermark_is_the_one_in_the_log(config: Config, live: Broker, s
 class _Denied(Faults):
     def refused(self, method: str) -> grpc.StatusCode | None:
         return grpc.StatusCode.PERMISSION_DENIED if method == "Pull" else None
+
+
+def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_there_again(
+    config: Config, live: Broker, spark: SparkSession, topic_with: Callable[..., Topic], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two topics of one application: the other one delivers meanwhile, and nothing is lost."""
+    monkeypatch.setattr(running, "_FIRST_PAUSE", timedelta(seconds=1))
+    skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
+    both = replace(config, topics={**config.topics, "skips": skips})
+    create_subscription(skips.subscription)
+    now = datetime.now(UTC)
+    publish(real_play(now, "first"))
+    ingests = [TopicIngest(topic, both, run="one") for topic in both.topics.values()]
+    queries = {each: each.start(spark) for each in ingests}
+    lakes = [Lake(replace(both, topics={topic.name: topic}), Clock(), Told(None)) for topic in both.topics.values()]
+    stop = threading.Event()
+
+    def all_that_happens() -> Iterator[Callable[[], bool]]:
+        yield lambda: all("first" in lake.delivered() for lake in lakes)
+        delete_subscription(skips.subscription)
+        publish(real_play(now, "meanwhile"))
+        yield lambda: "meanwhile" in lakes[0].delivered()
+        yield lambda: fleet.statuses(both, ["skips"], datetime.now(UTC))[0].state == "failing"
+        create_subscription(skips.subscription)
+        publish(real_play(now, "after"))
+        yield lambda: all("after" in lake.delivered() for lake in lakes)
+        yield lambda: fleet.statuses(both, ["skips"], datetime.now(UTC))[0].state == "ok"
+
+    seen: list[bool] = []
+    watcher = threading.Thread(target=_follow, args=(all_that_happens(), seen, stop))
+    watcher.start()
+    run_until_stopped(queries, stop, start_again=lambda ingest: ingest.start_again(spark))
+    watcher.join()
+    delete_subscription(skips.subscription)
+    assert seen == [True] * 5
+    assert [sorted(lake.delivered()) for lake in lakes] == [["after", "first", "meanwhile"], ["after", "first"]]
+    told = [entry for entry in lakes[1].history().entries if entry.state != "held"]
+    assert [entry.state for entry in told] == ["started", "failed", "recovered"]
+    assert f"{skips.subscription}: found no such subscription" in told[1].details["error"]
+
+
+def _follow(happenings: Iterator[Callable[[], bool]], seen: list[bool], stop: threading.Event) -> None:
+    """Each is waited for in its turn; the first that does not come ends it all."""
+    try:
+        for is_so in happenings:
+            deadline = time.monotonic() + PATIENCE_SECONDS
+            while not (told := is_so()) and time.monotonic() < deadline:
+                time.sleep(0.2)
+            seen.append(told)
+            if not told:
+                return
+    finally:
+        stop.set()
 
 
 def test_an_executor_s_error_reaches_the_operator_in_its_own_words(

@@ -48,9 +48,8 @@ class DryFrontier:
             return fresh(Frontier(self._frontier, self._frontier, "the subscription ran dry"), now, self._max_age)
         if now < self._trusted_from:
             text = f"until {self._trusted_from:%H:%M:%S} messages leased by an attempt that died may come back"
-        else:
-            text = "the subscription has not run dry yet"
-        return Frontier(None, None, text)
+            return Frontier(None, None, text, "leases")
+        return Frontier(None, None, "the subscription has not run dry yet", "not dry")
 
 
 class MonitoringFrontier:
@@ -60,7 +59,7 @@ class MonitoringFrontier:
         _, self._project, _, self._subscription = subscription.split("/")
         self._client, self._max_age, self._ask_every = client, max_age, ask_every
         self._asked_at: datetime | None = None
-        self._newest = Frontier(None, None, "Cloud Monitoring was not asked yet")
+        self._newest = Frontier(None, None, "Cloud Monitoring was not asked yet", "not asked")
 
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
         if self._asked_at is None or now - self._asked_at >= self._ask_every:
@@ -74,9 +73,11 @@ class MonitoringFrontier:
         try:
             points = [point for series in self._series(now) for point in series.points]
         except (GoogleAPICallError, RetryError) as refused:
-            return Frontier(None, None, f"Cloud Monitoring answered {type(refused).__name__}: {refused}")
+            name = type(refused).__name__
+            return Frontier(None, None, f"Cloud Monitoring answered {name}: {refused}", name)
         if not points:
-            return Frontier(None, None, "Cloud Monitoring has no sample of the subscription's oldest message")
+            text = "Cloud Monitoring has no sample of the subscription's oldest message"
+            return Frontier(None, None, text, "no sample")
         newest = max(points, key=lambda point: _instant(point.interval.end_time))
         sampled_at = _instant(newest.interval.end_time)
         age = timedelta(seconds=newest.value.int64_value)
@@ -111,7 +112,8 @@ def fresh(frontier: Frontier, now: datetime, max_age: timedelta) -> Frontier:
     if frontier.sampled_at is None or now - frontier.sampled_at <= max_age:
         return frontier
     age = written(timedelta(seconds=int((now - frontier.sampled_at).total_seconds())))
-    return Frontier(None, frontier.sampled_at, f"the newest sample is {age} old, older than {written(max_age)}")
+    text = f"the newest sample is {age} old, older than {written(max_age)}"
+    return Frontier(None, frontier.sampled_at, text, "old sample")
 
 
 def _instant(timestamp: Any) -> datetime:

@@ -1,0 +1,214 @@
+"""Several topics' queries in one application: one that fails is told, tried again, and holds up no other."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+import pytest
+
+from lakehouse import fleet, running
+from lakehouse.config import Config
+from lakehouse.errors import SourceError, StaleDriverError
+from lakehouse.ingest import Batch, TopicIngest
+from lakehouse.ledger import Ledger
+from lakehouse.running import run_until_stopped
+from lakehouse.tables import folders_of, open_table, table_exists
+from lakehouse.topics import Topic
+
+ACK_DEADLINE = timedelta(seconds=10)
+DENIED = SourceError("projects/test/subscriptions/plays", found="no permission", expected="one", next_step="Grant it.")
+DONE = Batch(1, None, 0, (), True)
+
+
+class Query:
+    """A query that lives until it is stopped, or dies of an error after some looks at it."""
+
+    def __init__(self, ingest: TopicIngest, dies_of: BaseException | None = None, looks: int = 0) -> None:
+        self._ingest, self._error, self._looks = ingest, dies_of, looks
+        self._is_stopped = False
+        self.status = {"isTriggerActive": False}
+
+    @property
+    def isActive(self) -> bool:
+        self._looks -= 1
+        if self._error is not None and self._looks < 0:
+            self._ingest.failure = self._error
+            return False
+        return not self._is_stopped
+
+    def exception(self) -> None:
+        return None
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+
+@pytest.fixture
+def config(config: Config, topic_with: Callable[..., Topic]) -> Config:
+    skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
+    return replace(config, topics={**config.topics, "skips": skips})
+
+
+@pytest.fixture
+def opened(config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TopicIngest]:
+    """A topic that ingest has claimed; nothing waits long."""
+    monkeypatch.setattr(running, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(running, "_FIRST_PAUSE", timedelta(milliseconds=1))
+
+    def claimed(name: str, run: str = "one") -> TopicIngest:
+        ingest = TopicIngest(config.topic(name), config, run=run)
+        ingest.open_topic(ACK_DEADLINE)
+        return ingest
+
+    return claimed
+
+
+def states(config: Config, name: str = "plays") -> list[str]:
+    ledger = Ledger(open_table(folders_of(config.settings, name).ledger, {}), "test")
+    return [entry.state for entry in ledger.history().entries]
+
+
+class Tried:
+    """What starts a topic again: some errors first, and then a query."""
+
+    def __init__(self, *errors: SourceError, then: Callable[[], object] = lambda: None) -> None:
+        self._errors, self._then = list(errors), then
+        self.tried: list[str] = []
+
+    def __call__(self, ingest: TopicIngest) -> Query:
+        self.tried.append(ingest.name)
+        if self._errors:
+            raise self._errors.pop(0)
+        self._then()
+        ingest.failure = None
+        return Query(ingest)
+
+
+def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
+    config: Config, opened: Callable[..., TopicIngest]
+) -> None:
+    """A subscription that was deleted must not hold up the other 49 topics of an application."""
+    stop = threading.Event()
+    plays, skips = opened("plays"), opened("skips")
+    others = Query(skips)
+    again = Tried(DENIED, DENIED, then=stop.set)
+    run_until_stopped({plays: Query(plays, DENIED), skips: others}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
+    assert again.tried == ["plays"] * 3
+    assert states(config) == ["started", "failed"]
+    assert states(config, "skips") == ["started"]
+    told = fleet.statuses(config, ["plays", "skips"], datetime.now(UTC))
+    assert [row.state for row in told] == ["failing", "ok"]
+    assert told[0].failure is not None
+    assert (told[0].failure.error, told[0].failure.run) == (str(DENIED), "one")
+
+
+def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(opened: Callable[..., TopicIngest]) -> None:
+    """Exit code 0 would say that all is well."""
+    plays, skips = opened("plays"), opened("skips")
+    stop = threading.Event()
+    errors = [DENIED] * 5
+
+    def again(ingest: TopicIngest) -> Query:
+        if len(errors) == 1:
+            stop.set()
+        raise errors.pop()
+
+    queries = {plays: Query(plays, DENIED), skips: Query(skips)}
+    with pytest.raises(SourceError, match="found no permission"):
+        run_until_stopped(queries, stop, start_again=again)  # type: ignore[arg-type]
+    assert not queries[skips].isActive
+
+
+def test_a_run_whose_topics_all_fail_ends(opened: Callable[..., TopicIngest]) -> None:
+    """So that whoever started it starts it again, or gives up."""
+    plays, skips = opened("plays"), opened("skips")
+    queries = {plays: Query(plays, DENIED), skips: Query(skips, DENIED, looks=20)}
+    again = Tried(*[DENIED] * 1000)
+    with pytest.raises(SourceError, match="found no permission"):
+        run_until_stopped(queries, threading.Event(), start_again=again)  # type: ignore[arg-type]
+    assert set(again.tried) == {"plays"}
+
+
+def test_a_failure_that_is_no_topic_s_own_ends_the_run(config: Config, opened: Callable[..., TopicIngest]) -> None:
+    plays, skips = opened("plays"), opened("skips")
+    others = Query(skips)
+    with pytest.raises(MemoryError):
+        run_until_stopped(
+            {plays: Query(plays, MemoryError("heap")), skips: others}, threading.Event(), start_again=Tried()
+        )  # type: ignore[dict-item, arg-type]
+    assert not others.isActive
+    assert states(config) == ["started", "failed"]
+
+
+def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, opened: Callable[..., TopicIngest]) -> None:
+    """To take it back, and be taken from again, would never end; nor does it fail."""
+    plays, skips = opened("plays"), opened("skips")
+    opened("plays", run="two")
+    stale = StaleDriverError("topic plays", found="run two", expected="run one", next_step="Leave it.")
+    again, stop = Tried(), threading.Event()
+    threading.Timer(0.1, stop.set).start()
+    with pytest.raises(StaleDriverError):
+        run_until_stopped({plays: Query(plays, stale), skips: Query(skips)}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
+    assert again.tried == []
+    assert states(config) == ["started", "started"]
+
+
+def test_until_dry_ends_when_the_others_are_finished_and_tells_who_failed(opened: Callable[..., TopicIngest]) -> None:
+    plays, skips = opened("plays"), opened("skips")
+    skips.last_batch = DONE
+    again = Tried()
+    with pytest.raises(SourceError, match="found no permission"):
+        run_until_stopped(
+            {plays: Query(plays, DENIED), skips: Query(skips)},  # type: ignore[dict-item]
+            threading.Event(),
+            until_dry=True,
+            start_again=again,  # type: ignore[arg-type]
+        )
+    assert again.tried == []
+
+
+def test_until_dry_ends_with_what_keeps_a_topic_from_being_finished(opened: Callable[..., TopicIngest]) -> None:
+    plays, skips = opened("plays"), opened("skips")
+    plays.last_batch = replace(DONE, is_finished=False, blocked=DENIED)
+    skips.last_batch = DONE
+    with pytest.raises(SourceError, match="found no permission"):
+        run_until_stopped({plays: Query(plays), skips: Query(skips)}, threading.Event(), until_dry=True)  # type: ignore[dict-item]
+
+
+def test_a_topic_that_could_not_start_is_tried_again_and_has_no_lake_before_it_can(
+    config: Config, opened: Callable[..., TopicIngest]
+) -> None:
+    """A mistyped subscription must not make a lake."""
+    skips, plays, stop = opened("skips"), TopicIngest(config.topic("plays"), config, run="one"), threading.Event()
+    again = Tried(DENIED, then=stop.set)
+    run_until_stopped({skips: Query(skips)}, stop, failures={plays: DENIED}, start_again=again)  # type: ignore[dict-item, arg-type]
+    assert again.tried == ["plays", "plays"]
+    assert not table_exists(folders_of(config.settings, "plays").ledger, {})
+
+
+def test_a_run_of_which_nothing_could_start_ends(opened: Callable[..., TopicIngest], config: Config) -> None:
+    opened("plays")
+    plays = TopicIngest(config.topic("plays"), config, run="two")
+    with pytest.raises(SourceError, match="found no permission"):
+        run_until_stopped({}, threading.Event(), failures={plays: DENIED}, start_again=Tried())  # type: ignore[arg-type]
+    assert states(config) == ["started", "failed"]
+
+
+def test_pauses_grow_while_a_topic_fails_and_are_short_again_after_a_batch(
+    opened: Callable[..., TopicIngest], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A subscription that is gone for a week is asked for every few minutes."""
+    plays = opened("plays")
+    topics = running._Topics({}, {plays: DENIED})
+    for _ in range(30):
+        topics._fail(plays, DENIED)
+    assert topics._pauses[plays] == running._LONGEST_PAUSE
+    topics.running[plays] = Query(plays)  # type: ignore[assignment]
+    topics.look()
+    assert topics._pauses[plays] == running._LONGEST_PAUSE
+    plays.last_batch = DONE
+    topics.look()
+    assert plays not in topics._pauses
