@@ -27,6 +27,7 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.invariants import Expected, violations, violations_so_far
 from lakehouse.sandbox.schedules import write_suites
+from lakehouse.sandbox.services.servers import bound_to_us
 from lakehouse.storage import storage_for
 from lakehouse.tables import folders_of, ledger_table
 
@@ -161,7 +162,7 @@ class KilledLake:
         environment = {**known, "LAKEHOUSE_CONF": str(self.config.path), **environment}
         with self.log.open("wb") as out:
             process = subprocess.Popen(
-                command, stdout=out, stderr=out, env=environment, cwd=HOUSE, start_new_session=True
+                [*bound_to_us(), *command], stdout=out, stderr=out, env=environment, cwd=HOUSE, start_new_session=True
             )
             try:
                 yield process

@@ -58,7 +58,7 @@ def started(
     log = folder / f"{name}.log"
     with log.open("wb") as output:
         process = subprocess.Popen(
-            [*_bound_to_us(), *command],
+            [*bound_to_us(), *command],
             cwd=folder,
             stdin=subprocess.DEVNULL,
             stdout=output,
@@ -75,12 +75,6 @@ def started(
     return server
 
 
-def _bound_to_us() -> list[str]:
-    """A prefix that keeps the process id; empty where there is no such tool, and an `end` has to do."""
-    setpriv = shutil.which("setpriv")
-    return [setpriv, "--pdeathsig", "KILL"] if setpriv and not outlive_us else []
-
-
 def _wait(server: Server, is_ready: Callable[[], bool], log: Path, until: float) -> None:
     while not is_ready():
         if server.process.poll() is not None or time.monotonic() > until:
@@ -88,6 +82,15 @@ def _wait(server: Server, is_ready: Callable[[], bool], log: Path, until: float)
             last = " | ".join(log.read_text(errors="replace").splitlines()[-3:])
             raise UnavailableError(f"{server.name} {state}, see {log}: {last}")
         time.sleep(0.1)
+
+
+def bound_to_us() -> list[str]:
+    """Before a command: it ends with us, even when we are killed, and keeps the process id.
+
+    Empty where there is no such tool, and an `end` has to do.
+    """
+    setpriv = shutil.which("setpriv")
+    return [setpriv, "--pdeathsig", "KILL"] if setpriv and not outlive_us else []
 
 
 def free_ports(count: int) -> list[int]:
