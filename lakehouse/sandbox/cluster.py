@@ -8,10 +8,11 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
+from types import MappingProxyType
 
 import grpc
 import pyspark
@@ -36,6 +37,14 @@ OF_SLOTS = (
 
 _HOSTS = ("127.0.0.1", "127.0.0.2")
 """One for each worker: Spark starts no second attempt at a task on the host of the first."""
+_SPECULATION = {
+    "spark.speculation": "true",
+    "spark.speculation.interval": "100ms",
+    "spark.speculation.quantile": "0.5",
+    "spark.speculation.multiplier": "1.1",
+    # Longer than a Python worker takes to start: one that is killed for being cold would never be warm.
+    "spark.speculation.minTaskRuntime": "5s",
+}
 _ACK_DEADLINE = timedelta(minutes=1)
 _HELD_SECONDS = 9.0
 """A little less than a slot waits for an answer about its subscription."""
@@ -161,10 +170,22 @@ def _result(name: str, wrong: Sequence[str], began: float) -> Result:
 
 
 class ClusterLake(KilledLake):
-    """Its application runs on a cluster, with a slot of `share` messages for each executor, which seal hours, too."""
+    """Its application runs on a cluster, with slots of `share` messages, whose executors seal hours, too.
+
+    There is a slot for each executor, unless `slots` gives other bounds. `spark` is added to Spark's settings.
+    """
 
     def __init__(
-        self, folder: Path, broker: Broker, clock: Clock, master: str, share: int, chance: random.Random
+        self,
+        folder: Path,
+        broker: Broker,
+        clock: Clock,
+        master: str,
+        share: int,
+        chance: random.Random,
+        *,
+        slots: tuple[int, int] = (len(_HOSTS), len(_HOSTS)),
+        spark: Mapping[str, str] = MappingProxyType(_SPECULATION),
     ) -> None:
         self._clock = clock
         self._deaths, self.events = (folder.absolute() / name for name in ("deaths", "events"))
@@ -182,20 +203,15 @@ class ClusterLake(KilledLake):
                 "spark.executor.memory": "512m",
                 "spark.executorEnv.PUBSUB_EMULATOR_HOST": broker.address,
                 f"spark.executorEnv.{steps.EXECUTORS_VARIABLE}": str(self._deaths),
-                "spark.speculation": "true",
-                "spark.speculation.interval": "100ms",
-                "spark.speculation.quantile": "0.5",
-                "spark.speculation.multiplier": "1.1",
-                # Longer than a Python worker takes to start: one that is killed for being cold would never be warm.
-                "spark.speculation.minTaskRuntime": "5s",
                 "spark.eventLog.enabled": "true",
                 "spark.eventLog.dir": f"file://{self.events}",
                 "spark.eventLog.compress": "false",
                 "spark.eventLog.rolling.enabled": "false",
+                **spark,
             },
         }
-        slots = {"slots": {"min": len(_HOSTS), "max": len(_HOSTS)}}
-        super().__init__(folder, broker, chance, settings=settings, topic=slots, ack_deadline=_ACK_DEADLINE)
+        topic = {"slots": dict(zip(("min", "max"), slots, strict=True))}
+        super().__init__(folder, broker, chance, settings=settings, topic=topic, ack_deadline=_ACK_DEADLINE)
 
     def let_die_at(self, step: str) -> None:
         """The first executor that gets there."""
