@@ -22,7 +22,7 @@ Band = tuple[float, float]
 
 
 def lateness(rows: Sequence[int]) -> str:
-    """How many rows came how long after they happened; `rows` by `lateness.BOUNDS_SECONDS`."""
+    """How many rows came how long after they happened; `rows` by `delays.BOUNDS_SECONDS`."""
     figure, axes = _figure(6.4, 2.5)
     places = range(len(rows))
     axes.bar(places, rows, color=_ACCENT, width=0.72, linewidth=0)

@@ -267,7 +267,7 @@ def lateness(
     as_json: AsJson = False,
 ) -> None:
     """For each possible lateness: the share of skewed events, the hours' delay, the duplicates caught; recommends."""
-    from lakehouse.waiting import outlook, picture
+    from lakehouse.lateness import outlook, picture
 
     config = load(context.obj)
     found = outlook(config.topic(topic), config, tolerated=skewed)

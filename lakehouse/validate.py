@@ -14,7 +14,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse import experiments, gate, lateness, models, steps
+from lakehouse import delays, experiments, gate, models, steps
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SuiteError
 from lakehouse.events import sealed_schema, silver_schema
@@ -302,7 +302,7 @@ def _judged(topic: Topic, config: Config, spark: Spark, hour: Hour, seal: Mappin
     columns = suite.columns_read(silver_schema(topic))
     try:
         findings, also = gate.findings_in_scan(
-            asked, sealed.schema(columns), sealed.scan, lambda rest: sealed.by_gx(rest, columns), lateness.MEASURES
+            asked, sealed.schema(columns), sealed.scan, lambda rest: sealed.by_gx(rest, columns), delays.MEASURES
         )
     except duckdb.Error as unreadable:
         raise _unreadable(topic, hour, unreadable) from unreadable
@@ -310,7 +310,7 @@ def _judged(topic: Topic, config: Config, spark: Spark, hour: Hour, seal: Mappin
     all_findings = [
         next(answered) if sealed.rows or each.is_about_the_hour else Finding(each, True, 0) for each in expectations
     ]
-    return _Judged(" + ".join(sealed.engines), all_findings, also["rows"], lateness.summary(also))
+    return _Judged(" + ".join(sealed.engines), all_findings, also["rows"], delays.summary(also))
 
 
 @dataclass

@@ -10,11 +10,11 @@ from pathlib import Path
 import pytest
 from sealing import SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli, waiting
+from lakehouse import cli, lateness
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError
+from lakehouse.lateness import Choice, Outlook, outlook
 from lakehouse.topics import Topic
-from lakehouse.waiting import Choice, Outlook, outlook
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
@@ -85,7 +85,7 @@ def test_the_topic_s_own_lateness_is_among_them(
 
 def test_of_many_events_a_share_is_taken_with_all_their_deliveries(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Taken by id: a duplicate without its first delivery would look like an event."""
-    monkeypatch.setattr(waiting, "SAMPLED_ROWS", 300)
+    monkeypatch.setattr(lateness, "SAMPLED_ROWS", 300)
     found = outlook(lake.topic, lake.config)
     assert found.sampled_share == 0.25
     assert 150 < found.events < 350
