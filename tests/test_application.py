@@ -18,6 +18,7 @@ import pytest
 import yaml
 from conftest import PLAYS, SPARK_SETTINGS
 from google.cloud import pubsub_v1
+from subscribing import TOPIC, create_subscription, create_topic, delete_subscription
 
 from lakehouse import fleet
 from lakehouse.config import load
@@ -26,7 +27,6 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.tables import folders_of, open_table
 
 ROOT = Path(__file__).parent.parent
-PUBSUB_TOPIC = "projects/test/topics/plays"
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}
 
 
@@ -60,20 +60,15 @@ def broker() -> Iterator[Broker]:
 def subscription(broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Callable[[list[dict[str, Any]]], None]:
     """The topic's subscription; called, it publishes payloads."""
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-    publisher, path = pubsub_v1.PublisherClient(), PUBSUB_TOPIC
-    publisher.create_topic(name=path)
-    create_subscription()
+    create_topic()
+    create_subscription(ack_deadline_seconds=10)
+    publisher = pubsub_v1.PublisherClient()
 
     def publish(payloads: list[dict[str, Any]]) -> None:
-        for future in [publisher.publish(path, json.dumps(payload).encode()) for payload in payloads]:
+        for future in [publisher.publish(TOPIC, json.dumps(payload).encode()) for payload in payloads]:
             future.result(timeout=10)
 
     return publish
-
-
-def create_subscription() -> None:
-    with pubsub_v1.SubscriberClient() as subscriber:
-        subscriber.create_subscription(name=PLAYS["subscription"], topic=PUBSUB_TOPIC, ack_deadline_seconds=10)
 
 
 def started(job: str, conf: Path, *arguments: str, **environment: str) -> subprocess.Popen[str]:
@@ -191,8 +186,7 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     subscription(plays("before"))
     process = started("run", conf)
     _wait(process, lambda: not broker.unacked(PLAYS["subscription"]))
-    with pubsub_v1.SubscriberClient() as subscriber:
-        subscriber.delete_subscription(subscription=PLAYS["subscription"])
+    delete_subscription()
     _, said = process.communicate(timeout=60)
     assert process.returncode == 1, said
     (message,) = {
@@ -207,7 +201,7 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     assert row.state == "failing"
     assert row.failure is not None
     assert row.failure.error == message
-    create_subscription()
+    create_subscription(ack_deadline_seconds=10)
     subscription(plays("after"))
     process = started("run", conf, "--until-dry")
     _, said = process.communicate(timeout=120)

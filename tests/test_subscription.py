@@ -10,16 +10,15 @@ from pathlib import Path
 
 import grpc
 import pytest
-from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from google.cloud.pubsub_v1 import PublisherClient
 from recorded import Clock, Recorded
+from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.errors import SourceError
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sources import subscription
 from lakehouse.sources.subscription import MAX_ACK_IDS, Leases, SubscriptionReader
 
-TOPIC = "projects/test/topics/plays"
-SUBSCRIPTION = "projects/test/subscriptions/plays"
 SHORT = 0.05
 """Seconds; how long an empty subscription is waited for."""
 PATIENCE_SECONDS = 15
@@ -33,11 +32,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with Broker(clock=clock) as broker:
-        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-        with SubscriberClient() as subscriber, PublisherClient() as publisher:
-            publisher.create_topic(request={"name": TOPIC})
-            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": TOPIC, "ack_deadline_seconds": 30})
+    with subscribed_broker(monkeypatch, clock, ack_deadline_seconds=30) as broker:
         yield broker
 
 
