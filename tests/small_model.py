@@ -154,7 +154,7 @@ def _log_offset(world: World, me: Driver, rules: Rules) -> Next:
     yield _with_checkpoint(world, me, logged), me._replace(at="look")
 
 
-# --- pulling: SegmentStream.read and _Pull in sources/pubsub.py -------------------------------------------------------
+# --- pulling: SegmentStream.read in sources/pubsub.py, and sources/pull.py -------------------------------------------
 
 
 def _look(world: World, me: Driver, rules: Rules) -> Next:

@@ -13,7 +13,7 @@ HOUSE = Path(__file__).parent.parent
 FLOORS: dict[str, tuple[str, ...]] = {
     "words": ("errors", "hours", "durations", "types", "topics", "events", "checksum"),
     "pure": (
-        "parse", "parse_json", "buckets", "closing", "dedup", "parquet", "suites", "measures", "lateness", "volume",
+        "parse", "parse_json", "buckets", "closing", "dedup", "parquet", "suites", "measures", "delays", "volume",
         "charts", "overview", "reports",
     ),
     "state": (
@@ -22,8 +22,8 @@ FLOORS: dict[str, tuple[str, ...]] = {
     ),
     "stages": ("sources", "ingest", "seal", "validate", "gate", "usual", "mirrors"),
     "operations": (
-        "application", "audit", "erase", "explain", "fleet", "lake", "maintain", "reconcile", "report_site", "running",
-        "verify", "waiting",
+        "application", "audit", "erase", "explain", "fleet", "lake", "lateness", "maintain", "reconcile", "report_site",
+        "running", "verify",
     ),
     "sandbox": ("sandbox",),
     "cli": ("cli",),

@@ -11,7 +11,8 @@ import pytest
 from google.api_core.exceptions import PermissionDenied
 from google.cloud.monitoring_v3 import MetricServiceClient
 from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
-from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from google.cloud.pubsub_v1 import PublisherClient
+from subscribing import SUBSCRIPTION, subscribed_broker
 
 from lakehouse.closing import Frontier
 from lakehouse.config import Config
@@ -22,14 +23,14 @@ from lakehouse.ingest import Batch, TopicIngest
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
 from lakehouse.sources.frontier import DryFrontier, MonitoringFrontier, fresh, monitoring_client
-from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
+from lakehouse.sources.pubsub import SegmentStream, source_options
+from lakehouse.sources.segments import Slot
 from lakehouse.tables import folders_of
 from lakehouse.topics import Topic
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ACK_DEADLINE = timedelta(seconds=10)
 MAX_AGE = timedelta(minutes=5)
-SUBSCRIPTION = "projects/test/subscriptions/plays"
 
 
 def after_noon(seconds: float) -> datetime:
@@ -120,11 +121,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with Broker(clock=clock) as broker:
-        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-        with SubscriberClient() as subscriber, PublisherClient() as publisher:
-            publisher.create_topic(request={"name": "projects/test/topics/plays"})
-            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": "projects/test/topics/plays"})
+    with subscribed_broker(monkeypatch, clock) as broker:
         yield broker
 
 

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.api_core.exceptions import PreconditionFailed
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.audit import audited
 from lakehouse.bronze import IngestState, commit_batch, newest_state
@@ -27,8 +28,8 @@ from lakehouse.sandbox.lives import KilledLake
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import connector_settings, lake_options
-from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
-from lakehouse.sources.segments import read_manifest
+from lakehouse.sources.pubsub import SegmentStream, source_options
+from lakehouse.sources.segments import Slot, read_manifest
 from lakehouse.storage import GoogleStorage, storage_for
 from lakehouse.tables import ConflictError, bronze_table, folders_of, ledger_table, open_table
 from lakehouse.topics import Topic
@@ -38,7 +39,6 @@ pytestmark = [pytest.mark.stores, pytest.mark.timeout(900)]
 
 ATTEMPTS = 12
 BUCKET = "lake"
-TOPIC, SUBSCRIPTION = "projects/test/topics/plays", "projects/test/subscriptions/plays"
 
 Answer = TypeVar("Answer")
 
@@ -131,11 +131,8 @@ def test_of_many_attempts_at_one_slot_one_is_real_and_the_others_leave_nothing(
     google_config: Config, topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """All tell the winner's facts; only its messages are acknowledged, and only its files are there."""
-    with Broker() as broker:
-        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-        with SubscriberClient() as subscriber, PublisherClient() as publisher:
-            publisher.create_topic(request={"name": TOPIC})
-            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": TOPIC, "ack_deadline_seconds": 600})
+    with subscribed_broker(monkeypatch, ack_deadline_seconds=600) as broker:
+        with PublisherClient() as publisher:
             payload = b'{"event_id": "%d", "played_at": "2026-11-23T05:00:00Z"}'
             sent = [publisher.publish(TOPIC, payload % number) for number in range(200)]
             published = {message.result() for message in sent}

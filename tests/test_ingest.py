@@ -15,8 +15,16 @@ import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from google.cloud.pubsub_v1 import PublisherClient
 from pyspark.sql import SparkSession
+from subscribing import (
+    SUBSCRIPTION,
+    TOPIC,
+    create_subscription,
+    create_topic,
+    delete_subscription,
+    subscribed_broker,
+)
 
 from lakehouse import fleet, hours, ingest, running, steps
 from lakehouse.bronze import ingest_commits, newest_state, segment_of
@@ -29,14 +37,12 @@ from lakehouse.ledger import History, Ledger
 from lakehouse.running import run_until_stopped, started
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
-from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
-from lakehouse.sources.segments import Manifest, SegmentWriter, listed_manifests, manifest_path
+from lakehouse.sources.pubsub import SegmentStream, source_options
+from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
 from lakehouse.storage import storage_for
 from lakehouse.tables import ConflictError, bronze_table, files, folders_of, ledger_table
 from lakehouse.topics import Topic
 
-PUBSUB_TOPIC = "projects/test/topics/plays"
-SUBSCRIPTION = "projects/test/subscriptions/plays"
 NINE, TEN, ELEVEN, TWELVE = (f"2026-11-23T{hour:02d}" for hour in (9, 10, 11, 12))
 ACK_DEADLINE = timedelta(seconds=10)
 PATIENCE_SECONDS = 100
@@ -83,31 +89,13 @@ def frontier() -> Told:
 
 @pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with Broker(clock=lambda: clock.now.timestamp()) as broker:
-        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-        subscribe()
+    with subscribed_broker(monkeypatch, lambda: clock.now.timestamp()) as broker:
         yield broker
-
-
-def subscribe() -> None:
-    with SubscriberClient() as subscriber, PublisherClient() as publisher:
-        publisher.create_topic(request={"name": PUBSUB_TOPIC})
-        subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": PUBSUB_TOPIC})
-
-
-def create_subscription(name: str) -> None:
-    with SubscriberClient() as subscriber:
-        subscriber.create_subscription(request={"name": name, "topic": PUBSUB_TOPIC})
-
-
-def delete_subscription(name: str) -> None:
-    with SubscriberClient() as subscriber:
-        subscriber.delete_subscription(request={"subscription": name})
 
 
 def publish(*payloads: bytes) -> None:
     publisher = PublisherClient()
-    for sent in [publisher.publish(PUBSUB_TOPIC, payload) for payload in payloads]:
+    for sent in [publisher.publish(TOPIC, payload) for payload in payloads]:
         sent.result(PATIENCE_SECONDS)
     publisher.stop()
     publisher.transport.close()
@@ -866,12 +854,13 @@ def live(live_broker: Broker, spark: SparkSession, monkeypatch: pytest.MonkeyPat
     """Found by Spark's Python workers too; the topic and its subscription are new."""
     monkeypatch.setitem(spark.sparkContext.environment, "PUBSUB_EMULATOR_HOST", live_broker.address)
     monkeypatch.setenv("PUBSUB_EMULATOR_HOST", live_broker.address)
-    subscribe()
+    create_topic()
+    create_subscription()
     yield live_broker
     live_broker.faults = Faults()
-    with SubscriberClient() as subscriber, PublisherClient() as publisher:
-        subscriber.delete_subscription(request={"subscription": SUBSCRIPTION})
-        publisher.delete_topic(request={"topic": PUBSUB_TOPIC})
+    delete_subscription()
+    with PublisherClient() as publisher:
+        publisher.delete_topic(request={"topic": TOPIC})
 
 
 def real_play(event_time: datetime, event_id: str) -> bytes:

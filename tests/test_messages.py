@@ -13,6 +13,7 @@ from deltalake import DeltaTable
 from google.pubsub_v1 import types
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
+from subscribing import SUBSCRIPTION, TOPIC
 
 from lakehouse import steps
 from lakehouse.errors import SourceError
@@ -20,13 +21,11 @@ from lakehouse.events import segment_schema
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sources.messages import source_options_of
-from lakehouse.sources.pubsub import MessageStream, PubSubSource, Slot
-from lakehouse.sources.segments import listed_manifests
+from lakehouse.sources.pubsub import MessageStream, PubSubSource
+from lakehouse.sources.segments import Slot, listed_manifests
 from lakehouse.storage import storage_for
 from lakehouse.topics import Topic
 
-SUBSCRIPTION = "projects/test/subscriptions/plays"
-PUBSUB_TOPIC = "projects/test/topics/plays"
 PATIENCE_SECONDS = 60
 """Only a failing test waits this long."""
 
@@ -34,8 +33,8 @@ PATIENCE_SECONDS = 60
 @pytest.fixture
 def broker(spark: SparkSession, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
     with Broker() as broker:
-        call(broker, "CreateTopic", types.Topic, name=PUBSUB_TOPIC)
-        call(broker, "CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=PUBSUB_TOPIC)
+        call(broker, "CreateTopic", types.Topic, name=TOPIC)
+        call(broker, "CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=TOPIC)
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
         monkeypatch.setitem(spark.sparkContext.environment, "PUBSUB_EMULATOR_HOST", broker.address)
         yield broker
@@ -47,7 +46,7 @@ def call(broker: Broker, method: str, kind: Any, **values: Any) -> None:
 
 def publish(broker: Broker, *ids: str) -> None:
     messages = [types.PubsubMessage.pb()(data=payload(each), attributes={"id": each}) for each in ids]
-    call(broker, "Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=messages)
+    call(broker, "Publish", types.PublishRequest, topic=TOPIC, messages=messages)
 
 
 def payload(event_id: str) -> bytes:

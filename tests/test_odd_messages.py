@@ -12,6 +12,7 @@ import grpc
 import pyarrow.parquet as pq
 import pytest
 from google.pubsub_v1 import types
+from subscribing import SUBSCRIPTION, TOPIC
 
 from lakehouse import hours
 from lakehouse.config import Config
@@ -22,11 +23,10 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
 from lakehouse.seal import seal_due
-from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
+from lakehouse.sources.pubsub import SegmentStream, source_options
+from lakehouse.sources.segments import Slot
 from lakehouse.tables import files, files_of_hour, folders_of, ledger_table, open_table
 
-PUBSUB_TOPIC = "projects/test/topics/plays"
-SUBSCRIPTION = "projects/test/subscriptions/plays"
 ACK_DEADLINE = timedelta(seconds=10)
 HOUR = hours.hour_of(datetime.now(UTC) - timedelta(hours=3))
 
@@ -51,14 +51,14 @@ class Lake:
         return DirectChannel(self.broker).unary_unary(f"/x/{method}")(kind.pb()(**values))
 
     def subscribe(self) -> None:
-        self.call("CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=PUBSUB_TOPIC,
+        self.call("CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=TOPIC,
                   enable_message_ordering=True)  # fmt: skip
 
     def publish(self, *messages: bytes | dict[str, Any]) -> None:
         wired = [{"data": each} if isinstance(each, bytes) else each for each in messages]
         for first in range(0, len(wired), 1000):
             chunk = [types.PubsubMessage.pb()(**each) for each in wired[first : first + 1000]]
-            self.call("Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=chunk)
+            self.call("Publish", types.PublishRequest, topic=TOPIC, messages=chunk)
 
     def ingest(self) -> None:
         """Epochs until the subscription owes nothing."""
@@ -94,7 +94,7 @@ def lake(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
     with Broker() as broker:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
         lake = Lake(config, broker)
-        lake.call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
+        lake.call("CreateTopic", types.Topic, name=TOPIC)
         lake.subscribe()
         yield lake
 

@@ -40,8 +40,8 @@ from lakehouse.ingest import TopicIngest
 from lakehouse.sandbox import schedules
 from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.sandbox.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, CheckpointInUseError, Death, Schedule
-from lakehouse.sources.pubsub import SegmentStream, Slot
-from lakehouse.sources.segments import Manifest, listed_manifests, read_manifest
+from lakehouse.sources.pubsub import SegmentStream
+from lakehouse.sources.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.storage import storage_for
 from lakehouse.tables import folders_of, open_table
 from lakehouse.topics import Slots

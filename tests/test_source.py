@@ -11,8 +11,9 @@ from typing import Any
 import grpc
 import pyarrow as pa
 import pytest
-from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
+from google.cloud.pubsub_v1 import PublisherClient
 from recorded import NOON, Clock, Recorded
+from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse import steps
 from lakehouse.bronze import IngestState, commit_batch
@@ -22,15 +23,13 @@ from lakehouse.events import FACTS
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.sources import subscription
-from lakehouse.sources.pubsub import SegmentStream, Slot, facts, source_options
-from lakehouse.sources.segments import Manifest, SegmentFile, SegmentWriter, manifest_path, read_manifest
+from lakehouse.sources.pubsub import SegmentStream, facts, source_options
+from lakehouse.sources.segments import Manifest, SegmentFile, SegmentWriter, Slot, manifest_path, read_manifest
 from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.storage import LocalStorage, Storage, storage_for
 from lakehouse.tables import bronze_table, folders_of
 from lakehouse.topics import Topic
 
-TOPIC = "projects/test/topics/plays"
-SUBSCRIPTION = "projects/test/subscriptions/plays"
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
 
@@ -42,11 +41,7 @@ def clock() -> Clock:
 
 @pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with Broker(clock=clock) as broker:
-        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-        with SubscriberClient() as subscriber, PublisherClient() as publisher:
-            publisher.create_topic(request={"name": TOPIC})
-            subscriber.create_subscription(request={"name": SUBSCRIPTION, "topic": TOPIC})
+    with subscribed_broker(monkeypatch, clock) as broker:
         yield broker
 
 
@@ -413,7 +408,7 @@ def test_a_slot_stops_once_it_has_so_many_bytes(
     lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may exceed them by one page."""
-    monkeypatch.setattr("lakehouse.sources.pubsub.PAGE_MESSAGES", 1)
+    monkeypatch.setattr("lakehouse.sources.pull.PAGE_MESSAGES", 1)
     publish(*(play(number) + b" " * 600 for number in range(5)))
     (row,) = lake.read(max_bytes=1024)
     assert (row["rows"], row["full"], row["dry_at"]) == (2, True, None)
@@ -439,8 +434,8 @@ def test_a_subscription_is_dry_only_when_it_was_asked_and_had_nothing(lake: Lake
 
 def test_pages_are_decoded_together(lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """And positions go on over pages and over what is decoded at once."""
-    monkeypatch.setattr("lakehouse.sources.pubsub.PAGE_MESSAGES", 2)
-    monkeypatch.setattr("lakehouse.sources.pubsub._DECODE_BYTES", 500)
+    monkeypatch.setattr("lakehouse.sources.pull.PAGE_MESSAGES", 2)
+    monkeypatch.setattr("lakehouse.sources.pull._DECODE_BYTES", 500)
     publish(*(play(number, number) for number in range(9)))
     (row,) = lake.read()
     assert row["rows"] == 9

@@ -36,7 +36,8 @@ from lakehouse.sandbox.invariants import Expected, violations
 from lakehouse.seal import seal_due
 from lakehouse.sources import subscription
 from lakehouse.sources.frontier import MonitoringFrontier
-from lakehouse.sources.pubsub import SegmentStream, Slot, source_options
+from lakehouse.sources.pubsub import SegmentStream, source_options
+from lakehouse.sources.segments import Slot
 from lakehouse.tables import folders_of, ledger_table, open_table, table_exists
 from lakehouse.topics import Slots, Topic, topic_from
 from lakehouse.validate import release, validate_hour

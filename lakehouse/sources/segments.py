@@ -15,6 +15,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from pyspark.sql.datasource import InputPartition
 
 from lakehouse import hours, parquet
 from lakehouse.events import DELIVERED, segment_schema
@@ -35,6 +36,15 @@ its events are of: the rest waits in memory, which `max_bytes` bounds, and is wr
 _CLOSING = 8
 """Files that are completed side by side: on a store, each takes its time."""
 _HOUR_US = 3_600_000_000
+
+
+@dataclass
+class Slot(InputPartition):
+    """One share of an epoch: pulled by one task."""
+
+    epoch: int
+    slot: int
+    open_hour: Hour | None
 
 
 @dataclass(frozen=True)
