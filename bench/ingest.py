@@ -424,7 +424,7 @@ class Running:
 def _ingesting(bench: Bench, topics: Sequence[Topic], trigger: str = "0 seconds") -> Iterator[list[Running]]:
     settings = _settings(f"lake-{next(_runs)}", trigger)
     running = [Running(topic, settings, bench.server) for topic in topics]
-    queries = started([each.ingest for each in running], bench.spark)
+    queries = started([each.ingest for each in running], lambda ingest: ingest.start(bench.spark))
     for each in running:
         each.query = queries[each.ingest]
     try:

@@ -145,7 +145,7 @@ def _ingested(application: Application, begin: Callable[[], None]) -> None:
             failures[each] = error
     for each, deadline in deadlines.items():
         each.open_topic(deadline)
-    queries = started(deadlines, application.spark) if deadlines else {}
+    queries = started(deadlines, lambda ingest: ingest.start(application.spark)) if deadlines else {}
     if queries:
         begin()
     run_until_stopped(

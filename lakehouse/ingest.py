@@ -291,7 +291,8 @@ class TopicIngest:
             steps.reached("batch decided, not committed")
             version = bronze.commit_batch(self._bronze, files, after, metadata)
             steps.reached("bronze committed, no ledger row")
-            self._record(decision, version, metadata)
+            for details in metadata["closed"]:
+                self._record_close(details, version)
             self._recorded_until = decision.open_hour
         self._record_held(decision, after, frontier, epoch)
         self._settled.update(bronze.segment_of(fact["path"]) for fact in facts + adopted if fact["path"])
@@ -404,10 +405,6 @@ class TopicIngest:
         )
 
     # --- the ledger, derived from the log ----------------------------------------------------------------------------
-
-    def _record(self, decision: Decision, version: int, metadata: Mapping[str, Any]) -> None:
-        for details in metadata["closed"]:
-            self._record_close(details, version)
 
     def _record_close(self, details: Mapping[str, Any], version: int) -> None:
         hour = details["hour"]

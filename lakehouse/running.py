@@ -12,7 +12,6 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
-from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse.durations import written
@@ -27,7 +26,10 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
 """Between two tries of a topic that fails; twice as long each time, until one of its batches succeeds."""
 
 
-def started(ingests: Iterable[TopicIngest], spark: SparkSession) -> dict[TopicIngest, StreamingQuery]:
+Start = Callable[[TopicIngest], StreamingQuery]
+
+
+def started(ingests: Iterable[TopicIngest], start: Start) -> dict[TopicIngest, StreamingQuery]:
     """Their queries, all of them up; no more are starting at a time than there are cores.
 
     Spark gives a query's planner, a Python process of its own, ten seconds to come up, and fails the query after them:
@@ -45,7 +47,7 @@ def started(ingests: Iterable[TopicIngest], spark: SparkSession) -> dict[TopicIn
         if waiting and starting < (os.cpu_count() or 1):
             ingest = waiting.popleft()
             attempts[ingest] += 1
-            queries[ingest] = ingest.start(spark)
+            queries[ingest] = start(ingest)
         else:
             time.sleep(_POLL_SECONDS)
 
@@ -58,16 +60,13 @@ def _planner_was_late(query: StreamingQuery) -> bool:
     return not query.isActive and "Python worker failed to connect back" in str(query.exception())
 
 
-StartAgain = Callable[[TopicIngest], StreamingQuery]
-
-
 def run_until_stopped(
     queries: Mapping[TopicIngest, StreamingQuery],
     stop: threading.Event,
     *,
     until_dry: bool = False,
     failures: Mapping[TopicIngest, LakehouseError] | None = None,
-    start_again: StartAgain | None = None,
+    start_again: Start | None = None,
 ) -> None:
     """Wait for the queries; end them between two triggers when `stop` is set or, `until_dry`, when all are finished.
 
@@ -124,23 +123,24 @@ class _Topics:
             elif ingest.last_batch is not None:
                 self._pauses.pop(ingest, None)
 
-    def try_again(self, start_again: StartAgain) -> None:
+    def try_again(self, start_again: Start) -> None:
         for ingest, failing in list(self.failing.items()):
             if failing.next_at is not None and time.monotonic() >= failing.next_at:
                 try:
-                    self.running[ingest] = start_again(ingest)
+                    self.running |= started([ingest], start_again)
                     del self.failing[ingest]
-                except LakehouseError as error:
+                except Exception as error:
                     self._fail(ingest, error)
 
     def end(self) -> None:
         """Every query, between two of its triggers; one that dies of it has failed, too."""
         self.look()
-        for ingest in self.running:
+        ending, self.running = self.running, {}
+        for ingest in ending:
             ingest.pass_over()
-        for ingest, query in self.running.items():
+        for ingest, query in ending.items():
             ingest.stop(query)
-        for ingest, query in self.running.items():
+        for ingest, query in ending.items():
             if ingest.failure is not None:
                 self._fail(ingest, _cause(ingest, query))
 

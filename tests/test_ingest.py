@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
@@ -34,7 +33,7 @@ from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriver
 from lakehouse.events import FACTS
 from lakehouse.ingest import Batch, Fact, TopicIngest
 from lakehouse.ledger import History, Ledger
-from lakehouse.running import run_until_stopped, started
+from lakehouse.running import run_until_stopped
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.sources.pubsub import SegmentStream, source_options
@@ -736,87 +735,6 @@ class Ended:
 
     def stop(self) -> None:
         return
-
-
-class Running(Ended):
-    isActive = True
-    status = {"isTriggerActive": False}  # noqa: RUF012
-
-    def stop(self) -> None:
-        self.isActive = False
-
-
-class Starting(Running):
-    """Its planner comes up when it is looked at for the third time, or never."""
-
-    def __init__(self, *, is_late: bool = False) -> None:
-        self._looks = 0
-        self.isActive = not is_late
-
-    def exception(self) -> Exception:
-        return RuntimeError("Python worker failed to connect back.")
-
-    @property
-    def status(self) -> dict[str, str]:  # type: ignore[override]
-        self._looks += 1
-        return {"message": "Initializing sources" if self._looks < 3 else "Waiting for next trigger"}
-
-    @property
-    def is_up(self) -> bool:
-        return self._looks >= 3
-
-
-def test_no_more_queries_are_starting_than_there_are_cores(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty planners at once take longer to come up than Spark waits for any of them."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr("lakehouse.running._POLL_SECONDS", 0.001)
-    begun: list[Starting] = []
-    starting: list[int] = []
-
-    def start(ingest: TopicIngest, spark: Any) -> Starting:
-        begun.append(Starting())
-        starting.append(sum(not query.is_up for query in begun))
-        return begun[-1]
-
-    monkeypatch.setattr(TopicIngest, "start", start)
-    queries = started([lake.driver(f"run-{number}") for number in range(9)], None)  # type: ignore[arg-type]
-    assert len(queries) == 9
-    assert max(starting) == 2
-    assert all(query.is_up for query in begun)
-
-
-@pytest.mark.parametrize("late", [1, 100])
-def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, late: int
-) -> None:
-    """On a busy machine; a planner that cannot start at all must not be tried for ever."""
-    monkeypatch.setattr("lakehouse.running._POLL_SECONDS", 0.001)
-    begun: list[Starting] = []
-
-    def start(ingest: TopicIngest, spark: Any) -> Starting:
-        begun.append(Starting(is_late=len(begun) < late))
-        return begun[-1]
-
-    monkeypatch.setattr(TopicIngest, "start", start)
-    (query,) = started([lake.driver()], None).values()  # type: ignore[arg-type]
-    assert query.isActive == (late == 1)
-    assert len(begun) == min(late + 1, 5)
-
-
-def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(lake: Lake) -> None:
-    """An application that ends with exit code 0 is not restarted."""
-    stop = threading.Event()
-    stop.set()
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run_until_stopped({lake.driver(): Ended()}, stop)  # type: ignore[dict-item]
-
-
-def test_when_one_query_dies_the_others_are_stopped_between_triggers(lake: Lake) -> None:
-    """Half a batch would only be repeated, but its leases would be lost for a while."""
-    running = Running()
-    with pytest.raises(RuntimeError, match="out of memory"):
-        run_until_stopped({lake.driver("one"): running, lake.driver("two"): Ended()}, threading.Event())  # type: ignore[dict-item]
-    assert not running.isActive
 
 
 class Frame:

@@ -13,7 +13,6 @@ import re
 import subprocess
 import sys
 import threading
-import time
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -447,14 +446,6 @@ def test_large_hours_are_copied_by_spark_tasks(spark: Any, tmp_path: Path, lake:
     target = FolderTarget(LocalStore(tmp_path / "mirror"), files, f"file://{tmp_path}/mirror")
     target.mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b", "c", "d"], topic), files=3))
     assert ids_of(target.rows(topic, HOUR)) == ["a", "b", "c", "d"]
-
-
-def test_a_thousand_rows_reach_a_folder_in_a_moment(config: Config, lake: Lake, topic: Topic) -> None:
-    """From the ledger's question to the ledger's answer; a second is the promise, a tenth the rule."""
-    lake.cleared(topic, HOUR, plays([f"{n:032x}" for n in range(1000)], topic))
-    started = time.monotonic()
-    assert len(mirror_due(topic, config, None, run="1")) == 1
-    assert time.monotonic() - started < 1
 
 
 # ---- stores with servers

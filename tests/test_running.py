@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,7 +15,7 @@ from lakehouse.config import Config
 from lakehouse.errors import SourceError, StaleDriverError
 from lakehouse.ingest import Batch, TopicIngest
 from lakehouse.ledger import Ledger
-from lakehouse.running import run_until_stopped
+from lakehouse.running import run_until_stopped, started
 from lakehouse.tables import folders_of, open_table, table_exists
 from lakehouse.topics import Topic
 
@@ -29,7 +30,7 @@ class Query:
     def __init__(self, ingest: TopicIngest, dies_of: BaseException | None = None, looks: int = 0) -> None:
         self._ingest, self._error, self._looks = ingest, dies_of, looks
         self._is_stopped = False
-        self.status = {"isTriggerActive": False}
+        self.status = {"isTriggerActive": False, "message": "Waiting for next trigger"}
 
     @property
     def isActive(self) -> bool:
@@ -64,6 +65,62 @@ def opened(config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Top
         return ingest
 
     return claimed
+
+
+class Starting:
+    """A query whose planner comes up when it is looked at for the third time, or never."""
+
+    def __init__(self, *, is_late: bool = False) -> None:
+        self._looks = 0
+        self.isActive = not is_late
+
+    def exception(self) -> Exception:
+        return RuntimeError("Python worker failed to connect back.")
+
+    @property
+    def status(self) -> dict[str, str]:
+        self._looks += 1
+        return {"message": "Initializing sources" if self._looks < 3 else "Waiting for next trigger"}
+
+    @property
+    def is_up(self) -> bool:
+        return self._looks >= 3
+
+
+def test_no_more_queries_are_starting_than_there_are_cores(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fifty planners at once take longer to come up than Spark waits for any of them."""
+    monkeypatch.setattr(os, "cpu_count", lambda: 2)
+    monkeypatch.setattr(running, "_POLL_SECONDS", 0.001)
+    begun: list[Starting] = []
+    starting: list[int] = []
+
+    def start(ingest: TopicIngest) -> Starting:
+        begun.append(Starting())
+        starting.append(sum(not query.is_up for query in begun))
+        return begun[-1]
+
+    ingests = [TopicIngest(config.topic("plays"), config, run=f"run-{number}") for number in range(9)]
+    queries = started(ingests, start)  # type: ignore[arg-type]
+    assert len(queries) == 9
+    assert max(starting) == 2
+    assert all(query.is_up for query in begun)
+
+
+@pytest.mark.parametrize("late", [1, 100])
+def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
+    config: Config, monkeypatch: pytest.MonkeyPatch, late: int
+) -> None:
+    """On a busy machine; a planner that cannot start at all must not be tried for ever."""
+    monkeypatch.setattr(running, "_POLL_SECONDS", 0.001)
+    begun: list[Starting] = []
+
+    def start(ingest: TopicIngest) -> Starting:
+        begun.append(Starting(is_late=len(begun) < late))
+        return begun[-1]
+
+    (query,) = started([TopicIngest(config.topic("plays"), config, run="one")], start).values()  # type: ignore[arg-type]
+    assert query.isActive == (late == 1)
+    assert len(begun) == min(late + 1, 5)
 
 
 def states(config: Config, name: str = "plays") -> list[str]:
@@ -141,6 +198,29 @@ def test_a_failure_that_is_no_topic_s_own_ends_the_run(config: Config, opened: C
         )  # type: ignore[dict-item, arg-type]
     assert not others.isActive
     assert states(config) == ["started", "failed"]
+
+
+def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(opened: Callable[..., TopicIngest]) -> None:
+    """An application that ends with exit code 0 is not restarted."""
+    plays, stop = opened("plays"), threading.Event()
+    stop.set()
+    with pytest.raises(MemoryError, match="heap"):
+        run_until_stopped({plays: Query(plays, MemoryError("heap"))}, stop)  # type: ignore[dict-item]
+
+
+def test_what_goes_wrong_while_a_topic_is_started_again_ends_the_others_between_triggers(
+    opened: Callable[..., TopicIngest],
+) -> None:
+    """It is none of our errors, so nobody knows whether they are well."""
+    plays, skips = opened("plays"), opened("skips")
+    others = Query(skips)
+
+    def again(ingest: TopicIngest) -> Query:
+        raise ConnectionError("no gateway")
+
+    with pytest.raises(ConnectionError, match="no gateway"):
+        run_until_stopped({plays: Query(plays, DENIED), skips: others}, threading.Event(), start_again=again)  # type: ignore[dict-item, arg-type]
+    assert not others.isActive
 
 
 def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, opened: Callable[..., TopicIngest]) -> None:
