@@ -156,6 +156,19 @@ def test_an_id_that_repeats_under_another_time_of_its_hour_is_one_event(lake: La
     assert lake.silver(HOUR) == ["a", "b"]
 
 
+def test_an_id_that_repeats_under_another_time_in_another_hour_is_in_both(lake: Lake) -> None:
+    """Nobody can tell which of the two a publisher meant: each hour has its own, also the later one when it is late."""
+    later = hours.after(HOUR)
+    lake.publish(event("a"), event("a", hour=later), event("b", hour=later), event("b"))
+    lake.ingest()
+    lake.close(HOUR)
+    lake.publish(event("a", 55), event("c", 55))
+    lake.ingest()
+    lake.close(later)
+    assert lake.silver(HOUR) == ["a", "b"]
+    assert lake.silver(later) == ["a", "b", "c"]
+
+
 class Denied(Faults):
     def refused(self, method: str) -> grpc.StatusCode | None:
         return grpc.StatusCode.PERMISSION_DENIED if method == "Pull" else None
