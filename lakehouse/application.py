@@ -21,11 +21,11 @@ from pyspark.sql import SparkSession
 from lakehouse import durations, steps
 from lakehouse.audit import check_topic
 from lakehouse.config import Config, load
-from lakehouse.errors import LakehouseError, SourceError
+from lakehouse.errors import LakehouseError
 from lakehouse.ingest import TopicIngest
 from lakehouse.maintain import maintained
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.running import run_until_stopped, started
+from lakehouse.running import opened, run_until_stopped, started
 from lakehouse.seal import seal_due
 from lakehouse.session import spark_session
 from lakehouse.topics import Topic
@@ -134,18 +134,9 @@ def run(application: Application) -> None:
 
 
 def _ingested(application: Application, begin: Callable[[], None]) -> None:
-    """Whether any topic can be read is found before the first of them is claimed; one that cannot holds up no other."""
-    deadlines: dict[TopicIngest, timedelta] = {}
-    failures: dict[TopicIngest, LakehouseError] = {}
-    for topic in application.topics:
-        each = TopicIngest(topic, application.config, run=application.run)
-        try:
-            deadlines[each] = each.ack_deadline()
-        except SourceError as error:
-            failures[each] = error
-    for each, deadline in deadlines.items():
-        each.open_topic(deadline)
-    queries = started(deadlines, lambda ingest: ingest.start(application.spark)) if deadlines else {}
+    topics = (TopicIngest(topic, application.config, run=application.run) for topic in application.topics)
+    ready, failures = opened(topics)
+    queries = started(ready, lambda ingest: ingest.start(application.spark))
     if queries:
         begin()
     run_until_stopped(

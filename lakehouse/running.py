@@ -29,6 +29,26 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
 Start = Callable[[TopicIngest], StreamingQuery]
 
 
+def opened(ingests: Iterable[TopicIngest]) -> tuple[list[TopicIngest], dict[TopicIngest, LakehouseError]]:
+    """Those that are claimed and can start, and why the others are not; none holds up another.
+
+    Whether each can be read is found before the first is claimed, so that a run that can read nothing claims nothing.
+    """
+    deadlines: dict[TopicIngest, timedelta] = {}
+    failures: dict[TopicIngest, LakehouseError] = {}
+    for ingest in ingests:
+        try:
+            deadlines[ingest] = ingest.ack_deadline()
+        except LakehouseError as error:
+            failures[ingest] = error
+    for ingest, deadline in deadlines.items():
+        try:
+            ingest.open_topic(deadline)
+        except LakehouseError as error:
+            failures[ingest] = error
+    return [ingest for ingest in deadlines if ingest not in failures], failures
+
+
 def started(ingests: Iterable[TopicIngest], start: Start) -> dict[TopicIngest, StreamingQuery]:
     """Their queries, all of them up; no more are starting at a time than there are cores.
 

@@ -7,12 +7,14 @@ import threading
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
+from subscribing import create_subscription, subscribed_broker
 
 from lakehouse import fleet, running
 from lakehouse.config import Config
-from lakehouse.errors import SourceError, StaleDriverError
+from lakehouse.errors import LakeError, SourceError, StaleDriverError
 from lakehouse.ingest import Batch, TopicIngest
 from lakehouse.ledger import Ledger
 from lakehouse.running import run_until_stopped, started
@@ -54,17 +56,38 @@ def config(config: Config, topic_with: Callable[..., Topic]) -> Config:
 
 
 @pytest.fixture
-def opened(config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TopicIngest]:
+def claimed(config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TopicIngest]:
     """A topic that ingest has claimed; nothing waits long."""
     monkeypatch.setattr(running, "_POLL_SECONDS", 0.001)
     monkeypatch.setattr(running, "_FIRST_PAUSE", timedelta(milliseconds=1))
 
-    def claimed(name: str, run: str = "one") -> TopicIngest:
+    def claim(name: str, run: str = "one") -> TopicIngest:
         ingest = TopicIngest(config.topic(name), config, run=run)
         ingest.open_topic(ACK_DEADLINE)
         return ingest
 
-    return claimed
+    return claim
+
+
+def test_topics_that_cannot_be_read_or_opened_hold_up_no_other(
+    config: Config, monkeypatch: pytest.MonkeyPatch, topic_with: Callable[..., Topic]
+) -> None:
+    """One has no subscription, another one a damaged ledger; only of the first nothing is made."""
+    stops = topic_with(name="stops", subscription="projects/test/subscriptions/stops")
+    config = replace(config, topics={**config.topics, "stops": stops})
+    damaged = Path(folders_of(config.settings, "stops").ledger, "_delta_log")
+    damaged.mkdir(parents=True)
+    (damaged / "00000000000000000000.json").write_text("no commit")
+    with subscribed_broker(monkeypatch):
+        create_subscription(stops.subscription)
+        ready, failures = running.opened(TopicIngest(topic, config, run="one") for topic in config.topics.values())
+    assert [ingest.name for ingest in ready] == ["plays"]
+    assert {ingest.name: type(error) for ingest, error in failures.items()} == {
+        "skips": SourceError,
+        "stops": LakeError,
+    }
+    assert states(config) == ["started"]
+    assert not table_exists(folders_of(config.settings, "skips").ledger, {})
 
 
 class Starting:
@@ -145,11 +168,11 @@ class Tried:
 
 
 def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
-    config: Config, opened: Callable[..., TopicIngest]
+    config: Config, claimed: Callable[..., TopicIngest]
 ) -> None:
     """A subscription that was deleted must not hold up the other 49 topics of an application."""
     stop = threading.Event()
-    plays, skips = opened("plays"), opened("skips")
+    plays, skips = claimed("plays"), claimed("skips")
     others = Query(skips)
     again = Tried(DENIED, DENIED, then=stop.set)
     run_until_stopped({plays: Query(plays, DENIED), skips: others}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
@@ -162,9 +185,9 @@ def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
     assert (told[0].failure.error, told[0].failure.run) == (str(DENIED), "one")
 
 
-def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(opened: Callable[..., TopicIngest]) -> None:
+def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(claimed: Callable[..., TopicIngest]) -> None:
     """Exit code 0 would say that all is well."""
-    plays, skips = opened("plays"), opened("skips")
+    plays, skips = claimed("plays"), claimed("skips")
     stop = threading.Event()
     errors = [DENIED] * 5
 
@@ -179,9 +202,9 @@ def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(opened: 
     assert not queries[skips].isActive
 
 
-def test_a_run_whose_topics_all_fail_ends(opened: Callable[..., TopicIngest]) -> None:
+def test_a_run_whose_topics_all_fail_ends(claimed: Callable[..., TopicIngest]) -> None:
     """So that whoever started it starts it again, or gives up."""
-    plays, skips = opened("plays"), opened("skips")
+    plays, skips = claimed("plays"), claimed("skips")
     queries = {plays: Query(plays, DENIED), skips: Query(skips, DENIED, looks=20)}
     again = Tried(*[DENIED] * 1000)
     with pytest.raises(SourceError, match="found no permission"):
@@ -189,8 +212,8 @@ def test_a_run_whose_topics_all_fail_ends(opened: Callable[..., TopicIngest]) ->
     assert set(again.tried) == {"plays"}
 
 
-def test_a_failure_that_is_no_topic_s_own_ends_the_run(config: Config, opened: Callable[..., TopicIngest]) -> None:
-    plays, skips = opened("plays"), opened("skips")
+def test_a_failure_that_is_no_topic_s_own_ends_the_run(config: Config, claimed: Callable[..., TopicIngest]) -> None:
+    plays, skips = claimed("plays"), claimed("skips")
     others = Query(skips)
     with pytest.raises(MemoryError):
         run_until_stopped(
@@ -200,19 +223,19 @@ def test_a_failure_that_is_no_topic_s_own_ends_the_run(config: Config, opened: C
     assert states(config) == ["started", "failed"]
 
 
-def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(opened: Callable[..., TopicIngest]) -> None:
+def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(claimed: Callable[..., TopicIngest]) -> None:
     """An application that ends with exit code 0 is not restarted."""
-    plays, stop = opened("plays"), threading.Event()
+    plays, stop = claimed("plays"), threading.Event()
     stop.set()
     with pytest.raises(MemoryError, match="heap"):
         run_until_stopped({plays: Query(plays, MemoryError("heap"))}, stop)  # type: ignore[dict-item]
 
 
 def test_what_goes_wrong_while_a_topic_is_started_again_ends_the_others_between_triggers(
-    opened: Callable[..., TopicIngest],
+    claimed: Callable[..., TopicIngest],
 ) -> None:
     """It is none of our errors, so nobody knows whether they are well."""
-    plays, skips = opened("plays"), opened("skips")
+    plays, skips = claimed("plays"), claimed("skips")
     others = Query(skips)
 
     def again(ingest: TopicIngest) -> Query:
@@ -223,10 +246,10 @@ def test_what_goes_wrong_while_a_topic_is_started_again_ends_the_others_between_
     assert not others.isActive
 
 
-def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, opened: Callable[..., TopicIngest]) -> None:
+def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, claimed: Callable[..., TopicIngest]) -> None:
     """To take it back, and be taken from again, would never end; nor does it fail."""
-    plays, skips = opened("plays"), opened("skips")
-    opened("plays", run="two")
+    plays, skips = claimed("plays"), claimed("skips")
+    claimed("plays", run="two")
     stale = StaleDriverError("topic plays", found="run two", expected="run one", next_step="Leave it.")
     again, stop = Tried(), threading.Event()
     threading.Timer(0.1, stop.set).start()
@@ -236,8 +259,8 @@ def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, opened: Call
     assert states(config) == ["started", "started"]
 
 
-def test_until_dry_ends_when_the_others_are_finished_and_tells_who_failed(opened: Callable[..., TopicIngest]) -> None:
-    plays, skips = opened("plays"), opened("skips")
+def test_until_dry_ends_when_the_others_are_finished_and_tells_who_failed(claimed: Callable[..., TopicIngest]) -> None:
+    plays, skips = claimed("plays"), claimed("skips")
     skips.last_batch = DONE
     again = Tried()
     with pytest.raises(SourceError, match="found no permission"):
@@ -250,8 +273,8 @@ def test_until_dry_ends_when_the_others_are_finished_and_tells_who_failed(opened
     assert again.tried == []
 
 
-def test_until_dry_ends_with_what_keeps_a_topic_from_being_finished(opened: Callable[..., TopicIngest]) -> None:
-    plays, skips = opened("plays"), opened("skips")
+def test_until_dry_ends_with_what_keeps_a_topic_from_being_finished(claimed: Callable[..., TopicIngest]) -> None:
+    plays, skips = claimed("plays"), claimed("skips")
     plays.last_batch = replace(DONE, is_finished=False, blocked=DENIED)
     skips.last_batch = DONE
     with pytest.raises(SourceError, match="found no permission"):
@@ -259,18 +282,18 @@ def test_until_dry_ends_with_what_keeps_a_topic_from_being_finished(opened: Call
 
 
 def test_a_topic_that_could_not_start_is_tried_again_and_has_no_lake_before_it_can(
-    config: Config, opened: Callable[..., TopicIngest]
+    config: Config, claimed: Callable[..., TopicIngest]
 ) -> None:
     """A mistyped subscription must not make a lake."""
-    skips, plays, stop = opened("skips"), TopicIngest(config.topic("plays"), config, run="one"), threading.Event()
+    skips, plays, stop = claimed("skips"), TopicIngest(config.topic("plays"), config, run="one"), threading.Event()
     again = Tried(DENIED, then=stop.set)
     run_until_stopped({skips: Query(skips)}, stop, failures={plays: DENIED}, start_again=again)  # type: ignore[dict-item, arg-type]
     assert again.tried == ["plays", "plays"]
     assert not table_exists(folders_of(config.settings, "plays").ledger, {})
 
 
-def test_a_run_of_which_nothing_could_start_ends(opened: Callable[..., TopicIngest], config: Config) -> None:
-    opened("plays")
+def test_a_run_of_which_nothing_could_start_ends(claimed: Callable[..., TopicIngest], config: Config) -> None:
+    claimed("plays")
     plays = TopicIngest(config.topic("plays"), config, run="two")
     with pytest.raises(SourceError, match="found no permission"):
         run_until_stopped({}, threading.Event(), failures={plays: DENIED}, start_again=Tried())  # type: ignore[arg-type]
@@ -278,10 +301,10 @@ def test_a_run_of_which_nothing_could_start_ends(opened: Callable[..., TopicInge
 
 
 def test_pauses_grow_while_a_topic_fails_and_are_short_again_after_a_batch(
-    opened: Callable[..., TopicIngest], monkeypatch: pytest.MonkeyPatch
+    claimed: Callable[..., TopicIngest], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A subscription that is gone for a week is asked for every few minutes."""
-    plays = opened("plays")
+    plays = claimed("plays")
     topics = running._Topics({}, {plays: DENIED})
     for _ in range(30):
         topics._fail(plays, DENIED)
