@@ -24,7 +24,6 @@ from lakehouse.sources.segments import (
     epoch_and_slot,
     listed_manifests,
     manifest_path,
-    messages_from,
     read_manifest,
 )
 from lakehouse.storage import Storage, storage_for
@@ -286,36 +285,6 @@ def test_spark_reads_the_files_through_the_log(
     assert bronze[0].attributes == {"k": "v"}
     assert bytes(bronze[2].payload) == b"not json"
     assert (bronze[0].event_time.hour, bronze[0].publish_time.hour) == (6, 12)
-
-
-# --- messages ------------------------------------------------------------------------------------------------------
-
-
-class Time:
-    def __init__(self, seconds: int, nanos: int) -> None:
-        self.seconds, self.nanos = seconds, nanos
-
-
-class Message:
-    def __init__(self, number: int, attributes: dict[str, str]) -> None:
-        self.message_id, self.attributes, self.data = str(number), attributes, bytes([number])
-        self.publish_time = Time(1_700_000_000 + number, 123_456_789)
-
-
-def test_protobuf_messages_become_columns() -> None:
-    page = messages_from([Message(1, {"b": "2", "a": "1"}), Message(2, {})])
-    assert page.schema == DELIVERED
-    first, second = page.to_pylist()
-    assert first["attributes"] == [("a", "1"), ("b", "2")]
-    assert second["attributes"] == []
-    assert first["publish_time"] == datetime.fromtimestamp(1_700_000_001, UTC).replace(microsecond=123_456)
-    assert second["payload"] == b"\x02"
-
-
-def test_messages_without_any_attributes_have_empty_maps() -> None:
-    page = messages_from([Message(1, {}), Message(2, {})])
-    assert page.column("attributes").to_pylist() == [[], []]
-    assert page.column("attributes").null_count == 0
 
 
 # --- manifests -----------------------------------------------------------------------------------------------------

@@ -122,7 +122,7 @@ def waiting(limit: int = 100) -> list[bytes]:
     page = reader.pull(limit, PATIENCE_SECONDS)
     reader.close()
     assert page is not None
-    return sorted(message.data for message in page.messages)
+    return sorted(page.messages["payload"].to_pylist())
 
 
 # --- offsets -------------------------------------------------------------------------------------------------------

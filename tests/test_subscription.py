@@ -5,19 +5,24 @@ from __future__ import annotations
 import threading
 import time
 from collections.abc import Callable, Iterator
-from datetime import timedelta
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import grpc
 import pytest
 from google.cloud.pubsub_v1 import PublisherClient
+from google.pubsub_v1.types import PullResponse
+from hypothesis import given
+from hypothesis import strategies as st
 from recorded import Clock, Recorded
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.errors import SourceError
+from lakehouse.events import DELIVERED
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sources import subscription
-from lakehouse.sources.subscription import MAX_ACK_IDS, Leases, SubscriptionReader
+from lakehouse.sources.subscription import MAX_ACK_IDS, Leases, Page, SubscriptionReader
 
 SHORT = 0.05
 """Seconds; how long an empty subscription is waited for."""
@@ -68,11 +73,66 @@ def payloads(reader: SubscriptionReader, limit: int = 1000) -> list[bytes]:
     """What is there at once."""
     page = reader.pull(limit, PATIENCE_SECONDS)
     assert page is not None
-    return [message.data for message in page.messages]
+    return list(page.messages["payload"].to_pylist())
 
 
 def is_dry(reader: SubscriptionReader) -> bool:
     return reader.pull(1000, SHORT) is None
+
+
+# --- answers -------------------------------------------------------------------------------------------------------
+
+TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=9)
+MESSAGES = st.fixed_dictionaries(
+    {},
+    optional={
+        "data": st.binary(max_size=40),
+        "attributes": st.dictionaries(TEXT, TEXT, max_size=4),
+        "message_id": TEXT,
+        "publish_time": st.datetimes(datetime(1970, 1, 1), datetime(9999, 12, 31), timezones=st.just(UTC)),
+        "ordering_key": TEXT,
+    },
+)
+RECEIVED = st.fixed_dictionaries(
+    {}, optional={"ack_id": TEXT, "message": MESSAGES, "delivery_attempt": st.integers(0, 2**31 - 1)}
+)
+
+
+@given(st.lists(RECEIVED, max_size=20))
+def test_any_answer_is_read_as_google_s_own_classes_read_it(received: list[dict[str, Any]]) -> None:
+    """Also where a message lacks what Pub/Sub always sends."""
+    answer = PullResponse.pb(PullResponse(received_messages=received))
+    page = Page.from_bytes(answer.SerializeToString())
+    assert page.messages.schema == DELIVERED
+    page.messages.validate(full=True)
+    assert page.ack_ids == [each.ack_id for each in answer.received_messages]
+    assert [{**row, "attributes": dict(row["attributes"])} for row in page.messages.to_pylist()] == [
+        {
+            "message_id": each.message.message_id,
+            "publish_time": each.message.publish_time.ToDatetime(UTC),
+            "attributes": dict(each.message.attributes),
+            "payload": each.message.data,
+        }
+        for each in answer.received_messages
+    ]
+
+
+def test_parts_of_an_answer_that_are_not_known_yet_are_passed_over() -> None:
+    """Pub/Sub may add fields at any time."""
+
+    def field(number: int, value: bytes) -> bytes:
+        return bytes([number << 3 | 2, len(value)]) + value
+
+    message = field(3, b"m1") + field(14, b"new") + bytes([15 << 3, 5]) + field(1, b"payload")
+    page = Page.from_bytes(field(9, b"new") + field(1, field(2, message) + field(11, b"new") + field(1, b"ack")))
+    assert (page.ack_ids, page.messages["message_id"].to_pylist()) == (["ack"], ["m1"])
+    assert page.messages["payload"].to_pylist() == [b"payload"]
+
+
+@pytest.mark.parametrize("answer", [b"\xff\xff\xff", b"\x0a\x05\x0a\x01a"])
+def test_what_is_no_answer_is_an_error(answer: bytes) -> None:
+    with pytest.raises(ValueError, match="failed to decode"):
+        Page.from_bytes(answer)
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
@@ -84,7 +144,7 @@ def test_a_page_brings_messages_with_what_acknowledges_them(
     publish(3)
     page = reader.pull(1000, PATIENCE_SECONDS)
     assert page is not None
-    assert sorted(message.data for message in page.messages) == [b"0", b"1", b"2"]
+    assert sorted(page.messages["payload"].to_pylist()) == [b"0", b"1", b"2"]
     assert page.size_bytes > 0
     assert len(broker.unacked(SUBSCRIPTION)) == 3
     reader.acknowledge(page.ack_ids)

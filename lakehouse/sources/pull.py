@@ -15,7 +15,7 @@ from pyspark import TaskContext
 from lakehouse import steps
 from lakehouse.config import Ingest
 from lakehouse.errors import UnknownOutcomeError
-from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, manifest_path, messages_from, read_manifest
+from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, manifest_path, read_manifest
 from lakehouse.sources.subscription import PAGE_MESSAGES, Asked, Leases, Page, SubscriptionReader
 from lakehouse.storage import Storage
 from lakehouse.topics import Topic
@@ -110,7 +110,7 @@ class _Pull:
         waiting_bytes = 0
         for page in self._pages(reader):
             leases.hold(page.ack_ids)
-            waiting.append(messages_from(page.messages))
+            waiting.append(page.messages)
             waiting_bytes += page.size_bytes
             if waiting_bytes >= _DECODE_BYTES:
                 yield pa.concat_batches(waiting)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import uuid
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -18,7 +18,7 @@ import pyarrow.parquet as pq
 from pyspark.sql.datasource import InputPartition
 
 from lakehouse import hours, parquet
-from lakehouse.events import DELIVERED, segment_schema
+from lakehouse.events import segment_schema
 from lakehouse.hours import Hour
 from lakehouse.parse import decode
 from lakehouse.storage import Storage, Stored
@@ -126,31 +126,6 @@ def stored_manifests(storage: Storage) -> dict[tuple[int, int], Stored]:
     """
     found = storage.listed("segments")
     return {epoch_and_slot(each.path): each for each in found if each.path.endswith(".json") and "/." not in each.path}
-
-
-def messages_from(page: Sequence[Any]) -> pa.RecordBatch:
-    """Pub/Sub's protobuf messages as columns `DELIVERED`."""
-    times = [message.publish_time for message in page]
-    seconds = np.fromiter((time.seconds for time in times), np.int64, len(page))
-    nanos = np.fromiter((time.nanos for time in times), np.int64, len(page))
-    attributes = [message.attributes for message in page]
-    return pa.RecordBatch.from_arrays(
-        [
-            pa.array([message.message_id for message in page], pa.string()),
-            pa.array(seconds * 1_000_000 + nanos // 1_000).cast(DELIVERED.field("publish_time").type),
-            _attributes(attributes),
-            pa.array([message.data for message in page], pa.binary()),
-        ],
-        schema=DELIVERED,
-    )
-
-
-def _attributes(attributes: list[Any]) -> pa.MapArray:
-    kind = DELIVERED.field("attributes").type
-    if not any(attributes):
-        offsets = pa.array(np.zeros(len(attributes) + 1, np.int32))
-        return pa.MapArray.from_arrays(offsets, pa.nulls(0, pa.string()), pa.nulls(0, pa.string()))
-    return pa.array([sorted(pairs.items()) for pairs in attributes], kind)
 
 
 class SegmentWriter:

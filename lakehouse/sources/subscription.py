@@ -1,7 +1,7 @@
 """Pulling from one Pub/Sub subscription: pages of raw messages, leases and acknowledgements.
 
-Raw gRPC stubs over the library's own message classes: an order of magnitude faster than the library's wrappers.
-Credentials and the channel come from the library.
+Raw gRPC stubs, an order of magnitude faster than the library's wrappers, and pages straight from the wire to Arrow: a
+Python object for each message would take a quarter of all the time. Credentials and the channel come from the library.
 """
 
 from __future__ import annotations
@@ -9,12 +9,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import grpc
+import ptars
+import pyarrow as pa
+import pyarrow.compute as pc
 from google.pubsub_v1.types import (
     AcknowledgeRequest,
     GetSubscriptionRequest,
@@ -26,6 +29,7 @@ from google.pubsub_v1.types import (
 
 from lakehouse import steps
 from lakehouse.errors import SourceError
+from lakehouse.events import DELIVERED
 
 MAX_ACK_IDS = 2_500
 """Pub/Sub refuses requests over 512 KiB; 2,500 ack ids are safely below."""
@@ -50,19 +54,34 @@ _ANSWER_SECONDS = 1.0
 """Others answer it so long before its deadline; a call that is cut off may take messages that nobody then sees."""
 
 
+_ANSWERS = ptars.HandlerPool(
+    [PullResponse.pb().DESCRIPTOR.file], config=ptars.PtarsConfig(timestamp_unit="us")
+).get_for_message(PullResponse.pb().DESCRIPTOR)
+_UNTIMED = pa.scalar(0, pa.int64()).cast(DELIVERED.field("publish_time").type)
+
+
 @dataclass(frozen=True)
 class Page:
-    """Messages as one answer brought them, still in protobuf's own classes, and what acknowledges each."""
+    """Messages as one answer brought them, in columns `DELIVERED`, and what acknowledges each."""
 
-    messages: Sequence[Any]
+    messages: pa.RecordBatch
     ack_ids: list[str]
     size_bytes: int
 
     @classmethod
     def from_bytes(cls, answer: bytes) -> Page:
-        """From Pub/Sub's PullResponse."""
-        received = PullResponse.pb().FromString(answer).received_messages
-        return cls([entry.message for entry in received], [entry.ack_id for entry in received], len(answer))
+        """From Pub/Sub's PullResponse; ValueError when it is none."""
+        received = _ANSWERS.list_to_record_batch([answer]).column(0).flatten()
+        message = received.field("message")
+        attributes = message.field("attributes")
+        columns = [
+            message.field("message_id"),
+            pc.fill_null(message.field("publish_time"), _UNTIMED),
+            pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items),
+            message.field("data"),
+        ]
+        messages = pa.RecordBatch.from_arrays(columns, schema=DELIVERED)
+        return cls(messages, received.field("ack_id").to_pylist(), len(answer))
 
 
 class SubscriptionReader:
@@ -176,7 +195,7 @@ class Asked:
         """What it brought, asked again while it brings nothing and there is time."""
         while True:
             page: Page | None = self._reader._patiently(self._answer)
-            if page is not None and page.messages:
+            if page is not None and len(page.messages):
                 return page
             time.sleep(max(0.0, min(_EMPTY_PAUSE, self._left())))
             if self._left() <= 0:
