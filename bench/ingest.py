@@ -68,7 +68,7 @@ SPARK = {
     ),
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
 }
-REPEATS = 2
+REPEATS = 3
 WARM_UP = 60 * PAGE
 SAMPLED_EVERY = 1_000_000
 _SLOTS = {"idle": 16, "mixed": 16}
@@ -413,6 +413,8 @@ class Running:
 
     def _counted(self, facts: list[dict[str, Any]]) -> Any:
         batch = self._commit_facts(facts)
+        if rejected := sum(fact["rejected"] for fact in facts):
+            raise RuntimeError(f"{rejected} of the benchmark's own messages were rejected")
         with self._arrived:
             self.rows += batch.rows
             self._batches.append(time.monotonic())

@@ -60,7 +60,7 @@ def _page(number: int, hour: str) -> bytes:
         entry.ack_id = f"projects/bench/{place:020d}/" + "a" * 150
         entry.message.data = _payload(place, hour)
         entry.message.message_id = f"{_MARK.decode()}{place:08d}"
-        entry.message.publish_time.seconds = 1_767_243_600 + place // 1_000
+        entry.message.publish_time.seconds = 1_767_247_200 + place // 1_000  # from 2026-01-01T06 on
     return answer.SerializeToString()
 
 
