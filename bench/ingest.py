@@ -467,8 +467,11 @@ def _subscription(name: str) -> str:
 
 
 def _is_ours(process: psutil.Process) -> bool:
-    """Not the server, which stands for Pub/Sub."""
-    return is_python(process) and pages.MODULE not in process.cmdline()
+    """Not the server, which stands for Pub/Sub. What has ended and was not waited for has no command line, and is ours."""
+    try:
+        return is_python(process) and pages.MODULE not in process.cmdline()
+    except psutil.ZombieProcess:
+        return True
 
 
 def _is_planner(process: psutil.Process) -> bool:
