@@ -300,7 +300,7 @@ def _idle(bench: Bench) -> None:
     report = bench.report
     with _ingesting(bench, [_topic("idle")]) as (topic,):
         topic.take(PAGE)
-        topic.wait_for_triggers(10)
+        topic.wait_for_triggers(IDLE_TRIGGERS)
         version, cpu = topic.bronze_version(), _our_core_seconds()
         triggers = topic.wait_for_triggers(IDLE_TRIGGERS)
         used = (_our_core_seconds() - cpu) / triggers
@@ -467,7 +467,7 @@ def _subscription(name: str) -> str:
 
 
 def _is_ours(process: psutil.Process) -> bool:
-    """Not the server, which stands for Pub/Sub. What has ended and was not waited for has no command line, and is ours."""
+    """Not the server, which stands for Pub/Sub; one that ended and is a zombie, without a command line, is."""
     try:
         return is_python(process) and pages.MODULE not in process.cmdline()
     except psutil.ZombieProcess:
