@@ -18,9 +18,9 @@ from pyspark.sql import SparkSession
 from lakehouse import hours, parquet
 from lakehouse.bronze import IngestState, commit_batch
 from lakehouse.config import Settings
-from lakehouse.events import segment_schema
 from lakehouse.hours import Hour
 from lakehouse.ledger import Ledger
+from lakehouse.schemas import segment_schema
 from lakehouse.seal import Sealer
 from lakehouse.tables import DataFile, bronze_table, event_time_stats, folders_of, ledger_table
 from lakehouse.topics import Topic, topic_from

@@ -36,9 +36,9 @@ from bench.measuring import core_seconds, is_java, is_python, resident_bytes
 from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
-from lakehouse.events import DELIVERED
 from lakehouse.ingest import TopicIngest
 from lakehouse.running import started
+from lakehouse.schemas import DELIVERED
 from lakehouse.session import spark_session
 from lakehouse.sources.pubsub import FORMAT, PubSubSource
 from lakehouse.sources.subscription import SubscriptionReader

@@ -31,7 +31,6 @@ from bench.report import Report
 from lakehouse import parquet
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config, Settings
-from lakehouse.events import sealed_schema
 from lakehouse.hours import Hour, after
 from lakehouse.ledger import Ledger
 from lakehouse.mirrors.bigquery import BigQueryMirror, BigQueryOptions, client_of
@@ -43,6 +42,7 @@ from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.servers import Server, UnavailableError
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
+from lakehouse.schemas import sealed_schema
 from lakehouse.session import spark_session
 from lakehouse.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic, topic_from

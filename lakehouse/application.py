@@ -18,7 +18,7 @@ from typing import Any, NoReturn
 from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 
-from lakehouse import durations, steps
+from lakehouse import durations, failpoints
 from lakehouse.audit import check_topic
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
@@ -74,7 +74,7 @@ def run_job(job: Job) -> NoReturn:
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("py4j", "great_expectations", "mlflow", "alembic", "google"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
-    steps.lead()
+    failpoints.lead()
     application: Application | None = None
     try:
         application = _application(job)

@@ -22,10 +22,10 @@ from lakehouse.config import Config
 from lakehouse.dedup import ADDRESS
 from lakehouse.deliveries import Deliveries
 from lakehouse.errors import LakeError, LakehouseError
-from lakehouse.events import TIMESTAMP
 from lakehouse.hours import Hour
 from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.parquet import FILE, ROW
+from lakehouse.schemas import TIMESTAMP
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import DataFile, Folders, as_it_was, files, files_of_hour, folders_of, open_table, table_exists
 from lakehouse.topics import Topic

@@ -15,8 +15,8 @@ import pyarrow.parquet as pq
 
 from lakehouse import hours, parquet
 from lakehouse.checksum import id_checksum
-from lakehouse.events import sealed_schema
 from lakehouse.hours import Hour
+from lakehouse.schemas import sealed_schema
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import DataFile, event_time_stats
 from lakehouse.topics import Topic

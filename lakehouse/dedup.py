@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
-from lakehouse.events import TIMESTAMP
 from lakehouse.parquet import FILE, ROW
+from lakehouse.schemas import TIMESTAMP
 
 MEMORY_LIMIT = "1GB"
 

@@ -14,9 +14,9 @@ from deltalake import DeltaTable
 
 from lakehouse import hours, parquet
 from lakehouse.dedup import ADDRESS, duplicates, late_duplicates
-from lakehouse.events import TIMESTAMP
 from lakehouse.hours import Hour
 from lakehouse.parquet import FILE, ROW
+from lakehouse.schemas import TIMESTAMP
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import DataFile, Folders, files_of_hour
 from lakehouse.topics import Topic

@@ -28,10 +28,10 @@ from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.copying import Copied, sealed_columns, write_silver
 from lakehouse.errors import LakehouseError
-from lakehouse.events import sealed_schema, silver_schema
 from lakehouse.holds import holds_for
 from lakehouse.hours import Hour
 from lakehouse.ledger import Ledger
+from lakehouse.schemas import sealed_schema, silver_schema
 from lakehouse.seal import app_of, newest_seal
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import (

@@ -18,7 +18,7 @@ from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from lakehouse import bronze, hours, steps
+from lakehouse import bronze, failpoints, hours
 from lakehouse.bronze import IngestState, Segment
 from lakehouse.buckets import bucket_of
 from lakehouse.closing import (
@@ -151,7 +151,7 @@ class TopicIngest:
         self._ledger = self._opened_ledger(ledger_table(self._folders, self._topic, self._options))
         is_first_run = self._ledger.history().last("started") is None
         self._ledger.record("started", details={"release": self._settings.release, **self._who()})
-        steps.reached("started, nothing made good")
+        failpoints.reached("started, nothing made good")
         self._record_missing_closes()
         self._recorded_until = bronze.newest_state(self._bronze).open_hour
         self._set_first_hour()
@@ -243,11 +243,11 @@ class TopicIngest:
             if self._stopping.is_set():
                 return
             try:
-                steps.reached("offsets logged, nothing pulled")
+                failpoints.reached("offsets logged, nothing pulled")
                 # Two drivers on one checkpoint can log one epoch under two numbers; the second is then of nothing.
                 if facts := frame.toArrow().to_pylist():
                     self.commit_facts(facts)
-                steps.reached("batch done, no Spark commit log")
+                failpoints.reached("batch done, no Spark commit log")
             except BaseException as failure:
                 self.failure = failure
                 raise
@@ -288,9 +288,9 @@ class TopicIngest:
         if new or decision.open_hour != state.open_hour:
             files = [_data_file(fact, before.open_hour) for fact in new]
             metadata = self._metadata(facts, adopted, new, after, frontier, decision, rejected)
-            steps.reached("batch decided, not committed")
+            failpoints.reached("batch decided, not committed")
             version = bronze.commit_batch(self._bronze, files, after, metadata)
-            steps.reached("bronze committed, no ledger row")
+            failpoints.reached("bronze committed, no ledger row")
             for details in metadata["closed"]:
                 self._record_close(details, version)
             self._recorded_until = decision.open_hour
@@ -413,7 +413,7 @@ class TopicIngest:
             return history.first("closed", hour) is not None
 
         self._ledger.record("closed", hour, {**details, "bronze_version": version}, unless=is_known)
-        steps.reached("close recorded")
+        failpoints.reached("close recorded")
 
     def _record_missing_closes(self) -> None:
         """A crash may have come between the commit and the ledger, ours or another run's: the log knows what closed.
@@ -491,7 +491,7 @@ class TopicIngest:
         for key, stored in sorted(past.items()):
             if key not in waiting:
                 self._storage.delete_as_listed(stored)
-                steps.reached("clean-up half done")
+                failpoints.reached("clean-up half done")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
 
 

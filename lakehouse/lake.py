@@ -22,10 +22,10 @@ from deltalake import DeltaTable
 
 from lakehouse import experiments, fleet, models
 from lakehouse.config import Config, load
-from lakehouse.events import bronze_schema, silver_schema
 from lakehouse.explain import Explanation, explained
 from lakehouse.hours import Hour, parsed
 from lakehouse.ledger import History
+from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.session import spark_session
 from lakehouse.storage import storage_for
 from lakehouse.tables import as_it_was, files, folders_of, open_table

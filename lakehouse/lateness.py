@@ -14,7 +14,7 @@ from lakehouse import parquet
 from lakehouse.config import Config
 from lakehouse.durations import written
 from lakehouse.errors import LakeError
-from lakehouse.events import TIMESTAMP
+from lakehouse.schemas import TIMESTAMP
 from lakehouse.storage import storage_for
 from lakehouse.tables import files, folders_of, open_table
 from lakehouse.topics import Topic

@@ -12,8 +12,8 @@ import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
-from lakehouse.events import LEDGER
 from lakehouse.hours import EPOCH, Hour
+from lakehouse.schemas import LEDGER
 from lakehouse.tables import Conflicts
 
 HOUR_STATES = ("closed", "sealed", "valid", "invalid", "released", "mirrored")

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse import parse_json
-from lakehouse.events import TIMESTAMP, decoded_schema
+from lakehouse.schemas import TIMESTAMP, decoded_schema
 from lakehouse.topics import Topic
 
 NO_EVENT_ID = "no event id"

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 from pyspark.sql import SparkSession
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.config import Config, Settings
 from lakehouse.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
 from lakehouse.deliveries import Deliveries
@@ -79,10 +79,10 @@ class Sealer:
         started = time.monotonic()
         manifest = self._committed(hour, self._bronze_version(hour))
         self._hold(hour, manifest["silver_version"])
-        steps.reached("seal committed, not recorded")
+        failpoints.reached("seal committed, not recorded")
         details = {**manifest, "seconds": round(time.monotonic() - started, 3)}
         entry = self._ledger.record("sealed", hour, details, unless=lambda history: bool(history.first("sealed", hour)))
-        steps.reached("seal recorded")
+        failpoints.reached("seal recorded")
         log.info(
             "seal: topic=%s hour=%s rows=%d duplicates=%d late=%d skewed=%d seconds=%.2f",
             *(self._topic.name, hour, manifest["rows"], manifest["duplicates"], manifest["late_duplicates"]),
@@ -124,7 +124,7 @@ class Sealer:
             if silver.transaction_version(app_of(hour)) is not None:
                 return self._sealed_before(silver, hour, bronze_version)
             manifest, files = self._sealed_files(silver, hour, bronze_version)
-            steps.reached("silver files durable, no commit")
+            failpoints.reached("silver files durable, no commit")
             try:
                 version = commit(silver, files, metadata=manifest, transactions={app_of(hour): manifest["revision"]})
             except ConflictError as conflict:

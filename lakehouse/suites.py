@@ -13,8 +13,8 @@ from typing import Any, Literal, cast
 import pyarrow as pa
 
 from lakehouse.errors import SuiteError
-from lakehouse.events import silver_schema
 from lakehouse.hours import Hour, end_of, start_of
+from lakehouse.schemas import silver_schema
 from lakehouse.topics import Topic
 
 EVERY_TOPIC = "_every_topic"

@@ -18,8 +18,8 @@ from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.durations import written
 from lakehouse.errors import LakeError
-from lakehouse.events import LEDGER, bronze_schema, silver_schema
 from lakehouse.hours import Hour
+from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.topics import Topic
 
 MOST_CONFLICTS = 100

@@ -14,15 +14,15 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse import delays, experiments, gate, models, steps
+from lakehouse import delays, experiments, failpoints, gate, models
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SuiteError
-from lakehouse.events import sealed_schema, silver_schema
 from lakehouse.gate import Finding
 from lakehouse.hours import Hour
 from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.measures import of_files
 from lakehouse.reports import page
+from lakehouse.schemas import sealed_schema, silver_schema
 from lakehouse.storage import storage_for
 from lakehouse.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from
 from lakehouse.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
@@ -155,14 +155,14 @@ def validate_hour(
         "expectations": [finding.as_json() for finding in findings],
     }
     _write(folders, config, result)
-    steps.reached("hour judged, no verdict recorded")
+    failpoints.reached("hour judged, no verdict recorded")
     entry = ledger.record(
         state,
         hour,
         _details(result, verdict),
         unless=lambda newest: newest.revision(hour) != revision or _has_verdict(newest, hour),
     )
-    steps.reached("verdict recorded")
+    failpoints.reached("verdict recorded")
     log.info(
         "%s %s %s: %d rows, %d of %d expectations failed, %d warnings, %s, %.2f s",
         topic.name, hour, state, rows, len(verdict.failed), len(findings), len(verdict.warnings), judged.engine,

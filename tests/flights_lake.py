@@ -20,11 +20,11 @@ import yaml
 from lakehouse import experiments
 from lakehouse.closing import Frontier
 from lakehouse.config import Config, load
-from lakehouse.events import DELIVERED
 from lakehouse.ingest import TopicIngest
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
+from lakehouse.schemas import DELIVERED
 from lakehouse.seal import seal_due
 from lakehouse.sources.pubsub import facts
 from lakehouse.sources.segments import SegmentWriter, manifest_path

@@ -33,7 +33,6 @@ from pyspark.sql import SparkSession
 
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
-from lakehouse.events import sealed_schema
 from lakehouse.hours import Hour
 from lakehouse.ledger import History, Ledger
 from lakehouse.mirrors import hive as hive_module
@@ -47,6 +46,7 @@ from lakehouse.mirrors.stage import sealed_hour
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
+from lakehouse.schemas import sealed_schema
 from lakehouse.tables import DataFile, commit, files_of_hour, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 

@@ -15,9 +15,9 @@ import yaml
 from lakehouse import hours
 from lakehouse.bronze import commit_batch, newest_state, segment_of
 from lakehouse.config import Config, Settings
-from lakehouse.events import segment_schema
 from lakehouse.hours import Hour
 from lakehouse.ledger import Ledger
+from lakehouse.schemas import segment_schema
 from lakehouse.seal import Sealer, SparkOrNone
 from lakehouse.tables import (
     DataFile,

@@ -14,13 +14,13 @@ from mirror_targets import HOUR, NEXT, BigQueryTarget, Lake, bigquery_options, p
 
 from lakehouse.config import Config
 from lakehouse.errors import MirrorError
-from lakehouse.events import sealed_schema
 from lakehouse.mirrors import bigquery as bigquery_module
 from lakehouse.mirrors.bigquery import merged, schema_of
 from lakehouse.mirrors.contract import manifest_of
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.services.servers import free_ports
 from lakehouse.sandbox.services.together import Servers
+from lakehouse.schemas import sealed_schema
 from lakehouse.topics import Topic
 
 LAYOUTS = ("table_per_hour", "partition")

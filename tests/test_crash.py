@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 from google.pubsub_v1 import types
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.ingest import Fact, TopicIngest
 from lakehouse.sandbox import crash, lives, schedules
 from lakehouse.sandbox.broker import Broker
@@ -46,18 +46,18 @@ def steps_in_code() -> Iterator[str]:
 
 def test_the_catalogue_has_every_step_of_the_code_and_no_other() -> None:
     """A step that nobody can die at proves nothing, and one without a line says nothing."""
-    assert set(steps_in_code()) == set(steps.STEPS)
+    assert set(steps_in_code()) == set(failpoints.STEPS)
 
 
 def test_a_step_that_the_catalogue_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a misspelled death would never come, and its test would pass."""
-    monkeypatch.setenv(steps.GROUP_VARIABLE, "")
-    steps.reached("half way there")
-    monkeypatch.setenv(steps.VARIABLE, "half way there")
+    monkeypatch.setenv(failpoints.GROUP_VARIABLE, "")
+    failpoints.reached("half way there")
+    monkeypatch.setenv(failpoints.VARIABLE, "half way there")
     with pytest.raises(ValueError, match="no step 'half way there'; there are: started"):
-        steps.reached("half way there")
+        failpoints.reached("half way there")
     with pytest.raises(ValueError, match="no step 'half way there'"):
-        steps.lead()
+        failpoints.lead()
 
 
 def test_a_process_can_die_at_its_nth_step_whichever_that_is() -> None:
@@ -65,7 +65,7 @@ def test_a_process_can_die_at_its_nth_step_whichever_that_is() -> None:
     code = (
         "from lakehouse import steps\nfor n, step in enumerate(steps.STEPS): print(n, flush=True); steps.reached(step)"
     )
-    environment = {**os.environ, steps.VARIABLE: "any:3", steps.GROUP_VARIABLE: ""}
+    environment = {**os.environ, failpoints.VARIABLE: "any:3", failpoints.GROUP_VARIABLE: ""}
     died = subprocess.run(
         [sys.executable, "-c", code], env=environment, start_new_session=True, capture_output=True, text=True
     )
@@ -75,7 +75,7 @@ def test_a_process_can_die_at_its_nth_step_whichever_that_is() -> None:
 # --- deaths in one process -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", steps.STEPS)
+@pytest.mark.parametrize("step", failpoints.STEPS)
 def test_a_death_at_any_step_loses_and_doubles_nothing(step: str, tmp_path: Path) -> None:
     outcome = played(dying_at(step), tmp_path)
     assert outcome.has_died

@@ -25,17 +25,17 @@ from subscribing import (
     subscribed_broker,
 )
 
-from lakehouse import fleet, hours, ingest, running, steps
+from lakehouse import failpoints, fleet, hours, ingest, running
 from lakehouse.bronze import ingest_commits, newest_state, segment_of
 from lakehouse.closing import Frontier
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
-from lakehouse.events import FACTS
 from lakehouse.ingest import Batch, Fact, TopicIngest
 from lakehouse.ledger import History, Ledger
 from lakehouse.running import run_until_stopped
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
+from lakehouse.schemas import FACTS
 from lakehouse.sources.pubsub import SegmentStream, source_options
 from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
 from lakehouse.storage import storage_for
@@ -394,8 +394,8 @@ def crash_at(wanted: str) -> Callable[[str], None]:
 @pytest.fixture
 def crash() -> Iterator[Callable[[str], None]]:
     """Makes this process's ingest stop at a step; taken back afterwards."""
-    yield lambda step: steps.watch(crash_at(step))
-    steps.watch(None)
+    yield lambda step: failpoints.watch(crash_at(step))
+    failpoints.watch(None)
 
 
 def test_closes_that_a_crash_kept_from_the_ledger_are_recorded_at_the_next_start(
@@ -409,7 +409,7 @@ def test_closes_that_a_crash_kept_from_the_ledger_are_recorded_at_the_next_start
     crash("bronze committed, no ledger row")
     with pytest.raises(CrashError):
         driver.commit_facts(facts)
-    steps.watch(None)
+    failpoints.watch(None)
     assert lake.history().hours() == []
     lake.clock.now = at("12:01")
     lake.driver("two").commit_facts(lake.pulled(1))
@@ -428,7 +428,7 @@ def test_half_recorded_closes_are_completed(lake: Lake, crash: Callable[[str], N
     crash("close recorded")
     with pytest.raises(CrashError):
         driver.commit_facts(facts)
-    steps.watch(None)
+    failpoints.watch(None)
     assert lake.history().hours() == [TEN]
     lake.driver("two")
     assert lake.history().hours() == [TEN, ELEVEN, TWELVE]
@@ -499,11 +499,11 @@ def test_a_driver_that_commits_second_looks_again(lake: Lake, sweeps: bool, buck
             interrupted.append(step)
             other.commit_facts(lake.pulled(3))
 
-    steps.watch(close_meanwhile)
+    failpoints.watch(close_meanwhile)
     try:
         driver.commit_facts(facts)
     finally:
-        steps.watch(None)
+        failpoints.watch(None)
     assert lake.state().open_hour == ELEVEN
     assert lake.delivered()["10:20"] == [bucket]
     assert lake.state().epoch == 3
@@ -539,7 +539,7 @@ def test_a_close_that_another_run_did_not_live_to_record_is_recorded_by_this_one
     crash("bronze committed, no ledger row")
     with pytest.raises(CrashError):
         older.commit_facts(facts)
-    steps.watch(None)
+    failpoints.watch(None)
     assert lake.history().hours() == []
     lake.clock.now = lake.frontier.at = at("13:00")
     publish(play("13:00"))
@@ -636,7 +636,7 @@ def test_a_clean_up_that_was_interrupted_is_done_again(lake: Lake, crash: Callab
     facts = lake.pulled(4)
     with pytest.raises(CrashError):
         driver.commit_facts(facts)
-    steps.watch(None)
+    failpoints.watch(None)
     assert listed_manifests(lake.storage) == [(2, 0), (3, 0), (4, 0)]
     again = lake.driver("two")
     again.commit_facts(lake.pulled(4))

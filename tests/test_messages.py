@@ -15,11 +15,11 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 from subscribing import SUBSCRIPTION, TOPIC
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.errors import SourceError
-from lakehouse.events import segment_schema
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.schemas import segment_schema
 from lakehouse.sources.messages import source_options_of
 from lakehouse.sources.pubsub import MessageStream, PubSubSource
 from lakehouse.sources.segments import Slot, listed_manifests
@@ -183,12 +183,12 @@ def test_an_attempt_that_wakes_after_its_epoch_was_cleared_away_acknowledges_not
                 told(MessageStream(source_options_of(options)), end["epoch"])
                 stream.commit(end)
 
-    steps.watch(sleep)
+    failpoints.watch(sleep)
     try:
         with pytest.raises(SourceError, match="plans epoch 1, whose files were delivered"):
             told(stream, 1)
     finally:
-        steps.watch(None)
+        failpoints.watch(None)
     assert len(broker.unacked(SUBSCRIPTION)) == 1
     assert told(stream, 4) == ["a"]
     stream.commit(ends[-1])  # once more: what the attempt left is cleared away, and no earlier epoch is open again

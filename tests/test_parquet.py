@@ -11,8 +11,8 @@ import pytest
 
 from lakehouse import parquet
 from lakehouse.copying import packed, pieces_of
-from lakehouse.events import segment_schema
 from lakehouse.parquet import FILE, ROW
+from lakehouse.schemas import segment_schema
 from lakehouse.topics import Topic
 
 SCHEMA = pa.schema([("event_id", pa.string()), ("payload", pa.binary())])

@@ -16,9 +16,9 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lakehouse import parse_json
-from lakehouse.events import DELIVERED, decoded_schema
 from lakehouse.parse import FROM_THE_FUTURE, NO_EVENT_ID, NO_EVENT_TIME, Decoded, decode, decode_by_message
 from lakehouse.parse_json import NOT_JSON
+from lakehouse.schemas import DELIVERED, decoded_schema
 from lakehouse.topics import Topic, topic_from
 
 PUBLISHED = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)

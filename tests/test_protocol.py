@@ -33,7 +33,7 @@ from small_model import (
     moved,
 )
 
-from lakehouse import ingest, steps
+from lakehouse import failpoints, ingest
 from lakehouse.bronze import ingest_commits, segment_of
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest import TopicIngest
@@ -179,7 +179,7 @@ def test_a_protocol_that_clears_away_by_name_is_found_out() -> None:
 
 def test_the_model_knows_every_step_of_ingest() -> None:
     """A new step of the code is a question to the model."""
-    names = list(steps.STEPS)
+    names = list(failpoints.STEPS)
     of_ingest = set(names[: names.index("batch done, no Spark commit log") + 1])
     assert set(STEPS.values()) | UNSEEN.keys() == of_ingest
 
@@ -361,9 +361,9 @@ def in_turns() -> Iterator[None]:
         if isinstance(player, Player) and step in STEPS.values():
             player.pause(step)
 
-    steps.watch(watcher)
+    failpoints.watch(watcher)
     yield
-    steps.watch(None)
+    failpoints.watch(None)
 
 
 def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:

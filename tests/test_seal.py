@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from pyspark.sql import SparkSession
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake
 
-from lakehouse import hours, steps
+from lakehouse import failpoints, hours
 from lakehouse.bronze import segment_of
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Seal, Settings
@@ -37,7 +37,7 @@ def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
 @pytest.fixture(autouse=True)
 def _unwatched() -> Iterator[None]:
     yield
-    steps.watch(None)
+    failpoints.watch(None)
 
 
 class Crash(BaseException):
@@ -47,10 +47,10 @@ class Crash(BaseException):
 def crash_at(step: str) -> None:
     def watcher(reached: str) -> None:
         if reached == step:
-            steps.watch(None)
+            failpoints.watch(None)
             raise Crash
 
-    steps.watch(watcher)
+    failpoints.watch(watcher)
 
 
 # --- against ten lines of plain Python -------------------------------------------------------------------------------
@@ -245,7 +245,7 @@ def test_fields_that_the_topic_gained_are_null_in_older_rows(
 def test_members_gained_within_lists_and_maps_are_null(topic_with: Callable[..., Topic]) -> None:
     """The rows of a batch need not be the first of their list."""
     from lakehouse.copying import sealed_columns
-    from lakehouse.events import sealed_schema, segment_schema
+    from lakehouse.schemas import sealed_schema, segment_schema
 
     old = topic_with(fields={"tags": "array<struct<k: string>>", "by": "map<string, struct<k: string>>"})
     new = topic_with(
@@ -369,10 +369,10 @@ def test_of_two_sealers_one_commits(lake: Lake) -> None:
 
     def meanwhile(step: str) -> None:
         if step == "silver files durable, no commit":
-            steps.watch(None)
+            failpoints.watch(None)
             other.seal(FIVE)
 
-    steps.watch(meanwhile)
+    failpoints.watch(meanwhile)
     assert lake.sealer().seal(FIVE) is None
     assert [entry.state for entry in lake.ledger.history().of_hour(FIVE)] == ["closed", "sealed"]
     assert lake.ids() == ["e", "f"]

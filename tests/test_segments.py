@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse import hours
 from lakehouse.config import Settings
-from lakehouse.events import DELIVERED, segment_schema
+from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.sources import segments
 from lakehouse.sources.segments import (
     Manifest,

@@ -15,13 +15,13 @@ from google.cloud.pubsub_v1 import PublisherClient
 from recorded import NOON, Clock, Recorded
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.bronze import IngestState, commit_batch
 from lakehouse.config import Ingest, Settings
 from lakehouse.errors import SourceError, UnknownOutcomeError
-from lakehouse.events import FACTS
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
+from lakehouse.schemas import FACTS
 from lakehouse.sources import subscription
 from lakehouse.sources.pubsub import SegmentStream, facts, source_options
 from lakehouse.sources.segments import Manifest, SegmentFile, SegmentWriter, Slot, manifest_path, read_manifest
@@ -102,9 +102,9 @@ def lake(settings: Settings, topic: Topic) -> Lake:
 def watched(broker: Broker) -> Iterator[dict[str, Callable[[], None]]]:
     """What is to happen when a step is reached; `steps.watch` is taken back afterwards."""
     happenings: dict[str, Callable[[], None]] = {}
-    steps.watch(lambda step: happenings.get(step, lambda: None)())
+    failpoints.watch(lambda step: happenings.get(step, lambda: None)())
     yield happenings
-    steps.watch(None)
+    failpoints.watch(None)
 
 
 def play(minute: int = 0, number: int = 0) -> bytes:
@@ -292,11 +292,11 @@ def test_nothing_is_acknowledged_before_the_manifest_is_durable(
         files = any(stored.path.endswith(".parquet") for stored in lake.storage.listed("bronze"))
         seen.append((step, files, read_manifest(lake.storage, 1, 0) is not None, not broker.unacked(SUBSCRIPTION)))
 
-    steps.watch(look)
+    failpoints.watch(look)
     try:
         lake.read()
     finally:
-        steps.watch(None)
+        failpoints.watch(None)
     assert seen[1:] == [
         ("files durable, no manifest", True, False, False),
         ("manifest durable, nothing acknowledged", True, True, False),

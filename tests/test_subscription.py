@@ -19,8 +19,8 @@ from recorded import Clock, Recorded
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.errors import SourceError
-from lakehouse.events import DELIVERED
 from lakehouse.sandbox.broker import Broker
+from lakehouse.schemas import DELIVERED
 from lakehouse.sources import subscription
 from lakehouse.sources.subscription import MAX_ACK_IDS, Leases, Page, SubscriptionReader
 

@@ -14,12 +14,12 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse import experiments, hours, steps, validate
+from lakehouse import experiments, failpoints, hours, validate
 from lakehouse.config import Config, Validate
 from lakehouse.errors import LakeError, SuiteError
-from lakehouse.events import sealed_schema
 from lakehouse.gate import Finding
 from lakehouse.ledger import Entry, Ledger
+from lakehouse.schemas import sealed_schema
 from lakehouse.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 
@@ -150,10 +150,10 @@ def dies_at() -> Iterator[Callable[[str], None]]:
             if step == name:
                 raise KeyboardInterrupt(step)
 
-        steps.watch(watcher)
+        failpoints.watch(watcher)
 
     yield arm
-    steps.watch(None)
+    failpoints.watch(None)
 
 
 def test_a_clean_hour_is_valid(lake: Lake) -> None:
@@ -300,7 +300,7 @@ def test_a_run_that_dies_after_the_report_is_done_again(lake: Lake, dies_at: Cal
     dies_at("hour judged, no verdict recorded")
     with pytest.raises(KeyboardInterrupt):
         lake.validate()
-    steps.watch(None)
+    failpoints.watch(None)
     assert lake.report("html").exists()
     assert lake.states() == ["closed", "sealed"]
     assert [verdict.state for verdict in lake.validate()] == ["valid"]
@@ -314,10 +314,10 @@ def test_two_runs_leave_one_verdict(lake: Lake) -> None:
 
     def meanwhile(step: str) -> None:
         if step == "hour judged, no verdict recorded":
-            steps.watch(None)
+            failpoints.watch(None)
             judged.append(validate.validate_hour(lake.topic, lake.config, None, HOUR, run="other"))
 
-    steps.watch(meanwhile)
+    failpoints.watch(meanwhile)
     (verdict,) = lake.validate()
     assert (judged[0].is_recorded, verdict.is_recorded) == (True, False)
     assert lake.states() == ["closed", "sealed", "valid"]

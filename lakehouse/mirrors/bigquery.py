@@ -35,10 +35,10 @@ from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.durations import Duration
 from lakehouse.errors import LakehouseError, MirrorError
-from lakehouse.events import sealed_schema
 from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted, manifest_of
 from lakehouse.mirrors.filesystems import first_line, open_file
+from lakehouse.schemas import sealed_schema
 from lakehouse.storage import storage_for
 from lakehouse.tables import DataFile
 from lakehouse.topics import Frozen, Topic

@@ -21,7 +21,7 @@ from pyarrow.fs import PyFileSystem
 from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.checksum import id_checksum, sql_for
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.contract import Count, SealedHour
@@ -123,7 +123,7 @@ class LocalFiles:
                 with open_file(copy.source, copy.path, options) as source, open(copy.target, "xb") as target:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)
             _sync(copy.target, os.O_RDONLY)
-            steps.reached("mirror folder half copied")
+            failpoints.reached("mirror folder half copied")
 
         _in_parallel(copied, copies)
 
@@ -215,7 +215,7 @@ class HadoopFiles:
             self._jvm.org.apache.hadoop.fs.FileUtil.copy(
                 source_system, source, self._system, self._path(copy.target), False, True, self._conf
             )
-        steps.reached("mirror folder half copied")
+        failpoints.reached("mirror folder half copied")
 
     def settle(self, folder: str) -> None:
         """A closed file and a finished rename are durable by themselves there."""

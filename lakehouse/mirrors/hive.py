@@ -19,12 +19,12 @@ from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.durations import Duration
 from lakehouse.errors import MirrorError
-from lakehouse.events import sealed_schema
 from lakehouse.hours import Hour, hours_among
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
 from lakehouse.mirrors.filesystems import Files, files_at, first_line
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.retries import retried
+from lakehouse.schemas import sealed_schema
 from lakehouse.topics import Frozen, Topic
 
 _SESSION = {

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 
 from pyspark.sql import SparkSession
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, MirrorError
 from lakehouse.hours import Hour
@@ -159,7 +159,7 @@ def _is_recorded(ledger: Ledger, topic: Topic, mirrored: Mirrored, mirror: Mirro
         "where": where,
     }
 
-    steps.reached("mirrored, not recorded")
+    failpoints.reached("mirrored, not recorded")
 
     def overtaken(history: History) -> bool:
         is_done = mirror.name in history.targets_done(hour)
@@ -167,7 +167,7 @@ def _is_recorded(ledger: Ledger, topic: Topic, mirrored: Mirrored, mirror: Mirro
 
     if not ledger.record("mirrored", hour, details, unless=overtaken):
         return False
-    steps.reached("mirrored")
+    failpoints.reached("mirrored")
     rows, seconds = mirrored.count.rows, mirrored.seconds
     log.info("mirrored %s %s to %s: %d rows in %.3f s", topic.name, hour, mirror.name, rows, seconds)
     return True

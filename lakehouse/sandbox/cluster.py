@@ -17,7 +17,7 @@ from types import MappingProxyType
 import grpc
 import pyspark
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.sandbox.invariants import violations_so_far
@@ -202,7 +202,7 @@ class ClusterLake(KilledLake):
                 "spark.executor.cores": "1",
                 "spark.executor.memory": "512m",
                 "spark.executorEnv.PUBSUB_EMULATOR_HOST": broker.address,
-                f"spark.executorEnv.{steps.EXECUTORS_VARIABLE}": str(self._deaths),
+                f"spark.executorEnv.{failpoints.EXECUTORS_VARIABLE}": str(self._deaths),
                 "spark.eventLog.enabled": "true",
                 "spark.eventLog.dir": f"file://{self.events}",
                 "spark.eventLog.compress": "false",

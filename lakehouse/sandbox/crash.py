@@ -34,7 +34,7 @@ from threading import Thread
 from rich.console import Console
 from rich.table import Table
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
 from lakehouse.sandbox.lives import END, KilledLake, Result
@@ -83,7 +83,7 @@ def _arguments() -> argparse.Namespace:
 
 def _results(arguments: argparse.Namespace) -> Iterator[Result]:
     seed = arguments.seed
-    cases = [dying_at(step, seed + more) for step in steps.STEPS for more in range(_SEEDS)]
+    cases = [dying_at(step, seed + more) for step in failpoints.STEPS for more in range(_SEEDS)]
     cases += [random_schedule(number) for number in range(seed, seed + arguments.schedules)]
     if arguments.only:
         yield from _only(arguments.only, cases, seed)
@@ -102,7 +102,7 @@ def _only(name: str, cases: Sequence[Schedule], seed: int) -> Iterator[Result]:
     if name.startswith("seed ") and not wanted:
         wanted = [random_schedule(int(name.removeprefix("seed ")))]
     yield from (_explained(case) for case in wanted)
-    if name.partition(":")[0] in (*steps.STEPS, steps.ANY) and name not in NOT_BY_SIGKILL:
+    if name.partition(":")[0] in (*failpoints.STEPS, failpoints.ANY) and name not in NOT_BY_SIGKILL:
         yield from _counted("by SIGKILL", killed_at([name], BUILD / "lake", seed=seed), 2)
     if name == _EXECUTORS:
         yield from _counted(name, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
@@ -196,8 +196,8 @@ def _explained(schedule: Schedule) -> Result:
 def deaths_of(seed: int, at_random: int) -> list[str]:
     """Each step that one process can reach, and some that are only numbered, in an order of the seed's."""
     chance = random.Random(seed)
-    deaths = [step for step in steps.STEPS if step not in NOT_BY_SIGKILL]
-    deaths += [f"{steps.ANY}:{chance.randint(2, _MOST_STEPS)}" for _ in range(at_random)]
+    deaths = [step for step in failpoints.STEPS if step not in NOT_BY_SIGKILL]
+    deaths += [f"{failpoints.ANY}:{chance.randint(2, _MOST_STEPS)}" for _ in range(at_random)]
     chance.shuffle(deaths)
     return deaths
 
@@ -221,8 +221,8 @@ def killed_at(deaths: Sequence[str], folder: Path, *, seed: int = 0) -> Iterator
 def _told(results: Sequence[Result], seconds: float) -> int:
     table = Table("step", "played in one process", "killed, with Spark", "an executor killed")
     table.title = "Died there, went on, and what came out"
-    by_number = sorted({each.name for each in results if each.name.startswith(f"{steps.ANY}:")}, key=_number)
-    for step in [*steps.STEPS, *by_number, END]:
+    by_number = sorted({each.name for each in results if each.name.startswith(f"{failpoints.ANY}:")}, key=_number)
+    for step in [*failpoints.STEPS, *by_number, END]:
         here = [each for each in results if each.kind == "played" and repr(step) in each.name]
         killed, executors = (
             [r for r in results if r.kind == kind and r.name == step] for kind in ("killed", "executor")

@@ -19,7 +19,7 @@ from typing import Any
 import yaml
 from google.pubsub_v1 import types
 
-from lakehouse import hours, steps
+from lakehouse import failpoints, hours
 from lakehouse.config import Config, load
 from lakehouse.hours import Hour
 from lakehouse.ledger import History, Ledger
@@ -103,7 +103,7 @@ class KilledLake:
         if step == LITTERED:
             Path(self._mirror, self._hour).mkdir(parents=True)
         self.new_hour(MANY if step == HALF_ACKED else FEW)
-        with self.started(BY_PYTHON, {steps.VARIABLE: death}) as process:
+        with self.started(BY_PYTHON, {failpoints.VARIABLE: death}) as process:
             self.watched(process)
             code = process.poll()
         if code != -signal.SIGKILL:

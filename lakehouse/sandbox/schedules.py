@@ -22,10 +22,9 @@ import pyarrow as pa
 from google.cloud.monitoring_v3 import types as monitoring
 from google.pubsub_v1 import types
 
-from lakehouse import hours, ingest, steps
+from lakehouse import failpoints, hours, ingest
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.events import FACTS
 from lakehouse.ingest import Batch, TopicIngest
 from lakehouse.ledger import History, Ledger
 from lakehouse.mirrors.stage import mirror_due
@@ -33,6 +32,7 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel, DirectError
 from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.sandbox.invariants import Expected, violations
+from lakehouse.schemas import FACTS
 from lakehouse.seal import seal_due
 from lakehouse.sources import subscription
 from lakehouse.sources.frontier import MonitoringFrontier
@@ -179,8 +179,8 @@ def random_schedule(seed: int) -> Schedule:
 
 _STEPS_OF = {
     "start": ["started, nothing made good", "close recorded"],
-    "batch": list(steps.STEPS)[1 : list(steps.STEPS).index("silver files durable, no commit")],
-    "stages": list(steps.STEPS)[list(steps.STEPS).index("silver files durable, no commit") :],
+    "batch": list(failpoints.STEPS)[1 : list(failpoints.STEPS).index("silver files durable, no commit")],
+    "stages": list(failpoints.STEPS)[list(failpoints.STEPS).index("silver files durable, no commit") :],
 }
 _LIKELY = {"publish": 8, "batch": 16, "wait": 5, "stages": 3, "weather": 2, "start": 3, "close": 2, "stop": 1}
 _LIKELY |= {"lose": 1, "save": 1, "restore": 1, "litter": 1, "release": 1}
@@ -460,7 +460,7 @@ class World:
     @contextmanager
     def _watching(self, act: Act) -> Iterator[None]:
         """Steps inside the act are its own; what happens around it is not interrupted by them."""
-        before = steps.watcher()
+        before = failpoints.watcher()
         seen = 0
 
         def watcher(step: str) -> None:
@@ -477,11 +477,11 @@ class World:
             if step == act.dies_at:
                 raise Death(step)
 
-        steps.watch(watcher)
+        failpoints.watch(watcher)
         try:
             yield
         finally:
-            steps.watch(before)
+            failpoints.watch(before)
 
     def frontier(self) -> MonitoringFrontier:
         client = _Monitoring(DirectChannel(self.broker).unary_unary("/x/ListTimeSeries"))

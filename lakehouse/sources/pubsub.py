@@ -19,8 +19,8 @@ from pyspark.sql.types import StructType
 
 from lakehouse.bronze import IngestState, newest_state
 from lakehouse.config import Ingest
-from lakehouse.events import FACTS, segment_schema
 from lakehouse.hours import Hour
+from lakehouse.schemas import FACTS, segment_schema
 from lakehouse.sources.messages import Segments, source_options_of, topic_named
 from lakehouse.sources.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.storage import Storage, storage_for

@@ -12,7 +12,7 @@ from datetime import datetime
 import pyarrow as pa
 from pyspark import TaskContext
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.config import Ingest
 from lakehouse.errors import UnknownOutcomeError
 from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, manifest_path, read_manifest
@@ -67,23 +67,23 @@ class _Pull:
         try:
             for messages in self._messages(reader, leases):
                 writer.add(messages)
-            steps.reached("pulled, nothing durable")
+            failpoints.reached("pulled, nothing durable")
             files = writer.close()
         except _TIDIED_AFTER:
             writer.abandon()
             raise
-        steps.reached("files durable, no manifest")
+        failpoints.reached("files durable, no manifest")
         mine = writer.manifest(files, attempt=_attempt(), dry_at=self._dry_at, full=self._full)
         winner = self._published(mine)
         if winner.attempt_id != mine.attempt_id:
-            steps.reached("race lost, nothing given back")
+            failpoints.reached("race lost, nothing given back")
             writer.abandon()
             leases.give_back()
             return winner
-        steps.reached("manifest durable, nothing acknowledged")
+        failpoints.reached("manifest durable, nothing acknowledged")
         self._check()
         leases.acknowledge()
-        steps.reached("acknowledged, facts not told")
+        failpoints.reached("acknowledged, facts not told")
         return winner
 
     def _published(self, mine: Manifest) -> Manifest:

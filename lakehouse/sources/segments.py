@@ -18,9 +18,9 @@ import pyarrow.parquet as pq
 from pyspark.sql.datasource import InputPartition
 
 from lakehouse import hours, parquet
-from lakehouse.events import segment_schema
 from lakehouse.hours import Hour
 from lakehouse.parse import decode
+from lakehouse.schemas import segment_schema
 from lakehouse.storage import Storage, Stored
 from lakehouse.topics import Topic
 

@@ -27,9 +27,9 @@ from google.pubsub_v1.types import (
     Subscription,
 )
 
-from lakehouse import steps
+from lakehouse import failpoints
 from lakehouse.errors import SourceError
-from lakehouse.events import DELIVERED
+from lakehouse.schemas import DELIVERED
 
 MAX_ACK_IDS = 2_500
 """Pub/Sub refuses requests over 512 KiB; 2,500 ack ids are safely below."""
@@ -151,7 +151,7 @@ class SubscriptionReader:
             calls = []
             for number, request in enumerate(requests):
                 if halfway and number and number == len(requests) // 2:
-                    steps.reached(halfway)
+                    failpoints.reached(halfway)
                 calls.append((request, method.future(request, timeout=30.0)))
             requests = [request for request, call in calls if _passing(call.exception())]
             if not requests or time.monotonic() > deadline:
