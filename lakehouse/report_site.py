@@ -12,13 +12,14 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lakehouse import charts, fleet, hours, models, reports
+from lakehouse import fleet, hours, models
 from lakehouse.config import Config
 from lakehouse.explain import Explanation, explained
 from lakehouse.fleet import HourStatus, Standing
 from lakehouse.hours import Hour
-from lakehouse.overview import HourLine, Line, index, topic_page
-from lakehouse.reports import Since
+from lakehouse.pages import charts, hour
+from lakehouse.pages.hour import Since
+from lakehouse.pages.lake import HourLine, Line, index, topic_page
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import folders_of
 from lakehouse.topics import Topic
@@ -165,7 +166,7 @@ def _hour_page(
         f"{row.rows:,} rows; between {band.low:,.0f} and {band.high:,.0f} are usual for this hour of the week."
         if band and row.rows is not None else "",
     )  # fmt: skip
-    return reports.page(result, since) if result else reports.page_without_verdict(since)
+    return hour.page(result, since) if result else hour.page_without_verdict(since)
 
 
 def _volume_chart(rows: Sequence[HourStatus], model: Model | None, marked: Hour | None) -> str:

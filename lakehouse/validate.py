@@ -21,7 +21,7 @@ from lakehouse.gate import Finding
 from lakehouse.hours import Hour
 from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.measures import of_files
-from lakehouse.reports import page
+from lakehouse.pages.hour import page
 from lakehouse.schemas import sealed_schema, silver_schema
 from lakehouse.storage import storage_for
 from lakehouse.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from

@@ -17,8 +17,10 @@ import pytest
 from flights_lake import DIRTY, FlightsLake, shared_lake
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lakehouse import charts, hours, overview, report_site, validate
-from lakehouse.overview import STATES, Line
+from lakehouse import hours, report_site, validate
+from lakehouse.pages import charts
+from lakehouse.pages import lake as overview
+from lakehouse.pages.lake import STATES, Line
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 

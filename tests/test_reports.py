@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from lakehouse.reports import page, sentence
+from lakehouse.pages.hour import page, sentence
 
 ATTACK = "<script>alert('1')</script>&\"'"
 

@@ -11,7 +11,7 @@ from html import escape
 from itertools import groupby
 
 from lakehouse.hours import Hour
-from lakehouse.reports import STYLE
+from lakehouse.pages.hour import STYLE
 
 STATES = ("open", "held", "closed", "sealed", "valid", "invalid", "released", "mirrored")
 _SIGNS = {"open": "·", "held": "H", "closed": "C", "sealed": "S", "valid": "V", "invalid": "✕", "released": "R",
