@@ -39,9 +39,9 @@ from lakehouse.config import Config, Settings
 from lakehouse.ingest import TopicIngest
 from lakehouse.running import started
 from lakehouse.schemas import DELIVERED
-from lakehouse.session import spark_session
 from lakehouse.sources.pubsub import FORMAT, PubSubSource
 from lakehouse.sources.subscription import SubscriptionReader
+from lakehouse.spark.session import spark_session
 from lakehouse.tables import open_table
 from lakehouse.topics import Topic, topic_from
 

@@ -43,7 +43,7 @@ from lakehouse.sandbox.services.servers import Server, UnavailableError
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
 from lakehouse.schemas import sealed_schema
-from lakehouse.session import spark_session
+from lakehouse.spark.session import spark_session
 from lakehouse.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic, topic_from
 

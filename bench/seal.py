@@ -25,7 +25,7 @@ from bench.closed_hours import Lake, closed_hour, hours_behind, settings_of
 from bench.measuring import best, peak_memory, seconds_of
 from bench.report import Report
 from lakehouse.seal import Sealer
-from lakehouse.session import spark_session
+from lakehouse.spark.session import spark_session
 
 BUILD = Path("build/bench/seal")
 BEHIND_HOURS, BEHIND_TOPICS, BEHIND_ROWS = 48, 10, 1_000

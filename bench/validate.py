@@ -26,7 +26,7 @@ from lakehouse import experiments, gate
 from lakehouse.config import Config
 from lakehouse.ledger import History
 from lakehouse.seal import Sealer
-from lakehouse.session import spark_session
+from lakehouse.spark.session import spark_session
 from lakehouse.suites import parameters_of
 from lakehouse.tables import files_of_hour, folders_of, open_table
 from lakehouse.topics import Topic

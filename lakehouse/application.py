@@ -27,7 +27,7 @@ from lakehouse.maintain import maintained
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.running import opened, run_until_stopped, started
 from lakehouse.seal import seal_due
-from lakehouse.session import spark_session
+from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic
 from lakehouse.validate import suite_of, validate_due
 

@@ -314,7 +314,7 @@ def reconcile(
 ) -> None:
     """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
     from lakehouse import reconcile as reconciling
-    from lakehouse.session import spark_session
+    from lakehouse.spark.session import spark_session
 
     config = load(context.obj)
     first, _, last = (hours_text or "").partition("..")

@@ -26,7 +26,7 @@ from lakehouse.explain import Explanation, explained
 from lakehouse.hours import Hour, parsed
 from lakehouse.ledger import History
 from lakehouse.schemas import bronze_schema, silver_schema
-from lakehouse.session import spark_session
+from lakehouse.spark.session import spark_session
 from lakehouse.storage import storage_for
 from lakehouse.tables import as_it_was, files, folders_of, open_table
 from lakehouse.topics import Topic

@@ -22,6 +22,7 @@ from lakehouse.holds import holds_for
 from lakehouse.hours import Hour
 from lakehouse.ledger import Entry, Ledger
 from lakehouse.parquet import FILE, ROW
+from lakehouse.spark.workers import spare_next_task
 from lakehouse.tables import (
     ConflictError,
     Conflicts,
@@ -35,7 +36,6 @@ from lakehouse.tables import (
     silver_table,
 )
 from lakehouse.topics import Topic
-from lakehouse.workers import spare_next_task
 
 log = logging.getLogger(__name__)
 

@@ -12,7 +12,7 @@ from pyspark.sql import SparkSession
 from lakehouse.config import Config, Settings
 from lakehouse.sandbox.services.servers import UnavailableError
 from lakehouse.sandbox.services.together import Servers
-from lakehouse.session import spark_session
+from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic, topic_from
 
 SPARK_SETTINGS = {

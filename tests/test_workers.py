@@ -12,8 +12,8 @@ from zipimport import zipimporter
 
 import pytest
 
-from lakehouse import workers
-from lakehouse.workers import spare_next_task
+from lakehouse.spark import workers
+from lakehouse.spark.workers import spare_next_task
 
 
 @pytest.fixture(autouse=True)

@@ -23,10 +23,10 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import FACTS, segment_schema
 from lakehouse.sources.messages import Segments, source_options_of, topic_named
 from lakehouse.sources.segments import Manifest, Slot, listed_manifests, read_manifest
+from lakehouse.spark.workers import spare_next_task
 from lakehouse.storage import Storage, storage_for
 from lakehouse.tables import open_table
 from lakehouse.topics import Topic
-from lakehouse.workers import spare_next_task
 
 FORMAT = "pubsub"
 
