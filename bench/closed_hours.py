@@ -15,14 +15,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from lakehouse import hours, parquet
-from lakehouse.bronze import IngestState, commit_batch
+from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.hours import Hour
-from lakehouse.ledger import Ledger
 from lakehouse.schemas import segment_schema
 from lakehouse.seal import Sealer
-from lakehouse.tables import DataFile, bronze_table, event_time_stats, folders_of, ledger_table
+from lakehouse.store import parquet
+from lakehouse.store.bronze_log import IngestState, commit_batch
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import DataFile, bronze_table, event_time_stats, folders_of, ledger_table
 from lakehouse.topics import Topic, topic_from
 
 HOUR = "2026-11-23T05"

@@ -42,7 +42,7 @@ from lakehouse.schemas import DELIVERED
 from lakehouse.sources.pubsub import FORMAT, PubSubSource
 from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.spark.session import spark_session
-from lakehouse.tables import open_table
+from lakehouse.store.tables import open_table
 from lakehouse.topics import Topic, topic_from
 
 BUILD = Path("build/bench/ingest").absolute()

@@ -28,11 +28,9 @@ from pyspark.sql import SparkSession
 
 from bench.measuring import seconds_of
 from bench.report import Report
-from lakehouse import parquet
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config, Settings
 from lakehouse.hours import Hour, after
-from lakehouse.ledger import Ledger
 from lakehouse.mirrors.bigquery import BigQueryMirror, BigQueryOptions, client_of
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
@@ -44,7 +42,9 @@ from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
 from lakehouse.schemas import sealed_schema
 from lakehouse.spark.session import spark_session
-from lakehouse.tables import DataFile, commit, folders_of, ledger_table, silver_table
+from lakehouse.store import parquet
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic, topic_from
 
 BUILD = Path("build/bench/mirror").absolute()

@@ -24,11 +24,11 @@ from bench.measuring import best, seconds_of
 from bench.report import Report
 from lakehouse import experiments, gate
 from lakehouse.config import Config
-from lakehouse.ledger import History
 from lakehouse.seal import Sealer
 from lakehouse.spark.session import spark_session
+from lakehouse.store.ledger import History
+from lakehouse.store.tables import files_of_hour, folders_of, open_table
 from lakehouse.suites import parameters_of
-from lakehouse.tables import files_of_hour, folders_of, open_table
 from lakehouse.topics import Topic
 from lakehouse.validate import _ledger, suite_of, validate_hour
 

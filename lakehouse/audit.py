@@ -16,18 +16,28 @@ import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
-from lakehouse import hours, parquet
-from lakehouse.bronze import ingest_commits, segment_of
+from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.dedup import ADDRESS
 from lakehouse.deliveries import Deliveries
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.hours import Hour
-from lakehouse.ledger import Entry, History, Ledger
-from lakehouse.parquet import FILE, ROW
 from lakehouse.schemas import TIMESTAMP
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import DataFile, Folders, as_it_was, files, files_of_hour, folders_of, open_table, table_exists
+from lakehouse.store import parquet
+from lakehouse.store.bronze_log import ingest_commits, segment_of
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.parquet import FILE, ROW
+from lakehouse.store.tables import (
+    DataFile,
+    Folders,
+    as_it_was,
+    files,
+    files_of_hour,
+    folders_of,
+    open_table,
+    table_exists,
+)
 from lakehouse.topics import Topic
 from lakehouse.verify import verified
 

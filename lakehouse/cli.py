@@ -24,8 +24,8 @@ from lakehouse.config import DEFAULT_CONF, Config, load
 from lakehouse.durations import written
 from lakehouse.errors import ConfigError, LakehouseError
 from lakehouse.hours import Hour
-from lakehouse.ledger import History, Ledger
-from lakehouse.tables import folders_of, open_table
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import folders_of, open_table
 
 _PIPED_WIDTH = 10_000
 """Columns of what is not a terminal: no row is ever cut or broken for the program that reads it."""

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 import duckdb
 import pyarrow as pa
 
-from lakehouse.parquet import FILE, ROW
 from lakehouse.schemas import TIMESTAMP
+from lakehouse.store.parquet import FILE, ROW
 
 MEMORY_LIMIT = "1GB"
 

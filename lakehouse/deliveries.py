@@ -12,13 +12,14 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
-from lakehouse import hours, parquet
+from lakehouse import hours
 from lakehouse.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.hours import Hour
-from lakehouse.parquet import FILE, ROW
 from lakehouse.schemas import TIMESTAMP
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import DataFile, Folders, files_of_hour
+from lakehouse.store import parquet
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.parquet import FILE, ROW
+from lakehouse.store.tables import DataFile, Folders, files_of_hour
 from lakehouse.topics import Topic
 
 _TICK = timedelta(microseconds=1)

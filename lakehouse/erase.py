@@ -23,18 +23,19 @@ import sqlglot
 from deltalake import DeltaTable
 from sqlglot import exp
 
-from lakehouse import bronze, hours, parquet
+from lakehouse import hours
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.copying import Copied, sealed_columns, write_silver
 from lakehouse.errors import LakehouseError
-from lakehouse.holds import holds_for
 from lakehouse.hours import Hour
-from lakehouse.ledger import Ledger
 from lakehouse.schemas import sealed_schema, silver_schema
 from lakehouse.seal import app_of, newest_seal
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import (
+from lakehouse.store import bronze_log, parquet
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.holds import holds_for
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import (
     ConflictError,
     Conflicts,
     DataFile,
@@ -303,8 +304,8 @@ class _Eraser:
             table = open_table(self._folders.bronze, self._options)
             self.check_sealed()
             rewritten = [file for match in matches if (file := self._delivery_file_without(match, event_ids))]
-            open_hour = bronze.newest_state(table).open_hour
-            transactions = {bronze.OPEN_HOUR: hours.ordinal_of(open_hour)} if open_hour else {}
+            open_hour = bronze_log.newest_state(table).open_hour
+            transactions = {bronze_log.OPEN_HOUR: hours.ordinal_of(open_hour)} if open_hour else {}
             count = sum(match.count for match in matches)
             metadata = {"kind": ERASE, "deliveries": count, "reason": self._reason, "release": self._release}
             removed = [match.file for match in matches]

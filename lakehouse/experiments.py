@@ -18,8 +18,8 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lakehouse.config import Settings
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import folders_of
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.tables import folders_of
 
 log = logging.getLogger(__name__)
 

@@ -10,7 +10,7 @@ from typing import Any
 from lakehouse.closing import Condition, Frontier, Signals, decide
 from lakehouse.fleet import Batch, Standing, held_hours, is_open, waits_for
 from lakehouse.hours import Hour
-from lakehouse.ledger import Entry
+from lakehouse.store.ledger import Entry
 
 _UNKNOWN = "the backlog is unknown: "
 """What the rule puts before the frontier's own words."""

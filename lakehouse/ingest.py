@@ -18,8 +18,7 @@ from deltalake import DeltaTable
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from lakehouse import bronze, failpoints, hours
-from lakehouse.bronze import IngestState, Segment
+from lakehouse import failpoints, hours
 from lakehouse.buckets import bucket_of
 from lakehouse.closing import (
     ClosedHour,
@@ -35,14 +34,16 @@ from lakehouse.closing import (
 from lakehouse.config import Config, Settings
 from lakehouse.durations import written
 from lakehouse.errors import SourceError, StaleDriverError
-from lakehouse.ledger import History, Ledger
 from lakehouse.sources.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.sources.pubsub import FORMAT, PubSubSource, source_options
 from lakehouse.sources.pubsub import facts as facts_of
 from lakehouse.sources.segments import listed_manifests, read_manifest, stored_manifests
 from lakehouse.sources.subscription import SubscriptionReader
-from lakehouse.storage import storage_for
-from lakehouse.tables import (
+from lakehouse.store import bronze_log
+from lakehouse.store.bronze_log import IngestState, Segment
+from lakehouse.store.files import storage_for
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import (
     ConflictError,
     Conflicts,
     DataFile,
@@ -153,7 +154,7 @@ class TopicIngest:
         self._ledger.record("started", details={"release": self._settings.release, **self._who()})
         failpoints.reached("started, nothing made good")
         self._record_missing_closes()
-        self._recorded_until = bronze.newest_state(self._bronze).open_hour
+        self._recorded_until = bronze_log.newest_state(self._bronze).open_hour
         self._set_first_hour()
         self._is_open = True
         self._watch_frontier(ack_deadline, self._clock() + (timedelta(0) if is_first_run else ack_deadline))
@@ -269,7 +270,7 @@ class TopicIngest:
 
     def _committed(self, facts: list[Fact]) -> Batch:
         """One attempt at the commit, on the state that the log has now."""
-        state = bronze.newest_state(self._bronze)
+        state = bronze_log.newest_state(self._bronze)
         if state.open_hour != self._recorded_until:
             self._record_missing_closes()
             self._recorded_until = state.open_hour
@@ -289,13 +290,13 @@ class TopicIngest:
             files = [_data_file(fact, before.open_hour) for fact in new]
             metadata = self._metadata(facts, adopted, new, after, frontier, decision, rejected)
             failpoints.reached("batch decided, not committed")
-            version = bronze.commit_batch(self._bronze, files, after, metadata)
+            version = bronze_log.commit_batch(self._bronze, files, after, metadata)
             failpoints.reached("bronze committed, no ledger row")
             for details in metadata["closed"]:
                 self._record_close(details, version)
             self._recorded_until = decision.open_hour
         self._record_held(decision, after, frontier, epoch)
-        self._settled.update(bronze.segment_of(fact["path"]) for fact in facts + adopted if fact["path"])
+        self._settled.update(bronze_log.segment_of(fact["path"]) for fact in facts + adopted if fact["path"])
         if self._batches % SWEEP_EVERY == SWEEP_EVERY - 1:
             self._clear_manifests(epoch)
         rows = sum(fact["rows"] for fact in new)
@@ -309,8 +310,8 @@ class TopicIngest:
         epoch = min(fact["epoch"] for fact in facts)
         if epoch > state.epoch:
             return facts
-        known = bronze.segments_in_log(self._bronze, epoch)
-        return [fact for fact in facts if not fact["path"] or bronze.segment_of(fact["path"]) not in known]
+        known = bronze_log.segments_in_log(self._bronze, epoch)
+        return [fact for fact in facts if not fact["path"] or bronze_log.segment_of(fact["path"]) not in known]
 
     def _with_first_hour(self, state: IngestState, new: list[Fact]) -> IngestState:
         """`first_hour: earliest` is the hour of the first batch's earliest event."""
@@ -353,8 +354,8 @@ class TopicIngest:
             "release": self._settings.release,
             "run": self._run,
             "epochs": sorted({fact["epoch"] for fact in new}),
-            "segments": sorted({bronze.segment_of(fact["path"]) for fact in new}),
-            "adopted": sorted({bronze.segment_of(fact["path"]) for fact in adopted}),
+            "segments": sorted({bronze_log.segment_of(fact["path"]) for fact in new}),
+            "adopted": sorted({bronze_log.segment_of(fact["path"]) for fact in adopted}),
             "rows": sum(fact["rows"] for fact in new),
             "rejected": sum(fact["rejected"] for fact in new),
             "reasons": _summed(count["reasons"] for count in counts),
@@ -422,7 +423,7 @@ class TopicIngest:
         """
         newest = max(self._ledger.history().hours(), default="")
         missing: list[tuple[int, dict[str, Any]]] = []
-        for version, metadata in bronze.ingest_commits(self._bronze):
+        for version, metadata in bronze_log.ingest_commits(self._bronze):
             missing += [(version, details) for details in metadata["closed"] if details["hour"] > newest]
             if any(details["hour"] <= newest for details in metadata["closed"]):
                 break
@@ -454,7 +455,7 @@ class TopicIngest:
 
     def _set_first_hour(self) -> None:
         """Once in a topic's life; `earliest` waits for the first events."""
-        state = bronze.newest_state(self._bronze)
+        state = bronze_log.newest_state(self._bronze)
         if state.open_hour is not None or self._topic.first_hour == "earliest":
             return
         first = self._topic.first_hour
@@ -462,7 +463,7 @@ class TopicIngest:
         metadata = {"release": self._settings.release, "run": self._run, "segments": [], "closed": [], "epochs": []}
         zeros = {"rows": 0, "rejected": 0, "reasons": {}, "undeclared": {}, "watermark": None, "frontier": None}
         try:
-            bronze.commit_batch(self._bronze, [], opened, {**metadata, **zeros, "adopted": []})
+            bronze_log.commit_batch(self._bronze, [], opened, {**metadata, **zeros, "adopted": []})
         except ConflictError:
             self._bronze.update_incremental()
 
@@ -478,11 +479,11 @@ class TopicIngest:
     def _left_out(self, table: DeltaTable, keys: list[tuple[int, int]]) -> list[Fact]:
         manifests = [read_manifest(self._storage, *key) for key in keys]
         found = [fact for manifest in manifests if manifest for fact in facts_of(manifest).to_pylist()]
-        unsettled = [fact for fact in _with_files(found) if bronze.segment_of(fact["path"]) not in self._settled]
+        unsettled = [fact for fact in _with_files(found) if bronze_log.segment_of(fact["path"]) not in self._settled]
         if not unsettled:
             return []
-        known = bronze.segments_in_log(table, min(fact["epoch"] for fact in unsettled))
-        return [fact for fact in unsettled if bronze.segment_of(fact["path"]) not in known]
+        known = bronze_log.segments_in_log(table, min(fact["epoch"] for fact in unsettled))
+        return [fact for fact in unsettled if bronze_log.segment_of(fact["path"]) not in known]
 
     def _clear_manifests(self, epoch: int) -> None:
         """Remove manifests of epochs that Spark cannot plan again, once the log has all their files."""

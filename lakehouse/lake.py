@@ -24,11 +24,11 @@ from lakehouse import experiments, fleet, models
 from lakehouse.config import Config, load
 from lakehouse.explain import Explanation, explained
 from lakehouse.hours import Hour, parsed
-from lakehouse.ledger import History
 from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.spark.session import spark_session
-from lakehouse.storage import storage_for
-from lakehouse.tables import as_it_was, files, folders_of, open_table
+from lakehouse.store.files import storage_for
+from lakehouse.store.ledger import History
+from lakehouse.store.tables import as_it_was, files, folders_of, open_table
 from lakehouse.topics import Topic
 from lakehouse.volume import Model
 

@@ -14,16 +14,25 @@ from datetime import datetime, timedelta
 from deltalake.exceptions import CommitFailedError
 
 from lakehouse import hours
-from lakehouse.bronze import newest_state, segment_of, segments_in_log
 from lakehouse.config import Config
 from lakehouse.durations import written
-from lakehouse.holds import holds_for
 from lakehouse.hours import Hour
-from lakehouse.ledger import Ledger
 from lakehouse.seal import SEAL
 from lakehouse.sources.segments import listed_manifests, read_manifest, stored_manifests
-from lakehouse.storage import Stored, storage_for
-from lakehouse.tables import ConflictError, Conflicts, DataFile, commit, files, folders_of, open_table, table_exists
+from lakehouse.store.bronze_log import newest_state, segment_of, segments_in_log
+from lakehouse.store.files import Stored, storage_for
+from lakehouse.store.holds import holds_for
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import (
+    ConflictError,
+    Conflicts,
+    DataFile,
+    commit,
+    files,
+    folders_of,
+    open_table,
+    table_exists,
+)
 from lakehouse.topics import Topic
 from lakehouse.verify import commits
 

@@ -14,9 +14,9 @@ from typing import Any
 
 from lakehouse import experiments, hours
 from lakehouse.config import Settings
-from lakehouse.ledger import History
-from lakehouse.storage import storage_for
-from lakehouse.tables import folders_of
+from lakehouse.store.files import storage_for
+from lakehouse.store.ledger import History
+from lakehouse.store.tables import folders_of
 from lakehouse.volume import DAYS, ROWS, Model, Observed, learnt
 
 log = logging.getLogger(__name__)

@@ -13,12 +13,12 @@ from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, MirrorError
 from lakehouse.hours import Hour
-from lakehouse.ledger import History, Ledger
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.filesystems import open_file
 from lakehouse.mirrors.stage import sealed_hour
-from lakehouse.tables import DataFile, files, folders_of, open_table
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import DataFile, files, folders_of, open_table
 from lakehouse.topics import Topic
 
 SILVER = "silver"

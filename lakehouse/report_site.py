@@ -20,8 +20,8 @@ from lakehouse.hours import Hour
 from lakehouse.pages import charts, hour
 from lakehouse.pages.hour import Since
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import folders_of
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 from lakehouse.volume import ROWS, Model
 

@@ -18,12 +18,12 @@ from lakehouse.config import Config, Settings
 from lakehouse.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
 from lakehouse.deliveries import Deliveries
 from lakehouse.errors import LakeError, SealError
-from lakehouse.holds import holds_for
 from lakehouse.hours import Hour
-from lakehouse.ledger import Entry, Ledger
-from lakehouse.parquet import FILE, ROW
 from lakehouse.spark.workers import spare_next_task
-from lakehouse.tables import (
+from lakehouse.store.holds import holds_for
+from lakehouse.store.ledger import Entry, Ledger
+from lakehouse.store.parquet import FILE, ROW
+from lakehouse.store.tables import (
     ConflictError,
     Conflicts,
     DataFile,

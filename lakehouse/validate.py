@@ -19,13 +19,13 @@ from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SuiteError
 from lakehouse.gate import Finding
 from lakehouse.hours import Hour
-from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.measures import of_files
 from lakehouse.pages.hour import page
 from lakehouse.schemas import sealed_schema, silver_schema
-from lakehouse.storage import storage_for
+from lakehouse.store.files import storage_for
+from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
 from lakehouse.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from
-from lakehouse.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:

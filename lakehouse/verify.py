@@ -17,11 +17,11 @@ from deltalake import DeltaTable
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
-from lakehouse.holds import holds_for
 from lakehouse.hours import Hour
-from lakehouse.ledger import Entry, History, Ledger
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import DataFile, files, folders_of, open_table
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.holds import holds_for
+from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.tables import DataFile, files, folders_of, open_table
 from lakehouse.topics import Topic
 
 _READERS = 16

@@ -28,8 +28,8 @@ from lakehouse.schemas import DELIVERED
 from lakehouse.seal import seal_due
 from lakehouse.sources.pubsub import facts
 from lakehouse.sources.segments import SegmentWriter, manifest_path
-from lakehouse.storage import storage_for
-from lakehouse.tables import folders_of
+from lakehouse.store.files import storage_for
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 from lakehouse.validate import validate_due
 
@@ -121,7 +121,7 @@ def _ingested(topic: Topic, lake: FlightsLake, messages: Sequence[Message], numb
 
 
 def open_hour_of(driver: TopicIngest) -> str | None:
-    from lakehouse.bronze import newest_state
+    from lakehouse.store.bronze_log import newest_state
 
     return newest_state(driver._bronze).open_hour
 

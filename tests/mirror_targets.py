@@ -34,7 +34,6 @@ from pyspark.sql import SparkSession
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.hours import Hour
-from lakehouse.ledger import History, Ledger
 from lakehouse.mirrors import hive as hive_module
 from lakehouse.mirrors.bigquery import BigQueryMirror, BigQueryOptions, client_of
 from lakehouse.mirrors.contract import Mirror, SealedHour
@@ -47,7 +46,8 @@ from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
 from lakehouse.schemas import sealed_schema
-from lakehouse.tables import DataFile, commit, files_of_hour, folders_of, ledger_table, silver_table
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import DataFile, commit, files_of_hour, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 
 HOUR = "2026-11-23T05"

@@ -13,13 +13,13 @@ import pyarrow.parquet as pq
 import yaml
 
 from lakehouse import hours
-from lakehouse.bronze import commit_batch, newest_state, segment_of
 from lakehouse.config import Config, Settings
 from lakehouse.hours import Hour
-from lakehouse.ledger import Ledger
 from lakehouse.schemas import segment_schema
 from lakehouse.seal import Sealer, SparkOrNone
-from lakehouse.tables import (
+from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import (
     DataFile,
     bronze_table,
     event_time_stats,

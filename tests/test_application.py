@@ -22,9 +22,9 @@ from subscribing import TOPIC, create_subscription, create_topic, delete_subscri
 
 from lakehouse import fleet
 from lakehouse.config import load
-from lakehouse.ledger import Ledger
 from lakehouse.sandbox.broker import Broker
-from lakehouse.tables import folders_of, open_table
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import folders_of, open_table
 
 ROOT = Path(__file__).parent.parent
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}

@@ -11,11 +11,12 @@ from deltalake import DeltaTable
 from hypothesis import given
 from hypothesis import strategies as st
 
-from lakehouse import bronze, hours
-from lakehouse.bronze import IngestState, commit_batch, ingest_commits, newest_state, segments_in_log
+from lakehouse import hours
 from lakehouse.closing import OpenHour
 from lakehouse.config import Settings
-from lakehouse.tables import ConflictError, DataFile, bronze_table, commit, folders_of, open_table
+from lakehouse.store import bronze_log
+from lakehouse.store.bronze_log import IngestState, commit_batch, ingest_commits, newest_state, segments_in_log
+from lakehouse.store.tables import ConflictError, DataFile, bronze_table, commit, folders_of, open_table
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"
@@ -88,7 +89,7 @@ def test_other_commits_do_not_hide_the_state(table: DeltaTable) -> None:
     """However many they are: retention may run while ingest is stopped."""
     put(table, 6)
     commit_batch(table, [], STATE, {"segments": [], "closed": []})
-    other_commits(table, bronze._LIKELY + 1)
+    other_commits(table, bronze_log._LIKELY + 1)
     assert newest_state(table) == STATE
     assert [metadata["state"]["epoch"] for _, metadata in ingest_commits(table)] == [7, 6]
 
@@ -120,8 +121,8 @@ def test_a_commit_on_an_older_log_is_a_conflict_and_writes_nothing(table: DeltaT
 
 def test_a_file_s_segment_is_its_name(table: DeltaTable) -> None:
     """The files of one segment share a stem, in the folders of different hours."""
-    assert bronze.segment_of(f"{FIVE}/000000000007-0001-abc.parquet") == "000000000007-0001-abc"
-    assert bronze.segment_of("late/000000000007-0001-abc.parquet") == "000000000007-0001-abc"
+    assert bronze_log.segment_of(f"{FIVE}/000000000007-0001-abc.parquet") == "000000000007-0001-abc"
+    assert bronze_log.segment_of("late/000000000007-0001-abc.parquet") == "000000000007-0001-abc"
 
 
 def test_segments_are_found_from_their_epoch_on(table: DeltaTable) -> None:
@@ -155,13 +156,13 @@ def test_looking_for_segments_ends_at_the_first_commit_of_an_older_epoch(
             looked_at.append(version)
             yield version, metadata
 
-    monkeypatch.setattr(bronze, "ingest_commits", recorded)
+    monkeypatch.setattr(bronze_log, "ingest_commits", recorded)
     assert segments_in_log(table, 4) == {"4-0"}
     assert looked_at == [4, 3]
 
 
 def test_segments_are_found_beyond_many_other_commits(table: DeltaTable) -> None:
     put(table, 1, ["1-0"])
-    other_commits(table, bronze._LIKELY + 1)
+    other_commits(table, bronze_log._LIKELY + 1)
     put(table, 2, ["2-0"])
     assert segments_in_log(table, 1) == {"1-0", "2-0"}

@@ -17,12 +17,12 @@ import yaml
 from typer.testing import CliRunner
 
 from lakehouse import cli, fleet
-from lakehouse.bronze import IngestState, commit_batch
 from lakehouse.closing import OpenHour
 from lakehouse.config import Config, load
 from lakehouse.explain import Explanation, explained
-from lakehouse.ledger import Ledger
-from lakehouse.tables import bronze_table, commit, folders_of, ledger_table
+from lakehouse.store.bronze_log import IngestState, commit_batch
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import bronze_table, commit, folders_of, ledger_table
 
 HOUSE = Path(__file__).parent.parent
 FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 
 from lakehouse import dedup
 from lakehouse.dedup import ADDRESS, duplicates, late_duplicates
-from lakehouse.parquet import FILE, ROW
 from lakehouse.schemas import TIMESTAMP
+from lakehouse.store.parquet import FILE, ROW
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCHEMA = pa.schema([("event_id", pa.string()), ("publish_time", TIMESTAMP), ("message_id", pa.string()), *ADDRESS])

@@ -18,13 +18,13 @@ import grpc
 import pytest
 
 from lakehouse import fleet
-from lakehouse.bronze import ingest_commits
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.cluster import Clock, ClusterLake, cluster
 from lakehouse.sandbox.faults import Faults
 from lakehouse.sandbox.lives import BY_PYTHON
 from lakehouse.sandbox.services.servers import UnavailableError
-from lakehouse.tables import folders_of, open_table
+from lakehouse.store.bronze_log import ingest_commits
+from lakehouse.store.tables import folders_of, open_table
 
 SHARE = 40
 """Messages of a slot."""

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
-from lakehouse import bronze, cli
+from lakehouse import cli
 from lakehouse.audit import audited, traced
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Settings
@@ -19,7 +19,8 @@ from lakehouse.erase import Erasure, erase
 from lakehouse.errors import LakehouseError
 from lakehouse.maintain import maintained
 from lakehouse.seal import newest_seal
-from lakehouse.tables import files, files_of_hour
+from lakehouse.store import bronze_log
+from lakehouse.store.tables import files, files_of_hour
 from lakehouse.topics import Topic
 from lakehouse.verify import verified
 
@@ -194,18 +195,18 @@ def test_a_closed_hour_must_be_sealed_first(lake: Lake) -> None:
 
 def test_ingest_and_an_erasure_do_not_pass_each_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """A batch came while the files were rewritten: the erasure looks again, and finds what that brought."""
-    newest_state = bronze.newest_state
+    newest_state = bronze_log.newest_state
     came: list[str] = []
 
-    def while_it_looks(table: Any) -> bronze.IngestState:
+    def while_it_looks(table: Any) -> bronze_log.IngestState:
         state = newest_state(table)
         if not came:
             came.append("a batch")
-            monkeypatch.setattr(bronze, "newest_state", newest_state)
+            monkeypatch.setattr(bronze_log, "newest_state", newest_state)
             lake.deliver(Delivery("g", 123, 0, "g1", 7), hour=SEVEN)
         return state
 
-    monkeypatch.setattr(bronze, "newest_state", while_it_looks)
+    monkeypatch.setattr(bronze_log, "newest_state", while_it_looks)
     assert run(lake).deliveries == 5
     assert came
     assert users_on_disk(lake) == {"u1", "u8"}
@@ -221,7 +222,7 @@ def test_a_crash_is_made_good(lake: Lake, monkeypatch: pytest.MonkeyPatch, where
     place = {
         "commit": "lakehouse.erase._Eraser._manifest",
         "record": "lakehouse.erase._Eraser._record",
-        "delete": "lakehouse.storage.LocalStorage.delete",
+        "delete": "lakehouse.store.files.LocalStorage.delete",
     }[where]
     calls = []
 

@@ -104,8 +104,8 @@ def test_words_know_neither_spark_nor_tables(part: str) -> None:
     [
         ("lakehouse/hours.py", "from lakehouse.config import Config"),
         ("lakehouse/hours.py", "from lakehouse import config"),
-        ("lakehouse/closing.py", "import lakehouse.ledger as ledger"),
-        ("lakehouse/tables.py", "def lazily():\n    from lakehouse import seal"),
+        ("lakehouse/closing.py", "import lakehouse.store.ledger as ledger"),
+        ("lakehouse/store/tables.py", "def lazily():\n    from lakehouse import seal"),
         ("lakehouse/seal.py", "from . import ingest"),
         ("lakehouse/mirrors/folder.py", "from ..seal import seal_hour"),
         ("lakehouse/seal.py", "from lakehouse.sources.segments import Segment"),

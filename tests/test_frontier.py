@@ -25,7 +25,7 @@ from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
 from lakehouse.sources.frontier import DryFrontier, MonitoringFrontier, fresh, monitoring_client
 from lakehouse.sources.pubsub import SegmentStream, source_options
 from lakehouse.sources.segments import Slot
-from lakehouse.tables import folders_of
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

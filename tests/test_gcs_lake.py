@@ -19,9 +19,7 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.audit import audited
-from lakehouse.bronze import IngestState, commit_batch, newest_state
 from lakehouse.config import Config
-from lakehouse.ledger import Ledger
 from lakehouse.mirrors.filesystems import google_client
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.lives import KilledLake
@@ -30,8 +28,10 @@ from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import connector_settings, lake_options
 from lakehouse.sources.pubsub import SegmentStream, source_options
 from lakehouse.sources.segments import Slot, read_manifest
-from lakehouse.storage import GoogleStorage, storage_for
-from lakehouse.tables import ConflictError, bronze_table, folders_of, ledger_table, open_table
+from lakehouse.store.bronze_log import IngestState, commit_batch, newest_state
+from lakehouse.store.files import GoogleStorage, storage_for
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import ConflictError, bronze_table, folders_of, ledger_table, open_table
 from lakehouse.topics import Topic
 from lakehouse.verify import verified
 

@@ -18,17 +18,17 @@ from google.api_core.exceptions import Forbidden
 from sealing import FIVE, SIX, Delivery, Lake
 
 from lakehouse import erase as erase_module
-from lakehouse import holds as holds_module
 from lakehouse import maintain as maintain_module
 from lakehouse import verify as verify_module
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.erase import erase
 from lakehouse.errors import ConfigError, LakeError
-from lakehouse.holds import Holds, holds_for
 from lakehouse.maintain import maintained
 from lakehouse.sandbox.services.together import Servers
-from lakehouse.storage import GoogleStorage, LocalStorage, Storage
-from lakehouse.tables import files_of_hour
+from lakehouse.store import holds as holds_module
+from lakehouse.store.files import GoogleStorage, LocalStorage, Storage
+from lakehouse.store.holds import Holds, holds_for
+from lakehouse.store.tables import files_of_hour
 from lakehouse.topics import Topic
 from lakehouse.verify import verified
 

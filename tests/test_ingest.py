@@ -26,20 +26,20 @@ from subscribing import (
 )
 
 from lakehouse import failpoints, fleet, hours, ingest, running
-from lakehouse.bronze import ingest_commits, newest_state, segment_of
 from lakehouse.closing import Frontier
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
 from lakehouse.ingest import Batch, Fact, TopicIngest
-from lakehouse.ledger import History, Ledger
 from lakehouse.running import run_until_stopped
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
 from lakehouse.sources.pubsub import SegmentStream, source_options
 from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
-from lakehouse.storage import storage_for
-from lakehouse.tables import ConflictError, bronze_table, files, folders_of, ledger_table
+from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
+from lakehouse.store.files import storage_for
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import ConflictError, bronze_table, files, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 NINE, TEN, ELEVEN, TWELVE = (f"2026-11-23T{hour:02d}" for hour in (9, 10, 11, 12))

@@ -12,11 +12,11 @@ from typing import Any
 import pytest
 from deltalake.exceptions import CommitFailedError
 
-from lakehouse import ledger
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
-from lakehouse.ledger import Entry, History, Ledger
-from lakehouse.tables import Folders, folders_of, ledger_table
+from lakehouse.store import ledger
+from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.tables import Folders, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 FIVE, SIX, SEVEN = "2026-11-23T05", "2026-11-23T06", "2026-11-23T07"

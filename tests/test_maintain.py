@@ -13,10 +13,10 @@ from sealing import FIVE, SIX, Delivery, Lake, conf_of
 
 from lakehouse import cli, maintain
 from lakehouse.config import Config, Settings
-from lakehouse.ledger import Ledger
 from lakehouse.maintain import Removal, maintained
 from lakehouse.sources.segments import Manifest, SegmentFile, manifest_path
-from lakehouse.tables import files, files_of_hour, open_table
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import files, files_of_hour, open_table
 from lakehouse.topics import Topic
 
 LATER = datetime.now(UTC) + timedelta(days=31)

@@ -23,7 +23,7 @@ from lakehouse.schemas import segment_schema
 from lakehouse.sources.messages import source_options_of
 from lakehouse.sources.pubsub import MessageStream, PubSubSource
 from lakehouse.sources.segments import Slot, listed_manifests
-from lakehouse.storage import storage_for
+from lakehouse.store.files import storage_for
 from lakehouse.topics import Topic
 
 PATIENCE_SECONDS = 60

@@ -9,10 +9,10 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lakehouse import parquet
 from lakehouse.copying import packed, pieces_of
-from lakehouse.parquet import FILE, ROW
 from lakehouse.schemas import segment_schema
+from lakehouse.store import parquet
+from lakehouse.store.parquet import FILE, ROW
 from lakehouse.topics import Topic
 
 SCHEMA = pa.schema([("event_id", pa.string()), ("payload", pa.binary())])

@@ -34,7 +34,6 @@ from small_model import (
 )
 
 from lakehouse import failpoints, ingest
-from lakehouse.bronze import ingest_commits, segment_of
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest import TopicIngest
 from lakehouse.sandbox import schedules
@@ -42,8 +41,9 @@ from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.sandbox.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, CheckpointInUseError, Death, Schedule
 from lakehouse.sources.pubsub import SegmentStream
 from lakehouse.sources.segments import Manifest, Slot, listed_manifests, read_manifest
-from lakehouse.storage import storage_for
-from lakehouse.tables import folders_of, open_table
+from lakehouse.store.bronze_log import ingest_commits, segment_of
+from lakehouse.store.files import storage_for
+from lakehouse.store.tables import folders_of, open_table
 from lakehouse.topics import Slots
 
 SEEDS = range(300)

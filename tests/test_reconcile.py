@@ -25,7 +25,7 @@ from lakehouse.hours import Hour, after
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.reconcile import Cell, mirrors_of, reconciled
-from lakehouse.tables import DataFile, commit, folders_of, open_table
+from lakehouse.store.tables import DataFile, commit, folders_of, open_table
 from lakehouse.topics import Topic
 
 IDS = ["a", "b", "c", "d"]

@@ -16,9 +16,9 @@ from lakehouse import fleet, running
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SourceError, StaleDriverError
 from lakehouse.ingest import Batch, TopicIngest
-from lakehouse.ledger import Ledger
 from lakehouse.running import run_until_stopped, started
-from lakehouse.tables import folders_of, open_table, table_exists
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import folders_of, open_table, table_exists
 from lakehouse.topics import Topic
 
 ACK_DEADLINE = timedelta(seconds=10)

@@ -18,12 +18,12 @@ from pyspark.sql import SparkSession
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake
 
 from lakehouse import failpoints, hours
-from lakehouse.bronze import segment_of
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import LakeError, SealError
 from lakehouse.seal import app_of, newest_seal, seal_due
-from lakehouse.tables import commit, files_of_hour
+from lakehouse.store.bronze_log import segment_of
+from lakehouse.store.tables import commit, files_of_hour
 from lakehouse.topics import Topic
 
 EIGHT = "2025-06-01T08"

@@ -26,8 +26,8 @@ from lakehouse.sources.segments import (
     manifest_path,
     read_manifest,
 )
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import DataFile, Folders, bronze_table, commit, folders_of
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.tables import DataFile, Folders, bronze_table, commit, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"

@@ -16,7 +16,6 @@ from recorded import NOON, Clock, Recorded
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse import failpoints
-from lakehouse.bronze import IngestState, commit_batch
 from lakehouse.config import Ingest, Settings
 from lakehouse.errors import SourceError, UnknownOutcomeError
 from lakehouse.sandbox.broker import Broker
@@ -26,8 +25,9 @@ from lakehouse.sources import subscription
 from lakehouse.sources.pubsub import SegmentStream, facts, source_options
 from lakehouse.sources.segments import Manifest, SegmentFile, SegmentWriter, Slot, manifest_path, read_manifest
 from lakehouse.sources.subscription import SubscriptionReader
-from lakehouse.storage import LocalStorage, Storage, storage_for
-from lakehouse.tables import bronze_table, folders_of
+from lakehouse.store.bronze_log import IngestState, commit_batch
+from lakehouse.store.files import LocalStorage, Storage, storage_for
+from lakehouse.store.tables import bronze_table, folders_of
 from lakehouse.topics import Topic
 
 PATIENCE_SECONDS = 15

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 
 from lakehouse.errors import ConfigError
-from lakehouse.storage import GoogleStorage, LocalStorage, Storage, storage_for
+from lakehouse.store.files import GoogleStorage, LocalStorage, Storage, storage_for
 
 THREADS = 16
 

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
-from lakehouse.tables import (
+from lakehouse.store.tables import (
     ConflictError,
     Conflicts,
     DataFile,

@@ -14,7 +14,7 @@ from flights_lake import FlightsLake, flights_lake
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.tally import Outcome, history_of, outcome_of
-from lakehouse.tables import files_of_hour, folders_of, open_table
+from lakehouse.store.tables import files_of_hour, folders_of, open_table
 
 NAME = "weather_observed"
 

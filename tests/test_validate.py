@@ -18,9 +18,9 @@ from lakehouse import experiments, failpoints, hours, validate
 from lakehouse.config import Config, Validate
 from lakehouse.errors import LakeError, SuiteError
 from lakehouse.gate import Finding
-from lakehouse.ledger import Entry, Ledger
 from lakehouse.schemas import sealed_schema
-from lakehouse.tables import DataFile, commit, folders_of, ledger_table, silver_table
+from lakehouse.store.ledger import Entry, Ledger
+from lakehouse.store.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 
 HOUR = "2026-11-23T05"

@@ -15,7 +15,7 @@ from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 from lakehouse import cli, verify
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.tables import DataFile, commit, files_of_hour, open_table
+from lakehouse.store.tables import DataFile, commit, files_of_hour, open_table
 from lakehouse.topics import Topic
 from lakehouse.verify import Verification, verified
 
@@ -123,7 +123,7 @@ def edit_log_size(lake: Lake, file: Path, size_bytes: int) -> None:
 
 
 def storage_of(lake: Lake) -> verify.Storage:
-    from lakehouse.storage import storage_for
+    from lakehouse.store.files import storage_for
 
     return storage_for(lake.folders.sealed)
 

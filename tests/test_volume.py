@@ -13,8 +13,8 @@ from lakehouse import experiments, gate, hours, models
 from lakehouse.config import Settings
 from lakehouse.gate import Finding
 from lakehouse.hours import Hour
-from lakehouse.ledger import Entry, History
 from lakehouse.sandbox import flights
+from lakehouse.store.ledger import Entry, History
 from lakehouse.suites import Expectation
 from lakehouse.volume import DAYS, ENOUGH_HOURS, ROWS, Model, Observed, learnt
 

@@ -23,13 +23,13 @@ from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedCo
 from rich.table import Table
 
 from lakehouse import hours
-from lakehouse.bronze import newest_state
 from lakehouse.config import Config, load
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.tally import Outcome, history_of, outcome_of
-from lakehouse.tables import folders_of, open_table
+from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.tables import folders_of, open_table
 from lakehouse.topics import Topic
 
 BUILD = Path("build/demo")

@@ -17,13 +17,13 @@ from typing import Any
 import pyarrow.parquet as pq
 
 from lakehouse import hours
-from lakehouse.bronze import segment_of
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
-from lakehouse.ledger import Entry, History, Ledger
 from lakehouse.sources.segments import listed_manifests
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import Folders, folders_of, open_table
+from lakehouse.store.bronze_log import segment_of
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.tables import Folders, folders_of, open_table
 from lakehouse.topics import Topic
 
 _VERDICTS = ("valid", "invalid")

@@ -22,14 +22,14 @@ from google.pubsub_v1 import types
 from lakehouse import failpoints, hours
 from lakehouse.config import Config, load
 from lakehouse.hours import Hour
-from lakehouse.ledger import History, Ledger
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.invariants import Expected, violations, violations_so_far
 from lakehouse.sandbox.schedules import write_suites
 from lakehouse.sandbox.services.servers import bound_to_us
-from lakehouse.storage import storage_for
-from lakehouse.tables import folders_of, ledger_table
+from lakehouse.store.files import storage_for
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import folders_of, ledger_table
 
 HOUSE = Path(__file__).parents[2]
 BY_PYTHON = (sys.executable, str(HOUSE / "jobs/run.py"))

@@ -26,7 +26,6 @@ from lakehouse import failpoints, hours, ingest
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.ingest import Batch, TopicIngest
-from lakehouse.ledger import History, Ledger
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel, DirectError
@@ -38,7 +37,8 @@ from lakehouse.sources import subscription
 from lakehouse.sources.frontier import MonitoringFrontier
 from lakehouse.sources.pubsub import SegmentStream, source_options
 from lakehouse.sources.segments import Slot
-from lakehouse.tables import folders_of, ledger_table, open_table, table_exists
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import folders_of, ledger_table, open_table, table_exists
 from lakehouse.topics import Slots, Topic, topic_from
 from lakehouse.validate import release, validate_hour
 

@@ -11,9 +11,9 @@ import pyarrow.parquet as pq
 
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
-from lakehouse.ledger import History, Ledger
 from lakehouse.sandbox.flights import Message
-from lakehouse.tables import files, files_of_hour, folders_of, open_table, table_exists
+from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.tables import files, files_of_hour, folders_of, open_table, table_exists
 from lakehouse.topics import Topic
 
 

@@ -35,7 +35,7 @@ from lakehouse.config import Ingest, topic_of
 from lakehouse.errors import SourceError
 from lakehouse.schemas import segment_schema
 from lakehouse.sources.segments import Manifest, listed_manifests, manifest_path, read_manifest
-from lakehouse.storage import Storage, storage_for
+from lakehouse.store.files import Storage, storage_for
 from lakehouse.topics import Topic
 
 CLEARED = "segments/cleared"

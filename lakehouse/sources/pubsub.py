@@ -17,15 +17,15 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
-from lakehouse.bronze import IngestState, newest_state
 from lakehouse.config import Ingest
 from lakehouse.hours import Hour
 from lakehouse.schemas import FACTS, segment_schema
 from lakehouse.sources.messages import Segments, source_options_of, topic_named
 from lakehouse.sources.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.spark.workers import spare_next_task
-from lakehouse.storage import Storage, storage_for
-from lakehouse.tables import open_table
+from lakehouse.store.bronze_log import IngestState, newest_state
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.tables import open_table
 from lakehouse.topics import Topic
 
 FORMAT = "pubsub"

@@ -17,7 +17,7 @@ from lakehouse.config import Ingest
 from lakehouse.errors import UnknownOutcomeError
 from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, manifest_path, read_manifest
 from lakehouse.sources.subscription import PAGE_MESSAGES, Asked, Leases, Page, SubscriptionReader
-from lakehouse.storage import Storage
+from lakehouse.store.files import Storage
 from lakehouse.topics import Topic
 
 _TIDIED_AFTER = (Exception, GeneratorExit, KeyboardInterrupt, SystemExit)

@@ -17,11 +17,12 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from pyspark.sql.datasource import InputPartition
 
-from lakehouse import hours, parquet
+from lakehouse import hours
 from lakehouse.hours import Hour
 from lakehouse.parse import decode
 from lakehouse.schemas import segment_schema
-from lakehouse.storage import Storage, Stored
+from lakehouse.store import parquet
+from lakehouse.store.files import Storage, Stored
 from lakehouse.topics import Topic
 
 REJECTED = "rejected"

@@ -12,7 +12,7 @@ from functools import partial
 
 from lakehouse.config import Settings
 from lakehouse.errors import ConfigError, LakeError
-from lakehouse.storage import GoogleStorage, storage_for
+from lakehouse.store.files import GoogleStorage, storage_for
 
 _PARALLEL = 16
 

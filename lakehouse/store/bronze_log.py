@@ -16,7 +16,7 @@ from deltalake import DeltaTable
 from lakehouse import hours
 from lakehouse.closing import OpenHour
 from lakehouse.hours import Hour
-from lakehouse.tables import DataFile, commit, metadata_of_commits
+from lakehouse.store.tables import DataFile, commit, metadata_of_commits
 
 INGEST = "ingest"
 OPEN_HOUR = "open-hour"

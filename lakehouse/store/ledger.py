@@ -14,7 +14,7 @@ from deltalake.exceptions import CommitFailedError
 
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.tables import Conflicts
+from lakehouse.store.tables import Conflicts
 
 HOUR_STATES = ("closed", "sealed", "valid", "invalid", "released", "mirrored")
 OTHER_STATES = ("started", "failed", "recovered", "held", "close_requested")
