@@ -18,8 +18,8 @@ import pyarrow.parquet as pq
 from pyspark.sql.datasource import InputPartition
 
 from lakehouse import hours
+from lakehouse.decode.events import decode
 from lakehouse.hours import Hour
-from lakehouse.parse import decode
 from lakehouse.schemas import segment_schema
 from lakehouse.store import parquet
 from lakehouse.store.files import Storage, Stored
