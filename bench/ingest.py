@@ -37,10 +37,10 @@ from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
 from lakehouse.ingest import TopicIngest
+from lakehouse.landing.brokers.pubsub import SubscriptionReader
+from lakehouse.landing.source import FORMAT, PubSubSource
 from lakehouse.running import started
 from lakehouse.schemas import DELIVERED
-from lakehouse.sources.pubsub import FORMAT, PubSubSource
-from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.spark.session import spark_session
 from lakehouse.store.tables import open_table
 from lakehouse.topics import Topic, topic_from

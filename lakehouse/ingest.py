@@ -34,11 +34,11 @@ from lakehouse.closing import (
 from lakehouse.config import Config, Settings
 from lakehouse.durations import written
 from lakehouse.errors import SourceError, StaleDriverError
+from lakehouse.landing.brokers.pubsub import SubscriptionReader
+from lakehouse.landing.segments import listed_manifests, read_manifest, stored_manifests
+from lakehouse.landing.source import FORMAT, PubSubSource, source_options
+from lakehouse.landing.source import facts as facts_of
 from lakehouse.sources.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
-from lakehouse.sources.pubsub import FORMAT, PubSubSource, source_options
-from lakehouse.sources.pubsub import facts as facts_of
-from lakehouse.sources.segments import listed_manifests, read_manifest, stored_manifests
-from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import IngestState, Segment
 from lakehouse.store.files import storage_for

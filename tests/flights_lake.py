@@ -21,13 +21,13 @@ from lakehouse import experiments
 from lakehouse.closing import Frontier
 from lakehouse.config import Config, load
 from lakehouse.ingest import TopicIngest
+from lakehouse.landing.segments import SegmentWriter, manifest_path
+from lakehouse.landing.source import facts
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
 from lakehouse.schemas import DELIVERED
 from lakehouse.seal import seal_due
-from lakehouse.sources.pubsub import facts
-from lakehouse.sources.segments import SegmentWriter, manifest_path
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic

@@ -44,7 +44,7 @@ def modules() -> list[Path]:
 
 
 def part_of(dotted: str) -> str | None:
-    """`lakehouse.sources.pubsub` is part of `sources`; None for what is not of the house, or is all of it."""
+    """`lakehouse.landing.source` is part of `sources`; None for what is not of the house, or is all of it."""
     top, _, rest = dotted.partition(".")
     if top == "jobs":
         return "jobs"
@@ -108,9 +108,9 @@ def test_words_know_neither_spark_nor_tables(part: str) -> None:
         ("lakehouse/store/tables.py", "def lazily():\n    from lakehouse import seal"),
         ("lakehouse/seal.py", "from . import ingest"),
         ("lakehouse/mirrors/folder.py", "from ..seal import seal_hour"),
-        ("lakehouse/seal.py", "from lakehouse.sources.segments import Segment"),
+        ("lakehouse/seal.py", "from lakehouse.landing.segments import Segment"),
         ("lakehouse/seal.py", "from lakehouse import gate"),
-        ("lakehouse/sources/pubsub.py", "from lakehouse.ingest import run"),
+        ("lakehouse/landing/source.py", "from lakehouse.ingest import run"),
         ("lakehouse/fleet.py", "from lakehouse.sandbox.broker import Broker"),
         ("lakehouse/sandbox/demo.py", "from lakehouse.cli import main"),
         ("lakehouse/cli.py", "import jobs.seal"),
@@ -124,7 +124,7 @@ def test_an_import_up_or_across_is_found(file: str, source: str) -> None:
     ("file", "source"),
     [
         ("lakehouse/config.py", "from lakehouse import __version__\nfrom lakehouse.topics import Topic"),
-        ("lakehouse/ingest.py", "from lakehouse.sources.pubsub import PubSubSource"),
+        ("lakehouse/ingest.py", "from lakehouse.landing.source import PubSubSource"),
         ("lakehouse/validate.py", "from lakehouse.gate import gated"),
         ("lakehouse/mirrors/folder.py", "from lakehouse.mirrors import Mirror\nfrom . import hive"),
         ("lakehouse/cli.py", "from lakehouse import fleet, validate\nfrom lakehouse.sandbox.broker import serve"),

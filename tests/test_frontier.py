@@ -20,11 +20,11 @@ from lakehouse.explain import explained
 from lakehouse.fleet import standing_of
 from lakehouse.hours import hour_of
 from lakehouse.ingest import Batch, TopicIngest
+from lakehouse.landing.segments import Slot
+from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
 from lakehouse.sources.frontier import DryFrontier, MonitoringFrontier, fresh, monitoring_client
-from lakehouse.sources.pubsub import SegmentStream, source_options
-from lakehouse.sources.segments import Slot
 from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 

@@ -20,14 +20,14 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.audit import audited
 from lakehouse.config import Config
+from lakehouse.landing.segments import Slot, read_manifest
+from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.filesystems import google_client
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.lives import KilledLake
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import connector_settings, lake_options
-from lakehouse.sources.pubsub import SegmentStream, source_options
-from lakehouse.sources.segments import Slot, read_manifest
 from lakehouse.store.bronze_log import IngestState, commit_batch, newest_state
 from lakehouse.store.files import GoogleStorage, storage_for
 from lakehouse.store.ledger import Ledger

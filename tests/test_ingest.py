@@ -30,12 +30,12 @@ from lakehouse.closing import Frontier
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
 from lakehouse.ingest import Batch, Fact, TopicIngest
+from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
+from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.running import run_until_stopped
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
-from lakehouse.sources.pubsub import SegmentStream, source_options
-from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History, Ledger

@@ -13,8 +13,8 @@ from sealing import FIVE, SIX, Delivery, Lake, conf_of
 
 from lakehouse import cli, maintain
 from lakehouse.config import Config, Settings
+from lakehouse.landing.segments import Manifest, SegmentFile, manifest_path
 from lakehouse.maintain import Removal, maintained
-from lakehouse.sources.segments import Manifest, SegmentFile, manifest_path
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import files, files_of_hour, open_table
 from lakehouse.topics import Topic

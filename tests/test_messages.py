@@ -17,12 +17,12 @@ from subscribing import SUBSCRIPTION, TOPIC
 
 from lakehouse import failpoints
 from lakehouse.errors import SourceError
+from lakehouse.landing.messages import source_options_of
+from lakehouse.landing.segments import Slot, listed_manifests
+from lakehouse.landing.source import MessageStream, PubSubSource
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import segment_schema
-from lakehouse.sources.messages import source_options_of
-from lakehouse.sources.pubsub import MessageStream, PubSubSource
-from lakehouse.sources.segments import Slot, listed_manifests
 from lakehouse.store.files import storage_for
 from lakehouse.topics import Topic
 

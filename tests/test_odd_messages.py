@@ -18,12 +18,12 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.errors import SourceError
 from lakehouse.ingest import TopicIngest
+from lakehouse.landing.segments import Slot
+from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
 from lakehouse.seal import seal_due
-from lakehouse.sources.pubsub import SegmentStream, source_options
-from lakehouse.sources.segments import Slot
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import files, files_of_hour, folders_of, ledger_table, open_table
 

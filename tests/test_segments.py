@@ -15,9 +15,8 @@ from pyspark.sql import SparkSession
 
 from lakehouse import hours
 from lakehouse.config import Settings
-from lakehouse.schemas import DELIVERED, segment_schema
-from lakehouse.sources import segments
-from lakehouse.sources.segments import (
+from lakehouse.landing import segments
+from lakehouse.landing.segments import (
     Manifest,
     SegmentFile,
     SegmentWriter,
@@ -26,6 +25,7 @@ from lakehouse.sources.segments import (
     manifest_path,
     read_manifest,
 )
+from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.tables import DataFile, Folders, bronze_table, commit, folders_of
 from lakehouse.topics import Topic

@@ -18,13 +18,13 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 from lakehouse import failpoints
 from lakehouse.config import Ingest, Settings
 from lakehouse.errors import SourceError, UnknownOutcomeError
+from lakehouse.landing.brokers import pubsub
+from lakehouse.landing.brokers.pubsub import SubscriptionReader
+from lakehouse.landing.segments import Manifest, SegmentFile, SegmentWriter, Slot, manifest_path, read_manifest
+from lakehouse.landing.source import SegmentStream, facts, source_options
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
-from lakehouse.sources import subscription
-from lakehouse.sources.pubsub import SegmentStream, facts, source_options
-from lakehouse.sources.segments import Manifest, SegmentFile, SegmentWriter, Slot, manifest_path, read_manifest
-from lakehouse.sources.subscription import SubscriptionReader
 from lakehouse.store.bronze_log import IngestState, commit_batch
 from lakehouse.store.files import LocalStorage, Storage, storage_for
 from lakehouse.store.tables import bronze_table, folders_of
@@ -408,7 +408,7 @@ def test_a_slot_stops_once_it_has_so_many_bytes(
     lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It may exceed them by one page."""
-    monkeypatch.setattr("lakehouse.sources.pull.PAGE_MESSAGES", 1)
+    monkeypatch.setattr("lakehouse.landing.pull.PAGE_MESSAGES", 1)
     publish(*(play(number) + b" " * 600 for number in range(5)))
     (row,) = lake.read(max_bytes=1024)
     assert (row["rows"], row["full"], row["dry_at"]) == (2, True, None)
@@ -434,8 +434,8 @@ def test_a_subscription_is_dry_only_when_it_was_asked_and_had_nothing(lake: Lake
 
 def test_pages_are_decoded_together(lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
     """And positions go on over pages and over what is decoded at once."""
-    monkeypatch.setattr("lakehouse.sources.pull.PAGE_MESSAGES", 2)
-    monkeypatch.setattr("lakehouse.sources.pull._DECODE_BYTES", 500)
+    monkeypatch.setattr("lakehouse.landing.pull.PAGE_MESSAGES", 2)
+    monkeypatch.setattr("lakehouse.landing.pull._DECODE_BYTES", 500)
     publish(*(play(number, number) for number in range(9)))
     (row,) = lake.read()
     assert row["rows"] == 9
@@ -494,7 +494,7 @@ def test_an_unreachable_broker_is_told(lake: Lake, monkeypatch: pytest.MonkeyPat
 def test_a_broker_that_is_away_for_a_while_is_waited_for(
     lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(subscription, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(pubsub, "_FIRST_PAUSE", 0.001)
     publish(play())
     away = [grpc.StatusCode.UNAVAILABLE] * 3
     broker.faults = Recorded(GetSubscription=away, Pull=away, Acknowledge=away)

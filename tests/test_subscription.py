@@ -19,10 +19,10 @@ from recorded import Clock, Recorded
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.errors import SourceError
+from lakehouse.landing.brokers import pubsub
+from lakehouse.landing.brokers.pubsub import MAX_ACK_IDS, Leases, Page, SubscriptionReader
 from lakehouse.sandbox.broker import Broker
 from lakehouse.schemas import DELIVERED
-from lakehouse.sources import subscription
-from lakehouse.sources.subscription import MAX_ACK_IDS, Leases, Page, SubscriptionReader
 
 SHORT = 0.05
 """Seconds; how long an empty subscription is waited for."""
@@ -190,7 +190,7 @@ def test_many_acknowledgements_go_in_requests_of_allowed_size(
 ) -> None:
     """Pub/Sub refuses a request over 512 KiB; an ack id has up to 200 bytes."""
     assert MAX_ACK_IDS * 200 < 512 * 1024
-    monkeypatch.setattr(subscription, "MAX_ACK_IDS", 2)
+    monkeypatch.setattr(pubsub, "MAX_ACK_IDS", 2)
     faults = broker.faults = Recorded()
     reader.acknowledge(f"{SUBSCRIPTION}:{number}" for number in range(5))
     assert faults.calls == ["Acknowledge"] * 3
@@ -211,7 +211,7 @@ PASSING = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
 
 @pytest.fixture
 def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(subscription, "_FIRST_PAUSE", 0.001)
+    monkeypatch.setattr(pubsub, "_FIRST_PAUSE", 0.001)
 
 
 @pytest.mark.usefixtures("_no_pauses")

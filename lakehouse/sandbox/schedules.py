@@ -26,6 +26,9 @@ from lakehouse import failpoints, hours, ingest
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.ingest import Batch, TopicIngest
+from lakehouse.landing.brokers import pubsub
+from lakehouse.landing.segments import Slot
+from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel, DirectError
@@ -33,10 +36,7 @@ from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.sandbox.invariants import Expected, violations
 from lakehouse.schemas import FACTS
 from lakehouse.seal import seal_due
-from lakehouse.sources import subscription
 from lakehouse.sources.frontier import MonitoringFrontier
-from lakehouse.sources.pubsub import SegmentStream, source_options
-from lakehouse.sources.segments import Slot
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import folders_of, ledger_table, open_table, table_exists
 from lakehouse.topics import Slots, Topic, topic_from
@@ -658,10 +658,10 @@ def write_suites(folder: Path) -> None:
 def _in_a_hurry(broker: Broker) -> Iterator[None]:
     """Calls reach the broker directly, pauses are short, and what happens every many batches happens every few."""
     hurried: dict[tuple[Any, str], Any] = {
-        (subscription, "_channel"): lambda _: DirectChannel(broker),
-        (subscription, "_FIRST_PAUSE"): 0.0005,
-        (subscription, "_LONGEST_PAUSE"): 0.001,
-        (subscription, "MAX_ACK_IDS"): 3,
+        (pubsub, "_channel"): lambda _: DirectChannel(broker),
+        (pubsub, "_FIRST_PAUSE"): 0.0005,
+        (pubsub, "_LONGEST_PAUSE"): 0.001,
+        (pubsub, "MAX_ACK_IDS"): 3,
         (ingest, "SWEEP_EVERY"): 3,
     }
     before = {place: getattr(*place) for place in hurried}

@@ -10,7 +10,7 @@
     sink = messages.writeStream.format("delta").option("checkpointLocation", "gs://bucket/plays/checkpoint")
     sink.trigger(processingTime="10 seconds").start("gs://bucket/plays/table")
 
-`lakehouse.sources.pubsub.PubSubSource` has to be registered first: `spark.dataSource.register(PubSubSource)`. Rows have
+`lakehouse.landing.source.PubSubSource` has to be registered first: `spark.dataSource.register(PubSubSource)`. Rows have
 bronze's columns without `hour`. Give a trigger: each one is an epoch, also when there is nothing to read.
 `max_messages`, `max_bytes`, `max_pull` and `dry_after` may be given as in `conf/`, and `storage` with delta-rs' options
 as JSON.
@@ -33,8 +33,8 @@ import pyarrow.parquet as pq
 
 from lakehouse.config import Ingest, topic_of
 from lakehouse.errors import SourceError
+from lakehouse.landing.segments import Manifest, listed_manifests, manifest_path, read_manifest
 from lakehouse.schemas import segment_schema
-from lakehouse.sources.segments import Manifest, listed_manifests, manifest_path, read_manifest
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.topics import Topic
 
@@ -122,6 +122,6 @@ def _required(options: Mapping[str, str], key: str, expected: str) -> str:
             'format("pubsub") with option("read", "messages")',
             found=f"no option {key!r}",
             expected=expected,
-            next_step="Give it with .option(…); see lakehouse/sources/messages.py.",
+            next_step="Give it with .option(…); see lakehouse/landing/messages.py.",
         )
     return str(options[key])

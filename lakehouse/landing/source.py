@@ -19,9 +19,9 @@ from pyspark.sql.types import StructType
 
 from lakehouse.config import Ingest
 from lakehouse.hours import Hour
+from lakehouse.landing.messages import Segments, source_options_of, topic_named
+from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.schemas import FACTS, segment_schema
-from lakehouse.sources.messages import Segments, source_options_of, topic_named
-from lakehouse.sources.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.spark.workers import spare_next_task
 from lakehouse.store.bronze_log import IngestState, newest_state
 from lakehouse.store.files import Storage, storage_for
@@ -117,7 +117,7 @@ class SegmentStream(DataSourceStreamReader):
 
     def _pulled(self, storage: Storage, slot: Slot, check: Callable[[], None] = lambda: None) -> Manifest:
         # Pub/Sub's client takes 11 MiB, which a process that only plans need not have: there is one for each topic.
-        from lakehouse.sources.pull import pulled
+        from lakehouse.landing.pull import pulled
 
         return pulled(self._topic, self._ingest, storage, slot, check)
 

@@ -15,8 +15,8 @@ from pyspark import TaskContext
 from lakehouse import failpoints
 from lakehouse.config import Ingest
 from lakehouse.errors import UnknownOutcomeError
-from lakehouse.sources.segments import Manifest, SegmentWriter, Slot, manifest_path, read_manifest
-from lakehouse.sources.subscription import PAGE_MESSAGES, Asked, Leases, Page, SubscriptionReader
+from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, Asked, Leases, Page, SubscriptionReader
+from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, manifest_path, read_manifest
 from lakehouse.store.files import Storage
 from lakehouse.topics import Topic
 
