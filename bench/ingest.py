@@ -36,10 +36,10 @@ from bench.measuring import core_seconds, is_java, is_python, resident_bytes
 from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
-from lakehouse.ingest import TopicIngest
+from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest.supervisor import started
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.source import FORMAT, PubSubSource
-from lakehouse.running import started
 from lakehouse.schemas import DELIVERED
 from lakehouse.spark.session import spark_session
 from lakehouse.store.tables import open_table

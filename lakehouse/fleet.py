@@ -14,10 +14,10 @@ from deltalake import DeltaTable
 from deltalake.exceptions import TableNotFoundError
 
 from lakehouse import hours
-from lakehouse.closing import OpenHour
 from lakehouse.config import Config, Settings, model_of, topic_of, values_of
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.hours import Hour
+from lakehouse.ingest.closing import OpenHour
 from lakehouse.store.bronze_log import IngestState, ingest_commits
 from lakehouse.store.ledger import Entry, History, Ledger
 from lakehouse.store.tables import folders_of, open_table

@@ -18,9 +18,9 @@ import pytest
 import yaml
 
 from lakehouse import experiments
-from lakehouse.closing import Frontier
 from lakehouse.config import Config, load
-from lakehouse.ingest import TopicIngest
+from lakehouse.ingest.closing import Frontier
+from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.segments import SegmentWriter, manifest_path
 from lakehouse.landing.source import facts
 from lakehouse.mirrors.stage import mirror_due

@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse import hours
-from lakehouse.closing import OpenHour
 from lakehouse.config import Settings
+from lakehouse.ingest.closing import OpenHour
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import IngestState, commit_batch, ingest_commits, newest_state, segments_in_log
 from lakehouse.store.tables import ConflictError, DataFile, bronze_table, commit, folders_of, open_table

@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse import hours
-from lakehouse.buckets import bucket_of
+from lakehouse.ingest.buckets import bucket_of
 
 HOURS = st.integers(-500_000, 1_000_000).map(hours.from_ordinal)
 

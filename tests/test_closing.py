@@ -11,7 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse import hours
-from lakehouse.closing import (
+from lakehouse.hours import Hour
+from lakehouse.ingest.closing import (
     MAX_CLOSES_PER_BATCH,
     Decision,
     Frontier,
@@ -21,7 +22,6 @@ from lakehouse.closing import (
     decide,
     watermark,
 )
-from lakehouse.hours import Hour
 from lakehouse.topics import Topic, topic_from
 
 FIVE = "2026-11-23T05"

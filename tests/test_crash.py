@@ -19,7 +19,7 @@ import pytest
 from google.pubsub_v1 import types
 
 from lakehouse import failpoints
-from lakehouse.ingest import Fact, TopicIngest
+from lakehouse.ingest.query import Fact, TopicIngest
 from lakehouse.sandbox import crash, lives, schedules
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel

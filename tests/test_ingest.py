@@ -25,14 +25,15 @@ from subscribing import (
     subscribed_broker,
 )
 
-from lakehouse import failpoints, fleet, hours, ingest, running
-from lakehouse.closing import Frontier
+from lakehouse import failpoints, fleet, hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
-from lakehouse.ingest import Batch, Fact, TopicIngest
+from lakehouse.ingest.closing import Frontier
+from lakehouse.ingest.query import Batch, Fact, TopicIngest, supervisor
+from lakehouse.ingest.query import query as ingest
+from lakehouse.ingest.supervisor import run_until_stopped
 from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
 from lakehouse.landing.source import SegmentStream, source_options
-from lakehouse.running import run_until_stopped
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
@@ -875,7 +876,7 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
     config: Config, live: Broker, spark: SparkSession, topic_with: Callable[..., Topic], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two topics of one application: the other one delivers meanwhile, and nothing is lost."""
-    monkeypatch.setattr(running, "_FIRST_PAUSE", timedelta(seconds=1))
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", timedelta(seconds=1))
     skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
     both = replace(config, topics={**config.topics, "skips": skips})
     create_subscription(skips.subscription)

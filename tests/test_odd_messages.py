@@ -17,7 +17,7 @@ from subscribing import SUBSCRIPTION, TOPIC
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.errors import SourceError
-from lakehouse.ingest import TopicIngest
+from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.segments import Slot
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.sandbox.broker import Broker

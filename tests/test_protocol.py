@@ -33,9 +33,9 @@ from small_model import (
     moved,
 )
 
-from lakehouse import failpoints, ingest
+from lakehouse import failpoints
 from lakehouse.errors import StaleDriverError
-from lakehouse.ingest import TopicIngest
+from lakehouse.ingest.query import TopicIngest, query
 from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.source import SegmentStream
 from lakehouse.sandbox import schedules
@@ -379,7 +379,7 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
     told: list[str] = []
     player, stays = None, chance.choice([0, 0.5, 0.8])
     with schedules._in_a_hurry(turns.world.broker):
-        ingest.SWEEP_EVERY = 1  # as in the model; set back with the rest of the hurry
+        query.SWEEP_EVERY = 1  # as in the model; set back with the rest of the hurry
         for each in planned:
             turns.add(each, most=chance.choice([1, 2, 50]))
         while living := [player for player in turns.players if not player.has_ended]:

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from subscribing import create_subscription, subscribed_broker
 
-from lakehouse import fleet, running
+from lakehouse import fleet
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SourceError, StaleDriverError
-from lakehouse.ingest import Batch, TopicIngest
-from lakehouse.running import run_until_stopped, started
+from lakehouse.ingest.query import Batch, TopicIngest, supervisor
+from lakehouse.ingest.supervisor import run_until_stopped, started
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import folders_of, open_table, table_exists
 from lakehouse.topics import Topic
@@ -58,8 +58,8 @@ def config(config: Config, topic_with: Callable[..., Topic]) -> Config:
 @pytest.fixture
 def claimed(config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TopicIngest]:
     """A topic that ingest has claimed; nothing waits long."""
-    monkeypatch.setattr(running, "_POLL_SECONDS", 0.001)
-    monkeypatch.setattr(running, "_FIRST_PAUSE", timedelta(milliseconds=1))
+    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", timedelta(milliseconds=1))
 
     def claim(name: str, run: str = "one") -> TopicIngest:
         ingest = TopicIngest(config.topic(name), config, run=run)
@@ -80,7 +80,7 @@ def test_topics_that_cannot_be_read_or_opened_hold_up_no_other(
     (damaged / "00000000000000000000.json").write_text("no commit")
     with subscribed_broker(monkeypatch):
         create_subscription(stops.subscription)
-        ready, failures = running.opened(TopicIngest(topic, config, run="one") for topic in config.topics.values())
+        ready, failures = supervisor.opened(TopicIngest(topic, config, run="one") for topic in config.topics.values())
     assert [ingest.name for ingest in ready] == ["plays"]
     assert {ingest.name: type(error) for ingest, error in failures.items()} == {
         "skips": SourceError,
@@ -113,7 +113,7 @@ class Starting:
 def test_no_more_queries_are_starting_than_there_are_cores(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty planners at once take longer to come up than Spark waits for any of them."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(running, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
     begun: list[Starting] = []
     starting: list[int] = []
 
@@ -134,7 +134,7 @@ def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
     config: Config, monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
     """On a busy machine; a planner that cannot start at all must not be tried for ever."""
-    monkeypatch.setattr(running, "_POLL_SECONDS", 0.001)
+    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
     begun: list[Starting] = []
 
     def start(ingest: TopicIngest) -> Starting:
@@ -305,13 +305,13 @@ def test_pauses_grow_while_a_topic_fails_and_are_short_again_after_a_batch(
 ) -> None:
     """A subscription that is gone for a week is asked for every few minutes."""
     plays = claimed("plays")
-    topics = running._Topics({}, {plays: DENIED})
+    topics = supervisor._Topics({}, {plays: DENIED})
     for _ in range(30):
         topics._fail(plays, DENIED)
-    assert topics._pauses[plays] == running._LONGEST_PAUSE
+    assert topics._pauses[plays] == supervisor._LONGEST_PAUSE
     topics.running[plays] = Query(plays)  # type: ignore[assignment]
     topics.look()
-    assert topics._pauses[plays] == running._LONGEST_PAUSE
+    assert topics._pauses[plays] == supervisor._LONGEST_PAUSE
     plays.last_batch = DONE
     topics.look()
     assert plays not in topics._pauses

@@ -22,10 +22,11 @@ import pyarrow as pa
 from google.cloud.monitoring_v3 import types as monitoring
 from google.pubsub_v1 import types
 
-from lakehouse import failpoints, hours, ingest
+from lakehouse import failpoints, hours
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.ingest import Batch, TopicIngest
+from lakehouse.ingest.frontier import MonitoringFrontier
+from lakehouse.ingest.query import Batch, TopicIngest, query
 from lakehouse.landing.brokers import pubsub
 from lakehouse.landing.segments import Slot
 from lakehouse.landing.source import SegmentStream, source_options
@@ -36,7 +37,6 @@ from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.sandbox.invariants import Expected, violations
 from lakehouse.schemas import FACTS
 from lakehouse.seal import seal_due
-from lakehouse.sources.frontier import MonitoringFrontier
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import folders_of, ledger_table, open_table, table_exists
 from lakehouse.topics import Slots, Topic, topic_from
@@ -662,7 +662,7 @@ def _in_a_hurry(broker: Broker) -> Iterator[None]:
         (pubsub, "_FIRST_PAUSE"): 0.0005,
         (pubsub, "_LONGEST_PAUSE"): 0.001,
         (pubsub, "MAX_ACK_IDS"): 3,
-        (ingest, "SWEEP_EVERY"): 3,
+        (query, "SWEEP_EVERY"): 3,
     }
     before = {place: getattr(*place) for place in hurried}
     for (module, name), value in hurried.items():

@@ -14,8 +14,8 @@ from typing import Any
 from deltalake import DeltaTable
 
 from lakehouse import hours
-from lakehouse.closing import OpenHour
 from lakehouse.hours import Hour
+from lakehouse.ingest.closing import OpenHour
 from lakehouse.store.tables import DataFile, commit, metadata_of_commits
 
 INGEST = "ingest"

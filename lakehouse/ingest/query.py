@@ -19,8 +19,11 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import failpoints, hours
-from lakehouse.buckets import bucket_of
-from lakehouse.closing import (
+from lakehouse.config import Config, Settings
+from lakehouse.durations import written
+from lakehouse.errors import SourceError, StaleDriverError
+from lakehouse.ingest.buckets import bucket_of
+from lakehouse.ingest.closing import (
     ClosedHour,
     Condition,
     Decision,
@@ -31,14 +34,11 @@ from lakehouse.closing import (
     decide,
     watermark,
 )
-from lakehouse.config import Config, Settings
-from lakehouse.durations import written
-from lakehouse.errors import SourceError, StaleDriverError
+from lakehouse.ingest.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.segments import listed_manifests, read_manifest, stored_manifests
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
 from lakehouse.landing.source import facts as facts_of
-from lakehouse.sources.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import IngestState, Segment
 from lakehouse.store.files import storage_for

@@ -16,7 +16,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse.durations import written
 from lakehouse.errors import LakehouseError, SourceError, StaleDriverError
-from lakehouse.ingest import TopicIngest
+from lakehouse.ingest.query import TopicIngest
 
 log = logging.getLogger(__name__)
 
