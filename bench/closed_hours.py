@@ -19,7 +19,7 @@ from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.hours import Hour
 from lakehouse.schemas import segment_schema
-from lakehouse.seal import Sealer
+from lakehouse.seal.stage import Sealer
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import IngestState, commit_batch
 from lakehouse.store.ledger import Ledger

@@ -24,7 +24,7 @@ from pyspark.sql import functions as F
 from bench.closed_hours import Lake, closed_hour, hours_behind, settings_of
 from bench.measuring import best, peak_memory, seconds_of
 from bench.report import Report
-from lakehouse.seal import Sealer
+from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
 
 BUILD = Path("build/bench/seal")

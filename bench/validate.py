@@ -24,7 +24,7 @@ from bench.measuring import best, seconds_of
 from bench.report import Report
 from lakehouse import experiments, gate
 from lakehouse.config import Config
-from lakehouse.seal import Sealer
+from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import files_of_hour, folders_of, open_table

@@ -26,7 +26,7 @@ from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import opened, run_until_stopped, started
 from lakehouse.maintain import maintained
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.seal import seal_due
+from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic
 from lakehouse.validate import suite_of, validate_due

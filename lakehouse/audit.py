@@ -18,11 +18,11 @@ import pyarrow.parquet as pq
 
 from lakehouse import hours
 from lakehouse.config import Config
-from lakehouse.dedup import ADDRESS
-from lakehouse.deliveries import Deliveries
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.hours import Hour
 from lakehouse.schemas import TIMESTAMP
+from lakehouse.seal.dedup import ADDRESS
+from lakehouse.seal.deliveries import Deliveries
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.store.files import Storage, storage_for

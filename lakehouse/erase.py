@@ -26,11 +26,11 @@ from sqlglot import exp
 from lakehouse import hours
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
-from lakehouse.copying import Copied, sealed_columns, write_silver
 from lakehouse.errors import LakehouseError
 from lakehouse.hours import Hour
 from lakehouse.schemas import sealed_schema, silver_schema
-from lakehouse.seal import app_of, newest_seal
+from lakehouse.seal.copying import Copied, sealed_columns, write_silver
+from lakehouse.seal.stage import app_of, newest_seal
 from lakehouse.store import bronze_log, parquet
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.holds import holds_for

@@ -18,7 +18,7 @@ from lakehouse.config import Config
 from lakehouse.durations import written
 from lakehouse.hours import Hour
 from lakehouse.landing.segments import listed_manifests, read_manifest, stored_manifests
-from lakehouse.seal import SEAL
+from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import newest_state, segment_of, segments_in_log
 from lakehouse.store.files import Stored, storage_for
 from lakehouse.store.holds import holds_for

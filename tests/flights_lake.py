@@ -27,7 +27,7 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
 from lakehouse.schemas import DELIVERED
-from lakehouse.seal import seal_due
+from lakehouse.seal.stage import seal_due
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic

@@ -16,7 +16,7 @@ from lakehouse import hours
 from lakehouse.config import Config, Settings
 from lakehouse.hours import Hour
 from lakehouse.schemas import segment_schema
-from lakehouse.seal import Sealer, SparkOrNone
+from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import (

@@ -12,9 +12,9 @@ from hypothesis import given
 from hypothesis import settings as given_with
 from hypothesis import strategies as st
 
-from lakehouse import dedup
-from lakehouse.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.schemas import TIMESTAMP
+from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
+from lakehouse.seal.stage import dedup
 from lakehouse.store.parquet import FILE, ROW
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

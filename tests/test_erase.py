@@ -18,7 +18,7 @@ from lakehouse.config import Config, Settings
 from lakehouse.erase import Erasure, erase
 from lakehouse.errors import LakehouseError
 from lakehouse.maintain import maintained
-from lakehouse.seal import newest_seal
+from lakehouse.seal.stage import newest_seal
 from lakehouse.store import bronze_log
 from lakehouse.store.tables import files, files_of_hour
 from lakehouse.topics import Topic

@@ -106,10 +106,10 @@ def test_words_know_neither_spark_nor_tables(part: str) -> None:
         ("lakehouse/hours.py", "from lakehouse import config"),
         ("lakehouse/ingest/closing.py", "import lakehouse.store.ledger as ledger"),
         ("lakehouse/store/tables.py", "def lazily():\n    from lakehouse import seal"),
-        ("lakehouse/seal.py", "from . import ingest"),
+        ("lakehouse/seal/stage.py", "from . import ingest"),
         ("lakehouse/mirrors/folder.py", "from ..seal import seal_hour"),
-        ("lakehouse/seal.py", "from lakehouse.landing.segments import Segment"),
-        ("lakehouse/seal.py", "from lakehouse import gate"),
+        ("lakehouse/seal/stage.py", "from lakehouse.landing.segments import Segment"),
+        ("lakehouse/seal/stage.py", "from lakehouse import gate"),
         ("lakehouse/landing/source.py", "from lakehouse.ingest.query import run"),
         ("lakehouse/fleet.py", "from lakehouse.sandbox.broker import Broker"),
         ("lakehouse/sandbox/demo.py", "from lakehouse.cli import main"),
@@ -128,7 +128,7 @@ def test_an_import_up_or_across_is_found(file: str, source: str) -> None:
         ("lakehouse/validate.py", "from lakehouse.gate import gated"),
         ("lakehouse/mirrors/folder.py", "from lakehouse.mirrors import Mirror\nfrom . import hive"),
         ("lakehouse/cli.py", "from lakehouse import fleet, validate\nfrom lakehouse.sandbox.broker import serve"),
-        ("jobs/seal.py", "from lakehouse.seal import run"),
+        ("jobs/seal.py", "from lakehouse.seal.stage import run"),
     ],
 )
 def test_an_import_down_or_of_ones_own_is_fine(file: str, source: str) -> None:

@@ -23,7 +23,7 @@ from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
-from lakehouse.seal import seal_due
+from lakehouse.seal.stage import seal_due
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import files, files_of_hour, folders_of, ledger_table, open_table
 

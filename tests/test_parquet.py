@@ -9,8 +9,8 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from lakehouse.copying import packed, pieces_of
 from lakehouse.schemas import segment_schema
+from lakehouse.seal.copying import packed, pieces_of
 from lakehouse.store import parquet
 from lakehouse.store.parquet import FILE, ROW
 from lakehouse.topics import Topic
@@ -76,7 +76,7 @@ def test_the_named_columns_are_those_of_the_file(topic: Topic, tmp_path: Path) -
 )
 def test_pieces_fill_files_of_the_target_size(sizes: list[int], target: int, expected: list[int]) -> None:
     """In their order; a row group larger than the target is a file of its own."""
-    from lakehouse.copying import Piece
+    from lakehouse.seal.copying import Piece
 
     pieces = [Piece("file", number, 1, size) for number, size in enumerate(sizes)]
     groups = list(packed(pieces, target))

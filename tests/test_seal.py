@@ -21,7 +21,7 @@ from lakehouse import failpoints, hours
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import LakeError, SealError
-from lakehouse.seal import app_of, newest_seal, seal_due
+from lakehouse.seal.stage import app_of, newest_seal, seal_due
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.tables import commit, files_of_hour
 from lakehouse.topics import Topic
@@ -244,8 +244,8 @@ def test_fields_that_the_topic_gained_are_null_in_older_rows(
 
 def test_members_gained_within_lists_and_maps_are_null(topic_with: Callable[..., Topic]) -> None:
     """The rows of a batch need not be the first of their list."""
-    from lakehouse.copying import sealed_columns
     from lakehouse.schemas import sealed_schema, segment_schema
+    from lakehouse.seal.copying import sealed_columns
 
     old = topic_with(fields={"tags": "array<struct<k: string>>", "by": "map<string, struct<k: string>>"})
     new = topic_with(

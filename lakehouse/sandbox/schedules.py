@@ -36,7 +36,7 @@ from lakehouse.sandbox.direct import DirectChannel, DirectError
 from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.sandbox.invariants import Expected, violations
 from lakehouse.schemas import FACTS
-from lakehouse.seal import seal_due
+from lakehouse.seal.stage import seal_due
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import folders_of, ledger_table, open_table, table_exists
 from lakehouse.topics import Slots, Topic, topic_from

@@ -15,10 +15,10 @@ from pyspark.sql import SparkSession
 
 from lakehouse import failpoints
 from lakehouse.config import Config, Settings
-from lakehouse.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
-from lakehouse.deliveries import Deliveries
 from lakehouse.errors import LakeError, SealError
 from lakehouse.hours import Hour
+from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
+from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Entry, Ledger

@@ -13,9 +13,9 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from lakehouse import hours
-from lakehouse.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.hours import Hour
 from lakehouse.schemas import TIMESTAMP
+from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.store import parquet
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.parquet import FILE, ROW
