@@ -22,15 +22,14 @@ from pyspark.sql import SparkSession
 from bench.closed_hours import HOUR, Lake, closed_hour, record_closes, settings_of
 from bench.measuring import best, seconds_of
 from bench.report import Report
-from lakehouse import experiments, gate
 from lakehouse.config import Config
 from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import files_of_hour, folders_of, open_table
-from lakehouse.suites import parameters_of
 from lakehouse.topics import Topic
-from lakehouse.validate import _ledger, suite_of, validate_hour
+from lakehouse.validate.stage import _ledger, gx, mlflow_runs, suite_of, validate_hour
+from lakehouse.validate.suites import parameters_of
 
 BUILD = Path("build/bench/validate")
 SMALL_ROWS = 1_000
@@ -68,7 +67,7 @@ def main() -> int:
     rows: int = arguments.parse_args().rows
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
-    experiments.note = lambda *_: None
+    mlflow_runs.note = lambda *_: None
     report = Report("validate")
     spark = spark_session(settings_of(BUILD, "none"), "bench validate")
     spark.sparkContext.setLogLevel("ERROR")
@@ -150,7 +149,7 @@ def _ordinary(config: Config, spark: SparkSession) -> None:
     engine = SparkDFExecutionEngine(spark=spark, batch_data_dict={"hour": rows})
     expected = suite_of(topic, config).of_hour(parameters_of(HOUR, sum(file.rows for file in files)))
     assert len(expected) == 10
-    findings = gate._findings(expected, engine, {"result_format": "BASIC"})
+    findings = gx._findings(expected, engine, {"result_format": "BASIC"})
     assert all(finding.success for finding in findings)
 
 

@@ -29,7 +29,7 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic
-from lakehouse.validate import suite_of, validate_due
+from lakehouse.validate.stage import suite_of, validate_due
 
 log = logging.getLogger("lakehouse")
 

@@ -203,7 +203,7 @@ def failing(
     """The rows of a sealed hour that break an expectation, looked up in silver."""
     config = load(context.obj)
     named, wanted = config.topic(topic), _hour(hour)
-    from lakehouse import validate
+    from lakehouse.validate.stage import stage as validate
 
     finding = validate.failing(named, config, wanted, expectation, limit)
     if as_json:
@@ -367,7 +367,7 @@ def release(
     """Let an invalid hour go to its mirrors as it is."""
     config = load(context.obj)
     named, wanted, why, person = config.topic(topic), _hour(hour), _reason(reason), _person(by)
-    from lakehouse import validate
+    from lakehouse.validate.stage import stage as validate
 
     validate.release(named, config, wanted, why, person)
     _confirm(
@@ -531,8 +531,8 @@ def _closed_already(topic: str, hour: Hour) -> LakehouseError:
 
 def _complaint(name: str, config: Config) -> str | None:
     """What is wrong with a topic's suite or the configuration of its mirrors; no mirror is opened for it."""
-    from lakehouse import validate
     from lakehouse.mirrors import catalogue
+    from lakehouse.validate.stage import stage as validate
 
     topic = config.topic(name)
     try:

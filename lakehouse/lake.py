@@ -20,7 +20,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from lakehouse import experiments, fleet, models
+from lakehouse import fleet
 from lakehouse.config import Config, load
 from lakehouse.explain import Explanation, explained
 from lakehouse.hours import Hour, parsed
@@ -30,7 +30,8 @@ from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import as_it_was, files, folders_of, open_table
 from lakehouse.topics import Topic
-from lakehouse.volume import Model
+from lakehouse.validate.stage import mlflow_runs, volume_models
+from lakehouse.validate.volume import Model
 
 if TYPE_CHECKING:
     from duckdb import DuckDBPyRelation
@@ -144,7 +145,7 @@ class Lake:
         """The verdicts' MLflow runs, newest first; none when no server is configured or it has none yet."""
         import pandas as pd
 
-        return pd.DataFrame(experiments.runs(self.config.settings))
+        return pd.DataFrame(mlflow_runs.runs(self.config.settings))
 
 
 @dataclass(frozen=True)
@@ -220,7 +221,7 @@ class TopicLake:
 
     def usual(self) -> Model | None:
         """The model of what an hour usually holds; None before there is one."""
-        return models.current(self.name, self._config.settings)
+        return volume_models.current(self.name, self._config.settings)
 
     @property
     def _folders(self) -> Any:

@@ -12,7 +12,7 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lakehouse import fleet, hours, models
+from lakehouse import fleet, hours
 from lakehouse.config import Config
 from lakehouse.explain import Explanation, explained
 from lakehouse.fleet import HourStatus, Standing
@@ -23,7 +23,8 @@ from lakehouse.pages.lake import HourLine, Line, index, topic_page
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
-from lakehouse.volume import ROWS, Model
+from lakehouse.validate.stage import volume_models
+from lakehouse.validate.volume import ROWS, Model
 
 SHOWN_HOURS = 72
 _READERS = 8
@@ -120,7 +121,7 @@ def _written(
     if view.standing is None:
         return {}
     name = view.topic.name
-    model = models.current(name, config.settings)
+    model = volume_models.current(name, config.settings)
     results = storage_for(folders_of(config.settings, name).reports, config.settings.storage_options)
     keys: dict[str, str] = {}
     for place, row in enumerate(view.rows):

@@ -17,7 +17,6 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from lakehouse import experiments
 from lakehouse.config import Config, load
 from lakehouse.ingest.closing import Frontier
 from lakehouse.ingest.query import TopicIngest
@@ -31,7 +30,7 @@ from lakehouse.seal.stage import seal_due
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
-from lakehouse.validate import validate_due
+from lakehouse.validate.stage import mlflow_runs, validate_due
 
 HOUSE = Path(__file__).parent.parent
 DIRTY = "flight_landed"
@@ -58,7 +57,7 @@ def shared_lake() -> FlightsLake:
     folder = Path(mkdtemp(prefix="flights-"))
     atexit.register(rmtree, folder, ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(experiments, "log_soon", lambda topic_name, settings: None)
+        patch.setattr(mlflow_runs, "log_soon", lambda topic_name, settings: None)
         return flights_lake(folder, 8)
 
 

@@ -218,7 +218,7 @@ def gx():
         warnings.simplefilter("ignore", DeprecationWarning)  # its own imports', not ours
         import great_expectations
 
-        import lakehouse.usual  # noqa: F401 - our own expectation; importing it tells Great Expectations
+        import lakehouse.validate.volume_expectation  # noqa: F401 - our own expectation; importing it tells Great Expectations
 
     return great_expectations
 

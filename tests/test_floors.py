@@ -125,7 +125,7 @@ def test_an_import_up_or_across_is_found(file: str, source: str) -> None:
     [
         ("lakehouse/config.py", "from lakehouse import __version__\nfrom lakehouse.topics import Topic"),
         ("lakehouse/ingest/query.py", "from lakehouse.landing.source import PubSubSource"),
-        ("lakehouse/validate.py", "from lakehouse.gate import gated"),
+        ("lakehouse/validate/stage.py", "from lakehouse.validate.gx import gated"),
         ("lakehouse/mirrors/folder.py", "from lakehouse.mirrors import Mirror\nfrom . import hive"),
         ("lakehouse/cli.py", "from lakehouse import fleet, validate\nfrom lakehouse.sandbox.broker import serve"),
         ("jobs/seal.py", "from lakehouse.seal.stage import run"),

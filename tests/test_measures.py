@@ -11,10 +11,10 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse import gate
-from lakehouse.gate import Finding
-from lakehouse.measures import Scan
-from lakehouse.suites import Expectation
+from lakehouse.validate.gx import Finding
+from lakehouse.validate.metrics import Scan
+from lakehouse.validate.stage import gx
+from lakehouse.validate.suites import Expectation
 
 START = datetime(2026, 11, 23, 5, tzinfo=UTC)
 SCHEMA = pa.schema(
@@ -152,19 +152,19 @@ def ours(expectations: list[Expectation], table: pa.Table) -> list[Finding]:
     def refuse(rest: Any) -> list[Finding]:
         raise AssertionError(f"not measured: {[(each.type, each.kwargs) for each in rest]}")
 
-    return gate.findings_in_scan(expectations, SCHEMA, scan_of(table), refuse)[0]
+    return gx.findings_in_scan(expectations, SCHEMA, scan_of(table), refuse)[0]
 
 
 def by_gx_on_spark(
     expectations: list[Expectation], table: pa.Table, spark: SparkSession, with_examples: bool
 ) -> list[Finding]:
     """The ordinary way: everything asked of Great Expectations' own engine, with numbers and examples."""
-    gate._ready()
+    gx._ready()
     from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
 
     frame = spark.createDataFrame(table.to_pylist(), _spark_schema()).coalesce(1)
     engine = SparkDFExecutionEngine(spark=spark, persist=False, batch_data_dict={"hour": frame})
-    return gate._findings(expectations, engine, gate._DETAILS if with_examples else gate._OBSERVED)
+    return gx._findings(expectations, engine, gx._DETAILS if with_examples else gx._OBSERVED)
 
 
 def _spark_schema() -> Any:
@@ -176,7 +176,7 @@ def _spark_schema() -> Any:
 def comparable(finding: Finding, with_examples: bool) -> dict[str, Any]:
     """Of repeated values Spark names any 100 rows that break the rule: there it is only how many, and that they do."""
     examples = sorted(str(sorted(example.items(), key=str)) for example in finding.examples)
-    if len(examples) == gate.EXAMPLES and "unique" in finding.expectation.type:
+    if len(examples) == gx.EXAMPLES and "unique" in finding.expectation.type:
         examples = [str(len(examples))]
     return {
         "type": finding.expectation.type,
@@ -238,7 +238,7 @@ def test_what_sql_would_answer_otherwise_is_left_to_great_expectations(expectati
         asked.extend(rest)
         return [Finding(each, True) for each in rest]
 
-    gate.findings_in_scan([expectation], SCHEMA, scan_of(CLEAN), otherwise)
+    gx.findings_in_scan([expectation], SCHEMA, scan_of(CLEAN), otherwise)
     assert asked == [expectation]
 
 
@@ -251,7 +251,7 @@ def test_all_that_can_share_it_is_one_scan() -> None:
         return CLEAN.select(list(columns)).to_reader()
 
     holding = [each for each in MEASURED if each.kwargs.get("column") in ("n", "city", "event_id")]
-    findings, _ = gate.findings_in_scan(holding, SCHEMA, counted, lambda rest: [])
+    findings, _ = gx.findings_in_scan(holding, SCHEMA, counted, lambda rest: [])
     failed = [finding for finding in findings if not finding.success]
     assert scans[0] == ["city", "event_id", "n"]
     repeats = [each for each in holding if each.type == "expect_column_values_to_be_unique"]
@@ -262,12 +262,12 @@ def test_all_that_can_share_it_is_one_scan() -> None:
 
 def test_two_values_with_the_same_hash_are_not_one() -> None:
     """Repeats are sought among hashes; what is found is looked at in full before it is said of a row."""
-    from lakehouse import measures
+    from lakehouse.validate.stage import metrics
 
     table = pa.table({"event_id": ["a", "b", "c", "c"]})
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(measures, "_hashed", lambda columns: "hash(length(event_id))")
-        (finding,), _ = gate.findings_in_scan(
+        patch.setattr(metrics, "_hashed", lambda columns: "hash(length(event_id))")
+        (finding,), _ = gx.findings_in_scan(
             [expected("expect_column_values_to_be_unique", column="event_id")],
             table.schema,
             scan_of(table),

@@ -12,9 +12,9 @@ import pytest
 from flights_lake import FlightsLake, shared_lake
 from nbclient import NotebookClient
 
-from lakehouse import experiments
 from lakehouse.errors import LakeError
 from lakehouse.lake import Lake, open_lake
+from lakehouse.validate.stage import mlflow_runs
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 
@@ -25,7 +25,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarn
 def flights() -> FlightsLake:
     """Eight hours are more than what is ever open: there are sealed, skewed, invalid and mirrored hours."""
     lake = shared_lake()
-    experiments.log_due("weather_observed", lake.config.settings)
+    mlflow_runs.log_due("weather_observed", lake.config.settings)
     return lake
 
 

@@ -17,10 +17,11 @@ import pytest
 from flights_lake import DIRTY, FlightsLake, shared_lake
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lakehouse import hours, report_site, validate
+from lakehouse import hours, report_site
 from lakehouse.pages import charts
 from lakehouse.pages import lake as overview
 from lakehouse.pages.lake import STATES, Line
+from lakehouse.validate.stage import stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
@@ -35,7 +36,7 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 @pytest.fixture(scope="module")
 def lake() -> FlightsLake:
     lake = shared_lake()
-    validate.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[0], "counted by hand", "ann")
+    stage.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[0], "counted by hand", "ann")
     return lake
 
 
@@ -213,7 +214,7 @@ def test_a_second_build_draws_only_what_changed(site: Path, lake: FlightsLake) -
     """Run every few minutes over hundreds of topics, it must not draw weeks of unchanged hours again."""
     again = report_site.build(lake.config, str(site), NOW)
     assert (again.pages > 15, again.drawn) == (True, 0)
-    validate.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[-1], "seen", "bob")
+    stage.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[-1], "seen", "bob")
     assert report_site.build(lake.config, str(site), NOW).drawn == 1
 
 

@@ -14,14 +14,15 @@ import pyarrow.parquet as pq
 import pytest
 from pyspark.sql import SparkSession
 
-from lakehouse import experiments, failpoints, hours, validate
+from lakehouse import failpoints, hours
 from lakehouse.config import Config, Validate
 from lakehouse.errors import LakeError, SuiteError
-from lakehouse.gate import Finding
 from lakehouse.schemas import sealed_schema
 from lakehouse.store.ledger import Entry, Ledger
 from lakehouse.store.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
+from lakehouse.validate.gx import Finding
+from lakehouse.validate.stage import mlflow_runs, stage
 
 HOUR = "2026-11-23T05"
 Rows = list[dict[str, Any]]
@@ -114,8 +115,8 @@ class Lake:
         }
         self.ledger.record("sealed", hour, details | manifest)
 
-    def validate(self, spark: Any = None) -> list[validate.Verdict]:
-        return validate.validate_due(self.topic, self.config, spark, run="run")
+    def validate(self, spark: Any = None) -> list[stage.Verdict]:
+        return stage.validate_due(self.topic, self.config, spark, run="run")
 
     def last(self, state: str, hour: str = HOUR) -> Entry:
         entry = self.ledger.history().last(state, hour)
@@ -136,7 +137,7 @@ class Lake:
 @pytest.fixture
 def lake(topic: Topic, config: Config, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """A lake whose verdicts are noted for MLflow, and logged only by the tests that are about it."""
-    monkeypatch.setattr(experiments, "log_soon", lambda topic_name, settings: None)
+    monkeypatch.setattr(mlflow_runs, "log_soon", lambda topic_name, settings: None)
     lake = Lake(topic, config)
     lake.suite(EVERY, "_every_topic")
     lake.suite(PLAYS)
@@ -192,14 +193,14 @@ def test_what_breaks_an_expectation_is_listed_from_silver(lake: Lake) -> None:
     """A result keeps a hundred examples; who mends the source wants all of them, and may ask days later."""
     lake.seal(plays(300, user={number: "x" for number in range(150)}, n={7: -1}))
     lake.validate()
-    found = validate.failing(lake.topic, lake.config, HOUR, "column_values_to_match_regex", limit=1000)
+    found = stage.failing(lake.topic, lake.config, HOUR, "column_values_to_match_regex", limit=1000)
     assert (found.unexpected, len(found.examples), found.examples[149]) == (150, 150, {"event_id": "e149", "user": "x"})
     kept = json.loads(lake.report("json").read_text())["expectations"]
     assert [len(row["examples"]) for row in kept if row["column"] == "user"] == [100]
-    other = validate.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_between.n")
+    other = stage.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_between.n")
     assert other.examples == ({"event_id": "e7", "n": -1},)
     with pytest.raises(LakeError, match=r"2 expectations|one of expect_column_values_to_be_between\.n, "):
-        validate.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_nice")
+        stage.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_nice")
 
 
 def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake: Lake) -> None:
@@ -215,14 +216,14 @@ def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake
         ],
         "_every_topic",
     )
-    validate.check_suites(lake.topic, lake.config)
+    stage.check_suites(lake.topic, lake.config)
     late = hours.end_of(HOUR)
     lake.seal(plays(5, event_time={2: late, 3: late - timedelta(microseconds=1)}))
     (verdict,) = lake.validate()
     assert [example["event_id"] for finding in verdict.failed for example in finding.examples] == ["e2"]
     lake.suite([expectation("expect_table_row_count_to_equal", value={"$PARAMETER": "rows"})])
     with pytest.raises(SuiteError, match="the parameter 'rows'; expected one of hour,"):
-        validate.check_suites(lake.topic, lake.config)
+        stage.check_suites(lake.topic, lake.config)
 
 
 def test_a_result_says_how_late_the_events_were(lake: Lake) -> None:
@@ -310,12 +311,12 @@ def test_a_run_that_dies_after_the_report_is_done_again(lake: Lake, dies_at: Cal
 def test_two_runs_leave_one_verdict(lake: Lake) -> None:
     """A second run that judged the same hour in the meantime finds the first one's row."""
     lake.seal(plays(5))
-    judged: list[validate.Verdict] = []
+    judged: list[stage.Verdict] = []
 
     def meanwhile(step: str) -> None:
         if step == "hour judged, no verdict recorded":
             failpoints.watch(None)
-            judged.append(validate.validate_hour(lake.topic, lake.config, None, HOUR, run="other"))
+            judged.append(stage.validate_hour(lake.topic, lake.config, None, HOUR, run="other"))
 
     failpoints.watch(meanwhile)
     (verdict,) = lake.validate()
@@ -329,7 +330,7 @@ def test_a_verdict_and_its_page_stay_as_they_were(lake: Lake) -> None:
     lake.validate()
     before = lake.report("json").read_bytes()
     lake.suite([expectation("expect_column_values_to_be_null", column="n")])
-    looked = validate.validate_hour(lake.topic, lake.config, None, HOUR, run="again")
+    looked = stage.validate_hour(lake.topic, lake.config, None, HOUR, run="again")
     assert (looked.state, looked.is_recorded) == ("invalid", False)
     assert lake.report("json").read_bytes() == before
     assert lake.states() == ["closed", "sealed", "valid"]
@@ -350,7 +351,7 @@ def test_the_page_and_its_numbers_are_where_the_ledger_says(lake: Lake) -> None:
 def test_an_hour_that_is_not_sealed_cannot_be_judged(lake: Lake) -> None:
     """The files of an open hour are not there yet."""
     with pytest.raises(LakeError, match=r"2026-11-23T05: found the hour open; expected a sealed one"):
-        validate.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
+        stage.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
 
 
 def test_a_file_that_is_gone_is_no_verdict(lake: Lake) -> None:
@@ -379,7 +380,7 @@ def test_a_released_hour_goes_on(lake: Lake) -> None:
     """A person's word, with a reason that stays in the ledger, stands above the verdict."""
     lake.seal(plays(5, n={1: -1}))
     lake.validate()
-    validate.release(lake.topic, lake.config, HOUR, "known bug of player 4.2", "ann")
+    stage.release(lake.topic, lake.config, HOUR, "known bug of player 4.2", "ann")
     entry = lake.last("released")
     assert (entry.by, entry.details["reason"], entry.details["by"]) == (
         "release/test/ann",
@@ -392,14 +393,14 @@ def test_a_released_hour_goes_on(lake: Lake) -> None:
 def test_only_an_invalid_hour_can_be_released_and_only_once(lake: Lake) -> None:
     """A release that changes nothing would hide a mistyped hour."""
     lake.seal(plays(5, n={1: -1}))
-    with pytest.raises(validate.ReleaseError, match="found the hour sealed; expected an invalid one"):
-        validate.release(lake.topic, lake.config, HOUR, "because", "ann")
+    with pytest.raises(stage.ReleaseError, match="found the hour sealed; expected an invalid one"):
+        stage.release(lake.topic, lake.config, HOUR, "because", "ann")
     lake.validate()
-    with pytest.raises(validate.ReleaseError, match="no reason"):
-        validate.release(lake.topic, lake.config, HOUR, "  ", "ann")
-    validate.release(lake.topic, lake.config, HOUR, "because", "ann")
-    with pytest.raises(validate.ReleaseError, match="found the hour released"):
-        validate.release(lake.topic, lake.config, HOUR, "because", "ann")
+    with pytest.raises(stage.ReleaseError, match="no reason"):
+        stage.release(lake.topic, lake.config, HOUR, "  ", "ann")
+    stage.release(lake.topic, lake.config, HOUR, "because", "ann")
+    with pytest.raises(stage.ReleaseError, match="found the hour released"):
+        stage.release(lake.topic, lake.config, HOUR, "because", "ann")
 
 
 # --- suites --------------------------------------------------------------------------------------------------------
@@ -409,7 +410,7 @@ def test_a_topic_without_a_suite_is_told_to_write_one(lake: Lake) -> None:
     """No suite must not mean no check."""
     (lake.config.expectations / "plays.json").unlink()
     with pytest.raises(SuiteError, match=r"plays\.json: found no such file; expected the expectations .* Create it"):
-        validate.check_suites(lake.topic, lake.config)
+        stage.check_suites(lake.topic, lake.config)
     lake.seal(plays(2))
     with pytest.raises(SuiteError):
         lake.validate()
@@ -454,7 +455,7 @@ def test_a_suite_that_cannot_be_used_is_found_before_any_hour(
     """`lakehouse topics check` says where and what, before the first hour of a new topic stops at it."""
     lake.suite([*PLAYS, broken])
     with pytest.raises(SuiteError) as caught:
-        validate.check_suites(lake.topic, lake.config)
+        stage.check_suites(lake.topic, lake.config)
     assert "plays.json, expectation 5" in str(caught.value)
     assert complaint in str(caught.value)
 
@@ -464,21 +465,21 @@ def test_a_malformed_suite_is_named(lake: Lake, text: str) -> None:
     """A suite that was cut off must not pass as one that expects nothing."""
     (lake.config.expectations / "plays.json").write_text(text)
     with pytest.raises(SuiteError, match=r"plays\.json"):
-        validate.check_suites(lake.topic, lake.config)
+        stage.check_suites(lake.topic, lake.config)
 
 
 def test_a_sound_suite_passes_its_check(lake: Lake) -> None:
     """Whoever runs the check and sees nothing can rely on it."""
-    validate.check_suites(lake.topic, lake.config)
+    stage.check_suites(lake.topic, lake.config)
 
 
 def test_the_suites_hash_changes_with_what_they_demand_only(lake: Lake) -> None:
     """It says under which rules an hour was judged; a better note is no other rule."""
-    before = validate.suite_of(lake.topic, lake.config).hash
+    before = stage.suite_of(lake.topic, lake.config).hash
     lake.suite([{**item, "notes": "why"} for item in PLAYS])
-    assert validate.suite_of(lake.topic, lake.config).hash == before
+    assert stage.suite_of(lake.topic, lake.config).hash == before
     lake.suite(PLAYS[1:])
-    assert validate.suite_of(lake.topic, lake.config).hash != before
+    assert stage.suite_of(lake.topic, lake.config).hash != before
 
 
 # --- engines -------------------------------------------------------------------------------------------------------
@@ -505,15 +506,15 @@ def test_a_large_hour_gets_the_same_verdict_as_a_small_one(lake: Lake, spark: Sp
             expectation("expect_column_values_to_match_regex", column="user", regex="^(?!x)"),
         ]
     )
-    validate.check_suites(lake.topic, lake.config)
+    stage.check_suites(lake.topic, lake.config)
     rows = plays(30, n={7: -1, 8: None, 9: 3}, user={3: "x", 4: None}, track={9: None}, event_hour={5: "2026-11-23T06"})
     rows[11]["event_id"] = "e12"
     lake.seal(rows, rows=31)
     lake.seal(plays(20), "2026-11-23T06")
     sealed = [HOUR, "2026-11-23T06"]
-    small = [validate.validate_hour(lake.topic, lake.config, None, hour, run="run") for hour in sealed]
+    small = [stage.validate_hour(lake.topic, lake.config, None, hour, run="run") for hour in sealed]
     large = lake.with_settings(validation=Validate(small_rows=0))
-    by_spark = [validate.validate_hour(lake.topic, large.config, lambda: spark, hour, run="run") for hour in sealed]
+    by_spark = [stage.validate_hour(lake.topic, large.config, lambda: spark, hour, run="run") for hour in sealed]
     assert [verdict.rows for verdict in by_spark] == [30, 20]
     for one, other in zip(small, by_spark, strict=True):
         assert (one.state, one.rows) == (other.state, other.rows)
@@ -530,8 +531,8 @@ def test_files_read_by_path_and_as_batches_are_the_same_rows(lake: Lake, monkeyp
     """Where the lake is a bucket DuckDB is handed batches: what it finds must not depend on it."""
     lake.seal(plays(30, n={7: -1, 8: None}, user={3: "x", 4: None}, track={9: None}))
     (by_path,) = lake.validate()
-    monkeypatch.setattr(validate._Sealed, "scan", validate._Sealed.batches)
-    by_batches = validate.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
+    monkeypatch.setattr(stage._Sealed, "scan", stage._Sealed.batches)
+    by_batches = stage.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
     assert by_path.findings == by_batches.findings
     assert [finding.unexpected for finding in by_path.failed] == [1, 1, 1]
 
@@ -559,11 +560,11 @@ def test_every_verdict_has_one_run_in_mlflow(lake: Lake) -> None:
     lake.validate()
     note = Path(folders_of(settings, "plays").reports, "_unlogged", f"{HOUR}.r1")
     written = note.read_bytes()
-    assert experiments.log_due("plays", settings) == 1
-    assert experiments.log_due("plays", settings) == 0
+    assert mlflow_runs.log_due("plays", settings) == 1
+    assert mlflow_runs.log_due("plays", settings) == 0
     note.write_bytes(written)
-    experiments.log_due("plays", settings)
-    uri = experiments.tracking_uri(settings)
+    mlflow_runs.log_due("plays", settings)
+    uri = mlflow_runs.tracking_uri(settings)
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("lakehouse")
     assert experiment is not None
@@ -584,14 +585,14 @@ def test_a_server_that_is_away_unjudges_nothing(lake: Lake, monkeypatch: pytest.
     def refuse(uri: str) -> Any:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(experiments, "_client", refuse)
+    monkeypatch.setattr(mlflow_runs, "_client", refuse)
     lake.seal(plays(2))
     lake.validate()
-    assert experiments._logged_or_told("plays", lake.config.settings) == 0
+    assert mlflow_runs._logged_or_told("plays", lake.config.settings) == 0
     assert lake.states() == ["closed", "sealed", "valid"]
     assert Path(folders_of(lake.config.settings, "plays").reports, "_unlogged", f"{HOUR}.r1").exists()
 
 
 def test_without_a_place_for_runs_none_are_noted(lake: Lake) -> None:
     """A lake in a bucket has no SQLite: without a server there is nothing to catch up with."""
-    assert experiments.tracking_uri(lake.config.settings.model_copy(update={"sealed_root": "gs://lake"})) is None
+    assert mlflow_runs.tracking_uri(lake.config.settings.model_copy(update={"sealed_root": "gs://lake"})) is None

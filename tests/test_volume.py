@@ -9,14 +9,15 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 
-from lakehouse import experiments, gate, hours, models
+from lakehouse import hours
 from lakehouse.config import Settings
-from lakehouse.gate import Finding
 from lakehouse.hours import Hour
 from lakehouse.sandbox import flights
 from lakehouse.store.ledger import Entry, History
-from lakehouse.suites import Expectation
-from lakehouse.volume import DAYS, ENOUGH_HOURS, ROWS, Model, Observed, learnt
+from lakehouse.validate.gx import Finding
+from lakehouse.validate.stage import gx, mlflow_runs, volume_models
+from lakehouse.validate.suites import Expectation
+from lakehouse.validate.volume import DAYS, ENOUGH_HOURS, ROWS, Model, Observed, learnt
 
 MONTH = datetime(2013, 4, 1, tzinfo=UTC)
 STORMS = ("2013-04-10", "2013-04-11", "2013-04-19", "2013-04-20")
@@ -105,10 +106,10 @@ def test_a_model_reads_back_as_it_was_written(landings: Counter[Hour]) -> None:
 def finding(address: str, rows: pa.Table, hour: str = "2013-04-01T22") -> Finding:
     kwargs = {"hour": hour, "model": address, "distinct": "user", "null_shares": ["n"]}
     expectation = Expectation("expect_volume_as_usual", kwargs, "warning")
-    (by_scan,), _ = gate.findings_in_scan(
+    (by_scan,), _ = gx.findings_in_scan(
         [expectation], rows.schema, lambda columns: rows.select(list(columns)).to_reader(), lambda rest: []
     )
-    (by_pandas,) = gate.findings_in_arrow([expectation], rows)
+    (by_pandas,) = gx.findings_in_arrow([expectation], rows)
     assert by_scan == by_pandas
     return by_scan
 
@@ -180,16 +181,16 @@ def test_a_model_is_versioned_in_the_registry_and_loads_from_there(settings: Set
 
     settings = settings.model_copy(update={"sealed_root": settings.raw_root})
     for version in ("1", "2"):
-        model = models.learn("plays", settings, history(20))
+        model = volume_models.learn("plays", settings, history(20))
         assert model.version == version
-        assert models.current("plays", settings) == model
-    uri = experiments.tracking_uri(settings)
+        assert volume_models.current("plays", settings) == model
+    uri = mlflow_runs.tracking_uri(settings)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     assert client.get_model_version_by_alias("lakehouse.plays.volume", "current").version in (2, "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", str(uri))
         patch.setenv("MLFLOW_REGISTRY_URI", str(uri))
-        loaded = models.loaded("models:/lakehouse.plays.volume@current")
+        loaded = volume_models.loaded("models:/lakehouse.plays.volume@current")
     assert loaded is not None
     assert loaded.curves == model.curves
 
@@ -202,23 +203,23 @@ def test_a_registry_that_is_away_does_not_keep_a_topic_from_learning(
     def refuse(uri: str) -> None:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(experiments, "_client", refuse)
-    model = models.learn("plays", settings, history(20))
+    monkeypatch.setattr(mlflow_runs, "_client", refuse)
+    model = volume_models.learn("plays", settings, history(20))
     assert (model.version, model.hours) == (None, 480)
-    assert models.current("plays", settings) == model
+    assert volume_models.current("plays", settings) == model
 
 
 def test_an_hour_that_was_held_back_teaches_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """What broke the rules must not become one; and only the newest weeks teach."""
-    monkeypatch.setattr(experiments, "register", lambda *given: None)
-    assert models.learn("plays", settings, history(16, invalid="2013-03-05T05")).hours == 16 * 24 - 1
-    assert models.learn("plays", settings, history(40)).hours == DAYS * 24
+    monkeypatch.setattr(mlflow_runs, "register", lambda *given: None)
+    assert volume_models.learn("plays", settings, history(16, invalid="2013-03-05T05")).hours == 16 * 24 - 1
+    assert volume_models.learn("plays", settings, history(40)).hours == DAYS * 24
 
 
 def test_a_topic_learns_once_a_day(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hour would be too dear, and each month too late for the clocks going forward."""
-    monkeypatch.setattr(experiments, "register", lambda *given: None)
-    assert models.is_stale("plays", settings, history(1))
-    models.learn("plays", settings, history(15))
-    assert not models.is_stale("plays", settings, history(15))
-    assert models.is_stale("plays", settings, history(16))
+    monkeypatch.setattr(mlflow_runs, "register", lambda *given: None)
+    assert volume_models.is_stale("plays", settings, history(1))
+    volume_models.learn("plays", settings, history(15))
+    assert not volume_models.is_stale("plays", settings, history(15))
+    assert volume_models.is_stale("plays", settings, history(16))

@@ -40,7 +40,7 @@ from lakehouse.seal.stage import seal_due
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import folders_of, ledger_table, open_table, table_exists
 from lakehouse.topics import Slots, Topic, topic_from
-from lakehouse.validate import release, validate_hour
+from lakehouse.validate.stage import release, validate_hour
 
 PUBSUB_TOPIC = "projects/sandbox/topics/plays"
 SUBSCRIPTION = "projects/sandbox/subscriptions/plays"

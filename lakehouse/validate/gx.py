@@ -25,8 +25,8 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import SuiteError
-from lakehouse.measures import Hour, Measure, Rule, Scan, Sole, looked_at, measure, rule_of
-from lakehouse.suites import Expectation, Suite, parameters_of
+from lakehouse.validate.metrics import Hour, Measure, Rule, Scan, Sole, looked_at, measure, rule_of
+from lakehouse.validate.suites import Expectation, Suite, parameters_of
 
 if TYPE_CHECKING:
     from pyspark.sql import DataFrame
@@ -253,7 +253,7 @@ def _ready() -> None:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"
         logging.getLogger("great_expectations").setLevel(logging.ERROR)
         import_module("great_expectations.validator.validator")
-        import_module("lakehouse.usual")
+        import_module("lakehouse.validate.volume_expectation")
 
 
 def _frame(rows: pa.Table) -> Any:

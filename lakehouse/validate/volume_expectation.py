@@ -12,8 +12,8 @@ from typing import Any, ClassVar
 from great_expectations.expectations.expectation import BatchExpectation
 from great_expectations.validator.metric_configuration import MetricConfiguration
 
-from lakehouse.models import loaded
-from lakehouse.volume import ENOUGH_HOURS, ROWS, distinct_of, share_of_nulls
+from lakehouse.validate.volume import ENOUGH_HOURS, ROWS, distinct_of, share_of_nulls
+from lakehouse.validate.volume_models import loaded
 
 
 class ExpectVolumeAsUsual(BatchExpectation):

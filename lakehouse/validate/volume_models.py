@@ -12,12 +12,13 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from lakehouse import experiments, hours
+from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import folders_of
-from lakehouse.volume import DAYS, ROWS, Model, Observed, learnt
+from lakehouse.validate.stage import mlflow_runs
+from lakehouse.validate.volume import DAYS, ROWS, Model, Observed, learnt
 
 log = logging.getLogger(__name__)
 
@@ -94,7 +95,7 @@ def _measures(result: dict[str, Any]) -> dict[str, float]:
 
 def _registered(model: Model, settings: Settings) -> Model:
     try:
-        version = experiments.register(
+        version = mlflow_runs.register(
             registered_name(model.topic),
             {"model.json": model.as_json()},
             {"hours": str(model.hours), "first": model.first, "last": model.last},

@@ -14,19 +14,20 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse import delays, experiments, failpoints, gate, models
+from lakehouse import failpoints
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SuiteError
-from lakehouse.gate import Finding
 from lakehouse.hours import Hour
-from lakehouse.measures import of_files
 from lakehouse.pages.hour import page
 from lakehouse.schemas import sealed_schema, silver_schema
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import Entry, History, Ledger
 from lakehouse.store.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
-from lakehouse.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from
 from lakehouse.topics import Topic
+from lakehouse.validate.gx import Finding
+from lakehouse.validate.metrics import of_files
+from lakehouse.validate.stage import gx, latency, mlflow_runs, volume_models
+from lakehouse.validate.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -80,13 +81,13 @@ def validate_due(topic: Topic, config: Config, spark: Spark, *, run: str) -> lis
     suite = suite_of(topic, config)
     try:
         verdicts = [validate_hour(topic, config, spark, hour, run=run, ledger=ledger, suite=suite) for hour in due]
-        if any(each.type == models.EXPECTATION for each in suite.expectations):
+        if any(each.type == volume_models.EXPECTATION for each in suite.expectations):
             history = ledger.history()
-            if models.is_stale(topic.name, config.settings, history):
-                models.learn(topic.name, config.settings, history)
+            if volume_models.is_stale(topic.name, config.settings, history):
+                volume_models.learn(topic.name, config.settings, history)
         return verdicts
     finally:
-        experiments.log_soon(topic.name, config.settings)
+        mlflow_runs.log_soon(topic.name, config.settings)
 
 
 def validate_hour(
@@ -173,7 +174,7 @@ def validate_hour(
 
 def check_suites(topic: Topic, config: Config) -> None:
     """SuiteError for what would stop the stage at the topic's first hour: before there is one."""
-    gate.check(suite_of(topic, config), silver_schema(topic))
+    gx.check(suite_of(topic, config), silver_schema(topic))
 
 
 def suite_of(topic: Topic, config: Config) -> Suite:
@@ -193,7 +194,7 @@ def suite_of(topic: Topic, config: Config) -> Suite:
     return suite_from(topic, texts)
 
 
-def failing(topic: Topic, config: Config, hour: Hour, wanted: str, limit: int = gate.EXAMPLES) -> Finding:
+def failing(topic: Topic, config: Config, hour: Hour, wanted: str, limit: int = gx.EXAMPLES) -> Finding:
     """What breaks one of the hour's expectations, looked up in silver again: the count, and up to `limit` rows.
 
     `wanted` is its type, with or without `expect_`, and `<type>.<column>` where a type comes more than once. The
@@ -206,7 +207,7 @@ def failing(topic: Topic, config: Config, hour: Hour, wanted: str, limit: int = 
     if isinstance(expectation.kwargs.get("row_condition"), Mapping) or expectation.is_about_the_hour:
         columns = list(silver_schema(topic).names)
     try:
-        (finding,), _ = gate.findings_in_scan(
+        (finding,), _ = gx.findings_in_scan(
             [expectation],
             sealed.schema(columns),
             sealed.scan,
@@ -301,8 +302,8 @@ def _judged(topic: Topic, config: Config, spark: Spark, hour: Hour, seal: Mappin
     asked = expectations if sealed.rows else [each for each in expectations if each.is_about_the_hour]
     columns = suite.columns_read(silver_schema(topic))
     try:
-        findings, also = gate.findings_in_scan(
-            asked, sealed.schema(columns), sealed.scan, lambda rest: sealed.by_gx(rest, columns), delays.MEASURES
+        findings, also = gx.findings_in_scan(
+            asked, sealed.schema(columns), sealed.scan, lambda rest: sealed.by_gx(rest, columns), latency.MEASURES
         )
     except duckdb.Error as unreadable:
         raise _unreadable(topic, hour, unreadable) from unreadable
@@ -310,7 +311,7 @@ def _judged(topic: Topic, config: Config, spark: Spark, hour: Hour, seal: Mappin
     all_findings = [
         next(answered) if sealed.rows or each.is_about_the_hour else Finding(each, True, 0) for each in expectations
     ]
-    return _Judged(" + ".join(sealed.engines), all_findings, also["rows"], delays.summary(also))
+    return _Judged(" + ".join(sealed.engines), all_findings, also["rows"], latency.summary(also))
 
 
 @dataclass
@@ -329,7 +330,7 @@ class _Sealed:
 
     def schema(self, columns: Sequence[str]) -> pa.Schema:
         """Of a scan: `route.origin` is a column of that name."""
-        return gate.with_members(silver_schema(self.topic).empty_table(), columns).schema
+        return gx.with_members(silver_schema(self.topic).empty_table(), columns).schema
 
     def scan(self, columns: Sequence[str]) -> pa.RecordBatchReader | str:
         present = pa.schema(self.silver.schema().to_arrow())
@@ -353,11 +354,11 @@ class _Sealed:
         """By Great Expectations' own engines: pandas for small hours, Spark for the others."""
         if self.rows <= self.small_rows or not self.files:
             self.engines.append("pandas")
-            return gate.findings_in_arrow(expectations, self.batches(columns).read_all())
+            return gx.findings_in_arrow(expectations, self.batches(columns).read_all())
         session = _session(self.spark, self.topic, self.hour, self.rows)
         self.engines.append("spark")
         rows = _spark_rows(session, self.uri, self.files, self.topic, self.hour, columns)
-        return gate.findings_in_spark(expectations, rows)
+        return gx.findings_in_spark(expectations, rows)
 
 
 def _sealed(topic: Topic, config: Config, hour: Hour, seal: Mapping[str, Any], spark: Spark) -> _Sealed:
@@ -370,7 +371,7 @@ def _sealed(topic: Topic, config: Config, hour: Hour, seal: Mapping[str, Any], s
 
 
 def _parameters(topic: Topic, config: Config, hour: Hour, seal: Mapping[str, Any]) -> dict[str, Any]:
-    return parameters_of(hour, int(seal["rows"]), models.address_of(topic.name, config.settings))
+    return parameters_of(hour, int(seal["rows"]), volume_models.address_of(topic.name, config.settings))
 
 
 def _as_declared(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
@@ -422,7 +423,7 @@ def _write(folders: Folders, config: Config, result: Mapping[str, Any]) -> None:
     """The result as JSON and as a page; before both, the note that MLflow lacks it."""
     storage = storage_for(folders.reports, config.settings.storage_options)
     name = _name(result["hour"], result["revision"])
-    experiments.note(storage, config.settings, name)
+    mlflow_runs.note(storage, config.settings, name)
     text = json.dumps(result, indent=1, default=str)
     storage.write(f"{name}.json", text.encode())
     storage.write(f"{name}.html", page(json.loads(text)).encode())
