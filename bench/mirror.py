@@ -31,10 +31,10 @@ from bench.report import Report
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config, Settings
 from lakehouse.hours import Hour, after
-from lakehouse.mirrors.bigquery import BigQueryMirror, BigQueryOptions, client_of
+from lakehouse.mirrors.bigquery.mirror import BigQueryMirror, BigQueryOptions, client_of
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
-from lakehouse.mirrors.filesystems import google_client
+from lakehouse.mirrors.files import google_client
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.servers import Server, UnavailableError

@@ -15,7 +15,7 @@ from lakehouse.errors import LakeError, LakehouseError, MirrorError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror
-from lakehouse.mirrors.filesystems import open_file
+from lakehouse.mirrors.files import open_file
 from lakehouse.mirrors.stage import sealed_hour
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import DataFile, files, folders_of, open_table

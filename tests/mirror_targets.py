@@ -35,10 +35,10 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.hours import Hour
 from lakehouse.mirrors import hive as hive_module
-from lakehouse.mirrors.bigquery import BigQueryMirror, BigQueryOptions, client_of
+from lakehouse.mirrors.bigquery.mirror import BigQueryMirror, BigQueryOptions, client_of
 from lakehouse.mirrors.contract import Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
-from lakehouse.mirrors.filesystems import Copy, Files, GoogleFiles, HadoopFiles, LocalFiles, google_client
+from lakehouse.mirrors.files import Copy, Files, GoogleFiles, HadoopFiles, LocalFiles, google_client
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.stage import sealed_hour

@@ -14,8 +14,8 @@ from mirror_targets import HOUR, NEXT, BigQueryTarget, Lake, bigquery_options, p
 
 from lakehouse.config import Config
 from lakehouse.errors import MirrorError
-from lakehouse.mirrors import bigquery as bigquery_module
-from lakehouse.mirrors.bigquery import merged, schema_of
+from lakehouse.mirrors.bigquery.mirror import merged, schema_of
+from lakehouse.mirrors.bigquery.mirror import mirror as bigquery_module
 from lakehouse.mirrors.contract import manifest_of
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.services.servers import free_ports

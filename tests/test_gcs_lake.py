@@ -22,7 +22,7 @@ from lakehouse.audit import audited
 from lakehouse.config import Config
 from lakehouse.landing.segments import Slot, read_manifest
 from lakehouse.landing.source import SegmentStream, source_options
-from lakehouse.mirrors.filesystems import google_client
+from lakehouse.mirrors.files import google_client
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.lives import KilledLake
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars

@@ -15,7 +15,7 @@ from pyspark.sql import SparkSession
 from lakehouse.config import Config
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors import retries
-from lakehouse.mirrors.filesystems import LocalFiles
+from lakehouse.mirrors.files import LocalFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions, _connected, hive_type
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.services.servers import free_ports

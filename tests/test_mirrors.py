@@ -47,7 +47,7 @@ from lakehouse.errors import ConfigError, MirrorError
 from lakehouse.hours import Hour, after
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
-from lakehouse.mirrors.filesystems import Copy, GoogleFiles, HadoopFiles, LocalFiles, google_client
+from lakehouse.mirrors.files import Copy, GoogleFiles, HadoopFiles, LocalFiles, google_client
 from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
 from lakehouse.mirrors.retries import retried
 from lakehouse.mirrors.stage import mirror_due

@@ -15,7 +15,7 @@ from lakehouse.mirrors.contract import Mirror
 from lakehouse.topics import Frozen
 
 KINDS = {
-    "bigquery": "lakehouse.mirrors.bigquery:BigQueryMirror",
+    "bigquery": "lakehouse.mirrors.bigquery.mirror:BigQueryMirror",
     "duckdb": "lakehouse.mirrors.duckdb:DuckDBMirror",
     "folder": "lakehouse.mirrors.folder:FolderMirror",
     "hive": "lakehouse.mirrors.hive:HiveMirror",

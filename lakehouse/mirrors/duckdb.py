@@ -12,7 +12,7 @@ from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted, manifest_of, told_of
-from lakehouse.mirrors.filesystems import rows_of
+from lakehouse.mirrors.files import rows_of
 from lakehouse.mirrors.retries import retried
 from lakehouse.schemas import silver_schema
 from lakehouse.topics import Frozen, Topic

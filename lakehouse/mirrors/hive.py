@@ -21,7 +21,7 @@ from lakehouse.durations import Duration
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
-from lakehouse.mirrors.filesystems import Files, files_at, first_line
+from lakehouse.mirrors.files import Files, files_at, first_line
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.retries import retried
 from lakehouse.schemas import sealed_schema

@@ -37,7 +37,7 @@ from lakehouse.durations import Duration
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted, manifest_of
-from lakehouse.mirrors.filesystems import first_line, open_file
+from lakehouse.mirrors.files import first_line, open_file
 from lakehouse.schemas import sealed_schema
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import DataFile
