@@ -19,13 +19,13 @@ from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 
 from lakehouse import durations, failpoints
-from lakehouse.audit import check_topic
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import opened, run_until_stopped, started
-from lakehouse.maintain import maintained
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.operations.audit import check_topic
+from lakehouse.operations.maintain import maintained
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic

@@ -18,12 +18,13 @@ from rich.console import Console
 from rich.table import Table
 from rich.text import Text
 
-from lakehouse import explain as explanations
-from lakehouse import fleet, hours
+from lakehouse import hours
 from lakehouse.config import DEFAULT_CONF, Config, load
 from lakehouse.durations import written
 from lakehouse.errors import ConfigError, LakehouseError
 from lakehouse.hours import Hour
+from lakehouse.operations import explain as explanations
+from lakehouse.operations import status as fleet
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import folders_of, open_table
 
@@ -125,7 +126,7 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Whether sealed hours are what their seals said, by the log and the files. Exit code 1 if any is not."""
-    from lakehouse.verify import verified
+    from lakehouse.operations.verify import verified
 
     config = load(context.obj)
     result = verified(config.topic(topic), config, [_hour(each) for each in hour or []], datetime.now(UTC))
@@ -150,7 +151,7 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """What an hour should hold by its deliveries, and why each is or is not in it. Exit code 1 if it differs."""
-    from lakehouse.audit import audited
+    from lakehouse.operations.audit import audited
 
     config = load(context.obj)
     result = audited(config.topic(topic), config, _hour(hour), _moment(as_of) if as_of else None, limit)
@@ -176,7 +177,7 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """An event's way: release, batch, epoch and segment of each delivery, the hour that has it, and its mirrors."""
-    from lakehouse.audit import traced
+    from lakehouse.operations.audit import traced
 
     config = load(context.obj)
     result = traced(config.topic(topic), config, event_id, _moment(as_of) if as_of else None)
@@ -234,7 +235,7 @@ def report(
     as_json: AsJson = False,
 ) -> None:
     """Pages of all topics and hours: a grid of the lake, the hours of each topic, and what is known of each hour."""
-    from lakehouse import report_site
+    from lakehouse.operations import report as report_site
 
     config = load(context.obj)
     folder = (out or f"{config.settings.sealed_root}/_report").rstrip("/")
@@ -267,7 +268,7 @@ def lateness(
     as_json: AsJson = False,
 ) -> None:
     """For each possible lateness: the share of skewed events, the hours' delay, the duplicates caught; recommends."""
-    from lakehouse.lateness import outlook, picture
+    from lakehouse.operations.lateness import outlook, picture
 
     config = load(context.obj)
     found = outlook(config.topic(topic), config, tolerated=skewed)
@@ -313,7 +314,7 @@ def reconcile(
     as_json: AsJson = False,
 ) -> None:
     """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
-    from lakehouse import reconcile as reconciling
+    from lakehouse.operations import reconcile as reconciling
     from lakehouse.spark.session import spark_session
 
     config = load(context.obj)
@@ -387,7 +388,7 @@ def maintain(
     as_json: AsJson = False,
 ) -> None:
     """Remove what nobody needs any more: old deliveries of hours that are everywhere, orphans, expired reports."""
-    from lakehouse.maintain import maintained
+    from lakehouse.operations.maintain import maintained
 
     config = load(context.obj)
     chosen = [config.topic(name) for name in topics or sorted(config.topics)]
@@ -413,7 +414,7 @@ def erase(
     as_json: AsJson = False,
 ) -> None:
     """Erase a person's events from bronze and silver; sealed hours get a new revision, and are mirrored again."""
-    from lakehouse import erase as erasing
+    from lakehouse.operations import erase as erasing
 
     config = load(context.obj)
     why, person = _reason(reason), _person(by)

@@ -20,10 +20,10 @@ import pyarrow as pa
 import pyarrow.compute as pc
 from deltalake import DeltaTable
 
-from lakehouse import fleet
 from lakehouse.config import Config, load
-from lakehouse.explain import Explanation, explained
 from lakehouse.hours import Hour, parsed
+from lakehouse.operations import status
+from lakehouse.operations.explain import Explanation, explained
 from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.spark.session import spark_session
 from lakehouse.store.files import storage_for
@@ -38,8 +38,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame as PandasFrame
     from pyspark.sql import DataFrame, SparkSession
 
-    from lakehouse.audit import Audit, Trace
-    from lakehouse.verify import Verification
+    from lakehouse.operations.audit import Audit, Trace
+    from lakehouse.operations.verify import Verification
 
 _SHOWN_HOURS = 72
 
@@ -180,7 +180,7 @@ class TopicLake:
 
     def hours(self, last: int = _SHOWN_HOURS) -> list[dict[str, Any]]:
         """The newest hours, oldest first, as `lakehouse hours` tells them."""
-        return [vars(row) for row in fleet.hour_statuses(self._standing(), last, datetime.now(UTC))]
+        return [vars(row) for row in status.hour_statuses(self._standing(), last, datetime.now(UTC))]
 
     def explain(self, hour: Hour) -> Explanation:
         """Why the hour stands where it does, as `lakehouse explain` tells it."""
@@ -203,19 +203,19 @@ class TopicLake:
 
     def trace(self, event_id: str, as_of: datetime | None = None) -> Trace:
         """Every delivery of an event, and the sealed hours that hold it, as `lakehouse trace` tells it."""
-        from lakehouse.audit import traced
+        from lakehouse.operations.audit import traced
 
         return traced(self.topic, self._config, event_id, as_of)
 
     def audit(self, hour: Hour, as_of: datetime | None = None) -> Audit:
         """The hour computed again from bronze and held to silver, as `lakehouse audit` tells it."""
-        from lakehouse.audit import audited
+        from lakehouse.operations.audit import audited
 
         return audited(self.topic, self._config, parsed(hour), as_of)
 
     def verify(self, *hours: Hour) -> Verification:
         """Whether any sealed hour ever changed, as `lakehouse verify` tells it; all hours when none is given."""
-        from lakehouse.verify import verified
+        from lakehouse.operations.verify import verified
 
         return verified(self.topic, self._config, hours, datetime.now(UTC))
 
@@ -231,8 +231,8 @@ class TopicLake:
     def _options(self) -> Mapping[str, str]:
         return self._config.settings.storage_options
 
-    def _standing(self) -> fleet.Standing:
-        return fleet.standing_of(self.topic, self._config)
+    def _standing(self) -> status.Standing:
+        return status.standing_of(self.topic, self._config)
 
     def _rows(
         self, name: str, uri: str, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None

@@ -20,8 +20,8 @@ from conftest import PLAYS, SPARK_SETTINGS
 from google.cloud import pubsub_v1
 from subscribing import TOPIC, create_subscription, create_topic, delete_subscription
 
-from lakehouse import fleet
 from lakehouse.config import load
+from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import folders_of, open_table
@@ -197,7 +197,7 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
         f"expected a subscription that can be pulled from the emulator at {broker.address}. "
         "Create it, or mend `subscription` in the topic's file."
     )
-    (row,) = fleet.statuses(load(conf), ["plays"], datetime.now(UTC))
+    (row,) = status.statuses(load(conf), ["plays"], datetime.now(UTC))
     assert row.state == "failing"
     assert row.failure is not None
     assert row.failure.error == message
@@ -206,7 +206,7 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     process = started("run", conf, "--until-dry")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert fleet.statuses(load(conf), ["plays"], datetime.now(UTC))[0].state == "ok"
+    assert status.statuses(load(conf), ["plays"], datetime.now(UTC))[0].state == "ok"
     table = open_table(folders_of(load(conf).settings, "plays").bronze, {}).to_pyarrow_table(columns=["event_id"])
     wanted = [f"{when}-{n}" for n in range(12) for when in ("before", "after")]
     assert sorted(table["event_id"].to_pylist()) == sorted(wanted)

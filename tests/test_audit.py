@@ -10,9 +10,9 @@ import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse import cli
-from lakehouse.audit import Audit, audited, check_topic, traced
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError, LakehouseError
+from lakehouse.operations.audit import Audit, audited, check_topic, traced
 from lakehouse.store.tables import DataFile, commit, files_of_hour
 from lakehouse.topics import Topic
 

@@ -16,10 +16,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lakehouse import cli, fleet
+from lakehouse import cli
 from lakehouse.config import Config, load
-from lakehouse.explain import Explanation, explained
 from lakehouse.ingest.closing import OpenHour
+from lakehouse.operations import status as fleet
+from lakehouse.operations.explain import Explanation, explained
 from lakehouse.store.bronze_log import IngestState, commit_batch
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import bronze_table, commit, folders_of, ledger_table

@@ -9,7 +9,8 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lakehouse import cli, fleet
+from lakehouse import cli
+from lakehouse.operations import status
 from tests.flights_lake import DIRTY, FlightsLake, shared_lake
 
 LATE = "expect_column_values_to_be_between.arrival_delay_minutes"
@@ -23,7 +24,7 @@ def lake() -> FlightsLake:
 @pytest.fixture(scope="module")
 def judged(lake: FlightsLake) -> str:
     """The first hour that somebody's delay holds back, or held back until it was released."""
-    standing = fleet.standing_of(lake.config.topic(DIRTY), lake.config)
+    standing = status.standing_of(lake.config.topic(DIRTY), lake.config)
     return next(row.hour for row in standing.history.entries if row.state == "invalid" and row.hour)
 
 

@@ -17,7 +17,7 @@ from typing import Any
 import grpc
 import pytest
 
-from lakehouse import fleet
+from lakehouse.operations import status as fleet
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.cluster import Clock, ClusterLake, cluster
 from lakehouse.sandbox.faults import Faults

@@ -12,17 +12,17 @@ import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse import cli
-from lakehouse.audit import audited, traced
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Settings
-from lakehouse.erase import Erasure, erase
 from lakehouse.errors import LakehouseError
-from lakehouse.maintain import maintained
+from lakehouse.operations.audit import audited, traced
+from lakehouse.operations.erase import Erasure, erase
+from lakehouse.operations.maintain import maintained
+from lakehouse.operations.verify import verified
 from lakehouse.seal.stage import newest_seal
 from lakehouse.store import bronze_log
 from lakehouse.store.tables import files, files_of_hour
 from lakehouse.topics import Topic
-from lakehouse.verify import verified
 
 
 @pytest.fixture
@@ -220,8 +220,8 @@ class Crash(BaseException):
 def test_a_crash_is_made_good(lake: Lake, monkeypatch: pytest.MonkeyPatch, where: str) -> None:
     """By running it again, whether the revision was committed or not; a file left behind goes with maintenance."""
     place = {
-        "commit": "lakehouse.erase._Eraser._manifest",
-        "record": "lakehouse.erase._Eraser._record",
+        "commit": "lakehouse.operations.erase._Eraser._manifest",
+        "record": "lakehouse.operations.erase._Eraser._record",
         "delete": "lakehouse.store.files.LocalStorage.delete",
     }[where]
     calls = []

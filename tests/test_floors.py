@@ -111,7 +111,7 @@ def test_words_know_neither_spark_nor_tables(part: str) -> None:
         ("lakehouse/seal/stage.py", "from lakehouse.landing.segments import Segment"),
         ("lakehouse/seal/stage.py", "from lakehouse import gate"),
         ("lakehouse/landing/source.py", "from lakehouse.ingest.query import run"),
-        ("lakehouse/fleet.py", "from lakehouse.sandbox.broker import Broker"),
+        ("lakehouse/operations/status.py", "from lakehouse.sandbox.broker import Broker"),
         ("lakehouse/sandbox/demo.py", "from lakehouse.cli import main"),
         ("lakehouse/cli.py", "import jobs.seal"),
     ],

@@ -18,11 +18,12 @@ from google.api_core.exceptions import PreconditionFailed
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
-from lakehouse.audit import audited
 from lakehouse.config import Config
 from lakehouse.landing.segments import Slot, read_manifest
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.files import google_client
+from lakehouse.operations.audit import audited
+from lakehouse.operations.verify import verified
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.lives import KilledLake
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
@@ -33,7 +34,6 @@ from lakehouse.store.files import GoogleStorage, storage_for
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import ConflictError, bronze_table, folders_of, ledger_table, open_table
 from lakehouse.topics import Topic
-from lakehouse.verify import verified
 
 pytestmark = [pytest.mark.stores, pytest.mark.timeout(900)]
 

@@ -17,20 +17,20 @@ from fake_gcs import PAGE, FakeGoogleStorage, serving
 from google.api_core.exceptions import Forbidden
 from sealing import FIVE, SIX, Delivery, Lake
 
-from lakehouse import erase as erase_module
-from lakehouse import maintain as maintain_module
-from lakehouse import verify as verify_module
 from lakehouse.config import Config, Seal, Settings
-from lakehouse.erase import erase
 from lakehouse.errors import ConfigError, LakeError
-from lakehouse.maintain import maintained
+from lakehouse.operations import erase as erase_module
+from lakehouse.operations import maintain as maintain_module
+from lakehouse.operations import verify as verify_module
+from lakehouse.operations.erase import erase
+from lakehouse.operations.maintain import maintained
+from lakehouse.operations.verify import verified
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.store import holds as holds_module
 from lakehouse.store.files import GoogleStorage, LocalStorage, Storage
 from lakehouse.store.holds import Holds, holds_for
 from lakehouse.store.tables import files_of_hour
 from lakehouse.topics import Topic
-from lakehouse.verify import verified
 
 NOW = datetime.now(UTC)
 

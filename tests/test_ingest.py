@@ -25,7 +25,7 @@ from subscribing import (
     subscribed_broker,
 )
 
-from lakehouse import failpoints, fleet, hours
+from lakehouse import failpoints, hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
 from lakehouse.ingest.closing import Frontier
@@ -34,6 +34,7 @@ from lakehouse.ingest.query import query as ingest
 from lakehouse.ingest.supervisor import run_until_stopped
 from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
 from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
@@ -892,11 +893,11 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
         delete_subscription(skips.subscription)
         publish(real_play(now, "meanwhile"))
         yield lambda: "meanwhile" in lakes[0].delivered()
-        yield lambda: fleet.statuses(both, ["skips"], datetime.now(UTC))[0].state == "failing"
+        yield lambda: status.statuses(both, ["skips"], datetime.now(UTC))[0].state == "failing"
         create_subscription(skips.subscription)
         publish(real_play(now, "after"))
         yield lambda: all("after" in lake.delivered() for lake in lakes)
-        yield lambda: fleet.statuses(both, ["skips"], datetime.now(UTC))[0].state == "ok"
+        yield lambda: status.statuses(both, ["skips"], datetime.now(UTC))[0].state == "ok"
 
     seen: list[bool] = []
     watcher = threading.Thread(target=_follow, args=(all_that_happens(), seen, stop))

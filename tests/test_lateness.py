@@ -10,10 +10,11 @@ from pathlib import Path
 import pytest
 from sealing import SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli, lateness
+from lakehouse import cli
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError
-from lakehouse.lateness import Choice, Outlook, outlook
+from lakehouse.operations import lateness
+from lakehouse.operations.lateness import Choice, Outlook, outlook
 from lakehouse.topics import Topic
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)

@@ -11,10 +11,11 @@ from pathlib import Path
 import pytest
 from sealing import FIVE, SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli, maintain
+from lakehouse import cli
 from lakehouse.config import Config, Settings
 from lakehouse.landing.segments import Manifest, SegmentFile, manifest_path
-from lakehouse.maintain import Removal, maintained
+from lakehouse.operations import maintain
+from lakehouse.operations.maintain import Removal, maintained
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import files, files_of_hour, open_table
 from lakehouse.topics import Topic

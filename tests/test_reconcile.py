@@ -24,7 +24,7 @@ from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, after
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.reconcile import Cell, mirrors_of, reconciled
+from lakehouse.operations.reconcile import Cell, mirrors_of, reconciled
 from lakehouse.store.tables import DataFile, commit, folders_of, open_table
 from lakehouse.topics import Topic
 

@@ -17,7 +17,8 @@ import pytest
 from flights_lake import DIRTY, FlightsLake, shared_lake
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from lakehouse import hours, report_site
+from lakehouse import hours
+from lakehouse.operations import report
 from lakehouse.pages import charts
 from lakehouse.pages import lake as overview
 from lakehouse.pages.lake import STATES, Line
@@ -41,16 +42,16 @@ def lake() -> FlightsLake:
 
 
 def _invalid(lake: FlightsLake) -> list[str]:
-    from lakehouse import fleet
+    from lakehouse.operations import status
 
-    standing = fleet.standing_of(lake.config.topic(DIRTY), lake.config)
-    return [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "invalid"]
+    standing = status.standing_of(lake.config.topic(DIRTY), lake.config)
+    return [row.hour for row in status.hour_statuses(standing, 72, NOW) if row.state == "invalid"]
 
 
 @pytest.fixture(scope="module")
 def site(lake: FlightsLake, tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("site")
-    report_site.build(lake.config, str(out), NOW)
+    report.build(lake.config, str(out), NOW)
     return out
 
 
@@ -154,10 +155,10 @@ def test_an_hours_page_tells_all_that_is_known_of_it(reader: Reader, site: Path,
 
 def test_a_released_hour_names_who_let_it_go_and_why(reader: Reader, site: Path, lake: FlightsLake) -> None:
     """Who reads the page of an invalid hour that was delivered asks exactly this."""
-    from lakehouse import fleet
+    from lakehouse.operations import status as fleet
 
-    standing = fleet.standing_of(lake.config.topic(DIRTY), lake.config)
-    (released,) = [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "released"]
+    standing = status.standing_of(lake.config.topic(DIRTY), lake.config)
+    (released,) = [row.hour for row in status.hour_statuses(standing, 72, NOW) if row.state == "released"]
     assert "Released by ann: counted by hand" in reader.open(site / DIRTY / f"{released}.html").page.inner_text(
         "header"
     )
@@ -212,15 +213,15 @@ def test_a_topic_that_cannot_be_read_is_a_row_that_says_so(reader: Reader, tmp_p
 
 def test_a_second_build_draws_only_what_changed(site: Path, lake: FlightsLake) -> None:
     """Run every few minutes over hundreds of topics, it must not draw weeks of unchanged hours again."""
-    again = report_site.build(lake.config, str(site), NOW)
+    again = report.build(lake.config, str(site), NOW)
     assert (again.pages > 15, again.drawn) == (True, 0)
     stage.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[-1], "seen", "bob")
-    assert report_site.build(lake.config, str(site), NOW).drawn == 1
+    assert report.build(lake.config, str(site), NOW).drawn == 1
 
 
 def test_the_pages_are_served_to_this_machine(site: Path) -> None:
     """`lakehouse report --serve`, for who has the lake in a terminal and not in a file manager."""
-    with report_site.server(str(site), 0) as pages:
+    with report.server(str(site), 0) as pages:
         threading.Thread(target=pages.serve_forever, daemon=True).start()
         with urlopen(f"http://127.0.0.1:{pages.server_port}/", timeout=10) as answer:
             assert b"The lake, hour by hour" in answer.read()

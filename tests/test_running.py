@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from subscribing import create_subscription, subscribed_broker
 
-from lakehouse import fleet
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SourceError, StaleDriverError
 from lakehouse.ingest.query import Batch, TopicIngest, supervisor
 from lakehouse.ingest.supervisor import run_until_stopped, started
+from lakehouse.operations import status as fleet
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import folders_of, open_table, table_exists
 from lakehouse.topics import Topic

@@ -12,12 +12,13 @@ import pyarrow.parquet as pq
 import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli, verify
+from lakehouse import cli
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
+from lakehouse.operations import verify
+from lakehouse.operations.verify import Verification, verified
 from lakehouse.store.tables import DataFile, commit, files_of_hour, open_table
 from lakehouse.topics import Topic
-from lakehouse.verify import Verification, verified
 
 
 @pytest.fixture

@@ -18,6 +18,7 @@ from lakehouse.config import Config
 from lakehouse.durations import written
 from lakehouse.hours import Hour
 from lakehouse.landing.segments import listed_manifests, read_manifest, stored_manifests
+from lakehouse.operations.verify import commits
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import newest_state, segment_of, segments_in_log
 from lakehouse.store.files import Stored, storage_for
@@ -34,7 +35,6 @@ from lakehouse.store.tables import (
     table_exists,
 )
 from lakehouse.topics import Topic
-from lakehouse.verify import commits
 
 log = logging.getLogger(__name__)
 

@@ -20,6 +20,7 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.hours import Hour
+from lakehouse.operations.verify import verified
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS
 from lakehouse.seal.deliveries import Deliveries
@@ -39,7 +40,6 @@ from lakehouse.store.tables import (
     table_exists,
 )
 from lakehouse.topics import Topic
-from lakehouse.verify import verified
 
 MISSING, EXTRA = "missing", "extra"
 DUPLICATE, LATE_DUPLICATE, REJECTED, OTHER_HOUR = "duplicate", "late duplicate", "rejected", "in another hour"

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from lakehouse.fleet import Batch, Standing, held_hours, is_open, waits_for
 from lakehouse.hours import Hour
 from lakehouse.ingest.closing import Condition, Frontier, Signals, decide
+from lakehouse.operations.status import Batch, Standing, held_hours, is_open, waits_for
 from lakehouse.store.ledger import Entry
 
 _UNKNOWN = "the backlog is unknown: "

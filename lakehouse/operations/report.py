@@ -12,11 +12,12 @@ from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from lakehouse import fleet, hours
+from lakehouse import hours
 from lakehouse.config import Config
-from lakehouse.explain import Explanation, explained
-from lakehouse.fleet import HourStatus, Standing
 from lakehouse.hours import Hour
+from lakehouse.operations import status
+from lakehouse.operations.explain import Explanation, explained
+from lakehouse.operations.status import HourStatus, Standing
 from lakehouse.pages import charts, hour
 from lakehouse.pages.hour import Since
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
@@ -89,8 +90,8 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 
 def _view(topic: Topic, config: Config, last: int, now: datetime) -> _TopicView:
     try:
-        standing = fleet.standing_of(topic, config)
-        return _TopicView(topic, standing, fleet.hour_statuses(standing, last, now))
+        standing = status.standing_of(topic, config)
+        return _TopicView(topic, standing, status.hour_statuses(standing, last, now))
     except Exception as error:  # whatever breaks one topic must not hide the others
         return _TopicView(topic, None, complaint=str(error) or type(error).__name__)
 
