@@ -24,7 +24,7 @@ crash: set-up ## die at every step and by random schedules, go on, and count wha
 
 .PHONY: sandbox
 sandbox: set-up ## a Pub/Sub broker on this machine, until Ctrl-C
-	@$(python) -m lakehouse.cli sandbox
+	@$(python) -m lakehouse.cli.app sandbox
 
 .PHONY: services
 services: set-up ## HDFS, Hive, BigQuery and GCS on this machine, with their addresses, until services-stop

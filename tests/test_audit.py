@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.operations.audit import Audit, audited, check_topic, traced
@@ -141,7 +141,7 @@ def test_the_commands_tell_it(lake: Lake, tmp_path: Path, capsys: pytest.Capture
 
     def run(*arguments: str) -> tuple[object, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(["--conf", str(conf), *arguments])
+            app.main(["--conf", str(conf), *arguments])
         captured = capsys.readouterr()
         return ended.value.code, captured.out + captured.err
 

@@ -16,7 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.config import Config, load
 from lakehouse.ingest.closing import OpenHour
 from lakehouse.operations import status as fleet
@@ -151,7 +151,7 @@ def run(lake: Lake) -> Callable[..., tuple[int, str]]:
     """Runs one command on the lake; gives its exit code and what it printed."""
 
     def invoked(*arguments: str) -> tuple[int, str]:
-        result = CliRunner().invoke(cli.app, ["--conf", str(lake.conf), *arguments])
+        result = CliRunner().invoke(app.app, ["--conf", str(lake.conf), *arguments])
         if result.exception is not None and not isinstance(result.exception, SystemExit):
             raise result.exception
         return result.exit_code, result.stdout
@@ -165,7 +165,7 @@ def refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> Callable[..., tup
 
     def ended(*arguments: str) -> tuple[object, str]:
         with pytest.raises(SystemExit) as exit_:
-            cli.main(["--conf", str(lake.conf), *arguments])
+            app.main(["--conf", str(lake.conf), *arguments])
         out, err = capsys.readouterr()
         assert out == ""
         return exit_.value.code, err
@@ -726,13 +726,13 @@ def test_the_door_opens_without_spark(lake: Lake) -> None:
 
 def test_status_answers_a_shell(lake: Lake) -> None:
     lake.start()
-    done = process(lake, "-m", "lakehouse.cli", "status")
+    done = process(lake, "-m", "lakehouse.cli.app", "status")
     assert done.returncode == 0, done.stderr
     assert FIVE in done.stdout
 
 
 def test_the_sandbox_says_how_to_reach_it_and_stops_when_told(lake: Lake) -> None:
-    command = [sys.executable, "-m", "lakehouse.cli", "sandbox", "--port", "0"]
+    command = [sys.executable, "-m", "lakehouse.cli.app", "sandbox", "--port", "0"]
     with subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.PIPE, text=True) as broker:
         assert broker.stdout is not None
         line = broker.stdout.readline()

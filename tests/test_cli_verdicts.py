@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.operations import status
 from tests.flights_lake import DIRTY, FlightsLake, shared_lake
 
@@ -29,14 +29,14 @@ def judged(lake: FlightsLake) -> str:
 
 
 def said(lake: FlightsLake, *arguments: str) -> str:
-    result = CliRunner().invoke(cli.app, ["--conf", str(lake.conf), *arguments])
+    result = CliRunner().invoke(app.app, ["--conf", str(lake.conf), *arguments])
     assert result.exit_code == 0, result.output
     return result.stdout
 
 
 def refused(lake: FlightsLake, capsys: pytest.CaptureFixture[str], *arguments: str) -> str:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--conf", str(lake.conf), *arguments])
+        app.main(["--conf", str(lake.conf), *arguments])
     assert ended.value.code not in (0, None)
     return capsys.readouterr().err
 

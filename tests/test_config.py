@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.config import Ingest, Settings, load
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Slots, Topic
@@ -216,7 +216,7 @@ def test_a_wrong_configuration_ends_the_command_with_one_message(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        cli.main(["--conf", str(write(plays={"lateness": "1h"})), "status"])
+        app.main(["--conf", str(write(plays={"lateness": "1h"})), "status"])
     assert ended.value.code == ConfigError.exit_code != 0
     out, err = capsys.readouterr()
     assert out == ""

@@ -11,8 +11,8 @@ import pyarrow.parquet as pq
 import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli
 from lakehouse.checksum import checksum_of
+from lakehouse.cli.app import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audited, traced
@@ -254,7 +254,7 @@ def test_the_command_asks_for_a_reason(lake: Lake, tmp_path: Path, capsys: pytes
 
     def command(*arguments: str) -> tuple[object, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(["--conf", str(conf), "erase", "plays", "--where", "n = 7", *arguments])
+            app.main(["--conf", str(conf), "erase", "plays", "--where", "n = 7", *arguments])
         captured = capsys.readouterr()
         return ended.value.code, captured.out + captured.err
 

@@ -112,8 +112,8 @@ def test_words_know_neither_spark_nor_tables(part: str) -> None:
         ("lakehouse/seal/stage.py", "from lakehouse import gate"),
         ("lakehouse/landing/source.py", "from lakehouse.ingest.query import run"),
         ("lakehouse/operations/status.py", "from lakehouse.sandbox.broker import Broker"),
-        ("lakehouse/sandbox/demo.py", "from lakehouse.cli import main"),
-        ("lakehouse/cli.py", "import jobs.seal"),
+        ("lakehouse/sandbox/demo.py", "from lakehouse.cli.app import main"),
+        ("lakehouse/cli/app.py", "import jobs.seal"),
     ],
 )
 def test_an_import_up_or_across_is_found(file: str, source: str) -> None:
@@ -127,7 +127,7 @@ def test_an_import_up_or_across_is_found(file: str, source: str) -> None:
         ("lakehouse/ingest/query.py", "from lakehouse.landing.source import PubSubSource"),
         ("lakehouse/validate/stage.py", "from lakehouse.validate.gx import gated"),
         ("lakehouse/mirrors/folder.py", "from lakehouse.mirrors import Mirror\nfrom . import hive"),
-        ("lakehouse/cli.py", "from lakehouse import fleet, validate\nfrom lakehouse.sandbox.broker import serve"),
+        ("lakehouse/cli/app.py", "from lakehouse import fleet, validate\nfrom lakehouse.sandbox.broker import serve"),
         ("jobs/seal.py", "from lakehouse.seal.stage import run"),
     ],
 )

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sealing import SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError
 from lakehouse.operations import lateness
@@ -105,7 +105,7 @@ def test_the_command_shows_table_and_picture(lake: Lake, tmp_path: Path, capsys:
 
     def run(*arguments: str) -> str:
         with pytest.raises(SystemExit) as ended:
-            cli.main(["--conf", str(conf), "lateness", "plays", *arguments])
+            app.main(["--conf", str(conf), "lateness", "plays", *arguments])
         assert ended.value.code == 0
         return capsys.readouterr().out
 

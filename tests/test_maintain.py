@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sealing import FIVE, SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.config import Config, Settings
 from lakehouse.landing.segments import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain
@@ -264,7 +264,7 @@ def test_the_command_shows_and_then_removes_the_same(
     for arguments in (["plays", "--dry-run", "--json"], ["--json"]):
         assert lost.exists()
         with pytest.raises(SystemExit) as ended:
-            cli.main(["--conf", str(conf), "maintain", *arguments])
+            app.main(["--conf", str(conf), "maintain", *arguments])
         assert ended.value.code == 0
         document = json.loads(capsys.readouterr().out)
         assert [removal["kind"] for removal in document["removals"]] == ["orphan"]

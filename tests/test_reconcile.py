@@ -18,7 +18,7 @@ from conftest import PLAYS
 from mirror_targets import HOUR, PARAMS, TARGETS, Lake, Target, parquet, plays
 from typer.testing import CliRunner
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.config import Config
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, after
@@ -173,7 +173,7 @@ def test_the_command_says_it_in_a_table_and_as_json(lake: Lake, config: Config, 
     (Path(config.settings.mirrors["folder"]["path"]) / "plays" / HOUR / "_SUCCESS").unlink()
 
     def run(*arguments: str) -> Any:
-        return CliRunner().invoke(cli.app, ["--conf", str(conf), "reconcile", *arguments])
+        return CliRunner().invoke(app.app, ["--conf", str(conf), "reconcile", *arguments])
 
     table = run("plays", "--hours", f"{HOUR}..{HOUR}")
     assert (table.exit_code, "missing" in table.stdout, "2 cells, 1 wrong" in table.stdout) == (1, True, True)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
-from lakehouse import cli
+from lakehouse.cli.app import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.operations import verify
@@ -238,7 +238,7 @@ def test_the_command_ends_with_1_when_something_is_found(
 
     def run(*arguments: str) -> tuple[object, str]:
         with pytest.raises(SystemExit) as ended:
-            cli.main(["--conf", str(conf), *arguments])
+            app.main(["--conf", str(conf), *arguments])
         return ended.value.code, capsys.readouterr().out
 
     code, text = run("verify", "plays")
