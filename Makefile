@@ -20,7 +20,7 @@ demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> 
 
 .PHONY: crash
 crash: set-up ## die at every step and by random schedules, go on, and count what came out (CRASH="--help" for more)
-	@$(python) -m lakehouse.sandbox.crash $(CRASH)
+	@$(python) -m lakehouse.crash.kit $(CRASH)
 
 .PHONY: sandbox
 sandbox: set-up ## a Pub/Sub broker on this machine, until Ctrl-C

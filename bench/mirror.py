@@ -30,6 +30,7 @@ from bench.measuring import seconds_of
 from bench.report import Report
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config, Settings
+from lakehouse.crash.processes import Server, UnavailableError
 from lakehouse.hours import Hour, after
 from lakehouse.mirrors.bigquery.mirror import BigQueryMirror, BigQueryOptions, client_of
 from lakehouse.mirrors.catalogue import mirror_named
@@ -37,7 +38,6 @@ from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.files import google_client
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
-from lakehouse.sandbox.services.servers import Server, UnavailableError
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
 from lakehouse.schemas import sealed_schema

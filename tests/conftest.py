@@ -10,7 +10,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.config import Config, Settings
-from lakehouse.sandbox.services.servers import UnavailableError
+from lakehouse.crash.processes import UnavailableError
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic, topic_from

@@ -19,11 +19,11 @@ import pytest
 from google.pubsub_v1 import types
 
 from lakehouse import failpoints
+from lakehouse.crash import kit, lives, schedules
+from lakehouse.crash.schedules import Act, Outcome, Schedule, World, dying_at, played, random_schedule, shrunk
 from lakehouse.ingest.query import Fact, TopicIngest
-from lakehouse.sandbox import crash, lives, schedules
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
-from lakehouse.sandbox.schedules import Act, Outcome, Schedule, World, dying_at, played, random_schedule, shrunk
 
 HOUSE = Path(__file__).parent.parent
 SCHEDULES = 25
@@ -224,7 +224,7 @@ def test_the_application_goes_on_after_each_sigkill(tmp_path: Path) -> None:
         "bronze committed, no ledger row",
         "seal committed, not recorded",
     ]
-    results = list(crash.killed_at(chosen, tmp_path))
+    results = list(kit.killed_at(chosen, tmp_path))
     assert [result.name for result in results] == [*chosen, lives.END]
     assert {result.name: result.violations for result in results if result.violations} == {}
 

@@ -17,12 +17,12 @@ from typing import Any
 import grpc
 import pytest
 
+from lakehouse.crash.cluster import Clock, ClusterLake, cluster
+from lakehouse.crash.lives import BY_PYTHON
+from lakehouse.crash.processes import UnavailableError
 from lakehouse.operations import status as fleet
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.cluster import Clock, ClusterLake, cluster
 from lakehouse.sandbox.faults import Faults
-from lakehouse.sandbox.lives import BY_PYTHON
-from lakehouse.sandbox.services.servers import UnavailableError
 from lakehouse.store.bronze_log import ingest_commits
 from lakehouse.store.tables import folders_of, open_table
 

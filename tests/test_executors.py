@@ -14,9 +14,9 @@ from typing import Any
 
 import pytest
 
-from lakehouse.sandbox.cluster import RACE_LOST, executors_killed_at
-from lakehouse.sandbox.lives import END, Result
-from lakehouse.sandbox.services.servers import UnavailableError
+from lakehouse.crash.cluster import RACE_LOST, executors_killed_at
+from lakehouse.crash.lives import END, Result
+from lakehouse.crash.processes import UnavailableError
 
 DIES_AT = "files durable, no manifest"
 

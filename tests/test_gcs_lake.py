@@ -19,13 +19,13 @@ from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.config import Config
+from lakehouse.crash.lives import KilledLake
 from lakehouse.landing.segments import Slot, read_manifest
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.files import google_client
 from lakehouse.operations.audit import audited
 from lakehouse.operations.verify import verified
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.lives import KilledLake
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import connector_settings, lake_options

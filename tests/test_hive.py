@@ -13,12 +13,12 @@ from mirror_targets import HOUR, NEXT, HiveTarget, Lake, hive_table, plays
 from pyspark.sql import SparkSession
 
 from lakehouse.config import Config
+from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors import retries
 from lakehouse.mirrors.files import LocalFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions, _connected, hive_type
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.sandbox.services.servers import free_ports
 from lakehouse.topics import Topic
 from lakehouse.types import arrow_type
 

@@ -34,13 +34,13 @@ from small_model import (
 )
 
 from lakehouse import failpoints
+from lakehouse.crash import schedules
+from lakehouse.crash.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, CheckpointInUseError, Death, Schedule
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest.query import TopicIngest, query
 from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.source import SegmentStream
-from lakehouse.sandbox import schedules
 from lakehouse.sandbox.monitoring import MISSING
-from lakehouse.sandbox.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, CheckpointInUseError, Death, Schedule
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import folders_of, open_table

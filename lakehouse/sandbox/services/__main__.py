@@ -10,9 +10,9 @@ from urllib.parse import urlsplit
 
 import psutil
 
-from lakehouse.sandbox.services import servers as servers_module
+from lakehouse.crash import processes as servers_module
+from lakehouse.crash.processes import Server, UnavailableError
 from lakehouse.sandbox.services.downloads import CONNECTOR, jars
-from lakehouse.sandbox.services.servers import Server, UnavailableError
 from lakehouse.sandbox.services.together import Servers
 from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings, lake_options
 

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pyspark
 
-from lakehouse.sandbox.services.servers import UnavailableError
+from lakehouse.crash.processes import UnavailableError
 
 CONNECTOR = "com.google.cloud.bigdataoss:gcs-connector:4.0.4:shaded"
 """The newest with a shaded jar; without one its libraries and Spark's own shadow each other."""

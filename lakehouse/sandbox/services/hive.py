@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from lakehouse.crash.processes import Server, free_ports, listens, started
 from lakehouse.sandbox.services.downloads import jars, java
 from lakehouse.sandbox.services.hdfs import _write as write_properties
-from lakehouse.sandbox.services.servers import Server, free_ports, listens, started
 
 _COORDINATES = Path(__file__).with_name("hive.txt")
 """Each without what it depends on: what Hive's own poms ask for cannot be had any more, and need not be."""

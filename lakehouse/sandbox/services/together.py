@@ -6,9 +6,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TypeVar
 
+from lakehouse.crash.processes import Server, UnavailableError
 from lakehouse.sandbox.services import hive, warehouse
 from lakehouse.sandbox.services.hdfs import Hdfs
-from lakehouse.sandbox.services.servers import Server, UnavailableError
 
 Kind = TypeVar("Kind", Hdfs, Server)
 

@@ -8,8 +8,8 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
+from lakehouse.crash.processes import Server, free_ports, listens, started
 from lakehouse.sandbox.services.downloads import bigquery_command, gcs_command
-from lakehouse.sandbox.services.servers import Server, free_ports, listens, started
 
 PROJECT = "sandbox"
 

@@ -21,12 +21,12 @@ from google.pubsub_v1 import types
 
 from lakehouse import failpoints, hours
 from lakehouse.config import Config, load
+from lakehouse.crash.invariants import Expected, violations, violations_so_far
+from lakehouse.crash.processes import bound_to_us
+from lakehouse.crash.schedules import write_suites
 from lakehouse.hours import Hour
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
-from lakehouse.sandbox.invariants import Expected, violations, violations_so_far
-from lakehouse.sandbox.schedules import write_suites
-from lakehouse.sandbox.services.servers import bound_to_us
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import folders_of, ledger_table

@@ -18,11 +18,11 @@ import grpc
 import pyspark
 
 from lakehouse import failpoints
+from lakehouse.crash.invariants import violations_so_far
+from lakehouse.crash.lives import BY_PYTHON, END, FEW, HALF_ACKED, MANY, SUBSCRIPTION, KilledLake, Result
+from lakehouse.crash.processes import Server, free_ports, started
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
-from lakehouse.sandbox.invariants import violations_so_far
-from lakehouse.sandbox.lives import BY_PYTHON, END, FEW, HALF_ACKED, MANY, SUBSCRIPTION, KilledLake, Result
-from lakehouse.sandbox.services.servers import Server, free_ports, started
 
 RACE_LOST = "race lost, nothing given back"
 OF_SLOTS = (

@@ -1,9 +1,9 @@
 """The crash kit: the application dies at each of its steps, goes on, and its tables must then tell the whole truth.
 
-    python -m lakehouse.sandbox.crash                          # everything: in process, by SIGKILL, on a cluster
-    python -m lakehouse.sandbox.crash --only 'seed 17'         # one case again, with what happened in it
-    python -m lakehouse.sandbox.crash --only 'close recorded'  # one death by SIGKILL, and the life after it
-    python -m lakehouse.sandbox.crash --only executors         # those on a cluster
+    python -m lakehouse.crash.kit                          # everything: in process, by SIGKILL, on a cluster
+    python -m lakehouse.crash.kit --only 'seed 17'         # one case again, with what happened in it
+    python -m lakehouse.crash.kit --only 'close recorded'  # one death by SIGKILL, and the life after it
+    python -m lakehouse.crash.kit --only executors         # those on a cluster
 
 Most deaths are played in this process (`schedules`), where a case takes a second or two. The same steps are then taken
 by the real application with Spark, in two lakes side by side: it is killed at one step after the other, and at random
@@ -35,10 +35,10 @@ from rich.console import Console
 from rich.table import Table
 
 from lakehouse import failpoints
+from lakehouse.crash.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
+from lakehouse.crash.lives import END, KilledLake, Result
+from lakehouse.crash.schedules import Outcome, Schedule, dying_at, played, random_schedule, shrunk
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
-from lakehouse.sandbox.lives import END, KilledLake, Result
-from lakehouse.sandbox.schedules import Outcome, Schedule, dying_at, played, random_schedule, shrunk
 
 BUILD = Path("build/crash")
 NOT_BY_SIGKILL = {RACE_LOST: "needs two executors"}

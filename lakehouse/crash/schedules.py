@@ -24,6 +24,7 @@ from google.pubsub_v1 import types
 
 from lakehouse import failpoints, hours
 from lakehouse.config import Config, Settings
+from lakehouse.crash.invariants import Expected, violations
 from lakehouse.errors import LakehouseError
 from lakehouse.ingest.frontier import MonitoringFrontier
 from lakehouse.ingest.query import Batch, TopicIngest, query
@@ -34,7 +35,6 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel, DirectError
 from lakehouse.sandbox.faults import Faults, RandomFaults
-from lakehouse.sandbox.invariants import Expected, violations
 from lakehouse.schemas import FACTS
 from lakehouse.seal.stage import seal_due
 from lakehouse.store.ledger import History, Ledger
