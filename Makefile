@@ -20,19 +20,19 @@ demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> 
 
 .PHONY: crash
 crash: set-up ## die at every step and by random schedules, go on, and count what came out (CRASH="--help" for more)
-	@$(python) -m lakehouse.crash.kit $(CRASH)
+	@$(python) -m lakehouse.crash $(CRASH)
 
 .PHONY: sandbox
 sandbox: set-up ## a Pub/Sub broker on this machine, until Ctrl-C
-	@$(python) -m lakehouse.cli.app sandbox
+	@$(python) -m lakehouse.cli sandbox
 
 .PHONY: services
 services: set-up ## HDFS, Hive, BigQuery and GCS on this machine, with their addresses, until services-stop
-	@$(python) -m lakehouse.sandbox.services start
+	@$(python) -m tests.servers start
 
 .PHONY: services-stop
 services-stop: set-up ## end what `make services` started
-	@$(python) -m lakehouse.sandbox.services stop
+	@$(python) -m tests.servers stop
 
 .PHONY: test
 test: lint types ## all checks: format, lint, types, tests (the first time, the stores' servers are fetched)

@@ -37,15 +37,15 @@ from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.files import google_client
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.sandbox.services.downloads import CONNECTOR, jars
-from lakehouse.sandbox.services.together import Servers
-from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
 from lakehouse.schemas import sealed_schema
 from lakehouse.spark.session import spark_session
 from lakehouse.store import parquet
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic, topic_from
+from tests.servers.downloads import CONNECTOR, jars
+from tests.servers.together import Servers
+from tests.servers.warehouse import PROJECT, connector_settings
 
 BUILD = Path("build/bench/mirror").absolute()
 HOUR = "2026-11-23T05"

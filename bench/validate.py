@@ -28,7 +28,8 @@ from lakehouse.spark.session import spark_session
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import files_of_hour, folders_of, open_table
 from lakehouse.topics import Topic
-from lakehouse.validate.stage import _ledger, gx, mlflow_runs, suite_of, validate_hour
+from lakehouse.validate import gx, mlflow_runs
+from lakehouse.validate.stage import _ledger, suite_of, validate_hour
 from lakehouse.validate.suites import parameters_of
 
 BUILD = Path("build/bench/validate")

@@ -30,7 +30,7 @@ from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import as_it_was, files, folders_of, open_table
 from lakehouse.topics import Topic
-from lakehouse.validate.stage import mlflow_runs, volume_models
+from lakehouse.validate import mlflow_runs, volume_models
 from lakehouse.validate.volume import Model
 
 if TYPE_CHECKING:

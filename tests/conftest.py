@@ -11,9 +11,9 @@ from pyspark.sql import SparkSession
 
 from lakehouse.config import Config, Settings
 from lakehouse.crash.processes import UnavailableError
-from lakehouse.sandbox.services.together import Servers
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic, topic_from
+from tests.servers.together import Servers
 
 SPARK_SETTINGS = {
     "spark.master": "local[2]",

@@ -30,7 +30,8 @@ from lakehouse.seal.stage import seal_due
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
-from lakehouse.validate.stage import mlflow_runs, validate_due
+from lakehouse.validate import mlflow_runs
+from lakehouse.validate.stage import validate_due
 
 HOUSE = Path(__file__).parent.parent
 DIRTY = "flight_landed"

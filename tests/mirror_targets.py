@@ -42,13 +42,13 @@ from lakehouse.mirrors.files import Copy, Files, GoogleFiles, HadoopFiles, Local
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.stage import sealed_hour
-from lakehouse.sandbox.services.downloads import CONNECTOR, jars
-from lakehouse.sandbox.services.together import Servers
-from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings
 from lakehouse.schemas import sealed_schema
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import DataFile, commit, files_of_hour, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
+from tests.servers.downloads import CONNECTOR, jars
+from tests.servers.together import Servers
+from tests.servers.warehouse import PROJECT, connector_settings
 
 HOUR = "2026-11-23T05"
 NEXT = "2026-11-23T06"

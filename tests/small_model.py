@@ -2,7 +2,7 @@
 
 `model.py` plays long random schedules; this one leaves out nothing, in a world that is small. A move is what the code
 does between two looks at what others can change: the subscription, manifests, the log, the ledger, a checkpoint. Where
-a rule lives is said at its move, and `AFTER` names the step of `lakehouse.failpoints` that the code has reached after it.
+a rule lives is said at its move, and `AFTER` names the step of `lakehouse.failpoints` that the code reaches after it.
 
 There are no leases: any pull may bring any message that is not acknowledged, as if its last lease had just run out. So
 a message can be in two segments, by Pub/Sub's doing; sealing sees to that. A segment is in one commit.

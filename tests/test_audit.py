@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.operations.audit import Audit, audited, check_topic, traced

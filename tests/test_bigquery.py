@@ -15,13 +15,13 @@ from mirror_targets import HOUR, NEXT, BigQueryTarget, Lake, bigquery_options, p
 from lakehouse.config import Config
 from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
+from lakehouse.mirrors.bigquery import mirror as bigquery_module
 from lakehouse.mirrors.bigquery.mirror import merged, schema_of
-from lakehouse.mirrors.bigquery.mirror import mirror as bigquery_module
 from lakehouse.mirrors.contract import manifest_of
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.sandbox.services.together import Servers
 from lakehouse.schemas import sealed_schema
 from lakehouse.topics import Topic
+from tests.servers.together import Servers
 
 LAYOUTS = ("table_per_hour", "partition")
 

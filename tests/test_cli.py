@@ -16,7 +16,7 @@ import pytest
 import yaml
 from typer.testing import CliRunner
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.config import Config, load
 from lakehouse.ingest.closing import OpenHour
 from lakehouse.operations import status as fleet
@@ -726,13 +726,13 @@ def test_the_door_opens_without_spark(lake: Lake) -> None:
 
 def test_status_answers_a_shell(lake: Lake) -> None:
     lake.start()
-    done = process(lake, "-m", "lakehouse.cli.app", "status")
+    done = process(lake, "-m", "lakehouse.cli", "status")
     assert done.returncode == 0, done.stderr
     assert FIVE in done.stdout
 
 
 def test_the_sandbox_says_how_to_reach_it_and_stops_when_told(lake: Lake) -> None:
-    command = [sys.executable, "-m", "lakehouse.cli.app", "sandbox", "--port", "0"]
+    command = [sys.executable, "-m", "lakehouse.cli", "sandbox", "--port", "0"]
     with subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.PIPE, text=True) as broker:
         assert broker.stdout is not None
         line = broker.stdout.readline()

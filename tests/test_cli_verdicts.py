@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from typer.testing import CliRunner
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.operations import status
 from tests.flights_lake import DIRTY, FlightsLake, shared_lake
 

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 import yaml
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.config import Ingest, Settings, load
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Slots, Topic

@@ -13,8 +13,8 @@ from hypothesis import settings as given_with
 from hypothesis import strategies as st
 
 from lakehouse.schemas import TIMESTAMP
+from lakehouse.seal import dedup
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
-from lakehouse.seal.stage import dedup
 from lakehouse.store.parquet import FILE, ROW
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

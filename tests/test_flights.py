@@ -218,7 +218,8 @@ def gx():
         warnings.simplefilter("ignore", DeprecationWarning)  # its own imports', not ours
         import great_expectations
 
-        import lakehouse.validate.volume_expectation  # noqa: F401 - our own expectation; importing it tells Great Expectations
+        # our own expectation; importing it registers it with Great Expectations
+        import lakehouse.validate.volume_expectation  # noqa: F401
 
     return great_expectations
 

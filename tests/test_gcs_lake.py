@@ -26,14 +26,14 @@ from lakehouse.mirrors.files import google_client
 from lakehouse.operations.audit import audited
 from lakehouse.operations.verify import verified
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.services.downloads import CONNECTOR, jars
-from lakehouse.sandbox.services.together import Servers
-from lakehouse.sandbox.services.warehouse import connector_settings, lake_options
 from lakehouse.store.bronze_log import IngestState, commit_batch, newest_state
 from lakehouse.store.files import GoogleStorage, storage_for
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import ConflictError, bronze_table, folders_of, ledger_table, open_table
 from lakehouse.topics import Topic
+from tests.servers.downloads import CONNECTOR, jars
+from tests.servers.together import Servers
+from tests.servers.warehouse import connector_settings, lake_options
 
 pytestmark = [pytest.mark.stores, pytest.mark.timeout(900)]
 

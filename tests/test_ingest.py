@@ -28,9 +28,10 @@ from subscribing import (
 from lakehouse import failpoints, hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
+from lakehouse.ingest import query as ingest
+from lakehouse.ingest import supervisor
 from lakehouse.ingest.closing import Frontier
-from lakehouse.ingest.query import Batch, Fact, TopicIngest, supervisor
-from lakehouse.ingest.query import query as ingest
+from lakehouse.ingest.query import Batch, Fact, TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped
 from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
 from lakehouse.landing.source import SegmentStream, source_options

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from sealing import SIX, Delivery, Lake, conf_of
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError
 from lakehouse.operations import lateness

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from sealing import FIVE, SIX, Delivery, Lake, conf_of
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.landing.segments import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain

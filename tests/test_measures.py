@@ -11,9 +11,9 @@ import pyarrow as pa
 import pytest
 from pyspark.sql import SparkSession
 
+from lakehouse.validate import gx
 from lakehouse.validate.gx import Finding
 from lakehouse.validate.metrics import Scan
-from lakehouse.validate.stage import gx
 from lakehouse.validate.suites import Expectation
 
 START = datetime(2026, 11, 23, 5, tzinfo=UTC)
@@ -262,7 +262,7 @@ def test_all_that_can_share_it_is_one_scan() -> None:
 
 def test_two_values_with_the_same_hash_are_not_one() -> None:
     """Repeats are sought among hashes; what is found is looked at in full before it is said of a row."""
-    from lakehouse.validate.stage import metrics
+    from lakehouse.validate import metrics
 
     table = pa.table({"event_id": ["a", "b", "c", "c"]})
     with pytest.MonkeyPatch.context() as patch:

@@ -51,8 +51,8 @@ from lakehouse.mirrors.files import Copy, GoogleFiles, HadoopFiles, LocalFiles, 
 from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
 from lakehouse.mirrors.retries import retried
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.sandbox.services.together import Servers
 from lakehouse.topics import Topic, topic_from
+from tests.servers.together import Servers
 
 
 @pytest.fixture

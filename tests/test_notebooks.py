@@ -14,7 +14,7 @@ from nbclient import NotebookClient
 
 from lakehouse.errors import LakeError
 from lakehouse.lake import Lake, open_lake
-from lakehouse.validate.stage import mlflow_runs
+from lakehouse.validate import mlflow_runs
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
 

@@ -37,7 +37,8 @@ from lakehouse import failpoints
 from lakehouse.crash import schedules
 from lakehouse.crash.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, CheckpointInUseError, Death, Schedule
 from lakehouse.errors import StaleDriverError
-from lakehouse.ingest.query import TopicIngest, query
+from lakehouse.ingest import query
+from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.source import SegmentStream
 from lakehouse.sandbox.monitoring import MISSING

@@ -18,7 +18,7 @@ from conftest import PLAYS
 from mirror_targets import HOUR, PARAMS, TARGETS, Lake, Target, parquet, plays
 from typer.testing import CliRunner
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.config import Config
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, after

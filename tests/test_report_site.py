@@ -22,7 +22,7 @@ from lakehouse.operations import report
 from lakehouse.pages import charts
 from lakehouse.pages import lake as overview
 from lakehouse.pages.lake import STATES, Line
-from lakehouse.validate.stage import stage
+from lakehouse.validate import stage
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
@@ -42,10 +42,10 @@ def lake() -> FlightsLake:
 
 
 def _invalid(lake: FlightsLake) -> list[str]:
-    from lakehouse.operations import status
+    from lakehouse.operations import status as fleet
 
-    standing = status.standing_of(lake.config.topic(DIRTY), lake.config)
-    return [row.hour for row in status.hour_statuses(standing, 72, NOW) if row.state == "invalid"]
+    standing = fleet.standing_of(lake.config.topic(DIRTY), lake.config)
+    return [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "invalid"]
 
 
 @pytest.fixture(scope="module")
@@ -157,8 +157,8 @@ def test_a_released_hour_names_who_let_it_go_and_why(reader: Reader, site: Path,
     """Who reads the page of an invalid hour that was delivered asks exactly this."""
     from lakehouse.operations import status as fleet
 
-    standing = status.standing_of(lake.config.topic(DIRTY), lake.config)
-    (released,) = [row.hour for row in status.hour_statuses(standing, 72, NOW) if row.state == "released"]
+    standing = fleet.standing_of(lake.config.topic(DIRTY), lake.config)
+    (released,) = [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "released"]
     assert "Released by ann: counted by hand" in reader.open(site / DIRTY / f"{released}.html").page.inner_text(
         "header"
     )

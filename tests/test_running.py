@@ -14,7 +14,8 @@ from subscribing import create_subscription, subscribed_broker
 
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SourceError, StaleDriverError
-from lakehouse.ingest.query import Batch, TopicIngest, supervisor
+from lakehouse.ingest import supervisor
+from lakehouse.ingest.query import Batch, TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped, started
 from lakehouse.operations import status as fleet
 from lakehouse.store.ledger import Ledger

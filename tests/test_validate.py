@@ -21,8 +21,8 @@ from lakehouse.schemas import sealed_schema
 from lakehouse.store.ledger import Entry, Ledger
 from lakehouse.store.tables import DataFile, commit, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
+from lakehouse.validate import mlflow_runs, stage
 from lakehouse.validate.gx import Finding
-from lakehouse.validate.stage import mlflow_runs, stage
 
 HOUR = "2026-11-23T05"
 Rows = list[dict[str, Any]]

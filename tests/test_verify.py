@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 import pytest
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
-from lakehouse.cli.app import app
+from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.operations import verify

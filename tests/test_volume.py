@@ -14,8 +14,8 @@ from lakehouse.config import Settings
 from lakehouse.hours import Hour
 from lakehouse.sandbox import flights
 from lakehouse.store.ledger import Entry, History
+from lakehouse.validate import gx, mlflow_runs, volume_models
 from lakehouse.validate.gx import Finding
-from lakehouse.validate.stage import gx, mlflow_runs, volume_models
 from lakehouse.validate.suites import Expectation
 from lakehouse.validate.volume import DAYS, ENOUGH_HOURS, ROWS, Model, Observed, learnt
 

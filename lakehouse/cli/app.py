@@ -204,7 +204,7 @@ def failing(
     """The rows of a sealed hour that break an expectation, looked up in silver."""
     config = load(context.obj)
     named, wanted = config.topic(topic), _hour(hour)
-    from lakehouse.validate.stage import stage as validate
+    from lakehouse.validate import stage as validate
 
     finding = validate.failing(named, config, wanted, expectation, limit)
     if as_json:
@@ -368,7 +368,7 @@ def release(
     """Let an invalid hour go to its mirrors as it is."""
     config = load(context.obj)
     named, wanted, why, person = config.topic(topic), _hour(hour), _reason(reason), _person(by)
-    from lakehouse.validate.stage import stage as validate
+    from lakehouse.validate import stage as validate
 
     validate.release(named, config, wanted, why, person)
     _confirm(
@@ -533,7 +533,7 @@ def _closed_already(topic: str, hour: Hour) -> LakehouseError:
 def _complaint(name: str, config: Config) -> str | None:
     """What is wrong with a topic's suite or the configuration of its mirrors; no mirror is opened for it."""
     from lakehouse.mirrors import catalogue
-    from lakehouse.validate.stage import stage as validate
+    from lakehouse.validate import stage as validate
 
     topic = config.topic(name)
     try:
@@ -843,7 +843,3 @@ def _age(seconds: float | None) -> str:
             parts.append(f"{count} {unit}")
     sign = "−" if seconds <= -1 else ""
     return sign + " ".join(parts[:2]).removesuffix(" 0 s")
-
-
-if __name__ == "__main__":
-    main()

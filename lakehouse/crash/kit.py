@@ -255,7 +255,3 @@ def _cell(results: Sequence[Result]) -> str:
     wrong = sum(not each.is_right for each in results)
     seconds = sum(each.seconds for each in results)
     return f"[red]{wrong} wrong[/red]" if wrong else f"[green]right[/green] ({len(results)} in {seconds:.0f} s)"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

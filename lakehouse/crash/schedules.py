@@ -26,8 +26,9 @@ from lakehouse import failpoints, hours
 from lakehouse.config import Config, Settings
 from lakehouse.crash.invariants import Expected, violations
 from lakehouse.errors import LakehouseError
+from lakehouse.ingest import query
 from lakehouse.ingest.frontier import MonitoringFrontier
-from lakehouse.ingest.query import Batch, TopicIngest, query
+from lakehouse.ingest.query import Batch, TopicIngest
 from lakehouse.landing.brokers import pubsub
 from lakehouse.landing.segments import Slot
 from lakehouse.landing.source import SegmentStream, source_options

@@ -24,7 +24,7 @@ from lakehouse.pages.lake import HourLine, Line, index, topic_page
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
-from lakehouse.validate.stage import volume_models
+from lakehouse.validate import volume_models
 from lakehouse.validate.volume import ROWS, Model
 
 SHOWN_HOURS = 72

@@ -164,7 +164,7 @@ def _publish(messages: Sequence[Message], config: Config, progress: Progress, ta
 
 def _request_close(topic: Topic, messages: Sequence[Message]) -> None:
     """No later event moves the watermark past the last hours of a replay: a person has to say that it is over."""
-    command = ["-m", "lakehouse.cli.app", "--conf", CONF, "close", topic.name, _last_hour(topic, messages)]
+    command = ["-m", "lakehouse.cli", "--conf", CONF, "close", topic.name, _last_hour(topic, messages)]
     asked = subprocess.run(
         [sys.executable, *command, "--reason", REASON, "--by", "demo"], capture_output=True, text=True, check=False
     )

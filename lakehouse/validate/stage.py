@@ -24,9 +24,9 @@ from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import Entry, History, Ledger
 from lakehouse.store.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
 from lakehouse.topics import Topic
+from lakehouse.validate import gx, latency, mlflow_runs, volume_models
 from lakehouse.validate.gx import Finding
 from lakehouse.validate.metrics import of_files
-from lakehouse.validate.stage import gx, latency, mlflow_runs, volume_models
 from lakehouse.validate.suites import EVERY_TOPIC, Expectation, Suite, is_there, parameters_of, suite_from
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from lakehouse.config import Settings
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import folders_of
-from lakehouse.validate.stage import mlflow_runs
+from lakehouse.validate import mlflow_runs
 from lakehouse.validate.volume import DAYS, ROWS, Model, Observed, learnt
 
 log = logging.getLogger(__name__)

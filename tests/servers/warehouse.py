@@ -9,7 +9,7 @@ import urllib.request
 from pathlib import Path
 
 from lakehouse.crash.processes import Server, free_ports, listens, started
-from lakehouse.sandbox.services.downloads import bigquery_command, gcs_command
+from tests.servers.downloads import bigquery_command, gcs_command
 
 PROJECT = "sandbox"
 
@@ -45,7 +45,7 @@ def gcs(folder: Path) -> Server:
 def gateway(folder: Path, emulator: Server) -> Server:
     """The emulator under an address at which delta-rs can write, too."""
     (port,) = free_ports(1)
-    module = "lakehouse.sandbox.services.gateway"
+    module = "tests.servers.gateway"
     command = [sys.executable, "-m", module, str(port), emulator.address.rpartition(":")[2]]
     return started("gateway", command, folder, f"http://127.0.0.1:{port}", lambda: listens(port))
 

@@ -7,8 +7,8 @@ from pathlib import Path
 from typing import TypeVar
 
 from lakehouse.crash.processes import Server, UnavailableError
-from lakehouse.sandbox.services import hive, warehouse
-from lakehouse.sandbox.services.hdfs import Hdfs
+from tests.servers import hive, warehouse
+from tests.servers.hdfs import Hdfs
 
 Kind = TypeVar("Kind", Hdfs, Server)
 

@@ -8,7 +8,7 @@ import urllib.request
 from pathlib import Path
 
 from lakehouse.crash.processes import Server, UnavailableError, free_ports, listens, started
-from lakehouse.sandbox.services.downloads import HADOOP, jars, java, spark_jars
+from tests.servers.downloads import HADOOP, jars, java, spark_jars
 
 _NAMENODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
 _DATANODE = "org.apache.hadoop.hdfs.server.datanode.DataNode"

@@ -1,6 +1,6 @@
 """A gateway to GCS' emulator with what delta-rs asks of XML's interface, and the emulator does not know.
 
-    python -m lakehouse.sandbox.services.gateway PORT EMULATOR_PORT
+    python -m tests.servers.gateway PORT EMULATOR_PORT
 
 PUT of an object becomes the upload that it knows, with its precondition; a listing begins after `start-after`, which it
 overlooks. Everything else is handed on as it is, so that this can be the one address of a lake. Uploads in parts, which

@@ -12,9 +12,9 @@ import psutil
 
 from lakehouse.crash import processes as servers_module
 from lakehouse.crash.processes import Server, UnavailableError
-from lakehouse.sandbox.services.downloads import CONNECTOR, jars
-from lakehouse.sandbox.services.together import Servers
-from lakehouse.sandbox.services.warehouse import PROJECT, connector_settings, lake_options
+from tests.servers.downloads import CONNECTOR, jars
+from tests.servers.together import Servers
+from tests.servers.warehouse import PROJECT, connector_settings, lake_options
 
 FOLDER = Path("build/services")
 RUNNING = FOLDER / "running.json"

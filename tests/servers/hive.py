@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from lakehouse.crash.processes import Server, free_ports, listens, started
-from lakehouse.sandbox.services.downloads import jars, java
-from lakehouse.sandbox.services.hdfs import _write as write_properties
+from tests.servers.downloads import jars, java
+from tests.servers.hdfs import _write as write_properties
 
 _COORDINATES = Path(__file__).with_name("hive.txt")
 """Each without what it depends on: what Hive's own poms ask for cannot be had any more, and need not be."""
