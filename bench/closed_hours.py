@@ -18,12 +18,14 @@ from pyspark.sql import SparkSession
 from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.hours import Hour
+from lakehouse.progress import IngestState
 from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer
 from lakehouse.store import parquet
-from lakehouse.store.bronze_log import IngestState, commit_batch
+from lakehouse.store.bronze_log import commit_batch
+from lakehouse.store.delta import DataFile, event_time_stats
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import DataFile, bronze_table, event_time_stats, folders_of, ledger_table
+from lakehouse.store.tables import bronze_table, folders_of, ledger_table
 from lakehouse.topics import Topic, topic_from
 
 HOUR = "2026-11-23T05"

@@ -42,7 +42,7 @@ from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.source import FORMAT, PubSubSource
 from lakehouse.schemas import DELIVERED
 from lakehouse.spark.session import spark_session
-from lakehouse.store.tables import open_table
+from lakehouse.store.delta import open_table
 from lakehouse.topics import Topic, topic_from
 
 BUILD = Path("build/bench/ingest").absolute()

@@ -40,8 +40,9 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.schemas import sealed_schema
 from lakehouse.spark.session import spark_session
 from lakehouse.store import parquet
+from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import DataFile, commit, folders_of, ledger_table, silver_table
+from lakehouse.store.tables import folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic, topic_from
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers

@@ -25,8 +25,9 @@ from bench.report import Report
 from lakehouse.config import Config
 from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
+from lakehouse.store.delta import files_of_hour, open_table
 from lakehouse.store.ledger import History
-from lakehouse.store.tables import files_of_hour, folders_of, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 from lakehouse.validate import gx, mlflow_runs
 from lakehouse.validate.stage import _ledger, suite_of, validate_hour

@@ -26,9 +26,10 @@ from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explained
 from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.spark.session import spark_session
+from lakehouse.store.delta import as_it_was, files, open_table
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
-from lakehouse.store.tables import as_it_was, files, folders_of, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs, volume_models
 from lakehouse.validate.volume import Model

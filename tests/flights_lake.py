@@ -18,11 +18,11 @@ import pytest
 import yaml
 
 from lakehouse.config import Config, load
-from lakehouse.ingest.closing import Frontier
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.segments import SegmentWriter, manifest_path
 from lakehouse.landing.source import facts
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.progress import Frontier
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
 from lakehouse.schemas import DELIVERED

@@ -43,8 +43,9 @@ from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.stage import sealed_hour
 from lakehouse.schemas import sealed_schema
+from lakehouse.store.delta import DataFile, commit, files_of_hour
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import DataFile, commit, files_of_hour, folders_of, ledger_table, silver_table
+from lakehouse.store.tables import folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers

@@ -18,16 +18,9 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
+from lakehouse.store.delta import DataFile, event_time_stats, files_of_hour
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import (
-    DataFile,
-    bronze_table,
-    event_time_stats,
-    files_of_hour,
-    folders_of,
-    ledger_table,
-    silver_table,
-)
+from lakehouse.store.tables import bronze_table, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 
 FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"

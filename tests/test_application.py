@@ -23,8 +23,9 @@ from subscribing import TOPIC, create_subscription, create_topic, delete_subscri
 from lakehouse.config import load
 from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
+from lakehouse.store.delta import open_table
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import folders_of, open_table
+from lakehouse.store.tables import folders_of
 
 ROOT = Path(__file__).parent.parent
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}

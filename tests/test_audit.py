@@ -13,7 +13,7 @@ from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.operations.audit import Audit, audited, check_topic, traced
-from lakehouse.store.tables import DataFile, commit, files_of_hour
+from lakehouse.store.delta import DataFile, commit, files_of_hour
 from lakehouse.topics import Topic
 
 

@@ -13,10 +13,11 @@ from hypothesis import strategies as st
 
 from lakehouse import hours
 from lakehouse.config import Settings
-from lakehouse.ingest.closing import OpenHour
+from lakehouse.progress import IngestState, OpenHour
 from lakehouse.store import bronze_log
-from lakehouse.store.bronze_log import IngestState, commit_batch, ingest_commits, newest_state, segments_in_log
-from lakehouse.store.tables import ConflictError, DataFile, bronze_table, commit, folders_of, open_table
+from lakehouse.store.bronze_log import commit_batch, ingest_commits, newest_state, segments_in_log
+from lakehouse.store.delta import ConflictError, DataFile, commit, open_table
+from lakehouse.store.tables import bronze_table, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"

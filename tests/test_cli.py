@@ -18,12 +18,13 @@ from typer.testing import CliRunner
 
 from lakehouse.cli import app
 from lakehouse.config import Config, load
-from lakehouse.ingest.closing import OpenHour
 from lakehouse.operations import status as fleet
 from lakehouse.operations.explain import Explanation, explained
-from lakehouse.store.bronze_log import IngestState, commit_batch
+from lakehouse.progress import IngestState, OpenHour
+from lakehouse.store.bronze_log import commit_batch
+from lakehouse.store.delta import commit
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import bronze_table, commit, folders_of, ledger_table
+from lakehouse.store.tables import bronze_table, folders_of, ledger_table
 
 HOUSE = Path(__file__).parent.parent
 FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"

@@ -12,16 +12,8 @@ from hypothesis import strategies as st
 
 from lakehouse import hours
 from lakehouse.hours import Hour
-from lakehouse.ingest.closing import (
-    MAX_CLOSES_PER_BATCH,
-    Decision,
-    Frontier,
-    OpenHour,
-    Signals,
-    awaits_frontier,
-    decide,
-    watermark,
-)
+from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH, Decision, Signals, awaits_frontier, decide
+from lakehouse.progress import Frontier, OpenHour, watermark
 from lakehouse.topics import Topic, topic_from
 
 FIVE = "2026-11-23T05"

@@ -24,7 +24,8 @@ from lakehouse.operations import status as fleet
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.store.bronze_log import ingest_commits
-from lakehouse.store.tables import folders_of, open_table
+from lakehouse.store.delta import open_table
+from lakehouse.store.tables import folders_of
 
 SHARE = 40
 """Messages of a slot."""

@@ -21,7 +21,7 @@ from lakehouse.operations.maintain import maintained
 from lakehouse.operations.verify import verified
 from lakehouse.seal.stage import newest_seal
 from lakehouse.store import bronze_log
-from lakehouse.store.tables import files, files_of_hour
+from lakehouse.store.delta import files, files_of_hour
 from lakehouse.topics import Topic
 
 

@@ -16,13 +16,13 @@ from subscribing import SUBSCRIPTION, subscribed_broker
 
 from lakehouse.config import Config
 from lakehouse.hours import hour_of
-from lakehouse.ingest.closing import Frontier
 from lakehouse.ingest.frontier import DryFrontier, MonitoringFrontier, fresh, monitoring_client
 from lakehouse.ingest.query import Batch, TopicIngest
 from lakehouse.landing.segments import Slot
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations.explain import explained
 from lakehouse.operations.status import standing_of
+from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
 from lakehouse.store.tables import folders_of

@@ -25,11 +25,13 @@ from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.files import google_client
 from lakehouse.operations.audit import audited
 from lakehouse.operations.verify import verified
+from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
-from lakehouse.store.bronze_log import IngestState, commit_batch, newest_state
+from lakehouse.store.bronze_log import commit_batch, newest_state
+from lakehouse.store.delta import ConflictError, open_table
 from lakehouse.store.files import GoogleStorage, storage_for
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import ConflictError, bronze_table, folders_of, ledger_table, open_table
+from lakehouse.store.tables import bronze_table, folders_of, ledger_table
 from lakehouse.topics import Topic
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers

@@ -26,9 +26,9 @@ from lakehouse.operations.erase import erase
 from lakehouse.operations.maintain import maintained
 from lakehouse.operations.verify import verified
 from lakehouse.store import holds as holds_module
+from lakehouse.store.delta import files_of_hour
 from lakehouse.store.files import GoogleStorage, LocalStorage, Storage
 from lakehouse.store.holds import Holds, holds_for
-from lakehouse.store.tables import files_of_hour
 from lakehouse.topics import Topic
 from tests.servers.together import Servers
 

@@ -30,19 +30,20 @@ from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
 from lakehouse.ingest import query as ingest
 from lakehouse.ingest import supervisor
-from lakehouse.ingest.closing import Frontier
 from lakehouse.ingest.query import Batch, Fact, TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped
 from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations import status
+from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
+from lakehouse.store.delta import ConflictError, files
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import ConflictError, bronze_table, files, folders_of, ledger_table
+from lakehouse.store.tables import bronze_table, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 NINE, TEN, ELEVEN, TWELVE = (f"2026-11-23T{hour:02d}" for hour in (9, 10, 11, 12))

@@ -16,8 +16,8 @@ from lakehouse.config import Config, Settings
 from lakehouse.landing.segments import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain
 from lakehouse.operations.maintain import Removal, maintained
+from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import files, files_of_hour, open_table
 from lakehouse.topics import Topic
 
 LATER = datetime.now(UTC) + timedelta(days=31)

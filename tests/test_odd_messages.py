@@ -24,8 +24,9 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
 from lakehouse.seal.stage import seal_due
+from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import files, files_of_hour, folders_of, ledger_table, open_table
+from lakehouse.store.tables import folders_of, ledger_table
 
 ACK_DEADLINE = timedelta(seconds=10)
 HOUR = hours.hour_of(datetime.now(UTC) - timedelta(hours=3))

@@ -43,8 +43,9 @@ from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_ma
 from lakehouse.landing.source import SegmentStream
 from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.store.bronze_log import ingest_commits, segment_of
+from lakehouse.store.delta import open_table
 from lakehouse.store.files import storage_for
-from lakehouse.store.tables import folders_of, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Slots
 
 SEEDS = range(300)

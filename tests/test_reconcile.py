@@ -25,7 +25,8 @@ from lakehouse.hours import Hour, after
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.reconcile import Cell, mirrors_of, reconciled
-from lakehouse.store.tables import DataFile, commit, folders_of, open_table
+from lakehouse.store.delta import DataFile, commit, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 IDS = ["a", "b", "c", "d"]

@@ -18,8 +18,9 @@ from lakehouse.ingest import supervisor
 from lakehouse.ingest.query import Batch, TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped, started
 from lakehouse.operations import status as fleet
+from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import folders_of, open_table, table_exists
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 ACK_DEADLINE = timedelta(seconds=10)

@@ -23,7 +23,7 @@ from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import LakeError, SealError
 from lakehouse.seal.stage import app_of, newest_seal, seal_due
 from lakehouse.store.bronze_log import segment_of
-from lakehouse.store.tables import commit, files_of_hour
+from lakehouse.store.delta import commit, files_of_hour
 from lakehouse.topics import Topic
 
 EIGHT = "2025-06-01T08"

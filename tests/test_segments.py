@@ -26,8 +26,9 @@ from lakehouse.landing.segments import (
     read_manifest,
 )
 from lakehouse.schemas import DELIVERED, segment_schema
+from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.tables import DataFile, Folders, bronze_table, commit, folders_of
+from lakehouse.store.tables import Folders, bronze_table, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"

@@ -22,10 +22,11 @@ from lakehouse.landing.brokers import pubsub
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.segments import Manifest, SegmentFile, SegmentWriter, Slot, manifest_path, read_manifest
 from lakehouse.landing.source import SegmentStream, facts, source_options
+from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
-from lakehouse.store.bronze_log import IngestState, commit_batch
+from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.files import LocalStorage, Storage, storage_for
 from lakehouse.store.tables import bronze_table, folders_of
 from lakehouse.topics import Topic

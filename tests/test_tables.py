@@ -12,23 +12,19 @@ from deltalake import DeltaTable
 
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
-from lakehouse.store.tables import (
+from lakehouse.store.delta import (
     ConflictError,
     Conflicts,
     DataFile,
-    Folders,
-    bronze_table,
     commit,
     event_time_stats,
     files,
     files_of_hour,
-    folders_of,
-    ledger_table,
     metadata_of_commits,
     open_table,
-    silver_table,
     table_exists,
 )
+from lakehouse.store.tables import Folders, bronze_table, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"

@@ -14,7 +14,8 @@ from flights_lake import FlightsLake, flights_lake
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.tally import Outcome, history_of, outcome_of
-from lakehouse.store.tables import files_of_hour, folders_of, open_table
+from lakehouse.store.delta import files_of_hour, open_table
+from lakehouse.store.tables import folders_of
 
 NAME = "weather_observed"
 

@@ -18,8 +18,9 @@ from lakehouse import failpoints, hours
 from lakehouse.config import Config, Validate
 from lakehouse.errors import LakeError, SuiteError
 from lakehouse.schemas import sealed_schema
+from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.ledger import Entry, Ledger
-from lakehouse.store.tables import DataFile, commit, folders_of, ledger_table, silver_table
+from lakehouse.store.tables import folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs, stage
 from lakehouse.validate.gx import Finding

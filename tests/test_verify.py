@@ -17,7 +17,7 @@ from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.operations import verify
 from lakehouse.operations.verify import Verification, verified
-from lakehouse.store.tables import DataFile, commit, files_of_hour, open_table
+from lakehouse.store.delta import DataFile, commit, files_of_hour, open_table
 from lakehouse.topics import Topic
 
 

@@ -25,8 +25,9 @@ from lakehouse.errors import ConfigError, LakehouseError
 from lakehouse.hours import Hour
 from lakehouse.operations import explain as explanations
 from lakehouse.operations import status as fleet
+from lakehouse.store.delta import open_table
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import folders_of, open_table
+from lakehouse.store.tables import folders_of
 
 _PIPED_WIDTH = 10_000
 """Columns of what is not a terminal: no row is ever cut or broken for the program that reads it."""

@@ -21,9 +21,10 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.landing.segments import listed_manifests
 from lakehouse.store.bronze_log import segment_of
+from lakehouse.store.delta import open_table
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.ledger import Entry, History, Ledger
-from lakehouse.store.tables import Folders, folders_of, open_table
+from lakehouse.store.tables import Folders, folders_of
 from lakehouse.topics import Topic
 
 _VERDICTS = ("valid", "invalid")

@@ -38,8 +38,9 @@ from lakehouse.sandbox.direct import DirectChannel, DirectError
 from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.schemas import FACTS
 from lakehouse.seal.stage import seal_due
+from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import folders_of, ledger_table, open_table, table_exists
+from lakehouse.store.tables import folders_of, ledger_table
 from lakehouse.topics import Slots, Topic, topic_from
 from lakehouse.validate.stage import release, validate_hour
 

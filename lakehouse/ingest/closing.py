@@ -12,31 +12,11 @@ from datetime import datetime, timedelta
 from lakehouse import hours
 from lakehouse.durations import written
 from lakehouse.hours import Hour
+from lakehouse.progress import Frontier, OpenHour, watermark
 from lakehouse.topics import Topic
 
 MAX_CLOSES_PER_BATCH = 100
 """A topic that is years behind closes its hours in many small commits, not in one that never ends."""
-
-
-@dataclass(frozen=True)
-class Frontier:
-    """The publish time before which everything published has been consumed. `at` is None when nobody knows.
-
-    `problem` is then in a few words why; unlike `text` it is the same as long as the cause is.
-    """
-
-    at: datetime | None
-    sampled_at: datetime | None
-    text: str
-    problem: str | None = None
-
-
-@dataclass(frozen=True)
-class OpenHour:
-    """What an open bucket holds so far."""
-
-    rows: int
-    last_write: datetime
 
 
 @dataclass(frozen=True)
@@ -86,11 +66,6 @@ class Decision:
     closed: tuple[ClosedHour, ...] = ()
     held: Held | None = None
     passed_over: int = field(default=0, compare=False)
-
-
-def watermark(max_event_time: datetime | None, topic: Topic) -> datetime | None:
-    """The event time before which no more input is expected; None before the first event."""
-    return max_event_time - topic.lateness if max_event_time else None
 
 
 def decide(signals: Signals, topic: Topic) -> Decision:

@@ -8,7 +8,7 @@ from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
 from lakehouse.durations import written
-from lakehouse.ingest.closing import Frontier
+from lakehouse.progress import Frontier
 
 EMULATOR = "MONITORING_EMULATOR_HOST"
 """`host:port` of a server that stands in for Cloud Monitoring, such as the sandbox's broker."""

@@ -23,37 +23,19 @@ from lakehouse.config import Config, Settings
 from lakehouse.durations import written
 from lakehouse.errors import SourceError, StaleDriverError
 from lakehouse.ingest.buckets import bucket_of
-from lakehouse.ingest.closing import (
-    ClosedHour,
-    Condition,
-    Decision,
-    Frontier,
-    OpenHour,
-    Signals,
-    awaits_frontier,
-    decide,
-    watermark,
-)
+from lakehouse.ingest.closing import ClosedHour, Condition, Decision, Signals, awaits_frontier, decide
 from lakehouse.ingest.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.segments import listed_manifests, read_manifest, stored_manifests
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
 from lakehouse.landing.source import facts as facts_of
+from lakehouse.progress import Frontier, IngestState, OpenHour, watermark
 from lakehouse.store import bronze_log
-from lakehouse.store.bronze_log import IngestState, Segment
+from lakehouse.store.bronze_log import Segment
+from lakehouse.store.delta import ConflictError, Conflicts, DataFile, event_time_stats, open_table, table_exists
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import (
-    ConflictError,
-    Conflicts,
-    DataFile,
-    bronze_table,
-    event_time_stats,
-    folders_of,
-    ledger_table,
-    open_table,
-    table_exists,
-)
+from lakehouse.store.tables import bronze_table, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)

@@ -21,11 +21,12 @@ from lakehouse.config import Ingest
 from lakehouse.hours import Hour
 from lakehouse.landing.messages import Segments, source_options_of, topic_named
 from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_manifest
+from lakehouse.progress import IngestState
 from lakehouse.schemas import FACTS, segment_schema
 from lakehouse.spark.workers import spare_next_task
-from lakehouse.store.bronze_log import IngestState, newest_state
+from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.delta import open_table
 from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.tables import open_table
 from lakehouse.topics import Topic
 
 FORMAT = "pubsub"

@@ -11,7 +11,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
-from lakehouse.store.tables import DataFile
+from lakehouse.store.delta import DataFile
 from lakehouse.topics import Topic
 
 

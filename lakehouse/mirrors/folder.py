@@ -20,7 +20,7 @@ from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, manifest_of, refuse_older, told_of
 from lakehouse.mirrors.files import Copy, Files, Found, files_at, first_line
-from lakehouse.store.tables import DataFile
+from lakehouse.store.delta import DataFile
 from lakehouse.topics import Frozen, Topic
 
 SUCCESS = "_SUCCESS"

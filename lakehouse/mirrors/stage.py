@@ -17,8 +17,9 @@ from lakehouse.errors import LakeError, LakehouseError, MirrorError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
+from lakehouse.store.delta import files_of_hour, open_table
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import Folders, files_of_hour, folders_of, ledger_table, open_table
+from lakehouse.store.tables import Folders, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 FAILURES_IN_A_ROW = 3

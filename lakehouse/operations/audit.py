@@ -26,19 +26,11 @@ from lakehouse.seal.dedup import ADDRESS
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import ingest_commits, segment_of
+from lakehouse.store.delta import DataFile, as_it_was, files, files_of_hour, open_table, table_exists
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.ledger import Entry, History, Ledger
 from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.tables import (
-    DataFile,
-    Folders,
-    as_it_was,
-    files,
-    files_of_hour,
-    folders_of,
-    open_table,
-    table_exists,
-)
+from lakehouse.store.tables import Folders, folders_of
 from lakehouse.topics import Topic
 
 MISSING, EXTRA = "missing", "extra"

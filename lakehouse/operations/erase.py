@@ -32,10 +32,7 @@ from lakehouse.schemas import sealed_schema, silver_schema
 from lakehouse.seal.copying import Copied, sealed_columns, write_silver
 from lakehouse.seal.stage import app_of, newest_seal
 from lakehouse.store import bronze_log, parquet
-from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.holds import holds_for
-from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import (
+from lakehouse.store.delta import (
     ConflictError,
     Conflicts,
     DataFile,
@@ -43,9 +40,12 @@ from lakehouse.store.tables import (
     event_time_stats,
     files,
     files_of_hour,
-    folders_of,
     open_table,
 )
+from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.holds import holds_for
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)

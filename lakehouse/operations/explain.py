@@ -8,8 +8,9 @@ from datetime import datetime
 from typing import Any
 
 from lakehouse.hours import Hour
-from lakehouse.ingest.closing import Condition, Frontier, Signals, decide
+from lakehouse.ingest.closing import Condition, Signals, decide
 from lakehouse.operations.status import Batch, Standing, held_hours, is_open, waits_for
+from lakehouse.progress import Frontier
 from lakehouse.store.ledger import Entry
 
 _UNKNOWN = "the backlog is unknown: "

@@ -15,8 +15,9 @@ from lakehouse.durations import written
 from lakehouse.errors import LakeError
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.store import parquet
+from lakehouse.store.delta import files, open_table
 from lakehouse.store.files import storage_for
-from lakehouse.store.tables import files, folders_of, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 LATENESSES = tuple(timedelta(minutes=minutes) for minutes in (0, 1, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880))

@@ -21,19 +21,11 @@ from lakehouse.landing.segments import listed_manifests, read_manifest, stored_m
 from lakehouse.operations.verify import commits
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import newest_state, segment_of, segments_in_log
+from lakehouse.store.delta import ConflictError, Conflicts, DataFile, commit, files, open_table, table_exists
 from lakehouse.store.files import Stored, storage_for
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import (
-    ConflictError,
-    Conflicts,
-    DataFile,
-    commit,
-    files,
-    folders_of,
-    open_table,
-    table_exists,
-)
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)

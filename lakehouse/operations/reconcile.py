@@ -17,8 +17,9 @@ from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.files import open_file
 from lakehouse.mirrors.stage import sealed_hour
+from lakehouse.store.delta import DataFile, files, open_table
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import DataFile, files, folders_of, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 SILVER = "silver"

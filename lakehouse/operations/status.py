@@ -17,10 +17,11 @@ from lakehouse import hours
 from lakehouse.config import Config, Settings, model_of, topic_of, values_of
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.hours import Hour
-from lakehouse.ingest.closing import OpenHour
-from lakehouse.store.bronze_log import IngestState, ingest_commits
+from lakehouse.progress import IngestState, OpenHour
+from lakehouse.store.bronze_log import ingest_commits
+from lakehouse.store.delta import open_table
 from lakehouse.store.ledger import Entry, History, Ledger
-from lakehouse.store.tables import folders_of, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 STUCK_AFTER = timedelta(minutes=15)

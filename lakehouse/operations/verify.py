@@ -18,10 +18,11 @@ from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.hours import Hour
+from lakehouse.store.delta import DataFile, files, open_table
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Entry, History, Ledger
-from lakehouse.store.tables import DataFile, files, folders_of, open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 _READERS = 16

@@ -29,7 +29,8 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.tally import Outcome, history_of, outcome_of
 from lakehouse.store.bronze_log import newest_state
-from lakehouse.store.tables import folders_of, open_table
+from lakehouse.store.delta import open_table
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 BUILD = Path("build/demo")

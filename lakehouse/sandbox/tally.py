@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.sandbox.flights import Message
+from lakehouse.store.delta import files, files_of_hour, open_table, table_exists
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import files, files_of_hour, folders_of, open_table, table_exists
+from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 

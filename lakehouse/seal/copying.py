@@ -18,8 +18,8 @@ from lakehouse.checksum import id_checksum
 from lakehouse.hours import Hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store import parquet
+from lakehouse.store.delta import DataFile, event_time_stats
 from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.tables import DataFile, event_time_stats
 from lakehouse.topics import Topic
 
 READ_COLUMNS = ["event", "event_id", "event_time", "publish_time", "message_id"]

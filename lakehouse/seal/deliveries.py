@@ -17,9 +17,10 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.store import parquet
+from lakehouse.store.delta import DataFile, files_of_hour
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.tables import DataFile, Folders, files_of_hour
+from lakehouse.store.tables import Folders
 from lakehouse.topics import Topic
 
 _TICK = timedelta(microseconds=1)

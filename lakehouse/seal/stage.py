@@ -20,21 +20,19 @@ from lakehouse.hours import Hour
 from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
-from lakehouse.store.holds import holds_for
-from lakehouse.store.ledger import Entry, Ledger
-from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.tables import (
+from lakehouse.store.delta import (
     ConflictError,
     Conflicts,
     DataFile,
     commit,
     files_of_hour,
-    folders_of,
-    ledger_table,
     metadata_of_commits,
     open_table,
-    silver_table,
 )
+from lakehouse.store.holds import holds_for
+from lakehouse.store.ledger import Entry, Ledger
+from lakehouse.store.parquet import FILE, ROW
+from lakehouse.store.tables import folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)

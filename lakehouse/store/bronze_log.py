@@ -7,16 +7,13 @@ remembered.
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import datetime
 from typing import Any
 
 from deltalake import DeltaTable
 
 from lakehouse import hours
-from lakehouse.hours import Hour
-from lakehouse.ingest.closing import OpenHour
-from lakehouse.store.tables import DataFile, commit, metadata_of_commits
+from lakehouse.progress import IngestState
+from lakehouse.store.delta import DataFile, commit, metadata_of_commits
 
 INGEST = "ingest"
 OPEN_HOUR = "open-hour"
@@ -25,51 +22,6 @@ _LIKELY = 20
 
 Segment = str
 """`<epoch>-<slot>-<attempt>`, the stem of its files' names: a slot that is ever pulled again is another segment."""
-
-
-@dataclass(frozen=True)
-class IngestState:
-    """Where ingest stands after a commit. `hours` are the open buckets that hold rows.
-
-    `rejected` counts the messages since the last close that have no place in any hour.
-    """
-
-    epoch: int = 0
-    open_hour: Hour | None = None
-    max_event_time: datetime | None = None
-    max_publish_time: datetime | None = None
-    hours: Mapping[Hour, OpenHour] = field(default_factory=dict)
-    slots: int = 0
-    rejected: int = 0
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "epoch": self.epoch,
-            "open_hour": self.open_hour,
-            "max_event_time": _iso(self.max_event_time),
-            "max_publish_time": _iso(self.max_publish_time),
-            "hours": {
-                hour: {"rows": held.rows, "last_write": held.last_write.isoformat()}
-                for hour, held in sorted(self.hours.items())
-            },
-            "slots": self.slots,
-            "rejected": self.rejected,
-        }
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> IngestState:
-        return cls(
-            values["epoch"],
-            values["open_hour"],
-            _instant(values["max_event_time"]),
-            _instant(values["max_publish_time"]),
-            {
-                hour: OpenHour(held["rows"], datetime.fromisoformat(held["last_write"]))
-                for hour, held in values["hours"].items()
-            },
-            values["slots"],
-            values["rejected"],
-        )
 
 
 def newest_state(bronze: DeltaTable) -> IngestState:
@@ -119,11 +71,3 @@ def commit_batch(bronze: DeltaTable, files: Iterable[DataFile], state: IngestSta
     return commit(
         bronze, files, metadata={**metadata, "kind": INGEST, "state": state.as_json()}, transactions=transactions
     )
-
-
-def _iso(instant: datetime | None) -> str | None:
-    return instant.isoformat() if instant else None
-
-
-def _instant(text: str | None) -> datetime | None:
-    return datetime.fromisoformat(text) if text else None

@@ -14,13 +14,19 @@ from deltalake.exceptions import CommitFailedError
 
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.store.tables import Conflicts
+from lakehouse.store.delta import Conflicts
 
 HOUR_STATES = ("closed", "sealed", "valid", "invalid", "released", "mirrored")
 OTHER_STATES = ("started", "failed", "recovered", "held", "close_requested")
 
+Clock = Callable[[], datetime]
+
 _APP = "ledger"
 _TICK = timedelta(microseconds=1)
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)
@@ -111,7 +117,7 @@ class History:
 class Ledger:
     """A topic's ledger table. Appends are serialized: each is decided on the rows that were there before it."""
 
-    def __init__(self, table: DeltaTable, by: str, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
+    def __init__(self, table: DeltaTable, by: str, clock: Clock = now) -> None:
         self._table, self._by, self._clock = table, by, clock
         self._read: tuple[int, History] | None = None
 

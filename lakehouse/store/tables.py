@@ -1,53 +1,94 @@
-"""A topic's folders and Delta tables, opened and committed to without a JVM."""
+"""A topic's tables and folders: the one value that knows where they are and how they are made."""
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass, field
-from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import timedelta
 
 import pyarrow as pa
-import pyarrow.compute as pc
-from deltalake import CommitProperties, DeltaTable, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake import DeltaTable, write_deltalake
+from deltalake.exceptions import DeltaError
 
-from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.durations import written
 from lakehouse.errors import LakeError
-from lakehouse.hours import Hour
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
+from lakehouse.store.delta import first_line
+from lakehouse.store.ledger import Clock, History, Ledger, now
+from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
-MOST_CONFLICTS = 100
-"""In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
 
+@dataclass(frozen=True)
+class TopicTables:
+    """Where a topic's things are, and its tables. Nothing else builds an address or hands storage options about."""
 
-class ConflictError(Exception):
-    """Somebody else committed first; look again and decide anew."""
+    topic: Topic
+    settings: Settings
 
+    @property
+    def raw(self) -> Place:
+        return self._place(self.settings.raw_root)
 
-@dataclass
-class Conflicts:
-    """The conflicts that one commit has met so far."""
+    @property
+    def sealed(self) -> Place:
+        return self._place(self.settings.sealed_root)
 
-    table: str
-    most: int = MOST_CONFLICTS
-    met: int = 0
+    @property
+    def segments(self) -> Place:
+        return self.raw.below("segments")
 
-    def meet(self, conflict: Exception) -> None:
-        """One more; LakeError when that is too many."""
-        self.met += 1
-        if self.met >= self.most:
-            raise LakeError(
-                self.table,
-                found=f"a commit that met {self.met} conflicts in a row, the last: {_first_line(conflict)}",
-                expected="one that succeeds once others have written",
-                next_step="See who else writes there (`started` in the ledger) and whether this account may.",
-            ) from conflict
+    @property
+    def reports(self) -> Place:
+        return self.sealed.below("reports")
+
+    @property
+    def checkpoint(self) -> str:
+        """The address of Spark's checkpoint, which may be lost."""
+        return self.raw.below("checkpoint").uri
+
+    def bronze(self, version: int | None = None) -> DeltaTable:
+        """Every delivery, as of `version` or now; LakeError when there is no such table or version."""
+        return self.raw.below("bronze").table(version)
+
+    def silver(self, version: int | None = None) -> DeltaTable:
+        """The sealed hours, as of `version` or now; LakeError when there is no such table or version."""
+        return self.sealed.below("silver").table(version)
+
+    def ledger(self, by: str, clock: Clock = now) -> Ledger:
+        """The ledger to record in as `by` (`<stage>/<release>/<run>`); created where there is none."""
+        table = _ensured(self._ledger, LEDGER, [], _properties(self.topic))
+        return Ledger(table, by, clock)
+
+    def history(self) -> History:
+        """What the ledger says; nothing where there is no ledger."""
+        return Ledger(self._ledger.table(), by="").history() if self.has_ledger() else History()
+
+    def has_bronze(self) -> bool:
+        return self.raw.below("bronze").has_table()
+
+    def has_silver(self) -> bool:
+        return self.sealed.below("silver").has_table()
+
+    def has_ledger(self) -> bool:
+        return self._ledger.has_table()
+
+    def ensure_bronze(self) -> DeltaTable:
+        """Bronze, created or given new declared fields where that is due."""
+        return _ensured(self.raw.below("bronze"), bronze_schema(self.topic), ["hour"], _properties(self.topic))
+
+    def ensure_silver(self) -> DeltaTable:
+        """Silver, created or given new declared fields where that is due; append-only."""
+        properties = _properties(self.topic) | {"delta.appendOnly": "true"}
+        return _ensured(self.sealed.below("silver"), silver_schema(self.topic), ["hour"], properties)
+
+    @property
+    def _ledger(self) -> Place:
+        return self.sealed.below("ledger")
+
+    def _place(self, root: str) -> Place:
+        return Place(f"{root}/{self.topic.name}", self.settings.storage_options)
 
 
 @dataclass(frozen=True)
@@ -69,104 +110,19 @@ def folders_of(settings: Settings, topic_name: str) -> Folders:
     return Folders(f"{settings.raw_root}/{topic_name}", f"{settings.sealed_root}/{topic_name}")
 
 
-@dataclass(frozen=True)
-class DataFile:
-    """A Parquet file and what Delta's log says of it. `path` is relative to the table; `hour` is its partition."""
-
-    path: str
-    hour: Hour | None
-    rows: int
-    size_bytes: int
-    written_at: datetime
-    stats: Mapping[str, Any] = field(default_factory=dict)
-
-    def as_action(self) -> AddAction:
-        stats = json.dumps({"numRecords": self.rows, **self.stats})
-        millis = int(self.written_at.timestamp() * 1000)
-        return AddAction(self.path, self.size_bytes, {"hour": self.hour}, millis, True, stats)
-
-
-def event_time_stats(first: datetime | None, last: datetime | None) -> dict[str, dict[str, str]]:
-    """Delta's bounds of `event_time`, in whole milliseconds: no event stands outside. Nothing without events."""
-    if first is None or last is None:
-        return {}
-    millisecond = timedelta(milliseconds=1)
-    low = hours.EPOCH + (first - hours.EPOCH) // millisecond * millisecond
-    high = hours.EPOCH - (hours.EPOCH - last) // millisecond * millisecond
-    return {"minValues": {"event_time": _stat(low)}, "maxValues": {"event_time": _stat(high)}}
-
-
-def _stat(instant: datetime) -> str:
-    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
-
-
-def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable:
-    """The table at `uri`; LakeError when there is none or it cannot be read."""
-    try:
-        return DeltaTable(uri, version=version, storage_options=dict(options) or None)
-    except TableNotFoundError as missing:
-        raise LakeError(
-            uri, found="no Delta table", expected="one, as ingest creates it", next_step="Run ingest for this topic."
-        ) from missing
-    except (DeltaError, OSError) as unreadable:
-        raise LakeError(
-            uri,
-            found=_first_line(unreadable),
-            expected="a readable Delta table",
-            next_step="Check the path, the permissions and the version.",
-        ) from unreadable
-
-
-def as_it_was(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
-    """The table as of a time or version, or as it is; LakeError when it was not there yet, or is not any more."""
-    if as_of is None:
-        return table
-    wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
-    if isinstance(wanted, datetime) and wanted.tzinfo is None:
-        wanted = wanted.replace(tzinfo=UTC)
-    if isinstance(wanted, datetime) and wanted < _created_at(table):
-        raise _no_version(table, as_of)
-    try:
-        table.load_as_version(wanted)
-    except (DeltaError, OSError) as error:
-        raise _no_version(table, as_of) from error
-    return table
-
-
-def _created_at(table: DeltaTable) -> datetime:
-    """Of a time before it delta-rs would give the first version."""
-    return datetime.fromtimestamp(table.history()[-1]["timestamp"] / 1000, UTC)
-
-
-def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
-    return LakeError(
-        table.table_uri,
-        found=f"no version as of {as_of}",
-        expected="a time or a version since the table was created, within the audit window",
-        next_step="See the ledger for when things happened.",
-    )
-
-
-def table_exists(uri: str, options: Mapping[str, str]) -> bool:
-    try:
-        return DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
-    except (DeltaError, OSError):
-        return False
-
-
 def bronze_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
     """The topic's bronze table, created or given new declared fields where that is due."""
-    return _ensured(folders.bronze, bronze_schema(topic), ["hour"], _properties(topic), options)
+    return _ensured(Place(folders.bronze, options), bronze_schema(topic), ["hour"], _properties(topic))
 
 
 def silver_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
     """The topic's silver table, created or given new declared fields where that is due; append-only."""
     properties = _properties(topic) | {"delta.appendOnly": "true"}
-    return _ensured(folders.silver, silver_schema(topic), ["hour"], properties, options)
+    return _ensured(Place(folders.silver, options), silver_schema(topic), ["hour"], properties)
 
 
 def ledger_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
-    return _ensured(folders.ledger, LEDGER, [], _properties(topic), options)
+    return _ensured(Place(folders.ledger, options), LEDGER, [], _properties(topic))
 
 
 def _properties(topic: Topic) -> dict[str, str]:
@@ -184,27 +140,25 @@ def _interval(duration: timedelta) -> str:
     return written(timedelta(seconds=seconds))
 
 
-def _ensured(
-    uri: str, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str], options: Mapping[str, str]
-) -> DeltaTable:
-    if not table_exists(uri, options):
+def _ensured(place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]) -> DeltaTable:
+    if not place.has_table():
         try:
             DeltaTable.create(
-                uri,
+                place.uri,
                 schema,
                 mode="ignore",
                 partition_by=partition_by or None,
                 configuration=dict(properties),
-                storage_options=dict(options) or None,
+                storage_options=dict(place.options) or None,
             )
         except (DeltaError, OSError) as refused:
             raise LakeError(
-                uri,
-                found=_first_line(refused),
+                place.uri,
+                found=first_line(refused),
                 expected="a folder in which tables can be created",
                 next_step="Check raw_root and sealed_root and the permissions there.",
             ) from refused
-    table = open_table(uri, options)
+    table = place.table()
     _follow_schema(table, schema, partition_by)
     _follow_properties(table, properties)
     return table
@@ -231,7 +185,7 @@ def _follow_schema(table: DeltaTable, schema: pa.Schema, partition_by: list[str]
     except (DeltaError, pa.ArrowException, ValueError) as refused:
         raise LakeError(
             table.table_uri,
-            found=_first_line(refused),
+            found=first_line(refused),
             expected="declared fields that only gain members",
             next_step="Give a field whose type changes a new name.",
         ) from refused
@@ -260,117 +214,3 @@ def _is_list(kind: pa.DataType) -> bool:
 def _type_name(kind: pa.DataType) -> str:
     """The type without the widths of offsets, which Delta does not keep."""
     return str(kind).removeprefix("large_").removesuffix("_view")
-
-
-def commit(
-    table: DeltaTable,
-    added: Iterable[DataFile],
-    *,
-    metadata: Mapping[str, Any],
-    transactions: Mapping[str, int],
-    removed: Iterable[DataFile] = (),
-) -> int:
-    """One commit by reference; gives its version, which is not the newest where somebody else has committed since.
-
-    ConflictError when a commit with one of the same app ids came since `table` was read.
-    """
-    before, text = int(table.version()), json.dumps(metadata, sort_keys=True)
-    actions: list[AddAction | RemoveAction] = [file.as_action() for file in added]
-    actions += [_removal(file) for file in removed]
-    properties = CommitProperties(
-        custom_metadata={"userMetadata": text},
-        app_transactions=[Transaction(app, version) for app, version in transactions.items()],
-    )
-    try:
-        table.create_write_transaction(
-            actions,
-            "append",
-            table.schema(),
-            partition_by=table.metadata().partition_columns,
-            commit_properties=properties,
-        )
-    except CommitFailedError as failed:
-        raise ConflictError(_first_line(failed)) from failed
-    table.update_incremental()
-    if table.version() == before + 1:
-        return before + 1
-    return next(version for version, entry in _history(table, None) if entry.get("userMetadata") == text)
-
-
-def _removal(file: DataFile) -> RemoveAction:
-    """Taken out of the table by us, not by a reader's query: an append-only table allows no other removal."""
-    now = int(datetime.now(UTC).timestamp() * 1000)
-    return RemoveAction(file.path, False, now, file.size_bytes, {"hour": file.hour})
-
-
-def files(table: DeltaTable) -> list[DataFile]:
-    """Every file of the table's version."""
-    return _data_files(_actions(table))
-
-
-def files_of_hour(table: DeltaTable, hour: Hour) -> list[DataFile]:
-    """The files of one bucket, ordered by path."""
-    actions = _actions(table)
-    return _data_files(actions.filter(pc.equal(actions["partition.hour"], hour)))
-
-
-def _actions(table: DeltaTable) -> pa.Table:
-    # Not pa.table(…), which imports pandas to see whether it was given one of its frames: a second of every command.
-    actions = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
-    if "partition.hour" not in actions.column_names:
-        actions = actions.append_column("partition.hour", pa.nulls(len(actions), pa.string()))
-    return actions
-
-
-def _data_files(actions: pa.Table) -> list[DataFile]:
-    return sorted(
-        (
-            DataFile(
-                row["path"],
-                row["partition.hour"],
-                row["num_records"] or 0,
-                row["size_bytes"],
-                datetime.fromtimestamp(row["modification_time"] / 1000, UTC),
-                _stats(row),
-            )
-            for row in actions.to_pylist()
-        ),
-        key=lambda file: file.path,
-    )
-
-
-def _stats(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
-    kinds = {"min": "minValues", "max": "maxValues", "null_count": "nullCount"}
-    stats: dict[str, dict[str, Any]] = {}
-    for key, value in row.items():
-        kind, _, column = key.partition(".")
-        if kind in kinds and value is not None:
-            stats.setdefault(kinds[kind], {})[column] = value
-    return stats
-
-
-def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(version, our metadata) of the newest commits that carry some, newest first; none newer than the open version."""
-    for version, entry in _history(table, limit):
-        text = entry.get("userMetadata")
-        if text and version <= table.version():
-            yield version, cast(dict[str, Any], json.loads(text))
-
-
-def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
-    for _ in range(MOST_CONFLICTS):
-        newest = table._table.get_latest_version()
-        entries = table.history(limit)
-        if newest == table._table.get_latest_version():
-            return ((newest - age, entry) for age, entry in enumerate(entries))
-    raise LakeError(
-        table.table_uri,
-        found=f"a new version at each of {MOST_CONFLICTS} looks at its history",
-        expected="a moment in which nobody writes",
-        next_step="See who writes to it so often.",
-    )
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -20,9 +20,10 @@ from lakehouse.errors import LakeError, LakehouseError, SuiteError
 from lakehouse.hours import Hour
 from lakehouse.pages.hour import page
 from lakehouse.schemas import sealed_schema, silver_schema
+from lakehouse.store.delta import DataFile, files_of_hour, open_table
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import Entry, History, Ledger
-from lakehouse.store.tables import DataFile, Folders, files_of_hour, folders_of, ledger_table, open_table
+from lakehouse.store.tables import Folders, folders_of, ledger_table
 from lakehouse.topics import Topic
 from lakehouse.validate import gx, latency, mlflow_runs, volume_models
 from lakehouse.validate.gx import Finding

@@ -39,8 +39,8 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted, manifest_of
 from lakehouse.mirrors.files import first_line, open_file
 from lakehouse.schemas import sealed_schema
+from lakehouse.store.delta import DataFile
 from lakehouse.store.files import storage_for
-from lakehouse.store.tables import DataFile
 from lakehouse.topics import Frozen, Topic
 
 LOADS_PER_TABLE_AND_DAY = 1500

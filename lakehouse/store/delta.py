@@ -1,0 +1,245 @@
+"""Delta tables without a JVM: opened, read as they were, and committed to by reference."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from typing import Any, cast
+
+import pyarrow as pa
+import pyarrow.compute as pc
+from deltalake import CommitProperties, DeltaTable, Transaction
+from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
+from deltalake.transaction import AddAction, RemoveAction
+
+from lakehouse import hours
+from lakehouse.errors import LakeError
+from lakehouse.hours import Hour
+
+MOST_CONFLICTS = 100
+"""In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
+
+
+class ConflictError(Exception):
+    """Somebody else committed first; look again and decide anew."""
+
+
+@dataclass
+class Conflicts:
+    """The conflicts that one commit has met so far."""
+
+    table: str
+    most: int = MOST_CONFLICTS
+    met: int = 0
+
+    def meet(self, conflict: Exception) -> None:
+        """One more; LakeError when that is too many."""
+        self.met += 1
+        if self.met >= self.most:
+            raise LakeError(
+                self.table,
+                found=f"a commit that met {self.met} conflicts in a row, the last: {first_line(conflict)}",
+                expected="one that succeeds once others have written",
+                next_step="See who else writes there (`started` in the ledger) and whether this account may.",
+            ) from conflict
+
+
+@dataclass(frozen=True)
+class DataFile:
+    """A Parquet file and what Delta's log says of it. `path` is relative to the table; `hour` is its partition."""
+
+    path: str
+    hour: Hour | None
+    rows: int
+    size_bytes: int
+    written_at: datetime
+    stats: Mapping[str, Any] = field(default_factory=dict)
+
+    def as_action(self) -> AddAction:
+        stats = json.dumps({"numRecords": self.rows, **self.stats})
+        millis = int(self.written_at.timestamp() * 1000)
+        return AddAction(self.path, self.size_bytes, {"hour": self.hour}, millis, True, stats)
+
+
+def event_time_stats(first: datetime | None, last: datetime | None) -> dict[str, dict[str, str]]:
+    """Delta's bounds of `event_time`, in whole milliseconds: no event stands outside. Nothing without events."""
+    if first is None or last is None:
+        return {}
+    millisecond = timedelta(milliseconds=1)
+    low = hours.EPOCH + (first - hours.EPOCH) // millisecond * millisecond
+    high = hours.EPOCH - (hours.EPOCH - last) // millisecond * millisecond
+    return {"minValues": {"event_time": _stat(low)}, "maxValues": {"event_time": _stat(high)}}
+
+
+def _stat(instant: datetime) -> str:
+    return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
+
+
+def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable:
+    """The table at `uri`; LakeError when there is none or it cannot be read."""
+    try:
+        return DeltaTable(uri, version=version, storage_options=dict(options) or None)
+    except TableNotFoundError as missing:
+        raise LakeError(
+            uri, found="no Delta table", expected="one, as ingest creates it", next_step="Run ingest for this topic."
+        ) from missing
+    except (DeltaError, OSError) as unreadable:
+        raise LakeError(
+            uri,
+            found=first_line(unreadable),
+            expected="a readable Delta table",
+            next_step="Check the path, the permissions and the version.",
+        ) from unreadable
+
+
+def as_it_was(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
+    """The table as of a time or version, or as it is; LakeError when it was not there yet, or is not any more."""
+    if as_of is None:
+        return table
+    wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
+    if isinstance(wanted, datetime) and wanted.tzinfo is None:
+        wanted = wanted.replace(tzinfo=UTC)
+    if isinstance(wanted, datetime) and wanted < _created_at(table):
+        raise _no_version(table, as_of)
+    try:
+        table.load_as_version(wanted)
+    except (DeltaError, OSError) as error:
+        raise _no_version(table, as_of) from error
+    return table
+
+
+def _created_at(table: DeltaTable) -> datetime:
+    """Of a time before it delta-rs would give the first version."""
+    return datetime.fromtimestamp(table.history()[-1]["timestamp"] / 1000, UTC)
+
+
+def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
+    return LakeError(
+        table.table_uri,
+        found=f"no version as of {as_of}",
+        expected="a time or a version since the table was created, within the audit window",
+        next_step="See the ledger for when things happened.",
+    )
+
+
+def table_exists(uri: str, options: Mapping[str, str]) -> bool:
+    try:
+        return DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
+    except (DeltaError, OSError):
+        return False
+
+
+def commit(
+    table: DeltaTable,
+    added: Iterable[DataFile],
+    *,
+    metadata: Mapping[str, Any],
+    transactions: Mapping[str, int],
+    removed: Iterable[DataFile] = (),
+) -> int:
+    """One commit by reference; gives its version, which is not the newest where somebody else has committed since.
+
+    ConflictError when a commit with one of the same app ids came since `table` was read.
+    """
+    before, text = int(table.version()), json.dumps(metadata, sort_keys=True)
+    actions: list[AddAction | RemoveAction] = [file.as_action() for file in added]
+    actions += [_removal(file) for file in removed]
+    properties = CommitProperties(
+        custom_metadata={"userMetadata": text},
+        app_transactions=[Transaction(app, version) for app, version in transactions.items()],
+    )
+    try:
+        table.create_write_transaction(
+            actions,
+            "append",
+            table.schema(),
+            partition_by=table.metadata().partition_columns,
+            commit_properties=properties,
+        )
+    except CommitFailedError as failed:
+        raise ConflictError(first_line(failed)) from failed
+    table.update_incremental()
+    if table.version() == before + 1:
+        return before + 1
+    return next(version for version, entry in _history(table, None) if entry.get("userMetadata") == text)
+
+
+def _removal(file: DataFile) -> RemoveAction:
+    """Taken out of the table by us, not by a reader's query: an append-only table allows no other removal."""
+    now = int(datetime.now(UTC).timestamp() * 1000)
+    return RemoveAction(file.path, False, now, file.size_bytes, {"hour": file.hour})
+
+
+def files(table: DeltaTable) -> list[DataFile]:
+    """Every file of the table's version."""
+    return _data_files(_actions(table))
+
+
+def files_of_hour(table: DeltaTable, hour: Hour) -> list[DataFile]:
+    """The files of one bucket, ordered by path."""
+    actions = _actions(table)
+    return _data_files(actions.filter(pc.equal(actions["partition.hour"], hour)))
+
+
+def _actions(table: DeltaTable) -> pa.Table:
+    # Not pa.table(…), which imports pandas to see whether it was given one of its frames: a second of every command.
+    actions = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
+    if "partition.hour" not in actions.column_names:
+        actions = actions.append_column("partition.hour", pa.nulls(len(actions), pa.string()))
+    return actions
+
+
+def _data_files(actions: pa.Table) -> list[DataFile]:
+    return sorted(
+        (
+            DataFile(
+                row["path"],
+                row["partition.hour"],
+                row["num_records"] or 0,
+                row["size_bytes"],
+                datetime.fromtimestamp(row["modification_time"] / 1000, UTC),
+                _stats(row),
+            )
+            for row in actions.to_pylist()
+        ),
+        key=lambda file: file.path,
+    )
+
+
+def _stats(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    kinds = {"min": "minValues", "max": "maxValues", "null_count": "nullCount"}
+    stats: dict[str, dict[str, Any]] = {}
+    for key, value in row.items():
+        kind, _, column = key.partition(".")
+        if kind in kinds and value is not None:
+            stats.setdefault(kinds[kind], {})[column] = value
+    return stats
+
+
+def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(version, our metadata) of the newest commits that carry some, newest first; none newer than the open version."""
+    for version, entry in _history(table, limit):
+        text = entry.get("userMetadata")
+        if text and version <= table.version():
+            yield version, cast(dict[str, Any], json.loads(text))
+
+
+def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
+    for _ in range(MOST_CONFLICTS):
+        newest = table._table.get_latest_version()
+        entries = table.history(limit)
+        if newest == table._table.get_latest_version():
+            return ((newest - age, entry) for age, entry in enumerate(entries))
+    raise LakeError(
+        table.table_uri,
+        found=f"a new version at each of {MOST_CONFLICTS} looks at its history",
+        expected="a moment in which nobody writes",
+        next_step="See who writes to it so often.",
+    )
+
+
+def first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]

@@ -1,0 +1,38 @@
+"""A folder of the lake: its address, and what it takes to reach it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from deltalake import DeltaTable
+
+from lakehouse.store.delta import open_table, table_exists
+from lakehouse.store.files import Storage, storage_for
+
+
+@dataclass(frozen=True)
+class Place:
+    """A folder at `uri`. Can be pickled; the options (they may hold secrets) are not shown."""
+
+    uri: str
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    def below(self, name: str) -> Place:
+        return Place(f"{self.uri}/{name}", self.options)
+
+    def files(self) -> Storage:
+        """Its files; their paths are relative to it."""
+        return storage_for(self.uri, self.options)
+
+    def open(self, path: str) -> Any:
+        """A binary file below it to read from, at any place; FileNotFoundError when there is none."""
+        return self.files().open(path)
+
+    def table(self, version: int | None = None) -> DeltaTable:
+        """The Delta table here; LakeError when there is none or it cannot be read."""
+        return open_table(self.uri, self.options, version)
+
+    def has_table(self) -> bool:
+        return table_exists(self.uri, self.options)
