@@ -713,10 +713,10 @@ def test_the_door_opens_without_spark(lake: Lake) -> None:
     """Their imports take longer than every answer."""
     lake.start()
     code = (
-        "import sys; from lakehouse import cli\n"
+        "import sys; from lakehouse.cli import app\n"
         f"early = {HEAVY} & set(sys.modules)\n"
         "for command in (['status'], ['hours', 'plays'], ['explain', 'plays', '2025-06-01T05']):\n"
-        "    try: cli.main(command)\n"
+        "    try: app.main(command)\n"
         "    except SystemExit as ended: assert not ended.code\n"
         f"print('loaded:', early, {HEAVY} & set(sys.modules))"
     )

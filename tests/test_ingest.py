@@ -523,7 +523,7 @@ def test_a_commit_that_always_meets_a_conflict_is_an_error(lake: Lake, monkeypat
     publish(play("10:10"))
     facts = lake.pulled(1)
     with monkeypatch.context() as patched:
-        patched.setattr(ingest.bronze, "commit_batch", refused)
+        patched.setattr(ingest.bronze_log, "commit_batch", refused)
         with pytest.raises(LakeError, match=r"bronze: found a commit that met 100 conflicts in a row"):
             driver.commit_facts(facts)
     assert lake.driver("two").commit_facts(facts).rows == 1

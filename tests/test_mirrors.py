@@ -374,9 +374,9 @@ def test_a_path_that_is_no_folder_is_told_clearly(tmp_path: Path, lake: Lake, to
 
 DIES_COPYING = """
 import os, pickle, sys
-from lakehouse.mirrors import filesystems, folder
+from lakehouse.mirrors import files
 mirror, hour = pickle.load(open(sys.argv[1], "rb"))
-filesystems.LocalFiles.settle = lambda self, folder: os.kill(os.getpid(), 9)
+files.LocalFiles.settle = lambda self, folder: os.kill(os.getpid(), 9)
 mirror.publish(hour)
 """
 
