@@ -47,9 +47,10 @@ test-fast: set-up ## the tests that are neither slow nor start servers
 	$(python) -m pytest -m "not slow and not services and not stores"
 
 .PHONY: lint
-lint: set-up ## format and lint rules, changing nothing
+lint: set-up ## format, lint rules and the contracts on imports, changing nothing
 	$(python) -m ruff format --check
 	$(python) -m ruff check
+	.venv/bin/lint-imports
 
 .PHONY: format
 format: set-up ## put the code into the house format
