@@ -10,12 +10,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, ValidationError
 
 from lakehouse import __version__
 from lakehouse.durations import Duration
 from lakehouse.errors import ConfigError
-from lakehouse.topics import Frozen, Topic, topic_from
+from lakehouse.topics import Frozen, Topic, key, topic_from
 
 DEFAULT_CONF = "conf/local.yaml"
 
@@ -31,49 +31,141 @@ Root = Annotated[str, AfterValidator(_rooted)]
 
 
 class Ingest(Frozen):
-    trigger: Duration = timedelta(seconds=10)
-    max_messages: int = Field(200_000, ge=1)
-    max_bytes: int = Field(128 * 1024**2, ge=1024)
-    max_pull: Duration = timedelta(seconds=10)
-    dry_after: Duration = timedelta(seconds=1)
+    trigger: Duration = key(
+        timedelta(seconds=10),
+        unit="duration",
+        doc="Shorter closes hours sooner, longer makes fewer and larger files.",
+    )
+    max_messages: int = key(
+        200_000,
+        ge=1,
+        unit="messages per slot and epoch",
+        doc="More makes larger files, as far as executors have the memory.",
+    )
+    max_bytes: int = key(
+        128 * 1024**2,
+        ge=1024,
+        unit="payload bytes per slot and epoch",
+        doc="As above; a slot holds about three times as much.",
+    )
+    max_pull: Duration = key(
+        timedelta(seconds=10),
+        unit="duration",
+        doc="Longest that a slot pulls before its segment is written; well below the ack deadline.",
+    )
+    dry_after: Duration = key(
+        timedelta(seconds=1),
+        unit="duration",
+        doc="Wait for a message before the subscription counts as dry.",
+    )
 
 
 class Frontier(Frozen):
-    source: Literal["monitoring", "dry"] = "monitoring"
-    max_age: Duration = timedelta(minutes=5)
+    source: Literal["monitoring", "dry"] = key(
+        "monitoring",
+        unit="monitoring | dry",
+        doc="`dry` only where there is no Cloud Monitoring (emulators).",
+    )
+    max_age: Duration = key(
+        timedelta(minutes=5),
+        unit="duration",
+        doc="An older sample is no sample, and hours are held; samples lag by 1 to 2 minutes.",
+    )
 
 
 class Seal(Frozen):
-    target_file_bytes: int = Field(256 * 1024**2, ge=1024**2)
-    small_rows: int = Field(50_000, ge=0)
-    protect: Literal["none", "hold"] = "none"
+    target_file_bytes: int = key(
+        256 * 1024**2,
+        ge=1024**2,
+        unit="bytes",
+        doc="Size of silver's files; larger for topics that are only ever scanned whole.",
+    )
+    small_rows: int = key(
+        50_000,
+        ge=0,
+        unit="rows",
+        doc="Hours up to this are sealed in the driver, without a Spark job.",
+    )
+    protect: Literal["none", "hold"] = key(
+        "none",
+        unit="none | hold",
+        doc="`hold` puts a temporary hold on each sealed file on gs://, against deletion by mistake.",
+    )
 
 
 class Validate(Frozen):
-    small_rows: int = Field(200_000, ge=0)
+    small_rows: int = key(
+        200_000,
+        ge=0,
+        unit="rows",
+        doc="Hours up to this are validated by pandas, larger ones by Spark.",
+    )
 
 
 class MLflow(Frozen):
-    tracking_uri: str = ""
-    experiment: str = "lakehouse"
+    tracking_uri: str = key(
+        "",
+        unit="address",
+        doc="Give a tracking server to have runs: gs:// holds no sqlite.",
+    )
+    experiment: str = key(
+        "lakehouse",
+        unit="text",
+        doc="Runs of all topics stand under it; another one for each environment of a shared server.",
+    )
 
 
 class Settings(Frozen):
     """One `conf/<environment>.yaml`; unit, default and when to change a key stand in the file itself."""
 
-    raw_root: Root
-    sealed_root: Root = ""
-    release: str = Field(default_factory=lambda: os.environ.get("LAKEHOUSE_RELEASE", __version__), min_length=1)
-    topics: str = "topics"
-    expectations: str = "../expectations"
+    raw_root: Root = key(
+        unit="folder or gs:// address",
+        doc="Bronze, checkpoints and segments of all topics.",
+    )
+    sealed_root: Root = key(
+        "",
+        unit="folder or gs:// address",
+        doc="A bucket of its own: analysts read only this one.",
+    )
+    release: str = key(
+        default_factory=lambda: os.environ.get("LAKEHOUSE_RELEASE", __version__),
+        min_length=1,
+        unit="text",
+        doc="What every commit says it was written by.",
+    )
+    topics: str = key(
+        "topics",
+        unit="folder, relative to this file",
+        doc="One <topic>.yaml each; another folder for each group of topics.",
+    )
+    expectations: str = key(
+        "../expectations",
+        unit="folder, relative to this file",
+        doc="One <topic>.json each.",
+    )
     ingest: Ingest = Ingest()
     frontier: Frontier = Frontier()
     seal: Seal = Seal()
     validation: Validate = Validate()
     mlflow: MLflow = MLflow()
-    mirrors: dict[str, dict[str, Any]] = Field(default_factory=dict)
-    spark: dict[str, str] = Field(default_factory=dict)
-    storage_options: dict[str, str] = Field(default_factory=dict)
+    mirrors: dict[str, dict[str, Any]] = key(
+        default_factory=dict,
+        unit="name: kind and its own keys",
+        doc="Where hours can be mirrored to; a topic lists the names it goes to.",
+    )
+    spark: dict[str, str] = key(
+        default_factory=dict,
+        unit="Spark's own settings",
+        doc="Settings of spark-submit take precedence; a cluster sets the master and Delta.",
+    )
+    storage_options: dict[str, str] = key(
+        default_factory=dict,
+        unit="delta-rs' options",
+        doc=(
+            "How the lake's storage is reached, as an emulator or a proxy needs it; on Dataproc the cluster's "
+            "service account is found without."
+        ),
+    )
 
 
 @dataclass(frozen=True)

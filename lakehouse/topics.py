@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic_core import PydanticUndefined
 
 from lakehouse import hours
 from lakehouse.durations import Duration
@@ -57,11 +58,31 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+def key(default: Any = PydanticUndefined, *, unit: str, doc: str, **bounds: Any) -> Any:
+    """A key that an operator sets: its unit and default, what it is and when to change it. The manual shows these."""
+    return Field(default, description=doc, json_schema_extra={"unit": unit}, **bounds)
+
+
 class Slots(Frozen):
     """How many slots pull one epoch: the load moves it between the two bounds."""
 
-    min: int = Field(1, ge=1, le=1024)
-    max: int = Field(2, ge=1, le=1024)
+    min: int = key(
+        1,
+        ge=1,
+        le=1024,
+        unit="slots, 1 to 1024",
+        doc="How many tasks pull an epoch at least. More when a burst must not wait for the next epochs to widen.",
+    )
+    max: int = key(
+        2,
+        ge=1,
+        le=1024,
+        unit="slots, 1 to 1024",
+        doc=(
+            "How many at most; more than the application's cores only queue. Raise it when the frontier falls "
+            "behind and slots stand at the bound (`lakehouse status`)."
+        ),
+    )
 
     @model_validator(mode="after")
     def _ordered(self) -> Slots:
@@ -71,25 +92,120 @@ class Slots(Frozen):
 
 
 class Topic(Frozen):
-    """One `conf/topics/<name>.yaml`; the meaning of each key stands in `conf/topics/README.md`."""
+    """One `conf/topics/<name>.yaml`."""
 
     name: str
-    subscription: Annotated[str, AfterValidator(_subscription)]
-    format: Literal["json"] = "json"
-    event_id: Location
-    event_time: Location
-    event_time_unit: Literal["iso8601", "s", "ms", "us"] = "iso8601"
-    fields: dict[str, str] = Field(min_length=1)
-    lateness: Duration = timedelta(hours=1)
-    quiet_period: Duration = timedelta(minutes=1)
-    future_tolerance: Duration = timedelta(minutes=10)
-    dedup_horizon: Duration = timedelta(hours=24)
-    first_hour: Annotated[str, AfterValidator(_first_hour)] = "now"
-    empty_hours: Literal["close", "skip"] = "close"
-    audit_window: Duration = timedelta(days=400)
-    bronze_retention: Duration = timedelta(days=30)
+    subscription: Annotated[str, AfterValidator(_subscription)] = key(
+        unit="projects/<project>/subscriptions/<subscription>",
+        doc="What is read. No two topics may name the same one: each would get half of the events.",
+    )
+    format: Literal["json"] = key(
+        "json",
+        unit="json",
+        doc="How payloads are written.",
+    )
+    event_id: Location = key(
+        unit="location",
+        doc=(
+            "`payload.<dotted path>` or `attributes.<name>`: what is the same in every delivery of one event. "
+            "Where the publisher sets none, mend the publisher: without it nobody can tell a duplicate."
+        ),
+    )
+    event_time: Location = key(
+        unit="location",
+        doc=(
+            "As above, or `publish_time`: when the event happened, which decides its hour. `publish_time` only "
+            "where events carry no time of their own."
+        ),
+    )
+    event_time_unit: Literal["iso8601", "s", "ms", "us"] = key(
+        "iso8601",
+        unit="iso8601, s, ms, us",
+        doc="How that time is written: as text, or as a number of seconds, milliseconds or microseconds since 1970.",
+    )
+    fields: dict[str, str] = key(
+        min_length=1,
+        unit="name: Spark type",
+        doc=(
+            "The payload's members that become columns. Types are `string`, `tinyint`, `smallint`, `int`, "
+            "`bigint`, `float`, `double`, `boolean`, `timestamp`, `date`, `binary`, `decimal(p,s)`, and "
+            "`array<…>`, `map<string, …>`, `struct<name: …>` of them; those with a colon stand in quotes. A value "
+            "of another type rejects its event; a missing one is null. Add fields at any time; what changes its "
+            "type takes a new name. `event_id`, `event_time`, `event_hour`, `publish_time`, `message_id` and "
+            "`hour` are columns of every topic, and no field's name."
+        ),
+    )
+    lateness: Duration = key(
+        timedelta(hours=1),
+        unit="duration",
+        doc=(
+            "How far the watermark trails the newest event: how long an hour waits for late events after its end. "
+            "Longer when many rows are skewed (`lakehouse hours`), shorter when hours must be there sooner. Late "
+            "events are never lost: they go to the first open hour."
+        ),
+    )
+    quiet_period: Duration = key(
+        timedelta(minutes=1),
+        unit="duration",
+        doc=(
+            "How long nothing may have been written to an hour before it closes. Shorter only for replays, which "
+            "write hours in seconds."
+        ),
+    )
+    future_tolerance: Duration = key(
+        timedelta(minutes=10),
+        unit="duration",
+        doc=(
+            "How far an event may be dated after its publish time; beyond, it is rejected. As wide as publishers' "
+            "clocks may be wrong, and no wider: such an event moves the watermark for all."
+        ),
+    )
+    dedup_horizon: Duration = key(
+        timedelta(hours=24),
+        unit="duration",
+        doc=(
+            "How far back sealed hours are searched for the events of skewed rows. Longer when a publisher "
+            "repeats itself after days; each hour costs a read of its ids."
+        ),
+    )
+    first_hour: Annotated[str, AfterValidator(_first_hour)] = key(
+        "now",
+        unit="now, earliest or an hour",
+        doc=(
+            "The first hour to be delivered, set once, at the topic's first start: the running one, that of the "
+            "first batch's oldest event, or one such as `2026-11-23T05`. What is older is skewed into it."
+        ),
+    )
+    empty_hours: Literal["close", "skip"] = key(
+        "close",
+        unit="close, skip",
+        doc=(
+            "Whether an hour without events closes too, so that those who wait for it can go on. `skip` for "
+            "replays of old data, whose gaps may be years."
+        ),
+    )
+    audit_window: Duration = key(
+        timedelta(days=400),
+        unit="duration",
+        doc="How long the tables can be read as they were: the log and the files of older versions stay this long.",
+    )
+    bronze_retention: Duration = key(
+        timedelta(days=30),
+        unit="duration",
+        doc=(
+            "How long deliveries stay as they came. Longer when hours may have to be sealed anew; it is the "
+            "largest part of the lake's storage."
+        ),
+    )
     slots: Slots = Slots()
-    mirrors: tuple[str, ...] = ()
+    mirrors: tuple[str, ...] = key(
+        (),
+        unit="list of names",
+        doc=(
+            "Where valid hours are copied to, by the names under `mirrors` in `conf/<environment>.yaml`. A target "
+            "that is added later gets all hours that were ever sealed and cleared."
+        ),
+    )
 
     @field_validator("name")
     @classmethod
