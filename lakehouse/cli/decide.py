@@ -1,0 +1,131 @@
+"""Commands by which a person decides: what closes, goes on, or is removed."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+
+from lakehouse import hours
+from lakehouse.cli import columns
+from lakehouse.cli.arguments import AsJson, By, HourText, Reason, TopicName, hour_of, person_of, reason_of
+from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
+from lakehouse.config import load
+from lakehouse.errors import LakehouseError
+from lakehouse.hours import Hour
+from lakehouse.operations import status as fleet
+from lakehouse.store.ledger import History
+from lakehouse.store.tables import TopicTables
+
+
+def close(
+    context: typer.Context, topic: TopicName, hour: HourText, reason: Reason, by: By = None, as_json: AsJson = False
+) -> None:
+    """Ask ingest to close all hours through HOUR with its next batch, whatever the conditions say."""
+    config = load(context.obj)
+    person = person_of(by)
+    details = {"reason": reason_of(reason), "by": person}
+    standing = fleet.standing_of(config.topic(topic), config)
+    through = _closable(standing, hour_of(hour))
+    tables = TopicTables(standing.topic, config.settings)
+    ledger = tables.ledger(f"close/{config.settings.release}/{person}")
+    if ledger.record("close_requested", through, details, unless=lambda history: _has_closed(history, through)) is None:
+        raise _closed_already(topic, through)
+    confirm(
+        f"{topic}: all hours through {through} close with the next batch of ingest.",
+        {"topic": topic, "hour": through, "state": "close_requested", **details},
+        as_json,
+    )
+
+
+def release(
+    context: typer.Context, topic: TopicName, hour: HourText, reason: Reason, by: By = None, as_json: AsJson = False
+) -> None:
+    """Let an invalid hour go to its mirrors as it is."""
+    config = load(context.obj)
+    named, wanted, why, person = config.topic(topic), hour_of(hour), reason_of(reason), person_of(by)
+    from lakehouse.validate import stage as validate
+
+    validate.release(named, config, wanted, why, person)
+    confirm(
+        f"{topic}: {wanted} is released and goes to its mirrors next.",
+        {"topic": topic, "hour": wanted, "state": "released", "reason": why, "by": person},
+        as_json,
+    )
+
+
+def maintain(
+    context: typer.Context,
+    topics: Annotated[
+        list[str] | None, typer.Argument(metavar="[TOPIC]...", help="All topics when none is given.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Remove what nobody needs any more: old deliveries of hours that are everywhere, orphans, expired reports."""
+    from lakehouse.operations.maintain import maintained
+
+    config = load(context.obj)
+    chosen = [config.topic(name) for name in topics or sorted(config.topics)]
+    removals = [each for topic in chosen for each in maintained(topic, config, datetime.now(UTC), dry_run=dry_run)]
+    if as_json:
+        print_json({"dry_run": dry_run, "removals": [asdict(removal) for removal in removals]})
+        return
+    print_table(columns.REMOVAL, removals)
+    size_bytes = sum(removal.size_bytes for removal in removals)
+    print_line(f"{len(removals):,} {'would go' if dry_run else 'gone'}, {size_bytes / 1024**2:,.1f} MiB")
+
+
+def erase(
+    context: typer.Context,
+    topic: TopicName,
+    where: Annotated[
+        str, typer.Option(metavar="CONDITION", help="Over silver's columns, as after `where` in DuckDB's SQL.")
+    ],
+    reason: Reason,
+    by: By = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be erased.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Erase a person's events from bronze and silver; sealed hours get a new revision, and are mirrored again."""
+    from lakehouse.operations import erase as erasing
+
+    config = load(context.obj)
+    why, person = reason_of(reason), person_of(by)
+    erasure = erasing.erase(config.topic(topic), config, where, reason=why, by=person, dry_run=dry_run)
+    if as_json:
+        print_json({"dry_run": dry_run, **asdict(erasure)})
+        return
+    print_table(columns.ERASED, erasure.hours)
+    would = "would be " if dry_run else ""
+    rows = sum(hour.erased for hour in erasure.hours)
+    print_line(f"{rows:,} rows of {len(erasure.hours)} hours and {erasure.deliveries:,} deliveries {would}erased")
+
+
+def _closable(standing: fleet.Standing, hour: Hour) -> Hour:
+    """An hour that is over and still open: nobody may close an hour that goes on, for all its later events."""
+    if not fleet.is_open(standing, hour):
+        raise _closed_already(standing.topic.name, hour)
+    if hours.end_of(hour) > datetime.now(UTC):
+        raise LakehouseError(
+            f"{standing.topic.name} {hour}",
+            found=f"an hour that ends at {instant_text(hours.end_of(hour))}",
+            expected="an hour that is over",
+            next_step="Name an earlier hour, or wait: what comes after a close is skewed into a later hour.",
+        )
+    return hour
+
+
+def _has_closed(history: History, hour: Hour) -> bool:
+    return history.first("closed", hour) is not None
+
+
+def _closed_already(topic: str, hour: Hour) -> LakehouseError:
+    return LakehouseError(
+        f"{topic} {hour}",
+        found="an hour that is no longer open",
+        expected="an open hour",
+        next_step=f"`lakehouse explain {topic} {hour}` says when and why it closed.",
+    )

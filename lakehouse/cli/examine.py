@@ -1,0 +1,149 @@
+"""Commands that examine: whether hours, deliveries and mirrors are what the ledger says."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from functools import partial
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from lakehouse.cli import columns
+from lakehouse.cli.arguments import AsJson, HourText, TopicName, hour_of, is_started, moment_of, started_topic
+from lakehouse.cli.output import Column, number_text, print_json, print_line, print_table, value_text
+from lakehouse.config import load
+
+
+def verify(
+    context: typer.Context,
+    topic: TopicName,
+    hour: Annotated[
+        list[str] | None, typer.Argument(metavar="[HOUR]...", help="All sealed hours when none is given.")
+    ] = None,
+    as_json: AsJson = False,
+) -> None:
+    """Whether sealed hours are what their seals said, by the log and the files. Exit code 1 if any is not."""
+    from lakehouse.operations.verify import verified
+
+    config = load(context.obj)
+    result = verified(config.topic(topic), config, [hour_of(each) for each in hour or []], datetime.now(UTC))
+    if as_json:
+        print_json(asdict(result))
+    else:
+        print_line(f"{topic}: {len(result.hours)} hours, {result.files:,} files and {result.rows:,} rows looked at")
+        print_table(columns.FINDING, result.findings) if result.findings else print_line("all as they were sealed")
+    if result.findings:
+        raise typer.Exit(1)
+
+
+def audit(
+    context: typer.Context,
+    topic: TopicName,
+    hour: HourText,
+    as_of: Annotated[
+        str | None, typer.Option(metavar="TIME", help="As the tables were then, such as 2026-11-23T05:00:00Z.")
+    ] = None,
+    limit: Annotated[int, typer.Option(min=1, help="How many of each kind to list; all are counted.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """What an hour should hold by its deliveries, and why each is or is not in it. Exit code 1 if it differs."""
+    from lakehouse.operations.audit import audited
+
+    config = load(context.obj)
+    result = audited(config.topic(topic), config, hour_of(hour), moment_of(as_of) if as_of else None, limit)
+    if as_json:
+        print_json(asdict(result))
+    else:
+        print_line(
+            f"{topic} {hour}: {result.deliveries:,} deliveries come to {result.rows:,} rows; "
+            + ("not sealed" if result.sealed_rows is None else f"{result.sealed_rows:,} are sealed")
+        )
+        print_line("; ".join(f"{count:,} {what}" for what, count in result.counts.items()) or "nothing to explain")
+        print_table(columns.EXPLAINED, result.explained)
+    if not result.is_right:
+        raise typer.Exit(1)
+
+
+def trace(
+    context: typer.Context,
+    topic: TopicName,
+    event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")],
+    as_of: Annotated[str | None, typer.Option(metavar="TIME", help="As the tables were then.")] = None,
+    as_json: AsJson = False,
+) -> None:
+    """An event's way: release, batch, epoch and segment of each delivery, the hour that has it, and its mirrors."""
+    from lakehouse.operations.audit import traced
+
+    config = load(context.obj)
+    result = traced(config.topic(topic), config, event_id, moment_of(as_of) if as_of else None)
+    if as_json:
+        print_json(asdict(result))
+        return
+    print_line(Text(f"{topic} {event_id}: {', '.join(result.hours) or 'in no sealed hour'}", "bold"))
+    print_table(columns.DELIVERED, result.deliveries)
+    print_line(Text("\nLedger", "bold"))
+    print_table(columns.LEDGER, result.story)
+
+
+def failing(
+    context: typer.Context,
+    topic: TopicName,
+    hour: HourText,
+    expectation: Annotated[
+        str, typer.Argument(metavar="EXPECTATION", help="Its type, or <type>.<column>, as on the hour's page.")
+    ],
+    limit: Annotated[int, typer.Option(min=1, help="How many rows to list; all of them are counted.")] = 100,
+    as_json: AsJson = False,
+) -> None:
+    """The rows of a sealed hour that break an expectation, looked up in silver."""
+    config = load(context.obj)
+    named, wanted = config.topic(topic), hour_of(hour)
+    from lakehouse.validate import stage as validate
+
+    finding = validate.failing(named, config, wanted, expectation, limit)
+    if as_json:
+        print_json({"topic": topic, "hour": wanted, **finding.as_json()})
+        return
+    print_line(Text(f"{topic} {wanted}: {finding.expectation.type} of {finding.expectation.subject}", "bold"))
+    against = "it holds" if finding.success else "it does not hold"
+    counted = "" if finding.unexpected is None else f"; {number_text(finding.unexpected)} rows against it"
+    observed = "" if finding.observed is None else f"; observed {finding.observed}"
+    print_line(f"{against}{counted}{observed}")
+    if finding.examples:
+        columns = [Column(name, partial(value_text, name)) for name in finding.examples[0]]
+        print_table(columns, finding.examples)
+
+
+def reconcile(
+    context: typer.Context,
+    topic: Annotated[str | None, typer.Argument(metavar="[TOPIC]", help="All topics when none is given.")] = None,
+    hours_text: Annotated[
+        str | None, typer.Option("--hours", metavar="FIRST[..LAST]", help="All hours when none are given.")
+    ] = None,
+    repair: Annotated[bool, typer.Option(help="Publish what is missing or different at a mirror once more.")] = False,
+    as_json: AsJson = False,
+) -> None:
+    """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
+    from lakehouse.operations import reconcile as reconciling
+    from lakehouse.spark.session import spark_session
+
+    config = load(context.obj)
+    first, _, last = (hours_text or "").partition("..")
+    bounds = (hour_of(first), hour_of(last or first)) if first else (None, None)
+    names = [topic] if topic else [name for name in sorted(config.topics) if is_started(config, name)]
+    chosen = [started_topic(context, topic).topic] if topic else [config.topic(name) for name in names]
+    session = spark_session(config.settings, "reconcile") if reconciling.needs_spark(config, chosen) else None
+    opened = reconciling.mirrors_of(config, session)
+    found = reconciling.reconciled(config, chosen, opened, first=bounds[0], last=bounds[1], repair=repair)
+    if as_json:
+        cells = [{**asdict(cell), "is_right": cell.is_right, "next_step": cell.next_step} for cell in found.cells]
+        print_json({"cells": cells, "wrong": len(found.wrong)})
+    else:
+        print_table(columns.CELL, found.cells)
+        print_line(f"{len(found.cells)} cells, {len(found.wrong)} wrong")
+        for next_step in dict.fromkeys(cell.next_step for cell in found.wrong if cell.next_step):
+            print_line(next_step)
+    if found.wrong:
+        raise typer.Exit(1)
