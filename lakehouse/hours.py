@@ -32,6 +32,14 @@ def parsed(text: str) -> Hour:
     return text
 
 
+def is_hour(text: str) -> bool:
+    """Whether `text` is an hour; cheap enough to ask of every row of a ledger."""
+    try:
+        return bool(_FORM.fullmatch(text) and datetime.fromisoformat(text))
+    except ValueError:
+        return False
+
+
 def hours_among(names: Iterable[str]) -> set[Hour]:
     """Those of the names that are hours."""
     found = set()

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -9,13 +11,31 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
+from deltalake import write_deltalake
 from deltalake.exceptions import CommitFailedError
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
+from lakehouse.schemas import LEDGER
 from lakehouse.store import ledger
 from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.records import (
+    RECORDS,
+    Closed,
+    Condition,
+    FailedExpectation,
+    Held,
+    Mirrored,
+    PreviousSeal,
+    Record,
+    Sealed,
+    State,
+    meanings,
+)
 from lakehouse.store.tables import Folders, folders_of, ledger_table
 from lakehouse.topics import Topic
 
@@ -47,11 +67,16 @@ def opened(folders: Folders, topic: Topic, clock: Clock) -> Callable[..., Ledger
     return lambda by="test": Ledger(ledger_table(folders, topic, {}), by, clock)
 
 
+def sealed(revision: int = 1) -> dict[str, Any]:
+    return Sealed(silver_version=1, bronze_version=1, rows=1, id_checksum=1, revision=revision).as_json()
+
+
 def happened(*states: str | tuple[str, str] | tuple[str, str, dict[str, Any]]) -> History:
     """A history of `state`s of hour 05, or of (state, hour), or of (state, hour, details)."""
     entries = []
     for number, told in enumerate(states):
         state, hour, details = (told, FIVE, {}) if isinstance(told, str) else (*told, {})[:3]
+        details = details or (sealed() if state == "sealed" else {})
         entries.append(Entry(hour, state, NOON + timedelta(seconds=number), "test", details))
     return History(tuple(entries))
 
@@ -64,6 +89,15 @@ def test_a_row_comes_back_as_it_was_recorded(opened: Callable[..., Ledger]) -> N
     recorded = opened("ingest/1.0/run-7").record("closed", FIVE, details)
     assert opened().history().entries == (recorded,)
     assert recorded == Entry(FIVE, "closed", NOON, "ingest/1.0/run-7", details)
+
+
+def test_a_typed_row_comes_back_as_it_was_recorded(opened: Callable[..., Ledger]) -> None:
+    condition = Condition(condition="time", is_met=True, required=NOON.isoformat(), measured=None, text="Ænima\n")
+    close = Closed(bronze_version=3, why="idle", rows=2, conditions=(condition,), frontier=NOON)
+    opened().record(close, FIVE)
+    (entry,) = opened().history().entries
+    assert (entry.state, entry.hour, entry.record) == ("closed", FIVE, close)
+    assert opened().history().close_of(FIVE) == close
 
 
 def test_a_row_may_concern_the_whole_topic(opened: Callable[..., Ledger]) -> None:
@@ -241,10 +275,10 @@ def test_an_hour_sealed_again_must_be_validated_and_mirrored_again() -> None:
     """What was said of an older revision says nothing of the new one."""
     history = happened(
         "closed",
-        ("sealed", FIVE, {"revision": 1}),
+        ("sealed", FIVE, sealed(1)),
         "valid",
         ("mirrored", FIVE, {"target": "bq"}),
-        ("sealed", FIVE, {"revision": 2}),
+        ("sealed", FIVE, sealed(2)),
     )
     assert history.revision(FIVE) == 2
     assert [entry.state for entry in history.current(FIVE)] == ["sealed"]
@@ -255,7 +289,7 @@ def test_an_hour_sealed_again_must_be_validated_and_mirrored_again() -> None:
 
 
 def test_a_release_of_an_older_revision_does_not_clear_the_new_one() -> None:
-    history = happened("closed", "sealed", "invalid", "released", ("sealed", FIVE, {"revision": 2}), "invalid")
+    history = happened("closed", "sealed", "invalid", "released", ("sealed", FIVE, sealed(2)), "invalid")
     assert not history.is_cleared(FIVE)
     assert history.due_to_mirror("bq") == []
 
@@ -266,7 +300,7 @@ def test_nothing_is_current_before_the_first_seal() -> None:
 
 
 def test_first_and_last_of_a_state_are_told_apart() -> None:
-    history = happened(("sealed", FIVE, {"revision": 1}), ("sealed", SIX, {}), ("sealed", FIVE, {"revision": 2}))
+    history = happened(("sealed", FIVE, sealed(1)), ("sealed", SIX), ("sealed", FIVE, sealed(2)))
     first, last, newest = history.first("sealed", FIVE), history.last("sealed", FIVE), history.last("sealed")
     assert first is not None
     assert last is not None
@@ -281,3 +315,101 @@ def test_of_several_requests_the_one_that_reaches_furthest_counts() -> None:
     request = history.requested_close()
     assert request is not None
     assert request.hour == SEVEN
+
+
+# --- the details of a state ----------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("kind", RECORDS.values(), ids=RECORDS)
+@given(data=st.data())
+def test_what_is_written_of_a_state_is_read_back_equal(kind: type[Record], data: st.DataObject) -> None:
+    """Through JSON text, as a row of the table goes."""
+    record = data.draw(
+        st.builds(kind, **{name: strategy for name, strategy in _STRATEGIES.items() if name in _keys(kind)})
+    )
+    details = json.loads(json.dumps(record.as_json()))
+    assert kind.from_json(details) == record
+    assert kind.from_json({**details, "a key of a later release": [1]}) == record
+
+
+_INSTANTS = st.none() | st.datetimes(timezones=st.just(UTC))
+_STRATEGIES: dict[str, Any] = {
+    "observed": st.none() | st.integers() | st.text(),
+    "id_checksum": st.integers(0, 2**90),
+    **dict.fromkeys(("watermark", "frontier", "newest_write"), _INSTANTS),
+    "seconds": st.none() | st.floats(0, 1e6),
+    "failed": st.just(()) | st.just((FailedExpectation(expectation="x", observed=[1, "2"], unexpected=3),)),
+    "warnings": st.just(()),
+}
+
+
+def _keys(kind: type[Any]) -> list[str]:
+    return [each.key for each in meanings(kind)]
+
+
+def test_every_state_has_its_record_and_every_key_its_meaning() -> None:
+    """The manual's table of keys is made from these."""
+    assert set(RECORDS) == set(State)
+    for kind in (*RECORDS.values(), Condition, FailedExpectation, PreviousSeal):
+        assert kind.__doc__
+        assert all(each.meaning and each.type for each in meanings(kind))
+    (bronze_version, why, *_) = meanings(Closed)
+    assert (bronze_version.key, bronze_version.type, bronze_version.is_required) == ("bronze_version", "number", True)
+    assert (why.type, why.is_required) == ("text", False)
+    assert next(each.type for each in meanings(Closed) if each.key == "conditions") == "list of Condition"
+
+
+def test_rows_of_the_first_releases_are_read() -> None:
+    """They have no `is_met`, no revision, a list of files, and checksums as numbers."""
+    time_only = [{"condition": "time", "required": "06:00", "measured": "06:10", "text": "passed"}]
+    assert Closed.from_json({"bronze_version": 1, "why": "idle", "conditions": time_only}).conditions[0].is_met
+    assert not Closed.from_json({"bronze_version": 1, "why": "request", "conditions": time_only}).conditions[0].is_met
+    old = {"silver_version": 2, "bronze_version": 1, "rows": 3, "id_checksum": 12, "files": ["a", "b"]}
+    assert Sealed.from_json(old) == Sealed(silver_version=2, bronze_version=1, rows=3, id_checksum=12, files=2)
+    assert Held.from_json({"reasons": [{"condition": "quiet"}]}).frontier_text is None
+    assert Mirrored.from_json({"target": "bq"}).id_checksum is None
+
+
+@pytest.mark.parametrize(
+    ("row", "problem"),
+    [
+        ({"state": "sealed", "details": "{}"}, "silver_version: Field required"),
+        ({"state": "sealed", "details": '{"rows": "many"}'}, "rows: Input should be a valid integer"),
+        ({"state": "closed", "details": "{"}, "details that are no JSON"),
+        ({"state": "closed", "details": "[1]"}, "details that are no JSON object"),
+        ({"state": "closed", "details": None}, "details that are no JSON"),
+        ({"state": "finished", "details": "{}"}, "the state 'finished'"),
+        ({"state": None, "details": "{}"}, "the state None"),
+        ({"hour": "yesterday"}, "'yesterday' as its hour"),
+        ({"hour": None}, "no hour"),
+        ({"at": None}, "no time"),
+        ({"by": None, "details": '{"conditions": 7}'}, "bronze_version: Field required; conditions"),
+    ],
+)
+def test_a_row_that_no_stage_wrote_is_named_when_it_is_read(
+    opened: Callable[..., Ledger], row: dict[str, Any], problem: str
+) -> None:
+    """One forged row must not keep anybody from the other rows."""
+    ledger_of_topic = opened()
+    ledger_of_topic.record("started", details={"run": "a"})
+    sound = {"hour": FIVE, "state": "closed", "at": NOON, "by": "mallory", "details": '{"bronze_version": 1}'}
+    write_deltalake(ledger_of_topic._table, pa.Table.from_pylist([sound | row], schema=LEDGER), mode="append")
+    history = opened().history()
+    (forged,) = [entry for entry in history.entries if entry.state != "started"]
+    with pytest.raises(LakeError) as broken:
+        _ = forged.record
+    assert problem in str(broken.value)
+    assert ledger_of_topic._table.table_uri in broken.value.subject
+    assert history.last("started") is not None
+    assert isinstance(history.due_to_seal(), list)
+
+
+def test_a_ledger_that_cannot_be_written_is_an_error_that_says_so(
+    opened: Callable[..., Ledger], folders: Folders
+) -> None:
+    ledger_of_topic = opened()
+    log_folder = Path(folders.ledger, "_delta_log")
+    shutil.rmtree(log_folder)
+    log_folder.write_text("no folder")
+    with pytest.raises(LakeError):
+        ledger_of_topic.record("started", details={"run": "a"})

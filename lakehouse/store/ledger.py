@@ -6,19 +6,21 @@ import json
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError
+from deltalake.exceptions import CommitFailedError, DeltaError
 
+from lakehouse import hours
+from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.store.delta import Conflicts
+from lakehouse.store.delta import Conflicts, first_line
+from lakehouse.store.records import HOUR_STATES, VERDICTS, Closed, Mirrored, Record, Sealed, State, record_of
 
-HOUR_STATES = ("closed", "sealed", "valid", "invalid", "released", "mirrored")
-OTHER_STATES = ("started", "failed", "recovered", "held", "close_requested")
-
+R = TypeVar("R", bound=Record)
 Clock = Callable[[], datetime]
 
 _APP = "ledger"
@@ -31,13 +33,45 @@ def now() -> datetime:
 
 @dataclass(frozen=True)
 class Entry:
-    """One row. `hour` is None for what concerns the whole topic; `by` is `<stage>/<release>/<run>`."""
+    """One row. `hour` is None for what concerns the whole topic; `by` is `<stage>/<release>/<run>`.
+
+    `details` are as stored, `record` is what they mean. `problem` says what makes a row unreadable that no stage wrote:
+    such a row has no part in any hour's history, and `verify` reports it.
+    """
 
     hour: Hour | None
     state: str
     at: datetime
     by: str
     details: Mapping[str, Any]
+    problem: str | None = None
+    ledger: str = field(default="", compare=False, repr=False)
+
+    @cached_property
+    def record(self) -> Record:
+        """The details, typed; LakeError that names the row when they are not those of its state."""
+        if self.problem is not None:
+            raise self._broken(self.problem)
+        try:
+            return record_of(self.state, self.details)
+        except ValueError as wrong:
+            raise self._broken(str(wrong)) from wrong
+
+    def of(self, kind: type[R]) -> R:
+        """The details of a row of that state; ValueError when it has another, LakeError when they are broken."""
+        record = self.record
+        if not isinstance(record, kind):
+            raise ValueError(f"a row of state {self.state} read as {kind.__name__}")
+        return record
+
+    def _broken(self, found: str) -> LakeError:
+        of_hour = f" of {self.hour}" if self.hour else ""
+        return LakeError(
+            f"{self.ledger or 'ledger'}: row `{self.state}`{of_hour} by {self.by or '?'} at {self.at.isoformat()}",
+            found=found,
+            expected=f"the details of a row of state {self.state}",
+            next_step="No release writes such a row: see who else writes to the ledger, and `lakehouse verify`.",
+        )
 
 
 @dataclass(frozen=True)
@@ -49,7 +83,7 @@ class History:
 
     def __post_init__(self) -> None:
         for entry in self.entries:
-            if entry.hour is not None and entry.state in HOUR_STATES:
+            if entry.hour is not None and entry.state in HOUR_STATES and entry.problem is None:
                 self._by_hour.setdefault(entry.hour, []).append(entry)
 
     def hours(self) -> list[Hour]:
@@ -61,15 +95,30 @@ class History:
 
     def last(self, state: str, hour: Hour | None = None) -> Entry | None:
         """The newest row of that state: of the hour, or of any when none is given."""
-        rows = self.entries if hour is None else self.of_hour(hour)
+        rows = self.sound_entries if hour is None else self.of_hour(hour)
         return next((entry for entry in reversed(rows) if entry.state == state), None)
 
     def newest(self, *states: str) -> Entry | None:
         """The newest row of any of these states."""
-        return next((entry for entry in reversed(self.entries) if entry.state in states), None)
+        return next((entry for entry in reversed(self.sound_entries) if entry.state in states), None)
 
     def first(self, state: str, hour: Hour) -> Entry | None:
         return next((entry for entry in self.of_hour(hour) if entry.state == state), None)
+
+    @cached_property
+    def sound_entries(self) -> tuple[Entry, ...]:
+        """Without rows that have a `problem`."""
+        return tuple(entry for entry in self.entries if entry.problem is None)
+
+    def close_of(self, hour: Hour) -> Closed | None:
+        """How the hour closed; None while it is open. LakeError when the row is broken."""
+        entry = self.first(State.CLOSED, hour)
+        return entry.of(Closed) if entry else None
+
+    def seal_of(self, hour: Hour) -> Sealed | None:
+        """The hour's newest seal; None before the first. LakeError when the row is broken."""
+        entry = self.last(State.SEALED, hour)
+        return entry.of(Sealed) if entry else None
 
     def state_of(self, hour: Hour) -> str:
         """`open` before it closed; else the newest of its states, `mirrored` only when nothing newer came."""
@@ -79,30 +128,30 @@ class History:
     def current(self, hour: Hour) -> list[Entry]:
         """The hour's rows from its newest seal on: what was said of an older revision no longer counts."""
         rows = self.of_hour(hour)
-        seals = [index for index, entry in enumerate(rows) if entry.state == "sealed"]
+        seals = [index for index, entry in enumerate(rows) if entry.state == State.SEALED]
         return rows[seals[-1] :] if seals else []
 
     def revision(self, hour: Hour) -> int:
         """How often the hour was sealed; 0 before the first seal."""
-        seal = self.last("sealed", hour)
-        return int(seal.details.get("revision", 1)) if seal else 0
+        seal = self.seal_of(hour)
+        return seal.revision if seal else 0
 
     def is_cleared(self, hour: Hour) -> bool:
         """Whether the newest verdict lets the hour go further: valid, or released by a person."""
-        verdicts = [entry.state for entry in self.current(hour) if entry.state in ("valid", "invalid", "released")]
-        return bool(verdicts) and verdicts[-1] != "invalid"
+        verdicts = [entry.state for entry in self.current(hour) if entry.state in VERDICTS]
+        return bool(verdicts) and verdicts[-1] != State.INVALID
 
     def targets_done(self, hour: Hour) -> set[str]:
-        return {str(entry.details["target"]) for entry in self.current(hour) if entry.state == "mirrored"}
+        return {entry.of(Mirrored).target for entry in self.current(hour) if entry.state == State.MIRRORED}
 
     def due_to_seal(self) -> list[Hour]:
-        return [hour for hour in self.hours() if not self.first("sealed", hour)]
+        return [hour for hour in self.hours() if not self.first(State.SEALED, hour)]
 
     def due_to_validate(self) -> list[Hour]:
         return [
             hour
             for hour in self.hours()
-            if (rows := self.current(hour)) and not any(row.state in ("valid", "invalid") for row in rows)
+            if (rows := self.current(hour)) and not any(row.state in (State.VALID, State.INVALID) for row in rows)
         ]
 
     def due_to_mirror(self, target: str) -> list[Hour]:
@@ -110,7 +159,7 @@ class History:
 
     def requested_close(self) -> Entry | None:
         """The request that reaches furthest; its `hour` is the last one to close."""
-        requests = [entry for entry in self.entries if entry.state == "close_requested" and entry.hour]
+        requests = [entry for entry in self.sound_entries if entry.state == State.CLOSE_REQUESTED and entry.hour]
         return max(requests, key=lambda entry: entry.hour or "", default=None)
 
 
@@ -123,15 +172,23 @@ class Ledger:
 
     def history(self) -> History:
         """All rows as of now; read again only when the table has moved on."""
-        self._table.update_incremental()
-        version = int(self._table.version())
-        if self._read is None or self._read[0] != version:
-            self._read = version, History(tuple(_entries(self._table)))
+        try:
+            self._table.update_incremental()
+            version = int(self._table.version())
+            if self._read is None or self._read[0] != version:
+                self._read = version, History(tuple(_entries(self._table)))
+        except (DeltaError, OSError) as unreadable:
+            raise LakeError(
+                self._table.table_uri,
+                found=first_line(unreadable),
+                expected="a ledger that can be read",
+                next_step="Check the permissions below sealed_root, and `lakehouse verify`.",
+            ) from unreadable
         return self._read[1]
 
     def record(
         self,
-        state: str,
+        record: Record | str,
         hour: Hour | None = None,
         details: Mapping[str, Any] | None = None,
         *,
@@ -141,16 +198,27 @@ class Ledger:
 
         LakeError when others are always faster, or nothing can be written.
         """
+        if isinstance(record, Record):
+            state, details = str(record.state), record.as_json()
+        else:
+            state = record
         conflicts = Conflicts(self._table.table_uri)
         while True:
             history = self.history()
             if unless(history):
                 return None
-            entry = Entry(hour, state, self._now(history), self._by, dict(details or {}))
+            entry = Entry(hour, state, self._now(history), self._by, dict(details or {}), ledger=self._table.table_uri)
             try:
                 self._append(entry)
             except CommitFailedError as conflict:
                 conflicts.meet(conflict)
+            except (DeltaError, OSError) as refused:
+                raise LakeError(
+                    self._table.table_uri,
+                    found=first_line(refused),
+                    expected="a ledger that can be written",
+                    next_step="Check the permissions below sealed_root; nothing was recorded.",
+                ) from refused
             else:
                 return entry
 
@@ -171,7 +239,14 @@ class Ledger:
 
 def _rows(entries: Iterable[Entry]) -> pa.Table:
     rows = [
-        {**vars(entry), "details": json.dumps(dict(entry.details), sort_keys=True, default=str)} for entry in entries
+        {
+            "hour": entry.hour,
+            "state": entry.state,
+            "at": entry.at,
+            "by": entry.by,
+            "details": json.dumps(dict(entry.details), sort_keys=True, default=str),
+        }
+        for entry in entries
     ]
     return pa.Table.from_pylist(rows, schema=LEDGER)
 
@@ -181,8 +256,32 @@ def _entries(table: DeltaTable) -> list[Entry]:
     query = "select hour, state, cast(at as bigint) as at, by, details from ledger"
     rows = pa.RecordBatchReader.from_stream(QueryBuilder().register("ledger", table).execute(query)).read_all()
     columns = (column.to_pylist() for column in rows.columns)
-    entries = (
-        Entry(hour, state, EPOCH + timedelta(microseconds=at), by, json.loads(details))
-        for hour, state, at, by, details in zip(*columns, strict=True)
-    )
+    entries = (_entry(*row, ledger=table.table_uri) for row in zip(*columns, strict=True))
     return sorted(entries, key=lambda entry: entry.at)
+
+
+def _entry(
+    hour: str | None, state: str | None, at: int | None, by: str | None, details: str | None, *, ledger: str
+) -> Entry:
+    """The row as it is; what no stage would write of it is its `problem`."""
+    problem = None
+    parsed: Any = {}
+    try:
+        parsed = json.loads(details or "")
+    except ValueError as wrong:
+        problem = f"details that are no JSON: {wrong}"
+    if not isinstance(parsed, dict):
+        problem, parsed = "details that are no JSON object", {}
+    try:
+        moment = EPOCH + timedelta(microseconds=at) if at is not None else None
+    except OverflowError:
+        moment = None
+    if moment is None:
+        problem = "no time"
+    if state not in set(State):
+        problem = f"the state {state!r}"
+    if hour is not None and not hours.is_hour(hour):
+        problem = f"{hour!r} as its hour"
+    if hour is None and state in HOUR_STATES:
+        problem = "no hour"
+    return Entry(hour, state or "", moment or EPOCH, by or "", parsed, problem, ledger)
