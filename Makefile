@@ -35,7 +35,7 @@ services-stop: set-up ## end what `make services` started
 	@$(python) -m tests.servers stop
 
 .PHONY: test
-test: lint types ## all checks: format, lint, types, tests (the first time, the stores' servers are fetched)
+test: lint types docs-check ## all checks: format, lint, types, manual, tests (the first time, the stores' servers are fetched)
 	$(python) -m pytest -n 2 --dist loadgroup
 
 .PHONY: test-stores
@@ -63,6 +63,21 @@ types: set-up ## mypy, strict
 
 bench-%: set-up ## measure one stage: bench-ingest, bench-seal, … (each a file in bench/)
 	@$(python) -m bench.$*
+
+.PHONY: docs
+docs: set-up ## write the manual's generated pages and build it into build/docs; any broken link is an error
+	@$(python) -m docs.generate
+	@$(python) -m mkdocs build --strict --quiet
+
+.PHONY: docs-serve
+docs-serve: set-up ## the manual at an address of this machine, built again at each change
+	@$(python) -m docs.generate
+	@$(python) -m mkdocs serve
+
+.PHONY: docs-check
+docs-check: set-up ## the manual as CI builds it: generated pages must be as the code says
+	@$(python) -m docs.generate --check
+	@$(python) -m mkdocs build --strict --quiet
 
 .PHONY: constraints
 constraints: set-up ## pin the newest versions that pyproject.toml allows into constraints.txt

@@ -1,0 +1,185 @@
+"""The pages of the manual that are made from the code and from measurements.
+
+    python -m docs.generate            # write them
+    python -m docs.generate --check    # 1 when one of them is not as the code says
+
+Their text stands in `docs/templates/`; `{{ name }}` there is replaced by a table.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Mapping
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import jinja2
+import pyarrow as pa
+import typer.main
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+
+from bench.report import RESULTS
+from bench.table import table as figures
+from docs.columns import MEANING
+from lakehouse import schemas
+from lakehouse.cli.app import app
+from lakehouse.config import Settings
+from lakehouse.durations import written
+from lakehouse.mirrors.catalogue import KINDS
+from lakehouse.topics import Topic, topic_from
+
+HERE = Path(__file__).parent
+PAGES = ("configuration.md", "cli.md", "tables.md", "performance.md")
+SAMPLE = {
+    "subscription": "projects/p/subscriptions/s",
+    "event_id": "payload.id",
+    "event_time": "payload.at",
+    "fields": {"id": "string", "at": "timestamp"},
+}
+
+
+def main(arguments: list[str]) -> int:
+    stale = [name for name, text in pages().items() if _read(HERE / name) != text]
+    if "--check" in arguments:
+        for name in stale:
+            print(f"docs/{name} is not as the code says: run `make docs`", file=sys.stderr)
+        return int(bool(stale))
+    for name, text in pages().items():
+        (HERE / name).write_text(text, encoding="utf-8")
+    return 0
+
+
+def pages() -> dict[str, str]:
+    """Each generated page by its name."""
+    templates = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(HERE / "templates"),
+        undefined=jinja2.StrictUndefined,
+        keep_trailing_newline=True,
+        autoescape=False,  # Markdown, from our own code
+    )
+    values = {
+        "topic_keys": "\n".join(_key_lines(Topic, skip=("name",))),
+        "environment_keys": "\n".join(_key_lines(Settings)),
+        "mirror_keys": "\n\n".join(_mirror_sections()),
+        "commands": "\n\n".join(_commands()),
+        "figures": figures(RESULTS).rstrip(),
+        **{name: "\n".join(_columns(name, schema)) for name, schema in _schemas().items()},
+        "ledger_details": "\n\n".join(_ledger_details()),
+    }
+    return {name: templates.get_template(name).render(values) for name in PAGES}
+
+
+def _read(file: Path) -> str:
+    return file.read_text(encoding="utf-8") if file.is_file() else ""
+
+
+# --- configuration -------------------------------------------------------------------------------------------------
+
+
+def _key_lines(model: type[BaseModel], skip: tuple[str, ...] = ()) -> Iterator[str]:
+    """`| key | unit | default | meaning |` for each key, those of sections by their dotted names."""
+    yield "| key | unit | default | what it is, and when to change it |"
+    yield "|---|---|---|---|"
+    for name, field in _flat(model):
+        if name not in skip:
+            yield f"| `{name}` | {_cell(_unit(field))} | {_cell(_default(field))} | {_cell(field.description or '')} |"
+
+
+def _flat(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+    for name, field in model.model_fields.items():
+        kind = field.annotation
+        if isinstance(kind, type) and issubclass(kind, BaseModel):
+            yield from _flat(kind, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", field
+
+
+def _unit(field: FieldInfo) -> str:
+    extra = field.json_schema_extra
+    return str(extra.get("unit", "")) if isinstance(extra, Mapping) else ""
+
+
+def _default(field: FieldInfo) -> str:
+    if field.is_required():
+        return "required"
+    value = field.get_default(call_default_factory=True)
+    if hasattr(value, "total_seconds"):
+        return f"`{written(value)}`"
+    return "none" if value in (None, "", (), [], {}) else f"`{value}`"
+
+
+def _cell(text: str) -> str:
+    return text.replace("|", "\\|")
+
+
+def _mirror_sections() -> Iterator[str]:
+    for kind, place in sorted(KINDS.items()):
+        module, _, name = place.partition(":")
+        options: type[BaseModel] = getattr(import_module(module), name).Options
+        yield "\n".join([f"### `kind: {kind}`", "", *_key_lines(options, skip=("kind",))])
+
+
+# --- command line --------------------------------------------------------------------------------------------------
+
+
+def _commands() -> Iterator[str]:
+    group = typer.main.get_command(app)
+    yield from _described(group, "lakehouse")
+
+
+def _described(command: Any, name: str) -> Iterator[str]:
+    if hasattr(command, "commands"):
+        for sub in sorted(command.commands):
+            yield from _described(command.commands[sub], f"{name} {sub}")
+        return
+    lines = [f"## `{name}`", "", command.help or "", ""]
+    usage = [p.metavar or (p.name or "").upper() for p in command.params if p.param_type_name == "argument"]
+    lines += ["```", " ".join([name, *usage]), "```"]
+    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
+    rows = [f"| `{', '.join([*p.opts, *p.secondary_opts])}` | {_cell(p.help or '')} |" for p in options]
+    rows = [row for row in rows if "--help" not in row]
+    if rows:
+        lines += ["", "| option | |", "|---|---|", *rows]
+    yield "\n".join(lines)
+
+
+# --- tables --------------------------------------------------------------------------------------------------------
+
+
+def _schemas() -> dict[str, pa.Schema]:
+    topic = topic_from("plays", dict(SAMPLE))
+    return {
+        "bronze_columns": schemas.bronze_schema(topic),
+        "silver_columns": schemas.silver_schema(topic),
+        "ledger_columns": schemas.LEDGER,
+    }
+
+
+def _columns(table: str, schema: pa.Schema) -> Iterator[str]:
+    """A line per column; the declared fields of a topic are one line, as they differ from topic to topic."""
+    yield "| column | type | meaning |"
+    yield "|---|---|---|"
+    declared = set(SAMPLE["fields"]) if table == "silver_columns" else set()  # type: ignore[arg-type]
+    if declared:
+        yield "| *declared fields* | as declared | The topic's `fields`, at top level, in the order of its file. |"
+    for column in schema:
+        if column.name not in declared:
+            kind = "struct of the declared fields" if pa.types.is_struct(column.type) else str(column.type)
+            yield f"| `{column.name}` | {kind} | {MEANING[column.name]} |"
+
+
+def _ledger_details() -> Iterator[str]:
+    """A table for each state, from the dataclasses through which its `details` are written and read."""
+    from lakehouse.store import records
+
+    for state, kind in records.DETAILS.items():
+        lines = [f"### `{state}`", "", (kind.__doc__ or "").strip().splitlines()[0], ""]
+        lines += ["| key | type | meaning |", "|---|---|---|"]
+        lines += [f"| `{name}` | {_cell(type_)} | {_cell(meaning)} |" for name, type_, meaning in records.keys(kind)]
+        yield "\n".join(lines)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
