@@ -1,32 +1,15 @@
-"""The README's table of figures, made anew from `bench/results/`.
-
-python -m bench.table
-"""
+"""The table of all figures in `bench/results/`, for the manual."""
 
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.report import RESULTS, Figure
+from bench.report import Figure
 
-README = Path(__file__).parent.parent / "README.md"
-STARTS, ENDS = "<!-- figures: `make bench-table` -->", "<!-- end of figures -->"
 ORDER = ("ingest", "seal", "validate", "mirror")
-
-
-def main() -> int:
-    README.write_text(with_table(README.read_text(encoding="utf-8"), table(RESULTS)), encoding="utf-8")
-    return 0
-
-
-def with_table(readme: str, lines: str) -> str:
-    before, _, rest = readme.partition(STARTS)
-    _, _, after = rest.partition(ENDS)
-    return f"{before}{STARTS}\n\n{lines}\n{ENDS}{after}"
 
 
 def table(results: Path) -> str:
@@ -45,7 +28,3 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     for row in result["figures"]:
         figure = Figure(**{key: value for key, value in row.items() if key not in ("ok", "at")})
         yield f"| {figure.name} | {figure.spoken} {figure.unit} | {figure.spoken_bound} | {figure.verdict} |"
-
-
-if __name__ == "__main__":
-    sys.exit(main())

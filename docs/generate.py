@@ -34,9 +34,9 @@ HERE = Path(__file__).parent
 PAGES = ("configuration.md", "cli.md", "tables.md", "performance.md")
 SAMPLE = {
     "subscription": "projects/p/subscriptions/s",
-    "event_id": "payload.id",
-    "event_time": "payload.at",
-    "fields": {"id": "string", "at": "timestamp"},
+    "event_id": "payload.play",
+    "event_time": "payload.played_at",
+    "fields": {"play": "string", "played_at": "timestamp"},
 }
 
 
@@ -98,7 +98,8 @@ def _flat(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
 
 def _unit(field: FieldInfo) -> str:
     extra = field.json_schema_extra
-    return str(extra.get("unit", "")) if isinstance(extra, Mapping) else ""
+    unit = str(extra.get("unit", "")) if isinstance(extra, Mapping) else ""
+    return f"`{unit}`" if "<" in unit else unit
 
 
 def _default(field: FieldInfo) -> str:
@@ -127,6 +128,16 @@ def _mirror_sections() -> Iterator[str]:
 def _commands() -> Iterator[str]:
     group = typer.main.get_command(app)
     yield from _described(group, "lakehouse")
+
+
+def command_named(application: typer.Typer, *words: str) -> Any:
+    """The command that these words begin with, such as `topics check`; None when there is none."""
+    command: Any = typer.main.get_command(application)
+    for word in words:
+        if not hasattr(command, "commands"):
+            break
+        command = command.commands.get(word)
+    return None if hasattr(command, "commands") else command
 
 
 def _described(command: Any, name: str) -> Iterator[str]:

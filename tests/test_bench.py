@@ -1,4 +1,4 @@
-"""What the benchmarks leave behind, and the README's table of it."""
+"""What the benchmarks leave behind."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from bench import report, table
+from bench import report
 
 
 def test_a_missed_bound_is_short_and_fails_the_benchmark(
@@ -39,8 +39,3 @@ def test_a_part_that_is_measured_again_leaves_the_rest_as_it_was(
     part.finish()
     figures = json.loads((tmp_path / "ingest.json").read_text())["figures"]
     assert {figure["name"]: figure["value"] for figure in figures} == {"speed": 1.0, "idle": 3.0}
-
-
-def test_the_readme_shows_the_results_that_lie_beside_it() -> None:
-    readme = table.README.read_text(encoding="utf-8")
-    assert table.with_table(readme, table.table(report.RESULTS)) == readme, "run `make bench-table`"

@@ -1,0 +1,69 @@
+"""The manual says what the code does: generated pages are fresh, and every command of the tutorial runs."""
+
+from __future__ import annotations
+
+import re
+import shlex
+from pathlib import Path
+
+import pytest
+
+from docs import generate
+from docs.columns import MEANING
+from lakehouse import schemas
+from lakehouse.cli.app import app
+from lakehouse.config import Settings
+from lakehouse.topics import Topic
+
+HOUSE = Path(__file__).parent.parent
+DOCS = HOUSE / "docs"
+PAGES = [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
+
+
+@pytest.mark.parametrize("name", generate.PAGES)
+def test_a_generated_page_is_as_the_code_says(name: str) -> None:
+    """A key, a command or a column that changes must change the manual, too."""
+    assert (DOCS / name).read_text(encoding="utf-8") == generate.pages()[name], "run `make docs`"
+
+
+@pytest.mark.parametrize("model", [Topic, Settings])
+def test_every_key_says_its_unit_and_when_to_change_it(model: type[Topic] | type[Settings]) -> None:
+    silent = [name for name, field in generate._flat(model) if not (field.description and generate._unit(field))]
+    assert silent in ([], ["name"])
+
+
+def test_every_column_has_a_meaning_and_no_other() -> None:
+    declared = set(generate.SAMPLE["fields"])  # type: ignore[arg-type]
+    columns = {name for schema in generate._schemas().values() for name in schema.names} - declared
+    assert columns == set(MEANING)
+    assert set(schemas.LEDGER.names) <= columns
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_command_that_a_page_names_exists(page: Path) -> None:
+    """With its options: a page that names what is gone sends people astray."""
+    for line in re.findall(r"(?<!from )lakehouse ((?:topics )?[a-z-]+(?: [^`\n#]*)?)", _code_of(page)):
+        words = [word for word in shlex.split(line.replace("…", "x"), posix=False) if word]
+        command = generate.command_named(app, words[0], *words[1:2])
+        assert command is not None, f"{page.name}: lakehouse {line}"
+        options = {option for parameter in command.params for option in [*parameter.opts, *parameter.secondary_opts]}
+        assert {word.split("=")[0] for word in words if word.startswith("--")} <= options | {"--help"}, line
+
+
+@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
+def test_a_file_that_a_page_names_exists(page: Path) -> None:
+    named = set(
+        re.findall(r"`((?:lakehouse|tests|bench|jobs|conf|docs)/[\w/.-]+\.\w+)`", page.read_text(encoding="utf-8"))
+    )
+    assert [name for name in sorted(named) if not (HOUSE / name).exists() and "plays" not in name] == []
+
+
+def test_the_readme_is_read_in_one_go() -> None:
+    assert len((HOUSE / "README.md").read_text(encoding="utf-8").splitlines()) <= 150
+
+
+def _code_of(page: Path) -> str:
+    """Its code: spans, indented lines and fenced blocks, a line each."""
+    text = page.read_text(encoding="utf-8")
+    fenced = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
+    return "\n".join([*fenced, *re.findall(r"`(lakehouse [^`\n]+)`", text)])
