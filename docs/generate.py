@@ -28,6 +28,7 @@ from lakehouse.cli.app import app
 from lakehouse.config import Settings
 from lakehouse.durations import written
 from lakehouse.mirrors.catalogue import KINDS
+from lakehouse.store import records
 from lakehouse.topics import Topic, topic_from
 
 HERE = Path(__file__).parent
@@ -183,12 +184,15 @@ def _columns(table: str, schema: pa.Schema) -> Iterator[str]:
 
 def _ledger_details() -> Iterator[str]:
     """A table for each state, from the dataclasses through which its `details` are written and read."""
-    from lakehouse.store import records
-
-    for state, kind in records.DETAILS.items():
-        lines = [f"### `{state}`", "", (kind.__doc__ or "").strip().splitlines()[0], ""]
-        lines += ["| key | type | meaning |", "|---|---|---|"]
-        lines += [f"| `{name}` | {_cell(type_)} | {_cell(meaning)} |" for name, type_, meaning in records.keys(kind)]
+    parts = (records.Condition, records.FailedExpectation, records.PreviousSeal)
+    named = [(f"`{state}`", kind) for state, kind in records.RECORDS.items()] + [
+        (part.__name__, part) for part in parts
+    ]
+    for title, kind in named:
+        lines = [f"### {title}", "", (kind.__doc__ or "").strip().splitlines()[0]]
+        rows = [f"| `{each.key}` | {_cell(each.type)} | {_cell(each.meaning)} |" for each in records.meanings(kind)]
+        if rows:
+            lines += ["", "| key | type | meaning |", "|---|---|---|", *rows]
         yield "\n".join(lines)
 
 
