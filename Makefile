@@ -35,16 +35,20 @@ services-stop: set-up ## end what `make services` started
 	@$(python) -m tests.servers stop
 
 .PHONY: test
-test: lint types docs-check ## all checks: format, lint, types, manual, tests (the first time, the stores' servers are fetched)
+test: lint types docs-check ## all checks of a change: format, lint, types, manual, and the tests that need no big download
+	$(python) -m pytest -n 2 --dist loadgroup -m "not stores and not long"
+
+.PHONY: test-fast
+test-fast: set-up ## of the tests only those that take seconds and start no servers
+	$(python) -m pytest -n 2 --dist loadgroup -m "not slow and not long and not services and not stores"
+
+.PHONY: test-all
+test-all: lint types docs-check ## everything: with real HDFS and Hive, emulators of BigQuery and GCS (900 MB, once), long lives
 	$(python) -m pytest -n 2 --dist loadgroup
 
 .PHONY: test-stores
 test-stores: set-up ## of these only the mirrors against real HDFS and Hive and emulators of BigQuery and GCS
 	$(python) -m pytest -m stores
-
-.PHONY: test-fast
-test-fast: set-up ## the tests that are neither slow nor start servers
-	$(python) -m pytest -m "not slow and not services and not stores"
 
 .PHONY: lint
 lint: set-up ## format, lint rules and the contracts on imports, changing nothing
@@ -78,6 +82,10 @@ docs-serve: set-up ## the manual at an address of this machine, built again at e
 docs-check: set-up ## the manual as CI builds it: generated pages must be as the code says
 	@$(python) -m docs.generate --check
 	@$(python) -m mkdocs build --strict --quiet
+
+.PHONY: screenshots
+screenshots: set-up ## the manual's pictures of pages, from the lake of `make demo` (needs Chromium)
+	@$(python) -m docs.screenshots
 
 .PHONY: constraints
 constraints: set-up ## pin the newest versions that pyproject.toml allows into constraints.txt

@@ -38,7 +38,7 @@ DYNAMIC = {
     "spark.dynamicAllocation.executorIdleTimeout": "4s",
 }
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 class Slow(Faults):

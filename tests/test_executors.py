@@ -20,7 +20,7 @@ from lakehouse.crash.processes import UnavailableError
 
 DIES_AT = "files durable, no manifest"
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(400)]
+pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 
 
 @dataclass(frozen=True)
