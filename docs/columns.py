@@ -4,7 +4,6 @@ MEANING = {
     "message_id": "The broker's id of the message. The same event can come in several messages.",
     "publish_time": "When the broker took the message.",
     "attributes": "The message's attributes as delivered.",
-    "ordering_key": "The message's ordering key; null where it has none.",
     "payload": "The message's bytes as delivered. Sealing never reads it.",
     "event_id": "What is the same in every delivery of one event, from where `event_id` of the topic points.",
     "event_time": "When the event happened, from where `event_time` of the topic points.",
