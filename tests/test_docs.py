@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import re
 import shlex
+import shutil
 from pathlib import Path
 
 import pytest
+from flights_lake import FlightsLake, shared_lake
+from typer.testing import CliRunner
 
 from docs import generate
 from docs.columns import MEANING
@@ -67,3 +70,46 @@ def _code_of(page: Path) -> str:
     text = page.read_text(encoding="utf-8")
     fenced = re.findall(r"^```[a-z]*\n(.*?)^```", text, re.MULTILINE | re.DOTALL)
     return "\n".join([*fenced, *re.findall(r"`(lakehouse [^`\n]+)`", text)])
+
+
+# --- the tutorial --------------------------------------------------------------------------------------------------
+
+TUTORIAL = (DOCS / "tutorial.md").read_text(encoding="utf-8")
+
+
+def _marked(mark: str) -> list[tuple[str, str]]:
+    """(what the mark says, the block below it), in the tutorial's order."""
+    return re.findall(rf"^<!-- {mark}(?:: ([^\n]*?))? -->\n```[a-z]*\n(.*?)^```", TUTORIAL, re.MULTILINE | re.DOTALL)
+
+
+@pytest.fixture(scope="module")
+def demo_lake() -> FlightsLake:
+    return shared_lake()
+
+
+@pytest.fixture
+def newcomer(tmp_path: Path) -> Path:
+    """A copy of the tree's configuration with the tutorial's own files in it."""
+    for folder in ("conf", "expectations"):
+        shutil.copytree(HOUSE / folder, tmp_path / folder)
+    for name, content in _marked("file"):
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_the_commands_of_the_tutorial_run(
+    demo_lake: FlightsLake, newcomer: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On a lake like the demo's, and on the reader's own topic."""
+    monkeypatch.chdir(tmp_path)
+    blocks = [block for _, block in _marked("run")]
+    assert [len(block.splitlines()) for block in blocks] == [6, 1]
+    for block in blocks:
+        for line in block.splitlines():
+            is_own = "topics check" in line
+            conf = newcomer / "conf" / "local.yaml" if is_own else demo_lake.conf
+            done = CliRunner().invoke(app, ["--conf", str(conf), *shlex.split(line)[1:]])
+            assert done.exit_code == 0, f"{line}\n{done.output}\n{done.exception}"
+            assert not is_own or "plays" in done.output
