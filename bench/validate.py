@@ -25,12 +25,13 @@ from bench.report import Report
 from lakehouse.config import Config
 from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
-from lakehouse.store.delta import files_of_hour, open_table
-from lakehouse.store.ledger import History
-from lakehouse.store.tables import folders_of
+from lakehouse.store.delta import files_of_hour
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import gx, mlflow_runs
-from lakehouse.validate.stage import _ledger, suite_of, validate_hour
+from lakehouse.validate.results import write_result
+from lakehouse.validate.stage import Validation
+from lakehouse.validate.suite_files import suite_of
 from lakehouse.validate.suites import parameters_of
 
 BUILD = Path("build/bench/validate")
@@ -121,22 +122,11 @@ def _topic(config: Config) -> Topic:
     return topic
 
 
-class _Forgetful:
-    """A ledger that knows the seal and keeps no verdict."""
-
-    def __init__(self, history: History) -> None:
-        self._history = history
-
-    def history(self) -> History:
-        return self._history
-
-    def record(self, *_: Any, **__: Any) -> None:
-        return None
-
-
 def _validated(config: Config, spark: SparkSession) -> None:
-    ledger: Any = _Forgetful(_ledger(_topic(config), config, "bench").history())
-    verdict = validate_hour(_topic(config), config, lambda: spark, HOUR, run="bench", ledger=ledger)
+    """Judged, and its page and result written; the ledger keeps no verdict, so that every run judges."""
+    validation = Validation(_topic(config), config, lambda: spark, "bench")
+    verdict, result = validation.judge(HOUR, validation.ledger.history())
+    write_result(validation.tables.reports, config.settings, result)
     assert verdict.state == "valid", verdict.failed
 
 
@@ -145,8 +135,9 @@ def _ordinary(config: Config, spark: SparkSession) -> None:
     from pyspark.sql import functions as F
 
     topic = _topic(config)
-    uri = folders_of(config.settings, topic.name).silver
-    files = files_of_hour(open_table(uri, {}), HOUR)
+    tables = TopicTables(topic, config.settings)
+    uri = tables.sealed.below("silver").uri
+    files = files_of_hour(tables.silver(), HOUR)
     rows = spark.read.parquet(*(f"{uri}/{file.path}" for file in files)).withColumn("hour", F.lit(HOUR))
     engine = SparkDFExecutionEngine(spark=spark, batch_data_dict={"hour": rows})
     expected = suite_of(topic, config).of_hour(parameters_of(HOUR, sum(file.rows for file in files)))

@@ -29,7 +29,8 @@ from lakehouse.operations.maintain import maintained
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic
-from lakehouse.validate.stage import suite_of, validate_due
+from lakehouse.validate.stage import validate_due
+from lakehouse.validate.suite_files import suite_of
 
 log = logging.getLogger("lakehouse")
 

@@ -29,7 +29,7 @@ from lakehouse.spark.session import spark_session
 from lakehouse.store.delta import as_it_was, files, open_table
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
-from lakehouse.store.tables import folders_of
+from lakehouse.store.tables import TopicTables, folders_of
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs, volume_models
 from lakehouse.validate.volume import Model
@@ -222,7 +222,7 @@ class TopicLake:
 
     def usual(self) -> Model | None:
         """The model of what an hour usually holds; None before there is one."""
-        return volume_models.current(self.name, self._config.settings)
+        return volume_models.current(TopicTables(self.topic, self._config.settings))
 
     @property
     def _folders(self) -> Any:

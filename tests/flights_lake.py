@@ -58,7 +58,7 @@ def shared_lake() -> FlightsLake:
     folder = Path(mkdtemp(prefix="flights-"))
     atexit.register(rmtree, folder, ignore_errors=True)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_runs, "log_soon", lambda topic_name, settings: None)
+        patch.setattr(mlflow_runs, "log_soon", lambda tables: None)
         return flights_lake(folder, 8)
 
 

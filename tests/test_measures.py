@@ -12,8 +12,8 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.validate import gx
-from lakehouse.validate.gx import Finding
-from lakehouse.validate.metrics import Scan
+from lakehouse.validate.findings import Finding
+from lakehouse.validate.scan import Scan, UniqueRule, hour_scan
 from lakehouse.validate.suites import Expectation
 
 START = datetime(2026, 11, 23, 5, tzinfo=UTC)
@@ -159,7 +159,7 @@ def by_gx_on_spark(
     expectations: list[Expectation], table: pa.Table, spark: SparkSession, with_examples: bool
 ) -> list[Finding]:
     """The ordinary way: everything asked of Great Expectations' own engine, with numbers and examples."""
-    gx._ready()
+    gx.load()
     from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
 
     frame = spark.createDataFrame(table.to_pylist(), _spark_schema()).coalesce(1)
@@ -261,16 +261,9 @@ def test_all_that_can_share_it_is_one_scan() -> None:
 
 
 def test_two_values_with_the_same_hash_are_not_one() -> None:
-    """Repeats are sought among hashes; what is found is looked at in full before it is said of a row."""
-    from lakehouse.validate import metrics
-
+    """Repeats are sought among hashes; what is found is compared in full before it is said of a row."""
     table = pa.table({"event_id": ["a", "b", "c", "c"]})
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(metrics, "_hashed", lambda columns: "hash(length(event_id))")
-        (finding,), _ = gx.findings_in_scan(
-            [expected("expect_column_values_to_be_unique", column="event_id")],
-            table.schema,
-            scan_of(table),
-            lambda rest: [],
-        )
-    assert (finding.unexpected, finding.examples) == (2, ({"event_id": "c"}, {"event_id": "c"}))
+    rule = UniqueRule(("event_id",), "event_id is not null")
+    with hour_scan(scan_of(table), hashed=lambda columns: "hash(length(event_id))") as hour:
+        assert hour.repeats(rule) == 2
+        assert hour.examples(rule, ["event_id"], 10) == [{"event_id": "c"}, {"event_id": "c"}]

@@ -14,6 +14,7 @@ from nbclient import NotebookClient
 
 from lakehouse.errors import LakeError
 from lakehouse.lake import Lake, open_lake
+from lakehouse.store.tables import TopicTables
 from lakehouse.validate import mlflow_runs
 
 NOTEBOOKS = sorted((Path(__file__).parent.parent / "notebooks").glob("*.ipynb"))
@@ -25,7 +26,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarn
 def flights() -> FlightsLake:
     """Eight hours are more than what is ever open: there are sealed, skewed, invalid and mirrored hours."""
     lake = shared_lake()
-    mlflow_runs.log_due("weather_observed", lake.config.settings)
+    mlflow_runs.log_due(TopicTables(lake.config.topic("weather_observed"), lake.config.settings))
     return lake
 
 

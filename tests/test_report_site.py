@@ -22,7 +22,7 @@ from lakehouse.operations import report
 from lakehouse.pages import charts
 from lakehouse.pages import lake as overview
 from lakehouse.pages.lake import STATES, Line
-from lakehouse.validate import stage
+from lakehouse.validate.release import release
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
 
@@ -37,7 +37,7 @@ FLAGS = """--headless --no-sandbox --disable-gpu --disable-quic --no-first-run -
 @pytest.fixture(scope="module")
 def lake() -> FlightsLake:
     lake = shared_lake()
-    stage.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[0], "counted by hand", "ann")
+    release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[0], "counted by hand", "ann")
     return lake
 
 
@@ -215,7 +215,7 @@ def test_a_second_build_draws_only_what_changed(site: Path, lake: FlightsLake) -
     """Run every few minutes over hundreds of topics, it must not draw weeks of unchanged hours again."""
     again = report.build(lake.config, str(site), NOW)
     assert (again.pages > 15, again.drawn) == (True, 0)
-    stage.release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[-1], "seen", "bob")
+    release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[-1], "seen", "bob")
     assert report.build(lake.config, str(site), NOW).drawn == 1
 
 

@@ -20,10 +20,15 @@ from lakehouse.errors import LakeError, SuiteError
 from lakehouse.schemas import sealed_schema
 from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.ledger import Entry, Ledger
-from lakehouse.store.tables import folders_of, ledger_table, silver_table
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
-from lakehouse.validate import mlflow_runs, stage
-from lakehouse.validate.gx import Finding
+from lakehouse.validate import hour_rows, mlflow_runs
+from lakehouse.validate.failing import failing
+from lakehouse.validate.findings import Finding
+from lakehouse.validate.release import ReleaseError, release
+from lakehouse.validate.results import Verdict
+from lakehouse.validate.stage import validate_due, validate_hour
+from lakehouse.validate.suite_files import check_suites, suite_of
 
 HOUR = "2026-11-23T05"
 Rows = list[dict[str, Any]]
@@ -83,24 +88,32 @@ class Lake:
         file.write_text(json.dumps({"name": file.stem, "expectations": expectations}))
 
     @property
+    def tables(self) -> TopicTables:
+        return TopicTables(self.topic, self.config.settings)
+
+    @property
     def ledger(self) -> Ledger:
-        folders = folders_of(self.config.settings, self.topic.name)
-        return Ledger(ledger_table(folders, self.topic, {}), "seal/test/run")
+        return self.tables.ledger("seal/test/run")
 
     def seal(self, events: Rows, hour: str = HOUR, *, revision: int = 1, **manifest: Any) -> None:
-        folders = folders_of(self.config.settings, self.topic.name)
-        silver = silver_table(folders, self.topic, {})
+        silver = self.tables.ensure_silver()
         added = []
         if events:
             path = f"hour={hour}/part-{revision}.parquet"
-            target = Path(folders.silver, path)
+            target = Path(self.tables.sealed.uri, "silver", path)
             target.parent.mkdir(exist_ok=True)
             pq.write_table(pa.Table.from_pylist(events, schema=sealed_schema(self.topic)), target)
             added = [DataFile(path, hour, len(events), target.stat().st_size, datetime.now(UTC))]
         version = commit(silver, added, metadata={}, transactions={f"seal/{hour}": revision})
         condition = {"condition": "time", "required": "06:00", "measured": "06:10", "text": "the watermark passed"}
         if revision == 1:
-            closed = {"why": "watermark", "rows": len(events), "rejected": 4, "conditions": [condition]}
+            closed = {
+                "bronze_version": 7,
+                "why": "watermark",
+                "rows": len(events),
+                "rejected": 4,
+                "conditions": [condition],
+            }
             self.ledger.record("closed", hour, closed)
         details = {
             "silver_version": version,
@@ -116,8 +129,8 @@ class Lake:
         }
         self.ledger.record("sealed", hour, details | manifest)
 
-    def validate(self, spark: Any = None) -> list[stage.Verdict]:
-        return stage.validate_due(self.topic, self.config, spark, run="run")
+    def validate(self, spark: Any = None) -> list[Verdict]:
+        return validate_due(self.topic, self.config, spark, run="run")
 
     def last(self, state: str, hour: str = HOUR) -> Entry:
         entry = self.ledger.history().last(state, hour)
@@ -128,7 +141,7 @@ class Lake:
         return [entry.state for entry in self.ledger.history().of_hour(hour)]
 
     def report(self, suffix: str, revision: int = 1) -> Path:
-        return Path(folders_of(self.config.settings, self.topic.name).reports, HOUR, f"r{revision}.{suffix}")
+        return Path(self.tables.reports.uri, HOUR, f"r{revision}.{suffix}")
 
     def with_settings(self, **changes: Any) -> Lake:
         settings = self.config.settings.model_copy(update=changes)
@@ -138,7 +151,7 @@ class Lake:
 @pytest.fixture
 def lake(topic: Topic, config: Config, monkeypatch: pytest.MonkeyPatch) -> Lake:
     """A lake whose verdicts are noted for MLflow, and logged only by the tests that are about it."""
-    monkeypatch.setattr(mlflow_runs, "log_soon", lambda topic_name, settings: None)
+    monkeypatch.setattr(mlflow_runs, "log_soon", lambda tables: None)
     lake = Lake(topic, config)
     lake.suite(EVERY, "_every_topic")
     lake.suite(PLAYS)
@@ -191,17 +204,17 @@ def test_a_dirty_hour_is_invalid_and_names_what_failed_by_event_id(lake: Lake) -
 
 
 def test_what_breaks_an_expectation_is_listed_from_silver(lake: Lake) -> None:
-    """A result keeps a hundred examples; who mends the source wants all of them, and may ask days later."""
+    """A result keeps a hundred examples; who fixes the source wants all of them, and may ask days later."""
     lake.seal(plays(300, user={number: "x" for number in range(150)}, n={7: -1}))
     lake.validate()
-    found = stage.failing(lake.topic, lake.config, HOUR, "column_values_to_match_regex", limit=1000)
+    found = failing(lake.topic, lake.config, HOUR, "column_values_to_match_regex", limit=1000)
     assert (found.unexpected, len(found.examples), found.examples[149]) == (150, 150, {"event_id": "e149", "user": "x"})
     kept = json.loads(lake.report("json").read_text())["expectations"]
     assert [len(row["examples"]) for row in kept if row["column"] == "user"] == [100]
-    other = stage.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_between.n")
+    other = failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_between.n")
     assert other.examples == ({"event_id": "e7", "n": -1},)
     with pytest.raises(LakeError, match=r"2 expectations|one of expect_column_values_to_be_between\.n, "):
-        stage.failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_nice")
+        failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_nice")
 
 
 def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake: Lake) -> None:
@@ -217,14 +230,14 @@ def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake
         ],
         "_every_topic",
     )
-    stage.check_suites(lake.topic, lake.config)
+    check_suites(lake.topic, lake.config)
     late = hours.end_of(HOUR)
     lake.seal(plays(5, event_time={2: late, 3: late - timedelta(microseconds=1)}))
     (verdict,) = lake.validate()
     assert [example["event_id"] for finding in verdict.failed for example in finding.examples] == ["e2"]
     lake.suite([expectation("expect_table_row_count_to_equal", value={"$PARAMETER": "rows"})])
     with pytest.raises(SuiteError, match="the parameter 'rows'; expected one of hour,"):
-        stage.check_suites(lake.topic, lake.config)
+        check_suites(lake.topic, lake.config)
 
 
 def test_a_result_says_how_late_the_events_were(lake: Lake) -> None:
@@ -312,12 +325,12 @@ def test_a_run_that_dies_after_the_report_is_done_again(lake: Lake, dies_at: Cal
 def test_two_runs_leave_one_verdict(lake: Lake) -> None:
     """A second run that judged the same hour in the meantime finds the first one's row."""
     lake.seal(plays(5))
-    judged: list[stage.Verdict] = []
+    judged: list[Verdict] = []
 
     def meanwhile(step: str) -> None:
         if step == "hour judged, no verdict recorded":
             failpoints.watch(None)
-            judged.append(stage.validate_hour(lake.topic, lake.config, None, HOUR, run="other"))
+            judged.append(validate_hour(lake.topic, lake.config, None, HOUR, run="other"))
 
     failpoints.watch(meanwhile)
     (verdict,) = lake.validate()
@@ -331,7 +344,7 @@ def test_a_verdict_and_its_page_stay_as_they_were(lake: Lake) -> None:
     lake.validate()
     before = lake.report("json").read_bytes()
     lake.suite([expectation("expect_column_values_to_be_null", column="n")])
-    looked = stage.validate_hour(lake.topic, lake.config, None, HOUR, run="again")
+    looked = validate_hour(lake.topic, lake.config, None, HOUR, run="again")
     assert (looked.state, looked.is_recorded) == ("invalid", False)
     assert lake.report("json").read_bytes() == before
     assert lake.states() == ["closed", "sealed", "valid"]
@@ -352,13 +365,13 @@ def test_the_page_and_its_numbers_are_where_the_ledger_says(lake: Lake) -> None:
 def test_an_hour_that_is_not_sealed_cannot_be_judged(lake: Lake) -> None:
     """The files of an open hour are not there yet."""
     with pytest.raises(LakeError, match=r"2026-11-23T05: found the hour open; expected a sealed one"):
-        stage.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
+        validate_hour(lake.topic, lake.config, None, HOUR, run="run")
 
 
 def test_a_file_that_is_gone_is_no_verdict(lake: Lake) -> None:
     """It says nothing of the events, and the hour stays due."""
     lake.seal(plays(5))
-    Path(folders_of(lake.config.settings, lake.topic.name).silver, f"hour={HOUR}", "part-1.parquet").unlink()
+    Path(lake.tables.sealed.uri, "silver", f"hour={HOUR}", "part-1.parquet").unlink()
     with pytest.raises(LakeError, match="lakehouse verify"):
         lake.validate()
     assert lake.ledger.history().due_to_validate() == [HOUR]
@@ -381,7 +394,7 @@ def test_a_released_hour_goes_on(lake: Lake) -> None:
     """A person's word, with a reason that stays in the ledger, stands above the verdict."""
     lake.seal(plays(5, n={1: -1}))
     lake.validate()
-    stage.release(lake.topic, lake.config, HOUR, "known bug of player 4.2", "ann")
+    release(lake.topic, lake.config, HOUR, "known bug of player 4.2", "ann")
     entry = lake.last("released")
     assert (entry.by, entry.details["reason"], entry.details["by"]) == (
         "release/test/ann",
@@ -394,24 +407,24 @@ def test_a_released_hour_goes_on(lake: Lake) -> None:
 def test_only_an_invalid_hour_can_be_released_and_only_once(lake: Lake) -> None:
     """A release that changes nothing would hide a mistyped hour."""
     lake.seal(plays(5, n={1: -1}))
-    with pytest.raises(stage.ReleaseError, match="found the hour sealed; expected an invalid one"):
-        stage.release(lake.topic, lake.config, HOUR, "because", "ann")
+    with pytest.raises(ReleaseError, match="found the hour sealed; expected an invalid one"):
+        release(lake.topic, lake.config, HOUR, "because", "ann")
     lake.validate()
-    with pytest.raises(stage.ReleaseError, match="no reason"):
-        stage.release(lake.topic, lake.config, HOUR, "  ", "ann")
-    stage.release(lake.topic, lake.config, HOUR, "because", "ann")
-    with pytest.raises(stage.ReleaseError, match="found the hour released"):
-        stage.release(lake.topic, lake.config, HOUR, "because", "ann")
+    with pytest.raises(ReleaseError, match="no reason"):
+        release(lake.topic, lake.config, HOUR, "  ", "ann")
+    release(lake.topic, lake.config, HOUR, "because", "ann")
+    with pytest.raises(ReleaseError, match="found the hour released"):
+        release(lake.topic, lake.config, HOUR, "because", "ann")
 
 
 # --- suites --------------------------------------------------------------------------------------------------------
 
 
-def test_a_topic_without_a_suite_is_told_to_write_one(lake: Lake) -> None:
+def test_a_topic_without_a_suite_must_write_one(lake: Lake) -> None:
     """No suite must not mean no check."""
     (lake.config.expectations / "plays.json").unlink()
     with pytest.raises(SuiteError, match=r"plays\.json: found no such file; expected the expectations .* Create it"):
-        stage.check_suites(lake.topic, lake.config)
+        check_suites(lake.topic, lake.config)
     lake.seal(plays(2))
     with pytest.raises(SuiteError):
         lake.validate()
@@ -456,7 +469,7 @@ def test_a_suite_that_cannot_be_used_is_found_before_any_hour(
     """`lakehouse topics check` says where and what, before the first hour of a new topic stops at it."""
     lake.suite([*PLAYS, broken])
     with pytest.raises(SuiteError) as caught:
-        stage.check_suites(lake.topic, lake.config)
+        check_suites(lake.topic, lake.config)
     assert "plays.json, expectation 5" in str(caught.value)
     assert complaint in str(caught.value)
 
@@ -466,21 +479,21 @@ def test_a_malformed_suite_is_named(lake: Lake, text: str) -> None:
     """A suite that was cut off must not pass as one that expects nothing."""
     (lake.config.expectations / "plays.json").write_text(text)
     with pytest.raises(SuiteError, match=r"plays\.json"):
-        stage.check_suites(lake.topic, lake.config)
+        check_suites(lake.topic, lake.config)
 
 
 def test_a_sound_suite_passes_its_check(lake: Lake) -> None:
     """Whoever runs the check and sees nothing can rely on it."""
-    stage.check_suites(lake.topic, lake.config)
+    check_suites(lake.topic, lake.config)
 
 
 def test_the_suites_hash_changes_with_what_they_demand_only(lake: Lake) -> None:
     """It says under which rules an hour was judged; a better note is no other rule."""
-    before = stage.suite_of(lake.topic, lake.config).hash
+    before = suite_of(lake.topic, lake.config).hash
     lake.suite([{**item, "notes": "why"} for item in PLAYS])
-    assert stage.suite_of(lake.topic, lake.config).hash == before
+    assert suite_of(lake.topic, lake.config).hash == before
     lake.suite(PLAYS[1:])
-    assert stage.suite_of(lake.topic, lake.config).hash != before
+    assert suite_of(lake.topic, lake.config).hash != before
 
 
 # --- engines -------------------------------------------------------------------------------------------------------
@@ -507,15 +520,15 @@ def test_a_large_hour_gets_the_same_verdict_as_a_small_one(lake: Lake, spark: Sp
             expectation("expect_column_values_to_match_regex", column="user", regex="^(?!x)"),
         ]
     )
-    stage.check_suites(lake.topic, lake.config)
+    check_suites(lake.topic, lake.config)
     rows = plays(30, n={7: -1, 8: None, 9: 3}, user={3: "x", 4: None}, track={9: None}, event_hour={5: "2026-11-23T06"})
     rows[11]["event_id"] = "e12"
     lake.seal(rows, rows=31)
     lake.seal(plays(20), "2026-11-23T06")
     sealed = [HOUR, "2026-11-23T06"]
-    small = [stage.validate_hour(lake.topic, lake.config, None, hour, run="run") for hour in sealed]
+    small = [validate_hour(lake.topic, lake.config, None, hour, run="run") for hour in sealed]
     large = lake.with_settings(validation=Validate(small_rows=0))
-    by_spark = [stage.validate_hour(lake.topic, large.config, lambda: spark, hour, run="run") for hour in sealed]
+    by_spark = [validate_hour(lake.topic, large.config, lambda: spark, hour, run="run") for hour in sealed]
     assert [verdict.rows for verdict in by_spark] == [30, 20]
     for one, other in zip(small, by_spark, strict=True):
         assert (one.state, one.rows) == (other.state, other.rows)
@@ -532,8 +545,8 @@ def test_files_read_by_path_and_as_batches_are_the_same_rows(lake: Lake, monkeyp
     """Where the lake is a bucket DuckDB is handed batches: what it finds must not depend on it."""
     lake.seal(plays(30, n={7: -1, 8: None}, user={3: "x", 4: None}, track={9: None}))
     (by_path,) = lake.validate()
-    monkeypatch.setattr(stage._Sealed, "scan", stage._Sealed.batches)
-    by_batches = stage.validate_hour(lake.topic, lake.config, None, HOUR, run="run")
+    monkeypatch.setattr(hour_rows.SealedHour, "scan", hour_rows.SealedHour.batches)
+    by_batches = validate_hour(lake.topic, lake.config, None, HOUR, run="run")
     assert by_path.findings == by_batches.findings
     assert [finding.unexpected for finding in by_path.failed] == [1, 1, 1]
 
@@ -543,7 +556,7 @@ def test_a_large_hour_without_spark_is_the_callers_mistake(lake: Lake) -> None:
     lake.suite([expectation("expect_column_values_to_be_increasing", column="n")])
     large = lake.with_settings(validation=Validate(small_rows=1))
     large.seal(plays(2))
-    with pytest.raises(ValueError, match="without a Spark session"):
+    with pytest.raises(ValueError, match="Spark must judge them"):
         large.validate()
 
 
@@ -559,12 +572,12 @@ def test_every_verdict_has_one_run_in_mlflow(lake: Lake) -> None:
     settings = lake.config.settings
     lake.seal(plays(20, n={7: -1}))
     lake.validate()
-    note = Path(folders_of(settings, "plays").reports, "_unlogged", f"{HOUR}.r1")
+    note = Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1")
     written = note.read_bytes()
-    assert mlflow_runs.log_due("plays", settings) == 1
-    assert mlflow_runs.log_due("plays", settings) == 0
+    assert mlflow_runs.log_due(lake.tables) == 1
+    assert mlflow_runs.log_due(lake.tables) == 0
     note.write_bytes(written)
-    mlflow_runs.log_due("plays", settings)
+    mlflow_runs.log_due(lake.tables)
     uri = mlflow_runs.tracking_uri(settings)
     client = MlflowClient(tracking_uri=uri)
     experiment = client.get_experiment_by_name("lakehouse")
@@ -589,9 +602,9 @@ def test_a_server_that_is_away_unjudges_nothing(lake: Lake, monkeypatch: pytest.
     monkeypatch.setattr(mlflow_runs, "_client", refuse)
     lake.seal(plays(2))
     lake.validate()
-    assert mlflow_runs._logged_or_told("plays", lake.config.settings) == 0
+    assert mlflow_runs._log_or_warn(lake.tables) == 0
     assert lake.states() == ["closed", "sealed", "valid"]
-    assert Path(folders_of(lake.config.settings, "plays").reports, "_unlogged", f"{HOUR}.r1").exists()
+    assert Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").exists()
 
 
 def test_without_a_place_for_runs_none_are_noted(lake: Lake) -> None:

@@ -1,4 +1,4 @@
-"""What is usual is learnt from sealed hours, and an hour that lost or doubled its events is told from a quiet night."""
+"""What is usual is fitted to sealed hours, and an hour that lost or doubled its events differs from a quiet night."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from lakehouse.config import Settings
 from lakehouse.hours import Hour
 from lakehouse.sandbox import flights
 from lakehouse.store.ledger import Entry, History
+from lakehouse.store.records import Sealed
+from lakehouse.store.tables import TopicTables
+from lakehouse.topics import Topic
 from lakehouse.validate import gx, mlflow_runs, volume_models
-from lakehouse.validate.gx import Finding
+from lakehouse.validate.findings import Finding
 from lakehouse.validate.suites import Expectation
-from lakehouse.validate.volume import DAYS, ENOUGH_HOURS, ROWS, Model, Observed, learnt
+from lakehouse.validate.volume import DAYS, ENOUGH_HOURS, ROWS, Model, Observed, fit
 
 MONTH = datetime(2013, 4, 1, tzinfo=UTC)
 STORMS = ("2013-04-10", "2013-04-11", "2013-04-19", "2013-04-20")
@@ -34,13 +37,13 @@ def landings() -> Counter[Hour]:
 
 
 def model_before(day: datetime, counts: Counter[Hour]) -> Model:
-    """As it would have been learnt at that midnight."""
+    """As it would have been fitted at that midnight."""
     known = hours.hours_between(hours.hour_of(day - timedelta(days=DAYS)), hours.hour_of(day))
-    return learnt("flight_landed", [Observed(hour, {ROWS: counts[hour]}) for hour in known])
+    return fit("flight_landed", [Observed(hour, {ROWS: counts[hour]}) for hour in known])
 
 
 def test_a_month_of_flights_raises_few_alarms_and_misses_few_losses(landings: Counter[Hour]) -> None:
-    """Learnt anew each day: 6 alarms in the 720 hours of April 2013, all but one in two stormy nights.
+    """Fitted again each day: 6 alarms in the 720 hours of April 2013, all but one in two stormy nights.
 
     Of the hours in which 30 landings or more are usual, an hour that is exactly as usual is always caught when it is
     halved or doubled; of the real ones, which were above or below it already, nine in ten are.
@@ -84,11 +87,11 @@ def test_a_large_topic_is_watched_within_a_narrow_band() -> None:
     first, until = "2026-10-05T00", "2026-11-02T00"
     wild = [Observed(hour, {ROWS: 1e6 * (1 + 5 * (number % 7))}) for number, hour in
             enumerate(hours.hours_between(first, until))]  # fmt: skip
-    band = learnt("t", wild).band(ROWS, "2026-11-02T05")
+    band = fit("t", wild).band(ROWS, "2026-11-02T05")
     assert band is not None
     assert band.low > band.usual / 2
     assert band.high < band.usual * 2 + 1
-    calm = learnt("t", [Observed(each.hour, {ROWS: 1e6}) for each in wild]).band(ROWS, "2026-11-02T05")
+    calm = fit("t", [Observed(each.hour, {ROWS: 1e6}) for each in wild]).band(ROWS, "2026-11-02T05")
     assert calm is not None
     assert calm.holds(1.1e6)
     assert not calm.holds(1.3e6)
@@ -128,7 +131,7 @@ def table(rows: int, users: int = 7, nulls: int = 1) -> pa.Table:
 def model(landings: Counter[Hour]) -> Model:
     known = hours.hours_between(hours.hour_of(MONTH - timedelta(days=DAYS)), hours.hour_of(MONTH))
     seen = [Observed(hour, {ROWS: landings[hour], "distinct user": 7, "share of nulls n": 0.02}) for hour in known]
-    return learnt("flight_landed", seen)
+    return fit("flight_landed", seen)
 
 
 def test_an_hour_is_held_to_what_is_usual(model: Model, tmp_path: Path) -> None:
@@ -155,8 +158,13 @@ def test_with_too_little_history_it_holds_and_says_so(model: Model, tmp_path: Pa
     missing = finding(f"{tmp_path}/none.json", table(5))
     assert (missing.success, missing.remark) == (
         True, f"Too little history to know what is usual: 0 hours of at least {ENOUGH_HOURS}.")  # fmt: skip
-    (tmp_path / "model.json").write_text(learnt("t", [Observed("2013-04-01T22", {ROWS: 5})]).as_json())
+    (tmp_path / "model.json").write_text(fit("t", [Observed("2013-04-01T22", {ROWS: 5})]).as_json())
     assert "1 hours of at least" in finding(f"{tmp_path}/model.json", table(50)).remark
+
+
+@pytest.fixture
+def tables(topic: Topic, settings: Settings) -> TopicTables:
+    return TopicTables(topic, settings)
 
 
 # --- learning ------------------------------------------------------------------------------------------------------
@@ -168,35 +176,37 @@ def history(days: int, invalid: str = "") -> History:
         at = hours.end_of(hour)
         rows = 10 * invalid.count(hour) + 100 + number % 3
         state = "invalid" if hour == invalid else "valid"
-        entries += [Entry(hour, "closed", at, "", {}), Entry(hour, "sealed", at, "", {"rows": rows, "revision": 1}),
+        seal = Sealed(silver_version=1, bronze_version=1, rows=rows, id_checksum=0)
+        entries += [Entry(hour, "closed", at, "", {}), Entry(hour, "sealed", at, "", seal.as_json()),
                     Entry(hour, state, at, "", {})]  # fmt: skip
     return History(tuple(entries))
 
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_model_is_versioned_in_the_registry_and_loads_from_there(settings: Settings) -> None:
+def test_a_model_is_versioned_in_the_registry_and_loads_from_there(topic: Topic, settings: Settings) -> None:
     """Which model let an hour pass can be looked up later, by its version."""
     from mlflow.tracking import MlflowClient
 
     settings = settings.model_copy(update={"sealed_root": settings.raw_root})
+    tables = TopicTables(topic, settings)
     for version in ("1", "2"):
-        model = volume_models.learn("plays", settings, history(20))
+        model = volume_models.learn(tables, history(20))
         assert model.version == version
-        assert volume_models.current("plays", settings) == model
+        assert volume_models.current(tables) == model
     uri = mlflow_runs.tracking_uri(settings)
     client = MlflowClient(tracking_uri=uri, registry_uri=uri)
     assert client.get_model_version_by_alias("lakehouse.plays.volume", "current").version in (2, "2")
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("MLFLOW_TRACKING_URI", str(uri))
         patch.setenv("MLFLOW_REGISTRY_URI", str(uri))
-        loaded = volume_models.loaded("models:/lakehouse.plays.volume@current")
+        loaded = volume_models.model_at("models:/lakehouse.plays.volume@current")
     assert loaded is not None
     assert loaded.curves == model.curves
 
 
 def test_a_registry_that_is_away_does_not_keep_a_topic_from_learning(
-    settings: Settings, monkeypatch: pytest.MonkeyPatch
+    tables: TopicTables, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Hours are judged by the lake's copy; it is registered the next day."""
 
@@ -204,22 +214,22 @@ def test_a_registry_that_is_away_does_not_keep_a_topic_from_learning(
         raise ConnectionError("no route to host")
 
     monkeypatch.setattr(mlflow_runs, "_client", refuse)
-    model = volume_models.learn("plays", settings, history(20))
+    model = volume_models.learn(tables, history(20))
     assert (model.version, model.hours) == (None, 480)
-    assert volume_models.current("plays", settings) == model
+    assert volume_models.current(tables) == model
 
 
-def test_an_hour_that_was_held_back_teaches_nothing(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_hour_that_was_held_back_teaches_nothing(tables: TopicTables, monkeypatch: pytest.MonkeyPatch) -> None:
     """What broke the rules must not become one; and only the newest weeks teach."""
     monkeypatch.setattr(mlflow_runs, "register", lambda *given: None)
-    assert volume_models.learn("plays", settings, history(16, invalid="2013-03-05T05")).hours == 16 * 24 - 1
-    assert volume_models.learn("plays", settings, history(40)).hours == DAYS * 24
+    assert volume_models.learn(tables, history(16, invalid="2013-03-05T05")).hours == 16 * 24 - 1
+    assert volume_models.learn(tables, history(40)).hours == DAYS * 24
 
 
-def test_a_topic_learns_once_a_day(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_topic_learns_once_a_day(tables: TopicTables, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each hour would be too dear, and each month too late for the clocks going forward."""
     monkeypatch.setattr(mlflow_runs, "register", lambda *given: None)
-    assert volume_models.is_stale("plays", settings, history(1))
-    volume_models.learn("plays", settings, history(15))
-    assert not volume_models.is_stale("plays", settings, history(15))
-    assert volume_models.is_stale("plays", settings, history(16))
+    assert volume_models.is_stale(tables, history(1))
+    volume_models.learn(tables, history(15))
+    assert not volume_models.is_stale(tables, history(15))
+    assert volume_models.is_stale(tables, history(16))

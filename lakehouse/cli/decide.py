@@ -46,7 +46,7 @@ def release(
     """Let an invalid hour go to its mirrors as it is."""
     config = load(context.obj)
     named, wanted, why, person = config.topic(topic), hour_of(hour), reason_of(reason), person_of(by)
-    from lakehouse.validate import stage as validate
+    from lakehouse.validate import release as validate
 
     validate.release(named, config, wanted, why, person)
     confirm(

@@ -100,7 +100,7 @@ def failing(
     """The rows of a sealed hour that break an expectation, looked up in silver."""
     config = load(context.obj)
     named, wanted = config.topic(topic), hour_of(hour)
-    from lakehouse.validate import stage as validate
+    from lakehouse.validate import failing as validate
 
     finding = validate.failing(named, config, wanted, expectation, limit)
     if as_json:

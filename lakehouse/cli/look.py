@@ -146,11 +146,11 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
 def _complaint(name: str, config: Config) -> str | None:
     """What is wrong with a topic's suite or the configuration of its mirrors; no mirror is opened for it."""
     from lakehouse.mirrors import catalogue
-    from lakehouse.validate import stage as validate
+    from lakehouse.validate import suite_files
 
     topic = config.topic(name)
     try:
-        validate.check_suites(topic, config)
+        suite_files.check_suites(topic, config)
         for mirror in topic.mirrors:
             catalogue.check(mirror, config.settings, config.path)
     except LakehouseError as error:

@@ -42,7 +42,8 @@ from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.tables import folders_of, ledger_table
 from lakehouse.topics import Slots, Topic, topic_from
-from lakehouse.validate.stage import release, validate_hour
+from lakehouse.validate.release import release
+from lakehouse.validate.stage import validate_hour
 
 PUBSUB_TOPIC = "projects/sandbox/topics/plays"
 SUBSCRIPTION = "projects/sandbox/subscriptions/plays"

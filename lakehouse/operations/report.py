@@ -22,7 +22,7 @@ from lakehouse.pages import charts, hour
 from lakehouse.pages.hour import Since
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
 from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.tables import folders_of
+from lakehouse.store.tables import TopicTables, folders_of
 from lakehouse.topics import Topic
 from lakehouse.validate import volume_models
 from lakehouse.validate.volume import ROWS, Model
@@ -122,7 +122,7 @@ def _written(
     if view.standing is None:
         return {}
     name = view.topic.name
-    model = volume_models.current(name, config.settings)
+    model = volume_models.current(TopicTables(view.topic, config.settings))
     results = storage_for(folders_of(config.settings, name).reports, config.settings.storage_options)
     keys: dict[str, str] = {}
     for place, row in enumerate(view.rows):

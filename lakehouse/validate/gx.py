@@ -1,8 +1,8 @@
 """Whether an hour is as its suite says: expectations and rows in, one finding per expectation out.
 
-Great Expectations judges. What it asks is measured in one scan (`measures`) or, where that cannot say it, by its own
+Great Expectations judges. What it asks is measured in one scan (`metrics`) or, where SQL cannot express it, by its own
 engines. These are used without a data context, which would keep every hour's rows in memory, belong to the whole
-process and want to report to its makers; and it is imported at the first hour, since that takes seconds which commands
+process and send telemetry; and it is imported at the first hour, since that takes seconds which commands
 that only read should not pay.
 """
 
@@ -10,13 +10,10 @@ from __future__ import annotations
 
 import json
 import logging
-import math
 import os
 import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
-from datetime import UTC, date, datetime
-from decimal import Decimal
 from importlib import import_module
 from types import SimpleNamespace
 from typing import TYPE_CHECKING, Any
@@ -25,7 +22,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import SuiteError
-from lakehouse.validate.metrics import Hour, Measure, Rule, Scan, Sole, looked_at, measure, rule_of
+from lakehouse.validate.extra import needs_quality
+from lakehouse.validate.findings import Finding, event_id_first, plain
+from lakehouse.validate.metrics import measure
+from lakehouse.validate.rules import rule_of
+from lakehouse.validate.scan import HourScan, Measure, Rule, Scan, UniqueRule, hour_scan
 from lakehouse.validate.suites import Expectation, Suite, parameters_of
 
 if TYPE_CHECKING:
@@ -36,6 +37,7 @@ EXAMPLES = 100
 
 _ANY_HOUR = "2000-01-01T00"
 _importing = threading.Lock()
+log = logging.getLogger(__name__)
 
 _DETAILS = {
     "result_format": "SUMMARY",
@@ -45,47 +47,8 @@ _DETAILS = {
 _VERDICT_ONLY = {"result_format": "BOOLEAN_ONLY"}
 _OBSERVED = {"result_format": "BASIC"}
 
-GX = Callable[[Sequence[Expectation]], list["Finding"]]
+GX = Callable[[Sequence[Expectation]], list[Finding]]
 """An engine of Great Expectations at the hour's rows."""
-
-
-@dataclass(frozen=True)
-class Finding:
-    """What one expectation found in one hour.
-
-    `unexpected` counts the rows that break it, None where it speaks of something else than rows, or holds and was not
-    asked for numbers. `examples` are up to EXAMPLES of them: `event_id` and the columns it speaks of. `remark` is what
-    should be known though it holds.
-    """
-
-    expectation: Expectation
-    success: bool
-    unexpected: int | None = None
-    observed: Any = None
-    examples: tuple[Mapping[str, Any], ...] = ()
-    remark: str = ""
-
-    @property
-    def gates(self) -> bool:
-        return not self.success and self.expectation.severity == "critical"
-
-    @property
-    def warns(self) -> bool:
-        return not self.success and self.expectation.severity == "warning"
-
-    def as_json(self) -> dict[str, Any]:
-        return {
-            "expectation": self.expectation.type,
-            "column": ", ".join(self.expectation.columns) or None,
-            "kwargs": dict(self.expectation.kwargs),
-            "severity": self.expectation.severity,
-            "notes": self.expectation.notes,
-            "success": self.success,
-            "unexpected": self.unexpected,
-            "observed": self.observed,
-            "examples": [dict(example) for example in self.examples],
-            "remark": self.remark,
-        }
 
 
 def findings_in_scan(
@@ -101,19 +64,18 @@ def findings_in_scan(
     `schema` is that of the scan. What cannot be measured so is left to `otherwise`. Rows that break an expectation are
     looked for only where there are some.
     """
-    _ready()
-    posed = [_posed(expectation, schema) for expectation in expectations]
-    wanted: dict[Any, Measure] = {
-        metric: each for question in posed if question for metric, each in question.measures.items()
-    }
-    with looked_at(scan) as hour:
-        extra = {("also", name): each for name, each in (also or {}).items()}
-        metrics = hour.measured(wanted | extra)
-        answered = [_answered(question, metrics, hour, examples) if question else None for question in posed]
-    rest = [expectation for expectation, finding in zip(expectations, answered, strict=True) if finding is None]
-    others = iter(otherwise(rest) if rest else [])
-    findings = [finding if finding is not None else next(others) for finding in answered]
-    return findings, {name: metrics["also", name] for name in also or {}}
+    load()
+    questions = {place: question for place, each in enumerate(expectations) if (question := _question(each, schema))}
+    wanted = {metric: each for question in questions.values() for metric, each in question.measures.items()}
+    with hour_scan(scan) as hour:
+        extra: dict[Any, Measure] = {("also", name): each for name, each in (also or {}).items()}
+        metrics = hour.metrics(wanted | extra)
+        answers = {place: _answer(question, metrics, hour, examples) for place, question in questions.items()}
+    findings = {place: finding for place, finding in answers.items() if finding is not None}
+    rest = {place: each for place, each in enumerate(expectations) if place not in findings}
+    if rest:
+        findings |= dict(zip(rest, otherwise(list(rest.values())), strict=True))
+    return [findings[place] for place in range(len(expectations))], {name: metrics["also", name] for name in also or {}}
 
 
 def findings_in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> list[Finding]:
@@ -121,17 +83,13 @@ def findings_in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> li
 
     Of an hour without rows everything holds that is said of its rows or their columns.
     """
-    if not len(rows):
-        answered = iter(_in_arrow([known for known in expectations if known.is_about_the_hour], rows))
-        return [
-            next(answered) if expectation.is_about_the_hour else Finding(expectation, True, 0)
-            for expectation in expectations
-        ]
-    return _in_arrow(expectations, rows)
+    asked = {place: each for place, each in enumerate(expectations) if len(rows) or each.is_about_the_hour}
+    found = dict(zip(asked, _in_arrow(list(asked.values()), rows), strict=True))
+    return [found.get(place) or Finding(each, True, 0) for place, each in enumerate(expectations)]
 
 
 def _in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> list[Finding]:
-    _ready()
+    load()
     from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
 
     return _findings(expectations, PandasExecutionEngine(batch_data_dict={"hour": _frame(rows)}), _DETAILS)
@@ -139,16 +97,16 @@ def _in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> list[Findi
 
 def findings_in_spark(expectations: Sequence[Expectation], rows: DataFrame) -> list[Finding]:
     """The same by Spark: first only whether each holds; numbers and examples for those that do not."""
-    _ready()
+    load()
     from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
 
     def engine() -> Any:
         return SparkDFExecutionEngine(spark=rows.sparkSession, persist=False, batch_data_dict={"hour": rows})
 
     findings = _findings(expectations, engine(), _VERDICT_ONLY)
-    failed = [finding.expectation for finding in findings if not finding.success]
-    details = iter(_findings(failed, engine(), _DETAILS) if failed else [])
-    return [finding if finding.success else next(details) for finding in findings]
+    failed = {place: finding.expectation for place, finding in enumerate(findings) if not finding.success}
+    detailed = dict(zip(failed, _findings(list(failed.values()), engine(), _DETAILS), strict=True)) if failed else {}
+    return [detailed.get(place, finding) for place, finding in enumerate(findings)]
 
 
 # --- measured ------------------------------------------------------------------------------------------------------
@@ -168,7 +126,7 @@ class _Question:
     count: Any = None
 
 
-def _posed(expectation: Expectation, schema: pa.Schema) -> _Question | None:
+def _question(expectation: Expectation, schema: pa.Schema) -> _Question | None:
     """None when it asks for something that is not measured."""
     ((_, judge),) = _checked_by_gx([expectation])
     dependencies = judge.get_validation_dependencies(runtime_configuration={"result_format": dict(_VERDICT_ONLY)})
@@ -185,20 +143,24 @@ def _posed(expectation: Expectation, schema: pa.Schema) -> _Question | None:
     return _Question(expectation, judge, measures, rule, count)
 
 
-def _answered(question: _Question, metrics: dict[Any, Any], hour: Hour, limit: int) -> Finding | None:
+def _answer(question: _Question, metrics: Mapping[Any, Any], hour: HourScan, limit: int) -> Finding | None:
     rule, count = question.rule, question.count
-    if isinstance(rule, Sole):
-        metrics[count] = hour.repeats(rule)
+    known = {metric: metrics[metric] for metric in question.measures}
+    if isinstance(rule, UniqueRule):
+        known[count] = hour.repeats(rule)
     result_format = _VERDICT_ONLY if rule else _DETAILS
+    from great_expectations.exceptions.exceptions import GreatExpectationsError
+
     try:
         result = question.judge.metrics_validate(
-            {metric: metrics[metric] for metric in question.measures},
+            known,
             runtime_configuration={"result_format": dict(result_format)},
         )
-    except Exception:  # whatever it thinks of the metrics' types: its own engine says it in full
+    except (GreatExpectationsError, TypeError, ValueError) as refused:  # the metric's type: its own engine is asked
+        log.debug("%s cannot judge what was measured: %s", question.expectation.type, refused)
         return None
     success, details = bool(result.success), result.result or {}
-    unexpected = metrics[count] if rule else details.get("unexpected_count")
+    unexpected = known[count] if rule else details.get("unexpected_count")
     if success or rule is None:
         values = [] if success else details.get("partial_unexpected_list") or []
         examples: list[dict[str, Any]] = [{"value": value} for value in values[:limit]]
@@ -209,7 +171,7 @@ def _answered(question: _Question, metrics: dict[Any, Any], hour: Hour, limit: i
         success,
         int(unexpected) if unexpected is not None else None,
         plain(details.get("observed_value")),
-        tuple(_event_id_first(plain(example)) for example in examples),
+        tuple(event_id_first(plain(example)) for example in examples),
         _remark(details),
     )
 
@@ -244,15 +206,16 @@ def _member(rows: pa.Table, column: str) -> pa.ChunkedArray:
     return pc.struct_field(rows[top], path) if path else rows[top]
 
 
-def _ready() -> None:
-    """Great Expectations imported, by one thread while others wait: its modules import each other in circles.
+def load() -> None:
+    """Import Great Expectations, in one thread while others wait: its modules import each other in circles.
 
-    And before that: no reports to its makers, and no log lines about its own insides.
+    Its telemetry is off, and so are log lines about its internals. MissingExtraError where it is not installed.
     """
     with _importing:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"
         logging.getLogger("great_expectations").setLevel(logging.ERROR)
-        import_module("great_expectations.validator.validator")
+        with needs_quality("Great Expectations"):
+            import_module("great_expectations.validator.validator")
         import_module("lakehouse.validate.volume_expectation")
 
 
@@ -286,7 +249,7 @@ def _findings(expectations: Sequence[Expectation], engine: Any, result_format: M
 
 
 def _checked_by_gx(expectations: Sequence[Expectation]) -> list[tuple[Any, Any]]:
-    _ready()
+    load()
     from great_expectations.exceptions.exceptions import ExpectationNotFoundError, GreatExpectationsError
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
@@ -307,7 +270,7 @@ def _checked_by_gx(expectations: Sequence[Expectation]) -> list[tuple[Any, Any]]
                 expectation.origin,
                 found=f"{expectation.type} with {json.dumps(dict(expectation.kwargs), default=str)[:200]}",
                 expected=_complaint(refused),
-                next_step="Mend its kwargs, then run `lakehouse topics check`.",
+                next_step="Fix its kwargs, then run `lakehouse topics check`.",
             ) from refused
     return checked
 
@@ -333,7 +296,7 @@ def _check_pattern(pattern: str, expectation: Expectation) -> None:
             expectation.origin,
             found=f"the pattern {pattern!r}: {error}",
             expected="a regular expression",
-            next_step="Mend it, then run `lakehouse topics check`.",
+            next_step="Fix it, then run `lakehouse topics check`.",
         ) from error
 
 
@@ -342,9 +305,9 @@ def _finding(expectation: Expectation, result: Any) -> Finding:
     if complaint:
         raise SuiteError(
             f"{expectation.origin}: {expectation.type} of {expectation.subject}",
-            found=f"no answer but {complaint}",
-            expected="yes or no",
-            next_step="Mend the expectation if it does not fit the column's type; "
+            found=f"Great Expectations raised {complaint}",
+            expected="an answer",
+            next_step="Fix the expectation if it does not fit the column's type; "
             "else see why the files cannot be read, and run validate again: the hour stays due.",
         )
     details = result.result or {}
@@ -358,13 +321,9 @@ def _finding(expectation: Expectation, result: Any) -> Finding:
         success,
         int(unexpected) if unexpected is not None else None,
         plain(details.get("observed_value")),
-        tuple(_event_id_first(plain(example)) for example in examples[:EXAMPLES]),
+        tuple(event_id_first(plain(example)) for example in examples[:EXAMPLES]),
         _remark(details),
     )
-
-
-def _event_id_first(example: dict[str, Any]) -> dict[str, Any]:
-    return {key: example[key] for key in sorted(example, key=lambda key: key != "event_id")}
 
 
 def _exception_in(info: Mapping[str, Any] | None) -> str | None:
@@ -378,31 +337,3 @@ def _exception_in(info: Mapping[str, Any] | None) -> str | None:
 
 def _one_line(text: str) -> str:
     return " ".join(text.split())[:300]
-
-
-def plain(value: Any) -> Any:
-    """The value as JSON has it: numbers of numpy, times, decimals and missing values made plain.
-
-    Spark collects instants as times of the driver's own zone without saying so; `astimezone` takes them for that.
-    """
-    if isinstance(value, Mapping):
-        return {str(key): plain(member) for key, member in value.items()}
-    if isinstance(value, str | bool | int) or value is None:
-        return value
-    if isinstance(value, float):
-        return value if math.isfinite(value) else None
-    if isinstance(value, bytes | bytearray):
-        return bytes(value).hex()
-    if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat() if value == value else None
-    if isinstance(value, date):
-        return value.isoformat()
-    if isinstance(value, Decimal):
-        return str(value)
-    if hasattr(value, "asDict"):
-        return plain(value.asDict(recursive=True))
-    if hasattr(value, "tolist"):
-        return plain(value.tolist())
-    if isinstance(value, Iterable):
-        return [plain(member) for member in value]
-    return None if str(value) in ("<NA>", "NaT") else str(value)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lakehouse.validate.metrics import Measure
+from lakehouse.validate.scan import Measure
 
 BOUNDS_SECONDS = (1, 10, 60, 600, 3600, 21600, 86400)
 """Upper ends of the histogram's bars; the last bar holds what is later than all of them."""

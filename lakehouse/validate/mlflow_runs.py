@@ -1,7 +1,7 @@
 """One MLflow run per verdict, logged after it: MLflow can be slow or away without an hour waiting for it.
 
 A note lies beside the reports from before the verdict until its run is logged, so what a crash or an unreachable
-server left out is made good by the next run. MLflow itself says whether a verdict has its run.
+server left out is logged by the next run. MLflow itself says whether a verdict has its run.
 """
 
 from __future__ import annotations
@@ -18,8 +18,9 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from lakehouse.config import Settings
-from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.tables import folders_of
+from lakehouse.store.files import Storage
+from lakehouse.store.tables import TopicTables
+from lakehouse.validate.extra import needs_quality
 
 log = logging.getLogger(__name__)
 
@@ -41,20 +42,21 @@ def note(storage: Storage, settings: Settings, name: str) -> None:
         storage.write(f"{_NOTES}/{name.replace('/', '.')}", name.encode())
 
 
-def log_soon(topic_name: str, settings: Settings) -> Future[int] | None:
-    """`log_due` beside the caller, whose hours need not wait for it; the process ends when it is done."""
-    return _beside().submit(_logged_or_told, topic_name, settings) if tracking_uri(settings) else None
+def log_soon(tables: TopicTables) -> Future[int] | None:
+    """`log_due` in a thread of its own, so that no hour waits for it; the process ends when it is done."""
+    return _background().submit(_log_or_warn, tables) if tracking_uri(tables.settings) else None
 
 
-def log_due(topic_name: str, settings: Settings) -> int:
+def log_due(tables: TopicTables) -> int:
     """Log every verdict that is noted as unlogged; how many were."""
-    uri = tracking_uri(settings)
-    storage = storage_for(folders_of(settings, topic_name).reports, settings.storage_options)
+    uri = tracking_uri(tables.settings)
+    storage = tables.reports.files()
     notes = storage.listed(_NOTES)
     if not uri or not notes:
         return 0
     client = _client(uri)
-    experiment = _experiment(client, settings)
+    experiment = _experiment(client, tables.settings)
+    logged = 0
     for stored in notes:
         name = (storage.read(stored.path) or b"").decode()
         result, html = storage.read(f"{name}.json"), storage.read(f"{name}.html")
@@ -62,7 +64,8 @@ def log_due(topic_name: str, settings: Settings) -> int:
             continue
         _log(client, experiment, json.loads(result), html.decode())
         storage.delete([stored.path])
-    return len(notes)
+        logged += 1
+    return logged
 
 
 def runs(settings: Settings, limit: int = 1000) -> list[dict[str, Any]]:
@@ -107,17 +110,17 @@ def register(name: str, files: Mapping[str, str], parameters: Mapping[str, str],
     return str(version.version)
 
 
-def _logged_or_told(topic_name: str, settings: Settings) -> int:
+def _log_or_warn(tables: TopicTables) -> int:
     try:
-        return log_due(topic_name, settings)
-    except Exception as error:  # whatever a server can answer: the verdicts stand without it
+        return log_due(tables)
+    except Exception as error:  # whatever a server can answer: the verdicts are in the ledger
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("%s: verdicts not logged to MLflow, the next run tries again: %s", topic_name, reason)
+        log.warning("validate: topic=%s not logged to MLflow, the next run tries again: %s", tables.topic.name, reason)
         return 0
 
 
 @lru_cache(maxsize=1)
-def _beside() -> ThreadPoolExecutor:
+def _background() -> ThreadPoolExecutor:
     return ThreadPoolExecutor(1, thread_name_prefix="mlflow")
 
 
@@ -129,8 +132,9 @@ def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     with warnings.catch_warnings():
-        warnings.filterwarnings("ignore", "IProgress not found")  # told in every notebook, and of no use there
-        from mlflow.tracking import MlflowClient
+        warnings.filterwarnings("ignore", "IProgress not found")  # in every notebook, and of no use there
+        with needs_quality("MLflow"):
+            from mlflow.tracking import MlflowClient
 
     for chatty in ("mlflow", "alembic"):
         logging.getLogger(chatty).setLevel(logging.WARNING)

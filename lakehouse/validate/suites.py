@@ -140,7 +140,7 @@ def _document(name: str, text: str) -> Mapping[str, Any]:
         document = json.loads(text)
     except ValueError as error:
         raise SuiteError(
-            name, found=f"no JSON: {error}", expected="a Great Expectations suite", next_step="Mend the place it names."
+            name, found=f"no JSON: {error}", expected="a Great Expectations suite", next_step="Fix the place it names."
         ) from error
     if not isinstance(document, dict) or not isinstance(document.get("expectations"), list):
         raise SuiteError(
@@ -157,10 +157,10 @@ def _expectations(name: str, document: Mapping[str, Any], topic: Topic) -> Itera
     for number, item in enumerate(document["expectations"], start=1):
         origin = f"{name}, expectation {number}"
         if not isinstance(item, dict) or not isinstance(item.get("type"), str):
-            raise SuiteError(origin, found=json.dumps(item)[:200], expected="an object with a `type`", next_step=_MEND)
+            raise SuiteError(origin, found=json.dumps(item)[:200], expected="an object with a `type`", next_step=_FIX)
         if not isinstance(item.get("kwargs", {}), dict):
             raise SuiteError(origin, found=json.dumps(item["kwargs"])[:200], expected="`kwargs` as an object",
-                             next_step=_MEND)  # fmt: skip
+                             next_step=_FIX)  # fmt: skip
         kwargs = _engine_independent(item["type"], dict(item.get("kwargs", {})), origin)
         expectation = Expectation(item["type"], kwargs, _severity(item, origin), _text(item.get("notes")), origin)
         _check_columns(expectation, schema)
@@ -168,7 +168,7 @@ def _expectations(name: str, document: Mapping[str, Any], topic: Topic) -> Itera
         yield expectation
 
 
-_MEND = "Mend it, then run `lakehouse topics check`."
+_FIX = "Fix it, then run `lakehouse topics check`."
 
 
 def _severity(item: Mapping[str, Any], origin: str) -> Severity:
@@ -179,7 +179,7 @@ def _severity(item: Mapping[str, Any], origin: str) -> Severity:
             origin,
             found="the severity " + " and ".join(sorted(map(repr, found))),
             expected="critical (holds the hour back) or warning (only reports)",
-            next_step=_MEND,
+            next_step=_FIX,
         )
     return cast(Severity, found.pop() if found else "critical")
 
@@ -195,21 +195,21 @@ def _engine_independent(kind: str, kwargs: dict[str, Any], origin: str) -> dict[
     """
     if kind in _ENGINE_BOUND:
         raise SuiteError(
-            origin, found=kind, expected=f"an expectation for every engine: {_ENGINE_BOUND[kind]}", next_step=_MEND
+            origin, found=kind, expected=f"an expectation for every engine: {_ENGINE_BOUND[kind]}", next_step=_FIX
         )
     if "column_pair" in kind and kwargs.setdefault("ignore_row_if", _EITHER_MISSING) != _EITHER_MISSING:
         raise SuiteError(
             origin,
             found=f"ignore_row_if {kwargs['ignore_row_if']!r}, of which pandas and Spark think differently",
             expected=f"{_EITHER_MISSING!r}, with a second expectation that the columns are not null",
-            next_step=_MEND,
+            next_step=_FIX,
         )
     if "condition_parser" in kwargs and kwargs["condition_parser"] not in ("great_expectations", None):
         raise SuiteError(
             origin,
             found=f"the condition_parser {kwargs['condition_parser']!r}",
             expected="'great_expectations', which every engine understands",
-            next_step=_MEND,
+            next_step=_FIX,
         )
     return kwargs
 
@@ -221,7 +221,7 @@ def _check_columns(expectation: Expectation, schema: pa.Schema) -> None:
                 expectation.origin,
                 found=f"the column {column!r}",
                 expected="one of " + ", ".join(schema.names),
-                next_step=_MEND,
+                next_step=_FIX,
             )
 
 
@@ -233,7 +233,7 @@ def _check_parameters(expectation: Expectation) -> None:
                 expectation.origin,
                 found=f"the parameter {name!r}",
                 expected="one of " + ", ".join(PARAMETERS),
-                next_step=_MEND,
+                next_step=_FIX,
             )
 
 

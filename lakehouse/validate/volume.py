@@ -1,4 +1,4 @@
-"""What an hour of a topic usually holds, by hour of day and week: learnt from sealed hours, told as bands.
+"""What an hour of a topic usually holds, by hour of day and week: fitted to sealed hours, as bands.
 
 Counts are compared as ratios: half of the usual is as far from it as double. A band is as wide as hours like this one
 have varied, and as chance alone makes it where few events come; where many come it is never so wide that a halved or a
@@ -18,9 +18,9 @@ from lakehouse import hours
 from lakehouse.hours import Hour
 
 DAYS = 28
-"""How far back hours teach: usage changes with timetables and seasons, and each weekday should come four times."""
+"""The training window: usage changes with timetables and seasons, and each weekday should come four times."""
 ENOUGH_HOURS = 14 * 24
-"""Two weeks: with less, a weekday was seen once, and what is usual for it cannot be told from what happened."""
+"""Two weeks: with less, a weekday was seen once, and one sample does not show what is usual."""
 ROWS = "rows"
 
 _SPREADS = 3.5
@@ -62,7 +62,7 @@ class Curve:
 
 @dataclass(frozen=True)
 class Model:
-    """A topic's usual hours. `hours` is how many it was learnt from, `version` its number in the registry."""
+    """A topic's usual hours. `hours` is how many it was fitted to, `version` its number in the registry."""
 
     topic: str
     hours: int
@@ -110,8 +110,8 @@ def share_of_nulls(column: str) -> str:
     return f"share of nulls {column}"
 
 
-def learnt(topic: str, observed: Iterable[Observed]) -> Model:
-    """The model of these hours; hours of which a measure is not known teach nothing about it."""
+def fit(topic: str, observed: Iterable[Observed]) -> Model:
+    """The model of these hours; an hour counts only for the measures that are known of it."""
     known = sorted(observed, key=lambda each: each.hour)
     if not known:
         return Model(topic, 0, "", "")
@@ -133,10 +133,11 @@ def _curve(points: Sequence[tuple[Hour, float]]) -> Curve:
     everything = median(value for _, value in points)
     usual = []
     for place in range(168):
-        of_day = by_day.get(place % 24, [everything])
+        of_day = median(by_day.get(place % 24, [everything]))
         same = by_week.get(place, [])
-        usual.append((sum(same) + _DAY_WEIGHT * median(of_day)) / (len(same) + _DAY_WEIGHT) if not same else
-                     (len(same) * median(same) + _DAY_WEIGHT * median(of_day)) / (len(same) + _DAY_WEIGHT))  # fmt: skip
+        weight = len(same)
+        of_week = median(same) if same else of_day
+        usual.append((weight * of_week + _DAY_WEIGHT * of_day) / (weight + _DAY_WEIGHT))
     off: dict[int, list[float]] = {}
     for hour, value in points:
         place = _hour_of_week(hour)

@@ -13,7 +13,7 @@ from great_expectations.expectations.expectation import BatchExpectation
 from great_expectations.validator.metric_configuration import MetricConfiguration
 
 from lakehouse.validate.volume import ENOUGH_HOURS, ROWS, distinct_of, share_of_nulls
-from lakehouse.validate.volume_models import loaded
+from lakehouse.validate.volume_models import model_at
 
 
 class ExpectVolumeAsUsual(BatchExpectation):
@@ -56,7 +56,7 @@ class ExpectVolumeAsUsual(BatchExpectation):
             values[distinct_of(self.distinct)] = int(metrics["distinct"])
         for column in self._shares():
             values[share_of_nulls(column)] = int(metrics[f"nulls of {column}"]) / rows if rows else 0.0
-        model = loaded(str(self.model))
+        model = model_at(str(self.model))
         if model is None or not model.has_enough:
             known = model.hours if model else 0
             remark = f"Too little history to know what is usual: {known} hours of at least {ENOUGH_HOURS}."

@@ -13,12 +13,12 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse import hours
-from lakehouse.config import Settings
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
-from lakehouse.store.tables import folders_of
+from lakehouse.store.tables import TopicTables
 from lakehouse.validate import mlflow_runs
-from lakehouse.validate.volume import DAYS, ROWS, Model, Observed, learnt
+from lakehouse.validate.extra import needs_quality
+from lakehouse.validate.volume import DAYS, ROWS, Model, Observed, fit
 
 log = logging.getLogger(__name__)
 
@@ -28,24 +28,28 @@ _STALE_HOURS = 24
 EXPECTATION = "expect_volume_as_usual"
 
 
-def address_of(topic_name: str, settings: Settings) -> str:
-    return f"{folders_of(settings, topic_name).reports}/{_FILE}"
+def address_of(tables: TopicTables) -> str:
+    return f"{tables.reports.uri}/{_FILE}"
 
 
 def registered_name(topic_name: str) -> str:
     return f"lakehouse.{topic_name}.volume"
 
 
-def current(topic_name: str, settings: Settings) -> Model | None:
-    """The model that the topic's hours are judged by; None before the first is learnt."""
-    text = storage_for(folders_of(settings, topic_name).reports, settings.storage_options).read(_FILE)
+def current(tables: TopicTables) -> Model | None:
+    """The model that the topic's hours are judged by; None before the first is fitted."""
+    text = tables.reports.files().read(_FILE)
     return Model.from_json(text) if text else None
 
 
-def loaded(address: str) -> Model | None:
-    """The model at the address of a file, or at `models:/<name>@<alias>` or `/<version>`; None when there is none."""
+def model_at(address: str) -> Model | None:
+    """The model at the address of a file, or at `models:/<name>@<alias>` or `/<version>`; None when there is no file.
+
+    MlflowException when the registry has no such model or does not answer.
+    """
     if address.startswith(_REGISTRY):
-        from mlflow.artifacts import download_artifacts
+        with needs_quality("MLflow"):
+            from mlflow.artifacts import download_artifacts
 
         return Model.from_json(Path(download_artifacts(address), "model.json").read_bytes())
     folder, _, name = address.rpartition("/")
@@ -53,37 +57,35 @@ def loaded(address: str) -> Model | None:
     return Model.from_json(text) if text else None
 
 
-def learn(topic_name: str, settings: Settings, history: History) -> Model:
-    """Learn the topic's model anew from its sealed hours, keep it in the lake and register it; gives it.
+def learn(tables: TopicTables, history: History) -> Model:
+    """Fit the topic's model to its sealed hours, keep it in the lake and register it; gives it.
 
-    Hours that were held back teach nothing. Without MLflow, or when it is away, the model is without a version.
+    Hours that were held back do not count. Without MLflow, or when it is away, the model is without a version.
     """
-    model = learnt(topic_name, _observed(topic_name, settings, history))
-    model = _registered(model, settings)
-    storage = storage_for(folders_of(settings, topic_name).reports, settings.storage_options)
-    storage.write(_FILE, model.as_json().encode())
-    log.info("%s: usual hours learnt from %d hours, version %s", topic_name, model.hours, model.version)
+    model = _registered(fit(tables.topic.name, _observed(tables, history)), tables)
+    tables.reports.files().write(_FILE, model.as_json().encode())
+    log.info("validate: topic=%s model=volume hours=%d version=%s", model.topic, model.hours, model.version)
     return model
 
 
-def is_stale(topic_name: str, settings: Settings, history: History) -> bool:
-    """Whether a day of hours was sealed since the model was learnt: then it is time to learn again."""
-    model = current(topic_name, settings)
+def is_stale(tables: TopicTables, history: History) -> bool:
+    """Whether a day of hours was sealed since the model was fitted."""
+    model = current(tables)
     sealed = [hour for hour in history.hours() if history.revision(hour)]
     last = model.last if model else ""
     return sum(hour > last for hour in sealed) >= _STALE_HOURS
 
 
-def _observed(topic_name: str, settings: Settings, history: History) -> Iterator[Observed]:
-    """Rows as the seals counted them, and what the expectation saw of other measures."""
-    storage = storage_for(folders_of(settings, topic_name).reports, settings.storage_options)
+def _observed(tables: TopicTables, history: History) -> Iterator[Observed]:
+    """Rows as the seals counted them, and the other measures as the expectation observed them."""
+    storage = tables.reports.files()
     known = [hour for hour in history.hours() if history.is_cleared(hour)]
     first = hours.after(known[-1], -24 * DAYS) if known else ""
     for hour in (hour for hour in known if hour > first):
-        seal = history.last("sealed", hour)
+        seal = history.seal_of(hour)
         if seal is not None:
-            text = storage.read(f"{hour}/r{history.revision(hour)}.json")
-            yield Observed(hour, {**_measures(json.loads(text) if text else {}), ROWS: int(seal.details["rows"])})
+            text = storage.read(f"{hour}/r{seal.revision}.json")
+            yield Observed(hour, {**_measures(json.loads(text) if text else {}), ROWS: seal.rows})
 
 
 def _measures(result: dict[str, Any]) -> dict[str, float]:
@@ -93,16 +95,16 @@ def _measures(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _registered(model: Model, settings: Settings) -> Model:
+def _registered(model: Model, tables: TopicTables) -> Model:
     try:
         version = mlflow_runs.register(
             registered_name(model.topic),
             {"model.json": model.as_json()},
             {"hours": str(model.hours), "first": model.first, "last": model.last},
-            settings,
+            tables.settings,
         )
     except Exception as error:  # whatever a server can answer: hours are judged without it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("%s: model not registered, the next is: %s", model.topic, reason)
+        log.warning("validate: topic=%s model=volume not registered, the next one will be: %s", model.topic, reason)
         return model
     return replace(model, version=version)

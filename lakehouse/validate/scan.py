@@ -1,0 +1,159 @@
+"""One database that reads an hour's rows: aggregates of all expectations in one scan, rows that violate one."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from typing import Any
+
+import duckdb
+import numpy as np
+import pyarrow as pa
+
+from lakehouse.validate.sql import quoted, text_literal
+
+MEMORY_LIMIT = "1GB"
+"""Of the database; beyond it, it spills to disk."""
+
+Scan = Callable[[Sequence[str]], pa.RecordBatchReader | str]
+"""The hour's rows, read again at each call: only the given columns, in which `route.origin` is a column of that name.
+
+As batches, or as the query that gives them, where DuckDB can read the files itself: that is twice as fast.
+"""
+
+Hashed = Callable[[Sequence[str]], str]
+
+_BATCH_ROWS = 500_000
+_HASHES_IN_MEMORY = 64_000_000
+"""8 bytes each, while they are sorted twice."""
+
+
+@dataclass(frozen=True)
+class Measure:
+    """An aggregate over the hour's rows, and what makes Great Expectations' metric of it."""
+
+    sql: str
+    columns: tuple[str, ...] = ()
+    metric: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True)
+class Rule:
+    """Which rows an expectation is about, and which of them violate it: two conditions that are never null."""
+
+    columns: tuple[str, ...]
+    applies_to: str
+    violates: str
+
+
+@dataclass(frozen=True)
+class UniqueRule(Rule):
+    """A rule that a row violates by having the same values as another; the row alone does not say."""
+
+    violates: str = field(default="false")
+
+
+def hashed(columns: Sequence[str]) -> str:
+    return f"hash({', '.join(map(quoted, columns))})"
+
+
+class HourScan:
+    """An hour's rows and the one database that reads them. `hashed` is an argument so that a test can make it poor."""
+
+    def __init__(self, scan: Scan, database: duckdb.DuckDBPyConnection, hashed: Hashed = hashed) -> None:
+        self._scan, self._database, self._hashed = scan, database, hashed
+
+    def metrics(self, measures: Mapping[Any, Measure]) -> dict[Any, Any]:
+        """Every measure's metric, by its key; the same SQL is computed once, all of it in one scan."""
+        columns = sorted({column for each in measures.values() for column in each.columns})
+        expressions = list(dict.fromkeys(each.sql for each in measures.values()))
+        if not expressions:
+            return {}
+        self._read(columns)
+        (row,) = self._database.execute(f"select {', '.join(expressions)} from hour").fetchall()
+        found = dict(zip(expressions, row, strict=True))
+        return {key: each.metric(found[each.sql]) for key, each in measures.items()}
+
+    def repeats(self, rule: UniqueRule) -> int:
+        """How many rows violate a rule about repeated values: exact, also where two values have the same hash.
+
+        Not part of the shared scan: there a distinct count doubles the cost of all else.
+        """
+        if not self._may_repeat(rule):
+            return 0
+        self._suspects(rule)
+        ((count,),) = self._database.execute(f"select count(*) from ({self._repeated(rule)})").fetchall()
+        return int(count)
+
+    def examples(self, rule: Rule, also: Sequence[str], limit: int) -> list[dict[str, Any]]:
+        """The first rows that violate the rule, in the files' order: `also` and the columns it is about."""
+        columns = list(dict.fromkeys([*also, *rule.columns]))
+        if isinstance(rule, UniqueRule):
+            self._suspects(rule, columns)
+            query = f"{self._repeated(rule)} order by all limit {limit}"
+        else:
+            self._read(columns)
+            query = f"select * from hour where {rule.applies_to} and {rule.violates} limit {limit}"
+        return list(self._database.sql(query).to_arrow_table().select(columns).to_pylist())
+
+    def _may_repeat(self, rule: UniqueRule) -> bool:
+        """Whether a hash occurs twice, of what memory holds; beyond that the database compares in full."""
+        self._read(rule.columns)
+        hashes = self._database.sql(f"select {self._hashed(rule.columns)} as h from hour where {rule.applies_to}")
+        kept: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
+        rows = 0
+        for batch in hashes.to_arrow_reader(_BATCH_ROWS):
+            kept.append(batch.column(0).to_numpy())
+            rows += len(batch)
+            if rows > _HASHES_IN_MEMORY:
+                return True
+        together = np.sort(np.concatenate(kept)) if kept else np.empty(0, np.uint64)
+        return bool((together[1:] == together[:-1]).any())
+
+    def _read(self, columns: Sequence[str]) -> None:
+        rows = self._scan(columns or ["event_id"])
+        if isinstance(rows, str):
+            self._database.execute(f"create or replace temp view hour as {rows}").fetchall()
+        else:
+            self._database.register("hour", rows)
+
+    def _suspects(self, rule: UniqueRule, columns: Sequence[str] = ()) -> None:
+        """The table `suspects`: few rows, with all that violate the rule among them."""
+        key = self._hashed(rule.columns)
+        self._read(rule.columns)
+        self._database.execute(
+            f"create or replace temp table often as select {key} as h from hour "
+            f"where {rule.applies_to} group by h having count(*) > 1"
+        ).fetchall()
+        self._read(list(dict.fromkeys([*columns, *rule.columns])))
+        self._database.execute(
+            f"create or replace temp table suspects as select * from hour "
+            f"where {rule.applies_to} and {key} in (select h from often)"
+        ).fetchall()
+
+    @staticmethod
+    def _repeated(rule: UniqueRule) -> str:
+        by = ", ".join(map(quoted, rule.columns))
+        return f"select * from suspects qualify count(*) over (partition by {by}) > 1"
+
+
+@contextmanager
+def hour_scan(scan: Scan, hashed: Hashed = hashed) -> Iterator[HourScan]:
+    """A database of its own for the hour, gone with all that it spilled when the block ends."""
+    with tempfile.TemporaryDirectory(prefix="measures-") as spill, duckdb.connect() as database:
+        database.execute(f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{spill}'; set timezone = 'UTC'")
+        yield HourScan(scan, database, hashed)
+
+
+def of_files(paths: Sequence[str], columns: Sequence[str], constants: Mapping[str, str]) -> str:
+    """The query for columns of Parquet files on this machine; a column of `constants` is the same in every row."""
+    members = [
+        f"{text_literal(constants[name])} as {quoted(name)}"
+        if name in constants
+        else f"{'.'.join(map(quoted, name.split('.')))} as {quoted(name)}"
+        for name in columns
+    ]
+    listed = ", ".join(map(text_literal, paths))
+    return f"select {', '.join(members)} from read_parquet([{listed}], hive_partitioning = false)"

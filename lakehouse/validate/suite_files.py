@@ -1,0 +1,32 @@
+"""A topic's suites as they are in `expectations/`: read, and checked before there is an hour."""
+
+from __future__ import annotations
+
+from lakehouse.config import Config
+from lakehouse.errors import SuiteError
+from lakehouse.schemas import silver_schema
+from lakehouse.topics import Topic
+from lakehouse.validate import gx
+from lakehouse.validate.suites import EVERY_TOPIC, Suite, suite_from
+
+
+def check_suites(topic: Topic, config: Config) -> None:
+    """SuiteError for what would stop the stage at the topic's first hour: before there is one."""
+    gx.check(suite_of(topic, config), silver_schema(topic))
+
+
+def suite_of(topic: Topic, config: Config) -> Suite:
+    """`_every_topic.json` and the topic's own; SuiteError when one is missing or cannot be used."""
+    files = [config.expectations / f"{name}.json" for name in (EVERY_TOPIC, topic.name)]
+    texts = {}
+    for file in files:
+        try:
+            texts[str(file)] = file.read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise SuiteError(
+                str(file),
+                found="no such file" if isinstance(error, FileNotFoundError) else str(error),
+                expected=f"the expectations for the hours of {topic.name}",
+                next_step='Create it; {"name": "' + file.stem + '", "expectations": []} expects nothing more.',
+            ) from error
+    return suite_from(topic, texts)
