@@ -25,7 +25,7 @@ from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import opened, run_until_stopped, started
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
-from lakehouse.operations.maintain import maintained
+from lakehouse.operations.maintain import maintain_topic
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic
@@ -167,7 +167,7 @@ def _mirror(topic: Topic, application: Application) -> object:
 
 
 def _maintain(topic: Topic, application: Application) -> object:
-    removals = maintained(topic, application.config, datetime.now(UTC), dry_run=application.dry_run)
+    removals = maintain_topic(topic, application.config, datetime.now(UTC), dry_run=application.dry_run)
     for removal in removals:
         log.info("maintain: topic=%s %s: %s (%s)", topic.name, removal.kind, removal.path, removal.why)
     return removals

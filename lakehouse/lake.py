@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 from lakehouse.config import Config, load
 from lakehouse.hours import Hour, parsed
 from lakehouse.operations import status
-from lakehouse.operations.explain import Explanation, explained
+from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.spark.session import spark_session
 from lakehouse.store.delta import as_it_was, files, open_table
@@ -39,7 +39,8 @@ if TYPE_CHECKING:
     from pandas import DataFrame as PandasFrame
     from pyspark.sql import DataFrame, SparkSession
 
-    from lakehouse.operations.audit import Audit, Trace
+    from lakehouse.operations.audit import Audit
+    from lakehouse.operations.trace import Trace
     from lakehouse.operations.verify import Verification
 
 _SHOWN_HOURS = 72
@@ -185,7 +186,7 @@ class TopicLake:
 
     def explain(self, hour: Hour) -> Explanation:
         """Why the hour stands where it does, as `lakehouse explain` tells it."""
-        return explained(self._standing(), parsed(hour), datetime.now(UTC))
+        return explain_hour(self._standing(), parsed(hour), datetime.now(UTC))
 
     def result(self, hour: Hour) -> Mapping[str, Any] | None:
         """The newest revision's result of validation; None before it is judged."""
@@ -204,21 +205,21 @@ class TopicLake:
 
     def trace(self, event_id: str, as_of: datetime | None = None) -> Trace:
         """Every delivery of an event, and the sealed hours that hold it, as `lakehouse trace` tells it."""
-        from lakehouse.operations.audit import traced
+        from lakehouse.operations.trace import trace_event
 
-        return traced(self.topic, self._config, event_id, as_of)
+        return trace_event(self.topic, self._config, event_id, as_of)
 
     def audit(self, hour: Hour, as_of: datetime | None = None) -> Audit:
         """The hour computed again from bronze and held to silver, as `lakehouse audit` tells it."""
-        from lakehouse.operations.audit import audited
+        from lakehouse.operations.audit import audit_hour
 
-        return audited(self.topic, self._config, parsed(hour), as_of)
+        return audit_hour(self.topic, self._config, parsed(hour), as_of)
 
     def verify(self, *hours: Hour) -> Verification:
         """Whether any sealed hour ever changed, as `lakehouse verify` tells it; all hours when none is given."""
-        from lakehouse.operations.verify import verified
+        from lakehouse.operations.verify import verify_hours
 
-        return verified(self.topic, self._config, hours, datetime.now(UTC))
+        return verify_hours(self.topic, self._config, hours, datetime.now(UTC))
 
     def usual(self) -> Model | None:
         """The model of what an hour usually holds; None before there is one."""
@@ -232,8 +233,8 @@ class TopicLake:
     def _options(self) -> Mapping[str, str]:
         return self._config.settings.storage_options
 
-    def _standing(self) -> status.Standing:
-        return status.standing_of(self.topic, self._config)
+    def _standing(self) -> status.TopicSnapshot:
+        return status.read_topic(self.topic, self._config)
 
     def _rows(
         self, name: str, uri: str, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None

@@ -262,6 +262,15 @@ class Topic(Frozen):
         """The declared fields as one Arrow struct, in the order of the file."""
         return pa.struct([(name, _arrow_type(spark_type)) for name, spark_type in self.fields.items()])
 
+    @property
+    def identity(self) -> tuple[str, ...]:
+        """The columns that are the same in every delivery of one event, and in no two events: its id and its time.
+
+        Where the time is `publish_time` it is not the event's own: one that is published again has another, and only
+        the id tells.
+        """
+        return ("event_id",) if self.event_time == "publish_time" else ("event_id", "event_time")
+
     def as_json(self) -> str:
         """The whole topic, for the processes that read its subscription."""
         return self.model_dump_json()

@@ -19,8 +19,8 @@ from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
 from lakehouse.store.delta import DataFile, event_time_stats, files_of_hour
-from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import bronze_table, folders_of, ledger_table, silver_table
+from lakehouse.store.records import Closed, Mirrored, Valid
+from lakehouse.store.tables import TopicTables, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"
@@ -45,7 +45,7 @@ class Delivery:
     def publish_time(self) -> datetime:
         return self.event_time + timedelta(minutes=self.published)
 
-    def as_row(self) -> dict[str, Any]:
+    def as_row(self, has_own_time: bool = True) -> dict[str, Any]:
         is_event = self.reject_reason is None
         track = {"id": f"t{self.value}", "ms": self.value}
         return {
@@ -54,7 +54,7 @@ class Delivery:
             "attributes": [],
             "payload": b"{}",
             "event_id": self.event_id,
-            "event_time": self.event_time if is_event else None,
+            "event_time": (self.event_time if has_own_time else self.publish_time) if is_event else None,
             "event": {"user": f"u{self.value}", "track": track, "n": self.value} if is_event else None,
             "reject_reason": self.reject_reason,
         }
@@ -72,16 +72,17 @@ class Lake:
     written_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
+        self.tables = TopicTables(self.topic, self.settings)
         self.folders = folders_of(self.settings, self.topic.name)
-        self.ledger = Ledger(ledger_table(self.folders, self.topic, {}), "ingest/test/run")
+        self.ledger = self.tables.ledger("ingest/test/run")
 
     @property
     def bronze(self) -> Any:
-        return bronze_table(self.folders, self.topic, {})
+        return self.tables.ensure_bronze()
 
     @property
     def silver(self) -> Any:
-        return silver_table(self.folders, self.topic, {})
+        return self.tables.ensure_silver()
 
     def deliver(self, *deliveries: Delivery, hour: Hour | None = FIVE, files: int = 1) -> list[str]:
         """One epoch: the deliveries in the bucket `hour`, dealt out to some files as they come."""
@@ -100,8 +101,9 @@ class Lake:
         return [file.path for file in added]
 
     def _written(self, deliveries: Sequence[Delivery], hour: Hour | None, slot: int) -> DataFile:
+        has_own_time = self.topic.event_time != "publish_time"
         rows = [
-            {**delivery.as_row(), "epoch": self.epoch, "slot": slot, "position": position}
+            {**delivery.as_row(has_own_time), "epoch": self.epoch, "slot": slot, "position": position}
             for position, delivery in enumerate(deliveries)
         ]
         path = f"{hour or 'rejected'}/{self.epoch:012d}-{slot:04d}-abc.parquet"
@@ -109,7 +111,7 @@ class Lake:
         file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist(rows, schema=segment_schema(self.topic))
         pq.write_table(table, file, row_group_size=self.row_group_rows)
-        times = [delivery.event_time for delivery in deliveries] if hour else []
+        times = [row["event_time"] for row in rows] if hour else []
         stats = event_time_stats(min(times, default=None), max(times, default=None))
         return DataFile(path, hour, len(rows), file.stat().st_size, self.written_at, stats)
 
@@ -123,7 +125,8 @@ class Lake:
         }  # fmt: skip
         version = commit_batch(self.bronze, [], state, metadata)
         rows = sum(file.rows for file in files_of_hour(self.bronze, hour))
-        self.ledger.record("closed", hour, {**closed, "rows": rows, "bronze_version": version})
+        close = Closed(bronze_version=version, why="watermark", rows=rows, epoch=self.epoch, release="test")
+        self.ledger.record(close, hour)
 
     def sealer(self, spark: SparkOrNone = None) -> Sealer:
         return Sealer(self.topic, self.settings, spark, run="test")
@@ -139,16 +142,16 @@ class Lake:
         """The sealed rows, by pyarrow and by id."""
         files = [Path(self.folders.silver, file.path) for file in files_of_hour(self.silver, hour)]
         rows = [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
-        return sorted(rows, key=lambda row: row["event_id"])
+        return sorted(rows, key=lambda row: (row["event_id"], row["event_time"]))
 
     def ids(self, hour: Hour = FIVE) -> list[str]:
         return [row["event_id"] for row in self.sealed(hour)]
 
     def clear(self, hour: Hour, *targets: str) -> None:
         """Valid, and mirrored to the targets."""
-        self.ledger.record("valid", hour, {"rows": 0})
+        self.ledger.record(Valid(rows=0), hour)
         for target in targets:
-            self.ledger.record("mirrored", hour, {"target": target, "where": "there"})
+            self.ledger.record(Mirrored(target=target, where="there"), hour)
 
 
 def plays(*event_ids: str, minute: int = 0) -> Iterable[Delivery]:

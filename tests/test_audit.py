@@ -12,7 +12,8 @@ from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError, LakehouseError
-from lakehouse.operations.audit import Audit, audited, check_topic, traced
+from lakehouse.operations.audit import Audit, audit_hour, check_topic
+from lakehouse.operations.trace import trace_event
 from lakehouse.store.delta import DataFile, commit, files_of_hour
 from lakehouse.topics import Topic
 
@@ -36,7 +37,7 @@ def told(audit: Audit) -> list[tuple[str, str | None, str | None, str]]:
 
 def test_an_untouched_hour_is_what_its_deliveries_come_to(lake: Lake) -> None:
     """And what is not in it is explained, id by id."""
-    audit = audited(lake.topic, lake.config, FIVE)
+    audit = audit_hour(lake.topic, lake.config, FIVE)
     assert audit.is_right
     assert (audit.deliveries, audit.rows, audit.sealed_rows) == (3, 2, 2)
     assert told(audit) == [
@@ -48,7 +49,7 @@ def test_an_untouched_hour_is_what_its_deliveries_come_to(lake: Lake) -> None:
 
 
 def test_a_late_duplicate_is_told_with_the_hour_that_has_it(lake: Lake) -> None:
-    audit = audited(lake.topic, lake.config, SIX)
+    audit = audit_hour(lake.topic, lake.config, SIX)
     assert told(audit) == [("late duplicate", "b", "b2", f"sealed in {FIVE}")]
     assert (audit.rows, audit.is_right) == (2, True)
 
@@ -58,7 +59,7 @@ def test_rows_that_nobody_delivered_and_rows_that_are_not_there_are_found(lake: 
     (ours,), (theirs, *_) = files_of_hour(lake.silver, FIVE), files_of_hour(lake.silver, SIX)
     moved = DataFile(theirs.path, FIVE, theirs.rows, theirs.size_bytes, datetime.now(UTC))
     commit(lake.silver, [moved], metadata={}, transactions={}, removed=[ours])
-    audit = audited(lake.topic, lake.config, FIVE)
+    audit = audit_hour(lake.topic, lake.config, FIVE)
     assert not audit.is_right
     assert audit.counts["missing"] == 2
     assert audit.counts["extra"] == 1
@@ -67,7 +68,7 @@ def test_rows_that_nobody_delivered_and_rows_that_are_not_there_are_found(lake: 
 def test_counts_are_whole_when_the_list_is_cut(lake: Lake) -> None:
     lake.deliver(*(Delivery("d", 121, number, f"d{number:02d}") for number in range(20)), hour=SEVEN)
     lake.seal(SEVEN)
-    audit = audited(lake.topic, lake.config, SEVEN, limit=3)
+    audit = audit_hour(lake.topic, lake.config, SEVEN, limit=3)
     assert audit.counts["duplicate"] == 19
     assert [each.message_id for each in audit.explained] == ["d01", "d02", "d03"]
 
@@ -75,7 +76,7 @@ def test_counts_are_whole_when_the_list_is_cut(lake: Lake) -> None:
 def test_an_hour_is_audited_as_it_was(lake: Lake) -> None:
     """Before its seal it had deliveries and no rows."""
     before = min(entry.at for entry in lake.ledger.history().of_hour(FIVE) if entry.state == "sealed")
-    audit = audited(lake.topic, lake.config, FIVE, before - timedelta(microseconds=1))
+    audit = audit_hour(lake.topic, lake.config, FIVE, before - timedelta(microseconds=1))
     assert (audit.deliveries, audit.rows, audit.sealed_rows) == (3, 2, None)
     assert "in another hour" not in audit.counts
 
@@ -83,12 +84,12 @@ def test_an_hour_is_audited_as_it_was(lake: Lake) -> None:
 def test_a_time_before_there_was_a_lake_is_no_time_to_audit(lake: Lake) -> None:
     """The table's first version would answer, and say that nothing was ever delivered."""
     with pytest.raises(LakeError, match="no version as of 2001"):
-        audited(lake.topic, lake.config, FIVE, datetime(2001, 1, 1, tzinfo=UTC))
+        audit_hour(lake.topic, lake.config, FIVE, datetime(2001, 1, 1, tzinfo=UTC))
 
 
 def test_an_empty_hour_is_audited(lake: Lake) -> None:
     lake.seal(SEVEN)
-    audit = audited(lake.topic, lake.config, SEVEN)
+    audit = audit_hour(lake.topic, lake.config, SEVEN)
     assert (audit.deliveries, audit.rows, audit.sealed_rows, audit.explained) == (0, 0, 0, ())
 
 
@@ -96,13 +97,13 @@ def test_an_hour_whose_deliveries_are_gone_cannot_be_audited(lake: Lake) -> None
     """Saying that it should be empty would be a lie."""
     commit(lake.bronze, [], metadata={}, transactions={}, removed=files_of_hour(lake.bronze, FIVE))
     with pytest.raises(LakeError, match="no deliveries in bronze"):
-        audited(lake.topic, lake.config, FIVE)
+        audit_hour(lake.topic, lake.config, FIVE)
 
 
 def test_an_event_is_traced_from_its_first_delivery_to_its_mirrors(lake: Lake) -> None:
     """Release, batch, epoch and segment of each delivery, and what became of it."""
     lake.clear(FIVE, "folder")
-    trace = traced(lake.topic, lake.config, "b")
+    trace = trace_event(lake.topic, lake.config, "b")
     assert trace.hours == (FIVE,)
     first, second = trace.deliveries
     assert (first.message_id, first.outcome) == ("b1", f"the row of {FIVE}")
@@ -115,7 +116,7 @@ def test_an_event_is_traced_from_its_first_delivery_to_its_mirrors(lake: Lake) -
 
 def test_what_became_of_a_delivery_is_told(lake: Lake) -> None:
     def outcomes(event_id: str) -> list[str]:
-        return [each.outcome for each in traced(lake.topic, lake.config, event_id).deliveries]
+        return [each.outcome for each in trace_event(lake.topic, lake.config, event_id).deliveries]
 
     lake.deliver(Delivery("new", 121), hour=SEVEN)
     assert outcomes("a") == [f"the row of {FIVE}", f"duplicate in {FIVE}"]
@@ -127,13 +128,13 @@ def test_what_became_of_a_delivery_is_told(lake: Lake) -> None:
 def test_an_event_outlives_its_deliveries(lake: Lake) -> None:
     """After the retention of bronze the sealed row and its story are still found."""
     commit(lake.bronze, [], metadata={}, transactions={}, removed=files_of_hour(lake.bronze, FIVE))
-    trace = traced(lake.topic, lake.config, "a")
+    trace = trace_event(lake.topic, lake.config, "a")
     assert (trace.deliveries, trace.hours) == ((), (FIVE,))
 
 
 def test_an_unknown_event_is_an_error(lake: Lake) -> None:
     with pytest.raises(LakehouseError, match="'nobody'"):
-        traced(lake.topic, lake.config, "nobody")
+        trace_event(lake.topic, lake.config, "nobody")
 
 
 def test_the_commands_tell_it(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

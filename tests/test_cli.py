@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from lakehouse.cli import app
 from lakehouse.config import Config, load
 from lakehouse.operations import status as fleet
-from lakehouse.operations.explain import Explanation, explained
+from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.delta import commit
@@ -96,8 +96,8 @@ class Lake:
         self.closed(hour)
         self.record("sealed", hour, SEALED)
 
-    def standing(self) -> fleet.Standing:
-        return fleet.standing_of(self.config.topic("plays"), self.config)
+    def standing(self) -> fleet.TopicSnapshot:
+        return fleet.read_topic(self.config.topic("plays"), self.config)
 
     def status(self) -> fleet.TopicStatus:
         return fleet.statuses(self.config, ["plays"], NOON)[0]
@@ -106,7 +106,7 @@ class Lake:
         return fleet.hour_statuses(self.standing(), 24, NOON)
 
     def explained(self, hour: str) -> Explanation:
-        return explained(self.standing(), hour, NOON)
+        return explain_hour(self.standing(), hour, NOON)
 
     def ledger(self) -> list[tuple[str, str | None]]:
         return [(entry.state, entry.hour) for entry in self.standing().history.entries]

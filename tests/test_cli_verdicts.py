@@ -24,7 +24,7 @@ def lake() -> FlightsLake:
 @pytest.fixture(scope="module")
 def judged(lake: FlightsLake) -> str:
     """The first hour that somebody's delay holds back, or held back until it was released."""
-    standing = status.standing_of(lake.config.topic(DIRTY), lake.config)
+    standing = status.read_topic(lake.config.topic(DIRTY), lake.config)
     return next(row.hour for row in standing.history.entries if row.state == "invalid" and row.hour)
 
 

@@ -13,24 +13,33 @@ from hypothesis import settings as given_with
 from hypothesis import strategies as st
 
 from lakehouse.schemas import TIMESTAMP
-from lakehouse.seal import dedup
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
-from lakehouse.store.parquet import FILE, ROW
+from lakehouse.store.parquet import FILE, ROW, Scan
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-SCHEMA = pa.schema([("event_id", pa.string()), ("publish_time", TIMESTAMP), ("message_id", pa.string()), *ADDRESS])
-
-Delivery = tuple[str, int, str]
-"""Event id, publish time in microseconds after noon, message id."""
-
-
-def scan_of(*files: list[Delivery]) -> dedup.Scan:
-    rows = [
-        (event_id, NOON + timedelta(microseconds=published), message_id, number, row)
-        for number, file in enumerate(files)
-        for row, (event_id, published, message_id) in enumerate(file)
+SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("event_time", TIMESTAMP),
+        ("publish_time", TIMESTAMP),
+        ("message_id", pa.string()),
+        *ADDRESS,
     ]
-    table = pa.table([list(column) for column in zip(*rows, strict=True)] or [[]] * 5, schema=SCHEMA)
+)
+ID, ID_AND_TIME = ("event_id",), ("event_id", "event_time")
+"""What makes an event: in topics whose time is the publish time, and in all others."""
+
+Delivery = tuple[str, int, int, str]
+"""Event id, event time and publish time in microseconds after noon, message id."""
+
+
+def scan_of(*files: list[Delivery]) -> Scan:
+    rows = [
+        (event_id, *(NOON + timedelta(microseconds=each) for each in (happened, published)), message_id, number, row)
+        for number, file in enumerate(files)
+        for row, (event_id, happened, published, message_id) in enumerate(file)
+    ]
+    table = pa.table([list(column) for column in zip(*rows, strict=True)] or [[]] * 6, schema=SCHEMA)
 
     def scan(columns: list[str]) -> Iterator[pa.RecordBatch]:
         yield from table.select([*columns, FILE, ROW]).to_batches(max_chunksize=3)
@@ -42,20 +51,48 @@ def addresses(table: pa.Table) -> list[tuple[int, int]]:
     return list(zip(table[FILE].to_pylist(), table[ROW].to_pylist(), strict=True))
 
 
-DELIVERIES = st.tuples(st.sampled_from(["a", "b", "ä", "aa", ""]), st.integers(0, 2), st.sampled_from("123"))
+DELIVERIES = st.tuples(
+    st.sampled_from(["a", "b", "ä", "aa", ""]), st.integers(0, 1), st.integers(0, 2), st.sampled_from("123")
+)
+FILES = st.lists(st.lists(DELIVERIES, max_size=8), max_size=3)
+IDENTITIES = st.sampled_from([ID, ID_AND_TIME])
 
 
-@given(st.lists(st.lists(DELIVERIES, max_size=8), max_size=3))
-@given_with(max_examples=30, deadline=None)
-def test_all_but_the_first_of_each_event_lose(files: list[list[Delivery]]) -> None:
-    """By definition, in three lines: sort by (publish time, message id), keep the first of each id."""
+def event_of(delivery: Delivery, identity: tuple[str, ...]) -> tuple[object, ...]:
+    return delivery[: len(identity)]
+
+
+@given(FILES, IDENTITIES)
+@given_with(max_examples=40, deadline=None)
+def test_all_but_the_first_of_each_event_lose(files: list[list[Delivery]], identity: tuple[str, ...]) -> None:
+    """By definition, in three lines: sort by (publish time, message id), keep the first of each event."""
     everything = [(each, (number, row)) for number, file in enumerate(files) for row, each in enumerate(file)]
-    firsts: dict[str, tuple[int, int]] = {}
-    for (event_id, _, _), address in sorted(everything, key=lambda each: (each[0][1], each[0][2], each[1])):
-        firsts.setdefault(event_id, address)
+    firsts: dict[tuple[object, ...], tuple[int, int]] = {}
+    for delivery, address in sorted(everything, key=lambda each: (each[0][2], each[0][3], each[1])):
+        firsts.setdefault(event_of(delivery, identity), address)
     losers = sorted({address for _, address in everything} - set(firsts.values()))
-    found = duplicates(scan_of(*files))
+    found = duplicates(scan_of(*files), identity)
     assert addresses(found) == losers
+    assert found.schema == ADDRESS
+
+
+@given(FILES, st.lists(DELIVERIES, max_size=8), IDENTITIES)
+@given_with(max_examples=40, deadline=None)
+def test_a_delivery_is_late_exactly_when_its_event_is_sealed(
+    files: list[list[Delivery]], sealed: list[Delivery], identity: tuple[str, ...]
+) -> None:
+    """Whatever else is sealed or late: a neighbour with the same id and another time decides nothing."""
+    known = {event_of(each, identity) for each in sealed}
+    late = [
+        (number, row)
+        for number, file in enumerate(files)
+        for row, each in enumerate(file)
+        if event_of(each, identity) in known
+    ]
+    found = late_duplicates(
+        scan_of(*files), lambda columns: (each.select(columns) for each in scan_of(sealed)(columns)), identity
+    )
+    assert addresses(found) == late
     assert found.schema == ADDRESS
 
 
@@ -69,20 +106,11 @@ def test_ids_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -
         return database
 
     monkeypatch.setattr(duckdb, "connect", colliding)
-    assert addresses(duplicates(scan_of([("a", 0, "1"), ("b", 0, "1"), ("a", 1, "1")]))) == [(0, 2)]
+    assert addresses(duplicates(scan_of([("a", 0, 0, "1"), ("b", 0, 0, "1"), ("a", 0, 1, "1")]), ID_AND_TIME)) == [
+        (0, 2)
+    ]
 
 
 def test_an_event_republished_very_often_loses_all_but_one() -> None:
-    deliveries = [("a", 10_000 - number, str(number)) for number in range(10_000)]
-    assert addresses(duplicates(scan_of(deliveries))) == [(0, row) for row in range(9_999)]
-
-
-def test_late_duplicates_are_those_whose_id_is_sealed() -> None:
-    skewed = pa.table({"event_id": ["a", "b", "c"], FILE: [0, 0, 2], ROW: [5, 6, 7]}).cast(
-        pa.schema([("event_id", pa.string()), *ADDRESS])
-    )
-    sealed = [pa.record_batch({"event_id": ["x", "c"]}), pa.record_batch({"event_id": ["a", "c"]})]
-    found = late_duplicates(skewed, sealed)
-    assert addresses(found) == [(0, 5), (2, 7)]
-    assert found.schema == ADDRESS
-    assert addresses(late_duplicates(skewed, [])) == []
+    deliveries = [("a", 0, 10_000 - number, str(number)) for number in range(10_000)]
+    assert addresses(duplicates(scan_of(deliveries), ID_AND_TIME)) == [(0, row) for row in range(9_999)]

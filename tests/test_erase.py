@@ -15,10 +15,11 @@ from lakehouse.checksum import checksum_of
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.operations.audit import audited, traced
+from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.erase import Erasure, erase
-from lakehouse.operations.maintain import maintained
-from lakehouse.operations.verify import verified
+from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.trace import trace_event
+from lakehouse.operations.verify import verify_hours
 from lakehouse.seal.stage import newest_seal
 from lakehouse.store import bronze_log
 from lakehouse.store.delta import files, files_of_hour
@@ -45,7 +46,7 @@ def run(lake: Lake, where: str = "\"user\" = 'u7'", *, dry_run: bool = False) ->
 
 
 def findings(lake: Lake) -> list[str]:
-    return [finding.kind for finding in verified(lake.topic, lake.config, [], datetime.now(UTC)).findings]
+    return [finding.kind for finding in verify_hours(lake.topic, lake.config, [], datetime.now(UTC)).findings]
 
 
 def users_on_disk(lake: Lake) -> set[str]:
@@ -140,11 +141,11 @@ def test_every_delivery_of_an_erased_event_goes(lake: Lake) -> None:
 def test_what_is_left_is_audited_and_traced(lake: Lake) -> None:
     """Segments keep their names, so a delivery still tells where it came from."""
     run(lake)
-    audit = audited(lake.topic, lake.config, FIVE)
+    audit = audit_hour(lake.topic, lake.config, FIVE)
     assert (audit.is_right, audit.rows, audit.sealed_rows) == (True, 1, 1)
-    assert [each.batch["bronze_version"] for each in traced(lake.topic, lake.config, "b").deliveries] == [1, 1]
+    assert [each.batch["bronze_version"] for each in trace_event(lake.topic, lake.config, "b").deliveries] == [1, 1]
     with pytest.raises(LakehouseError, match="no delivery"):
-        traced(lake.topic, lake.config, "a")
+        trace_event(lake.topic, lake.config, "a")
 
 
 def test_a_second_erasure_finds_nothing(lake: Lake) -> None:
@@ -238,7 +239,7 @@ def test_a_crash_is_made_good(lake: Lake, monkeypatch: pytest.MonkeyPatch, where
     run(lake)
     assert (lake.ids(FIVE), lake.ids(SIX)) == (["b"], ["d"])
     assert [lake.ledger.history().revision(hour) for hour in (FIVE, SIX)] == [2, 2]
-    maintained(lake.topic, lake.config, datetime.now(UTC) + timedelta(days=2))
+    maintain_topic(lake.topic, lake.config, datetime.now(UTC) + timedelta(days=2))
     assert findings(lake) == []
     assert users_on_disk(lake) == {"u1", "u8"}
 

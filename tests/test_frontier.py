@@ -20,8 +20,8 @@ from lakehouse.ingest.frontier import DryFrontier, MonitoringFrontier, fresh, mo
 from lakehouse.ingest.query import Batch, TopicIngest
 from lakehouse.landing.segments import Slot
 from lakehouse.landing.source import SegmentStream, source_options
-from lakehouse.operations.explain import explained
-from lakehouse.operations.status import standing_of
+from lakehouse.operations.explain import explain_hour
+from lakehouse.operations.status import read_topic
 from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
@@ -244,7 +244,7 @@ def test_without_a_fresh_sample_hours_are_held_and_explain_says_why(
     for played_at in (now - timedelta(hours=9), now):
         publish(b'{"event_id": "%s", "played_at": "%s"}' % ((played_at.isoformat().encode(),) * 2))
     assert batch(1).closed == ()
-    told = explained(standing_of(topic, config), hour, clock.now)
+    told = explain_hour(read_topic(topic, config), hour, clock.now)
     assert told.state == "held"
     assert reason in " ".join(condition.text for condition in told.conditions)
     broker.sampling = FRESH

@@ -23,8 +23,8 @@ from lakehouse.crash.lives import KilledLake
 from lakehouse.landing.segments import Slot, read_manifest
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.files import google_client
-from lakehouse.operations.audit import audited
-from lakehouse.operations.verify import verified
+from lakehouse.operations.audit import audit_hour
+from lakehouse.operations.verify import verify_hours
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.bronze_log import commit_batch, newest_state
@@ -189,12 +189,12 @@ def test_the_whole_application_delivers_on_google_s_storage(root: str, address: 
     assert storage_for(folders.raw, options).listed("checkpoint")
     history = Ledger(ledger_table(folders, topic, options), "test").history()
     assert history.hours()
-    verification = verified(topic, lake.config, [], datetime.now(UTC))
+    verification = verify_hours(topic, lake.config, [], datetime.now(UTC))
     assert (verification.hours, verification.findings) == (tuple(history.hours()), ())
     reports = storage_for(folders.reports, options)
     for hour in history.hours():
         assert json.loads(reports.read(f"{hour}/r1.json") or b"{}")["engine"] == "duckdb + spark"
-        audit = audited(topic, lake.config, hour)
+        audit = audit_hour(topic, lake.config, hour)
         assert audit.is_right
         assert audit.rows == audit.sealed_rows
 

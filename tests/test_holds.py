@@ -23,8 +23,8 @@ from lakehouse.operations import erase as erase_module
 from lakehouse.operations import maintain as maintain_module
 from lakehouse.operations import verify as verify_module
 from lakehouse.operations.erase import erase
-from lakehouse.operations.maintain import maintained
-from lakehouse.operations.verify import verified
+from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.verify import verify_hours
 from lakehouse.store import holds as holds_module
 from lakehouse.store.delta import files_of_hour
 from lakehouse.store.files import GoogleStorage, LocalStorage, Storage
@@ -89,7 +89,7 @@ def held(google: FakeGoogleStorage, topic: Topic) -> set[str]:
 
 def test_every_file_of_a_sealed_hour_is_held(lake: Lake, google: FakeGoogleStorage) -> None:
     assert held(google, lake.topic) == paths(lake, FIVE, SIX)
-    assert verified(lake.topic, lake.config, [], NOW).findings == ()
+    assert verify_hours(lake.topic, lake.config, [], NOW).findings == ()
 
 
 def test_a_script_that_deletes_or_overwrites_a_sealed_file_is_refused(
@@ -100,7 +100,7 @@ def test_a_script_that_deletes_or_overwrites_a_sealed_file_is_refused(
         bucket.delete([path])
     with pytest.raises(Forbidden, match="is under active Temporary hold"):
         bucket.write(path, b"other rows")
-    assert verified(lake.topic, lake.config, [], NOW).findings == ()
+    assert verify_hours(lake.topic, lake.config, [], NOW).findings == ()
     Holds(bucket).lift([path])
     bucket.delete([path])
     assert not (google.folder / lake.topic.name / path).exists()
@@ -109,7 +109,7 @@ def test_a_script_that_deletes_or_overwrites_a_sealed_file_is_refused(
 def test_a_missing_hold_is_found(lake: Lake, bucket: Bucket) -> None:
     (path,) = paths(lake, SIX)
     Holds(bucket).lift([path])
-    (finding,) = verified(lake.topic, lake.config, [], NOW).findings
+    (finding,) = verify_hours(lake.topic, lake.config, [], NOW).findings
     assert (finding.hour, finding.kind, f"silver/{finding.subject}") == (SIX, "missing hold", path)
 
 
@@ -135,7 +135,7 @@ def test_what_a_dead_seal_held_is_not_kept_for_ever(lake: Lake, bucket: Bucket, 
     orphan = f"silver/hour={FIVE}/part-dead.parquet"
     bucket.write(orphan, b"rows")
     Holds(bucket).put([orphan])
-    removed = maintained(lake.topic, lake.config, NOW + timedelta(days=2))
+    removed = maintain_topic(lake.topic, lake.config, NOW + timedelta(days=2))
     assert [removal.path for removal in removed] == [orphan]
     assert held(google, lake.topic) == paths(lake, FIVE, SIX)
 

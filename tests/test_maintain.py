@@ -15,7 +15,7 @@ from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.landing.segments import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain
-from lakehouse.operations.maintain import Removal, maintained
+from lakehouse.operations.maintain import Removal, maintain_topic
 from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
 from lakehouse.topics import Topic
@@ -30,7 +30,7 @@ def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
 
 
 def run(lake: Lake, now: datetime = LATER, *, dry_run: bool = False) -> list[Removal]:
-    return maintained(lake.topic, lake.config, now, dry_run=dry_run)
+    return maintain_topic(lake.topic, lake.config, now, dry_run=dry_run)
 
 
 def told(removals: list[Removal]) -> list[tuple[str, str]]:
@@ -249,7 +249,7 @@ def test_a_dry_run_shows_what_would_go_and_removes_nothing(lake: Lake) -> None:
 
 
 def test_a_topic_without_a_lake_has_nothing_to_maintain(config: Config, topic: Topic) -> None:
-    assert maintained(topic, config, LATER) == []
+    assert maintain_topic(topic, config, LATER) == []
     assert not os.path.exists(config.settings.raw_root)
 
 

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from datetime import timedelta
+from dataclasses import replace
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from lakehouse import failpoints, hours
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import LakeError, SealError
+from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import app_of, newest_seal, seal_due
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.delta import commit, files_of_hour
@@ -55,15 +57,22 @@ def crash_at(step: str) -> None:
 
 # --- against ten lines of plain Python -------------------------------------------------------------------------------
 
+Event = tuple[str, datetime]
+"""An id and a time."""
 
-def reference(buckets: Sequence[Sequence[Delivery]], horizon_hours: int) -> list[dict[str, Delivery]]:
+
+def event_of(delivery: Delivery) -> Event:
+    return str(delivery.event_id), delivery.event_time
+
+
+def reference(buckets: Sequence[Sequence[Delivery]], horizon_hours: int) -> list[dict[Event, Delivery]]:
     """What each hour should hold: the earliest delivery of each event that no earlier hour in the horizon has."""
-    sealed: list[dict[str, Delivery]] = []
+    sealed: list[dict[Event, Delivery]] = []
     for number, bucket in enumerate(buckets):
         start = hours.start_of(hours.after(FIVE, number))
-        firsts: dict[str, Delivery] = {}
+        firsts: dict[Event, Delivery] = {}
         for delivery in sorted(bucket, key=lambda each: (each.publish_time, each.message_id)):
-            firsts.setdefault(str(delivery.event_id), delivery)
+            firsts.setdefault(event_of(delivery), delivery)
         earlier = sealed[max(0, number - horizon_hours) :]
         is_late = {key for key, first in firsts.items() if first.event_time < start and any(key in e for e in earlier)}
         sealed.append({key: first for key, first in firsts.items() if key not in is_late})
@@ -72,7 +81,10 @@ def reference(buckets: Sequence[Sequence[Delivery]], horizon_hours: int) -> list
 
 @st.composite
 def deliveries(draw: st.DrawFn) -> tuple[list[list[Delivery]], int, int]:
-    """Four hours' buckets of few events, each delivered again and again, now and later; files; horizon in hours."""
+    """Four hours' buckets of few events, each delivered again and again, now and later; files; horizon in hours.
+
+    Events share their ids with others of another time.
+    """
     minutes = draw(st.lists(st.integers(-200, 239), min_size=1, max_size=8))
     buckets: list[list[Delivery]] = [[], [], [], []]
     for number, minute in enumerate(minutes):
@@ -83,21 +95,26 @@ def deliveries(draw: st.DrawFn) -> tuple[list[list[Delivery]], int, int]:
             # One message has one content: what differs between deliveries of an event is told by both.
             published = draw(st.integers(0, 2))
             value = published * 3 + "abc".index(message)
-            buckets[bucket].append(Delivery(f"e{number}", minute, published, f"{number}{message}", value))
+            buckets[bucket].append(Delivery(f"e{number % 3}", minute, published, message, value))
     return buckets, draw(st.integers(1, 3)), draw(st.integers(1, 4))
 
 
 @pytest.fixture
-def numbered(tmp_path: Path, topic_with: Callable[..., Topic], config: Config) -> Callable[[int], Lake]:
-    """A new lake at each call, its horizon in hours."""
+def numbered(tmp_path: Path, topic_with: Callable[..., Topic], config: Config) -> Callable[..., Lake]:
+    """A new lake at each call, its horizon in hours; other keys of the topic as given."""
     count = 0
 
-    def lake(horizon_hours: int) -> Lake:
+    def lake(horizon_hours: int, **changes: Any) -> Lake:
         nonlocal count
         count += 1
         root = str(tmp_path / f"lake-{count}")
         settings = config.settings.model_copy(update={"raw_root": root, "sealed_root": root})
-        return Lake(topic_with(dedup_horizon=f"{horizon_hours} hours"), settings, config, row_group_rows=2)
+        return Lake(
+            topic_with(dedup_horizon=f"{horizon_hours} hours", **changes),
+            settings,
+            replace(config, settings=settings),
+            row_group_rows=2,
+        )
 
     return lake
 
@@ -115,11 +132,11 @@ def sealed_by(lake: Lake, buckets: Sequence[Sequence[Delivery]], files: int, spa
     return manifests
 
 
-def assert_as_expected(lake: Lake, buckets: Sequence[Sequence[Delivery]], expected: list[dict[str, Delivery]]) -> None:
+def assert_as_expected(lake: Lake, expected: list[dict[Event, Delivery]]) -> None:
     for number, wanted in enumerate(expected):
         hour = hours.after(FIVE, number)
         rows = lake.sealed(hour)
-        assert [row["event_id"] for row in rows] == sorted(wanted)
+        assert [(row["event_id"], row["event_time"]) for row in rows] == sorted(wanted)
         assert [(row["n"], row["message_id"], row["publish_time"]) for row in rows] == [
             (wanted[key].value, wanted[key].message_id, wanted[key].publish_time) for key in sorted(wanted)
         ]
@@ -135,15 +152,15 @@ def test_hours_hold_what_plain_python_says(
     buckets, files, horizon_hours = case
     lake, expected = numbered(horizon_hours), reference(buckets, horizon_hours)
     manifests = sealed_by(lake, buckets, files)
-    assert_as_expected(lake, buckets, expected)
+    assert_as_expected(lake, expected)
     for number, (manifest, wanted, bucket) in enumerate(zip(manifests, expected, buckets, strict=True)):
         start = hours.start_of(hours.after(FIVE, number))
         assert manifest["deliveries"] == len(bucket)
         assert manifest["rows"] == len(wanted)
-        assert manifest["duplicates"] == len(bucket) - len({each.event_id for each in bucket})
+        assert manifest["duplicates"] == len(bucket) - len({event_of(each) for each in bucket})
         assert manifest["duplicates"] + manifest["late_duplicates"] + manifest["rows"] == len(bucket)
         assert manifest["skewed"] == sum(first.event_time < start for first in wanted.values())
-        assert manifest["id_checksum"] == str(checksum_of(wanted))
+        assert manifest["id_checksum"] == str(checksum_of([event_id for event_id, _ in wanted]))
 
 
 def test_spark_s_tasks_seal_the_same(numbered: Callable[[int], Lake], spark: SparkSession) -> None:
@@ -335,6 +352,54 @@ def test_a_doubled_late_duplicate_is_counted_once_as_each(lake: Lake) -> None:
     assert (manifest["rows"], manifest["duplicates"], manifest["late_duplicates"]) == (0, 1, 1)
 
 
+# --- what makes an event --------------------------------------------------------------------------------------------
+
+
+def test_one_id_at_two_times_is_two_events(lake: Lake) -> None:
+    """Also in one bucket, where one of them comes late."""
+    lake.deliver(Delivery("e", 10))
+    lake.deliver(Delivery("e", 10, 1))
+    lake.deliver(Delivery("e", -50, 120))
+    manifest = lake.seal(FIVE)
+    assert (manifest["rows"], manifest["duplicates"]) == (2, 1)
+    assert [row["event_hour"] for row in lake.sealed()] == ["2025-06-01T04", FIVE]
+
+
+@pytest.mark.parametrize("neighbour", [None, -300, 5])
+def test_a_late_neighbour_does_not_decide_over_an_event(lake: Lake, neighbour: int | None) -> None:
+    """One whose time is far off makes more files be searched; in these the event has to be found by its time, too."""
+    lake.deliver(Delivery("e", 10))
+    lake.seal(FIVE)
+    lake.deliver(Delivery("e", 20, 60), hour=SIX)
+    if neighbour is not None:
+        lake.deliver(Delivery("neighbour", neighbour, 400), hour=SIX)
+    manifest = lake.seal(SIX)
+    assert manifest["late_duplicates"] == 0
+    assert "e" in lake.ids(SIX)
+
+
+PUBLICATIONS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 239)), min_size=1, max_size=10)
+
+
+@given(PUBLICATIONS, st.integers(1, 4))
+@given_with(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+def test_what_is_published_again_over_the_full_hour_is_delivered_once(
+    numbered: Callable[..., Lake], publications: list[tuple[str, int]], horizon_hours: int
+) -> None:
+    """Where the time is that of the publishing, a copy never comes late: it looks like an event of its own hour."""
+    lake = numbered(horizon_hours, event_time="publish_time")
+    expected: list[set[str]] = []
+    for number in range(4):
+        bucket = [Delivery(*each, message_id=f"m{each[1]}") for each in publications if each[1] // 60 == number]
+        lake.deliver(*bucket, hour=hours.after(FIVE, number))
+        known = set().union(*expected[max(0, number - horizon_hours) :])
+        expected.append({str(each.event_id) for each in bucket} - known)
+        manifest = lake.seal(hours.after(FIVE, number))
+        assert lake.ids(hours.after(FIVE, number)) == sorted(expected[-1])
+        assert manifest["rows"] + manifest["duplicates"] + manifest["late_duplicates"] == len(bucket)
+        assert audit_hour(lake.topic, lake.config, hours.after(FIVE, number)).is_right
+
+
 # --- once, and in order ----------------------------------------------------------------------------------------------
 
 
@@ -426,6 +491,7 @@ def test_the_commit_carries_the_manifest(lake: Lake) -> None:
     lake.deliver(Delivery("e"), Delivery("e"))
     details = lake.seal()
     version, manifest = newest_seal(lake.silver, FIVE)
-    assert {**manifest, "silver_version": version} == {key: details[key] for key in (*manifest, "silver_version")}
+    said_twice = {key: value for key, value in manifest.items() if key not in ("kind", "hour")}
+    assert {**said_twice, "silver_version": version, "seconds": details["seconds"]} == details
     assert manifest["release"] == "test"
     assert (manifest["deliveries"], manifest["duplicates"], manifest["revision"]) == (2, 1, 1)

@@ -16,7 +16,7 @@ from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
 from lakehouse.operations import verify
-from lakehouse.operations.verify import Verification, verified
+from lakehouse.operations.verify import Verification, verify_hours
 from lakehouse.store.delta import DataFile, commit, files_of_hour, open_table
 from lakehouse.topics import Topic
 
@@ -34,7 +34,7 @@ def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
 
 
 def look(lake: Lake, *hours: str) -> Verification:
-    return verified(lake.topic, lake.config, hours, datetime.now(UTC))
+    return verify_hours(lake.topic, lake.config, hours, datetime.now(UTC))
 
 
 def told(lake: Lake, *hours: str) -> list[tuple[str | None, str]]:
@@ -215,7 +215,7 @@ def test_an_entry_older_than_the_audit_window_may_be_gone(lake: Lake) -> None:
     version = lake.silver.version()
     for number in range(version):
         log_file(lake, number).unlink()
-    assert verified(lake.topic, lake.config, [], later).findings == ()
+    assert verify_hours(lake.topic, lake.config, [], later).findings == ()
     assert (FIVE, "edited log") in told(lake)
 
 

@@ -68,9 +68,9 @@ def person_of(by: str | None) -> str:
     return person
 
 
-def started_topic(context: typer.Context, name: str) -> fleet.Standing:
+def started_topic(context: typer.Context, name: str) -> fleet.TopicSnapshot:
     config = load(context.obj)
-    standing = fleet.standing_of(config.topic(name), config)
+    standing = fleet.read_topic(config.topic(name), config)
     if not standing.is_started:
         raise LakehouseError(
             f"topic {name!r}",
@@ -82,4 +82,4 @@ def started_topic(context: typer.Context, name: str) -> fleet.Standing:
 
 
 def is_started(config: Config, name: str) -> bool:
-    return fleet.standing_of(config.topic(name), config).is_started
+    return fleet.read_topic(config.topic(name), config).is_started

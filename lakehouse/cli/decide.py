@@ -27,7 +27,7 @@ def close(
     config = load(context.obj)
     person = person_of(by)
     details = {"reason": reason_of(reason), "by": person}
-    standing = fleet.standing_of(config.topic(topic), config)
+    standing = fleet.read_topic(config.topic(topic), config)
     through = _closable(standing, hour_of(hour))
     tables = TopicTables(standing.topic, config.settings)
     ledger = tables.ledger(f"close/{config.settings.release}/{person}")
@@ -65,11 +65,11 @@ def maintain(
     as_json: AsJson = False,
 ) -> None:
     """Remove what nobody needs any more: old deliveries of hours that are everywhere, orphans, expired reports."""
-    from lakehouse.operations.maintain import maintained
+    from lakehouse.operations.maintain import maintain_topic
 
     config = load(context.obj)
     chosen = [config.topic(name) for name in topics or sorted(config.topics)]
-    removals = [each for topic in chosen for each in maintained(topic, config, datetime.now(UTC), dry_run=dry_run)]
+    removals = [each for topic in chosen for each in maintain_topic(topic, config, datetime.now(UTC), dry_run=dry_run)]
     if as_json:
         print_json({"dry_run": dry_run, "removals": [asdict(removal) for removal in removals]})
         return
@@ -104,7 +104,7 @@ def erase(
     print_line(f"{rows:,} rows of {len(erasure.hours)} hours and {erasure.deliveries:,} deliveries {would}erased")
 
 
-def _closable(standing: fleet.Standing, hour: Hour) -> Hour:
+def _closable(standing: fleet.TopicSnapshot, hour: Hour) -> Hour:
     """An hour that is over and still open: nobody may close an hour that goes on, for all its later events."""
     if not fleet.is_open(standing, hour):
         raise _closed_already(standing.topic.name, hour)

@@ -25,10 +25,10 @@ def verify(
     as_json: AsJson = False,
 ) -> None:
     """Whether sealed hours are what their seals said, by the log and the files. Exit code 1 if any is not."""
-    from lakehouse.operations.verify import verified
+    from lakehouse.operations.verify import verify_hours
 
     config = load(context.obj)
-    result = verified(config.topic(topic), config, [hour_of(each) for each in hour or []], datetime.now(UTC))
+    result = verify_hours(config.topic(topic), config, [hour_of(each) for each in hour or []], datetime.now(UTC))
     if as_json:
         print_json(asdict(result))
     else:
@@ -49,10 +49,10 @@ def audit(
     as_json: AsJson = False,
 ) -> None:
     """What an hour should hold by its deliveries, and why each is or is not in it. Exit code 1 if it differs."""
-    from lakehouse.operations.audit import audited
+    from lakehouse.operations.audit import audit_hour
 
     config = load(context.obj)
-    result = audited(config.topic(topic), config, hour_of(hour), moment_of(as_of) if as_of else None, limit)
+    result = audit_hour(config.topic(topic), config, hour_of(hour), moment_of(as_of) if as_of else None, limit)
     if as_json:
         print_json(asdict(result))
     else:
@@ -74,10 +74,10 @@ def trace(
     as_json: AsJson = False,
 ) -> None:
     """An event's way: release, batch, epoch and segment of each delivery, the hour that has it, and its mirrors."""
-    from lakehouse.operations.audit import traced
+    from lakehouse.operations.trace import trace_event
 
     config = load(context.obj)
-    result = traced(config.topic(topic), config, event_id, moment_of(as_of) if as_of else None)
+    result = trace_event(config.topic(topic), config, event_id, moment_of(as_of) if as_of else None)
     if as_json:
         print_json(asdict(result))
         return

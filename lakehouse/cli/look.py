@@ -56,7 +56,7 @@ def topic_hours(
 
 def explain(context: typer.Context, topic: TopicName, hour: HourText, as_json: AsJson = False) -> None:
     """Why an hour is open, held or closed, with every number behind it, and all that the ledger says of it."""
-    explanation = explanations.explained(started_topic(context, topic), hour_of(hour), datetime.now(UTC))
+    explanation = explanations.explain_hour(started_topic(context, topic), hour_of(hour), datetime.now(UTC))
     if as_json:
         print_json(asdict(explanation))
     else:

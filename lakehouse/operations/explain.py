@@ -9,7 +9,7 @@ from typing import Any
 
 from lakehouse.hours import Hour
 from lakehouse.ingest.closing import Condition, Signals, decide
-from lakehouse.operations.status import Batch, Standing, held_hours, is_open, waits_for
+from lakehouse.operations.status import Batch, TopicSnapshot, held_hours, is_open, waits_for
 from lakehouse.progress import Frontier
 from lakehouse.store.ledger import Entry
 
@@ -58,7 +58,7 @@ class Explanation:
     story: tuple[Event, ...]
 
 
-def explained(standing: Standing, hour: Hour, now: datetime) -> Explanation:
+def explain_hour(standing: TopicSnapshot, hour: Hour, now: datetime) -> Explanation:
     """Why the hour stands where it does, and what the ledger says of it, in the order in which it happened."""
     closed = standing.history.first("closed", hour)
     unrecorded = _closed_in(standing.batch, hour)
@@ -90,7 +90,7 @@ def explained(standing: Standing, hour: Hour, now: datetime) -> Explanation:
 
 
 def _why_open(
-    standing: Standing, hour: Hour, requests: tuple[Request, ...], now: datetime
+    standing: TopicSnapshot, hour: Hour, requests: tuple[Request, ...], now: datetime
 ) -> tuple[str, str, tuple[Condition, ...]]:
     """State, sentence and conditions of an hour that has not closed."""
     batch = standing.batch
@@ -111,7 +111,7 @@ def _why_open(
     return state, why, conditions
 
 
-def _conditions_now(batch: Batch, standing: Standing, hour: Hour, now: datetime) -> tuple[Condition, ...]:
+def _conditions_now(batch: Batch, standing: TopicSnapshot, hour: Hour, now: datetime) -> tuple[Condition, ...]:
     """All three for the hour, met or not: ingest's own rule on what it recorded last.
 
     A close on request states them all, so the rule is asked as if there were one.
@@ -129,7 +129,7 @@ def _conditions_now(batch: Batch, standing: Standing, hour: Hour, now: datetime)
     return decision.closed[0].conditions
 
 
-def _measured_at(standing: Standing) -> datetime | None:
+def _measured_at(standing: TopicSnapshot) -> datetime | None:
     held = standing.history.last("held")
     known = [standing.batch and standing.batch.committed_at, held and held.at]
     return max((at for at in known if at), default=None)
@@ -200,7 +200,7 @@ def _recorded(details: Mapping[str, Any]) -> tuple[Condition, ...]:
     )
 
 
-def _requests(standing: Standing, hour: Hour, closed: Entry | None) -> list[Request]:
+def _requests(standing: TopicSnapshot, hour: Hour, closed: Entry | None) -> list[Request]:
     """Requests that reach the hour and came before it closed, oldest first."""
     return [
         Request(entry.hour, entry.at, str(entry.details.get("by", entry.by)), str(entry.details.get("reason")))
@@ -217,7 +217,7 @@ def _is_request_for(entry: Entry, hour: Hour, closed: Entry | None) -> bool:
 # --- the story -----------------------------------------------------------------------------------------------------
 
 
-def _events(standing: Standing, hour: Hour, closed: Entry | None) -> list[Event]:
+def _events(standing: TopicSnapshot, hour: Hour, closed: Entry | None) -> list[Event]:
     return [
         Event(entry.at, entry.state, entry.by, _sentence(entry), entry.details)
         for entry in standing.history.entries

@@ -51,7 +51,7 @@ class Removal:
     hour: Hour | None = None
 
 
-def maintained(topic: Topic, config: Config, now: datetime, *, dry_run: bool = False) -> list[Removal]:
+def maintain_topic(topic: Topic, config: Config, now: datetime, *, dry_run: bool = False) -> list[Removal]:
     """Remove what is due, and say what it was; with `dry_run` only say it. A topic without a lake has nothing."""
     folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
     if not (table_exists(folders.bronze, options) and table_exists(folders.ledger, options)):

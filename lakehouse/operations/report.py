@@ -16,8 +16,8 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.hours import Hour
 from lakehouse.operations import status
-from lakehouse.operations.explain import Explanation, explained
-from lakehouse.operations.status import HourStatus, Standing
+from lakehouse.operations.explain import Explanation, explain_hour
+from lakehouse.operations.status import HourStatus, TopicSnapshot
 from lakehouse.pages import charts, hour
 from lakehouse.pages.hour import Since
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
@@ -50,7 +50,7 @@ class _TopicView:
     """What is shown of a topic; `complaint` where it could not be read."""
 
     topic: Topic
-    standing: Standing | None
+    standing: TopicSnapshot | None
     rows: Sequence[HourStatus] = ()
     complaint: str | None = None
 
@@ -90,7 +90,7 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 
 def _view(topic: Topic, config: Config, last: int, now: datetime) -> _TopicView:
     try:
-        standing = status.standing_of(topic, config)
+        standing = status.read_topic(topic, config)
         return _TopicView(topic, standing, status.hour_statuses(standing, last, now))
     except Exception as error:  # whatever breaks one topic must not hide the others
         return _TopicView(topic, None, complaint=str(error) or type(error).__name__)
@@ -127,7 +127,7 @@ def _written(
     keys: dict[str, str] = {}
     for place, row in enumerate(view.rows):
         page = f"{name}/{row.hour}.html"
-        explanation = explained(view.standing, row.hour, now)
+        explanation = explain_hour(view.standing, row.hour, now)
         keys[page] = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2])
         if keys[page] != before.get(page):
             text = results.read(f"{row.hour}/r{row.revision}.json")

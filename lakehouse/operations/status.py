@@ -50,7 +50,7 @@ class Batch:
 
 
 @dataclass(frozen=True)
-class Standing:
+class TopicSnapshot:
     """What a topic's lake says of it. A lake that is not there yet has neither a batch nor a history."""
 
     topic: Topic
@@ -173,22 +173,22 @@ def statuses(config: Config, topic_names: Iterable[str], now: datetime) -> list[
         return list(readers.map(lambda topic: _status_or_error(topic, config, now), topics))
 
 
-def hour_statuses(standing: Standing, last: int, now: datetime) -> list[HourStatus]:
+def hour_statuses(standing: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
     """The `last` newest hours that closed or hold rows, oldest first."""
     held = {held.hour for held in held_hours(standing, now)}
     known = sorted({*standing.history.hours(), *_open_hours(standing), *held})
     return [_hour_status(standing, hour, hour in held) for hour in known[-last:]]
 
 
-def standing_of(topic: Topic, config: Config) -> Standing:
+def read_topic(topic: Topic, config: Config) -> TopicSnapshot:
     """What the topic's lake says; LakeError when it is there and cannot be read."""
     folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
     ledger, bronze = _table(folders.ledger, options), _table(folders.bronze, options)
     history = Ledger(ledger, by="").history() if ledger else History()
-    return Standing(topic, history, _last_batch(bronze) if bronze else None)
+    return TopicSnapshot(topic, history, _last_batch(bronze) if bronze else None)
 
 
-def held_hours(standing: Standing, now: datetime) -> list[Held]:
+def held_hours(standing: TopicSnapshot, now: datetime) -> list[Held]:
     """Hours whose end and lateness have passed and that are still open, oldest first, each with its newest reasons.
 
     Ingest also records why it keeps an hour open whose time has not come: such an hour is not held.
@@ -201,7 +201,7 @@ def held_hours(standing: Standing, now: datetime) -> list[Held]:
     ]
 
 
-def stuck(standing: Standing, now: datetime) -> Stuck | None:
+def stuck(standing: TopicSnapshot, now: datetime) -> Stuck | None:
     """What the frontier has kept from closing for longer than `STUCK_AFTER`, as far as ingest has recorded it.
 
     Ingest adds a row whenever the oldest open hour changes, or what is known of the backlog.
@@ -221,7 +221,7 @@ def stuck(standing: Standing, now: datetime) -> Stuck | None:
     return Stuck(hour, since, _seconds(since, now) or 0.0, reason, rows[-1].at)
 
 
-def failure(standing: Standing, now: datetime) -> Failure | None:
+def failure(standing: TopicSnapshot, now: datetime) -> Failure | None:
     """Why ingest cannot go on; None once a run has started, recovered or committed since."""
     told = [entry for entry in standing.history.entries if entry.state in ("started", "recovered", "failed")]
     failed = list(takewhile(lambda entry: entry.state == "failed", reversed(told)))
@@ -236,13 +236,13 @@ def _backlog_of(held: Entry) -> str | None:
     return next((str(each["text"]) for each in held.details["reasons"] if each["condition"] == "backlog"), None)
 
 
-def is_open(standing: Standing, hour: Hour) -> bool:
+def is_open(standing: TopicSnapshot, hour: Hour) -> bool:
     """Whether events can still be delivered in the hour."""
     is_passed = standing.open_hour is not None and hour < standing.open_hour
     return not is_passed and standing.history.first("closed", hour) is None
 
 
-def waits_for(standing: Standing, hour: Hour) -> str | None:
+def waits_for(standing: TopicSnapshot, hour: Hour) -> str | None:
     """The next thing that must happen to an hour; None when it is everywhere it goes."""
     history = standing.history
     if is_open(standing, hour):
@@ -306,12 +306,12 @@ def _file_complaint(file: Path) -> str | None:
 
 def _status_or_error(topic: Topic, config: Config, now: datetime) -> TopicStatus:
     try:
-        return _status(standing_of(topic, config), now)
+        return _status(read_topic(topic, config), now)
     except Exception as error:  # whatever breaks one topic must not hide the others
         return TopicStatus(topic.name, "error", error=str(error) or type(error).__name__)
 
 
-def _status(standing: Standing, now: datetime) -> TopicStatus:
+def _status(standing: TopicSnapshot, now: datetime) -> TopicStatus:
     topic, history, batch = standing.topic, standing.history, standing.batch
     if not standing.is_started:
         return TopicStatus(topic.name, "not started")
@@ -349,12 +349,12 @@ def _status(standing: Standing, now: datetime) -> TopicStatus:
     )
 
 
-def _open_hours(standing: Standing) -> dict[Hour, OpenHour]:
+def _open_hours(standing: TopicSnapshot) -> dict[Hour, OpenHour]:
     held: Mapping[Hour, OpenHour] = standing.batch.state.hours if standing.batch else {}
     return {hour: what for hour, what in held.items() if is_open(standing, hour)}
 
 
-def _hour_status(standing: Standing, hour: Hour, is_held: bool) -> HourStatus:
+def _hour_status(standing: TopicSnapshot, hour: Hour, is_held: bool) -> HourStatus:
     history = standing.history
     current = history.current(hour)
     closed, seal = history.first("closed", hour), next(iter(current), None)
@@ -381,7 +381,7 @@ def _hour_status(standing: Standing, hour: Hour, is_held: bool) -> HourStatus:
     )
 
 
-def _deliveries(standing: Standing, hour: Hour, closed: Entry | None) -> int | None:
+def _deliveries(standing: TopicSnapshot, hour: Hour, closed: Entry | None) -> int | None:
     if closed is not None:
         return closed.details.get("rows")
     held = _open_hours(standing).get(hour)

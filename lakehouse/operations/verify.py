@@ -69,7 +69,7 @@ class Commit:
         return {hour for hour, _ in (*self.added, *self.removed)}
 
 
-def verified(topic: Topic, config: Config, hours: Iterable[Hour], now: datetime) -> Verification:
+def verify_hours(topic: Topic, config: Config, hours: Iterable[Hour], now: datetime) -> Verification:
     """Look at the given hours, or at all that were ever sealed. Reads the ids of every file, and no other column."""
     folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
     history = Ledger(open_table(folders.ledger, options), by="").history()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import groupby
@@ -19,7 +19,8 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, event_time_stats
-from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.files import Storage
+from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
 READ_COLUMNS = ["event", "event_id", "event_time", "publish_time", "message_id"]
@@ -47,9 +48,8 @@ class Copy:
 
     topic_json: str
     hour: Hour
-    raw: str
-    sealed: str
-    storage_options: Mapping[str, str]
+    raw: Place
+    sealed: Place
     target: str
     pieces: tuple[Piece, ...]
 
@@ -119,18 +119,20 @@ def packed(pieces: Iterable[Piece], target_bytes: int) -> Iterator[tuple[Piece, 
 
 
 def copy_rows(copy: Copy) -> Copied:
-    """Write one silver file: the rows that are kept, in their order, with the sealed columns."""
+    """Write one silver file: the rows that are kept, in their order, with the sealed columns.
+
+    FileNotFoundError when a bronze file is gone, pa.ArrowInvalid or OSError when one is damaged.
+    """
     topic = Topic.from_json(copy.topic_json)
-    raw, sealed = storage_for(copy.raw, copy.storage_options), storage_for(copy.sealed, copy.storage_options)
     schema = sealed_schema(topic)
-    rows = (sealed_columns(batch, schema) for batch in _kept(raw, copy.pieces))
-    return write_silver(sealed, copy.target, copy.hour, rows, schema)
+    rows = (sealed_columns(batch, schema) for batch in _kept(copy.raw.files(), copy.pieces))
+    return write_silver(copy.sealed.files(), copy.target, copy.hour, rows, schema)
 
 
 def write_silver(sealed: Storage, target: str, hour: Hour, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> Copied:
     """One silver file of the rows, durable; none when there are no rows.
 
-    Each try has a name of its own: a late twin of a task must not touch what counts.
+    Each try has a name of its own: a speculative attempt must not overwrite a committed file.
     """
     path = f"hour={hour}/{target}-{uuid.uuid4().hex[:12]}.parquet"
     start = pa.scalar(hours.start_of(hour))

@@ -1,37 +1,38 @@
-"""Which deliveries of a bucket lose: exact, from the ids alone, in memory that does not grow with the bucket.
+"""Which deliveries of a bucket lose: exact, in memory that does not grow with the bucket.
 
-DuckDB groups hashes of the ids and spills to disk beyond its limit; the few ids whose hash occurs twice are then looked
-at in full. 16 bytes for each row instead of its id make finding the duplicates of an hour cheaper than one more column.
+DuckDB groups hashes of the ids and spills to disk beyond its limit; the few rows whose hash occurs twice are then
+compared in full, by the topic's `identity`. 16 bytes for each row instead of its id make finding the duplicates of an
+hour cheaper than one more column.
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import duckdb
 import pyarrow as pa
 
 from lakehouse.schemas import TIMESTAMP
-from lakehouse.store.parquet import FILE, ROW
+from lakehouse.store.parquet import FILE, ROW, Scan
 
 MEMORY_LIMIT = "1GB"
 
 ADDRESS = pa.schema([(FILE, pa.int32()), (ROW, pa.int64())])
 
-Scan = Callable[[list[str]], Iterable[pa.RecordBatch]]
-"""A bucket's rows: for some of bronze's columns, batches of these and the rows' addresses."""
-
 _TYPES = {"event_id": pa.string(), "publish_time": TIMESTAMP, "message_id": pa.string(), "event_time": TIMESTAMP}
 
 
-def duplicates(scan: Scan) -> pa.Table:
+def duplicates(scan: Scan, identity: Sequence[str]) -> pa.Table:
     """Addresses (columns `ADDRESS`) of every delivery but the first of its event, by file and row.
 
+    `scan` gives a bucket's rows with their addresses, `identity` the columns that make an event (`Topic.identity`).
     First is the earliest by (publish_time, message_id); deliveries that agree in both are one message, so any of them
     gives the same row.
     """
+    event = ", ".join(identity)
+    columns = list(dict.fromkeys([*identity, "publish_time", "message_id"]))
     with _database() as database:
         ids = _reader(scan, ["event_id"])
         database.register("ids", ids)
@@ -41,28 +42,43 @@ def duplicates(scan: Scan) -> pa.Table:
         if not suspects:
             return ADDRESS.empty_table()
         database.execute(f"create temp table suspects as select {FILE}, {ROW} from hashes semi join often using (h)")
-        database.register("deliveries", _reader(scan, ["event_id", "publish_time", "message_id"]))
+        database.register("deliveries", _reader(scan, columns))
         return database.sql(
             f"""
             select {FILE}, {ROW} from (
-                select event_id, publish_time, message_id, {FILE}, {ROW} from deliveries
-                semi join suspects using ({FILE}, {ROW})
-                qualify row_number() over (
-                    partition by event_id order by publish_time, message_id, {FILE}, {ROW}
-                ) > 1
+                select {", ".join(columns)}, {FILE}, {ROW} from deliveries semi join suspects using ({FILE}, {ROW})
+                qualify row_number() over (partition by {event} order by publish_time, message_id, {FILE}, {ROW}) > 1
             ) order by {FILE}, {ROW}
             """
         ).to_arrow_table()
 
 
-def late_duplicates(skewed: pa.Table, sealed_ids: Iterable[pa.RecordBatch]) -> pa.Table:
-    """Addresses of the skewed deliveries (`event_id`, `file`, `row`) whose event an earlier sealed hour has."""
+def late_duplicates(scan: Scan, sealed: Scan, identity: Sequence[str]) -> pa.Table:
+    """Addresses of the deliveries whose event is among the sealed rows, by file and row.
+
+    `scan` gives a bucket's rows with their addresses, `sealed` rows of silver. Only sealed rows with the id of one
+    of the deliveries are kept in memory.
+    """
+    event = ", ".join(identity)
+    schema = pa.schema([(name, _TYPES[name]) for name in identity])
     with _database() as database:
-        reader = pa.RecordBatchReader.from_batches(pa.schema([("event_id", pa.string())]), sealed_ids)
-        database.register("skewed", skewed)
-        database.register("sealed", reader)
+        ids = _reader(scan, ["event_id"])
+        database.register("ids", ids)
+        database.execute("create temp table hashes as select distinct hash(event_id) as h from ids")
+        rows = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in sealed(list(identity))))
+        database.register("sealed", rows)
+        database.execute(
+            f"""
+            create temp table known as
+            select {event} from (select {event}, hash(event_id) as h from sealed) semi join hashes using (h)
+            """
+        )
+        [(found,)] = database.execute("select count(*) from known").fetchall()
+        if not found:
+            return ADDRESS.empty_table()
+        database.register("deliveries", _reader(scan, list(identity)))
         return database.sql(
-            f"select {FILE}, {ROW} from skewed semi join sealed using (event_id) order by {FILE}, {ROW}"
+            f"select {FILE}, {ROW} from deliveries semi join known using ({event}) order by {FILE}, {ROW}"
         ).to_arrow_table()
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property, partial
 
@@ -18,22 +18,20 @@ from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, files_of_hour
-from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.tables import Folders
-from lakehouse.topics import Topic
+from lakehouse.store.place import Place
+from lakehouse.store.tables import TopicTables
 
 _TICK = timedelta(microseconds=1)
+_SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDRESS])
 
 
 class Deliveries:
     """One bucket's rows. An address is the file's place in `files` and the row's in the file."""
 
-    def __init__(
-        self, topic: Topic, hour: Hour, bronze: DeltaTable, folders: Folders, options: Mapping[str, str]
-    ) -> None:
-        self._topic, self._hour = topic, hour
-        self._raw, self._sealed = storage_for(folders.raw, options), storage_for(folders.sealed, options)
+    def __init__(self, tables: TopicTables, hour: Hour, bronze: DeltaTable) -> None:
+        self._topic, self._hour = tables.topic, hour
+        self._raw, self._sealed = tables.raw, tables.sealed
         self.files = files_of_hour(bronze, hour)
 
     @property
@@ -42,11 +40,11 @@ class Deliveries:
 
     def rows(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The columns of every delivery, with its address."""
-        return parquet.addressed(_opened(self._raw, "bronze", self.files), columns)
+        return parquet.addressed(_openers(self._raw, "bronze", self.files), columns)
 
     def footers(self) -> Iterator[pq.FileMetaData]:
         """The footer of each file, in their order."""
-        return (file.metadata for file in parquet.opened_ahead(_opened(self._raw, "bronze", self.files)))
+        return (file.metadata for file in parquet.opened_ahead(_openers(self._raw, "bronze", self.files)))
 
     def has_skewed(self, file: DataFile) -> bool:
         """Whether the file may hold skewed events; a file holds these only, or none."""
@@ -55,47 +53,74 @@ class Deliveries:
     @cached_property
     def doubled(self) -> pa.Table:
         """Addresses of every delivery but the first of its event."""
-        return duplicates(self.rows)
+        return duplicates(self.rows, self._topic.identity)
 
     def late(self, silver: DeltaTable) -> pa.Table:
-        """Addresses of the skewed deliveries, not doubled here, whose event an earlier sealed hour in the horizon has.
+        """Addresses of the deliveries, not doubled here, whose event an earlier sealed hour within the horizon has.
 
-        The deliveries of an event agree in its time, so only files of about that time are searched.
+        An event with a time of its own can have been sealed before only if it is skewed here, and only in a file that
+        may hold that time. Where `event_time` is `publish_time`, any earlier hour may have it.
         """
-        skewed = self._skewed()
-        if not len(skewed):
-            return ADDRESS.empty_table()
-        bounds = pc.min_max(skewed["event_time"])
-        earliest, latest = bounds["min"].as_py(), bounds["max"].as_py()
         horizon = hours.hour_of(hours.start_of(self._hour) - self._topic.dedup_horizon)
-        earlier = hours.hours_between(max(hours.hour_of(earliest), horizon), self._hour)
-        files = [file for hour in earlier for file in files_of_hour(silver, hour) if _may_hold(file, earliest, latest)]
-        return late_duplicates(skewed.drop_columns(["event_time"]), self._ids(files))
+        if "event_time" in self._topic.identity:
+            skewed = self._skewed()
+            if not len(skewed):
+                return ADDRESS.empty_table()
+            times = np.sort(skewed["event_time"].cast(pa.int64()).to_numpy())
+            first = max(hours.hour_of(pc.min(skewed["event_time"]).as_py()), horizon)
+            files = [file for file in self._earlier(silver, first) if _may_hold_any(file, times)]
+            late = late_duplicates(_scan_of(skewed), self._sealed_scan(files), self._topic.identity)
+        else:
+            files = self._earlier(silver, horizon)
+            late = late_duplicates(self.rows, self._sealed_scan(files), self._topic.identity)
+        return late.join(self.doubled, [FILE, ROW], join_type="left anti") if len(self.doubled) and len(late) else late
+
+    def _earlier(self, silver: DeltaTable, first: Hour) -> list[DataFile]:
+        return [file for hour in hours.hours_between(first, self._hour) for file in files_of_hour(silver, hour)]
+
+    def _sealed_scan(self, files: Sequence[DataFile]) -> parquet.Scan:
+        def scan(columns: list[str]) -> Iterator[pa.RecordBatch]:
+            for file in parquet.opened_ahead(_openers(self._sealed, "silver", files)):
+                yield from (batch.select(columns) for batch in file.iter_batches(columns=columns))
+
+        return scan
 
     def _skewed(self) -> pa.Table:
-        schema = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDRESS])
         start = pa.scalar(hours.start_of(self._hour))
         numbers = [number for number, file in enumerate(self.files) if self.has_skewed(file)]
-        sources = _opened(self._raw, "bronze", [self.files[number] for number in numbers])
+        sources = _openers(self._raw, "bronze", [self.files[number] for number in numbers])
         batches = []
         for batch in parquet.addressed(sources, ["event_id", "event_time"]):
             number_of_file = np.array(numbers, np.int32)[batch.column(FILE).to_numpy()]
             batch = batch.set_column(batch.schema.get_field_index(FILE), FILE, pa.array(number_of_file))
-            batches.append(batch.filter(pc.less(batch.column("event_time"), start)).cast(schema))
-        skewed = pa.Table.from_batches(batches, schema)
-        is_doubled = len(self.doubled) and len(skewed)
-        return skewed.join(self.doubled, [FILE, ROW], join_type="left anti") if is_doubled else skewed
-
-    def _ids(self, files: Sequence[DataFile]) -> Iterator[pa.RecordBatch]:
-        for file in parquet.opened_ahead(_opened(self._sealed, "silver", files)):
-            yield from file.iter_batches(columns=["event_id"])
+            batches.append(batch.filter(pc.less(batch.column("event_time"), start)).cast(_SKEWED))
+        return pa.Table.from_batches(batches, _SKEWED)
 
 
-def _opened(storage: Storage, table: str, files: Sequence[DataFile]) -> list[parquet.Opener]:
+def _scan_of(rows: pa.Table) -> parquet.Scan:
+    return lambda columns: rows.select([*columns, FILE, ROW]).to_batches()
+
+
+def _openers(place: Place, table: str, files: Sequence[DataFile]) -> list[parquet.Opener]:
+    storage = place.files()
     return [partial(storage.open, f"{table}/{file.path}") for file in files]
 
 
 def _may_hold(file: DataFile, first: datetime, last: datetime) -> bool:
     """Whether the file may hold an event of [first, last]; a file without figures may."""
-    low, high = (file.stats.get(kind, {}).get("event_time") for kind in ("minValues", "maxValues"))
+    low, high = _bounds(file)
     return low is None or high is None or (low <= last and high >= first)
+
+
+def _may_hold_any(file: DataFile, times: np.ndarray[tuple[int], np.dtype[np.int64]]) -> bool:
+    """Whether the file may hold an event of one of the instants (sorted, microseconds); one without figures may."""
+    low, high = _bounds(file)
+    if low is None or high is None:
+        return True
+    first, last = ((bound - hours.EPOCH) // _TICK for bound in (low, high))
+    return bool(np.searchsorted(times, first, "left") < np.searchsorted(times, last, "right"))
+
+
+def _bounds(file: DataFile) -> tuple[datetime | None, datetime | None]:
+    low, high = (file.stats.get(kind, {}).get("event_time") for kind in ("minValues", "maxValues"))
+    return low, high

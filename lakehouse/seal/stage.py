@@ -26,20 +26,21 @@ from lakehouse.store.delta import (
     DataFile,
     commit,
     files_of_hour,
+    first_line,
     metadata_of_commits,
-    open_table,
 )
 from lakehouse.store.holds import holds_for
-from lakehouse.store.ledger import Entry, Ledger
+from lakehouse.store.ledger import Entry
 from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.tables import folders_of, ledger_table, silver_table
+from lakehouse.store.records import Sealed, State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
 
 SEAL = "seal"
 _MOST_CONFLICTS = 3
-"""Each copies the hour anew; after one with another seal of it, that seal is found."""
+"""Each copies the hour again; after a conflict with another seal of it, that seal is found."""
 
 SparkOrNone = Callable[[], SparkSession] | None
 """Asked for a session only when an hour is big enough to need one; None runs everything in this process."""
@@ -59,11 +60,9 @@ class Sealer:
 
     def __init__(self, topic: Topic, settings: Settings, spark: SparkOrNone = None, *, run: str) -> None:
         self._topic, self._settings, self._spark = topic, settings, spark
-        self._folders = folders_of(settings, topic.name)
-        self._options = settings.storage_options
-        self._holds = holds_for(settings, self._folders.sealed)
-        by = f"seal/{settings.release}/{run}"
-        self._ledger = Ledger(ledger_table(self._folders, topic, self._options), by)
+        self._tables = TopicTables(topic, settings)
+        self._holds = holds_for(settings, self._tables.sealed.uri)
+        self._ledger = self._tables.ledger(f"{SEAL}/{settings.release}/{run}")
 
     def due(self) -> list[Hour]:
         return self._ledger.history().due_to_seal()
@@ -72,31 +71,37 @@ class Sealer:
         """One row per event of the closed hour, in one commit; None when the ledger has the seal already.
 
         SealError when the hour is not the next to seal, or when silver holds it sealed from another bronze version than
-        the hour was closed at.
+        the hour was closed at. LakeError when a file of bronze is missing or damaged.
         """
         started = time.monotonic()
-        manifest = self._committed(hour, self._bronze_version(hour))
-        self._hold(hour, manifest["silver_version"])
+        version, manifest = self._committed(hour, self._bronze_version(hour))
+        self._hold(hour, version)
         failpoints.reached("seal committed, not recorded")
-        details = {**manifest, "seconds": round(time.monotonic() - started, 3)}
-        entry = self._ledger.record("sealed", hour, details, unless=lambda history: bool(history.first("sealed", hour)))
+        seconds = round(time.monotonic() - started, 3)
+        sealed = Sealed.from_json({**manifest, "silver_version": version, "seconds": seconds})
+        entry = self._ledger.record(sealed, hour, unless=lambda history: bool(history.first(State.SEALED, hour)))
         failpoints.reached("seal recorded")
         log.info(
-            "seal: topic=%s hour=%s rows=%d duplicates=%d late=%d skewed=%d seconds=%.2f",
-            *(self._topic.name, hour, manifest["rows"], manifest["duplicates"], manifest["late_duplicates"]),
-            *(manifest["skewed"], time.monotonic() - started),
+            "seal: topic=%s hour=%s rows=%d duplicates=%d late_duplicates=%d skewed=%d seconds=%.2f",
+            self._topic.name,
+            hour,
+            sealed.rows,
+            sealed.duplicates,
+            sealed.late_duplicates,
+            sealed.skewed,
+            time.monotonic() - started,
         )
         return entry
 
     def _hold(self, hour: Hour, silver_version: int) -> None:
         if self._holds is not None:
-            silver = open_table(self._folders.silver, self._options, silver_version)
+            silver = self._tables.silver(silver_version)
             self._holds.put(f"silver/{file.path}" for file in files_of_hour(silver, hour))
 
     def _bronze_version(self, hour: Hour) -> int:
         """The version at which the hour closed."""
         history = self._ledger.history()
-        close = history.first("closed", hour)
+        close = history.close_of(hour)
         if close is None:
             raise self._error(
                 hour,
@@ -105,20 +110,20 @@ class Sealer:
                 next_step="Wait for ingest to close it, or see `lakehouse explain`.",
             )
         earliest = min(history.due_to_seal(), default=hour)
-        if earliest < hour and not history.first("sealed", hour):
+        if earliest < hour and not history.first(State.SEALED, hour):
             raise self._error(
                 hour,
                 found=f"{earliest} closed and not sealed",
                 expected="hours sealed in order: a late duplicate is looked for in those before",
                 next_step="Seal the earlier hours first.",
             )
-        return int(close.details["bronze_version"])
+        return close.bronze_version
 
-    def _committed(self, hour: Hour, bronze_version: int) -> dict[str, Any]:
-        """The seal's manifest with `silver_version`: of the commit that silver has, else of one made now."""
-        conflicts = Conflicts(self._folders.silver, most=_MOST_CONFLICTS)
+    def _committed(self, hour: Hour, bronze_version: int) -> tuple[int, dict[str, Any]]:
+        """(version, manifest) of the seal that silver has, else of one made now."""
+        conflicts = Conflicts(f"{self._tables.sealed.uri}/silver", most=_MOST_CONFLICTS)
         while True:
-            silver = silver_table(self._folders, self._topic, self._options)
+            silver = self._tables.ensure_silver()
             if silver.transaction_version(app_of(hour)) is not None:
                 return self._sealed_before(silver, hour, bronze_version)
             manifest, files = self._sealed_files(silver, hour, bronze_version)
@@ -128,9 +133,9 @@ class Sealer:
             except ConflictError as conflict:
                 conflicts.meet(conflict)
                 continue
-            return {**manifest, "silver_version": version}
+            return version, manifest
 
-    def _sealed_before(self, silver: DeltaTable, hour: Hour, bronze_version: int) -> dict[str, Any]:
+    def _sealed_before(self, silver: DeltaTable, hour: Hour, bronze_version: int) -> tuple[int, dict[str, Any]]:
         version, manifest = newest_seal(silver, hour)
         if manifest["bronze_version"] != bronze_version:
             raise self._error(
@@ -139,25 +144,19 @@ class Sealer:
                 expected=f"version {bronze_version}, at which the hour closed",
                 next_step="Do not touch either table; `lakehouse verify` and `lakehouse audit` show what differs.",
             )
-        return {**manifest, "silver_version": version}
+        return version, manifest
 
     def _sealed_files(
         self, silver: DeltaTable, hour: Hour, bronze_version: int
     ) -> tuple[dict[str, Any], list[DataFile]]:
-        bronze = open_table(self._folders.bronze, self._options, bronze_version)
-        deliveries = Deliveries(self._topic, hour, bronze, self._folders, self._options)
+        deliveries = Deliveries(self._tables, hour, self._tables.bronze(bronze_version))
         try:
             footers = list(deliveries.footers())
             doubled, late = deliveries.doubled, deliveries.late(silver)
             copies = self._planned(hour, deliveries, footers, pa.concat_tables([doubled, late]))
             copied = [copy for copy in self._run(copies, deliveries.count) if copy.rows]
-        except FileNotFoundError as missing:
-            raise LakeError(
-                f"{self._folders.bronze} at version {bronze_version}: {hour}",
-                found=str(missing),
-                expected="every file that the log names",
-                next_step="Restore the file: the hour cannot be sealed without it, and the topic's later hours wait.",
-            ) from missing
+        except (OSError, pa.ArrowException) as unreadable:
+            raise self._unreadable(hour, bronze_version, unreadable) from unreadable
         manifest = {
             "kind": SEAL,
             "hour": hour,
@@ -189,11 +188,8 @@ class Sealer:
             pieces[deliveries.has_skewed(file)] += pieces_of(file.path, footer, lost_here)
         target_bytes = self._settings.seal.target_file_bytes
         groups = [group for alike in pieces.values() for group in packed(alike, target_bytes)]
-        return [self._copy(hour, number, group) for number, group in enumerate(groups)]
-
-    def _copy(self, hour: Hour, number: int, pieces: tuple[Piece, ...]) -> Copy:
-        folders, options = self._folders, dict(self._options)
-        return Copy(self._topic.as_json(), hour, folders.raw, folders.sealed, options, f"part-{number:05d}", pieces)
+        topic_json, raw, sealed = self._topic.as_json(), self._tables.raw, self._tables.sealed
+        return [Copy(topic_json, hour, raw, sealed, f"part-{number:05d}", group) for number, group in enumerate(groups)]
 
     def _run(self, copies: Sequence[Copy], rows: int) -> list[Copied]:
         """Small hours here, the others by Spark tasks."""
@@ -209,6 +205,14 @@ class Sealer:
 
         numbers = spark.range(0, len(copies), 1, len(copies))
         return [Copied(**row.asDict()) for row in numbers.mapInArrow(run, _COPIED_DDL).collect()]
+
+    def _unreadable(self, hour: Hour, bronze_version: int, error: Exception) -> LakeError:
+        return LakeError(
+            f"{self._tables.raw.uri}/bronze at version {bronze_version}: {hour}",
+            found=first_line(error),
+            expected="every file that the log names, as it was written",
+            next_step="Restore the file: the hour cannot be sealed without it, and the topic's later hours wait.",
+        )
 
     def _error(self, hour: Hour, *, found: str, expected: str, next_step: str) -> SealError:
         return SealError(f"{self._topic.name} {hour}", found=found, expected=expected, next_step=next_step)

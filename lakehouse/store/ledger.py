@@ -90,6 +90,10 @@ class History:
         """Hours that have closed, oldest first."""
         return sorted(self._by_hour)
 
+    def sealed_hours(self) -> list[Hour]:
+        """Hours that were ever sealed, oldest first."""
+        return [hour for hour in self.hours() if self.first(State.SEALED, hour)]
+
     def of_hour(self, hour: Hour) -> list[Entry]:
         return self._by_hour.get(hour, [])
 

@@ -17,6 +17,9 @@ FILE, ROW = "file", "row"
 Opener = Callable[[], Any]
 """Gives a binary file to read from, open."""
 
+Scan = Callable[[list[str]], Iterable[pa.RecordBatch]]
+"""Rows: for some of their columns, batches of these (of bronze's rows with `FILE` and `ROW` after them)."""
+
 _UNIQUE = {"message_id", "event_id", "publish_time", "event_time", "payload", "position"}
 _BATCH_ROWS = 131_072
 _AHEAD = 8

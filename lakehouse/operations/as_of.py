@@ -1,0 +1,53 @@
+"""A topic's tables as they were at some time, and their rows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from datetime import datetime
+from functools import partial
+from typing import TypeVar
+
+import pyarrow as pa
+
+from lakehouse.config import Config
+from lakehouse.store import parquet
+from lakehouse.store.delta import DataFile, as_it_was
+from lakehouse.store.ledger import History
+from lakehouse.store.place import Place
+from lakehouse.store.tables import TopicTables
+from lakehouse.topics import Topic
+
+_READERS = 8
+
+Found = TypeVar("Found")
+
+
+class TablesAsOf:
+    """`as_of` None is now. LakeError when the topic has no tables, or had none then."""
+
+    def __init__(self, topic: Topic, config: Config, as_of: datetime | None = None) -> None:
+        self.topic = topic
+        self.tables = TopicTables(topic, config.settings)
+        entries = self.tables.history().entries
+        self.history = History(tuple(entry for entry in entries if as_of is None or entry.at <= as_of))
+        self.bronze = as_it_was(self.tables.bronze(), as_of)
+        self.silver = as_it_was(self.tables.silver(), as_of)
+
+    def bronze_rows(self, files: Sequence[DataFile], *columns: str) -> Iterator[pa.RecordBatch]:
+        return _rows(self.tables.raw.below("bronze"), files, columns)
+
+    def silver_rows(self, files: Sequence[DataFile], *columns: str) -> Iterator[pa.RecordBatch]:
+        return _rows(self.tables.sealed.below("silver"), files, columns)
+
+
+def in_parallel(read: Callable[[DataFile], Found], files: Iterable[DataFile]) -> list[Found]:
+    """What `read` gives of each file, in their order; most of it is waiting for storage."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        return list(readers.map(read, files))
+
+
+def _rows(place: Place, files: Sequence[DataFile], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+    storage = place.files()
+    for file in parquet.opened_ahead(partial(storage.open, each.path) for each in files):
+        yield from file.iter_batches(columns=list(columns))
