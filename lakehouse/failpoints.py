@@ -1,8 +1,8 @@
-"""The durable steps of an event's path have names, so that a run can be made to die between any two of them.
+"""The durable steps of an event's path have ids, so that a run can be made to die between any two of them.
 
 `LAKEHOUSE_DIE_AT=<step>` ends the whole application by SIGKILL when it gets there, `<step>:<n>` the n-th time in one
 process, and `any:<n>` at the n-th step of one process, whichever that is. `LAKEHOUSE_EXECUTORS_DIE_IN=<folder>`, in the
-environment of Spark's executors, ends one executor for each file there that has a step's name: that which gets to the
+environment of Spark's executors, ends one executor for each file there that has a step's id: that which gets to the
 step first. They cost nothing when they are not set, and are how the crash tests of this project interrupt the real
 thing.
 """
@@ -20,33 +20,33 @@ ANY = "any"
 GROUP_VARIABLE = "LAKEHOUSE_PROCESS_GROUP"
 
 STEPS: Mapping[str, str] = {
-    "started, nothing made good": "the run's `started` row; what the last run left out is not looked at yet",
-    "offsets logged, nothing pulled": "Spark's offset log plans the epoch",
-    "pulled, nothing durable": "nothing: messages are leased, files are not finished",
-    "files durable, no manifest": "the segment's files, which nothing names",
-    "race lost, nothing given back": "another attempt's manifest; this one's files are nobody's, its messages leased",
-    "manifest durable, nothing acknowledged": "files and manifest; every message will come again",
-    "half of the acks sent": "files and manifest; some messages will come again",
-    "acknowledged, facts not told": "files and manifest, which nobody but a manifest knows of",
-    "batch decided, not committed": "files and manifests of the whole epoch",
-    "bronze committed, no ledger row": "the commit, with the closes that the ledger lacks",
-    "close recorded": "the commit and one more of its closes in the ledger",
-    "clean-up half done": "everything; of the settled manifests one more is gone",
-    "batch done, no Spark commit log": "everything; Spark will plan the epoch again",
-    "silver files durable, no commit": "the hour's silver files, which nothing names",
-    "seal committed, not recorded": "silver's commit, of which the ledger does not know",
-    "seal recorded": "the hour, sealed",
-    "hour judged, no verdict recorded": "the report, which the ledger does not name",
-    "verdict recorded": "report and verdict; MLflow does not know of it",
-    "mirror folder half copied": "one more of the hour's files, aside from where readers look",
-    "mirror folder copied, no _SUCCESS": "all files of the hour aside, or in place where a store cannot rename",
-    "mirror folder whole, not in place": "the whole hour, aside from where readers look",
-    "old mirror folder aside, new one not in place": "old and new hour aside; readers find none",
-    "mirror folder in place, not counted": "the hour where readers look",
-    "mirrored, not recorded": "the hour at its target, of which the ledger does not know",
-    "mirrored": "the hour at its target, recorded",
+    "ingest.started": "the run's `started` row; what the last run left out is not looked at yet",
+    "ingest.offsets_logged": "Spark's offset log plans the epoch",
+    "pull.received": "nothing: messages are leased, files are not finished",
+    "pull.files_durable": "the segment's files, which nothing names",
+    "pull.race_lost": "another attempt's manifest; this one's files are nobody's, its messages leased",
+    "pull.manifest_durable": "files and manifest; every message will come again",
+    "pull.half_acknowledged": "files and manifest; some messages will come again",
+    "pull.acknowledged": "files and manifest, which nobody but a manifest knows of",
+    "ingest.decided": "files and manifests of the whole epoch",
+    "ingest.committed": "the commit, with the closes that the ledger lacks",
+    "ingest.close_recorded": "the commit and one more of its closes in the ledger",
+    "ingest.manifests_half_cleared": "everything; of the settled manifests one more is gone",
+    "ingest.batch_done": "everything; Spark will plan the epoch again",
+    "seal.files_durable": "the hour's silver files, which nothing names",
+    "seal.committed": "silver's commit, of which the ledger does not know",
+    "seal.recorded": "the hour, sealed",
+    "validate.report_durable": "the report, which the ledger does not name",
+    "validate.recorded": "report and verdict; MLflow does not know of it",
+    "mirror.half_copied": "one more of the hour's files, aside from where readers look",
+    "mirror.copied": "all files of the hour aside, or in place where a store cannot rename",
+    "mirror.whole": "the whole hour, aside from where readers look",
+    "mirror.old_aside": "old and new hour aside; readers find none",
+    "mirror.in_place": "the hour where readers look",
+    "mirror.counted": "the hour at its target, of which the ledger does not know",
+    "mirror.recorded": "the hour at its target, recorded",
 }
-"""In the order of an event's path: what is durable when a run dies there."""
+"""The catalogue, in the order of an event's path: `<stage>.<what is done>`, and what is durable if a run dies there."""
 
 _seen: Counter[str] = Counter()
 _watcher: Callable[[str], None] | None = None
@@ -83,7 +83,7 @@ def lead() -> None:
 
 def _check(step: str) -> None:
     if step not in STEPS:
-        raise ValueError(f"no step {step!r}; there are: {'; '.join(STEPS)}")
+        raise ValueError(f"no step {step!r}; there are: {', '.join(STEPS)}")
 
 
 def _die() -> None:

@@ -289,29 +289,29 @@ MOVES: dict[str, Callable[[World, Driver, Rules], Next]] = {
 """What a driver does next where it stands. It may also die there: it then makes no move any more."""
 
 STEPS = {
-    ("start", "plan"): "started, nothing made good",
-    ("plan", "look"): "offsets logged, nothing pulled",
-    ("log offset", "look"): "offsets logged, nothing pulled",
-    ("look", "publish"): "files durable, no manifest",
-    ("publish", "acknowledge"): "manifest durable, nothing acknowledged",
-    ("publish", "look"): "race lost, nothing given back",
-    ("publish", "check"): "race lost, nothing given back",
-    ("acknowledge", "look"): "acknowledged, facts not told",
-    ("acknowledge", "check"): "acknowledged, facts not told",
-    ("publish", "ended"): "race lost, nothing given back",
-    ("acknowledge", "ended"): "acknowledged, facts not told",
-    ("decide", "commit"): "batch decided, not committed",
-    ("commit", "list"): "bronze committed, no ledger row",
-    ("list", "end batch"): "batch done, no Spark commit log",
-    ("clear", "end batch"): "batch done, no Spark commit log",
+    ("start", "plan"): "ingest.started",
+    ("plan", "look"): "ingest.offsets_logged",
+    ("log offset", "look"): "ingest.offsets_logged",
+    ("look", "publish"): "pull.files_durable",
+    ("publish", "acknowledge"): "pull.manifest_durable",
+    ("publish", "look"): "pull.race_lost",
+    ("publish", "check"): "pull.race_lost",
+    ("acknowledge", "look"): "pull.acknowledged",
+    ("acknowledge", "check"): "pull.acknowledged",
+    ("publish", "ended"): "pull.race_lost",
+    ("acknowledge", "ended"): "pull.acknowledged",
+    ("decide", "commit"): "ingest.decided",
+    ("commit", "list"): "ingest.committed",
+    ("list", "end batch"): "ingest.batch_done",
+    ("clear", "end batch"): "ingest.batch_done",
 }
 """The step of `lakehouse.failpoints` that the code says it has reached when a move led from one place to another."""
 
 UNSEEN = {
-    "pulled, nothing durable": "files that no manifest names are nobody's",
-    "half of the acks sent": "any part of them may arrive",
-    "close recorded": "the ledger's closes are derived from the log",
-    "clean-up half done": "each manifest is cleared by a move of its own",
+    "pull.received": "files that no manifest names are nobody's",
+    "pull.half_acknowledged": "any part of them may arrive",
+    "ingest.close_recorded": "the ledger's closes are derived from the log",
+    "ingest.manifests_half_cleared": "each manifest is cleared by a move of its own",
 }
 """Steps of ingest that the model passes without a word."""
 

@@ -54,7 +54,7 @@ def test_a_step_that_the_catalogue_lacks_is_an_error(monkeypatch: pytest.MonkeyP
     monkeypatch.setenv(failpoints.GROUP_VARIABLE, "")
     failpoints.reached("half way there")
     monkeypatch.setenv(failpoints.VARIABLE, "half way there")
-    with pytest.raises(ValueError, match="no step 'half way there'; there are: started"):
+    with pytest.raises(ValueError, match=r"no step 'half way there'; there are: ingest\.started, "):
         failpoints.reached("half way there")
     with pytest.raises(ValueError, match="no step 'half way there'"):
         failpoints.lead()
@@ -113,7 +113,7 @@ def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pyt
             Act("publish", 1, amount=12),
             Act("wait", amount=60),
             Act("start", 4),
-            Act("batch", dies_at="batch decided, not committed"),
+            Act("batch", dies_at="ingest.decided"),
             Act("lose"),
         ),
     )
@@ -127,7 +127,7 @@ def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pyt
 # --- what was found ------------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", ["manifest durable, nothing acknowledged", "batch done, no Spark commit log"])
+@pytest.mark.parametrize("step", ["pull.manifest_durable", "ingest.batch_done"])
 def test_a_topic_s_very_first_batch_can_be_planned_again(step: str, tmp_path: Path) -> None:
     """Its start is asked for anew, when its epoch is known already: it looked like a batch of nothing, for ever."""
     first = Schedule(
@@ -148,9 +148,9 @@ def test_a_close_of_a_driver_that_died_is_recorded_by_the_one_that_lives(tmp_pat
             Act("close"),
             Act(
                 "batch",
-                at="batch decided, not committed",
+                at="ingest.decided",
                 meanwhile=(Act("start", 2, "b"),),
-                dies_at="bronze committed, no ledger row",
+                dies_at="ingest.committed",
             ),
             Act("wait", amount=7200),
             Act("publish", 3, amount=5),
@@ -197,9 +197,7 @@ def test_the_older_of_two_drivers_stops_and_harms_nothing(seed: int, tmp_path: P
             Act("publish", seed + 10, amount=10),
             Act(
                 "batch",
-                at=["offsets logged, nothing pulled", "files durable, no manifest", "batch decided, not committed"][
-                    seed % 3
-                ],
+                at=["ingest.offsets_logged", "pull.files_durable", "ingest.decided"][seed % 3],
                 meanwhile=(Act("start", seed + 20, "b"), Act("batch", driver="b")),
             ),
             Act("publish", seed + 30, amount=10),
@@ -221,9 +219,9 @@ def test_the_older_of_two_drivers_stops_and_harms_nothing(seed: int, tmp_path: P
 def test_the_application_goes_on_after_each_sigkill(tmp_path: Path) -> None:
     """Three lives end in the middle, the fourth delivers everything; `make crash` dies at all steps."""
     chosen = [
-        "manifest durable, nothing acknowledged",
-        "bronze committed, no ledger row",
-        "seal committed, not recorded",
+        "pull.manifest_durable",
+        "ingest.committed",
+        "seal.committed",
     ]
     results = list(kit.killed_at(chosen, tmp_path))
     assert [result.name for result in results] == [*chosen, lives.END]

@@ -18,7 +18,7 @@ from lakehouse.crash.cluster import RACE_LOST, executors_killed_at
 from lakehouse.crash.lives import END, Result
 from lakehouse.crash.processes import UnavailableError
 
-DIES_AT = "files durable, no manifest"
+DIES_AT = "pull.files_durable"
 
 pytestmark = [pytest.mark.long, pytest.mark.timeout(400)]
 

@@ -181,7 +181,7 @@ def test_the_whole_application_delivers_on_google_s_storage(root: str, address: 
         expect(
             lake, "expect_column_values_to_match_strftime_format", column="event_hour", strftime_format="%Y-%m-%dT%H"
         )
-        assert lake.life_until("manifest durable, nothing acknowledged") == []
+        assert lake.life_until("pull.manifest_durable") == []
         assert lake.last_life() == []
     topic, options = lake.topic, lake.config.settings.storage_options
     folders = folders_of(lake.config.settings, topic.name)

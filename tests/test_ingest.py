@@ -410,7 +410,7 @@ def test_closes_that_a_crash_kept_from_the_ledger_are_recorded_at_the_next_start
     publish(play("10:10"), play("12:00"))
     driver = lake.driver()
     facts = lake.pulled(1)
-    crash("bronze committed, no ledger row")
+    crash("ingest.committed")
     with pytest.raises(CrashError):
         driver.commit_facts(facts)
     failpoints.watch(None)
@@ -429,7 +429,7 @@ def test_half_recorded_closes_are_completed(lake: Lake, crash: Callable[[str], N
     publish(play("10:10"), play("14:00"))
     driver = lake.driver()
     facts = lake.pulled(1)
-    crash("close recorded")
+    crash("ingest.close_recorded")
     with pytest.raises(CrashError):
         driver.commit_facts(facts)
     failpoints.watch(None)
@@ -499,7 +499,7 @@ def test_a_driver_that_commits_second_looks_again(lake: Lake, sweeps: bool, buck
     interrupted = []
 
     def close_meanwhile(step: str) -> None:
-        if step == "batch decided, not committed" and not interrupted:
+        if step == "ingest.decided" and not interrupted:
             interrupted.append(step)
             other.commit_facts(lake.pulled(3))
 
@@ -540,7 +540,7 @@ def test_a_close_that_another_run_did_not_live_to_record_is_recorded_by_this_one
     monkeypatch.setattr(older, "_check_newest", lambda: None)
     lake.frontier.at = at("12:00")
     facts = lake.pulled(2)
-    crash("bronze committed, no ledger row")
+    crash("ingest.committed")
     with pytest.raises(CrashError):
         older.commit_facts(facts)
     failpoints.watch(None)
@@ -636,7 +636,7 @@ def test_a_clean_up_that_was_interrupted_is_done_again(lake: Lake, crash: Callab
     driver = lake.driver()
     for epoch in range(1, 4):
         driver.commit_facts(lake.pulled(epoch))
-    crash("clean-up half done")
+    crash("ingest.manifests_half_cleared")
     facts = lake.pulled(4)
     with pytest.raises(CrashError):
         driver.commit_facts(facts)

@@ -177,7 +177,7 @@ def test_an_attempt_that_wakes_after_its_epoch_was_cleared_away_acknowledges_not
     slept: list[str] = []
 
     def sleep(step: str) -> None:
-        if step == "files durable, no manifest" and not slept:
+        if step == "pull.files_durable" and not slept:
             slept.append(step)
             for end in ends:
                 told(MessageStream(source_options_of(options)), end["epoch"])

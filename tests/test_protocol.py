@@ -182,7 +182,7 @@ def test_a_protocol_that_clears_away_by_name_is_found_out() -> None:
 def test_the_model_knows_every_step_of_ingest() -> None:
     """A new step of the code is a question to the model."""
     names = list(failpoints.STEPS)
-    of_ingest = set(names[: names.index("batch done, no Spark commit log") + 1])
+    of_ingest = set(names[: names.index("ingest.batch_done") + 1])
     assert set(STEPS.values()) | UNSEEN.keys() == of_ingest
 
 
@@ -396,7 +396,7 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
                 turns.end()
                 return f"{player.failure!r}, saw {seen}, expected one of {[*map(seen_in, known)]}", told
             if (
-                at == "files durable, no manifest"
+                at == "pull.files_durable"
                 and named(ATTEMPT.name, next(iter(states))).at == "waits"
                 and chance.random() < 0.3
             ):

@@ -412,7 +412,7 @@ def test_a_second_seal_changes_nothing(lake: Lake) -> None:
     assert (lake.silver.version(), len(lake.ledger.history().entries)) == (version, rows)
 
 
-@pytest.mark.parametrize("step", ["silver files durable, no commit", "seal committed, not recorded"])
+@pytest.mark.parametrize("step", ["seal.files_durable", "seal.committed"])
 def test_a_crash_is_made_good_by_the_next_run(lake: Lake, step: str) -> None:
     """Wherever it comes: the commit is the truth, the ledger follows, nothing is doubled."""
     lake.deliver(Delivery("e"), Delivery("e", published=1), Delivery("f"))
@@ -433,7 +433,7 @@ def test_of_two_sealers_one_commits(lake: Lake) -> None:
     other = lake.sealer()
 
     def meanwhile(step: str) -> None:
-        if step == "silver files durable, no commit":
+        if step == "seal.files_durable":
             failpoints.watch(None)
             other.seal(FIVE)
 

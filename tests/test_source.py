@@ -299,9 +299,9 @@ def test_nothing_is_acknowledged_before_the_manifest_is_durable(
     finally:
         failpoints.watch(None)
     assert seen[1:] == [
-        ("files durable, no manifest", True, False, False),
-        ("manifest durable, nothing acknowledged", True, True, False),
-        ("acknowledged, facts not told", True, True, True),
+        ("pull.files_durable", True, False, False),
+        ("pull.manifest_durable", True, True, False),
+        ("pull.acknowledged", True, True, True),
     ]
     assert seen[0][2:] == (False, False)
 
@@ -312,7 +312,7 @@ def test_an_attempt_that_loses_the_race_gives_everything_back(
     """The winner's manifest names other files: what we pulled is in none of them."""
     publish(play(1), play(2))
     winner = manifest(1, dry=True)
-    watched["files durable, no manifest"] = lambda: lake.put(winner)
+    watched["pull.files_durable"] = lambda: lake.put(winner)
     recorded = broker.faults = Recorded()
     assert lake.read() == told([facts(winner)])
     assert "Acknowledge" not in recorded.calls
@@ -463,7 +463,7 @@ def test_leases_are_kept_while_a_slot_writes(
             assert recorded.extended.acquire(timeout=PATIENCE_SECONDS)
             clock.seconds += 0.9
 
-    watched["files durable, no manifest"] = take_long
+    watched["pull.files_durable"] = take_long
     lake.read()
     assert broker.unacked(SUBSCRIPTION) == []
 

@@ -312,7 +312,7 @@ def test_every_revision_has_its_own_verdict(lake: Lake) -> None:
 def test_a_run_that_dies_after_the_report_is_done_again(lake: Lake, dies_at: Callable[[str], None]) -> None:
     """The ledger's row is last: what is recorded has a page, and what has only a page is still due."""
     lake.seal(plays(5))
-    dies_at("hour judged, no verdict recorded")
+    dies_at("validate.report_durable")
     with pytest.raises(KeyboardInterrupt):
         lake.validate()
     failpoints.watch(None)
@@ -328,7 +328,7 @@ def test_two_runs_leave_one_verdict(lake: Lake) -> None:
     judged: list[Verdict] = []
 
     def meanwhile(step: str) -> None:
-        if step == "hour judged, no verdict recorded":
+        if step == "validate.report_durable":
             failpoints.watch(None)
             judged.append(validate_hour(lake.topic, lake.config, None, HOUR, run="other"))
 

@@ -24,14 +24,14 @@ from lakehouse.crash.processes import Server, free_ports, started
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 
-RACE_LOST = "race lost, nothing given back"
+RACE_LOST = "pull.race_lost"
 OF_SLOTS = (
-    "pulled, nothing durable",
-    "files durable, no manifest",
+    "pull.received",
+    "pull.files_durable",
     RACE_LOST,
-    "manifest durable, nothing acknowledged",
+    "pull.manifest_durable",
     HALF_ACKED,
-    "acknowledged, facts not told",
+    "pull.acknowledged",
 )
 """The steps that executors take."""
 

@@ -2,7 +2,7 @@
 
     python -m lakehouse.crash.kit                          # everything: in process, by SIGKILL, on a cluster
     python -m lakehouse.crash.kit --only 'seed 17'         # one case again, with what happened in it
-    python -m lakehouse.crash.kit --only 'close recorded'  # one death by SIGKILL, and the life after it
+    python -m lakehouse.crash.kit --only 'ingest.close_recorded'  # one death by SIGKILL, and the life after it
     python -m lakehouse.crash.kit --only executors         # those on a cluster
 
 Most deaths are played in this process (`schedules`), where a case takes a second or two. The same steps are then taken

@@ -36,8 +36,8 @@ BY_PYTHON = (sys.executable, str(HOUSE / "jobs/run.py"))
 BY_SPARK_SUBMIT = (str(HOUSE / "spark-submit.sh"), "run")
 TOPIC, SUBSCRIPTION = "projects/sandbox/topics/plays", "projects/sandbox/subscriptions/plays"
 END = "the last life, to the end"
-HALF_ACKED = "half of the acks sent"
-LITTERED = "old mirror folder aside, new one not in place"
+HALF_ACKED = "pull.half_acknowledged"
+LITTERED = "mirror.old_aside"
 """Steps that come only where there is much to acknowledge, or something lies in the place of the hour's mirror."""
 
 _PATIENCE_SECONDS = 240.0
@@ -98,7 +98,7 @@ class KilledLake:
     # --- lives
 
     def life_until(self, death: str) -> list[str]:
-        """Publish, ask for the hour's close, run until the death, as `steps.VARIABLE` names it; what is wrong then."""
+        """Publish, ask for the hour's close, run until `death` (a `failpoints.VARIABLE`); what is wrong."""
         step = death.partition(":")[0]
         if step == LITTERED:
             Path(self._mirror, self._hour).mkdir(parents=True)

@@ -147,7 +147,7 @@ def shrunk(schedule: Schedule, is_failing: Callable[[Schedule], bool]) -> Schedu
 def dying_at(step: str, seed: int = 0) -> Schedule:
     """A topic's ordinary days, with one death at the step; by the seed it is another one that dies there."""
     chance = random.Random(f"{step} {seed}")
-    rival = Act("batch", at="files durable, no manifest", meanwhile=(Act("rival"),))
+    rival = Act("batch", at="pull.files_durable", meanwhile=(Act("rival"),))
     day: list[Act] = []
     for _ in range(2):
         day += [Act("publish", chance.randrange(10**6), amount=chance.randrange(4, 14)), Act("batch")]
@@ -181,9 +181,9 @@ def random_schedule(seed: int) -> Schedule:
 
 
 _STEPS_OF = {
-    "start": ["started, nothing made good", "close recorded"],
-    "batch": list(failpoints.STEPS)[1 : list(failpoints.STEPS).index("silver files durable, no commit")],
-    "stages": list(failpoints.STEPS)[list(failpoints.STEPS).index("silver files durable, no commit") :],
+    "start": ["ingest.started", "ingest.close_recorded"],
+    "batch": list(failpoints.STEPS)[1 : list(failpoints.STEPS).index("seal.files_durable")],
+    "stages": list(failpoints.STEPS)[list(failpoints.STEPS).index("seal.files_durable") :],
 }
 _LIKELY = {"publish": 8, "batch": 16, "wait": 5, "stages": 3, "weather": 2, "start": 3, "close": 2, "stop": 1}
 _LIKELY |= {"lose": 1, "save": 1, "restore": 1, "litter": 1, "release": 1}
@@ -203,7 +203,7 @@ def _random_act(chance: random.Random, is_long: bool, depth: int = 0) -> Act:
     if chance.random() < 0.35:
         act = replace(act, at=chance.choice(_STEPS_OF[kind]), nth=chance.choice([1, 1, 1, 2]))
         inner = tuple(_other(_random_act(chance, is_long, depth + 1), act) for _ in range(chance.randrange(1, 4)))
-        may_race = act.at == "files durable, no manifest" and chance.random() < 0.5
+        may_race = act.at == "pull.files_durable" and chance.random() < 0.5
         act = replace(act, meanwhile=(Act("rival"),) if may_race else inner)
     return act
 

@@ -134,7 +134,7 @@ class TopicIngest:
         self._ledger = self._opened_ledger(ledger_table(self._folders, self._topic, self._options))
         is_first_run = self._ledger.history().last("started") is None
         self._ledger.record("started", details={"release": self._settings.release, **self._who()})
-        failpoints.reached("started, nothing made good")
+        failpoints.reached("ingest.started")
         self._record_missing_closes()
         self._recorded_until = bronze_log.newest_state(self._bronze).open_hour
         self._set_first_hour()
@@ -226,11 +226,11 @@ class TopicIngest:
             if self._stopping.is_set():
                 return
             try:
-                failpoints.reached("offsets logged, nothing pulled")
+                failpoints.reached("ingest.offsets_logged")
                 # Two drivers on one checkpoint can log one epoch under two numbers; the second is then of nothing.
                 if facts := frame.toArrow().to_pylist():
                     self.commit_facts(facts)
-                failpoints.reached("batch done, no Spark commit log")
+                failpoints.reached("ingest.batch_done")
             except BaseException as failure:
                 self.failure = failure
                 raise
@@ -271,9 +271,9 @@ class TopicIngest:
         if new or decision.open_hour != state.open_hour:
             files = [_data_file(fact, before.open_hour) for fact in new]
             metadata = self._metadata(facts, adopted, new, after, frontier, decision, rejected)
-            failpoints.reached("batch decided, not committed")
+            failpoints.reached("ingest.decided")
             version = bronze_log.commit_batch(self._bronze, files, after, metadata)
-            failpoints.reached("bronze committed, no ledger row")
+            failpoints.reached("ingest.committed")
             for details in metadata["closed"]:
                 self._record_close(details, version)
             self._recorded_until = decision.open_hour
@@ -396,7 +396,7 @@ class TopicIngest:
             return history.first("closed", hour) is not None
 
         self._ledger.record("closed", hour, {**details, "bronze_version": version}, unless=is_known)
-        failpoints.reached("close recorded")
+        failpoints.reached("ingest.close_recorded")
 
     def _record_missing_closes(self) -> None:
         """A crash may have come between the commit and the ledger, ours or another run's: the log knows what closed.
@@ -474,7 +474,7 @@ class TopicIngest:
         for key, stored in sorted(past.items()):
             if key not in waiting:
                 self._storage.delete_as_listed(stored)
-                failpoints.reached("clean-up half done")
+                failpoints.reached("ingest.manifests_half_cleared")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
 
 

@@ -67,23 +67,23 @@ class _Pull:
         try:
             for messages in self._messages(reader, leases):
                 writer.add(messages)
-            failpoints.reached("pulled, nothing durable")
+            failpoints.reached("pull.received")
             files = writer.close()
         except _TIDIED_AFTER:
             writer.abandon()
             raise
-        failpoints.reached("files durable, no manifest")
+        failpoints.reached("pull.files_durable")
         mine = writer.manifest(files, attempt=_attempt(), dry_at=self._dry_at, full=self._full)
         winner = self._published(mine)
         if winner.attempt_id != mine.attempt_id:
-            failpoints.reached("race lost, nothing given back")
+            failpoints.reached("pull.race_lost")
             writer.abandon()
             leases.give_back()
             return winner
-        failpoints.reached("manifest durable, nothing acknowledged")
+        failpoints.reached("pull.manifest_durable")
         self._check()
         leases.acknowledge()
-        failpoints.reached("acknowledged, facts not told")
+        failpoints.reached("pull.acknowledged")
         return winner
 
     def _published(self, mine: Manifest) -> Manifest:

@@ -123,7 +123,7 @@ class LocalFiles:
                 with open_file(copy.source, copy.path, options) as source, open(copy.target, "xb") as target:
                     shutil.copyfileobj(source, target, _CHUNK_BYTES)
             _sync(copy.target, os.O_RDONLY)
-            failpoints.reached("mirror folder half copied")
+            failpoints.reached("mirror.half_copied")
 
         _in_parallel(copied, copies)
 
@@ -215,7 +215,7 @@ class HadoopFiles:
             self._jvm.org.apache.hadoop.fs.FileUtil.copy(
                 source_system, source, self._system, self._path(copy.target), False, True, self._conf
             )
-        failpoints.reached("mirror folder half copied")
+        failpoints.reached("mirror.half_copied")
 
     def settle(self, folder: str) -> None:
         """A closed file and a finished rename are durable by themselves there."""

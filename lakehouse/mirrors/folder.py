@@ -84,7 +84,7 @@ class FolderMirror(Mirror):
             self._sweep(hour)
             if anew or not self._is_published(folder, manifest):
                 self._publish(hour, folder, manifest)
-                failpoints.reached("mirror folder in place, not counted")
+                failpoints.reached("mirror.in_place")
             self._sweep(hour)
         except OSError as refused:
             raise MirrorError(
@@ -136,14 +136,14 @@ class FolderMirror(Mirror):
         ]
         self._files.copy(copies, hour.storage_options)
         self._files.write(f"{staged}/{MANIFEST}", manifest)
-        failpoints.reached("mirror folder copied, no _SUCCESS")
+        failpoints.reached("mirror.copied")
         written, expected = _sizes(self._files.listing(staged) or {}), _sizes_in(manifest)
         if written != expected:
             raise OSError(f"copies of {written} bytes where silver's log says {expected}")
         if self._files.renames_are_atomic:
             self._files.write(f"{staged}/{SUCCESS}", "")
         self._files.settle(staged)
-        failpoints.reached("mirror folder whole, not in place")
+        failpoints.reached("mirror.whole")
 
     def _swap(self, staged: str, folder: str) -> None:
         old = self._files.listing(folder)
@@ -154,7 +154,7 @@ class FolderMirror(Mirror):
         if not self._files.renames_are_atomic:
             self._files.remove(f"{folder}/{SUCCESS}")
         self._files.rename(folder, aside)
-        failpoints.reached("old mirror folder aside, new one not in place")
+        failpoints.reached("mirror.old_aside")
         try:
             self._reveal(staged, folder)
         except Exception:
@@ -166,7 +166,7 @@ class FolderMirror(Mirror):
     def _reveal(self, whole: str, folder: str) -> None:
         self._files.rename(whole, folder)
         if not self._files.renames_are_atomic:
-            failpoints.reached("mirror folder copied, no _SUCCESS")
+            failpoints.reached("mirror.copied")
             self._files.write(f"{folder}/{SUCCESS}", "")
         self._files.settle(folder.rpartition("/")[0])
 

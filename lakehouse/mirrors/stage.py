@@ -160,7 +160,7 @@ def _is_recorded(ledger: Ledger, topic: Topic, mirrored: Mirrored, mirror: Mirro
         "where": where,
     }
 
-    failpoints.reached("mirrored, not recorded")
+    failpoints.reached("mirror.counted")
 
     def overtaken(history: History) -> bool:
         is_done = mirror.name in history.targets_done(hour)
@@ -168,7 +168,7 @@ def _is_recorded(ledger: Ledger, topic: Topic, mirrored: Mirrored, mirror: Mirro
 
     if not ledger.record("mirrored", hour, details, unless=overtaken):
         return False
-    failpoints.reached("mirrored")
+    failpoints.reached("mirror.recorded")
     rows, seconds = mirrored.count.rows, mirrored.seconds
     log.info("mirrored %s %s to %s: %d rows in %.3f s", topic.name, hour, mirror.name, rows, seconds)
     return True

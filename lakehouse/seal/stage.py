@@ -76,11 +76,11 @@ class Sealer:
         started = time.monotonic()
         version, manifest = self._committed(hour, self._bronze_version(hour))
         self._hold(hour, version)
-        failpoints.reached("seal committed, not recorded")
+        failpoints.reached("seal.committed")
         seconds = round(time.monotonic() - started, 3)
         sealed = Sealed.from_json({**manifest, "silver_version": version, "seconds": seconds})
         entry = self._ledger.record(sealed, hour, unless=lambda history: bool(history.first(State.SEALED, hour)))
-        failpoints.reached("seal recorded")
+        failpoints.reached("seal.recorded")
         log.info(
             "seal: topic=%s hour=%s rows=%d duplicates=%d late_duplicates=%d skewed=%d seconds=%.2f",
             self._topic.name,
@@ -127,7 +127,7 @@ class Sealer:
             if silver.transaction_version(app_of(hour)) is not None:
                 return self._sealed_before(silver, hour, bronze_version)
             manifest, files = self._sealed_files(silver, hour, bronze_version)
-            failpoints.reached("silver files durable, no commit")
+            failpoints.reached("seal.files_durable")
             try:
                 version = commit(silver, files, metadata=manifest, transactions={app_of(hour): manifest["revision"]})
             except ConflictError as conflict:

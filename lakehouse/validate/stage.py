@@ -101,7 +101,7 @@ class Validation:
         if has_verdict(history, hour):
             return verdict
         write_result(self.tables.reports, self.config.settings, result)
-        failpoints.reached("hour judged, no verdict recorded")
+        failpoints.reached("validate.report_durable")
         return self._record(verdict, result)
 
     def judge(self, hour: Hour, history: History) -> tuple[Verdict, dict[str, Any]]:
@@ -170,7 +170,7 @@ class Validation:
             hour,
             unless=lambda newest: newest.revision(hour) != revision or has_verdict(newest, hour),
         )
-        failpoints.reached("verdict recorded")
+        failpoints.reached("validate.recorded")
         log.info(
             "validate: topic=%s hour=%s state=%s rows=%d failed=%d warnings=%d expectations=%d seconds=%.2f",
             self.topic.name, hour, verdict.state, verdict.rows, len(verdict.failed), len(verdict.warnings),

@@ -115,7 +115,7 @@ class SubscriptionReader:
         """Acknowledge; a request that fails for good only means that its messages will come again."""
         kind = AcknowledgeRequest.pb()
         requests = [kind(subscription=self.subscription, ack_ids=chunk) for chunk in _chunks(list(ack_ids))]
-        self._send(self._acknowledge, requests, halfway="half of the acks sent")
+        self._send(self._acknowledge, requests, halfway="pull.half_acknowledged")
 
     def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> None:
         """Give the leases `deadline` from now; zero gives the messages back at once."""
