@@ -30,6 +30,20 @@ def written(duration: timedelta) -> str:
     return _counted(seconds, "second")
 
 
+def brief(seconds: float) -> str:
+    """For people, the two largest units: `0.4 s`, `12 min 5 s`, `2 h 10 min`, `400 d 4 h`; with − before a negative."""
+    if abs(seconds) < 10:
+        return f"{seconds:.1f} s".replace(".0 s", " s").replace("-", "−")
+    left = round(abs(seconds))
+    parts: list[str] = []
+    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
+        count, left = divmod(left, size)
+        if count or parts:
+            parts.append(f"{count} {unit}")
+    shown = [part for part in parts[:2] if not part.startswith("0 ")]
+    return ("−" if seconds < 0 else "") + " ".join(shown)
+
+
 def _counted(number: float, unit: str) -> str:
     return f"{number:g} {unit}" + ("" if number == 1 else "s")
 

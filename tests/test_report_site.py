@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import re
 import shutil
 import threading
 import time
@@ -22,6 +23,7 @@ from lakehouse.operations import report
 from lakehouse.pages import charts
 from lakehouse.pages import lake as overview
 from lakehouse.pages.lake import STATES, Line
+from lakehouse.store.tables import TopicTables
 from lakehouse.validate.release import release
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
@@ -219,6 +221,61 @@ def test_a_second_build_draws_only_what_changed(site: Path, lake: FlightsLake) -
     assert report.build(lake.config, str(site), NOW).drawn == 1
 
 
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", b'{"topic": "x"}'])
+def test_a_damaged_result_is_shown_as_unreadable_and_ends_nothing(
+    lake: FlightsLake, tmp_path: Path, damage: bytes
+) -> None:
+    """A torn file, for any reason: the other hours and topics have their pages, and so has this one."""
+    hour = "2013-01-02T12"
+    reports = TopicTables(lake.config.topic("weather_observed"), lake.config.settings).reports.files()
+    sound = reports.read(f"{hour}/r1.json")
+    assert sound is not None
+    reports.write(f"{hour}/r1.json", damage)
+    try:
+        built = report.build(lake.config, str(tmp_path), NOW)
+        assert built.drawn == built.pages > 15
+        text = (tmp_path / "weather_observed" / f"{hour}.html").read_text()
+        assert f"The result {hour}/r1.json cannot be read" in text
+    finally:
+        reports.write(f"{hour}/r1.json", sound)
+    assert report.build(lake.config, str(tmp_path), NOW).drawn == 1
+    assert "cannot be read" not in (tmp_path / "weather_observed" / f"{hour}.html").read_text()
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff"])
+def test_pages_are_drawn_again_when_nobody_knows_what_they_were_drawn_from(
+    lake: FlightsLake, tmp_path: Path, damage: bytes
+) -> None:
+    """The report's own file can be made again, so it is."""
+    (tmp_path / "built.json").write_bytes(damage)
+    built = report.build(lake.config, str(tmp_path), NOW)
+    assert built.drawn == built.pages > 15
+    assert report.build(lake.config, str(tmp_path), NOW).drawn == 0
+
+
+def test_a_damaged_model_of_usual_hours_leaves_the_pages_without_bands(lake: FlightsLake, tmp_path: Path) -> None:
+    """It is made again when the next hours are judged."""
+    reports = TopicTables(lake.config.topic("weather_observed"), lake.config.settings).reports.files()
+    before = reports.read("_volume.json")
+    reports.write("_volume.json", b'{"hours":')
+    try:
+        assert report.build(lake.config, str(tmp_path), NOW).pages > 15
+        assert 'complaint">' not in (tmp_path / "index.html").read_text()
+    finally:
+        if before is None:
+            reports.delete(["_volume.json"])
+        else:
+            reports.write("_volume.json", before)
+
+
+def test_every_state_has_its_colours() -> None:
+    """A state that is added must not be a cell without a colour."""
+    sheet = (Path(report.__file__).parent.parent / "pages" / "templates" / "lake.css").read_text()
+    for state in STATES:
+        assert sheet.count(f"--{state}: #") == sheet.count(f"--{state}-ink: #") == 2
+        assert f".s-{state} {{" in sheet
+
+
 def test_the_pages_are_served_to_this_machine(site: Path) -> None:
     """`lakehouse report --serve`, for who has the lake in a terminal and not in a file manager."""
     with report.server(str(site), 0) as pages:
@@ -237,6 +294,16 @@ def test_charts_take_the_colours_of_their_page_and_share_no_names() -> None:
     assert "var(--accent)" in one
     assert "var(--bad)" in other
     for chart in (one, other):
-        assert "#" not in chart.replace("url(#", "").replace('href="#', "")
-    named = [set(part.split('"')[0] for part in chart.split('id="')[1:]) for chart in (one, other)]
-    assert not named[0] & named[1]
+        assert "#" not in chart
+        assert " id=" not in chart
+
+
+@pytest.mark.parametrize("rows", [[0] * 8, [1, 0, 0, 0, 0, 0, 0, 0], [360_000_000] * 8])
+def test_a_chart_of_any_hour_stays_within_its_frame(rows: list[int]) -> None:
+    """Empty hours and the largest ones are drawn by the same rule."""
+    axis = list(hours.hours_between("2026-11-23T00", "2026-11-23T08"))
+    for chart in (charts.lateness(rows), charts.volume(axis, rows, {axis[0]: (0, 2 * max(rows))})):
+        frame = [float(size) for size in re.search(r'viewBox="0 0 (\d+) (\d+)"', chart).groups()]  # type: ignore[union-attr]
+        for x, y, width, height in re.findall(r'<rect x="(.+?)" y="(.+?)" width="(.+?)" height="(.+?)"', chart):
+            assert 0 <= float(x) <= float(x) + float(width) <= frame[0]
+            assert 0 <= float(y) <= float(y) + float(height) <= frame[1]

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from lakehouse.pages.hour import page, sentence
+from lakehouse.pages.hour import page
+from lakehouse.pages.words import sentence
 
 ATTACK = "<script>alert('1')</script>&\"'"
 

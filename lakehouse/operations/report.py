@@ -6,7 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
@@ -14,15 +14,17 @@ from typing import Any
 
 from lakehouse import hours
 from lakehouse.config import Config
+from lakehouse.durations import brief
 from lakehouse.hours import Hour
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.status import HourStatus, TopicSnapshot
 from lakehouse.pages import charts, hour
-from lakehouse.pages.hour import Since
+from lakehouse.pages.hour import HourContext
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
+from lakehouse.pages.words import second
 from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.tables import TopicTables, folders_of
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import volume_models
 from lakehouse.validate.volume import ROWS, Model
@@ -32,13 +34,13 @@ _READERS = 8
 _CONTEXT = 48
 """Hours before one that its page shows beside it."""
 _BUILT = "built.json"
-_FORM = 1
-"""Changes when pages of unchanged hours must be drawn anew."""
+_FORM = 2
+"""Changes when pages of unchanged hours must be drawn again."""
 
 
 @dataclass(frozen=True)
 class Built:
-    """What a build did: `pages` stand there, `drawn` of them were drawn anew."""
+    """What a build did: there are `pages` of hours, of which `drawn` were drawn again."""
 
     topics: int
     pages: int
@@ -50,7 +52,7 @@ class _TopicView:
     """What is shown of a topic; `complaint` where it could not be read."""
 
     topic: Topic
-    standing: TopicSnapshot | None
+    snapshot: TopicSnapshot | None
     rows: Sequence[HourStatus] = ()
     complaint: str | None = None
 
@@ -58,15 +60,16 @@ class _TopicView:
 def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS) -> Built:
     """Write the pages of the `last` newest hours to the folder or bucket `out`.
 
-    An hour's page is drawn again only when something happened to the hour; pages of older hours stay.
+    An hour's page is drawn again only when something happened to the hour; pages of older hours stay. What cannot be
+    read of one topic or hour is said on its page, and holds up no other.
     """
     storage = storage_for(out, config.settings.storage_options)
-    before: dict[str, str] = json.loads(storage.read(_BUILT) or b"{}")
+    before = _built_before(storage)
     topics = [config.topics[name] for name in sorted(config.topics)]
     with ThreadPoolExecutor(_READERS) as readers:
-        views = list(readers.map(lambda topic: _view(topic, config, last, now), topics))
-        kept = list(readers.map(lambda view: _written(view, config, storage, before, now), views))
-    pages = {page: key for of_topic in kept for page, key in of_topic.items()}
+        results = list(readers.map(lambda topic: _topic_built(topic, config, storage, before, last, now), topics))
+    views = [view for view, _ in results]
+    pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
     axis = _axis(views, last)
     lines = [Line(view.topic.name, {row.hour: _state(row) for row in view.rows}, view.complaint) for view in views]
     storage.write("index.html", index(lines, axis, now, config.settings.release).encode())
@@ -88,12 +91,47 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def _view(topic: Topic, config: Config, last: int, now: datetime) -> _TopicView:
+def _built_before(storage: Storage) -> dict[str, str]:
+    """What each page was drawn from; nothing when that is not known, and then all pages are drawn again."""
     try:
-        standing = status.read_topic(topic, config)
-        return _TopicView(topic, standing, status.hour_statuses(standing, last, now))
+        built = json.loads(storage.read(_BUILT) or b"{}")
+    except ValueError:
+        return {}
+    return {str(page): str(key) for page, key in built.items()} if isinstance(built, dict) else {}
+
+
+def _topic_built(
+    topic: Topic, config: Config, storage: Storage, before: Mapping[str, str], last: int, now: datetime
+) -> tuple[_TopicView, dict[str, str]]:
+    """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
+    try:
+        snapshot = status.read_topic(topic, config)
+        view = _TopicView(topic, snapshot, status.hour_statuses(snapshot, last, now))
+        return view, _written(view, snapshot, config, storage, before, now)
     except Exception as error:  # whatever breaks one topic must not hide the others
-        return _TopicView(topic, None, complaint=str(error) or type(error).__name__)
+        return _TopicView(topic, None, complaint=str(error) or type(error).__name__), {}
+
+
+def _result_of(reports: Storage, row: HourStatus) -> tuple[dict[str, Any] | None, str]:
+    """The result of the hour's newest verdict, and a complaint when there is one that cannot be read."""
+    path = f"{row.hour}/r{row.revision}.json"
+    text = reports.read(path)
+    if text is None:
+        return None, ""
+    try:
+        result = json.loads(text)
+        hour.page(result)  # what is well-formed may still lack what a page needs
+    except Exception as error:
+        return None, f"The result {path} cannot be read: {str(error) or type(error).__name__}."
+    return result, ""
+
+
+def _model_of(topic: Topic, config: Config) -> Model | None:
+    """The model of usual hours; None when there is none, or when it is unreadable, as it is when it is next fitted."""
+    try:
+        return volume_models.current(TopicTables(topic, config.settings))
+    except (ValueError, KeyError, TypeError):
+        return None
 
 
 def _axis(views: Sequence[_TopicView], last: int) -> list[Hour]:
@@ -116,24 +154,30 @@ def _state(row: HourStatus) -> str:
 
 
 def _written(
-    view: _TopicView, config: Config, storage: Storage, before: Mapping[str, str], now: datetime
+    view: _TopicView,
+    snapshot: TopicSnapshot,
+    config: Config,
+    storage: Storage,
+    before: Mapping[str, str],
+    now: datetime,
 ) -> dict[str, str]:
     """The topic's page, and those of its hours that changed; gives what each was drawn from, as a hash."""
-    if view.standing is None:
-        return {}
     name = view.topic.name
-    model = volume_models.current(TopicTables(view.topic, config.settings))
-    results = storage_for(folders_of(config.settings, name).reports, config.settings.storage_options)
+    model = _model_of(view.topic, config)
+    reports = TopicTables(view.topic, config.settings).reports.files()
     keys: dict[str, str] = {}
     for place, row in enumerate(view.rows):
         page = f"{name}/{row.hour}.html"
-        explanation = explain_hour(view.standing, row.hour, now)
-        keys[page] = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2])
-        if keys[page] != before.get(page):
-            text = results.read(f"{row.hour}/r{row.revision}.json")
-            drawn = _hour_page(view, place, explanation, json.loads(text) if text else None, model)
+        explanation = explain_hour(snapshot, row.hour, now)
+        key = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2])
+        if key != before.get(page):
+            result, complaint = _result_of(reports, row)
+            context = replace(_context(view, place, explanation, result, model), complaint=complaint)
+            drawn = hour.page(result, context) if result else hour.page_without_verdict(context)
             storage.write(page, drawn.encode())
-    storage.write(f"{name}/index.html", _topic_page(view, config, model, now).encode())
+            key = f"{key} unreadable" if complaint else key
+        keys[page] = key
+    storage.write(f"{name}/index.html", _topic_page(view, snapshot, model, now).encode())
     return keys
 
 
@@ -144,31 +188,43 @@ def _key(row: HourStatus, explanation: Explanation, model: Model | None, neighbo
     return hashlib.md5(repr(drawn_from).encode(), usedforsecurity=False).hexdigest()
 
 
-def _hour_page(
+def _context(
     view: _TopicView, place: int, explanation: Explanation, result: dict[str, Any] | None, model: Model | None
-) -> str:
+) -> HourContext:
     row = view.rows[place]
-    shown = [each for each in view.rows[max(0, place - _CONTEXT) : place + 1] if each.rows is not None]
+    before = [each for each in view.rows[max(0, place - _CONTEXT) : place + 1] if each.rows is not None]
+    has_volume = len(before) > 1 and row.rows is not None
+    return HourContext(
+        topic=view.topic.name,
+        hour=row.hour,
+        state=_state(row),
+        why=explanation.why,
+        waits_for=explanation.waits_for,
+        released=_release(explanation) if row.verdict == "released" else None,
+        links=_links(view, place),
+        conditions=[
+            [each.condition, "yes" if each.is_met else "no", each.required, each.measured, each.text]
+            for each in explanation.conditions
+        ],
+        mirrors=_mirror_rows(explanation, row),
+        story=[[second(event.at), event.state, event.by, event.text] for event in explanation.story],
+        lateness=charts.lateness(result["lateness"]["rows"]) if result and result.get("lateness") else "",
+        volume=_volume_chart(before, model, row.hour) if has_volume else "",
+        volume_note=_volume_note(row, model),
+    )
+
+
+def _release(explanation: Explanation) -> str | None:
+    """Who released the hour last, and why."""
+    releases = [event.details for event in explanation.story if event.state == "released"]
+    return f"by {releases[-1].get('by')}: {releases[-1].get('reason')}" if releases else None
+
+
+def _volume_note(row: HourStatus, model: Model | None) -> str:
     band = model.band(ROWS, row.hour) if model else None
-    since = Since(
-        view.topic.name,
-        row.hour,
-        _state(row),
-        explanation.why,
-        explanation.waits_for,
-        next((f"by {event.details.get('by')}: {event.details.get('reason')}" for event in reversed(explanation.story)
-              if event.state == "released"), None) if row.verdict == "released" else None,
-        _links(view, place),
-        [[each.condition, "yes" if each.is_met else "no", each.required, each.measured, each.text]
-         for each in explanation.conditions],
-        _mirror_rows(explanation, row),
-        [[_second(event.at), event.state, event.by, event.text] for event in explanation.story],
-        charts.lateness(result["lateness"]["rows"]) if result and result.get("lateness") else "",
-        _volume_chart(shown, model, row.hour) if len(shown) > 1 and row.rows is not None else "",
-        f"{row.rows:,} rows; between {band.low:,.0f} and {band.high:,.0f} are usual for this hour of the week."
-        if band and row.rows is not None else "",
-    )  # fmt: skip
-    return hour.page(result, since) if result else hour.page_without_verdict(since)
+    if band is None or row.rows is None:
+        return ""
+    return f"{row.rows:,} rows; between {band.low:,.0f} and {band.high:,.0f} are usual for this hour of the week."
 
 
 def _volume_chart(rows: Sequence[HourStatus], model: Model | None, marked: Hour | None) -> str:
@@ -186,25 +242,25 @@ def _links(view: _TopicView, place: int) -> list[tuple[str, str]]:
 
 
 def _mirror_rows(explanation: Explanation, row: HourStatus) -> list[list[Any]]:
-    seals = [event for event in explanation.story if event.state == "sealed"]
-    since = seals[-1].at if seals else None
+    """A row for each target that has the newest revision."""
+    seals = [event.at for event in explanation.story if event.state == "sealed"]
+    mirrored = [event for event in explanation.story if event.state == "mirrored" and seals and event.at > seals[-1]]
     return [
         [
             event.details.get("target"),
             event.details.get("rows"),
             "yes" if event.details.get("rows") == row.rows else "no",
             event.details.get("where"),
-            _second(event.at),
+            second(event.at),
         ]
-        for event in explanation.story
-        if event.state == "mirrored" and since is not None and event.at > since
+        for event in mirrored
     ]
 
 
-def _topic_page(view: _TopicView, config: Config, model: Model | None, now: datetime) -> str:
+def _topic_page(view: _TopicView, snapshot: TopicSnapshot, model: Model | None, now: datetime) -> str:
     with_rows = [row for row in view.rows if row.rows is not None]
     chart = _volume_chart(with_rows, model, None) if len(with_rows) > 1 else ""
-    return topic_page(view.topic.name, list(_hour_lines(view.rows)), list(_facts(view, model, now)), chart)
+    return topic_page(view.topic.name, list(_hour_lines(view.rows)), list(_facts(snapshot, model, now)), chart)
 
 
 def _hour_lines(rows: Sequence[HourStatus]) -> Iterator[HourLine]:
@@ -213,6 +269,7 @@ def _hour_lines(rows: Sequence[HourStatus]) -> Iterator[HourLine]:
             _number(row.rows),
             _number(row.duplicates),
             _number(row.skewed),
+            _number(row.rejected),
             row.verdict or "",
             row.waits_for or "",
             ", ".join(row.mirrored),
@@ -222,32 +279,22 @@ def _hour_lines(rows: Sequence[HourStatus]) -> Iterator[HourLine]:
         yield HourLine(row.hour, _state(row), cells)
 
 
-def _facts(view: _TopicView, model: Model | None, now: datetime) -> Iterator[tuple[str, str]]:
-    standing = view.standing
-    if standing is None or standing.batch is None:
+def _facts(snapshot: TopicSnapshot, model: Model | None, now: datetime) -> Iterator[tuple[str, str]]:
+    if snapshot.batch is None:
         return
-    yield "open hour", standing.open_hour or "none yet"
-    watermark = standing.batch.instant("watermark")
-    yield "watermark", _second(watermark) if watermark else "none yet"
-    since = (now - standing.batch.committed_at) / timedelta(seconds=1)
-    yield "last commit", f"{_second(standing.batch.committed_at)}, {_age(since)} ago"
-    yield "lateness allowed", _age(view.topic.lateness / timedelta(seconds=1))
+    yield "open hour", snapshot.open_hour or "none yet"
+    watermark = snapshot.batch.instant("watermark")
+    yield "watermark", second(watermark) if watermark else "none yet"
+    since = (now - snapshot.batch.committed_at) / timedelta(seconds=1)
+    yield "last commit", f"{second(snapshot.batch.committed_at)}, {brief(since)} ago"
+    yield "lateness allowed", brief(snapshot.topic.lateness / timedelta(seconds=1))
     if model is not None:
-        yield "usual hours learnt from", f"{model.hours:,} hours, {model.first} to {model.last}"
+        yield "usual hours fitted to", f"{model.hours:,} hours, {model.first} to {model.last}"
 
 
 def _number(value: int | None) -> str:
     return "" if value is None else f"{value:,}"
 
 
-def _second(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M:%S}"
-
-
 def _age(seconds: float | None) -> str:
-    if seconds is None:
-        return ""
-    for size, unit in ((86400, "d"), (3600, "h"), (60, "min")):
-        if abs(seconds) >= size:
-            return f"{seconds / size:,.1f} {unit}"
-    return f"{seconds:.0f} s"
+    return "" if seconds is None else brief(seconds)

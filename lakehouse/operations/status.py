@@ -145,8 +145,9 @@ class TopicStatus:
 class HourStatus:
     """One hour's row: counts and verdict are those of its newest revision; delays count from the hour's end.
 
-    `deliveries` is what bronze holds; `rows` is known once the hour is sealed. `mirrored_after_seconds` is that of the
-    last target, once all of the topic's targets have the hour.
+    `deliveries` is what bronze holds; `rows` is known once the hour is sealed. `rejected` counts the messages of no
+    hour that came between the close before and this one. `mirrored_after_seconds` is that of the last target, once all
+    of the topic's targets have the hour.
     """
 
     hour: Hour
@@ -157,6 +158,7 @@ class HourStatus:
     duplicates: int | None
     late_duplicates: int | None
     skewed: int | None
+    rejected: int | None
     revision: int
     verdict: str | None
     mirrored: tuple[str, ...]
@@ -371,6 +373,7 @@ def _hour_status(standing: TopicSnapshot, hour: Hour, is_held: bool) -> HourStat
         duplicates=numbers.get("duplicates"),
         late_duplicates=numbers.get("late_duplicates"),
         skewed=numbers.get("skewed"),
+        rejected=closed.details.get("rejected") if closed else None,
         revision=history.revision(hour),
         verdict=verdicts[-1] if verdicts else None,
         mirrored=tuple(sorted(history.targets_done(hour))),

@@ -1,114 +1,110 @@
-"""Charts of an hour and of a topic as SVG text, in the colours of the page that they stand in."""
+"""Charts of an hour and of a topic as SVG, in the colours of the page that they are part of."""
 
 from __future__ import annotations
 
-import hashlib
-import io
-import re
+import math
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from lakehouse.hours import Hour, start_of
-
-_COLOURS = {"#010203": "var(--ink)", "#040506": "var(--soft)", "#070809": "var(--line)", "#0a0b0c": "var(--accent)",
-            "#0d0e0f": "var(--wash-accent)", "#101112": "var(--bad)",
-            "#131415": "var(--pale)"}  # fmt: skip
-_INK, _SOFT, _LINE, _ACCENT, _WASH, _BAD, _PALE = _COLOURS
-"""Stand-ins that matplotlib draws in; the page's own light and dark colours take their place."""
-
-_BARS = ("< 1 s", "1–10 s", "10–60 s", "1–10 min", "10–60 min", "1–6 h", "6–24 h", "> 1 d")
+from lakehouse.pages.render import rendered
 
 Band = tuple[float, float]
 
+_WIDTH, _HEIGHT = 520, 190
+_LATENESS = ("< 1 s", "1–10 s", "10–60 s", "1–10 min", "10–60 min", "1–6 h", "6–24 h", "> 1 d")
+_TICKS = 4
+_MARKS = 7
+_MARGIN = 14
+"""Right of the last bar, for half of the text below it."""
+_BAR = 0.7
+"""Of a bar's place, the part that the bar fills."""
+
 
 def lateness(rows: Sequence[int]) -> str:
-    """How many rows came how long after they happened; `rows` by `delays.BOUNDS_SECONDS`."""
-    figure, axes = _figure(6.4, 2.5)
-    places = range(len(rows))
-    axes.bar(places, rows, color=_ACCENT, width=0.72, linewidth=0)
-    total = sum(rows) or 1
-    for place, count in zip(places, rows, strict=True):
-        if count:
-            share = 100 * count / total
-            text = f"{share:.0f}%" if share >= 1 else "<1%"
-            axes.annotate(text, (place, count), (0, 3), textcoords="offset points", ha="center", fontsize=9, color=_INK)
-    axes.set_xticks(list(places), _BARS[: len(rows)])
-    axes.set_yticks([])
-    axes.set_ylim(0, max(rows) * 1.18 or 1)
-    axes.spines["left"].set_visible(False)
-    return _svg(figure, "Rows by the time from the event to its publishing")
+    """How many rows came how long after they happened; `rows` by `latency.BOUNDS_SECONDS`."""
+    base, step, most, total = _HEIGHT - 22, _WIDTH / len(_LATENESS), max(*rows, 1), sum(rows) or 1
+    bars = [
+        {
+            "x": round(place * step + step * (1 - _BAR) / 2, 1),
+            "y": round(base - count / most * (base - 18), 1),
+            "width": round(step * _BAR, 1),
+            "height": round(count / most * (base - 18), 1),
+            "middle": round((place + 0.5) * step, 1),
+            "share": _share(count / total),
+            "name": name,
+        }
+        for place, (count, name) in enumerate(zip(rows, _LATENESS, strict=True))
+    ]
+    return rendered("lateness.svg", width=_WIDTH, height=_HEIGHT, base=base, bars=bars)
 
 
 def volume(hours: Sequence[Hour], rows: Sequence[int], bands: Mapping[Hour, Band], marked: Hour | None = None) -> str:
     """Rows of each hour, before the band that is usual for it where that is known; `marked` is the hour in question."""
-    figure, axes = _figure(6.4, 2.5)
-    places = list(range(len(hours)))
-    known = [(place, *bands[hour]) for place, hour in enumerate(hours) if hour in bands]
-    if known:
-        _stepped(axes, known)
-    outside = [
-        hour in bands and not bands[hour][0] <= count <= bands[hour][1] for hour, count in zip(hours, rows, strict=True)
-    ]
-    colours = [_BAD if is_out else _ACCENT if hour == marked or marked is None else _PALE
-               for hour, is_out in zip(hours, outside, strict=True)]  # fmt: skip
-    axes.bar(places, rows, color=colours, width=0.62 if len(places) < 100 else 0.9, linewidth=0)
-    step = max(1, -(-len(places) // 7))
-    shown = places[::-1][::step][::-1]
-    axes.set_xticks(shown, [_spoken(hours[place]) for place in shown])
-    axes.set_xlim(-0.7, len(places) - 0.3)
-    axes.set_ylim(bottom=0)
-    axes.yaxis.set_major_locator(_few_whole())
-    axes.yaxis.set_major_formatter(lambda value, _: f"{value:,.0f}")
-    axes.grid(axis="y", color=_LINE, linewidth=0.8)
-    axes.set_axisbelow(True)
-    return _svg(figure, "Rows of each hour")
+    ticks = _ticks(max([*rows, *(high for _, high in bands.values()), 1]))
+    base, left, top = _HEIGHT - 32, 12 + 6 * max(len(f"{tick:,}") for tick in ticks), 8
+    step = (_WIDTH - left - _MARGIN) / max(1, len(hours))
 
+    def height(value: float) -> float:
+        return round(max(0.0, value) / ticks[-1] * (base - top), 1)
 
-def _stepped(axes: Any, known: Sequence[tuple[int, float, float]]) -> None:
-    for place, low, high in known:
-        axes.fill_between([place - 0.5, place + 0.5], low, high, color=_WASH, linewidth=0, zorder=0.5)
-
-
-def _spoken(hour: Hour) -> str:
-    return f"{hour[11:13]}:00\n{start_of(hour):%-d %b}"
-
-
-def _few_whole() -> Any:
-    from matplotlib.ticker import MaxNLocator
-
-    return MaxNLocator(nbins=4, integer=True)
-
-
-def _figure(width: float, height: float) -> tuple[Any, Any]:
-    """Without pyplot, which keeps every figure and one state for all threads."""
-    from matplotlib.figure import Figure
-
-    figure = Figure(figsize=(width, height), layout="constrained")
-    axes = figure.add_subplot()
-    axes.tick_params(colors=_SOFT, labelsize=9, length=0, pad=5)
-    for side in ("top", "right", "left"):
-        axes.spines[side].set_visible(False)
-    axes.spines["bottom"].set_color(_LINE)
-    axes.margins(x=0.01)
-    return figure, axes
-
-
-def _svg(figure: Any, label: str) -> str:
-    """Only the drawing: sizes, fonts and colours are the page's, and no name in it clashes with another chart's."""
-    import matplotlib
-
-    drawn = io.StringIO()
-    with matplotlib.rc_context({"svg.fonttype": "none", "svg.hashsalt": "lakehouse"}):
-        figure.savefig(drawn, format="svg", transparent=True, metadata={"Date": None, "Creator": None})
-    text = drawn.getvalue()
-    text = re.sub(r"<(metadata|style).*?</\1>", "", text[text.index("<svg") :], flags=re.DOTALL)
-    salt = hashlib.md5(text.encode(), usedforsecurity=False).hexdigest()[:8]
-    text = re.sub(r'\bid="([^"]+)"', rf'id="{salt}-\1"', text)
-    text = re.sub(r'(url\(|href=")#([^")]+)', rf"\1#{salt}-\2", text)
-    text = re.sub(r'font: ([\d.]+)px [^;"]*', r"font-size: \1px", text)
-    text = re.sub(
-        r'\s(xmlns:xlink|width|height)="[^"]*"(?=[^>]*viewBox)', "", text.replace("xlink:href", "href"), count=3
+    return rendered(
+        "volume.svg",
+        width=_WIDTH,
+        height=_HEIGHT,
+        base=base,
+        left=left,
+        ticks=[{"y": base - height(tick), "text": f"{tick:,}"} for tick in ticks],
+        bands=[
+            {
+                "x": round(left + place * step, 1),
+                "y": base - height(bands[hour][1]),
+                "width": round(step, 1),
+                "height": height(bands[hour][1]) - height(bands[hour][0]),
+            }
+            for place, hour in enumerate(hours)
+            if hour in bands
+        ],
+        bars=[
+            {
+                "x": round(left + place * step + step * (1 - _BAR) / 2, 1),
+                "y": base - height(count),
+                "width": round(step * _BAR, 1),
+                "height": height(count),
+                "colour": _colour(hour, count, bands.get(hour), marked),
+                "title": f"{hour}: {count:,} rows",
+            }
+            for place, (hour, count) in enumerate(zip(hours, rows, strict=True))
+        ],
+        marks=[
+            {
+                "x": round(left + (place + 0.5) * step, 1),
+                "time": f"{hours[place][11:13]}:00",
+                "day": f"{start_of(hours[place]):%-d %b}",
+            }
+            for place in _marked_places(len(hours))
+        ],
     )
-    for stand_in, colour in _COLOURS.items():
-        text = text.replace(stand_in, colour)
-    return f'<figure class="chart" role="img" aria-label="{label}">{text.strip()}</figure>'
+
+
+def _colour(hour: Hour, count: int, band: Band | None, marked: Hour | None) -> str:
+    if band is not None and not band[0] <= count <= band[1]:
+        return "bad"
+    return "accent" if marked in (None, hour) else "pale"
+
+
+def _share(share: float) -> str:
+    return "" if not share else f"{100 * share:.0f}%" if share >= 0.01 else "<1%"
+
+
+def _ticks(most: float) -> list[int]:
+    """Round numbers from 0 to at least `most`, about four steps of 1, 2 or 5 times a power of ten."""
+    rough = max(1.0, most / _TICKS)
+    power = 10 ** math.floor(math.log10(rough))
+    step = int(next(size * power for size in (1, 2, 5, 10) if size * power >= rough))
+    return list(range(0, math.ceil(most / step) * step + 1, step))
+
+
+def _marked_places(number: int) -> list[int]:
+    """At most seven of `number` places, evenly apart, the last among them."""
+    step = max(1, math.ceil(number / _MARKS))
+    return list(range(number - 1, -1, -step))[::-1]
