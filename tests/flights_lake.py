@@ -19,7 +19,8 @@ import yaml
 
 from lakehouse.config import Config, load
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.landing.segments import SegmentWriter, manifest_path
+from lakehouse.landing.manifests import manifest_path
+from lakehouse.landing.segments import SegmentWriter
 from lakehouse.landing.source import facts
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.progress import Frontier

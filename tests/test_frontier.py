@@ -18,7 +18,7 @@ from lakehouse.config import Config
 from lakehouse.hours import hour_of
 from lakehouse.ingest.frontier import DryFrontier, MonitoringFrontier, fresh, monitoring_client
 from lakehouse.ingest.query import Batch, TopicIngest
-from lakehouse.landing.segments import Slot
+from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations.explain import explain_hour
 from lakehouse.operations.status import read_topic

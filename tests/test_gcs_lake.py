@@ -20,7 +20,7 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.config import Config
 from lakehouse.crash.lives import KilledLake
-from lakehouse.landing.segments import Slot, read_manifest
+from lakehouse.landing.manifests import Slot, read_manifest
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.files import google_client
 from lakehouse.operations.audit import audit_hour

@@ -32,7 +32,8 @@ from lakehouse.ingest import query as ingest
 from lakehouse.ingest import supervisor
 from lakehouse.ingest.query import Batch, Fact, TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped
-from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, listed_manifests, manifest_path
+from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, manifest_path
+from lakehouse.landing.segments import SegmentWriter
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations import status
 from lakehouse.progress import Frontier

@@ -13,7 +13,7 @@ from sealing import FIVE, SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
-from lakehouse.landing.segments import Manifest, SegmentFile, manifest_path
+from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain
 from lakehouse.operations.maintain import Removal, maintain_topic
 from lakehouse.store.delta import files, files_of_hour, open_table

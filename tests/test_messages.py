@@ -17,8 +17,8 @@ from subscribing import SUBSCRIPTION, TOPIC
 
 from lakehouse import failpoints
 from lakehouse.errors import SourceError
+from lakehouse.landing.manifests import Slot, listed_manifests
 from lakehouse.landing.messages import source_options_of
-from lakehouse.landing.segments import Slot, listed_manifests
 from lakehouse.landing.source import MessageStream, PubSubSource
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel

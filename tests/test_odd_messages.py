@@ -18,7 +18,7 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.errors import SourceError
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.landing.segments import Slot
+from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel

@@ -39,7 +39,7 @@ from lakehouse.crash.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, 
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest import query
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_manifest
+from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.source import SegmentStream
 from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.store.bronze_log import ingest_commits, segment_of

@@ -16,15 +16,15 @@ from pyspark.sql import SparkSession
 from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.landing import segments
-from lakehouse.landing.segments import (
+from lakehouse.landing.manifests import (
     Manifest,
     SegmentFile,
-    SegmentWriter,
     epoch_and_slot,
     listed_manifests,
     manifest_path,
     read_manifest,
 )
+from lakehouse.landing.segments import SegmentWriter
 from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.files import Storage, storage_for

@@ -20,7 +20,8 @@ from lakehouse.config import Ingest, Settings
 from lakehouse.errors import SourceError, UnknownOutcomeError
 from lakehouse.landing.brokers import pubsub
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
-from lakehouse.landing.segments import Manifest, SegmentFile, SegmentWriter, Slot, manifest_path, read_manifest
+from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
+from lakehouse.landing.segments import SegmentWriter
 from lakehouse.landing.source import SegmentStream, facts, source_options
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker

@@ -19,7 +19,7 @@ import pyarrow.parquet as pq
 from lakehouse import hours
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
-from lakehouse.landing.segments import listed_manifests
+from lakehouse.landing.manifests import listed_manifests
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.delta import open_table
 from lakehouse.store.files import Storage, storage_for

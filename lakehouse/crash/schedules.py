@@ -30,7 +30,7 @@ from lakehouse.ingest import query
 from lakehouse.ingest.frontier import MonitoringFrontier
 from lakehouse.ingest.query import Batch, TopicIngest
 from lakehouse.landing.brokers import pubsub
-from lakehouse.landing.segments import Slot
+from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.broker import Broker

@@ -26,7 +26,7 @@ from lakehouse.ingest.buckets import bucket_of
 from lakehouse.ingest.closing import ClosedHour, Condition, Decision, Signals, awaits_frontier, decide
 from lakehouse.ingest.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
-from lakehouse.landing.segments import listed_manifests, read_manifest, stored_manifests
+from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
 from lakehouse.landing.source import facts as facts_of
 from lakehouse.progress import Frontier, IngestState, OpenHour, watermark

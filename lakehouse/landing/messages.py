@@ -33,7 +33,7 @@ import pyarrow.parquet as pq
 
 from lakehouse.config import Ingest, topic_of
 from lakehouse.errors import SourceError
-from lakehouse.landing.segments import Manifest, listed_manifests, manifest_path, read_manifest
+from lakehouse.landing.manifests import Manifest, listed_manifests, manifest_path, read_manifest
 from lakehouse.schemas import segment_schema
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.topics import Topic

@@ -16,7 +16,8 @@ from lakehouse import failpoints
 from lakehouse.config import Ingest
 from lakehouse.errors import UnknownOutcomeError
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, Asked, Leases, Page, SubscriptionReader
-from lakehouse.landing.segments import Manifest, SegmentWriter, Slot, manifest_path, read_manifest
+from lakehouse.landing.manifests import Manifest, Slot, manifest_path, read_manifest
+from lakehouse.landing.segments import SegmentWriter
 from lakehouse.store.files import Storage
 from lakehouse.topics import Topic
 

@@ -19,8 +19,8 @@ from pyspark.sql.types import StructType
 
 from lakehouse.config import Ingest
 from lakehouse.hours import Hour
+from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.messages import Segments, source_options_of, topic_named
-from lakehouse.landing.segments import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.progress import IngestState
 from lakehouse.schemas import FACTS, segment_schema
 from lakehouse.spark.workers import spare_next_task

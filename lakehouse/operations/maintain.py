@@ -17,7 +17,7 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import written
 from lakehouse.hours import Hour
-from lakehouse.landing.segments import listed_manifests, read_manifest, stored_manifests
+from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.operations.verify import commits
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import newest_state, segment_of, segments_in_log
