@@ -173,7 +173,7 @@ def test_spark_s_tasks_seal_the_same(numbered: Callable[[int], Lake], spark: Spa
     there.settings = there.settings.model_copy(update={"seal": Seal(small_rows=0)})
     sealed_by(here, buckets, files=3)
     sealed_by(there, buckets, files=3, spark=lambda: spark)
-    assert_as_expected(there, buckets, reference(buckets, 24))
+    assert_as_expected(there, reference(buckets, 24))
     for hour in (FIVE, SIX):
         assert here.sealed(hour) == there.sealed(hour)
 
