@@ -1,26 +1,26 @@
-"""What the doors in `jobs/` share: arguments, logs, the session and an orderly end; and all stages in one process."""
+"""What the doors in `jobs/` share: arguments, logs and the session; and all stages in one process."""
 
 from __future__ import annotations
 
-import argparse
 import logging
 import signal
 import sys
 import threading
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
-from typing import Any, NoReturn
+from pathlib import Path
+from typing import Annotated, Any, NoReturn, Protocol
 
+import typer
 from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 
 from lakehouse import durations, failpoints
 from lakehouse.config import Config, load
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, unexpected
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import opened, run_until_stopped, started
 from lakehouse.mirrors.stage import mirror_due
@@ -28,21 +28,17 @@ from lakehouse.operations.audit import check_topic
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
+from lakehouse.spark.shutdown import concerns_all, end_in_order
 from lakehouse.topics import Topic
 from lakehouse.validate.stage import validate_due
 from lakehouse.validate.suite_files import suite_of
 
 log = logging.getLogger("lakehouse")
 
-_LONGEST_BATCH = timedelta(minutes=2)
-"""How long the JVM's end waits for ours: one batch and what follows from it."""
-_BEFORE_SPARK = 100
-"""Hooks of a higher priority run first; Spark's has 40."""
-
 
 @dataclass
 class Application:
-    """One job's run: its topics, its session when somebody asks for it, and the wish that it stop."""
+    """One job's run: its topics, its session when somebody asks for it, and its stop signal."""
 
     config: Config
     topics: tuple[Topic, ...]
@@ -57,7 +53,7 @@ class Application:
     @cached_property
     def spark(self) -> SparkSession:
         session = spark_session(self.config.settings, "lakehouse " + " ".join(topic.name for topic in self.topics))
-        self._unhook = _hooked(session, self)
+        self._unhook = end_in_order(session, self.stop, self.ended)
         return session
 
     def close(self) -> None:
@@ -67,7 +63,14 @@ class Application:
 
 
 Job = Callable[[Application], None]
-Stage = Callable[[Topic, Application], object]
+
+
+class Stage(Protocol):
+    """What is due of one topic; its name is the stage's."""
+
+    __name__: str
+
+    def __call__(self, topic: Topic, application: Application, /) -> object: ...
 
 
 def run_job(job: Job) -> NoReturn:
@@ -76,18 +79,11 @@ def run_job(job: Job) -> NoReturn:
     for chatty in ("py4j", "great_expectations", "mlflow", "alembic", "google"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     failpoints.lead()
-    application: Application | None = None
     try:
-        application = _application(job)
-        for number in (signal.SIGTERM, signal.SIGINT):
-            signal.signal(number, lambda *_: application.stop.set())
-        job(application)
+        _command(job)(standalone_mode=True)
     except LakehouseError as error:
         log.error("%s", error)
         sys.exit(error.exit_code)
-    finally:
-        if application is not None:
-            application.close()
     sys.exit(0)
 
 
@@ -129,7 +125,7 @@ def run(application: Application) -> None:
     try:
         _ingested(application, stages.start)
     except BaseException:
-        stages.end()
+        stages.abandon()
         raise
     stages.finish()
 
@@ -137,7 +133,7 @@ def run(application: Application) -> None:
 def _ingested(application: Application, begin: Callable[[], None]) -> None:
     topics = (TopicIngest(topic, application.config, run=application.run) for topic in application.topics)
     ready, failures = opened(topics)
-    queries = started(ready, lambda ingest: ingest.start(application.spark))
+    queries = started(ready, lambda ingest: ingest.start(application.spark), failures)
     if queries:
         begin()
     run_until_stopped(
@@ -155,15 +151,21 @@ def _check_suites(application: Application) -> None:
 
 
 def _seal(topic: Topic, application: Application) -> object:
-    return seal_due(topic, application.config, lambda: application.spark, run=application.run)
+    return seal_due(
+        topic, application.config, lambda: application.spark, run=application.run, is_stopping=application.stop.is_set
+    )
 
 
 def _validate(topic: Topic, application: Application) -> object:
-    return validate_due(topic, application.config, lambda: application.spark, run=application.run)
+    return validate_due(
+        topic, application.config, lambda: application.spark, run=application.run, is_stopping=application.stop.is_set
+    )
 
 
 def _mirror(topic: Topic, application: Application) -> object:
-    return mirror_due(topic, application.config, application.spark, run=application.run)
+    return mirror_due(
+        topic, application.config, application.spark, run=application.run, is_stopping=application.stop.is_set
+    )
 
 
 def _maintain(topic: Topic, application: Application) -> object:
@@ -190,14 +192,15 @@ def _repeatedly(application: Application, steps_of_topic: list[Stage]) -> None:
 class _Stages:
     """A thread for each topic that does what is due, so that no topic waits for another.
 
-    A stage that fails leaves its hour due and is tried again at the next pass; what fails at the last pass is raised.
+    A stage that fails leaves its hour due and is tried again, with growing pauses; what fails at the last run is
+    raised. What nobody foresaw parks its topic alone; what concerns all (`concerns_all`) stops the application.
     """
 
     def __init__(self, application: Application, stages: list[Stage], pause: timedelta) -> None:
         self._application, self._stages, self._pause = application, stages, pause
         self._finishing = threading.Event()
         self._threads: list[Any] = []
-        self._errors: dict[str, LakehouseError] = {}
+        self._errors: dict[tuple[str, str], LakehouseError] = {}
         self._failure: BaseException | None = None
 
     def start(self) -> None:
@@ -206,7 +209,7 @@ class _Stages:
             thread.start()
 
     def finish(self) -> None:
-        """One last pass over every topic; raises what is still in the way."""
+        """Run what is due once more for every topic, unless asked to stop; raises what still fails."""
         self._finishing.set()
         if not self._threads:
             self.start()
@@ -217,80 +220,98 @@ class _Stages:
         for error in self._errors.values():
             raise error
 
-    def end(self) -> None:
-        """Of a run that failed: what is under way and one last pass are waited for, and what they meet is only told."""
+    def abandon(self) -> None:
+        """Of a run that failed: let the hours under way end, begin no other, and log what fails instead of raising."""
+        self._application.stop.set()
         if self._threads:
-            with suppress(Exception):
+            try:
                 self.finish()
+            except Exception as error:
+                log.error("stages: failed while the run ended: %s", unexpected("stages", error))
 
     def _follow(self, topic: Topic) -> None:
-        self._application.spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)
+        pauses = Pauses(self._pause)
         try:
-            while not self._finishing.wait(self._pause.total_seconds()):
-                self._pass_over(topic)
-            self._pass_over(topic)
+            self._application.spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)
+            while not self._finishing.wait(pauses.next.total_seconds()):
+                pauses.after(is_well=self._run_due_stages(topic))
+            if not self._application.stop.is_set():
+                self._run_due_stages(topic)
         except BaseException as failure:
             self._failure = failure
             self._application.stop.set()
 
-    def _pass_over(self, topic: Topic) -> None:
-        errors_before = self._errors.pop(topic.name, None)
-        for stage in self._stages:
-            try:
-                stage(topic, self._application)
-            except LakehouseError as error:
-                self._errors[topic.name] = error
-                if str(error) != str(errors_before):
-                    log.error("%s: %s", topic.name, error)
+    def _run_due_stages(self, topic: Topic) -> bool:
+        """Whether all that was due is done; what failed is kept and logged when it is new."""
+        outcomes = [self._run(stage, topic) for stage in self._stages if not self._application.stop.is_set()]
+        return all(outcomes)
+
+    def _run(self, stage: Stage, topic: Topic) -> bool:
+        name = stage.__name__.strip("_")
+        before = self._errors.pop((topic.name, name), None)
+        try:
+            stage(topic, self._application)
+        except BaseException as error:
+            if concerns_all(error):
+                raise
+            ours = self._errors[topic.name, name] = unexpected(f"{name} of {topic.name}", error)
+            if str(ours) != str(before):
+                trace = None if ours is error else error
+                log.error("%s: topic=%s parked, the others go on: %s", name, topic.name, ours, exc_info=trace)
+            return False
+        return True
 
 
-def _application(job: Job) -> Application:
-    parser = argparse.ArgumentParser(prog=job.__name__, description=job.__doc__)
-    parser.add_argument("topics", nargs="*", metavar="TOPIC", help="topics to work on (default: all)")
-    parser.add_argument("--conf", help="the environment (default: $LAKEHOUSE_CONF or conf/local.yaml)")
-    if job in (ingest, run):
-        parser.add_argument("--until-dry", action="store_true", help="end when nothing is left to pull or to close")
-    else:
-        parser.add_argument("--every", type=durations.parsed, metavar="DURATION", help="go on, with this pause between")
-    if job is maintain:
-        parser.add_argument("--dry-run", action="store_true", help="only say what would go")
-    arguments = vars(parser.parse_args())
-    config = load(arguments.pop("conf"))
-    names = arguments.pop("topics") or sorted(config.topics)
-    return Application(config, tuple(config.topic(name) for name in names), **arguments)
+class Pauses:
+    """How long until a topic's stages run again: a little while all is well, longer with each failure in a row."""
+
+    def __init__(self, usual: timedelta, longest: timedelta = timedelta(minutes=5)) -> None:
+        self._usual, self._longest = usual, max(usual, longest)
+        self.next = usual
+
+    def after(self, *, is_well: bool) -> None:
+        self.next = self._usual if is_well else min(max(2 * self.next, timedelta(seconds=1)), self._longest)
 
 
-class _BeforeTheEnd:
-    """Run by the JVM when it is told to end: spark-submit's process is the JVM, and gets the SIGTERM."""
-
-    def __init__(self, application: Application) -> None:
-        self._application = application
-
-    def run(self) -> None:
-        self._application.stop.set()
-        self._application.ended.wait(_LONGEST_BATCH.total_seconds())
-
-    class Java:
-        implements = ["java.lang.Runnable"]  # noqa: RUF012 - py4j reads it
+def _run_by(job: Job, application: Application) -> None:
+    """From the first signal that is listened to until nothing of the run is under way."""
+    try:
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: application.stop.set())
+        job(application)
+    finally:
+        application.close()
 
 
-def _hooked(session: SparkSession, application: Application) -> Callable[[], None]:
-    """End before Spark's own hook stops the session under our feet; gives what takes this hook away again."""
-    from py4j.protocol import Py4JError
-    from pyspark.java_gateway import ensure_callback_server_started
+_Topics = Annotated[list[str] | None, typer.Argument(metavar="TOPIC", help="topics to work on (default: all)")]
+_Conf = Annotated[Path | None, typer.Option(help="the environment (default: $LAKEHOUSE_CONF or conf/local.yaml)")]
+_UntilDrained = Annotated[
+    bool, typer.Option("--until-drained", "--until-dry", help="end when nothing is left to pull or to close")
+]
+_Every = Annotated[
+    timedelta | None, typer.Option(parser=durations.parsed, metavar="DURATION", help="go on, with this pause between")
+]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")]
 
-    gateway: Any = session.sparkContext._gateway
-    ensure_callback_server_started(gateway)  # type: ignore[no-untyped-call]
-    jvm = gateway.jvm
-    # In a Thread, because the hooks are kept by their hash code, and a proxy has none.
-    hook = jvm.java.lang.Thread(_BeforeTheEnd(application))
-    hooks = jvm.org.apache.hadoop.util.ShutdownHookManager.get()
-    seconds = int(_LONGEST_BATCH.total_seconds())
-    hooks.addShutdownHook(hook, _BEFORE_SPARK, seconds, jvm.java.util.concurrent.TimeUnit.SECONDS)
 
-    def unhook() -> None:
-        # Refused while the JVM is ending: then the hook is what we have just served.
-        with suppress(Py4JError):
-            hooks.removeShutdownHook(hook)
+def _command(job: Job) -> typer.Typer:
+    """The command line of a job: its topics, its environment, and the options that are its own."""
 
-    return unhook
+    def application(topics: list[str] | None, conf: Path | None, **options: Any) -> None:
+        config = load(conf)
+        names = topics or sorted(config.topics)
+        _run_by(job, Application(config, tuple(config.topic(name) for name in names), **options))
+
+    def endless(topics: _Topics = None, conf: _Conf = None, until_drained: _UntilDrained = False) -> None:
+        application(topics, conf, until_dry=until_drained)
+
+    def repeated(topics: _Topics = None, conf: _Conf = None, every: _Every = None) -> None:
+        application(topics, conf, every=every)
+
+    def maintained(topics: _Topics = None, conf: _Conf = None, every: _Every = None, dry_run: _DryRun = False) -> None:
+        application(topics, conf, every=every, dry_run=dry_run)
+
+    command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    body = maintained if job is maintain else endless if job in (ingest, run) else repeated
+    command.command(job.__name__, help=job.__doc__)(body)
+    return command

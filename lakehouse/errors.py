@@ -2,6 +2,13 @@
 
 from __future__ import annotations
 
+import base64
+import errno
+import json
+import re
+from collections.abc import Iterator
+from contextlib import contextmanager
+
 
 class LakehouseError(Exception):
     """An error with an operator for a reader; `str()` is the whole message, in one or two lines."""
@@ -58,3 +65,74 @@ class MirrorError(LakehouseError):
 
 class UnknownOutcomeError(LakehouseError):
     """Something was asked of a store and no answer came: it may or may not have happened."""
+
+
+class ExecutorError(LakehouseError):
+    """An error of a kind that this release does not know, as a process of Spark's raised it."""
+
+
+class UnexpectedError(LakehouseError):
+    """What no code of ours foresaw: it parks its topic, and its trace is in the log."""
+
+
+_OF_STORES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.EFBIG}
+
+
+def unavailable(subject: str, error: BaseException) -> LakeError:
+    """What a store or a library of tables says when it does not read or write, in one line."""
+    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    ours = LakeError(
+        subject,
+        found=said,
+        expected="a lake that can be read and written",
+        next_step="Make room, give access, or restore what is damaged; it is tried again by itself.",
+    )
+    ours.__cause__ = error
+    return ours
+
+
+def unexpected(subject: str, error: BaseException) -> LakehouseError:
+    """One of our errors: as it is; a LakeError for a full disk and its like; else an UnexpectedError, in one line."""
+    if isinstance(error, LakehouseError):
+        return error
+    if isinstance(error, OSError) and error.errno in _OF_STORES:
+        return unavailable(subject, error)
+    said = (str(error).strip().splitlines() or [""])[0][:300]
+    ours = UnexpectedError(
+        subject,
+        found=f"{type(error).__name__}: {said}" if said else type(error).__name__,
+        expected="nothing that this release does not foresee",
+        next_step="Only this topic waits, and is tried again; the log has the trace.",
+    )
+    ours.__cause__ = error
+    return ours
+
+
+# --- between Spark's processes, which hand on nothing but a trace's text ------------------------------------------
+
+_TOKEN = re.compile(r"\[lakehouse-error ([A-Za-z0-9_=-]+)\]")
+
+
+@contextmanager
+def noting_errors(subject: str) -> Iterator[None]:
+    """What is raised within is one of our errors, with a note of which `from_trace` makes it again out of its trace."""
+    try:
+        yield
+    except Exception as raised:
+        error = unexpected(subject, raised)
+        values = [type(error).__name__, error.subject, error.found, error.expected, error.next_step]
+        token = base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
+        error.add_note(f"[lakehouse-error {token}]")
+        if error is raised:
+            raise
+        raise error from raised
+
+
+def from_trace(trace: str) -> LakehouseError | None:
+    """The error that was noted in the process that the trace is of; None when there is none."""
+    token = _TOKEN.search(trace)
+    if token is None:
+        return None
+    kind, subject, found, expected, next_step = json.loads(base64.urlsafe_b64decode(token[1]))
+    known = {each.__name__: each for each in LakehouseError.__subclasses__()}
+    return known.get(kind, ExecutorError)(subject, found=found, expected=expected, next_step=next_step)

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import os
 import threading
+import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from py4j.protocol import Py4JNetworkError
 from subscribing import create_subscription, subscribed_broker
 
 from lakehouse.config import Config
-from lakehouse.errors import LakeError, SourceError, StaleDriverError
+from lakehouse.errors import LakeError, SourceError, StaleDriverError, noting_errors
 from lakehouse.ingest import supervisor
 from lakehouse.ingest.query import Batch, TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped, started
-from lakehouse.operations import status as fleet
+from lakehouse.operations import status
 from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.tables import folders_of
@@ -181,7 +183,7 @@ def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
     assert again.tried == ["plays"] * 3
     assert states(config) == ["started", "failed"]
     assert states(config, "skips") == ["started"]
-    told = fleet.statuses(config, ["plays", "skips"], datetime.now(UTC))
+    told = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
     assert [row.state for row in told] == ["failing", "ok"]
     assert told[0].failure is not None
     assert (told[0].failure.error, told[0].failure.run) == (str(DENIED), "one")
@@ -233,19 +235,102 @@ def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(claimed: 
         run_until_stopped({plays: Query(plays, MemoryError("heap"))}, stop)  # type: ignore[dict-item]
 
 
-def test_what_goes_wrong_while_a_topic_is_started_again_ends_the_others_between_triggers(
-    claimed: Callable[..., TopicIngest],
-) -> None:
-    """It is none of our errors, so nobody knows whether they are well."""
+def test_a_jvm_that_is_gone_ends_the_run(claimed: Callable[..., TopicIngest]) -> None:
+    """No topic can go on without it."""
     plays, skips = claimed("plays"), claimed("skips")
     others = Query(skips)
 
     def again(ingest: TopicIngest) -> Query:
-        raise ConnectionError("no gateway")
+        raise Py4JNetworkError("Answer from Java side is empty")
 
-    with pytest.raises(ConnectionError, match="no gateway"):
+    with pytest.raises(Py4JNetworkError):
         run_until_stopped({plays: Query(plays, DENIED), skips: others}, threading.Event(), start_again=again)  # type: ignore[dict-item, arg-type]
     assert not others.isActive
+
+
+class PanicException(BaseException):
+    """As pyo3 has it: no Exception."""
+
+
+UNFORESEEN = (
+    KeyError("state"),
+    ValueError("first\nsecond"),
+    PanicException("index out of bounds"),
+    OSError(28, "full"),
+)
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+def test_what_nobody_foresaw_parks_its_topic_alone(
+    config: Config, claimed: Callable[..., TopicIngest], caplog: pytest.LogCaptureFixture, error: BaseException
+) -> None:
+    """Whatever a library throws: the trace is in the log, one line in `status`, and the neighbours go on."""
+    stop = threading.Event()
+    plays, skips = claimed("plays"), claimed("skips")
+    others = Query(skips)
+    again = Tried(error, then=stop.set)  # type: ignore[arg-type]
+    run_until_stopped({plays: Query(plays, error), skips: others}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
+    assert again.tried == ["plays"] * 2
+    assert states(config) == ["started", "failed"]
+    (row, other) = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
+    assert (row.state, other.state) == ("failing", "ok")
+    assert row.failure is not None
+    assert row.failure.error.startswith(f"ingest of plays: found {type(error).__name__}: ")
+    assert "\n" not in row.failure.error
+    assert any(record.exc_info and record.exc_info[1] is error for record in caplog.records)
+
+
+@pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
+def test_a_topic_that_cannot_be_opened_or_started_holds_up_no_other(
+    config: Config, monkeypatch: pytest.MonkeyPatch, error: BaseException
+) -> None:
+    """At the start, too: in the claim of the topic, or in Spark's start of its query."""
+    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
+
+    class Broken(TopicIngest):
+        def ack_deadline(self) -> timedelta:
+            return ACK_DEADLINE
+
+        def open_topic(self, ack_deadline: timedelta) -> None:
+            if self.name == "plays":
+                raise error
+            super().open_topic(ack_deadline)
+
+    ready, failures = supervisor.opened(Broken(topic, config, run="one") for topic in config.topics.values())
+    assert [ingest.name for ingest in ready] == ["skips"]
+    plays = TopicIngest(config.topic("plays"), config, run="one")
+
+    def start(ingest: TopicIngest) -> Query:
+        if ingest is plays:
+            raise error
+        return Query(ingest)
+
+    queries = started([plays, *ready], start, failures)  # type: ignore[arg-type]
+    assert [ingest.name for ingest in queries] == ["skips"]
+    assert {ingest.name for ingest in failures} == {"plays"}
+
+
+class StreamFailure(Exception):
+    """Spark's exception of a query: nothing but text."""
+
+
+def test_an_error_of_ours_in_another_process_is_that_error_here(claimed: Callable[..., TopicIngest]) -> None:
+    """Spark hands on a trace; kind, subject and next step are in it, whatever the text of the error is."""
+    odd = SourceError("a: b\nlakehouse.errors.LakeError: x", found="ü [x]", expected="y", next_step="z.")
+    try:
+        with noting_errors("plays"):
+            raise odd
+    except SourceError:
+        trace = traceback.format_exc()
+    plays = claimed("plays")
+
+    class Dead(Query):
+        def exception(self) -> StreamFailure:  # type: ignore[override]
+            return StreamFailure(f"[STREAM_FAILED] Job aborted:\n{trace}\n at java")
+
+    with pytest.raises(SourceError) as raised:
+        run_until_stopped({plays: Dead(plays, StreamFailure("of the batch"))}, threading.Event())  # type: ignore[dict-item]
+    assert raised.value.args == odd.args
 
 
 def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, claimed: Callable[..., TopicIngest]) -> None:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 import os
-import re
 import threading
 import time
 from collections import Counter, deque
@@ -15,8 +14,9 @@ from datetime import timedelta
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse.durations import written
-from lakehouse.errors import LakehouseError, SourceError, StaleDriverError
+from lakehouse.errors import LakehouseError, StaleDriverError, from_trace, unexpected
 from lakehouse.ingest.query import TopicIngest
+from lakehouse.spark.shutdown import concerns_all
 
 log = logging.getLogger(__name__)
 
@@ -39,18 +39,31 @@ def opened(ingests: Iterable[TopicIngest]) -> tuple[list[TopicIngest], dict[Topi
     for ingest in ingests:
         try:
             deadlines[ingest] = ingest.ack_deadline()
-        except LakehouseError as error:
-            failures[ingest] = error
+        except BaseException as error:
+            failures[ingest] = _own(ingest, error)
     for ingest, deadline in deadlines.items():
         try:
             ingest.open_topic(deadline)
-        except LakehouseError as error:
-            failures[ingest] = error
+        except BaseException as error:
+            failures[ingest] = _own(ingest, error)
     return [ingest for ingest in deadlines if ingest not in failures], failures
 
 
-def started(ingests: Iterable[TopicIngest], start: Start) -> dict[TopicIngest, StreamingQuery]:
+def _own(ingest: TopicIngest, error: BaseException) -> LakehouseError:
+    """The topic's own failure, in our words and with its trace in the log; raises what concerns all topics."""
+    if concerns_all(error):
+        raise error
+    if not isinstance(error, LakehouseError):
+        log.error("ingest: topic=%s parked, unexpected %s", ingest.name, type(error).__name__, exc_info=error)
+    return unexpected(f"ingest of {ingest.name}", error)
+
+
+def started(
+    ingests: Iterable[TopicIngest], start: Start, failures: dict[TopicIngest, LakehouseError] | None = None
+) -> dict[TopicIngest, StreamingQuery]:
     """Their queries, all of them up; no more are starting at a time than there are cores.
+
+    Those that cannot be started are put into `failures`; without it, the first of them is raised.
 
     Spark gives a query's planner, a Python process of its own, ten seconds to come up, and fails the query after them:
     on a busy machine it is started again.
@@ -67,7 +80,13 @@ def started(ingests: Iterable[TopicIngest], start: Start) -> dict[TopicIngest, S
         if waiting and starting < (os.cpu_count() or 1):
             ingest = waiting.popleft()
             attempts[ingest] += 1
-            queries[ingest] = start(ingest)
+            try:
+                queries[ingest] = start(ingest)
+            except BaseException as error:
+                if failures is None:
+                    raise
+                queries.pop(ingest, None)
+                failures[ingest] = _own(ingest, error)
         else:
             time.sleep(_POLL_SECONDS)
 
@@ -90,9 +109,9 @@ def run_until_stopped(
 ) -> None:
     """Wait for the queries; end them between two triggers when `stop` is set or, `until_dry`, when all are finished.
 
-    A topic with an error of ours fails alone, also those of `failures`, which did not come so far: the others go on,
-    and it is tried by `start_again` until it works. When no query is left, or one ends for another cause, all is over.
-    Raises what ended a query, or what a topic still fails of, in the words of `errors.py` where it is one of ours.
+    A topic fails alone, also those of `failures`, which did not come so far: it is parked, the others go on, and it is
+    tried by `start_again` with growing pauses until it works. When no query is left, or one ends for a cause that
+    concerns all (`concerns_all`), all is over. Raises what ended the run, or what a topic still fails of.
     """
     topics = _Topics(queries, failures or {})
     while topics.running and topics.fatal is None and not stop.wait(_POLL_SECONDS):
@@ -149,7 +168,7 @@ class _Topics:
                 try:
                     self.running |= started([ingest], start_again)
                     del self.failing[ingest]
-                except Exception as error:
+                except BaseException as error:
                     self._fail(ingest, error)
 
     def end(self) -> None:
@@ -165,38 +184,28 @@ class _Topics:
                 self._fail(ingest, _cause(ingest, query))
 
     def _fail(self, ingest: TopicIngest, error: BaseException) -> None:
-        ingest.record_failure(error)
-        if not isinstance(error, LakehouseError):
+        if concerns_all(error):
+            ingest.record_failure(error)
             self.fatal = self.fatal or error
             return
+        error = _own(ingest, error)
+        ingest.record_failure(error)
         pause = self._pauses.get(ingest, _FIRST_PAUSE)
         self._pauses[ingest] = min(2 * pause, _LONGEST_PAUSE)
         may_try = not isinstance(error, StaleDriverError)
         before = self.failing.get(ingest)
         if self.running and (before is None or str(before.error) != str(error)):
             then = f"tried again in {written(pause)}" if may_try else "left to the newer run"
-            log.error("ingest: topic=%s fails, the others go on; %s: %s", ingest.name, then, error)
+            log.error("ingest: topic=%s parked, the others go on; %s: %s", ingest.name, then, error)
         self.failing[ingest] = _Failing(error, time.monotonic() + pause.total_seconds() if may_try else None)
 
 
-_OURS = re.compile(r"lakehouse\.errors\.(\w+): (.+)")
-
-
 def _cause(ingest: TopicIngest, query: StreamingQuery) -> BaseException:
+    """Ours where it is known, also when another process raised it; else what Spark says."""
     if isinstance(ingest.failure, LakehouseError):
         return ingest.failure
     failure = query.exception()
-    ours = _OURS.search(str(failure)) if failure else None
-    if ours:
-        return ExecutorError(ours[2])
-    return failure or ingest.failure or RuntimeError("the query ended without saying why")
-
-
-class ExecutorError(SourceError):
-    """One of our errors, as an executor said it."""
-
-    def __init__(self, message: str) -> None:
-        Exception.__init__(self, message)
-
-    def __str__(self) -> str:
-        return str(self.args[0])
+    for each in (failure, ingest.failure):
+        if each is not None and (ours := from_trace(str(each))):
+            return ours
+    return ingest.failure or failure or RuntimeError("the query ended without saying why")

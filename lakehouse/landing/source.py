@@ -18,6 +18,7 @@ from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
 from lakehouse.config import Ingest
+from lakehouse.errors import noting_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.messages import Segments, source_options_of, topic_named
@@ -87,16 +88,18 @@ class SegmentStream(DataSourceStreamReader):
         Where a checkpoint was lost, ingest adopts the manifests that no commit took. No slots: it is the end of
         nothing, so the first batch, planned again after its epoch is known, never looks empty.
         """
-        state = self._state()
-        return Offset(self._used(state), 0, state.open_hour).as_dict()
+        with noting_errors(self._raw):
+            state = self._state()
+            return Offset(self._used(state), 0, state.open_hour).as_dict()
 
     def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
         """One epoch on, whatever there is to read. Spark 4.1 asks a new query for this before it asks for a start."""
         if start is not None:
             self._remember(Offset(**start))
-        state = self._state()
-        epoch = max(self._last.epoch if self._last else self._used(state), state.epoch) + 1
-        self._last = Offset(epoch, self._next_slots(), state.open_hour)
+        with noting_errors(self._raw):
+            state = self._state()
+            epoch = max(self._last.epoch if self._last else self._used(state), state.epoch) + 1
+            self._last = Offset(epoch, self._next_slots(), state.open_hour)
         return self._last.as_dict()
 
     def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
@@ -112,8 +115,10 @@ class SegmentStream(DataSourceStreamReader):
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
         assert isinstance(partition, Slot)
         storage = storage_for(self._raw, self._storage_options)
-        manifest = read_manifest(storage, partition.epoch, partition.slot)
-        yield facts(manifest or self._pulled(storage, partition))
+        with noting_errors(self._raw):
+            manifest = read_manifest(storage, partition.epoch, partition.slot)
+            pulled = facts(manifest or self._pulled(storage, partition))
+        yield pulled
         spare_next_task()
 
     def _pulled(self, storage: Storage, slot: Slot, check: Callable[[], None] = lambda: None) -> Manifest:

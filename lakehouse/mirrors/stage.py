@@ -5,9 +5,10 @@ from __future__ import annotations
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from itertools import takewhile
 
 from pyspark.sql import SparkSession
 
@@ -47,19 +48,22 @@ def mirror_due(
     *,
     run: str,
     mirrors: Mapping[str, Mirror] | None = None,
+    is_stopping: Callable[[], bool] = lambda: False,
 ) -> list[Mirrored]:
     """Publish what is due, oldest hour first, to all targets side by side; only what they count rightly is recorded.
 
     A target takes as many hours at once as it says; they are recorded in their order.
 
     Raises a MirrorError at the end when anything failed; what failed stays due, and held up nothing else. Without
-    `spark` only targets that need none can be served. `mirrors` are taken before those of the configuration.
+    `spark` only targets that need none can be served. `mirrors` are taken before those of the configuration. No hour is
+    begun once `is_stopping`.
     """
     given = mirrors or {}
     by = f"mirror/{config.settings.release}/{run}"
 
     def served(name: str) -> _Outcome:
-        return _served(name, topic, config, by, lambda: given.get(name) or _configured(name, config, spark))
+        mirror = lambda: given.get(name) or _configured(name, config, spark)  # noqa: E731
+        return _served(name, topic, config, by, mirror, is_stopping)
 
     with ThreadPoolExecutor(max(1, len(topic.mirrors))) as pool:
         outcomes = list(pool.map(served, topic.mirrors))
@@ -79,7 +83,9 @@ class _Outcome:
     errors: list[LakehouseError] = field(default_factory=list)
 
 
-def _served(name: str, topic: Topic, config: Config, by: str, opened: Callable[[], Mirror]) -> _Outcome:
+def _served(
+    name: str, topic: Topic, config: Config, by: str, opened: Callable[[], Mirror], is_stopping: Callable[[], bool]
+) -> _Outcome:
     """One target's due hours. Whatever it throws is its own trouble and becomes an error of the outcome."""
     outcome = _Outcome()
     try:
@@ -87,14 +93,16 @@ def _served(name: str, topic: Topic, config: Config, by: str, opened: Callable[[
             ledger_table(folders_of(config.settings, topic.name), topic, config.settings.storage_options), by
         )
         due = ledger.history().due_to_mirror(name)
-        if due:
-            _serve(opened(), topic, config, ledger, due, outcome)
+        if due and not is_stopping():
+            _serve(opened(), topic, config, ledger, takewhile(lambda _: not is_stopping(), due), outcome)
     except Exception as error:
         outcome.errors.append(_as_ours(error, f"mirror {name}: {topic.name}"))
     return outcome
 
 
-def _serve(mirror: Mirror, topic: Topic, config: Config, ledger: Ledger, due: list[Hour], outcome: _Outcome) -> None:
+def _serve(
+    mirror: Mirror, topic: Topic, config: Config, ledger: Ledger, due: Iterable[Hour], outcome: _Outcome
+) -> None:
     folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
 
     def brought(hour: Hour, history: History) -> Mirrored:
@@ -116,7 +124,7 @@ def _serve(mirror: Mirror, topic: Topic, config: Config, ledger: Ledger, due: li
 
 
 def _side_by_side(
-    due: list[Hour], brought: Callable[[Hour, History], Mirrored], ledger: Ledger, at_once: int
+    due: Iterable[Hour], brought: Callable[[Hour, History], Mirrored], ledger: Ledger, at_once: int
 ) -> Iterator[tuple[Hour, Future[Mirrored]]]:
     """The hours with their work, oldest first: so many under way at a time, and no new one once the caller leaves.
 

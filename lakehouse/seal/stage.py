@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Callable, Iterable, Sequence
+from itertools import takewhile
 from typing import Any
 
 import numpy as np
@@ -49,10 +50,21 @@ _COPIED_DDL = "path string, rows long, size_bytes long, skewed long, checksum st
               "min_event_time_us long, max_event_time_us long"  # fmt: skip
 
 
-def seal_due(topic: Topic, config: Config, spark: SparkOrNone = None, *, run: str) -> list[Entry]:
-    """Seal every closed hour of the topic that is not sealed, oldest first; gives the ledger rows that were added."""
+def seal_due(
+    topic: Topic,
+    config: Config,
+    spark: SparkOrNone = None,
+    *,
+    run: str,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> list[Entry]:
+    """Seal every closed hour of the topic that is not sealed, oldest first; gives the ledger rows that were added.
+
+    No hour is begun once `is_stopping`.
+    """
     sealer = Sealer(topic, config.settings, spark, run=run)
-    return [entry for hour in sealer.due() if (entry := sealer.seal(hour)) is not None]
+    hours = takewhile(lambda _: not is_stopping(), sealer.due())
+    return [entry for hour in hours if (entry := sealer.seal(hour)) is not None]
 
 
 class Sealer:

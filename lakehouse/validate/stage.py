@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
+from itertools import takewhile
 from typing import TYPE_CHECKING, Any
 
 from lakehouse import failpoints
@@ -31,8 +32,12 @@ if TYPE_CHECKING:
 log = logging.getLogger(__name__)
 
 
-def validate_due(topic: Topic, config: Config, spark: Spark, *, run: str) -> list[Verdict]:
+def validate_due(
+    topic: Topic, config: Config, spark: Spark, *, run: str, is_stopping: Callable[[], bool] = lambda: False
+) -> list[Verdict]:
     """A verdict on every sealed hour that has none, oldest first; once a day the volume model is fitted again.
+
+    No hour is begun once `is_stopping`.
 
     `spark`, or what gives one, is asked for only when an hour has more than `validation.small_rows` rows. MLflow's
     runs are logged after all hours are judged, in a thread of their own.
@@ -42,7 +47,7 @@ def validate_due(topic: Topic, config: Config, spark: Spark, *, run: str) -> lis
     if not due:
         return []
     try:
-        verdicts = [stage.validate(hour) for hour in due]
+        verdicts = [stage.validate(hour) for hour in takewhile(lambda _: not is_stopping(), due)]
         if any(each.type == volume_models.EXPECTATION for each in stage.suite.expectations):
             history = stage.ledger.history()
             if volume_models.is_stale(stage.tables, history):
