@@ -23,6 +23,7 @@ from lakehouse.config import Config, Settings
 from lakehouse.durations import written
 from lakehouse.errors import SourceError, StaleDriverError
 from lakehouse.ingest.buckets import bucket_of
+from lakehouse.ingest.checkpoint import set_aside_if_damaged
 from lakehouse.ingest.closing import ClosedHour, Condition, Decision, Signals, awaits_frontier, decide
 from lakehouse.ingest.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
@@ -95,6 +96,7 @@ class TopicIngest:
         """Start the query, on a topic that is claimed first where that was not done."""
         if not self._is_open:
             self.open_topic(self.ack_deadline())
+        set_aside_if_damaged(self._storage, self._topic.name, self._clock())
         spark.dataSource.register(PubSubSource)
         spark.sparkContext.setLocalProperty("spark.scheduler.pool", self._topic.name)
         facts = spark.readStream.format(FORMAT).options(**self._source_options()).load()

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -15,8 +18,9 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from lakehouse import hours
-from lakehouse.errors import LakeError
+from lakehouse.errors import LakeError, unavailable
 from lakehouse.hours import Hour
+from lakehouse.store.files import sync
 
 MOST_CONFLICTS = 100
 """In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
@@ -160,10 +164,53 @@ def commit(
         )
     except CommitFailedError as failed:
         raise ConflictError(first_line(failed)) from failed
+    except (DeltaError, OSError) as refused:
+        raise unavailable(table.table_uri, refused) from refused
     table.update_incremental()
+    make_durable(table)
     if table.version() == before + 1:
         return before + 1
     return next(version for version, entry in _history(table, None) if entry.get("userMetadata") == text)
+
+
+_durable: dict[str, int] = {}
+"""The version until which each local log is known to be on disk."""
+
+
+def make_durable(table: DeltaTable) -> None:
+    """On a local disk: the log until the table's version outlives a power cut. Other stores see to that themselves.
+
+    What follows from a commit (ledger rows, manifests that are cleared, files that are removed) must not be there
+    without it, and delta-rs syncs nothing.
+    """
+    address = urlsplit(table.table_uri)
+    if address.scheme not in ("", "file"):
+        return
+    folder = os.path.join(unquote(address.path) if address.scheme else table.table_uri, "_delta_log")
+    newest, known = int(table.version()), _durable.get(folder, -1)
+    if known > newest:  # another table has taken its place
+        known = -1
+    names = set(os.listdir(folder)) if known < 0 else set()
+    for version in range(known + 1, newest + 1):
+        for name in (f"{version:020d}.json", f"{version:020d}.checkpoint.parquet"):
+            if known >= 0 or name in names:
+                with suppress(FileNotFoundError):
+                    sync(os.path.join(folder, name))
+    with suppress(FileNotFoundError):
+        sync(os.path.join(folder, "_last_checkpoint"))
+    sync(folder)
+    if known < 0:
+        _sync_parents(folder)
+    _durable[folder] = newest
+
+
+def _sync_parents(folder: str) -> None:
+    """The folders above, as far as they are ours: delta-rs has made some of them."""
+    parent = os.path.dirname(folder.rstrip("/"))
+    while parent != os.path.dirname(parent):
+        with suppress(PermissionError):
+            sync(parent)
+        parent = os.path.dirname(parent)
 
 
 def _removal(file: DataFile) -> RemoveAction:

@@ -59,6 +59,9 @@ class Storage(Protocol):
     def delete_as_listed(self, stored: Stored) -> None:
         """Remove a file unless another has taken its place since it was listed."""
 
+    def move(self, folder: str, to: str) -> None:
+        """All of a folder to another name; a crash can leave some of it in both places where a store has no rename."""
+
 
 def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
     """The storage that `root` addresses. `options` are those of delta-rs, so that a lake has one set of them."""
@@ -68,7 +71,7 @@ def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
     if scheme == "gs":
         return GoogleStorage(root, options or {})
     raise ConfigError(
-        root, found=f"the scheme {scheme}://", expected="a local folder or gs://", next_step="Mend raw_root."
+        root, found=f"the scheme {scheme}://", expected="a local folder or gs://", next_step="Fix raw_root."
     )
 
 
@@ -87,7 +90,7 @@ class LocalStorage:
     def finish(self, paths: Iterable[str]) -> None:
         targets = [self._at(path) for path in paths]
         for target in [*targets, *sorted({os.path.dirname(target) for target in targets})]:
-            _sync(target)
+            sync(target)
 
     def put_if_absent(self, path: str, content: bytes) -> bool:
         temporary = self._written_aside(path, content)
@@ -97,12 +100,12 @@ class LocalStorage:
             return False
         finally:
             os.unlink(temporary)
-        _sync(os.path.dirname(self._at(path)))
+        sync(os.path.dirname(self._at(path)))
         return True
 
     def write(self, path: str, content: bytes) -> None:
         os.replace(self._written_aside(path, content), self._at(path))
-        _sync(os.path.dirname(self._at(path)))
+        sync(os.path.dirname(self._at(path)))
 
     def read(self, path: str) -> bytes | None:
         try:
@@ -138,6 +141,10 @@ class LocalStorage:
             if _version(os.stat(path)) == stored.version:
                 os.unlink(path)
 
+    def move(self, folder: str, to: str) -> None:
+        os.rename(self._at(folder), self._at(to))
+        sync(os.path.dirname(self._at(to)))
+
     def _written_aside(self, path: str, content: bytes) -> str:
         target = self._at(path)
         _make_folder(os.path.dirname(target))
@@ -158,7 +165,7 @@ def _make_folder(path: str) -> None:
         parent = os.path.dirname(path) or "."
         _make_folder(parent)
         os.makedirs(path, exist_ok=True)
-        _sync(parent)
+        sync(parent)
 
 
 def _version(status: os.stat_result) -> str:
@@ -176,7 +183,8 @@ def _locked(folder: str) -> Iterator[None]:
         os.close(descriptor)
 
 
-def _sync(path: str) -> None:
+def sync(path: str) -> None:
+    """OSError when the disk does not take it."""
     descriptor = os.open(path, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -212,7 +220,10 @@ class GoogleStorage:
             return False
         except (RetryError, ServerError, OSError) as silence:
             raise UnknownOutcomeError(
-                path, found=str(silence), expected="an answer", next_step="Look whose file is there."
+                path,
+                found=str(silence),
+                expected="an answer",
+                next_step="Read the file to see which attempt wrote it.",
             ) from silence
         return True
 
@@ -241,6 +252,12 @@ class GoogleStorage:
 
         with suppress(NotFound, PreconditionFailed):
             self.blob(stored.path).delete(if_generation_match=int(stored.version))
+
+    def move(self, folder: str, to: str) -> None:
+        bucket, moved = self._bucket(), list(self.blobs(folder))
+        for path, blob in moved:
+            bucket.copy_blob(blob, bucket, self._at(to + path.removeprefix(folder)))
+        self.delete(path for path, _ in moved)
 
     def _delete(self, path: str) -> None:
         from google.api_core.exceptions import NotFound

@@ -1,0 +1,140 @@
+"""A checkpoint that Spark cannot read is set aside, and ingest goes on as if it were lost: which it may be."""
+
+from __future__ import annotations
+
+import json
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from google.cloud.pubsub_v1 import PublisherClient
+from pyspark.sql import SparkSession
+from subscribing import TOPIC, subscribed_broker
+
+from lakehouse.config import Config
+from lakehouse.ingest.checkpoint import damage_of, set_aside_if_damaged
+from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest.supervisor import run_until_stopped, started
+from lakehouse.sandbox.broker import Broker
+from lakehouse.store.files import storage_for
+from lakehouse.store.tables import TopicTables
+
+Damage = Callable[[Path], None]
+
+
+def newest(folder: Path) -> Path:
+    return max((path for path in folder.iterdir() if path.name.isdigit()), key=lambda path: int(path.name))
+
+
+def emptied(name: str) -> Damage:
+    def damage(checkpoint: Path) -> None:
+        path = checkpoint / name
+        (newest(path) if path.is_dir() else path).write_bytes(b"")
+
+    return damage
+
+
+def cut(name: str, share: float) -> Damage:
+    def damage(checkpoint: Path) -> None:
+        path = newest(checkpoint / name)
+        content = path.read_bytes()
+        path.write_bytes(content[: int(len(content) * share)])
+        path.with_name(f".{path.name}.crc").unlink()  # a cut that no checksum tells
+
+    return damage
+
+
+def flipped(checkpoint: Path) -> None:
+    """One digit, which is JSON as before: only the checksum tells."""
+    path = newest(checkpoint / "offsets")
+    text = path.read_text()
+    path.write_text(text.replace('"batchTimestampMs":1', '"batchTimestampMs":2'))
+    assert path.read_text() != text
+
+
+def without_metadata(checkpoint: Path) -> None:
+    (checkpoint / "metadata").unlink()
+
+
+DAMAGES = {
+    "newest offsets empty": emptied("offsets"),
+    "newest commit empty": emptied("commits"),
+    "metadata empty": emptied("metadata"),
+    "metadata gone": without_metadata,
+    "offsets cut in the version": cut("offsets", 0.01),
+    "offsets cut in the middle": cut("offsets", 0.5),
+    "offsets cut near the end": cut("offsets", 0.95),
+    "commit cut": cut("commits", 0.5),
+    "a bit flipped": flipped,
+}
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with subscribed_broker(monkeypatch, ack_deadline_seconds=10) as broker:
+        yield broker
+
+
+def publish(*event_ids: str) -> None:
+    publisher = PublisherClient()
+    for event_id in event_ids:
+        event = {"event_id": event_id, "played_at": "2026-01-01T05:00:00Z", "n": 1}
+        publisher.publish(TOPIC, json.dumps(event).encode()).result(10)
+    publisher.stop()
+    publisher.transport.close()
+
+
+def ingest_once(config: Config, spark: SparkSession, run: str, until: Callable[[], bool]) -> None:
+    """A life of the query, from its claim to its end between two triggers."""
+    ingest = TopicIngest(config.topic("plays"), config, run=run)
+    queries = started([ingest], lambda each: each.start(spark))
+    stop, deadline = threading.Event(), time.monotonic() + 100
+    waiting = threading.Thread(target=lambda: (_wait(until, deadline), stop.set()))
+    waiting.start()
+    run_until_stopped(queries, stop)
+    waiting.join()
+
+
+def _wait(until: Callable[[], bool], deadline: float) -> None:
+    while not until() and time.monotonic() < deadline:
+        time.sleep(0.1)
+
+
+def test_no_checkpoint_and_a_whole_one_are_left_alone(tmp_path: Path) -> None:
+    storage = storage_for(str(tmp_path))
+    assert damage_of(storage) is None
+    (tmp_path / "checkpoint" / "offsets").mkdir(parents=True)
+    (tmp_path / "checkpoint" / "metadata").write_text('{"id":"x"}')
+    (tmp_path / "checkpoint" / "offsets" / "0").write_text('v1\n{"batchWatermarkMs":0}\n{"epoch":1}')
+    assert set_aside_if_damaged(storage, "plays", datetime.now(UTC)) is None
+    assert (tmp_path / "checkpoint" / "metadata").exists()
+
+
+@pytest.mark.timeout(300)
+def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_lost_or_doubled(
+    config: Config, spark: SparkSession, broker: Broker, caplog: pytest.LogCaptureFixture
+) -> None:
+    """One damage after the other in one lake, with Spark's own files."""
+    config = replace(config, settings=config.settings)
+    tables = TopicTables(config.topic("plays"), config.settings)
+    raw = Path(tables.raw.uri)
+    subscription = config.topic("plays").subscription
+
+    def is_read() -> bool:
+        return not broker.unacked(subscription) and (raw / "checkpoint" / "commits" / "1").exists()
+
+    publish("first")
+    ingest_once(config, spark, "run-0", is_read)
+    for number, (name, damage) in enumerate(DAMAGES.items(), 1):
+        damage(raw / "checkpoint")
+        publish(f"after {name}")
+        caplog.clear()
+        ingest_once(config, spark, f"run-{number}", is_read)
+        assert "its checkpoint was damaged" in caplog.text, name
+        assert len(list(raw.glob("checkpoint-damaged-*"))) == number, name
+    ids = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
+    assert sorted(ids) == sorted(["first", *(f"after {name}" for name in DAMAGES)])
