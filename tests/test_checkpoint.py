@@ -6,7 +6,6 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -74,8 +73,9 @@ DAMAGES = {
 
 
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+def broker(monkeypatch: pytest.MonkeyPatch, spark: SparkSession) -> Iterator[Broker]:
     with subscribed_broker(monkeypatch, ack_deadline_seconds=10) as broker:
+        monkeypatch.setitem(spark.sparkContext.environment, "PUBSUB_EMULATOR_HOST", broker.address)
         yield broker
 
 
@@ -119,7 +119,6 @@ def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_lost_or_doubled(
     config: Config, spark: SparkSession, broker: Broker, caplog: pytest.LogCaptureFixture
 ) -> None:
     """One damage after the other in one lake, with Spark's own files."""
-    config = replace(config, settings=config.settings)
     tables = TopicTables(config.topic("plays"), config.settings)
     raw = Path(tables.raw.uri)
     subscription = config.topic("plays").subscription

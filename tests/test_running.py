@@ -256,7 +256,7 @@ UNFORESEEN = (
     KeyError("state"),
     ValueError("first\nsecond"),
     PanicException("index out of bounds"),
-    OSError(28, "full"),
+    RuntimeError("full"),
 )
 
 
