@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from deltalake import write_deltalake
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.operations import verify
 from lakehouse.operations.verify import Verification, verify_hours
+from lakehouse.schemas import LEDGER
 from lakehouse.store.delta import DataFile, commit, files_of_hour, open_table
+from lakehouse.store.delta_log import commits
 from lakehouse.topics import Topic
 
 
@@ -58,7 +63,7 @@ def log_file(lake: Lake, version: int) -> Path:
     return Path(lake.folders.silver, "_delta_log", f"{version:020d}.json")
 
 
-def edit_log(lake: Lake, version: int, edit: Callable[[list[dict[str, object]]], list[dict[str, object]]]) -> None:
+def edit_log(lake: Lake, version: int, edit: Callable[[list[dict[str, Any]]], list[dict[str, Any]]]) -> None:
     file = log_file(lake, version)
     actions = edit([json.loads(line) for line in file.read_text().splitlines()])
     file.write_text("\n".join(json.dumps(action) for action in actions))
@@ -110,7 +115,7 @@ def test_a_rewritten_file_of_the_same_size_is_found_by_its_ids(lake: Lake) -> No
 
 
 def edit_log_size(lake: Lake, file: Path, size_bytes: int) -> None:
-    def edit(actions: list[dict[str, object]]) -> list[dict[str, object]]:
+    def edit(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for action in actions:
             add = action.get("add")
             if isinstance(add, dict) and str(add["path"]).endswith(file.name):
@@ -118,15 +123,11 @@ def edit_log_size(lake: Lake, file: Path, size_bytes: int) -> None:
         return actions
 
     version = next(
-        each.version for each in verify.commits(storage_of(lake)) if any(file.name in path for _, path in each.added)
+        each.version
+        for each in commits(lake.tables.sealed.files(), "silver")
+        if any(file.name in path for _, path in each.added)
     )
     edit_log(lake, version, edit)
-
-
-def storage_of(lake: Lake) -> verify.Storage:
-    from lakehouse.store.files import storage_for
-
-    return storage_for(lake.folders.sealed)
 
 
 def test_a_file_with_fewer_rows_is_found(lake: Lake) -> None:
@@ -175,7 +176,7 @@ def test_a_file_that_no_commit_names_is_found(lake: Lake) -> None:
 def test_an_edited_manifest_is_found(lake: Lake) -> None:
     """The ledger, another table, says the same: both would have to be forged."""
 
-    def edit(actions: list[dict[str, object]]) -> list[dict[str, object]]:
+    def edit(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
         for action in actions:
             info = action.get("commitInfo")
             if isinstance(info, dict):
@@ -186,6 +187,115 @@ def test_an_edited_manifest_is_found(lake: Lake) -> None:
     edit_log(lake, version, edit)
     (finding,) = look(lake).findings
     assert (finding.kind, finding.found) == ("edited log", "rows 2")
+
+
+@pytest.mark.parametrize("key", ["duplicates", "late_duplicates", "skewed", "release", "a_new_key"])
+def test_any_figure_that_was_edited_in_the_manifest_is_found(lake: Lake, key: str) -> None:
+    def edit(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        (info,) = (action["commitInfo"] for action in actions if "commitInfo" in action)
+        info["userMetadata"] = json.dumps({**json.loads(info["userMetadata"]), key: 7})
+        return actions
+
+    edit_log(lake, seal_version(lake), edit)
+    (finding,) = look(lake).findings
+    assert (finding.kind, finding.found) == ("edited log", f"{key} 7")
+
+
+def seal_version(lake: Lake) -> int:
+    seal = lake.ledger.history().seal_of(FIVE)
+    assert seal is not None
+    return seal.silver_version
+
+
+def edit_adds(lake: Lake, edit: Callable[[dict[str, Any]], None]) -> None:
+    def edit_all(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        for action in actions:
+            if "add" in action:
+                edit(action["add"])
+        return actions
+
+    edit_log(lake, seal_version(lake), edit_all)
+
+
+@pytest.mark.parametrize(
+    ("kind", "column", "value"),
+    [
+        ("minValues", "event_time", "2025-06-01T05:59:00.000Z"),
+        ("maxValues", "event_time", "2025-06-01T04:00:00.000Z"),
+        ("minValues", "event_id", "x"),
+        ("nullCount", "event_id", 3),
+    ],
+)
+def test_statistics_that_hide_rows_from_readers_are_found(lake: Lake, kind: str, column: str, value: object) -> None:
+    def edit(add: dict[str, Any]) -> None:
+        stats = json.loads(add["stats"])
+        stats.setdefault(kind, {})[column] = value
+        add["stats"] = json.dumps(stats)
+
+    edit_adds(lake, edit)
+    assert set(told(lake)) == {(FIVE, "edited statistics")}
+
+
+def test_a_deletion_vector_is_found(lake: Lake) -> None:
+    inline = "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"
+    vector = {"storageType": "i", "pathOrInlineDv": inline, "sizeInBytes": 40, "cardinality": 6}
+    edit_adds(lake, lambda add: add.update(deletionVector=vector))
+    assert {kind for _, kind in told(lake)} & {"deletion vector", "unreadable log"}
+
+
+@pytest.mark.parametrize("is_mapped", [True, False])
+def test_a_renamed_column_is_found(lake: Lake, is_mapped: bool) -> None:
+    """By a commit that touches no file: readers see nulls, or another column's values."""
+    first = [json.loads(line) for line in log_file(lake, 0).read_text().splitlines()]
+    (declared,) = (action["metaData"] for action in first if "metaData" in action)
+    schema = json.loads(declared["schemaString"])
+    for field in schema["fields"]:
+        if field["name"] == "n":
+            field["name"] = "m"
+            field["metadata"] = {"delta.columnMapping.id": 1, "delta.columnMapping.physicalName": "n"}
+    configuration = {**declared["configuration"], **({"delta.columnMapping.mode": "name"} if is_mapped else {})}
+    forged = {**declared, "schemaString": json.dumps(schema), "configuration": configuration}
+    version = lake.silver.version() + 1
+    log_file(lake, version).write_text(
+        json.dumps({"commitInfo": {"timestamp": 0, "operation": "RENAME COLUMN"}})
+        + "\n"
+        + json.dumps({"metaData": forged})
+    )
+    findings = look(lake).findings
+    assert "edited schema" in {finding.kind for finding in findings} or findings[-1].kind == "unreadable log"
+
+
+@pytest.mark.parametrize("hour", [None, "2020-01-01T00"])
+def test_files_of_no_closed_hour_are_found(lake: Lake, hour: str | None) -> None:
+    file = files_of(lake)[0]
+    folder = Path(lake.folders.silver, f"hour={hour}" if hour else "hour=__HIVE_DEFAULT_PARTITION__")
+    folder.mkdir()
+    shutil.copy(file, folder / "stray.parquet")
+    assert told(lake) == [(hour, "extra file")]
+    size = file.stat().st_size
+    stray = DataFile(f"{folder.name}/stray.parquet", hour, pq.read_metadata(file).num_rows, size, datetime.now(UTC))
+    commit(lake.silver, [stray], metadata={}, transactions={})
+    assert told(lake) == [(hour, "misplaced file")]
+
+
+@pytest.mark.parametrize(
+    "row",
+    [
+        {"details": "{}"},
+        {"details": "no JSON"},
+        {"hour": "never"},
+        {"state": "finished"},
+        {"at": None},
+        {"state": "closed", "hour": SEVEN, "details": '{"bronze_version": "many"}'},
+    ],
+)
+def test_a_forged_row_is_found_and_the_rest_is_still_checked(lake: Lake, row: dict[str, Any]) -> None:
+    sound = {"hour": FIVE, "state": "sealed", "at": datetime.now(UTC), "by": "mallory", "details": "{}"}
+    ledger = open_table(lake.folders.ledger, {})
+    write_deltalake(ledger, pa.Table.from_pylist([sound | row], schema=LEDGER), mode="append")
+    assert [kind for _, kind in told(lake)] == ["broken row"]
+    holding(lake, "a").unlink()
+    assert [kind for _, kind in told(lake)] == ["broken row", "missing file"]
 
 
 def test_an_entry_taken_out_of_the_log_is_found(lake: Lake) -> None:

@@ -18,14 +18,14 @@ from lakehouse.config import Config
 from lakehouse.durations import written
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
-from lakehouse.operations.verify import commits
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import newest_state, segment_of, segments_in_log
-from lakehouse.store.delta import ConflictError, Conflicts, DataFile, commit, files, open_table, table_exists
-from lakehouse.store.files import Stored, storage_for
+from lakehouse.store.delta import ConflictError, Conflicts, DataFile, commit, files
+from lakehouse.store.delta_log import commits
+from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
-from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import folders_of
+from lakehouse.store.records import State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -53,21 +53,20 @@ class Removal:
 
 def maintain_topic(topic: Topic, config: Config, now: datetime, *, dry_run: bool = False) -> list[Removal]:
     """Remove what is due, and say what it was; with `dry_run` only say it. A topic without a lake has nothing."""
-    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
-    if not (table_exists(folders.bronze, options) and table_exists(folders.ledger, options)):
+    tables = TopicTables(topic, config.settings)
+    if not (tables.has_bronze() and tables.has_ledger()):
         return []
-    return list(_Maintenance(topic, config, now, dry_run).removals())
+    return list(_Maintenance(tables, now, dry_run).removals())
 
 
 class _Maintenance:
-    def __init__(self, topic: Topic, config: Config, now: datetime, dry_run: bool) -> None:
-        self._topic, self._now, self._dry_run = topic, now, dry_run
-        self._folders, self._options = folders_of(config.settings, topic.name), config.settings.storage_options
-        self._raw = storage_for(self._folders.raw, self._options)
-        self._sealed = storage_for(self._folders.sealed, self._options)
-        self._holds = holds_for(config.settings, self._folders.sealed)
-        self._release = config.settings.release
-        self._history = Ledger(open_table(self._folders.ledger, self._options), by="").history()
+    def __init__(self, tables: TopicTables, now: datetime, dry_run: bool) -> None:
+        self._topic, self._now, self._dry_run = tables.topic, now, dry_run
+        self._tables = tables
+        self._raw, self._sealed = tables.raw.files(), tables.sealed.files()
+        self._holds = holds_for(tables.settings, tables.sealed.uri)
+        self._release = tables.settings.release
+        self._history = tables.history()
 
     def removals(self) -> Iterator[Removal]:
         yield from self._retired()
@@ -81,9 +80,9 @@ class _Maintenance:
 
     def _retired(self) -> Iterator[Removal]:
         """Deliveries of hours that are everywhere they go, and rejected ones, after `bronze_retention`."""
-        conflicts = Conflicts(self._folders.bronze)
+        conflicts = Conflicts(f"{self._tables.raw.uri}/bronze")
         while True:
-            bronze = open_table(self._folders.bronze, self._options)
+            bronze = self._tables.bronze()
             due = [file for file in files(bronze) if self._is_retired(file)]
             if not due:
                 return
@@ -111,7 +110,7 @@ class _Maintenance:
     def _is_retired(self, file: DataFile) -> bool:
         if file.hour is None:
             return file.written_at + self._topic.bronze_retention < self._now
-        closed = self._history.first("closed", file.hour)
+        closed = self._history.first(State.CLOSED, file.hour)
         is_old = closed is not None and closed.at + self._topic.bronze_retention < self._now
         return is_old and self._is_delivered(file.hour)
 
@@ -122,7 +121,7 @@ class _Maintenance:
 
     def _manifests(self) -> Iterator[Removal]:
         """Of epochs that Spark cannot plan again, once the log has all their files."""
-        bronze = open_table(self._folders.bronze, self._options)
+        bronze = self._tables.bronze()
         epoch = newest_state(bronze).epoch
         past = {key: stored for key, stored in stored_manifests(self._raw).items() if key[0] < epoch - 1}
         if not past:
@@ -142,7 +141,7 @@ class _Maintenance:
         asides = [stored for stored in self._raw.listed("segments") if "/." in stored.path]
         manifests = [read_manifest(self._raw, *key) for key in listed_manifests(self._raw)]
         named = {segment_of(file.path) for manifest in manifests if manifest for file in manifest.files}
-        bronze = open_table(self._folders.bronze, self._options)
+        bronze = self._tables.bronze()
         present = {f"bronze/{file.path}" for file in files(bronze)}
         epoch = newest_state(bronze).epoch
         orphans = [
@@ -161,11 +160,11 @@ class _Maintenance:
     def _silver_orphans(self) -> Iterator[Removal]:
         """Files of seals that died or lost, in hours that are sealed. What others took out of the table is evidence."""
         listed = [stored for stored in self._sealed.listed("silver") if "/_delta_log/" not in stored.path]
-        if not listed or not table_exists(self._folders.silver, self._options):
+        if not listed or not self._tables.has_silver():
             return
-        silver = open_table(self._folders.silver, self._options)
+        silver = self._tables.silver()
         spared = {f"silver/{file.path}" for file in files(silver)}
-        for done in commits(self._sealed):
+        for done in commits(self._sealed, "silver"):
             if (done.metadata or {}).get("kind") != SEAL:
                 spared |= {f"silver/{path}" for _, path in (*done.added, *done.removed)}
         orphans = [
@@ -189,7 +188,7 @@ class _Maintenance:
 
     def _ledger(self) -> Iterator[Removal]:
         """Many files of a row or two become one; the rows stay what they are."""
-        ledger = open_table(self._folders.ledger, self._options)
+        ledger = self._tables.sealed.below("ledger").table()
         count = len(ledger.file_uris())
         if count > _LEDGER_FILES:
             if not self._dry_run:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime
 from functools import partial
-from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -17,18 +15,20 @@ from deltalake import DeltaTable
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
-from lakehouse.hours import Hour
-from lakehouse.store.delta import DataFile, files, open_table
-from lakehouse.store.files import Storage, storage_for
+from lakehouse.hours import Hour, hours_among
+from lakehouse.store.delta import DataFile, files, first_line
+from lakehouse.store.delta_log import LOG, Commit, commits
+from lakehouse.store.files import Storage
 from lakehouse.store.holds import holds_for
-from lakehouse.store.ledger import Entry, History, Ledger
-from lakehouse.store.tables import folders_of
+from lakehouse.store.ledger import Entry, History
+from lakehouse.store.records import Sealed, State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 _READERS = 16
-_LOG = "silver/_delta_log"
-_PROMISED = ("revision", "rows", "files", "id_checksum", "skewed", "deliveries", "bronze_version", "release")
-"""What a seal says twice, in the commit and in the ledger."""
+_ONLY_IN_COMMIT = {"kind", "hour"}
+_ONLY_IN_LEDGER = {"silver_version", "seconds"}
+"""All other keys of a seal are said twice, in the commit and in the ledger."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +44,8 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
+    """`files` and `rows` are those of the verified hours, as the log has them."""
+
     topic: str
     silver_version: int | None
     hours: tuple[Hour, ...]
@@ -52,219 +54,322 @@ class Verification:
     findings: tuple[Finding, ...]
 
 
-@dataclass(frozen=True)
-class Commit:
-    """What one entry of silver's log did, as its file says."""
+def verify_hours(topic: Topic, config: Config, hours: Iterable[Hour], now: datetime) -> Verification:
+    """Check the given hours, or all that were ever sealed, and the table as a whole.
 
-    version: int
-    operation: str
-    metadata: Mapping[str, Any] | None
-    added: tuple[tuple[Hour | None, str], ...]
-    removed: tuple[tuple[Hour | None, str], ...]
-    takes_guard_away: bool = False
+    Reads the footer and the ids of every file. LakehouseError when a given hour was never sealed.
+    """
+    tables = TopicTables(topic, config.settings)
+    history = tables.history()
+    sealed = history.sealed_hours()
+    wanted = sorted(set(hours)) or sealed
+    for hour in set(wanted) - set(sealed):
+        raise LakehouseError(
+            f"{topic.name} {hour}",
+            found="no seal of it in the ledger",
+            expected="a sealed hour",
+            next_step="`lakehouse hours` lists the hours; what is not sealed has nothing to be held to.",
+        )
+    try:
+        state = read_state(tables, history, now)
+    except LakeError as unreadable:
+        lost = Finding(None, "unreadable log", tables.sealed.below("silver").uri, unreadable.found, unreadable.expected)
+        return Verification(topic.name, None, tuple(wanted), 0, 0, (*ledger_findings(history), lost))
+    with ThreadPoolExecutor(_READERS) as readers:
+        of_files = list(readers.map(lambda hour: list(file_findings(state, hour)), wanted))
+    of_hours = [[*log_findings(state, hour), *found] for hour, found in zip(wanted, of_files, strict=True)]
+    findings = (
+        *ledger_findings(history),
+        *table_findings(state),
+        *(finding for found in of_hours for finding in found),
+    )
+    seen = [file for hour in wanted for file in state.files.get(hour, [])]
+    version, rows = int(state.silver.version()), sum(file.rows for file in seen)
+    return Verification(topic.name, version, tuple(wanted), len(seen), rows, findings)
+
+
+@dataclass(frozen=True)
+class SilverState:
+    """Silver as it is, and what the ledger says of it.
+
+    `files` and `touching` are by hour; `sizes` are those of the files that are there, by path; `held` are the paths
+    with a temporary hold, None where files are not held.
+    """
+
+    topic: Topic
+    history: History
+    now: datetime
+    silver: DeltaTable
+    storage: Storage
+    files: Mapping[Hour | None, list[DataFile]]
+    sizes: Mapping[str, int]
+    commits: Mapping[int, Commit]
+    held: set[str] | None
 
     @property
-    def hours(self) -> set[Hour | None]:
-        """Hours that it added files to or removed files from."""
-        return {hour for hour, _ in (*self.added, *self.removed)}
+    def named(self) -> set[str]:
+        """The paths that the log names, now or before."""
+        present = {file.path for files_of_hour in self.files.values() for file in files_of_hour}
+        return present | {path for commit in self.commits.values() for _, path in (*commit.added, *commit.removed)}
 
 
-def verify_hours(topic: Topic, config: Config, hours: Iterable[Hour], now: datetime) -> Verification:
-    """Look at the given hours, or at all that were ever sealed. Reads the ids of every file, and no other column."""
-    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
-    history = Ledger(open_table(folders.ledger, options), by="").history()
-    wanted = sorted(set(hours)) or [hour for hour in history.hours() if history.revision(hour)]
-    for hour in wanted:
-        if not history.revision(hour):
-            raise LakehouseError(
-                f"{topic.name} {hour}",
-                found="no seal of it in the ledger",
-                expected="a sealed hour",
-                next_step="`lakehouse hours` lists the hours; what is not sealed has nothing to be held to.",
-            )
-    storage = storage_for(folders.sealed, options)
-    try:
-        silver = open_table(folders.silver, options)
-        present = files(silver)
-    except LakeError as unreadable:
-        lost = Finding(None, "unreadable log", folders.silver, unreadable.found, unreadable.expected)
-        return Verification(topic.name, None, tuple(wanted), 0, 0, (lost,))
-    holds = holds_for(config.settings, folders.sealed)
-    held = holds.held("silver") if holds is not None else None
-    state = _State(topic, history, silver, storage, present, held, now)
-    with ThreadPoolExecutor(_READERS) as readers:
-        of_hours = list(readers.map(state.findings_of, wanted))
-    findings = [*state.findings_of_table(), *(finding for found in of_hours for finding in found)]
-    seen = [file for file in present if file.hour in set(wanted)]
-    rows = sum(file.rows for file in seen)
-    return Verification(topic.name, int(silver.version()), tuple(wanted), len(seen), rows, tuple(findings))
-
-
-class _State:
-    """The table as it is, and what is said of each hour."""
-
-    def __init__(
-        self,
-        topic: Topic,
-        history: History,
-        silver: DeltaTable,
-        storage: Storage,
-        present: list[DataFile],
-        held: set[str] | None,
-        now: datetime,
-    ) -> None:
-        self._topic, self._history, self._silver, self._storage, self._now = topic, history, silver, storage, now
-        self._held = held
-        self._files: dict[Hour | None, list[DataFile]] = {}
-        for file in present:
-            self._files.setdefault(file.hour, []).append(file)
-        self._sizes = {
-            stored.path.removeprefix("silver/"): stored.size_bytes
-            for stored in storage.listed("silver")
-            if not stored.path.startswith(_LOG)
-        }
-        self._commits = {commit.version: commit for commit in commits(storage)}
-        self._named = {path for commit in self._commits.values() for _, path in (*commit.added, *commit.removed)}
-        self._named |= {file.path for file in present}
-        self._touching: dict[Hour | None, list[Commit]] = {}
-        for commit in self._commits.values():
-            for hour in commit.hours:
-                self._touching.setdefault(hour, []).append(commit)
-
-    def findings_of_table(self) -> Iterator[Finding]:
-        uri = self._silver.table_uri
-        is_open = self._silver.metadata().configuration.get("delta.appendOnly") != "true"
-        unguarded = [commit.version for commit in self._commits.values() if commit.takes_guard_away]
-        if is_open and not unguarded:
-            unguarded = [int(self._silver.version())]
-        for version in unguarded:
-            yield Finding(None, "not append-only", f"{uri} version {version}", "delta.appendOnly not set", "true")
-        versions = sorted(self._commits)
-        gone = sorted(set(range(versions[0], self._silver.version() + 1)) - set(versions)) if versions else []
-        for version in gone:
-            yield Finding(None, "edited log", f"{uri} version {version}", "no such entry", "every version in the log")
-        newest = max((int(entry.details["silver_version"]) for entry in self._seals()), default=0)
-        if self._silver.version() < newest:
-            yield Finding(None, "edited log", uri, f"version {self._silver.version()}", f"at least version {newest}")
-
-    def findings_of(self, hour: Hour) -> list[Finding]:
-        found = [*self._in_log(hour), *self._in_files(hour)]
-        return [Finding(hour, *rest) for rest in found]
-
-    def _seals(self, hour: Hour | None = None) -> list[Entry]:
-        entries = self._history.entries if hour is None else self._history.of_hour(hour)
-        return [entry for entry in entries if entry.state == "sealed"]
-
-    def _in_log(self, hour: Hour) -> Iterator[tuple[str, str, str, str]]:
-        seals = {int(entry.details["silver_version"]): entry for entry in self._seals(hour)}
-        for commit in self._touching.get(hour, []):
-            if commit.version not in seals:
-                added, removed = (
-                    sum(each == hour for each, _ in touched) for touched in (commit.added, commit.removed)
-                )
-                did = f"{commit.operation} added {added} and removed {removed} files"
-                yield "touched", f"version {commit.version}", did, "no commit but the hour's seals"
-        for version, entry in seals.items():
-            if version in self._commits:
-                yield from _manifest_findings(self._commits[version], entry)
-            elif entry.at + self._topic.audit_window > self._now:
-                yield "edited log", f"version {version}", "no such entry", f"the seal of revision {_revision(entry)}"
-
-    def _in_files(self, hour: Hour) -> Iterator[tuple[str, str, str, str]]:
-        seal = self._seals(hour)[-1].details
-        present = self._files.get(hour, [])
-        rows = checksum = 0
-        is_readable = True
-        for file in present:
-            size_bytes = self._sizes.get(file.path)
-            if size_bytes is None:
-                yield "missing file", file.path, "nothing", f"{file.size_bytes} bytes with {file.rows} rows"
-                is_readable = False
-                continue
-            if self._held is not None and f"silver/{file.path}" not in self._held:
-                yield "missing hold", file.path, "no temporary hold", "one on each sealed file (seal.protect)"
-            if size_bytes != file.size_bytes:
-                yield "changed file", file.path, f"{size_bytes} bytes", f"{file.size_bytes} bytes, as in the log"
-            try:
-                file_rows, file_checksum = self._counted(file.path)
-            except (pa.ArrowException, OSError) as unreadable:
-                yield "changed file", file.path, str(unreadable).splitlines()[0], "a Parquet file with event ids"
-                is_readable = False
-                continue
-            if file_rows != file.rows:
-                yield "changed file", file.path, f"{file_rows} rows", f"{file.rows} rows, as in the log"
-            rows, checksum = rows + file_rows, checksum + file_checksum
-        if len(present) != seal["files"]:
-            yield "files", "the log", f"{len(present)} files", f"{seal['files']} files, as sealed"
-        if is_readable and rows != seal["rows"]:
-            yield "rows", "all files together", f"{rows} rows", f"{seal['rows']} rows, as sealed"
-        if is_readable and str(checksum) != str(seal["id_checksum"]):
-            yield "id checksum", "all files together", str(checksum), f"{seal['id_checksum']}, as sealed"
-        for path in sorted(self._sizes):
-            if path.startswith(f"hour={hour}/") and path not in self._named:
-                yield "extra file", path, "a file that no commit names", "only the seal's files; see `maintain`"
-
-    def _counted(self, path: str) -> tuple[int, int]:
-        with self._storage.open(f"silver/{path}") as source, pq.ParquetFile(source) as file:
-            checksum = sum(id_checksum(batch.column(0)) for batch in file.iter_batches(columns=["event_id"]))
-            return file.metadata.num_rows, checksum
-
-
-def _manifest_findings(commit: Commit, entry: Entry) -> Iterator[tuple[str, str, str, str]]:
-    subject = f"manifest of version {commit.version}"
-    if commit.metadata is None:
-        yield "edited log", subject, "none", f"that of revision {_revision(entry)}"
-        return
-    for key in _PROMISED:
-        found, expected = commit.metadata.get(key), entry.details.get(key)
-        if found != expected:
-            yield "edited log", subject, f"{key} {found}", f"{key} {expected}, as in the ledger"
-    if len(commit.added) != entry.details["files"] and _revision(entry) == 1:
-        expected_files = f"{entry.details['files']} files, as in the ledger"
-        yield "edited log", f"version {commit.version}", f"{len(commit.added)} files added", expected_files
-
-
-def _revision(entry: Entry) -> int:
-    return int(entry.details["revision"])
-
-
-def commits(storage: Storage) -> list[Commit]:
-    """Every commit that silver's log still has a file of, oldest first."""
-    names = [stored.path for stored in storage.listed(_LOG)]
-    entries = [name for name in names if name.endswith(".json") and name.rpartition("/")[2][:-5].isdigit()]
-    with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(partial(_commit, storage), entries))
-
-
-def _commit(storage: Storage, path: str) -> Commit:
-    lines = (storage.read(path) or b"").decode(errors="replace").splitlines()
-    actions = [action for line in lines if (action := _action(line))]
-    info: dict[str, Any] = next((action["commitInfo"] for action in actions if "commitInfo" in action), {})
-    files = {
-        kind: tuple(
-            ((action[kind].get("partitionValues") or {}).get("hour"), str(action[kind].get("path")))
-            for action in actions
-            if kind in action
-        )
-        for kind in ("add", "remove")
-    }
-    return Commit(
-        int(path.rpartition("/")[2][:-5]),
-        str(info.get("operation", "a commit without a name")),
-        _action(str(info.get("userMetadata", ""))) or None,
-        files["add"],
-        files["remove"],
-        any(
-            (action["metaData"].get("configuration") or {}).get("delta.appendOnly") != "true"
-            for action in actions
-            if "metaData" in action
-        ),
+def read_state(tables: TopicTables, history: History, now: datetime) -> SilverState:
+    """LakeError when silver cannot be read."""
+    storage, silver = tables.sealed.files(), tables.silver()
+    by_hour: dict[Hour | None, list[DataFile]] = {}
+    for file in files(silver):
+        by_hour.setdefault(file.hour, []).append(file)
+    listed = {stored.path.removeprefix("silver/"): stored.size_bytes for stored in storage.listed("silver")}
+    holds = holds_for(tables.settings, tables.sealed.uri)
+    return SilverState(
+        topic=tables.topic,
+        history=history,
+        now=now,
+        silver=silver,
+        storage=storage,
+        files=by_hour,
+        sizes={path: size_bytes for path, size_bytes in listed.items() if not path.startswith(f"{LOG}/")},
+        commits={commit.version: commit for commit in commits(storage, "silver")},
+        held=holds.held("silver") if holds is not None else None,
     )
 
 
-def _action(line: str) -> dict[str, Any]:
-    try:
-        parsed = json.loads(line)
-    except ValueError:
-        return {}
-    return parsed if isinstance(parsed, dict) else {}
+# --- the ledger ----------------------------------------------------------------------------------------------------
+
+
+def ledger_findings(history: History) -> Iterator[Finding]:
+    """Rows that no stage has written."""
+    for entry in history.entries:
+        try:
+            _ = entry.record
+        except LakeError as broken:
+            yield Finding(_hour_or_none(entry.hour), "broken row", broken.subject, broken.found, broken.expected)
+
+
+def _hour_or_none(hour: str | None) -> Hour | None:
+    return next(iter(hours_among([hour] if hour else [])), None)
+
+
+@dataclass(frozen=True)
+class _Seal:
+    entry: Entry
+    sealed: Sealed
+
+
+def _seals(history: History, hour: Hour | None = None) -> list[_Seal]:
+    """The sound seals; a broken one is a finding already."""
+    found = []
+    for entry in history.sound_entries if hour is None else history.of_hour(hour):
+        if entry.state == State.SEALED:
+            try:
+                found.append(_Seal(entry, entry.of(Sealed)))
+            except LakeError:
+                continue
+    return found
+
+
+# --- the table -----------------------------------------------------------------------------------------------------
+
+
+def table_findings(state: SilverState) -> Iterator[Finding]:
+    """What concerns every hour: the guard, the schema, holes in the log, and files of no sealed hour."""
+    yield from _guard_findings(state)
+    yield from _schema_findings(state)
+    uri, version = state.silver.table_uri, int(state.silver.version())
+    versions = sorted(state.commits)
+    gone = sorted(set(range(versions[0], version + 1)) - set(versions)) if versions else []
+    for each in gone:
+        yield Finding(None, "edited log", f"{uri} version {each}", "no such entry", "every version in the log")
+    newest = max((seal.sealed.silver_version for seal in _seals(state.history)), default=0)
+    if version < newest:
+        yield Finding(None, "edited log", uri, f"version {version}", f"at least version {newest}")
+    yield from _misplaced_findings(state)
+
+
+def _guard_findings(state: SilverState) -> Iterator[Finding]:
+    is_open = state.silver.metadata().configuration.get("delta.appendOnly") != "true"
+    unguarded = [commit.version for commit in state.commits.values() if commit.drops_append_only]
+    if is_open and not unguarded:
+        unguarded = [int(state.silver.version())]
+    for version in unguarded:
+        subject = f"{state.silver.table_uri} version {version}"
+        yield Finding(None, "not append-only", subject, "delta.appendOnly not set", "true")
+
+
+def _schema_findings(state: SilverState) -> Iterator[Finding]:
+    """A column that is renamed or taken away hides the values of every sealed hour from readers."""
+    known: set[str] = set()
+    for version, commit in sorted(state.commits.items()):
+        subject = f"{state.silver.table_uri} version {version}"
+        mapping = commit.properties.get("delta.columnMapping.mode", "none")
+        if mapping != "none":
+            yield Finding(
+                None, "edited schema", subject, f"columns mapped by {mapping}", "columns under their own names"
+            )
+        if not commit.columns:
+            continue
+        lost = sorted(known - set(commit.columns))
+        if lost:
+            yield Finding(None, "edited schema", subject, f"no column {', '.join(lost)}", "columns that are only added")
+        known = set(commit.columns)
+
+
+def _misplaced_findings(state: SilverState) -> Iterator[Finding]:
+    closed = set(state.history.hours())
+    for hour, present in state.files.items():
+        if hour in closed:
+            continue
+        for file in present:
+            yield Finding(hour, "misplaced file", file.path, f"{file.rows} rows of no closed hour", "closed hours only")
+    named = state.named
+    for path in sorted(state.sizes):
+        hour = _hour_or_none(path.partition("/")[0].removeprefix("hour="))
+        if hour not in closed and path not in named:
+            yield Finding(hour, "extra file", path, "a file that no commit names", "closed hours only")
+
+
+# --- one hour ------------------------------------------------------------------------------------------------------
+
+
+def log_findings(state: SilverState, hour: Hour) -> Iterator[Finding]:
+    """What the log says was done to the hour, against its seals in the ledger."""
+    seals = {seal.sealed.silver_version: seal for seal in _seals(state.history, hour)}
+    for commit in state.commits.values():
+        if hour not in commit.hours:
+            continue
+        hidden = [path for each, path in commit.hidden if each == hour]
+        for path in hidden:
+            yield Finding(hour, "deletion vector", path, f"rows hidden by version {commit.version}", "every row")
+        if commit.version not in seals:
+            added, removed = (sum(each == hour for each, _ in touched) for touched in (commit.added, commit.removed))
+            did = f"{commit.operation} added {added} and removed {removed} files"
+            yield Finding(hour, "touched", f"version {commit.version}", did, "no commit but the hour's seals")
+    for version, seal in seals.items():
+        if version in state.commits:
+            yield from _manifest_findings(hour, state.commits[version], seal)
+        elif seal.entry.at + state.topic.audit_window > state.now:
+            expected = f"the seal of revision {seal.sealed.revision}"
+            yield Finding(hour, "edited log", f"version {version}", "no such entry", expected)
+
+
+def _manifest_findings(hour: Hour, commit: Commit, seal: _Seal) -> Iterator[Finding]:
+    subject = f"manifest of version {commit.version}"
+    details, manifest = seal.entry.details, commit.metadata
+    if manifest is None:
+        yield Finding(hour, "edited log", subject, "none", f"that of revision {seal.sealed.revision}")
+        return
+    if manifest.get("hour") != hour:
+        yield Finding(hour, "edited log", subject, f"hour {manifest.get('hour')}", f"hour {hour}, as in the ledger")
+    for key in sorted((set(manifest) | set(details)) - _ONLY_IN_COMMIT - _ONLY_IN_LEDGER):
+        found, expected = manifest.get(key), details.get(key)
+        if found != expected:
+            yield Finding(hour, "edited log", subject, f"{key} {found}", f"{key} {expected}, as in the ledger")
+    if len(commit.added) != seal.sealed.files and seal.sealed.revision == 1:
+        expected_files = f"{seal.sealed.files} files, as in the ledger"
+        found_files = f"{len(commit.added)} files added"
+        yield Finding(hour, "edited log", f"version {commit.version}", found_files, expected_files)
+
+
+def file_findings(state: SilverState, hour: Hour) -> Iterator[Finding]:
+    """What the hour's files hold, against its newest seal."""
+    seals = _seals(state.history, hour)
+    if not seals:
+        return
+    sealed, present = seals[-1].sealed, state.files.get(hour, [])
+    rows = checksum = 0
+    is_readable = True
+    for file in present:
+        yield from _entry_findings(state, hour, file)
+        if file.path not in state.sizes:
+            is_readable = False
+            continue
+        try:
+            content = _read(state.storage, file)
+        except (pa.ArrowException, OSError) as unreadable:
+            yield Finding(hour, "changed file", file.path, first_line(unreadable), "a Parquet file with event ids")
+            is_readable = False
+            continue
+        yield from _content_findings(state, hour, file, content)
+        rows, checksum = rows + content.rows, checksum + content.id_checksum
+    if len(present) != sealed.files:
+        yield Finding(hour, "files", "the log", f"{len(present)} files", f"{sealed.files} files, as sealed")
+    if is_readable and rows != sealed.rows:
+        yield Finding(hour, "rows", "all files together", f"{rows} rows", f"{sealed.rows} rows, as sealed")
+    if is_readable and checksum != sealed.id_checksum:
+        expected = f"{sealed.id_checksum}, as sealed"
+        yield Finding(hour, "id checksum", "all files together", str(checksum), expected)
+    named = state.named
+    for path in sorted(state.sizes):
+        if path.startswith(f"hour={hour}/") and path not in named:
+            expected = "only the seal's files; see `maintain`"
+            yield Finding(hour, "extra file", path, "a file that no commit names", expected)
+
+
+def _entry_findings(state: SilverState, hour: Hour, file: DataFile) -> Iterator[Finding]:
+    """The file as the log has it, against the file that is there."""
+    size_bytes = state.sizes.get(file.path)
+    if size_bytes is None:
+        expected = f"{file.size_bytes} bytes with {file.rows} rows"
+        yield Finding(hour, "missing file", file.path, "nothing", expected)
+        return
+    if state.held is not None and f"silver/{file.path}" not in state.held:
+        yield Finding(hour, "missing hold", file.path, "no temporary hold", "one on each sealed file (seal.protect)")
+    if size_bytes != file.size_bytes:
+        expected = f"{file.size_bytes} bytes, as in the log"
+        yield Finding(hour, "changed file", file.path, f"{size_bytes} bytes", expected)
+
+
+@dataclass(frozen=True)
+class _Content:
+    """What a file holds; the times are those of its footer, None where that has none."""
+
+    rows: int
+    id_checksum: int
+    columns: tuple[str, ...]
+    first_event: datetime | None
+    last_event: datetime | None
+
+
+def _read(storage: Storage, file: DataFile) -> _Content:
+    with storage.open(f"silver/{file.path}") as source, pq.ParquetFile(source) as opened:
+        checksum = sum(id_checksum(batch.column(0)) for batch in opened.iter_batches(columns=["event_id"]))
+        footer = opened.metadata
+        bounds = [bound for group in range(footer.num_row_groups) for bound in _event_times(footer.row_group(group))]
+        first, last = min(bounds, default=None), max(bounds, default=None)
+        return _Content(footer.num_rows, checksum, tuple(opened.schema_arrow.names), first, last)
+
+
+def _event_times(group: pq.RowGroupMetaData) -> list[datetime]:
+    for position in range(group.num_columns):
+        column = group.column(position)
+        if column.path_in_schema == "event_time" and column.is_stats_set and column.statistics.has_min_max:
+            return [column.statistics.min, column.statistics.max]
+    return []
+
+
+def _content_findings(state: SilverState, hour: Hour, file: DataFile, content: _Content) -> Iterator[Finding]:
+    if content.rows != file.rows:
+        found, expected = f"{content.rows} rows", f"{file.rows} rows, as in the log"
+        yield Finding(hour, "changed file", file.path, found, expected)
+    unseen = sorted(set(content.columns) - {field.name for field in state.silver.schema().fields})
+    if unseen:
+        yield Finding(
+            hour, "edited schema", file.path, f"no column {', '.join(unseen)}", "every column that the file has"
+        )
+    yield from _statistics_findings(hour, file, content)
+
+
+def _statistics_findings(hour: Hour, file: DataFile, content: _Content) -> Iterator[Finding]:
+    """Readers pass over a file whose bounds in the log say that it cannot have what they look for."""
+    finding = partial(Finding, hour, "edited statistics", file.path)
+    low, high = (file.stats.get(kind, {}).get("event_time") for kind in ("minValues", "maxValues"))
+    if content.first_event is not None and low is not None and low > content.first_event:
+        yield finding(f"event_time from {low.isoformat()}", f"from {content.first_event.isoformat()} at the latest")
+    if content.last_event is not None and high is not None and high < content.last_event:
+        yield finding(f"event_time up to {high.isoformat()}", f"up to {content.last_event.isoformat()} at least")
+    others = sorted(
+        {f"{kind} of {name}" for kind, values in file.stats.items() for name in values}
+        - {"minValues of event_time", "maxValues of event_time"}
+    )
+    if others:
+        yield finding(", ".join(others), "bounds of event_time only, as a seal writes them")
