@@ -16,6 +16,7 @@ from rich.text import Text
 
 from lakehouse.durations import written
 from lakehouse.errors import LakehouseError
+from lakehouse.printable import printable, printable_json
 
 _PIPED_WIDTH = 10_000
 """Columns of what is not a terminal: no row is ever cut or broken for the program that reads it."""
@@ -36,16 +37,27 @@ def print_table(columns: Iterable[Column], rows: Iterable[Any]) -> None:
     for column in columns:
         table.add_column(column.heading, justify="right" if column.is_number else "left", overflow="fold")
     for row in rows:
-        table.add_row(*(column.cell(row) for column in columns))
+        table.add_row(*(_clean(column.cell(row)) for column in columns))
     _console().print(table)
 
 
 def print_line(line: str | Text) -> None:
-    _console().print(line, soft_wrap=True)
+    """One line; a newline before it is an empty line, any other is spelled."""
+    if str(line).startswith("\n"):
+        _console().print()
+        line = line[1:]
+    _console().print(_clean(line), soft_wrap=True)
+
+
+def _clean(cell: str | Text) -> Text:
+    """What a publisher wrote can be in it."""
+    if not isinstance(cell, Text):
+        return Text(printable(cell))
+    return cell if printable(cell.plain) == cell.plain else Text(printable(cell.plain), cell.style)
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    typer.echo(json.dumps(document, indent=2, ensure_ascii=False, default=_as_text))
+    typer.echo(printable_json(json.dumps(document, indent=2, ensure_ascii=False, default=_as_text)))
 
 
 def confirm(sentence: str, document: Mapping[str, Any], as_json: bool) -> None:
@@ -65,9 +77,9 @@ def print_error(error: LakehouseError, *, as_json: bool) -> None:
             "next_step": error.next_step,
             "message": str(error),
         }
-        typer.echo(json.dumps({"error": told}, ensure_ascii=False), err=True)
+        typer.echo(printable_json(json.dumps({"error": told}, ensure_ascii=False)), err=True)
     else:
-        _console(is_error=True).print(Text(str(error), "red"), soft_wrap=True)
+        _console(is_error=True).print(Text(printable(str(error)), "red"), soft_wrap=True)
 
 
 def _console(is_error: bool = False) -> Console:
