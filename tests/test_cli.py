@@ -460,7 +460,9 @@ def test_a_topic_that_never_started_has_no_hours(refused: Callable[..., tuple[ob
 
 def test_a_held_hour_is_explained_by_all_three_conditions(lake: Lake) -> None:
     lake.start(hours={FIVE: OpenHour(40, NOON - timedelta(seconds=30))})
-    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": "the backlog is unknown: the sample is 9 minutes old"}]})
+    text = "the backlog is unknown: the sample is 9 minutes old"
+    held = {"reasons": [BACKLOG | {"text": text}], "frontier_text": "the sample is 9 minutes old"}
+    lake.record("held", FIVE, held)
     told = lake.explained(FIVE)
     assert told.state == "held"
     assert told.why.startswith("Held since 2025-06-01T12:00:00Z: the backlog is unknown: the sample is 9 minutes old; ")
@@ -478,7 +480,8 @@ def test_the_ledgers_word_counts_where_it_is_newer_than_the_log(lake: Lake) -> N
     lake.start()
     lake.now = datetime.now(UTC) + timedelta(minutes=1)
     text = "the backlog is unknown: the sample is 9 minutes old"
-    lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": text}], "frontier": None})
+    reasons = [BACKLOG | {"text": text}]
+    lake.record("held", FIVE, {"reasons": reasons, "frontier": None, "frontier_text": "the sample is 9 minutes old"})
     told = lake.explained(FIVE)
     assert told.conditions[1].text == text
     assert told.measured_at == lake.now

@@ -431,6 +431,7 @@ class TopicIngest:
             "rows": held.rows,
             "watermark": mark.isoformat() if mark else None,
             "frontier": frontier.at.isoformat() if frontier.at else None,
+            "frontier_text": frontier.text,
             "problem": problem if is_behind else None,
             "newest_write": state.hours[held.hour].last_write.isoformat() if held.hour in state.hours else None,
             "epoch": epoch,

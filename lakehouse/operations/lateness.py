@@ -15,9 +15,8 @@ from lakehouse.durations import written
 from lakehouse.errors import LakeError
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.store import parquet
-from lakehouse.store.delta import files, open_table
-from lakehouse.store.files import storage_for
-from lakehouse.store.tables import folders_of
+from lakehouse.store.delta import files
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 LATENESSES = tuple(timedelta(minutes=minutes) for minutes in (0, 1, 5, 10, 15, 30, 60, 120, 180, 360, 720, 1440, 2880))
@@ -71,7 +70,7 @@ def outlook(
     with duckdb.connect() as database:
         database.execute("set timezone = 'UTC'")
         share = _load(database, topic, config)
-        [(events, deliveries)] = database.execute("select count(distinct event_id), count(*) from came").fetchall()
+        [(events, deliveries)] = database.execute("select count(distinct event), count(*) from came").fetchall()
         if not events:
             raise LakeError(
                 f"topic {topic.name}",
@@ -104,13 +103,13 @@ def _load(database: duckdb.DuckDBPyConnection, topic: Topic, config: Config) -> 
     The clock is the watermark's and the frontier's together: the newest event time published so far, and never later
     than the publish time. So replays of old events are judged by their own time.
     """
-    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
-    storage = storage_for(folders.raw, options)
-    wanted = [file for file in files(open_table(folders.bronze, options)) if file.hour is not None]
+    tables = TopicTables(topic, config.settings)
+    wanted = [file for file in files(tables.bronze()) if file.hour is not None]
+    storage = tables.raw.below("bronze").files()
     step = max(1, -(-sum(file.rows for file in wanted) // SAMPLED_ROWS))
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for file in parquet.opened_ahead(partial(storage.open, f"bronze/{each.path}") for each in wanted):
+        for file in parquet.opened_ahead(partial(storage.open, each.path) for each in wanted):
             for batch in file.iter_batches(columns=_SCHEMA.names):
                 yield batch.select(_SCHEMA.names).cast(_SCHEMA)
 
@@ -118,12 +117,17 @@ def _load(database: duckdb.DuckDBPyConnection, topic: Topic, config: Config) -> 
     database.execute(
         f"""
         create table came as
-        select event_id, epoch_us(event_time) as event_us, epoch_us(publish_time) as publish_us,
+        select {_event(topic)} as event, epoch_us(event_time) as event_us, epoch_us(publish_time) as publish_us,
             least(publish_us, max(event_us) over (order by publish_us)) as clock_us
         from reader where hash(event_id) % {step} = 0
         """
     )
     return 1 / step
+
+
+def _event(topic: Topic) -> str:
+    """What makes an event of the topic, as one value in SQL."""
+    return f"row({', '.join(topic.identity)})"
 
 
 def _choice(database: duckdb.DuckDBPyConnection, topic: Topic, lateness: timedelta, events: int) -> Choice:
@@ -132,10 +136,10 @@ def _choice(database: duckdb.DuckDBPyConnection, topic: Topic, lateness: timedel
     database.execute(
         f"""
         create or replace temp view placed as
-        select event_id, event_us // {_HOUR_US} as own,
+        select event, event_us // {_HOUR_US} as own,
             greatest(own, (clock_us - {lateness_us}) // {_HOUR_US}) as bucket,
-            row_number() over (partition by event_id order by publish_us) as nth,
-            first_value(bucket) over (partition by event_id order by publish_us) as first_bucket
+            row_number() over (partition by event order by publish_us) as nth,
+            first_value(bucket) over (partition by event order by publish_us) as first_bucket
         from came
         """
     )

@@ -1,4 +1,4 @@
-"""Where every topic stands, as data: read from its bronze log and its ledger by delta-rs, without a JVM."""
+"""The state of every topic, as data: read from its bronze log and its ledger by delta-rs, without a JVM."""
 
 from __future__ import annotations
 
@@ -18,10 +18,12 @@ from lakehouse.config import Config, Settings, model_of, topic_of, values_of
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.hours import Hour
 from lakehouse.progress import IngestState, OpenHour
+from lakehouse.store import records
 from lakehouse.store.bronze_log import ingest_commits
-from lakehouse.store.delta import open_table
 from lakehouse.store.ledger import Entry, History, Ledger
-from lakehouse.store.tables import folders_of
+from lakehouse.store.place import Place
+from lakehouse.store.records import State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 STUCK_AFTER = timedelta(minutes=15)
@@ -175,88 +177,89 @@ def statuses(config: Config, topic_names: Iterable[str], now: datetime) -> list[
         return list(readers.map(lambda topic: _status_or_error(topic, config, now), topics))
 
 
-def hour_statuses(standing: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
+def hour_statuses(snapshot: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
     """The `last` newest hours that closed or hold rows, oldest first."""
-    held = {held.hour for held in held_hours(standing, now)}
-    known = sorted({*standing.history.hours(), *_open_hours(standing), *held})
-    return [_hour_status(standing, hour, hour in held) for hour in known[-last:]]
+    held = {held.hour for held in held_hours(snapshot, now)}
+    known = sorted({*snapshot.history.hours(), *_open_hours(snapshot), *held})
+    return [_hour_status(snapshot, hour, hour in held) for hour in known[-last:]]
 
 
 def read_topic(topic: Topic, config: Config) -> TopicSnapshot:
     """What the topic's lake says; LakeError when it is there and cannot be read."""
-    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
-    ledger, bronze = _table(folders.ledger, options), _table(folders.bronze, options)
+    tables = TopicTables(topic, config.settings)
+    ledger, bronze = _table(tables.sealed.below("ledger")), _table(tables.raw.below("bronze"))
     history = Ledger(ledger, by="").history() if ledger else History()
     return TopicSnapshot(topic, history, _last_batch(bronze) if bronze else None)
 
 
-def held_hours(standing: TopicSnapshot, now: datetime) -> list[Held]:
+def held_hours(snapshot: TopicSnapshot, now: datetime) -> list[Held]:
     """Hours whose end and lateness have passed and that are still open, oldest first, each with its newest reasons.
 
     Ingest also records why it keeps an hour open whose time has not come: such an hour is not held.
     """
-    newest = {entry.hour: entry for entry in standing.history.entries if entry.state == "held" and entry.hour}
+    newest = {entry.hour: entry for entry in snapshot.history.sound_entries if entry.state == State.HELD and entry.hour}
     return [
-        Held(hour, entry.at, tuple(str(reason["text"]) for reason in entry.details["reasons"]))
+        Held(hour, entry.at, tuple(reason.text for reason in entry.of(records.Held).reasons))
         for hour, entry in sorted(newest.items())
-        if now >= hours.end_of(hour) + standing.topic.lateness and is_open(standing, hour)
+        if now >= hours.end_of(hour) + snapshot.topic.lateness and is_open(snapshot, hour)
     ]
 
 
-def stuck(standing: TopicSnapshot, now: datetime) -> Stuck | None:
+def stuck(snapshot: TopicSnapshot, now: datetime) -> Stuck | None:
     """What the frontier has kept from closing for longer than `STUCK_AFTER`, as far as ingest has recorded it.
 
     Ingest adds a row whenever the oldest open hour changes, or what is known of the backlog.
     """
-    hour = standing.open_hour
-    rows = [entry for entry in standing.history.entries if entry.state == "held" and entry.hour == hour]
-    if hour is None or not rows or not is_open(standing, hour) or (reason := _backlog_of(rows[-1])) is None:
+    hour = snapshot.open_hour
+    rows = [entry for entry in snapshot.history.sound_entries if entry.state == State.HELD and entry.hour == hour]
+    if hour is None or not rows or not is_open(snapshot, hour) or (reason := _backlog_of(rows[-1])) is None:
         return None
-    begun = rows[-1]
+    begun, problem = rows[-1], rows[-1].of(records.Held).problem
     for entry in reversed(rows):
-        if _backlog_of(entry) is None or entry.details.get("problem") != begun.details.get("problem"):
+        if _backlog_of(entry) is None or entry.of(records.Held).problem != problem:
             break
         begun = entry
-    since = max(begun.at, hours.end_of(hour) + standing.topic.lateness)
+    since = max(begun.at, hours.end_of(hour) + snapshot.topic.lateness)
     if now - since < STUCK_AFTER:
         return None
     return Stuck(hour, since, _seconds(since, now) or 0.0, reason, rows[-1].at)
 
 
-def failure(standing: TopicSnapshot, now: datetime) -> Failure | None:
+def failure(snapshot: TopicSnapshot, now: datetime) -> Failure | None:
     """Why ingest cannot go on; None once a run has started, recovered or committed since."""
-    told = [entry for entry in standing.history.entries if entry.state in ("started", "recovered", "failed")]
-    failed = list(takewhile(lambda entry: entry.state == "failed", reversed(told)))
-    if not failed or (standing.batch is not None and standing.batch.committed_at > failed[0].at):
+    runs = (State.STARTED, State.RECOVERED, State.FAILED)
+    recorded = [entry for entry in snapshot.history.sound_entries if entry.state in runs]
+    failed = list(takewhile(lambda entry: entry.state == State.FAILED, reversed(recorded)))
+    if not failed or (snapshot.batch is not None and snapshot.batch.committed_at > failed[0].at):
         return None
-    details, since = failed[0].details, failed[-1].at
-    return Failure(since, _seconds(since, now) or 0.0, details["error"], details["run"], details["host"])
+    newest, since = failed[0].of(records.Failed), failed[-1].at
+    return Failure(since, _seconds(since, now) or 0.0, newest.error, newest.run, newest.host)
 
 
 def _backlog_of(held: Entry) -> str | None:
     """What a held row says of the backlog; None when it was consumed."""
-    return next((str(each["text"]) for each in held.details["reasons"] if each["condition"] == "backlog"), None)
+    return next((each.text for each in held.of(records.Held).reasons if each.condition == "backlog"), None)
 
 
-def is_open(standing: TopicSnapshot, hour: Hour) -> bool:
+def is_open(snapshot: TopicSnapshot, hour: Hour) -> bool:
     """Whether events can still be delivered in the hour."""
-    is_passed = standing.open_hour is not None and hour < standing.open_hour
-    return not is_passed and standing.history.first("closed", hour) is None
+    is_passed = snapshot.open_hour is not None and hour < snapshot.open_hour
+    return not is_passed and snapshot.history.first(State.CLOSED, hour) is None
 
 
-def waits_for(standing: TopicSnapshot, hour: Hour) -> str | None:
+def waits_for(snapshot: TopicSnapshot, hour: Hour) -> str | None:
     """The next thing that must happen to an hour; None when it is everywhere it goes."""
-    history = standing.history
-    if is_open(standing, hour):
+    history = snapshot.history
+    if is_open(snapshot, hour):
         return "close"
     rows = history.current(hour)
     if not rows:
         return "seal" if history.of_hour(hour) else None
-    if not any(entry.state in ("valid", "invalid", "released") for entry in rows):
+    if not any(entry.state in records.VERDICTS for entry in rows):
         return "validate"
     if not history.is_cleared(hour):
         return "release"
-    missing = [target for target in standing.topic.mirrors if target not in history.targets_done(hour)]
+    missing = [target for target in snapshot.topic.mirrors if target not in history.targets_done(hour)]
     return f"mirror {', '.join(missing)}" if missing else None
 
 
@@ -278,10 +281,10 @@ def file_complaints(conf: Path, error: ConfigError) -> dict[str, str | None]:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def _table(uri: str, options: Mapping[str, str]) -> DeltaTable | None:
+def _table(place: Place) -> DeltaTable | None:
     """None when there is no table; one that cannot be read is an error, not an absence."""
     try:
-        return open_table(uri, options)
+        return place.table()
     except LakeError as error:
         if isinstance(error.__cause__, TableNotFoundError):
             return None
@@ -313,25 +316,25 @@ def _status_or_error(topic: Topic, config: Config, now: datetime) -> TopicStatus
         return TopicStatus(topic.name, "error", error=str(error) or type(error).__name__)
 
 
-def _status(standing: TopicSnapshot, now: datetime) -> TopicStatus:
-    topic, history, batch = standing.topic, standing.history, standing.batch
-    if not standing.is_started:
+def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
+    topic, history, batch = snapshot.topic, snapshot.history, snapshot.batch
+    if not snapshot.is_started:
         return TopicStatus(topic.name, "not started")
     closed = history.hours()
-    waiting = next(((hour, what) for hour in closed if (what := waits_for(standing, hour))), (None, None))
-    started = history.last("started")
-    failing, held_up = failure(standing, now), stuck(standing, now)
+    waiting = next(((hour, what) for hour in closed if (what := waits_for(snapshot, hour))), (None, None))
+    started = history.last(State.STARTED)
+    failing, held_up = failure(snapshot, now), stuck(snapshot, now)
     frontier = batch.instant("frontier") if batch else None
     return TopicStatus(
         topic.name,
         "failing" if failing else "stuck" if held_up else "ok",
         failure=failing,
         stuck=held_up,
-        open_hour=standing.open_hour,
+        open_hour=snapshot.open_hour,
         waiting_hour=waiting[0],
         waits_for=waiting[1],
         newest_sealed_hour=next((hour for hour in reversed(closed) if history.revision(hour)), None),
-        held=tuple(held_hours(standing, now)),
+        held=tuple(held_hours(snapshot, now)),
         watermark=batch.instant("watermark") if batch else None,
         frontier=frontier,
         frontier_age_seconds=_seconds(frontier, now),
@@ -341,8 +344,8 @@ def _status(standing: TopicSnapshot, now: datetime) -> TopicStatus:
         slots=batch.state.slots if batch else None,
         slots_min=topic.slots.min,
         slots_max=topic.slots.max,
-        release=started.details.get("release") if started else None,
-        invalid_hours=tuple(hour for hour in closed if waits_for(standing, hour) == "release"),
+        release=started.of(records.Started).release if started else None,
+        invalid_hours=tuple(hour for hour in closed if waits_for(snapshot, hour) == "release"),
         due=Due(
             len(history.due_to_seal()),
             len(history.due_to_validate()),
@@ -351,29 +354,29 @@ def _status(standing: TopicSnapshot, now: datetime) -> TopicStatus:
     )
 
 
-def _open_hours(standing: TopicSnapshot) -> dict[Hour, OpenHour]:
-    held: Mapping[Hour, OpenHour] = standing.batch.state.hours if standing.batch else {}
-    return {hour: what for hour, what in held.items() if is_open(standing, hour)}
+def _open_hours(snapshot: TopicSnapshot) -> dict[Hour, OpenHour]:
+    held: Mapping[Hour, OpenHour] = snapshot.batch.state.hours if snapshot.batch else {}
+    return {hour: what for hour, what in held.items() if is_open(snapshot, hour)}
 
 
-def _hour_status(standing: TopicSnapshot, hour: Hour, is_held: bool) -> HourStatus:
-    history = standing.history
+def _hour_status(snapshot: TopicSnapshot, hour: Hour, is_held: bool) -> HourStatus:
+    history = snapshot.history
     current = history.current(hour)
-    closed, seal = history.first("closed", hour), next(iter(current), None)
-    numbers: Mapping[str, Any] = seal.details if seal else {}
-    verdicts = [entry.state for entry in current if entry.state in ("valid", "invalid", "released")]
-    is_everywhere = seal is not None and waits_for(standing, hour) is None
-    mirrors = [entry for entry in current if entry.state == "mirrored"]
+    closed, seal = history.first(State.CLOSED, hour), next(iter(current), None)
+    sealed = seal.of(records.Sealed) if seal else None
+    verdicts = [entry.state for entry in current if entry.state in records.VERDICTS]
+    is_everywhere = seal is not None and waits_for(snapshot, hour) is None
+    mirrors = [entry for entry in current if entry.state == State.MIRRORED]
     return HourStatus(
         hour,
         "held" if is_held else history.state_of(hour),
-        waits_for(standing, hour),
-        rows=numbers.get("rows"),
-        deliveries=numbers.get("deliveries", _deliveries(standing, hour, closed)),
-        duplicates=numbers.get("duplicates"),
-        late_duplicates=numbers.get("late_duplicates"),
-        skewed=numbers.get("skewed"),
-        rejected=closed.details.get("rejected") if closed else None,
+        waits_for(snapshot, hour),
+        rows=sealed.rows if sealed else None,
+        deliveries=sealed.deliveries if sealed else _deliveries(snapshot, hour, closed),
+        duplicates=sealed.duplicates if sealed else None,
+        late_duplicates=sealed.late_duplicates if sealed else None,
+        skewed=sealed.skewed if sealed else None,
+        rejected=closed.of(records.Closed).rejected if closed else None,
         revision=history.revision(hour),
         verdict=verdicts[-1] if verdicts else None,
         mirrored=tuple(sorted(history.targets_done(hour))),
@@ -384,10 +387,10 @@ def _hour_status(standing: TopicSnapshot, hour: Hour, is_held: bool) -> HourStat
     )
 
 
-def _deliveries(standing: TopicSnapshot, hour: Hour, closed: Entry | None) -> int | None:
+def _deliveries(snapshot: TopicSnapshot, hour: Hour, closed: Entry | None) -> int | None:
     if closed is not None:
-        return closed.details.get("rows")
-    held = _open_hours(standing).get(hour)
+        return closed.of(records.Closed).rows
+    held = _open_hours(snapshot).get(hour)
     return held.rows if held else None
 
 
