@@ -184,6 +184,14 @@ class Topic(Frozen):
             "replays of old data, whose gaps may be years."
         ),
     )
+    max_rejected_share: float = key(
+        0.1,
+        ge=0,
+        le=1,
+        unit="share, 0 to 1",
+        doc="The share of the messages since the close before last that may be rejected before `lakehouse status` says "
+        "`rejecting`. Nothing stops because of it. Lower where every message should be good, 1 to hear nothing of it.",
+    )
     audit_window: Duration = key(
         timedelta(days=400),
         unit="duration",

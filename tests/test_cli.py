@@ -188,8 +188,8 @@ def process(lake: Lake, *arguments: str, **options: Any) -> subprocess.Completed
 def test_a_topic_without_a_lake_is_not_started(run: Callable[..., tuple[int, str]]) -> None:
     code, out = run("status")
     assert code == 0
-    assert [line.split("  ")[0] for line in out.splitlines()] == ["topic", "plays", "skips"]
-    assert out.count("not started") == 2
+    assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["·", "plays"], ["·", "skips"]]
+    assert out.splitlines()[-1] == "2 topics: 2 not started"
 
 
 def test_looking_creates_nothing(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
@@ -308,7 +308,7 @@ def test_an_hour_that_waits_for_something_else_is_not_stuck(lake: Lake, details:
     lake.record("held", FIVE, details)
     later = NOON + timedelta(days=9)
     assert fleet.stuck(lake.standing(), later) is None
-    assert fleet.statuses(lake.config, ["plays"], later)[0].state == "ok"
+    assert fleet.statuses(lake.config, ["plays"], later)[0].state != "stuck"
 
 
 def test_a_frontier_that_lags_as_usual_is_not_stuck(lake: Lake) -> None:
@@ -389,8 +389,9 @@ def test_a_broken_table_is_an_error_of_its_topic_alone(lake: Lake, run: Callable
     lake.start("skips")
     lake.break_bronze("plays")
     code, out = run("status")
-    plays, skips = out.splitlines()[1:]
+    _, plays, skips, totals = out.splitlines()
     assert code == 1
+    assert totals == "2 topics: 1 error, 1 ok"
     assert "error: " in plays
     assert "expected a readable Delta table" in plays
     assert "ok" in skips
@@ -409,7 +410,90 @@ def test_piped_rows_are_never_cut(lake: Lake, run: Callable[..., tuple[int, str]
     reason = "the backlog is unknown: " + "very " * 100 + "long [ago]"
     lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": reason}]})
     _, out = run("status", "plays")
+    assert f"{FIVE}: {reason}" in out
+    _, out = run("status", "plays", "skips")
     assert f"{FIVE}: {reason}" in out.splitlines()[1]
+
+
+def test_what_is_wrong_comes_first(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """Of hundreds of topics one reads the first lines."""
+    lake.start()
+    lake.start("skips")
+    lake.record("failed", details={"error": "no permission", "run": "run", "host": "here"}, topic="skips")
+    lake.now = datetime.now(UTC)
+    lake.record("failed", details={"error": "no such subscription", "run": "run", "host": "here"}, topic="skips")
+    _, out = run("status")
+    assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["✕", "skips"], ["✓", "plays"]]
+
+
+def test_a_topic_that_was_stopped_is_not_running(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """An hour after its application ended it was still `ok`."""
+    lake.start()
+    lake.now = datetime.now(UTC) + timedelta(seconds=1)
+    lake.record("stopped", details={"run": "run", "host": "here"})
+    status = lake.status()
+    assert (status.state, status.not_running_since) == ("not running", lake.now)
+    _, out = run("status")
+    assert f"not running since {lake.now:%Y-%m-%dT%H:%M:%SZ}" in out
+    lake.now += timedelta(minutes=1)
+    lake.record("started", details={"release": "r1", "run": "next", "host": "here"})
+    assert lake.status().state == "ok"
+
+
+def test_a_topic_that_leaves_no_sign_is_not_ok(lake: Lake) -> None:
+    """Its application may have been killed; nobody can tell from an idle one, so it says that."""
+    lake.start()
+    committed = datetime.now(UTC)
+    longest = timedelta(hours=2) + fleet.STUCK_AFTER  # an hour and its lateness
+    (before,) = fleet.statuses(lake.config, ["plays"], committed + longest - timedelta(minutes=1))
+    (after,) = fleet.statuses(lake.config, ["plays"], committed + longest + timedelta(minutes=1))
+    assert (before.state, after.state) == ("ok", "silent")
+    assert after.last_sign is not None
+
+
+def test_a_closed_hour_that_waits_for_long_is_behind(lake: Lake) -> None:
+    """A mirror that refuses one hour leaves it due for ever, with nothing but the log to tell."""
+    lake.start(open_hour=SIX)
+    lake.sealed(FIVE)
+    lake.record("valid", FIVE, {"rows": 990})
+    later = NOON + timedelta(minutes=61)
+    assert lake.status().state == "ok"
+    (status,) = fleet.statuses(lake.config, ["plays"], later)
+    assert (status.state, status.waiting_hour, status.waits_for) == ("behind", FIVE, "mirror folder")
+    lake.now = later
+    lake.record("mirrored", FIVE, MIRRORED)
+    (status,) = fleet.statuses(lake.config, ["plays"], later)
+    assert (status.state, status.delivered_hour) == ("ok", FIVE)
+    assert status.behind_seconds == (later - NOON.replace(hour=6)).total_seconds()
+
+
+def test_an_hour_that_waits_for_a_person_is_said(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    lake.start(open_hour=SIX)
+    lake.sealed(FIVE)
+    lake.record("invalid", FIVE, INVALID)
+    assert lake.status().state == "invalid"
+    _, out = run("status")
+    assert f"{FIVE} is invalid" in out
+
+
+@pytest.mark.parametrize(("rejected", "state"), [(9, "ok"), (100, "ok"), (112, "rejecting")])
+def test_a_topic_whose_messages_are_rejected_is_unwell(lake: Lake, rejected: int, state: str) -> None:
+    """Its hours close and seal, empty, and nothing else would say so. The level is `max_rejected_share`."""
+    lake.start(rejected=rejected, hours={FIVE: OpenHour(1000, NOON)})
+    status = lake.status()
+    assert (status.rejected, status.state) == (rejected, state)
+    assert status.rejected_share == rejected / (1000 + rejected)
+
+
+def test_all_messages_of_a_topic_rejected_is_a_share_of_one(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """Since the close before last: right after a close there would be nothing to count."""
+    lake.start(open_hour=SIX)
+    lake.record("closed", FIVE, CLOSED | {"rows": 0, "rejected": 2500})
+    assert (lake.status().rejected, lake.status().rejected_share) == (2500, 1)
+    _, out = run("status")
+    assert "100% of messages rejected" in out
+    _, out = run("hours", "plays")
+    assert "2,500 (100%)" in out
 
 
 # --- hours ---------------------------------------------------------------------------------------------------------

@@ -67,7 +67,7 @@ def test_report_writes_the_pages_and_says_where(lake: FlightsLake, judged: str, 
     assert document["drawn"] == document["pages"] > 0
     assert (tmp_path / DIRTY / f"{judged}.html").is_file()
     again = said(lake, "report", "--out", str(tmp_path), "--last", "100000")
-    assert again.strip().endswith("0 drawn anew.")
+    assert again.strip().endswith("0 drawn again.")
 
 
 def test_a_bucket_cannot_be_served_to_this_machine(lake: FlightsLake, capsys: pytest.CaptureFixture[str]) -> None:

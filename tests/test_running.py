@@ -181,10 +181,10 @@ def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
     again = Tried(DENIED, DENIED, then=stop.set)
     run_until_stopped({plays: Query(plays, DENIED), skips: others}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
     assert again.tried == ["plays"] * 3
-    assert states(config) == ["started", "failed"]
-    assert states(config, "skips") == ["started"]
+    assert states(config) == ["started", "failed", "stopped"]
+    assert states(config, "skips") == ["started", "stopped"]
     told = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
-    assert [row.state for row in told] == ["failing", "ok"]
+    assert [row.state for row in told] == ["failing", "not running"]
     assert told[0].failure is not None
     assert (told[0].failure.error, told[0].failure.run) == (str(DENIED), "one")
 
@@ -271,9 +271,9 @@ def test_what_nobody_foresaw_parks_its_topic_alone(
     again = Tried(error, then=stop.set)  # type: ignore[arg-type]
     run_until_stopped({plays: Query(plays, error), skips: others}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
     assert again.tried == ["plays"] * 2
-    assert states(config) == ["started", "failed"]
+    assert states(config) == ["started", "failed", "stopped"]
     (row, other) = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
-    assert (row.state, other.state) == ("failing", "ok")
+    assert (row.state, other.state) == ("failing", "not running")
     assert row.failure is not None
     assert row.failure.error.startswith(f"ingest of plays: found {type(error).__name__}: ")
     assert "\n" not in row.failure.error

@@ -11,7 +11,7 @@ import typer
 
 from lakehouse.cli import decide, examine, look
 from lakehouse.cli.arguments import AsJson
-from lakehouse.cli.output import confirm, print_error
+from lakehouse.cli.output import confirm, make_encodable, print_error
 from lakehouse.config import DEFAULT_CONF
 from lakehouse.errors import LakehouseError
 
@@ -26,6 +26,7 @@ topics_app = typer.Typer(help="The topics' configuration.", no_args_is_help=True
 
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process: an operator's error is one message and the error's exit code."""
+    make_encodable()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         app(args=given, prog_name="lakehouse")

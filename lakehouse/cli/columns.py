@@ -7,21 +7,51 @@ from typing import Any
 
 from rich.text import Text
 
-from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text
+from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
 from lakehouse.durations import written
 from lakehouse.operations import status as fleet
 
+_SIGNS = {
+    "ok": ("✓", "green"),
+    "not started": ("·", "dim"),
+    "invalid": ("!", "bold yellow"),
+    "behind": ("!", "bold yellow"),
+    "rejecting": ("!", "bold yellow"),
+    "silent": ("!", "bold yellow"),
+    "stuck": ("!", "bold yellow"),
+}
+_BROKEN = ("✕", "bold red")
 
-def _status_state(row: fleet.TopicStatus) -> Text:
-    styles = {"ok": "green", "stuck": "bold yellow", "failing": "bold red", "error": "bold red", "not started": "dim"}
-    told = row.state
-    if row.error:
-        told = f"error: {row.error}"
-    elif row.failure:
-        told = f"failing for {age_text(row.failure.seconds)}: {row.failure.error}"
-    elif row.stuck:
-        told = f"stuck at {row.stuck.hour} for {age_text(row.stuck.seconds)}: {row.stuck.reason}"
-    return Text(told, styles[row.state])
+
+def _status_sign(row: fleet.TopicStatus) -> Text:
+    return Text(*_SIGNS.get(row.state, _BROKEN))
+
+
+def cause_of(row: fleet.TopicStatus) -> Text:
+    """Why the topic is what it is, in a few words."""
+    words = row.state
+    if row.state == "error":
+        words = f"error: {row.error}"
+    elif row.state == "failing" and row.failure:
+        words = f"failing for {age_text(row.failure.seconds)}: {row.failure.error}"
+    elif row.state == "not running":
+        words = f"not running since {instant_text(row.not_running_since)}"
+    elif row.state == "stuck" and row.stuck:
+        words = f"stuck at {row.stuck.hour} for {age_text(row.stuck.seconds)}: {row.stuck.reason}"
+    elif row.state == "silent":
+        words = f"no sign of life since {instant_text(row.last_sign)}"
+    elif row.state == "rejecting":
+        words = f"{share_text(row.rejected_share)} of messages rejected"
+    elif row.state == "behind":
+        words = f"{row.waiting_hour} waits for {row.waits_for}"
+    elif row.state == "invalid":
+        first, *others = row.invalid_hours
+        words = f"{first} is invalid" + (f", and {len(others)} more" if others else "")
+    return Text(words, _SIGNS.get(row.state, _BROKEN)[1])
+
+
+def rejected_text(rejected: int | None, share: float | None) -> str:
+    return f"{rejected:,} ({share_text(share)})" if rejected and share is not None else number_text(rejected)
 
 
 def _status_slots(row: fleet.TopicStatus) -> str:
@@ -42,7 +72,11 @@ def _status_waiting(row: fleet.TopicStatus) -> str:
 
 def _status_due(row: fleet.TopicStatus) -> str:
     counts = {"seal": row.due.seal, "validate": row.due.validate, **row.due.mirrors}
-    return NOTHING if row.state != "ok" else ", ".join(f"{stage} {count}" for stage, count in counts.items())
+    return (
+        NOTHING
+        if row.state in ("error", "not started")
+        else ", ".join(f"{stage} {count}" for stage, count in counts.items())
+    )
 
 
 def _instant_and_age(instant: datetime | None, age_seconds: float | None) -> str:
@@ -65,71 +99,93 @@ def caught(row: Any, hours: int) -> str:
 
 
 STATUS = (
-    Column("topic", lambda row: row.topic),
-    Column("state", _status_state),
+    Column("", _status_sign),
+    Column("topic", lambda row: row.topic, least=18),
     Column("open hour", lambda row: row.open_hour or NOTHING),
-    Column("oldest not through", _status_waiting),
-    Column("newest sealed", lambda row: row.newest_sealed_hour or NOTHING),
-    Column("held", _status_held),
-    Column("watermark", lambda row: instant_text(row.watermark)),
-    Column("frontier (age)", lambda row: _instant_and_age(row.frontier, row.frontier_age_seconds)),
-    Column("last commit", lambda row: age_text(row.last_commit_age_seconds), is_number=True),
-    Column("batch rows", lambda row: number_text(row.last_batch_rows), is_number=True),
-    Column("slots", _status_slots, is_number=True),
-    Column("release", lambda row: row.release or NOTHING),
-    Column("invalid", lambda row: ", ".join(row.invalid_hours) or NOTHING),
-    Column("due", _status_due),
+    Column("behind", lambda row: age_text(row.behind_seconds), is_number=True),
+    Column("state", cause_of, least=16),
+    Column("oldest unfinished", _status_waiting, rank=3),
+    Column("newest sealed", lambda row: row.newest_sealed_hour or NOTHING, rank=5),
+    Column("held", _status_held, rank=4),
+    Column("watermark", lambda row: instant_text(row.watermark), rank=6),
+    Column("frontier (age)", lambda row: _instant_and_age(row.frontier, row.frontier_age_seconds), rank=7),
+    Column("last commit", lambda row: age_text(row.last_commit_age_seconds), is_number=True, rank=2),
+    Column("batch rows", lambda row: number_text(row.last_batch_rows), is_number=True, rank=9),
+    Column("rejected", lambda row: rejected_text(row.rejected, row.rejected_share), is_number=True, rank=1),
+    Column("slots", _status_slots, is_number=True, rank=8),
+    Column("release", lambda row: row.release or NOTHING, rank=10),
+    Column("invalid", lambda row: ", ".join(row.invalid_hours) or NOTHING, rank=11),
+    Column("due", _status_due, rank=12),
 )
+
+
+def status_fields(row: fleet.TopicStatus) -> list[tuple[str, str | Text]]:
+    """All that is known of a topic, a label and a value for each line."""
+    return [
+        ("state", cause_of(row)),
+        ("open hour", row.open_hour or NOTHING),
+        ("held", "; ".join(f"{held.hour}: {', '.join(held.reasons)}" for held in row.held) or NOTHING),
+        ("oldest unfinished", _status_waiting(row)),
+        ("newest sealed", row.newest_sealed_hour or NOTHING),
+        ("newest delivered", _delivered(row)),
+        ("invalid", ", ".join(row.invalid_hours) or NOTHING),
+        ("due", _status_due(row)),
+        ("rejected", rejected_text(row.rejected, row.rejected_share)),
+        ("watermark", instant_text(row.watermark)),
+        ("frontier", _instant_and_age(row.frontier, row.frontier_age_seconds)),
+        ("last commit", _instant_and_age(row.last_commit, row.last_commit_age_seconds)),
+        ("last sign of life", _instant_and_age(row.last_sign, row.last_sign_age_seconds)),
+        ("rows of last batch", number_text(row.last_batch_rows)),
+        ("slots", _status_slots(row)),
+        ("release", row.release or NOTHING),
+    ]
+
+
+def _delivered(row: fleet.TopicStatus) -> str:
+    return f"{row.delivered_hour} (it ended {age_text(row.behind_seconds)} ago)" if row.delivered_hour else NOTHING
+
+
+def _hour_rejected(row: fleet.HourStatus) -> str:
+    if row.rejected is None:
+        return NOTHING
+    return rejected_text(row.rejected, row.rejected / max(1, row.rejected + (row.deliveries or 0)))
+
 
 HOUR = (
     Column("hour", lambda row: row.hour),
     Column("state", lambda row: row.state),
-    Column("waits for", lambda row: row.waits_for or NOTHING),
+    Column("waits for", lambda row: row.waits_for or NOTHING, least=9),
     Column("rows", lambda row: number_text(row.rows), is_number=True),
-    Column("deliveries", lambda row: number_text(row.deliveries), is_number=True),
-    Column("duplicates", lambda row: number_text(row.duplicates), is_number=True),
-    Column("late duplicates", lambda row: number_text(row.late_duplicates), is_number=True),
-    Column("skewed", lambda row: number_text(row.skewed), is_number=True),
-    Column("revision", lambda row: number_text(row.revision or None), is_number=True),
-    Column("verdict", lambda row: row.verdict or NOTHING),
-    Column("mirrored", lambda row: ", ".join(row.mirrored) or NOTHING),
-    Column("closed at", lambda row: instant_text(row.closed_at)),
-    Column("end to closed", lambda row: age_text(row.closed_after_seconds), is_number=True),
-    Column("to sealed", lambda row: age_text(row.sealed_after_seconds), is_number=True),
-    Column("to mirrored", lambda row: age_text(row.mirrored_after_seconds), is_number=True),
+    Column("deliveries", lambda row: number_text(row.deliveries), is_number=True, rank=4),
+    Column("duplicates", lambda row: number_text(row.duplicates), is_number=True, rank=3),
+    Column("late duplicates", lambda row: number_text(row.late_duplicates), is_number=True, rank=7),
+    Column("skewed", lambda row: number_text(row.skewed), is_number=True, rank=1),
+    Column("rejected", _hour_rejected, is_number=True, rank=2),
+    Column("revision", lambda row: number_text(row.revision or None), is_number=True, rank=8),
+    Column("verdict", lambda row: row.verdict or NOTHING, rank=6),
+    Column("mirrored", lambda row: ", ".join(row.mirrored) or NOTHING, rank=9),
+    Column("closed at", lambda row: instant_text(row.closed_at), rank=12),
+    Column("end to closed", lambda row: age_text(row.closed_after_seconds), is_number=True, rank=10),
+    Column("to sealed", lambda row: age_text(row.sealed_after_seconds), is_number=True, rank=11),
+    Column("to mirrored", lambda row: age_text(row.mirrored_after_seconds), is_number=True, rank=5),
 )
 
 CELL = (
-    Column("topic", lambda cell: cell.topic),
+    Column("topic", lambda cell: cell.topic, least=12),
     Column("hour", lambda cell: cell.hour),
-    Column("store", lambda cell: cell.store),
+    Column("store", lambda cell: cell.store, least=8),
     Column("verdict", _cell_verdict),
     Column("rows", lambda cell: number_text(cell.rows), is_number=True),
     Column("expected", lambda cell: number_text(cell.expected_rows), is_number=True),
-    Column("checksum", lambda cell: cell.id_checksum or NOTHING, is_number=True),
-    Column("expected", lambda cell: cell.expected_id_checksum, is_number=True),
-    Column("where", lambda cell: cell.error or cell.where),
+    Column("checksum", lambda cell: cell.id_checksum or NOTHING, is_number=True, rank=2),
+    Column("expected checksum", lambda cell: cell.expected_id_checksum, is_number=True, rank=3),
+    Column("where", lambda cell: cell.error or cell.where, rank=1),
 )
 
 CHECK = (
     Column("topic", lambda row: row[0]),
     Column("ok", lambda row: Text("no", "bold red") if row[1] else Text("yes", "green")),
     Column("complaint", lambda row: row[1] or NOTHING),
-)
-
-CONDITION = (
-    Column("condition", lambda row: row.condition),
-    Column("met", lambda row: Text("yes", "green") if row.is_met else Text("no", "bold red")),
-    Column("required", lambda row: row.required),
-    Column("measured", lambda row: row.measured or NOTHING),
-    Column("", lambda row: row.text),
-)
-
-STORY = (
-    Column("at", lambda row: instant_text(row.at)),
-    Column("what", lambda row: row.state),
-    Column("by", lambda row: row.by),
-    Column("", lambda row: row.text),
 )
 
 FINDING = (
@@ -148,22 +204,11 @@ EXPLAINED = (
     Column("", lambda row: row.where),
 )
 
-DELIVERED = (
-    Column("published", lambda row: instant_text(row.publish_time)),
-    Column("message", lambda row: row.message_id),
-    Column("epoch", lambda row: str(row.epoch), is_number=True),
-    Column("segment", lambda row: row.segment),
-    Column("version", lambda row: str(row.batch.get("bronze_version", NOTHING)), is_number=True),
-    Column("release", lambda row: str(row.batch.get("release", NOTHING))),
-    Column("run", lambda row: str(row.batch.get("run", NOTHING))),
-    Column("became", lambda row: row.outcome),
-)
-
 LEDGER = (
     Column("at", lambda row: instant_text(row.at)),
     Column("hour", lambda row: row.hour or NOTHING),
     Column("what", lambda row: " ".join(filter(None, (row.state, row.details.get("target"))))),
-    Column("by", lambda row: row.by),
+    Column("by", lambda row: row.by, least=12),
 )
 
 REMOVAL = (

@@ -61,7 +61,7 @@ def maintain(
     topics: Annotated[
         list[str] | None, typer.Argument(metavar="[TOPIC]...", help="All topics when none is given.")
     ] = None,
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would go.")] = False,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
     """Remove what nobody needs any more: old deliveries of hours that are everywhere, orphans, expired reports."""
@@ -75,7 +75,7 @@ def maintain(
         return
     print_table(columns.REMOVAL, removals)
     size_bytes = sum(removal.size_bytes for removal in removals)
-    print_line(f"{len(removals):,} {'would go' if dry_run else 'gone'}, {size_bytes / 1024**2:,.1f} MiB")
+    print_line(f"{len(removals):,} {'would be removed' if dry_run else 'removed'}, {size_bytes / 1024**2:,.1f} MiB")
 
 
 def erase(

@@ -11,9 +11,20 @@ import typer
 from rich.text import Text
 
 from lakehouse.cli import columns
-from lakehouse.cli.arguments import AsJson, HourText, TopicName, hour_of, is_started, moment_of, started_topic
-from lakehouse.cli.output import Column, number_text, print_json, print_line, print_table, value_text
+from lakehouse.cli.arguments import AsJson, HourText, TopicName, Wide, hour_of, is_started, moment_of, started_topic
+from lakehouse.cli.output import (
+    Column,
+    instant_text,
+    number_text,
+    print_heading,
+    print_json,
+    print_line,
+    print_table,
+    value_text,
+)
 from lakehouse.config import load
+
+_BATCH = {"bronze version": "bronze_version", "release": "release", "run": "run"}
 
 
 def verify(
@@ -32,8 +43,8 @@ def verify(
     if as_json:
         print_json(asdict(result))
     else:
-        print_line(f"{topic}: {len(result.hours)} hours, {result.files:,} files and {result.rows:,} rows looked at")
-        print_table(columns.FINDING, result.findings) if result.findings else print_line("all as they were sealed")
+        print_line(f"{topic}: {len(result.hours)} hours, {result.files:,} files and {result.rows:,} rows checked")
+        print_table(columns.FINDING, result.findings) if result.findings else print_line("OK: all match their seals")
     if result.findings:
         raise typer.Exit(1)
 
@@ -71,6 +82,7 @@ def trace(
     topic: TopicName,
     event_id: Annotated[str, typer.Argument(metavar="EVENT_ID", help="The event's id.")],
     as_of: Annotated[str | None, typer.Option(metavar="TIME", help="As the tables were then.")] = None,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """An event's way: release, batch, epoch and segment of each delivery, the hour that has it, and its mirrors."""
@@ -82,9 +94,14 @@ def trace(
         print_json(asdict(result))
         return
     print_line(Text(f"{topic} {event_id}: {', '.join(result.hours) or 'in no sealed hour'}", "bold"))
-    print_table(columns.DELIVERED, result.deliveries)
-    print_line(Text("\nLedger", "bold"))
-    print_table(columns.LEDGER, result.story)
+    for delivery in result.deliveries:
+        print_line(f"{instant_text(delivery.publish_time)}  {delivery.outcome}")
+        batch = {name: delivery.batch.get(key) for name, key in _BATCH.items()}
+        known = ", ".join(f"{name} {value}" for name, value in batch.items() if value is not None)
+        print_line(Text(f"message {delivery.message_id}, epoch {delivery.epoch}, {known}", "dim"), indent=2)
+        print_line(Text(f"segment {delivery.segment}", "dim"), indent=2)
+    print_heading("Ledger")
+    print_table(columns.LEDGER, result.story, wide=wide)
 
 
 def failing(
@@ -122,7 +139,8 @@ def reconcile(
     hours_text: Annotated[
         str | None, typer.Option("--hours", metavar="FIRST[..LAST]", help="All hours when none are given.")
     ] = None,
-    repair: Annotated[bool, typer.Option(help="Publish what is missing or different at a mirror once more.")] = False,
+    repair: Annotated[bool, typer.Option(help="Publish again what is missing or different at a mirror.")] = False,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
@@ -141,8 +159,10 @@ def reconcile(
         cells = [{**asdict(cell), "is_right": cell.is_right, "next_step": cell.next_step} for cell in found.cells]
         print_json({"cells": cells, "wrong": len(found.wrong)})
     else:
-        print_table(columns.CELL, found.cells)
+        print_table(columns.CELL, found.cells, wide=wide)
         print_line(f"{len(found.cells)} cells, {len(found.wrong)} wrong")
+        for cell in found.wrong:
+            print_line(f"{cell.topic} {cell.hour} {cell.store}: {cell.error or cell.where}", indent=2)
         for next_step in dict.fromkeys(cell.next_step for cell in found.wrong if cell.next_step):
             print_line(next_step)
     if found.wrong:

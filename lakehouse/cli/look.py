@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections import Counter
+from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -11,15 +14,34 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.console import Group
+from rich.live import Live
 from rich.text import Text
 
 from lakehouse.cli import columns
-from lakehouse.cli.arguments import AsJson, HourText, TopicName, hour_of, started_topic
-from lakehouse.cli.output import NOTHING, Column, confirm, instant_text, print_json, print_line, print_table
+from lakehouse.cli.arguments import AsJson, HourText, TopicName, Wide, hour_of, started_topic
+from lakehouse.cli.output import (
+    NOTHING,
+    Column,
+    confirm,
+    instant_text,
+    print_fields,
+    print_heading,
+    print_json,
+    print_line,
+    print_table,
+    table,
+    terminal,
+)
 from lakehouse.config import DEFAULT_CONF, Config, load
 from lakehouse.errors import ConfigError, LakehouseError
 from lakehouse.operations import explain as explanations
 from lakehouse.operations import status as fleet
+from lakehouse.printable import printable
+
+_REFRESH_SECONDS = 5.0
+_COLUMN_LINES = 4
+"""Of a screen that is watched, the lines that are not topics."""
 
 
 def status(
@@ -27,31 +49,79 @@ def status(
     topics: Annotated[
         list[str] | None, typer.Argument(metavar="[TOPIC]...", help="All topics when none is given.")
     ] = None,
+    wide: Wide = False,
+    watch: Annotated[bool, typer.Option("--watch", help="Show it again every 5 seconds, until Ctrl-C.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """A row per topic: its open hour, what is stuck, held or failing, its heartbeat. Exit code 1 if any fails."""
+    """A line per topic, what is wrong first; all about a topic when one is named. Exit code 1 if any fails.
+
+    `behind` is how long ago the newest hour ended that is everywhere it goes.
+    """
     config = load(context.obj)
-    rows = fleet.statuses(config, topics or sorted(config.topics), datetime.now(UTC))
+    names = topics or sorted(config.topics)
+    if watch:
+        _watch(config, names)
+        return
+    rows = fleet.statuses(config, names, datetime.now(UTC))
     if as_json:
         print_json({"topics": [asdict(row) for row in rows]})
+    elif len(rows) == 1 and topics and not wide:
+        print_line(Text(rows[0].topic, "bold"))
+        print_fields(columns.status_fields(rows[0]))
     else:
-        print_table(columns.STATUS, rows)
+        print_table(columns.STATUS, _worst_first(rows), wide=wide)
+        print_line(Text(_totals(rows), "bold"))
     if any(row.state in ("error", "failing") for row in rows):
         raise typer.Exit(1)
+
+
+def _worst_first(rows: Sequence[fleet.TopicStatus]) -> list[fleet.TopicStatus]:
+    order = list(fleet.STATES)
+    return sorted(rows, key=lambda row: order.index(row.state))
+
+
+def _totals(rows: Sequence[fleet.TopicStatus]) -> str:
+    counts = Counter(row.state for row in rows)
+    noun = "topic" if len(rows) == 1 else "topics"
+    return f"{len(rows):,} {noun}: " + ", ".join(
+        f"{counts[state]:,} {state}" for state in fleet.STATES if counts[state]
+    )
+
+
+def _watch(config: Config, names: Sequence[str]) -> None:
+    """The table in place, as many lines as the screen has; each time again after a pause, until Ctrl-C."""
+    console = terminal()
+
+    def screen() -> Group:
+        now = datetime.now(UTC)
+        rows = fleet.statuses(config, names, now)
+        lines, _ = table(columns.STATUS, _worst_first(rows), console.width)
+        room = max(1, console.height - _COLUMN_LINES)
+        more = f"and {len(rows) - room:,} more" if len(rows) > room else ""
+        return Group(Text(f"{_totals(rows)} · {instant_text(now)}", "bold"), *lines[: room + 1], Text(more, "dim"))
+
+    with (
+        suppress(KeyboardInterrupt),
+        Live(screen(), console=console, screen=console.is_terminal, auto_refresh=False) as live,
+    ):
+        while True:
+            time.sleep(_REFRESH_SECONDS)
+            live.update(screen(), refresh=True)
 
 
 def topic_hours(
     context: typer.Context,
     topic: TopicName,
     last: Annotated[int, typer.Option(min=1, help="How many hours, counted from the newest.")] = 24,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """A row per hour of a topic: counts, verdict, targets, and how long after its end it got there."""
+    """A line per hour of a topic: counts, verdict, targets, and how long after its end it got there."""
     rows = fleet.hour_statuses(started_topic(context, topic), last, datetime.now(UTC))
     if as_json:
         print_json({"topic": topic, "hours": [asdict(row) for row in rows]})
     else:
-        print_table(columns.HOUR, rows)
+        print_table(columns.HOUR, rows, wide=wide)
 
 
 def explain(context: typer.Context, topic: TopicName, hour: HourText, as_json: AsJson = False) -> None:
@@ -88,7 +158,9 @@ def report(
     built = report_site.build(config, folder, datetime.now(UTC), last=last)
     document = {"index": f"{folder}/index.html", **asdict(built)}
     confirm(
-        f"{folder}/index.html: {built.topics} topics, {built.pages} hours, {built.drawn} drawn anew.", document, as_json
+        f"{folder}/index.html: {built.topics} topics, {built.pages} hours, {built.drawn} drawn again.",
+        document,
+        as_json,
     )
     if not serve:
         return
@@ -138,7 +210,7 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
             {"topics": [{"topic": name, "ok": not text, "complaint": text} for name, text in complaints.items()]}
         )
     else:
-        print_table(columns.CHECK, complaints.items())
+        print_table(columns.CHECK, list(complaints.items()))
     if any(complaints.values()):
         raise typer.Exit(1)
 
@@ -164,15 +236,28 @@ def _print_explanation(explanation: explanations.Explanation) -> None:
     if explanation.waits_for:
         print_line(f"It waits for: {explanation.waits_for}")
     if explanation.conditions:
-        print_line(Text(f"\nConditions, measured at {instant_text(explanation.measured_at)}", "bold"))
-        print_table(columns.CONDITION, explanation.conditions)
+        print_heading(f"Conditions, measured at {instant_text(explanation.measured_at)}")
+        for condition in explanation.conditions:
+            sign = Text("✓", "green") if condition.is_met else Text("✕", "bold red")
+            print_line(Text.assemble(sign, f" {condition.condition}: {printable(condition.text)}"))
+            print_line(
+                Text(f"required {condition.required}; measured {condition.measured or NOTHING}", "dim"), indent=2
+            )
     if explanation.numbers:
-        print_line(Text("\nNumbers", "bold"))
-        for name, value in explanation.numbers.items():
-            print_line(f"{name:<16} {NOTHING if value is None else value}")
+        print_heading("Numbers")
+        print_fields((name.replace("_", " "), _number(value)) for name, value in explanation.numbers.items())
     if explanation.requests:
-        print_line(Text("\nRequests", "bold"))
+        print_heading("Requests")
         for request in explanation.requests:
             print_line(f"{instant_text(request.at)} {request.by}, through {request.through}: {request.reason}")
-    print_line(Text("\nLedger", "bold"))
-    print_table(columns.STORY, explanation.story)
+    print_heading("Ledger")
+    for event in explanation.story:
+        print_line(
+            Text.assemble(f"{instant_text(event.at)}  ", (event.state, "bold"), (f"  {printable(event.by)}", "dim"))
+        )
+        if event.text:
+            print_line(event.text, indent=2)
+
+
+def _number(value: object) -> str:
+    return NOTHING if value is None else f"{value:,}" if isinstance(value, int) else str(value)

@@ -1,63 +1,129 @@
-"""What a person or a program sees: tables, lines and JSON, to a terminal or a pipe."""
+"""The one way to a terminal or a pipe: what is printed fits, can be encoded, and obeys no event."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import json
 import sys
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
 
 import typer
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
+from rich.padding import Padding
 from rich.text import Text
 
-from lakehouse.durations import written
+from lakehouse.durations import brief, written
 from lakehouse.errors import LakehouseError
 from lakehouse.printable import printable, printable_json
 
-_PIPED_WIDTH = 10_000
-"""Columns of what is not a terminal: no row is ever cut or broken for the program that reads it."""
-
 NOTHING = "–"
+_PIPED_WIDTH = 10_000
+"""Columns of what is no terminal: no row is ever cut or broken for the program that reads it."""
+_GAP = "  "
+_PLAIN = {
+    "–": "-", "−": "-", "…": "...", "·": ".", "✓": "+", "✕": "x", "→": "->", "≤": "<=", "█": "#", "▌": "#", "▏": ".",
+}  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Column:
+    """A column of a table.
+
+    Where a terminal is too narrow, columns of a `rank` above 0 are left out, the highest first; then those with a
+    `least` are cut to it.
+    """
+
     heading: str
     cell: Callable[[Any], str | Text]
     is_number: bool = False
+    rank: int = 0
+    least: int | None = None
 
 
-def print_table(columns: Iterable[Column], rows: Iterable[Any]) -> None:
-    table = Table(box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    columns = tuple(columns)
-    for column in columns:
-        table.add_column(column.heading, justify="right" if column.is_number else "left", overflow="fold")
-    for row in rows:
-        table.add_row(*(_clean(column.cell(row)) for column in columns))
-    _console().print(table)
+def print_table(columns: Sequence[Column], rows: Iterable[Any], *, wide: bool = False) -> None:
+    """A line for each row. On a terminal it fits the width unless `wide`; the last line then says what is missing."""
+    console = _console()
+    width = _PIPED_WIDTH if wide else console.width
+    lines, left_out = table(columns, list(rows), width)
+    for line in lines:
+        console.print(line, soft_wrap=True)
+    if left_out:
+        print_line(Text(f"--wide also shows {', '.join(left_out)}.", "dim"))
 
 
-def print_line(line: str | Text) -> None:
-    """One line; a newline before it is an empty line, any other is spelled."""
-    if str(line).startswith("\n"):
-        _console().print()
-        line = line[1:]
-    _console().print(_clean(line), soft_wrap=True)
+def table(columns: Sequence[Column], rows: Sequence[Any], width: int) -> tuple[list[Text], list[str]]:
+    """The table's lines, none of them wider than `width` if that can be, and the headings that are left out."""
+    cells = {column: [_cell(column.cell(row)) for row in rows] for column in columns}
+    widths = {
+        column: max([cell_len(column.heading), *(cell_len(cell.plain) for cell in cells[column])]) for column in columns
+    }
+
+    def excess() -> int:
+        return sum(widths.values()) + len(_GAP) * (len(widths) - 1) - width
+
+    left_out = []
+    for column in sorted(columns, key=lambda column: -column.rank):
+        if excess() > 0 and column.rank:
+            del widths[column]
+            left_out.append(column.heading)
+    while excess() > 0:
+        widest = max(
+            (column for column in widths if _can_be_cut(column, widths[column])),
+            key=lambda column: widths[column],
+            default=None,
+        )
+        if widest is None:
+            break
+        widths[widest] -= 1
+    heads = _line([_fitted(Text(column.heading, "bold"), column, widths[column]) for column in widths])
+    body = [
+        _line([_fitted(cells[column][place], column, widths[column]) for column in widths])
+        for place in range(len(rows))
+    ]
+    return [heads, *body], [column.heading for column in columns if column.heading in left_out]
 
 
-def _clean(cell: str | Text) -> Text:
-    """What a publisher wrote can be in it."""
-    if not isinstance(cell, Text):
-        return Text(printable(cell))
-    return cell if printable(cell.plain) == cell.plain else Text(printable(cell.plain), cell.style)
+def print_fields(fields: Iterable[tuple[str, str | Text]]) -> None:
+    """A labelled line for each field, folded below itself where it is long."""
+    console = _console()
+    for label, value in fields:
+        text = Text.assemble((f"{label:<18}", "dim"), _cell(value))
+        if console.width >= _PIPED_WIDTH:
+            console.print(text, soft_wrap=True)
+            continue
+        first, *rest = _cell(value).wrap(console, max(20, console.width - 18), overflow="fold") or [Text()]
+        console.print(Text.assemble((f"{label:<18}", "dim"), first))
+        for line in rest:
+            console.print(Text.assemble(" " * 18, line))
+
+
+def print_line(line: str | Text = "", *, indent: int = 0) -> None:
+    """One line; with an `indent`, a paragraph that keeps it where the terminal folds it."""
+    if indent:
+        _console().print(
+            Padding(_cell(line), (0, 0, 0, indent)) if _is_terminal() else Text(" " * indent) + _cell(line)
+        )
+    else:
+        _console().print(_cell(line), soft_wrap=not _is_terminal())
+
+
+def print_heading(text: str) -> None:
+    print_line()
+    print_line(Text(text, "bold"))
 
 
 def print_json(document: Mapping[str, Any]) -> None:
-    typer.echo(printable_json(json.dumps(document, indent=2, ensure_ascii=False, default=_as_text)))
+    typer.echo(as_json(document))
+
+
+def as_json(document: Mapping[str, Any]) -> str:
+    """The document as JSON; what a terminal would obey stands in it as `\\u….`."""
+    return printable_json(json.dumps(document, indent=2, ensure_ascii=False, default=_as_text))
 
 
 def confirm(sentence: str, document: Mapping[str, Any], as_json: bool) -> None:
@@ -69,7 +135,7 @@ def confirm(sentence: str, document: Mapping[str, Any], as_json: bool) -> None:
 
 def print_error(error: LakehouseError, *, as_json: bool) -> None:
     if as_json:
-        told = {
+        values = {
             "kind": type(error).__name__,
             "subject": error.subject,
             "found": error.found,
@@ -77,21 +143,17 @@ def print_error(error: LakehouseError, *, as_json: bool) -> None:
             "next_step": error.next_step,
             "message": str(error),
         }
-        typer.echo(printable_json(json.dumps({"error": told}, ensure_ascii=False)), err=True)
+        typer.echo(printable_json(json.dumps({"error": values}, ensure_ascii=False)), err=True)
     else:
         _console(is_error=True).print(Text(printable(str(error)), "red"), soft_wrap=True)
 
 
-def _console(is_error: bool = False) -> Console:
-    stream = sys.stderr if is_error else sys.stdout
-    width = None if stream.isatty() else _PIPED_WIDTH
-    return Console(stderr=is_error, width=width, markup=False, emoji=False, highlight=False)
-
-
-def _as_text(value: object) -> str:
-    if isinstance(value, timedelta):
-        return written(value)
-    return value.isoformat() if isinstance(value, datetime) else str(value)
+def make_encodable() -> None:
+    """What the streams' encoding has no sign for is printed in ASCII instead of ending the command."""
+    codecs.register_error("lakehouse.plain", _plain)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="lakehouse.plain")
 
 
 def instant_text(instant: datetime | None) -> str:
@@ -108,14 +170,65 @@ def number_text(number: int | None) -> str:
 
 
 def age_text(seconds: float | None) -> str:
-    """The two largest units: `3 s`, `12 min 5 s`, `2 h 10 min`, `400 d 4 h`."""
-    if seconds is None:
+    return NOTHING if seconds is None else brief(seconds)
+
+
+def share_text(share: float | None) -> str:
+    """`0.3%`; never 0% for what is not nothing."""
+    if share is None:
         return NOTHING
-    left = abs(int(seconds))
-    parts: list[str] = []
-    for unit, size in (("d", 86400), ("h", 3600), ("min", 60), ("s", 1)):
-        count, left = divmod(left, size)
-        if count or parts or unit == "s":
-            parts.append(f"{count} {unit}")
-    sign = "−" if seconds <= -1 else ""
-    return sign + " ".join(parts[:2]).removesuffix(" 0 s")
+    return "<0.1%" if 0 < share < 0.001 else f"{share:.1%}".replace(".0%", "%")
+
+
+def terminal() -> Console:
+    """The terminal itself, for what draws on it in place."""
+    return _console()
+
+
+# --- fitting -------------------------------------------------------------------------------------------------------
+
+
+def _cell(value: str | Text) -> Text:
+    """What a publisher wrote can be in it."""
+    if not isinstance(value, Text):
+        return Text(printable(value))
+    return value if printable(value.plain) == value.plain else Text(printable(value.plain), value.style)
+
+
+def _can_be_cut(column: Column, width: int) -> bool:
+    return column.least is not None and width > column.least
+
+
+def _fitted(cell: Text, column: Column, width: int) -> Text:
+    cell = cell.copy()
+    cell.truncate(width, overflow="ellipsis")
+    missing = width - cell_len(cell.plain)
+    return Text(" " * missing) + cell if column.is_number else cell + Text(" " * missing)
+
+
+def _line(cells: Sequence[Text]) -> Text:
+    line = Text(_GAP).join(cells)
+    line.rstrip()
+    return line
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    text = error.object[error.start : error.end]
+    return "".join(_PLAIN.get(sign) or sign.encode("ascii", "backslashreplace").decode() for sign in text), error.end
+
+
+def _is_terminal(is_error: bool = False) -> bool:
+    return (sys.stderr if is_error else sys.stdout).isatty()
+
+
+def _console(is_error: bool = False) -> Console:
+    width = None if _is_terminal(is_error) else _PIPED_WIDTH
+    return Console(stderr=is_error, width=width, markup=False, emoji=False, highlight=False)
+
+
+def _as_text(value: object) -> str:
+    if isinstance(value, timedelta):
+        return written(value)
+    return value.isoformat() if isinstance(value, datetime) else str(value)

@@ -169,6 +169,17 @@ class TopicIngest:
     def _opened_ledger(self, table: DeltaTable) -> Ledger:
         return Ledger(table, f"ingest/{self._settings.release}/{self._run}", self._clock)
 
+    def record_stop(self) -> None:
+        """That nobody runs the topic from here on; nothing where a newer run has it."""
+        try:
+            self._ledger.record("stopped", details=self._who(), unless=self._is_another_runs)
+        except Exception as unwritable:  # the end of a run waits for nothing
+            log.warning("ingest: topic=%s its end is not in the ledger: %s", self._topic.name, unwritable)
+
+    def _is_another_runs(self, history: History) -> bool:
+        newest = history.last("started")
+        return newest is not None and newest.details["run"] != self._run
+
     def _who(self) -> dict[str, str]:
         return {"run": self._run, "host": socket.gethostname()}
 

@@ -182,6 +182,8 @@ class _Topics:
         for ingest, query in ending.items():
             if ingest.failure is not None:
                 self._fail(ingest, _cause(ingest, query))
+            else:
+                ingest.record_stop()
 
     def _fail(self, ingest: TopicIngest, error: BaseException) -> None:
         if concerns_all(error):

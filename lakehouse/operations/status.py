@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from itertools import takewhile
 from pathlib import Path
@@ -28,6 +28,10 @@ from lakehouse.topics import Topic
 
 STUCK_AFTER = timedelta(minutes=15)
 """How long an hour that is due may wait for the frontier: samples of a backlog lag by a minute or two."""
+BEHIND_AFTER = timedelta(hours=1)
+"""How long a closed hour may wait for its next stage."""
+_INGESTS = (State.STARTED, State.RECOVERED, State.FAILED, State.STOPPED, State.HELD, State.CLOSED)
+"""What only a run of ingest records."""
 _READERS = 16
 """Topics read at the same time: nearly all of it is waiting for storage."""
 
@@ -111,12 +115,29 @@ class Due:
     mirrors: Mapping[str, int] = field(default_factory=dict)
 
 
+STATES = {
+    "error": "its lake cannot be read",
+    "failing": "ingest cannot go on",
+    "not running": "its application has ended, and none has started since",
+    "stuck": "the frontier has long kept the open hour from closing",
+    "silent": "longer than an hour can stay open nothing has been recorded: it is idle, or nobody runs it",
+    "rejecting": "more messages are rejected than `max_rejected_share` allows",
+    "behind": "a closed hour has long waited for its next stage",
+    "invalid": "an hour waits until a person releases it",
+    "ok": "none of these",
+    "not started": "there is no lake yet",
+}
+"""What a topic can be, the worst first."""
+
+
 @dataclass(frozen=True)
 class TopicStatus:
-    """One topic's row; `waiting_hour` is the oldest closed hour that is not through.
+    """One topic's row. An age counts from the instant beside it to `now`.
 
-    `state` is `ok`; `stuck` when the frontier has long kept the open hour from closing; `failing` when ingest cannot go
-    on; `not started`; or `error` when its lake cannot be read. An age counts from the instant beside it to `now`.
+    `state` is the worst that holds, in the order of `STATES`. `waiting_hour` is the oldest unfinished hour: the oldest
+    that has closed and is not everywhere it goes; `waits_since` is when something last happened to it.
+    `delivered_hour` is the newest that is everywhere it goes, `behind_seconds` how long ago that hour ended. `rejected`
+    counts messages since the close before last, `rejected_share` is their share of all messages since then.
     """
 
     topic: str
@@ -124,9 +145,17 @@ class TopicStatus:
     error: str | None = None
     failure: Failure | None = None
     stuck: Stuck | None = None
+    not_running_since: datetime | None = None
+    last_sign: datetime | None = None
+    last_sign_age_seconds: float | None = None
     open_hour: Hour | None = None
     waiting_hour: Hour | None = None
     waits_for: str | None = None
+    waits_since: datetime | None = None
+    delivered_hour: Hour | None = None
+    behind_seconds: float | None = None
+    rejected: int | None = None
+    rejected_share: float | None = None
     newest_sealed_hour: Hour | None = None
     held: tuple[Held, ...] = ()
     watermark: datetime | None = None
@@ -321,18 +350,29 @@ def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
     if not snapshot.is_started:
         return TopicStatus(topic.name, "not started")
     closed = history.hours()
-    waiting = next(((hour, what) for hour in closed if (what := waits_for(snapshot, hour))), (None, None))
+    waits = {hour: what for hour in closed if (what := waits_for(snapshot, hour))}
+    waiting = next(iter(waits), None)
+    delivered = next((hour for hour in reversed(closed) if hour not in waits and history.current(hour)), None)
     started = history.last(State.STARTED)
-    failing, held_up = failure(snapshot, now), stuck(snapshot, now)
     frontier = batch.instant("frontier") if batch else None
-    return TopicStatus(
+    rejected, messages = _rejected(snapshot)
+    last_sign = _last_sign(snapshot)
+    status = TopicStatus(
         topic.name,
-        "failing" if failing else "stuck" if held_up else "ok",
-        failure=failing,
-        stuck=held_up,
+        "ok",
+        failure=failure(snapshot, now),
+        stuck=stuck(snapshot, now),
+        not_running_since=_stopped_at(snapshot),
+        last_sign=last_sign,
+        last_sign_age_seconds=_seconds(last_sign, now),
         open_hour=snapshot.open_hour,
-        waiting_hour=waiting[0],
-        waits_for=waiting[1],
+        waiting_hour=waiting,
+        waits_for=waits.get(waiting) if waiting else None,
+        waits_since=history.of_hour(waiting)[-1].at if waiting else None,
+        delivered_hour=delivered,
+        behind_seconds=_seconds(hours.end_of(delivered), now) if delivered else None,
+        rejected=rejected,
+        rejected_share=rejected / messages if rejected is not None and messages else None,
         newest_sealed_hour=next((hour for hour in reversed(closed) if history.revision(hour)), None),
         held=tuple(held_hours(snapshot, now)),
         watermark=batch.instant("watermark") if batch else None,
@@ -345,13 +385,60 @@ def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
         slots_min=topic.slots.min,
         slots_max=topic.slots.max,
         release=started.of(records.Started).release if started else None,
-        invalid_hours=tuple(hour for hour in closed if waits_for(snapshot, hour) == "release"),
+        invalid_hours=tuple(hour for hour, what in waits.items() if what == "release"),
         due=Due(
             len(history.due_to_seal()),
             len(history.due_to_validate()),
             {target: len(history.due_to_mirror(target)) for target in topic.mirrors},
         ),
     )
+    return replace(status, state=_worst(status, topic, now))
+
+
+def _worst(status: TopicStatus, topic: Topic, now: datetime) -> str:
+    longest_silence = hours.ONE_HOUR + topic.lateness + STUCK_AFTER
+    is_behind = status.waits_since is not None and now - status.waits_since > BEHIND_AFTER
+    holds = {
+        "failing": status.failure is not None,
+        "not running": status.not_running_since is not None,
+        "stuck": status.stuck is not None,
+        "silent": status.last_sign is not None and now - status.last_sign > longest_silence,
+        "rejecting": status.rejected_share is not None and status.rejected_share > topic.max_rejected_share,
+        "behind": is_behind and status.waits_for != "release",
+        "invalid": bool(status.invalid_hours),
+    }
+    return next((state for state in STATES if holds.get(state)), "ok")
+
+
+def _stopped_at(snapshot: TopicSnapshot) -> datetime | None:
+    """When the topic's application ended as it was asked to; None when anything was recorded of one since."""
+    newest = snapshot.history.newest(State.STARTED, State.RECOVERED, State.FAILED, State.STOPPED)
+    if newest is None or newest.state != State.STOPPED:
+        return None
+    return None if snapshot.batch is not None and snapshot.batch.committed_at > newest.at else newest.at
+
+
+def _last_sign(snapshot: TopicSnapshot) -> datetime | None:
+    """When ingest last left anything in the ledger or in bronze's log."""
+    left = snapshot.history.newest(*_INGESTS)
+    signs = [left.at if left else None, snapshot.batch.committed_at if snapshot.batch else None]
+    return max((sign for sign in signs if sign), default=None)
+
+
+def _rejected(snapshot: TopicSnapshot) -> tuple[int | None, int]:
+    """Rejected messages since the close before last, and all messages since then; None when nothing is known."""
+    if snapshot.batch is None:
+        return None, 0
+    state = snapshot.batch.state
+    entries = [entry for entry in snapshot.history.sound_entries if entry.state == State.CLOSED]
+    version = entries[-1].of(records.Closed).bronze_version if entries else None
+    newest = takewhile(
+        lambda close: close.bronze_version == version, (each.of(records.Closed) for each in entries[::-1])
+    )
+    rejected, rows = state.rejected, sum(each.rows for each in state.hours.values())
+    for close in newest:  # all hours that one commit closed: the first of them has the count of rejects
+        rejected, rows = rejected + close.rejected, rows + close.rows
+    return rejected, rejected + rows
 
 
 def _open_hours(snapshot: TopicSnapshot) -> dict[Hour, OpenHour]:

@@ -28,6 +28,7 @@ class State(StrEnum):
     STARTED = "started"
     FAILED = "failed"
     RECOVERED = "recovered"
+    STOPPED = "stopped"
     HELD = "held"
     CLOSE_REQUESTED = "close_requested"
 
@@ -253,6 +254,16 @@ class Recovered(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Stopped(Record):
+    """A run of ingest ended as it was asked to: from here on nobody runs the topic, until one starts."""
+
+    state = State.STOPPED
+
+    run: Annotated[str, "id of the run"] = ""
+    host: Annotated[str, "host it ran on"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Held(Record):
     """Why ingest keeps the oldest open hour open; recorded when the reason changes."""
 
@@ -281,7 +292,7 @@ class CloseRequested(Record):
 RECORDS: Mapping[State, type[Record]] = {
     kind.state: kind
     for kind in (
-        Closed, Sealed, Valid, Invalid, Released, Mirrored, Started, Failed, Recovered, Held, CloseRequested,
+        Closed, Sealed, Valid, Invalid, Released, Mirrored, Started, Failed, Recovered, Stopped, Held, CloseRequested,
     )
 }  # fmt: skip
 """The class of each state's `details`."""

@@ -1,0 +1,121 @@
+"""Whatever a row holds, a line of it fits the terminal, tells it nothing to do, and can be encoded."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import pty
+import subprocess
+import sys
+import termios
+from pathlib import Path
+from struct import pack
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from rich.cells import cell_len
+from rich.text import Text
+
+from lakehouse.cli import columns
+from lakehouse.cli.output import as_json, table
+from lakehouse.operations.status import STATES, HourStatus, TopicStatus
+from lakehouse.printable import printable
+from lakehouse.progress import OpenHour
+from tests.test_cli import FIVE, NOON, Lake
+from tests.test_cli import lake as lake
+
+HOUSE = Path(__file__).parent.parent
+OBEYED = [chr(code) for code in (*range(32), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x202E, 0x2066)]
+
+
+def topic_rows(number: int, name: str = "topic_{}_of_a_long_name") -> list[TopicStatus]:
+    return [
+        TopicStatus(
+            name.format(each), state, error="found no permission, " * 5, open_hour=FIVE, behind_seconds=4e8,
+            rejected=123_456, rejected_share=0.5, invalid_hours=(FIVE,), waiting_hour=FIVE, waits_for="mirror folder",
+        )
+        for each, state in zip(range(number), list(STATES) * number, strict=False)
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize("number", [1, 3, 300])
+@pytest.mark.parametrize("width", [80, 100, 120, 200])
+def test_a_topic_is_one_line_that_fits(number: int, width: int) -> None:
+    """What folds into fifteen lines per topic is read by nobody."""
+    lines, _ = table(columns.STATUS, topic_rows(number), width)
+    assert len(lines) == number + 1
+    assert max(cell_len(line.plain) for line in lines) <= width
+
+
+def test_an_hour_of_the_largest_topic_fits_eighty_columns() -> None:
+    """360 million rows, and every number in full."""
+    row = HourStatus(
+        "2026-11-23T05", "mirrored", "mirror bigquery, folder", *[360_000_000] * 6, 12, "valid", ("folder", "bigquery"),
+        None, 4e6, 4e6, 4e6,
+    )  # fmt: skip
+    lines, left_out = table(columns.HOUR, [row], 80)
+    assert max(cell_len(line.plain) for line in lines) <= 80
+    assert "360,000,000" in lines[1].plain
+    assert "deliveries" in left_out
+    lines, left_out = table(columns.HOUR, [row], 10_000)
+    assert (left_out, lines[1].plain.count("360,000,000")) == ([], 6)
+
+
+@given(st.text(st.sampled_from([*OBEYED, "a", "é", "漢"])))
+def test_no_text_of_an_event_is_obeyed_by_a_terminal(text: str) -> None:
+    """An id with an escape sequence could rewrite what stands above it, or hide itself."""
+    assert not set(printable(text)) & set(OBEYED)
+    printed = as_json({"event": text})
+    assert not set(printed.replace("\n", "")) & set(OBEYED)
+    assert json.loads(printed) == {"event": text}
+
+
+def test_an_escape_and_a_line_end_are_written_out() -> None:
+    assert printable("a\x1b[2Jb\nc\u202ed") == "a\\x1b[2Jb\\nc\\u202ed"
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
+@pytest.mark.parametrize("command", [["status"], ["status", "plays"], ["hours", "plays"], ["explain", "plays", FIVE]])
+def test_a_stream_of_any_encoding_takes_what_is_printed(lake: Lake, encoding: str, command: list[str]) -> None:
+    """Cron and old terminals have no UTF-8: dashes and signs become ASCII, not a traceback."""
+    lake.start(hours={FIVE: OpenHour(40, NOON)})
+    environment = {**os.environ, "LAKEHOUSE_CONF": str(lake.conf), "PYTHONIOENCODING": encoding}
+    done = subprocess.run(
+        [sys.executable, "-m", "lakehouse.cli", *command], cwd=HOUSE, env=environment, capture_output=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, b"")
+    assert FIVE in done.stdout.decode(encoding)
+
+
+@pytest.mark.parametrize("width", [80, 120])
+@pytest.mark.parametrize("command", [["status"], ["status", "plays"], ["hours", "plays"], ["explain", "plays", FIVE]])
+def test_commands_fit_a_terminal(lake: Lake, width: int, command: list[str]) -> None:
+    """On a real terminal of that width, no line is broken by it."""
+    lake.start()
+    reason = {"condition": "backlog", "is_met": False, "required": "", "measured": None, "text": "very " * 60 + "late"}
+    lake.record("held", FIVE, {"reasons": [reason]})
+    main, side = pty.openpty()
+    fcntl.ioctl(side, termios.TIOCSWINSZ, pack("HHHH", 40, width, 0, 0))
+    environment = {**os.environ, "LAKEHOUSE_CONF": str(lake.conf), "TERM": "xterm-mono", "NO_COLOR": "1"}
+    environment.pop("COLUMNS", None)
+    process = subprocess.Popen(
+        [sys.executable, "-m", "lakehouse.cli", *command], cwd=HOUSE, env=environment, stdout=side, stderr=side
+    )
+    os.close(side)
+    said = b""
+    while True:
+        try:
+            part = os.read(main, 65536)
+        except OSError:  # the other side is closed
+            break
+        if not part:
+            break
+        said += part
+    os.close(main)
+    assert process.wait(30) == 0, said
+    lines = [Text.from_ansi(line).plain.rstrip() for line in said.decode().splitlines()]
+    assert max(cell_len(line) for line in lines) <= width, said.decode()
+    if command == ["status"]:
+        assert [line[:1] for line in lines[1:3]] == ["!", "·"]
