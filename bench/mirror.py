@@ -32,17 +32,18 @@ from lakehouse.checksum import id_checksum
 from lakehouse.config import Config, Settings
 from lakehouse.crash.processes import Server, UnavailableError
 from lakehouse.hours import Hour, after
-from lakehouse.mirrors.bigquery.mirror import BigQueryMirror, BigQueryOptions, client_of
+from lakehouse.mirrors.bigquery.dataset import BigQueryOptions, client_of
+from lakehouse.mirrors.bigquery.mirror import BigQueryMirror
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
-from lakehouse.mirrors.files import google_client
+from lakehouse.mirrors.hadoop import google_client
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.schemas import sealed_schema
 from lakehouse.spark.session import spark_session
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, commit
-from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import folders_of, ledger_table, silver_table
+from lakehouse.store.records import Closed, Sealed, Valid
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers
@@ -140,7 +141,7 @@ def _plain_copy(hour: SealedHour, to: Path) -> None:
     to.mkdir(parents=True)
     for number, file in enumerate(hour.files):
         target = to / f"{number}.parquet"
-        shutil.copyfile(Path(hour.silver_uri) / file.path, target)
+        shutil.copyfile(Path(hour.silver.uri) / file.path, target)
         descriptor = os.open(target, os.O_RDONLY)
         os.fsync(descriptor)
         os.close(descriptor)
@@ -263,7 +264,7 @@ def _bigquery(name: str, server: Server) -> Mirror:
         folder = server.folder / "gcs" / "lake" / hour.hour
         folder.mkdir(parents=True, exist_ok=True)
         for number, file in enumerate(hour.files):
-            shutil.copyfile(Path(hour.silver_uri) / file.path, folder / f"{number}.parquet")
+            shutil.copyfile(Path(hour.silver.uri) / file.path, folder / f"{number}.parquet")
         yield [f"gs://lake/{hour.hour}/{number}.parquet" for number in range(len(hour.files))]
 
     return BigQueryMirror(name, options, client_of(options), staged)
@@ -289,30 +290,31 @@ class Lake:
         }
         self.topic: Topic = topic_from("plays", values)
         self.settings = Settings(raw_root=str(root), sealed_root=str(root), release="bench", spark=SPARK)
+        self.tables = TopicTables(self.topic, self.settings)
         self.config = Config(BUILD / "bench.yaml", self.settings, {"plays": self.topic}, BUILD)
 
     def sealed(self, hour: Hour, rows: int, *, is_cleared: bool = False) -> SealedHour:
-        folders = folders_of(self.settings, self.topic.name)
-        table = silver_table(folders, self.topic, {})
-        (Path(folders.silver) / f"hour={hour}").mkdir(exist_ok=True)
+        table = self.tables.ensure_silver()
+        silver = self.tables.sealed.below("silver")
+        (Path(silver.uri) / f"hour={hour}").mkdir(exist_ok=True)
         sizes = [min(ROWS_OF_FILE, rows - first) for first in range(0, rows, ROWS_OF_FILE)]
         with ThreadPoolExecutor(2) as pool:
-            written = list(pool.map(lambda each: self._written(Path(folders.silver), hour, *each), enumerate(sizes)))
+            written = list(pool.map(lambda each: self._written(Path(silver.uri), hour, *each), enumerate(sizes)))
         files = [file for file, _ in written]
         checksum = sum(part for _, part in written)
         version = commit(table, files, metadata={}, transactions={f"seal/{hour}": 1})
         if is_cleared:
             self._recorded(hour, rows, checksum, version, files)
-        return SealedHour(
-            self.topic, hour, 1, folders.silver, version, tuple(files), rows, checksum, "bench", {}
-        )  # fmt: skip
+        return SealedHour(self.topic, hour, 1, silver, version, tuple(files), rows, checksum, "bench")
 
     def _recorded(self, hour: Hour, rows: int, checksum: int, version: int, files: list[DataFile]) -> None:
-        ledger = Ledger(ledger_table(folders_of(self.settings, self.topic.name), self.topic, {}), "seal/bench/1")
-        ledger.record("closed", hour)
-        numbers = {"silver_version": version, "rows": rows, "files": len(files), "id_checksum": str(checksum)}
-        ledger.record("sealed", hour, {"revision": 1, "bronze_version": 1, "release": "bench", **numbers})
-        ledger.record("valid", hour)
+        ledger = self.tables.ledger("seal/bench/1")
+        ledger.record(Closed(bronze_version=1), hour)
+        seal = Sealed(
+            silver_version=version, bronze_version=1, rows=rows, id_checksum=checksum, files=len(files), release="bench"
+        )
+        ledger.record(seal, hour)
+        ledger.record(Valid(), hour)
 
     def _written(self, silver: Path, hour: Hour, number: int, rows: int) -> tuple[DataFile, int]:
         part = _plays(self.topic, hour, number, rows)

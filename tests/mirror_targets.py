@@ -10,10 +10,10 @@ import io
 import json
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
-from datetime import UTC, date, datetime
+from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import count
 from pathlib import Path
@@ -35,17 +35,23 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.hours import Hour
 from lakehouse.mirrors import hive as hive_module
-from lakehouse.mirrors.bigquery.mirror import BigQueryMirror, BigQueryOptions, client_of
+from lakehouse.mirrors.bigquery.dataset import BigQueryOptions, client_of
+from lakehouse.mirrors.bigquery.loads import load_config
+from lakehouse.mirrors.bigquery.mirror import BigQueryMirror
+from lakehouse.mirrors.bigquery.schema import schema_of
 from lakehouse.mirrors.contract import Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
-from lakehouse.mirrors.files import Copy, Files, GoogleFiles, HadoopFiles, LocalFiles, google_client
+from lakehouse.mirrors.files import Copy, Files, LocalFiles
 from lakehouse.mirrors.folder import FolderMirror
+from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles, google_client
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
-from lakehouse.mirrors.stage import sealed_hour
+from lakehouse.mirrors.sealed import sealed_hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store.delta import DataFile, commit, files_of_hour
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import folders_of, ledger_table, silver_table
+from lakehouse.store.place import Place
+from lakehouse.store.records import Closed, Sealed, Valid
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers
@@ -92,15 +98,14 @@ class Lake:
 
     def __init__(self, config: Config) -> None:
         self.config = config
-        self.options = config.settings.storage_options
 
     def sealed(self, topic: Topic, hour: Hour, rows: pa.Table, files: int = 2) -> SealedHour:
         """Seal once more, in so many files; the ledger says it too."""
-        folders = folders_of(self.config.settings, topic.name)
-        table = silver_table(folders, topic, self.options)
+        tables = self.tables(topic)
+        table = tables.ensure_silver()
         ledger = self.ledger(topic)
         revision = ledger.history().revision(hour) + 1
-        folder = Path(folders.silver) / f"hour={hour}"
+        folder = Path(tables.sealed.uri) / "silver" / f"hour={hour}"
         folder.mkdir(exist_ok=True)
         added = []
         size = -(-len(rows) // files) if files else 0
@@ -111,29 +116,32 @@ class Lake:
         _drop(table, files_of_hour(table, hour))
         version = commit(table, added, metadata={}, transactions={f"seal/{hour}": revision})
         ids = rows["event_id"].to_pylist()
-        ledger.record("closed", hour)
-        details = {
-            "silver_version": version,
-            "revision": revision,
-            "rows": len(rows),
-            "files": files,
-            "id_checksum": str(checksum_of(ids)),
-            "bronze_version": 1,
-            "release": "test",
-        }
-        ledger.record("sealed", hour, details)
-        return sealed_hour(ledger.history(), topic, hour, folders, self.options)
+        ledger.record(Closed(bronze_version=1), hour)
+        seal = Sealed(
+            silver_version=version,
+            revision=revision,
+            rows=len(rows),
+            files=files,
+            id_checksum=checksum_of(ids),
+            bronze_version=1,
+            release="test",
+        )
+        ledger.record(seal, hour)
+        return sealed_hour(tables, ledger.history(), hour)
 
     def cleared(self, topic: Topic, hour: Hour, rows: pa.Table) -> SealedHour:
         hour_sealed = self.sealed(topic, hour, rows)
-        self.ledger(topic).record("valid", hour)
+        self.ledger(topic).record(Valid(), hour)
         return hour_sealed
 
     def sealed_now(self, topic: Topic, hour: Hour) -> SealedHour:
-        return sealed_hour(self.history(topic), topic, hour, folders_of(self.config.settings, topic.name), self.options)
+        return sealed_hour(self.tables(topic), self.history(topic), hour)
+
+    def tables(self, topic: Topic) -> TopicTables:
+        return TopicTables(topic, self.config.settings)
 
     def ledger(self, topic: Topic) -> Ledger:
-        return Ledger(ledger_table(folders_of(self.config.settings, topic.name), topic, self.options), "test/test/test")
+        return self.tables(topic).ledger("test/test/test")
 
     def history(self, topic: Topic) -> History:
         return self.ledger(topic).history()
@@ -199,25 +207,26 @@ class DyingFiles:
     def __init__(self, files: Files, fate: Fate) -> None:
         self._files, self._fate = files, fate
 
-    def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
+    def copy(self, copies: Sequence[Copy]) -> None:
         self._fate.change()
-        self._files.copy(copies[:1], options)
+        self._files.copy(copies[:1])
         self._fate.change()
-        self._files.copy(copies[1:], options)
+        self._files.copy(copies[1:])
 
     def rename(self, folder: str, to: str) -> None:
         self._fate.change()
         if not self._files.renames_are_atomic:  # a store without folders copies their files, then removes them
             names = sorted(self._files.listing(folder) or {})
-            self._dying_after(
-                lambda: self._files.copy([Copy(folder, name, f"{to}/{name}", 0) for name in names[:1]], {})
-            )
+            self._dying_after(lambda: self._copy_of(folder, to, names[:1]))
             self._dying_after(lambda: self._torn(folder, to, names))
         self._files.rename(folder, to)
 
     def _torn(self, folder: str, to: str, names: Sequence[str]) -> None:
-        self._files.copy([Copy(folder, name, f"{to}/{name}", 0) for name in names], {})
+        self._copy_of(folder, to, names)
         self._files.remove(f"{folder}/{names[0]}")
+
+    def _copy_of(self, folder: str, to: str, names: Sequence[str]) -> None:
+        self._files.copy([Copy(Place(folder), name, f"{to}/{name}", 0) for name in names])
 
     def _dying_after(self, half: Callable[[], None]) -> None:
         """Where the process dies here, its half is done; where it lives, the file system does the whole."""
@@ -235,8 +244,8 @@ class FullFiles(DyingFiles):
     def __init__(self, files: Files) -> None:
         super().__init__(files, Fate(sys.maxsize))
 
-    def copy(self, copies: Sequence[Copy], options: Mapping[str, str]) -> None:
-        self._files.copy(copies[:1], options)
+    def copy(self, copies: Sequence[Copy]) -> None:
+        self._files.copy(copies[:1])
         raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
 
 
@@ -467,9 +476,9 @@ class DyingDuckDB(DuckDBMirror):
         self._fate = fate
 
     @contextmanager
-    def _opened(self, topic: Topic, hour: Hour) -> Iterator[Any]:
-        with super()._opened(topic, hour) as (db, there):
-            yield Dying(db, self._fate, ("begin", "execute", "commit")), there
+    def _table(self, topic: Topic, hour: Hour) -> Iterator[Any]:
+        with super()._table(topic, hour) as (db, present):
+            yield Dying(db, self._fate, ("begin", "execute", "commit")), present
 
 
 class Dying:
@@ -493,6 +502,7 @@ class BigQueryTarget:
     gcs: Path
     is_quick: bool = True
     cannot: frozenset[str] = frozenset()
+    pause: timedelta = timedelta(0)
     replaces_at_once = True
 
     def __post_init__(self) -> None:
@@ -500,7 +510,7 @@ class BigQueryTarget:
         self.mirror: Mirror = self._mirror(self.client)
 
     def _mirror(self, client: Any) -> BigQueryMirror:
-        return BigQueryMirror("bigquery", self.options, client, self.staged)
+        return BigQueryMirror("bigquery", self.options, client, self.staged, self.pause)
 
     @contextmanager
     def staged(self, hour: SealedHour) -> Iterator[list[str]]:
@@ -508,7 +518,7 @@ class BigQueryTarget:
         folder = f"lake/{hour.topic.name}/{hour.hour}-r{hour.revision}-{hour.silver_version}"
         (self.gcs / folder).mkdir(parents=True, exist_ok=True)
         for number, file in enumerate(hour.files):
-            data = (Path(hour.silver_uri) / file.path).read_bytes()
+            data = (Path(hour.silver.uri) / file.path).read_bytes()
             (self.gcs / folder / f"{number}.parquet").write_bytes(data)
         yield [f"gs://{folder}/{number}.parquet" for number in range(len(hour.files))]
 
@@ -536,7 +546,7 @@ class BigQueryTarget:
         return sorted(jobs)
 
     def overwrite(self, topic: Topic, hour: Hour, rows: pa.Table) -> None:
-        config = BigQueryMirror._load_config(self.mirror, SealedHourOf(topic, hour))  # type: ignore[arg-type]
+        config = load_config(schema_of(sealed_schema(topic)), {})
         data = io.BytesIO(parquet(rows))
         self.client.load_table_from_file(data, self.table(topic, hour), job_config=config).result()
 
@@ -561,17 +571,6 @@ class BigQueryTarget:
     def refusing(self) -> Mirror:
         full = Fate(0, OSError(errno.ENOSPC, os.strerror(errno.ENOSPC)))
         return self._mirror(Dying(self.client, full, self._LOADS))
-
-
-@dataclass
-class SealedHourOf:
-    """As much of a sealed hour as a load's configuration asks for."""
-
-    topic: Topic
-    hour: Hour
-    revision: int = 0
-    release: str = "by hand"
-    files: tuple[DataFile, ...] = ()
 
 
 def as_arrow(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
@@ -661,8 +660,8 @@ class DyingHive(HiveMirror):
         super().__init__("hive", options, DyingFiles(files, fate))
         self._fate = fate
 
-    def _asked(self, work: Callable[[Any], Any]) -> Any:
-        return super()._asked(lambda hive: work(Dying(hive, self._fate, ["run"])))
+    def _ask(self, work: Callable[[Any], Any]) -> Any:
+        return super()._ask(lambda hive: work(Dying(hive, self._fate, ["run"])))
 
 
 def _hive_text(field: pa.Field) -> str:

@@ -15,8 +15,8 @@ from mirror_targets import HOUR, NEXT, BigQueryTarget, Lake, bigquery_options, p
 from lakehouse.config import Config
 from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
-from lakehouse.mirrors.bigquery import mirror as bigquery_module
-from lakehouse.mirrors.bigquery.mirror import merged, schema_of
+from lakehouse.mirrors.bigquery.mirror import BigQueryMirror
+from lakehouse.mirrors.bigquery.schema import merged, schema_of
 from lakehouse.mirrors.contract import manifest_of
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.schemas import sealed_schema
@@ -32,8 +32,7 @@ def lake(config: Config) -> Lake:
 
 
 @pytest.fixture
-def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> FakeBigQuery:
-    monkeypatch.setattr(bigquery_module, "_PAUSE_SECONDS", 0.0)
+def fake(tmp_path: Path) -> FakeBigQuery:
     return FakeBigQuery(tmp_path / "gcs")
 
 
@@ -239,7 +238,7 @@ def test_a_real_server_that_hangs_and_comes_back_takes_the_hour(servers: Servers
 
 
 def test_a_lake_that_bigquery_cannot_read_needs_a_place_for_copies(address: str, lake: Lake, topic: Topic) -> None:
-    mirror = bigquery_module.BigQueryMirror.opened("bq", bigquery_options(address, "lake"), None)
+    mirror = BigQueryMirror.from_config("bq", bigquery_options(address, "lake"), None)
     with pytest.raises(MirrorError, match=r"expected one on gs://.*Give `staging` of mirrors.bq"):
         mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
 

@@ -22,7 +22,7 @@ from lakehouse.config import Config
 from lakehouse.crash.lives import KilledLake
 from lakehouse.landing.manifests import Slot, read_manifest
 from lakehouse.landing.source import SegmentStream, source_options
-from lakehouse.mirrors.files import google_client
+from lakehouse.mirrors.hadoop import google_client
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.verify import verify_hours
 from lakehouse.progress import IngestState

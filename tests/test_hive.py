@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from datetime import timedelta
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,7 +16,6 @@ from pyspark.sql import SparkSession
 from lakehouse.config import Config
 from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
-from lakehouse.mirrors import retries
 from lakehouse.mirrors.files import LocalFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions, _connected, hive_type
 from lakehouse.mirrors.stage import mirror_due
@@ -40,9 +40,7 @@ def test_a_struct_may_have_any_member_name() -> None:
     assert hive_type(pa.struct([("größe", pa.int32())])) == "struct<`größe`: int>"
 
 
-@pytest.fixture
-def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retries, "PAUSES_SECONDS", (0.0, 0.0))
+IMPATIENT = timedelta(0)
 
 
 def options_at(port: int, path: Path) -> HiveOptions:
@@ -50,24 +48,22 @@ def options_at(port: int, path: Path) -> HiveOptions:
     return HiveOptions.model_validate({**values, "timeout": "0.3 seconds"})
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_server_that_is_away_holds_up_nobody_else(
     lake: Lake, config: Config, topic_with: Callable[..., Topic], tmp_path: Path
 ) -> None:
     topic = topic_with(mirrors=["hive", "folder"])
     lake.cleared(topic, HOUR, plays(["a"], topic))
-    away = HiveMirror("hive", options_at(free_ports(1)[0], tmp_path / "hive"), LocalFiles())
+    away = HiveMirror("hive", options_at(free_ports(1)[0], tmp_path / "hive"), LocalFiles(), IMPATIENT)
     with pytest.raises(MirrorError, match=r"mirror hive: plays 2026-11-23T05: found Could not connect to any of"):
         mirror_due(topic, config, None, run="1", mirrors={"hive": away})
     assert lake.history(topic).due_to_mirror("hive") == [HOUR]
     assert lake.history(topic).due_to_mirror("folder") == []
 
 
-@pytest.mark.usefixtures("impatient")
 def test_a_server_that_never_answers_is_given_up(lake: Lake, topic: Topic, tmp_path: Path) -> None:
     """It accepts connections and says nothing, as one whose memory is full."""
     with socket.create_server(("127.0.0.1", 0)) as silent:
-        mirror = HiveMirror("hive", options_at(silent.getsockname()[1], tmp_path / "hive"), LocalFiles())
+        mirror = HiveMirror("hive", options_at(silent.getsockname()[1], tmp_path / "hive"), LocalFiles(), IMPATIENT)
         with pytest.raises(MirrorError, match=r"time(d out|out)"):
             mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
     assert not (tmp_path / "hive").exists()

@@ -47,10 +47,13 @@ from lakehouse.errors import ConfigError, MirrorError
 from lakehouse.hours import Hour, after
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
-from lakehouse.mirrors.files import Copy, GoogleFiles, HadoopFiles, LocalFiles, google_client
+from lakehouse.mirrors.files import Copy, LocalFiles
 from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
-from lakehouse.mirrors.retries import retried
+from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles, google_client
+from lakehouse.mirrors.retries import with_retries
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.store.place import Place
+from lakehouse.store.records import Invalid, Mirrored, Released, Valid
 from lakehouse.topics import Topic, topic_from
 from tests.servers.together import Servers
 
@@ -99,7 +102,7 @@ def test_a_new_revision_replaces_the_whole_hour(target: Target, lake: Lake, topi
 
 
 def test_an_older_revision_is_refused(target: Target, lake: Lake, topic: Topic) -> None:
-    """A run that was asleep since before the hour was sealed anew must not bring the old one back."""
+    """A run that was asleep since before the hour was sealed again must not bring the old one back."""
     first = lake.sealed(topic, HOUR, plays(["a"], topic))
     target.mirror.publish(lake.sealed(topic, HOUR, plays(["b"], topic)))
     with pytest.raises(MirrorError, match="found revision 2"):
@@ -174,7 +177,7 @@ def test_fields_that_come_later_leave_earlier_hours_as_they_were(
     grown = topic_with(fields=fields)
     rows = plays(["b"], grown, track=[{"id": "t", "ms": 2, "bpm": 120}], speed=[1.5])
     target.mirror.publish(lake.sealed(grown, NEXT, rows, files=1))
-    target.mirror.publish(replace(first, topic=grown), anew=True)
+    target.mirror.publish(replace(first, topic=grown), force=True)
     assert ids_of(target.rows(topic, HOUR)) == ["a"]
     seen = target.rows(grown, NEXT)
     assert seen is not None
@@ -314,14 +317,14 @@ def staging(target: FolderTarget, topic: Topic) -> list[str]:
 def test_a_folder_holds_the_exact_files_of_the_sealed_version(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
     """A listing of silver would also give what failed writes and older revisions left there."""
     hour = lake.sealed(topic, HOUR, plays(["a", "b", "c"], topic))
-    stray = Path(hour.silver_uri) / f"hour={HOUR}" / "stray.parquet"
+    stray = Path(hour.silver.uri) / f"hour={HOUR}" / "stray.parquet"
     pq.write_table(plays(["stray"], topic), stray)
     folder.mirror.publish(hour)
     names = sorted(path.name for path in folder_of(folder, topic).iterdir())
     assert names == ["_SUCCESS", "_manifest.json", "part-00000-r1.parquet", "part-00001-r1.parquet"]
     for name, file in zip(names[2:], hour.files, strict=True):
         copied = (folder_of(folder, topic) / name).read_bytes()
-        assert copied == (Path(hour.silver_uri) / file.path).read_bytes()
+        assert copied == (Path(hour.silver.uri) / file.path).read_bytes()
 
 
 def test_the_manifest_says_what_is_there_and_where_it_came_from(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
@@ -359,7 +362,7 @@ def test_a_lost_file_is_brought_again(folder: FolderTarget, lake: Lake, topic: T
 
 def test_a_truncated_source_is_never_shown(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
     hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
-    os.truncate(Path(hour.silver_uri) / hour.files[0].path, 10)
+    os.truncate(Path(hour.silver.uri) / hour.files[0].path, 10)
     with pytest.raises(MirrorError, match="where silver's log says"):
         folder.mirror.publish(hour)
     assert folder.rows(topic, HOUR) is None
@@ -387,7 +390,6 @@ def test_what_a_dead_process_left_is_removed_at_once(
     """A driver that dies again and again must not fill the disk with its attempts."""
     hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
     mirror = FolderMirror("folder", folder.address, LocalFiles())
-    mirror._clock = datetime.now  # type: ignore[assignment]  # a lambda does not travel
     (tmp_path / "work").write_bytes(pickle.dumps((mirror, hour)))
     died = subprocess.run([sys.executable, "-c", DIES_COPYING, str(tmp_path / "work")], check=False)
     assert died.returncode == -9
@@ -463,8 +465,8 @@ def test_gcs_copies_what_is_there_already_by_itself(
     hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
     bucket = target.store.client.bucket(target.store.bucket)
     for file in hour.files:
-        bucket.blob(f"silver/{file.path}").upload_from_filename(f"{hour.silver_uri}/{file.path}")
-    on_gcs = replace(hour, silver_uri=f"gs://{target.store.bucket}/silver")
+        bucket.blob(f"silver/{file.path}").upload_from_filename(f"{hour.silver.uri}/{file.path}")
+    on_gcs = replace(hour, silver=Place(f"gs://{target.store.bucket}/silver"))
 
     class NoBytes(GoogleFiles):
         def _copy(self, copy: Copy) -> None:
@@ -505,7 +507,9 @@ def test_hdfs_that_loses_its_datanode_is_told_and_takes_the_hour_later(
             target.mirror.publish(hour)
     finally:
         hdfs.start_datanode()
-    retried(lambda: target.mirror.publish(hour), MirrorError, pauses=(1.0, 2.0, 4.0))  # until it has registered again
+    with_retries(
+        lambda: target.mirror.publish(hour), (MirrorError,), timedelta(seconds=20)
+    )  # until it has registered again
     assert ids_of(target.rows(topic, HOUR)) == ["a", "b"]
 
 
@@ -583,7 +587,7 @@ class RecordingMirror:
     def hours(self, topic: Topic) -> set[Hour]:
         return set(self._seen)
 
-    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
+    def publish(self, hour: SealedHour, *, force: bool = False) -> None:
         if self._error:
             raise self._error
         self.published.append((hour.hour, hour.revision))
@@ -594,7 +598,7 @@ class RecordingMirror:
 
 
 def mirrored(lake: Lake, topic: Topic) -> list[tuple[Hour | None, str]]:
-    return [(row.hour, row.details["target"]) for row in lake.history(topic).entries if row.state == "mirrored"]
+    return [(row.hour, row.of(Mirrored).target) for row in lake.history(topic).entries if row.state == "mirrored"]
 
 
 def test_due_hours_go_oldest_first_and_are_recorded_with_what_was_counted(
@@ -626,15 +630,15 @@ def test_an_invalid_hour_is_not_mirrored_until_a_person_releases_it(lake: Lake, 
     lake.sealed(topic, HOUR, plays(["a"], topic))
     mirror = RecordingMirror("folder")
     mirror_due(topic, config, None, run="1", mirrors={"folder": mirror})
-    lake.ledger(topic).record("invalid", HOUR)
+    lake.ledger(topic).record(Invalid(), HOUR)
     mirror_due(topic, config, None, run="2", mirrors={"folder": mirror})
     assert mirror.published == []
-    lake.ledger(topic).record("released", HOUR)
+    lake.ledger(topic).record(Released(), HOUR)
     mirror_due(topic, config, None, run="3", mirrors={"folder": mirror})
     assert mirror.published == [(HOUR, 1)]
 
 
-def test_an_hour_sealed_anew_is_mirrored_anew(lake: Lake, config: Config, topic: Topic) -> None:
+def test_an_hour_sealed_again_is_mirrored_again(lake: Lake, config: Config, topic: Topic) -> None:
     mirror = RecordingMirror("folder")
     for ids in (["a"], ["a", "b"]):
         lake.cleared(topic, HOUR, plays(ids, topic))
@@ -661,8 +665,8 @@ def test_a_row_lost_between_publish_and_count_is_found(lake: Lake, config: Confi
     target = FolderTarget(LocalStore(path), LocalFiles(), str(path))
 
     class Tampered(FolderMirror):
-        def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
-            super().publish(hour, anew=anew)
+        def publish(self, hour: SealedHour, *, force: bool = False) -> None:
+            super().publish(hour, force=force)
             target.overwrite(topic, HOUR, plays(["b", "c", "d"], topic))
 
     with pytest.raises(MirrorError, match="found 3 rows"):
@@ -692,7 +696,7 @@ def test_a_broken_target_holds_up_no_other(lake: Lake, config: Config, topic_wit
 def test_one_bad_hour_does_not_hold_up_the_next(lake: Lake, config: Config, topic: Topic) -> None:
     bad = lake.cleared(topic, HOUR, plays(["a"], topic))
     lake.cleared(topic, NEXT, plays(["b"], topic))
-    os.remove(Path(bad.silver_uri) / bad.files[0].path)
+    os.remove(Path(bad.silver.uri) / bad.files[0].path)
     with pytest.raises(MirrorError, match=f"mirror folder: plays {HOUR}"):
         mirror_due(topic, config, None, run="1")
     assert mirrored(lake, topic) == [(NEXT, "folder")]
@@ -715,12 +719,12 @@ class Busy(RecordingMirror):
         super().__init__("folder")
         self._three, self.most, self._now = threading.Barrier(3), 0, 0
 
-    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
+    def publish(self, hour: SealedHour, *, force: bool = False) -> None:
         self._now += 1
         self.most = max(self.most, self._now)
         if hour.hour < after(HOUR, 3):
             self._three.wait(10)
-        super().publish(hour, anew=anew)
+        super().publish(hour, force=force)
         self._now -= 1
 
 
@@ -741,7 +745,7 @@ def test_a_target_that_is_away_is_left_soon_also_where_it_takes_many(lake: Lake,
         hours_at_once = 2
         asked = 0
 
-        def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
+        def publish(self, hour: SealedHour, *, force: bool = False) -> None:
             Away.asked += 1
             raise OSError("away")
 
@@ -756,21 +760,21 @@ def test_of_two_runs_only_one_records(lake: Lake, config: Config, topic: Topic) 
     lake.cleared(topic, HOUR, plays(["a"], topic))
 
     class Overtaken(RecordingMirror):
-        def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
-            super().publish(hour, anew=anew)
+        def publish(self, hour: SealedHour, *, force: bool = False) -> None:
+            super().publish(hour, force=force)
             mirror_due(topic, config, None, run="other", mirrors={"folder": RecordingMirror("folder")})
 
     assert mirror_due(topic, config, None, run="1", mirrors={"folder": Overtaken("folder")}) == []
     assert mirrored(lake, topic) == [(HOUR, "folder")]
 
 
-def test_an_hour_sealed_anew_meanwhile_stays_due(lake: Lake, config: Config, topic: Topic) -> None:
+def test_an_hour_sealed_again_meanwhile_stays_due(lake: Lake, config: Config, topic: Topic) -> None:
     """What was counted is not what is now sealed."""
     lake.cleared(topic, HOUR, plays(["a"], topic))
 
     class Overtaken(RecordingMirror):
-        def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
-            super().publish(hour, anew=anew)
+        def publish(self, hour: SealedHour, *, force: bool = False) -> None:
+            super().publish(hour, force=force)
             lake.cleared(topic, HOUR, plays(["a", "b"], topic))
 
     assert mirror_due(topic, config, None, run="1", mirrors={"folder": Overtaken("folder")}) == []
@@ -779,10 +783,10 @@ def test_an_hour_sealed_anew_meanwhile_stays_due(lake: Lake, config: Config, top
 
 def test_files_that_are_not_the_seals_are_not_mirrored(lake: Lake, config: Config, topic: Topic) -> None:
     lake.sealed(topic, HOUR, plays(["a", "b"], topic))
-    seal = lake.history(topic).last("sealed", HOUR)
+    seal = lake.history(topic).seal_of(HOUR)
     assert seal is not None
-    lake.ledger(topic).record("sealed", HOUR, {**seal.details, "rows": 3, "revision": 2})
-    lake.ledger(topic).record("valid", HOUR)
+    lake.ledger(topic).record(replace(seal, rows=3, revision=2), HOUR)
+    lake.ledger(topic).record(Valid(), HOUR)
     with pytest.raises(Exception, match="found 2 files with 2 rows; expected 2 files with 3 rows"):
         mirror_due(topic, config, None, run="1")
 

@@ -24,9 +24,8 @@ from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, after
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.operations.reconcile import Cell, mirrors_of, reconciled
-from lakehouse.store.delta import DataFile, commit, open_table
-from lakehouse.store.tables import folders_of
+from lakehouse.operations.reconcile import Cell, mirrors_of, reconcile
+from lakehouse.store.delta import DataFile, commit
 from lakehouse.topics import Topic
 
 IDS = ["a", "b", "c", "d"]
@@ -67,12 +66,12 @@ def test_every_damage_to_a_mirror_is_named_and_repaired(
     hours = [after(HOUR, number) for number in range(len(DAMAGES) + 1)]
     for hour in hours:
         lake.cleared(topic, hour, plays(IDS, topic))
-    opened = mirrors_of(config, None, {name: target.mirror})
+    open_mirror = mirrors_of(config, None, {name: target.mirror})
     mirror_due(topic, config, None, run="1", mirrors={name: target.mirror})
     for hour, (damage, _) in zip(hours, DAMAGES.values(), strict=False):
         damage(target, topic, hour)
 
-    found = reconciled(config, [topic], opened, repair=True)
+    found = reconcile(config, [topic], open_mirror, repair=True)
     assert verdicts(list(found.cells), name) == [*(verdict for _, verdict in DAMAGES.values()), "same"]
     assert verdicts(list(found.cells), "silver") == ["same"] * len(hours)
     assert [cell.repaired for cell in found.cells if cell.store == name] == [True] * len(DAMAGES) + [False]
@@ -92,15 +91,15 @@ def test_without_repair_nothing_is_touched(mirrored: Lake, config: Config, topic
     folder = Path(config.settings.mirrors["folder"]["path"]) / topic.name / HOUR
     (folder / "_SUCCESS").unlink()
     for _ in range(2):
-        (wrong,) = reconciled(config, [topic], mirrors_of(config, None)).wrong
+        (wrong,) = reconcile(config, [topic], mirrors_of(config, None)).wrong
         assert (wrong.store, wrong.hour, wrong.verdict, wrong.rows) == ("folder", HOUR, "missing", None)
 
 
 def test_silver_is_counted_from_its_files(mirrored: Lake, config: Config, topic: Topic) -> None:
     """It is the measure of all others; what is wrong there is for `verify` and a person, and repairs nothing."""
     hour = mirrored.sealed_now(topic, HOUR)
-    os.remove(Path(hour.silver_uri) / hour.files[0].path)
-    (wrong,) = reconciled(config, [topic], mirrors_of(config, None), repair=True).wrong
+    os.remove(Path(hour.silver.uri) / hour.files[0].path)
+    (wrong,) = reconcile(config, [topic], mirrors_of(config, None), repair=True).wrong
     assert (wrong.store, wrong.verdict) == ("silver", "missing")
     assert "No such file" in str(wrong.error)
 
@@ -115,26 +114,26 @@ def test_what_the_ledger_says_nothing_of_is_extra_and_stays(
     mirror_due(topic, config, None, run="1", mirrors={name: target.mirror})
     target.mirror.publish(replace(hour, hour=stranger))
 
-    opened = mirrors_of(config, None, {name: target.mirror})
-    (extra,) = reconciled(config, [topic], opened, repair=True).wrong
+    open_mirror = mirrors_of(config, None, {name: target.mirror})
+    (extra,) = reconcile(config, [topic], open_mirror, repair=True).wrong
     assert (extra.store, extra.hour, extra.verdict, extra.rows) == (name, stranger, "extra", len(IDS))
     assert "remove it there by hand if nobody needs it" in str(extra.next_step)
     assert target.mirror.read_back(topic, stranger) == Count(len(IDS), hour.id_checksum)
-    assert reconciled(config, [topic], opened, first=HOUR, last=after(HOUR, 4)).wrong == []
+    assert reconcile(config, [topic], open_mirror, first=HOUR, last=after(HOUR, 4)).wrong == []
 
 
 def test_an_hour_in_silver_that_never_closed_is_extra(mirrored: Lake, config: Config, topic: Topic) -> None:
-    folders = folders_of(config.settings, topic.name)
-    table = open_table(folders.silver, {})
-    (Path(folders.silver) / "by-hand.parquet").write_bytes(parquet(plays(["x"], topic)))
+    tables = mirrored.tables(topic)
+    table = tables.silver()
+    (Path(tables.sealed.uri) / "silver" / "by-hand.parquet").write_bytes(parquet(plays(["x"], topic)))
     commit(table, [DataFile("by-hand.parquet", after(HOUR, 3), 1, 1, datetime.now(UTC))], metadata={}, transactions={})
-    (wrong,) = reconciled(config, [topic], mirrors_of(config, None), repair=True).wrong
+    (wrong,) = reconcile(config, [topic], mirrors_of(config, None), repair=True).wrong
     assert (wrong.store, wrong.hour, wrong.verdict, wrong.rows) == ("silver", after(HOUR, 3), "extra", 1)
 
 
 def test_an_hour_that_is_due_is_not_wrong(lake: Lake, config: Config, topic: Topic) -> None:
     lake.cleared(topic, HOUR, plays(IDS, topic))
-    found = reconciled(config, [topic], mirrors_of(config, None))
+    found = reconcile(config, [topic], mirrors_of(config, None))
     assert [(cell.store, cell.verdict) for cell in found.cells] == [("silver", "same"), ("folder", "due")]
     assert found.wrong == []
 
@@ -149,7 +148,7 @@ class Away:
     def where(self, topic: Topic, hour: Hour) -> str:
         return "away"
 
-    def publish(self, hour: Any, *, anew: bool = False) -> None:
+    def publish(self, hour: Any, *, force: bool = False) -> None:
         raise AssertionError
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
@@ -158,7 +157,7 @@ class Away:
 
 def test_a_store_that_does_not_answer_is_an_error_and_no_verdict(mirrored: Lake, config: Config, topic: Topic) -> None:
     away: Mirror = Away()
-    (wrong,) = reconciled(config, [topic], mirrors_of(config, None, {"folder": away})).wrong
+    (wrong,) = reconcile(config, [topic], mirrors_of(config, None, {"folder": away})).wrong
     assert wrong.verdict == "error"
     assert "found nobody" in str(wrong.error)
 

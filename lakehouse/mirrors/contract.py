@@ -1,18 +1,20 @@
-"""What a target of mirroring has to do, and what it is told."""
+"""What a target of mirroring does, and what it is given."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any, Protocol
-
-from pyspark.sql import SparkSession
+from typing import TYPE_CHECKING, Any, Protocol
 
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
 from lakehouse.store.delta import DataFile
+from lakehouse.store.place import Place
 from lakehouse.topics import Topic
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 
 @dataclass(frozen=True)
@@ -22,17 +24,18 @@ class SealedHour:
     topic: Topic
     hour: Hour
     revision: int
-    silver_uri: str
+    silver: Place
     silver_version: int
     files: tuple[DataFile, ...]
     rows: int
     id_checksum: int
     release: str
-    storage_options: Mapping[str, str]
 
 
 @dataclass(frozen=True)
 class Count:
+    """Rows, and the order-independent checksum of their event ids (`lakehouse.checksum`)."""
+
     rows: int
     id_checksum: int
 
@@ -41,7 +44,10 @@ class Count:
 
 
 def manifest_of(hour: SealedHour) -> dict[str, Any]:
-    """What a target keeps beside an hour: the same for the same sealed hour, whoever writes it."""
+    """What a target keeps beside an hour: the same for the same sealed hour, whoever writes it.
+
+    Keys: topic, hour, revision, silver_version, release, rows, id_checksum (as text).
+    """
     return {
         "topic": hour.topic.name,
         "hour": hour.hour,
@@ -60,10 +66,10 @@ class Mirror(Protocol):
     """As the configuration calls it."""
 
     hours_at_once: int = 1
-    """Hours of one topic that it takes side by side."""
+    """Hours of one topic that it takes at the same time."""
 
     @classmethod
-    def opened(cls, name: str, options: Any, spark: SparkSession | None) -> Mirror:
+    def from_config(cls, name: str, options: Any, spark: SparkSession | None) -> Mirror:
         """The mirror that the configuration describes, its keys read as the class's `Options`."""
         return cls(name, options)  # type: ignore[call-arg]  # a class that needs more has its own way
 
@@ -71,46 +77,46 @@ class Mirror(Protocol):
         """The address at which a reader of the target finds the hour."""
 
     def hours(self, topic: Topic) -> set[Hour]:
-        """Every hour that a reader may find there, whoever wrote it; `read_back` tells what there is of it."""
+        """Every hour that a reader may find there, whoever wrote it; `read_back` says how much of it is there."""
 
-    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
+    def publish(self, hour: SealedHour, *, force: bool = False) -> None:
         """Make the hour readable, whole or not at all; a new revision replaces the whole hour.
 
-        Idempotent: an hour that is there already in this revision is left as it is, as far as can be told without
-        reading it; `anew` writes it all the same. An older revision than the one that is there is refused.
+        Idempotent: an hour that is there already in this revision is left as it is, as far as this can be seen without
+        reading it; with `force` it is written again. An older revision than the one that is there is refused.
         """
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         """What a reader of the target now sees of the hour, counted by the target; None when it is not there."""
 
 
-def refuse_older(mirror: Mirror, hour: SealedHour, there: int) -> None:
-    """MirrorError when a newer revision is there: a run that slept meanwhile must not bring the old one back."""
-    if there > hour.revision:
+def refuse_older(mirror: Mirror, hour: SealedHour, present: int) -> None:
+    """MirrorError when the revision `present` is a newer one: a run that slept must not bring the old one back."""
+    if present > hour.revision:
         raise MirrorError(
             f"mirror {mirror.name}: {hour.topic.name} {hour.hour}",
-            found=f"revision {there} in {mirror.where(hour.topic, hour.hour)}",
+            found=f"revision {present} in {mirror.where(hour.topic, hour.hour)}",
             expected=f"none newer than {hour.revision}, which was to be published",
             next_step="Nothing to do if another run is mirroring; else see `lakehouse explain` for the hour.",
         )
 
 
-def is_wanted(mirror: Mirror, hour: SealedHour, there: Mapping[str, Any] | None, anew: bool) -> bool:
-    """Whether to write the hour to a target that has it with the manifest `there`; MirrorError as `refuse_older`."""
-    refuse_older(mirror, hour, int(there["revision"]) if there else 0)
-    return anew or there != manifest_of(hour)
+def is_wanted(mirror: Mirror, hour: SealedHour, present: Mapping[str, Any] | None, force: bool) -> bool:
+    """Whether to write the hour to a target that has it with the manifest `present`; MirrorError as `refuse_older`."""
+    refuse_older(mirror, hour, int(present["revision"]) if present else 0)
+    return force or present != manifest_of(hour)
 
 
 @contextmanager
-def told_of(mirror: Mirror, topic: Topic, hour: Hour, *kinds: type[Exception]) -> Iterator[None]:
-    """A target's own errors of these kinds, and OSErrors, told as a MirrorError that says which hour and where."""
-    told: tuple[type[Exception], ...] = (OSError, *kinds)
+def as_mirror_errors(mirror: Mirror, topic: Topic, hour: Hour, *kinds: type[Exception]) -> Iterator[None]:
+    """Raises a target's own errors of these kinds, and OSErrors, as a MirrorError that says which hour and where."""
+    caught: tuple[type[Exception], ...] = (OSError, *kinds)
     try:
         yield
-    except told as refused:
+    except caught as refused:
         raise MirrorError(
             f"mirror {mirror.name}: {topic.name} {hour}",
             found=str(refused).strip()[:1000] or type(refused).__name__,
-            expected=f"{mirror.where(topic, hour)} within reach",
-            next_step="Check the target and what it says; the hour stays due.",
+            expected=f"{mirror.where(topic, hour)} to answer",
+            next_step="Check the target; the hour stays due.",
         ) from refused

@@ -11,9 +11,9 @@ import duckdb
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.hours import Hour
-from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted, manifest_of, told_of
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
 from lakehouse.mirrors.files import rows_of
-from lakehouse.mirrors.retries import retried
+from lakehouse.mirrors.retries import with_retries
 from lakehouse.schemas import silver_schema
 from lakehouse.topics import Frozen, Topic
 
@@ -33,31 +33,31 @@ class DuckDBMirror(Mirror):
 
     def hours(self, topic: Topic) -> set[Hour]:
         query = f'select hour from "{topic.name}" union select hour from _hours where topic = ?'
-        with self._opened(topic, "*") as (db, _):
+        with self._table(topic, "*") as (db, _):
             return {hour for (hour,) in db.execute(query, [topic.name]).fetchall()}
 
-    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
-        with self._opened(hour.topic, hour.hour) as (db, there):
-            if is_wanted(self, hour, there, anew):
+    def publish(self, hour: SealedHour, *, force: bool = False) -> None:
+        with self._table(hour.topic, hour.hour) as (db, present):
+            if is_wanted(self, hour, present, force):
                 _replace(db, hour, hour.topic.name)
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         query = f'select count(*), {sql_for("duckdb")} from "{topic.name}" where hour = ?'
-        with self._opened(topic, hour) as (db, there):
+        with self._table(topic, hour) as (db, present):
             count = Count(*map(int, db.execute(query, [hour]).fetchall()[0]))
-            return count if there or count.rows else None
+            return count if present or count.rows else None
 
     @contextmanager
-    def _opened(self, topic: Topic, hour: Hour) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, Any] | None]]:
-        with _TURN, told_of(self, topic, hour, duckdb.Error), retried(self._connected, duckdb.IOException) as db:
+    def _table(self, topic: Topic, hour: Hour) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, Any] | None]]:
+        with _TURN, as_mirror_errors(self, topic, hour, duckdb.Error), self._connection() as db:
             db.execute("create table if not exists _hours (topic text, hour text, manifest text, unique (topic, hour))")
             db.register("declared", silver_schema(topic).empty_table())
             db.execute(f'create table if not exists "{topic.name}" as from declared')
             row = db.execute("select manifest from _hours where topic = ? and hour = ?", [topic.name, hour]).fetchone()
             yield db, json.loads(row[0]) if row else None
 
-    def _connected(self) -> duckdb.DuckDBPyConnection:
-        return duckdb.connect(self._path)
+    def _connection(self) -> duckdb.DuckDBPyConnection:
+        return with_retries(lambda: duckdb.connect(self._path), (duckdb.IOException,))
 
 
 def _replace(db: duckdb.DuckDBPyConnection, hour: SealedHour, topic: str) -> None:

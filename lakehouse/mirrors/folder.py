@@ -6,22 +6,26 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
-from datetime import UTC, datetime, timedelta
-from typing import Literal
+from datetime import timedelta
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import Field
-from pyspark.sql import SparkSession
 
 from lakehouse import failpoints
 from lakehouse.config import Root
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
-from lakehouse.mirrors.contract import Count, Mirror, SealedHour, manifest_of, refuse_older, told_of
-from lakehouse.mirrors.files import Copy, Files, Found, files_at, first_line
-from lakehouse.store.delta import DataFile
+from lakehouse.mirrors.addresses import files_at
+from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, manifest_of, refuse_older
+from lakehouse.mirrors.files import Copy, Files, Found
+from lakehouse.store.delta import DataFile, first_line
+from lakehouse.store.ledger import Clock, now
 from lakehouse.topics import Frozen, Topic
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -43,12 +47,12 @@ class FolderOptions(Frozen):
 
 
 class FolderMirror(Mirror):
-    """Copies an hour aside, then makes it visible by one rename of its folder.
+    """Copies an hour into a staging folder, then makes it visible by one rename of that folder.
 
-    A new revision takes two renames: the old folder out of the way, the new one in. A reader finds the old hour, or for
-    that moment none, or the new hour, and never some of both: the files of each revision have names of their own, so
-    even a reader that listed the old folder fails rather than mixes. A crash between the two leaves no hour, and the
-    next publish brings it. A failure there puts the old one back.
+    A new revision takes two renames: the old folder into staging, the new one out of it. A reader finds the old hour,
+    or for that moment none, or the new hour, and never a mix: the files of each revision have names of their own, so
+    that even a reader that listed the old folder fails. A crash between the two leaves no hour, and the next publish
+    writes it. A failure there puts the old one back.
 
     An object store renames a folder file by file. There `_SUCCESS` goes before the old folder moves and comes after the
     new one is whole.
@@ -56,13 +60,13 @@ class FolderMirror(Mirror):
 
     Options = FolderOptions
 
-    def __init__(self, name: str, path: str, files: Files, clock: Callable[[], datetime] | None = None) -> None:
+    def __init__(self, name: str, path: str, files: Files, clock: Clock = now) -> None:
         self.name = name
         self._path, self._files = path, files
-        self._clock = clock or (lambda: datetime.now(UTC))
+        self._clock = clock
 
     @classmethod
-    def opened(cls, name: str, options: FolderOptions, spark: SparkSession | None) -> FolderMirror:
+    def from_config(cls, name: str, options: FolderOptions, spark: SparkSession | None) -> FolderMirror:
         mirror = cls(name, options.path, files_at(options.path, name, spark, options.storage_options))
         mirror.hours_at_once = options.hours_at_once
         return mirror
@@ -71,18 +75,18 @@ class FolderMirror(Mirror):
         return f"{self._path}/{topic.name}/{hour}"
 
     def hours(self, topic: Topic) -> set[Hour]:
-        with told_of(self, topic, "*"):
+        with as_mirror_errors(self, topic, "*"):
             return hours_among(self._files.listing(f"{self._path}/{topic.name}") or {})
 
-    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
-        self.publish_at(self.where(hour.topic, hour.hour), hour, anew=anew)
+    def publish(self, hour: SealedHour, *, force: bool = False) -> None:
+        self.publish_at(self.where(hour.topic, hour.hour), hour, force=force)
 
-    def publish_at(self, folder: str, hour: SealedHour, *, anew: bool = False) -> None:
+    def publish_at(self, folder: str, hour: SealedHour, *, force: bool = False) -> None:
         """As `publish`, in a folder of the caller's choice beside `_staging`."""
         manifest = _manifest(hour)
         try:
             self._sweep(hour)
-            if anew or not self._is_published(folder, manifest):
+            if force or not self._is_published(folder, manifest):
                 self._publish(hour, folder, manifest)
                 failpoints.reached("mirror.in_place")
             self._sweep(hour)
@@ -106,7 +110,7 @@ class FolderMirror(Mirror):
                 f"mirror {self.name}: {topic.name} {hour}",
                 found=first_line(refused),
                 expected=f"readable Parquet files in {folder}",
-                next_step="Remove that folder if it is broken; the hour stays due and will be published anew.",
+                next_step="Remove that folder if it is broken; the hour stays due and will be published again.",
             ) from refused
 
     def _is_published(self, folder: str, manifest: str) -> bool:
@@ -132,9 +136,9 @@ class FolderMirror(Mirror):
         """The whole hour in its own folder, durable; the last thing written says that it is whole."""
         self._files.make_folder(staged)
         copies = [
-            Copy(hour.silver_uri, file.path, f"{staged}/{name}", file.size_bytes) for name, file in _parts(hour).items()
+            Copy(hour.silver, file.path, f"{staged}/{name}", file.size_bytes) for name, file in _parts(hour).items()
         ]
-        self._files.copy(copies, hour.storage_options)
+        self._files.copy(copies)
         self._files.write(f"{staged}/{MANIFEST}", manifest)
         failpoints.reached("mirror.copied")
         written, expected = _sizes(self._files.listing(staged) or {}), _sizes_in(manifest)

@@ -8,24 +8,28 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Lock
-from typing import Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 from pydantic import Field
-from pyspark.sql import SparkSession
 
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.durations import Duration
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
+from lakehouse.mirrors.addresses import files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
-from lakehouse.mirrors.files import Files, files_at, first_line
+from lakehouse.mirrors.files import Files
 from lakehouse.mirrors.folder import FolderMirror
-from lakehouse.mirrors.retries import retried
+from lakehouse.mirrors.retries import PATIENCE, with_retries
 from lakehouse.schemas import sealed_schema
+from lakehouse.store.delta import first_line
 from lakehouse.topics import Frozen, Topic
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _SESSION = {
     "hive.compute.query.using.stats": "false",  # a count is of the files, not of what the metastore remembers
@@ -79,14 +83,16 @@ class HiveMirror(Mirror):
 
     Options = HiveOptions
 
-    def __init__(self, name: str, options: HiveOptions, files: Files) -> None:
+    def __init__(self, name: str, options: HiveOptions, files: Files, patience: timedelta = PATIENCE) -> None:
+        """`patience` is how long a server that is away is called again."""
+        self._patience = patience
         self.name, self.hours_at_once = name, options.hours_at_once
         self._options, self._files = options, files
         self._folders = FolderMirror(name, options.path, files)
         self._defining = Lock()
 
     @classmethod
-    def opened(cls, name: str, options: HiveOptions, spark: SparkSession | None) -> HiveMirror:
+    def from_config(cls, name: str, options: HiveOptions, spark: SparkSession | None) -> HiveMirror:
         return cls(name, options, files_at(options.path, name, spark, options.storage_options))
 
     def where(self, topic: Topic, hour: Hour) -> str:
@@ -94,16 +100,16 @@ class HiveMirror(Mirror):
 
     def hours(self, topic: Topic) -> set[Hour]:
         with self._refusals(topic, "*"):
-            return self._asked(lambda hive: hive.partitions(self._table(topic)))
+            return self._ask(lambda hive: hive.partitions(self._table(topic)))
 
-    def publish(self, hour: SealedHour, *, anew: bool = False) -> None:
+    def publish(self, hour: SealedHour, *, force: bool = False) -> None:
         topic, folder = hour.topic, self._folder(hour.topic, hour.hour, hour.revision)
         with self._refusals(topic, hour.hour):
-            location = self._asked(lambda hive: hive.location(self._table(topic), hour.hour))
+            location = self._ask(lambda hive: hive.location(self._table(topic), hour.hour))
         refuse_older(self, hour, _revision_in(location))
-        self._folders.publish_at(folder, hour, anew=anew)
+        self._folders.publish_at(folder, hour, force=force)
         with self._refusals(topic, hour.hour):
-            self._asked(lambda hive: self._point(hive, topic, hour.hour, location, folder))
+            self._ask(lambda hive: self._point(hive, topic, hour.hour, location, folder))
             self._remove_before(topic, hour.hour, hour.revision - 1)
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
@@ -115,7 +121,7 @@ class HiveMirror(Mirror):
             return Count(int(rows), int(checksum))
 
         with self._refusals(topic, hour):
-            return self._asked(counted)
+            return self._ask(counted)
 
     def _point(self, hive: _Hive, topic: Topic, hour: Hour, location: str | None, folder: str) -> None:
         table = self._table(topic)
@@ -148,15 +154,15 @@ class HiveMirror(Mirror):
     def _folder(self, topic: Topic, hour: Hour, revision: int) -> str:
         return f"{self._folders.where(topic, hour)}-r{revision}"
 
-    def _asked(self, work: Callable[[_Hive], Result]) -> Result:
-        """What `work` makes of a connection of its own: one that broke cannot be used again."""
+    def _ask(self, work: Callable[[_Hive], Result]) -> Result:
+        """What `work` returns for a connection of its own: one that broke cannot be used again."""
         from thrift.transport.TTransport import TTransportException
 
         def once() -> Result:
             with _connected(self._options) as hive:
                 return work(hive)
 
-        return retried(once, (TTransportException, OSError))
+        return with_retries(once, (TTransportException, OSError), self._patience)
 
     @contextmanager
     def _refusals(self, topic: Topic, hour: Hour) -> Iterator[None]:
@@ -168,14 +174,14 @@ class HiveMirror(Mirror):
         except (Error, TException, OSError) as refused:
             raise MirrorError(
                 f"mirror {self.name}: {topic.name} {hour}",
-                found=_said(refused),
+                found=_message(refused),
                 expected=f"HiveServer2 at {self._options.host}:{self._options.port} to answer",
                 next_step="Check the server and the rights there; the hour stays due.",
             ) from refused
 
 
 class _Hive:
-    """A connection as two verbs and one question."""
+    """A connection: statements are run, queries give rows."""
 
     def __init__(self, connection: Any) -> None:
         self._connection = connection
@@ -190,15 +196,15 @@ class _Hive:
             return list(cursor.fetchall())
 
     def partitions(self, table: str) -> set[Hour]:
-        return hours_among(str(row[0]).removeprefix("hour=") for row in self._told(f"show partitions {table}"))
+        return hours_among(str(row[0]).removeprefix("hour=") for row in self._rows_if_there(f"show partitions {table}"))
 
     def location(self, table: str, hour: Hour) -> str | None:
         """Where the partition's files are; None when there is no such partition, table or database."""
-        rows = self._told(f"describe formatted {table} partition (hour = '{hour}')")
+        rows = self._rows_if_there(f"describe formatted {table} partition (hour = '{hour}')")
         return next((str(row[1]).strip() for row in rows if str(row[0]).strip() == "Location:"), None)
 
-    def _told(self, question: str) -> list[tuple[Any, ...]]:
-        """Nothing of what is not there."""
+    def _rows_if_there(self, question: str) -> list[tuple[Any, ...]]:
+        """No rows where the table, database or partition is missing."""
         from pyhive.exc import OperationalError
 
         try:
@@ -289,7 +295,7 @@ def _code(error: Exception) -> int | None:
     return getattr(getattr(response, "status", None), "errorCode", None)
 
 
-def _said(error: BaseException) -> str:
+def _message(error: BaseException) -> str:
     """The server's own words; PyHive gives the whole response in Python's notation."""
     status = getattr(error.args[0] if error.args else None, "status", None)
     return str(getattr(status, "errorMessage", None) or first_line(error)).strip()[:500]

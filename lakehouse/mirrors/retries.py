@@ -1,26 +1,36 @@
-"""Asking a target again, a few times and not for ever."""
+"""Asking a target again while its trouble may pass."""
 
 from __future__ import annotations
 
-import time
 from collections.abc import Callable
+from datetime import timedelta
 from typing import TypeVar
+
+from google.api_core.retry import exponential_sleep_generator, if_exception_type, retry_target
 
 Result = TypeVar("Result")
 
-PAUSES_SECONDS = (1.0, 4.0)
-"""Between the tries: what passes by itself passes in seconds, for the rest the next run asks again."""
+PATIENCE = timedelta(seconds=8)
+"""What passes by itself passes in seconds; for the rest the next run asks again."""
 
 
-def retried(
-    work: Callable[[], Result],
-    passing: type[Exception] | tuple[type[Exception], ...],
-    pauses: tuple[float, ...] | None = None,
+def with_retries(
+    work: Callable[[], Result], passing: tuple[type[Exception], ...], patience: timedelta = PATIENCE
 ) -> Result:
-    """What `work` gives; after `passing` errors it is asked again, and the last one is raised."""
-    for pause in PAUSES_SECONDS if pauses is None else pauses:
-        try:
-            return work()
-        except passing:
-            time.sleep(pause)
-    return work()
+    """What `work` gives; after `passing` errors it is called again while there is patience, and the last one is raised.
+
+    A call that itself takes longer than the patience, such as one that times out, is not repeated.
+    """
+    result: Result = retry_target(
+        work,
+        if_exception_type(*passing),
+        exponential_sleep_generator(initial=0.5, maximum=4.0),
+        timeout=patience / timedelta(seconds=1),
+        exception_factory=_last_error,
+    )
+    return result
+
+
+def _last_error(errors: list[Exception], *_: object) -> tuple[Exception, Exception | None]:
+    cause = errors[-1].__cause__
+    return errors[-1], cause if isinstance(cause, Exception) else None
