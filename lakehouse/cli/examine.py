@@ -153,8 +153,8 @@ def reconcile(
     names = [topic] if topic else [name for name in sorted(config.topics) if is_started(config, name)]
     chosen = [started_topic(context, topic).topic] if topic else [config.topic(name) for name in names]
     session = spark_session(config.settings, "reconcile") if reconciling.needs_spark(config, chosen) else None
-    opened = reconciling.mirrors_of(config, session)
-    found = reconciling.reconciled(config, chosen, opened, first=bounds[0], last=bounds[1], repair=repair)
+    open_mirror = reconciling.mirrors_of(config, session)
+    found = reconciling.reconcile(config, chosen, open_mirror, first=bounds[0], last=bounds[1], repair=repair)
     if as_json:
         cells = [{**asdict(cell), "is_right": cell.is_right, "next_step": cell.next_step} for cell in found.cells]
         print_json({"cells": cells, "wrong": len(found.wrong)})

@@ -15,20 +15,17 @@ from lakehouse.errors import LakeError, LakehouseError, MirrorError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror
-from lakehouse.mirrors.files import open_file
-from lakehouse.mirrors.stage import sealed_hour
-from lakehouse.store.delta import DataFile, files, open_table
-from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import folders_of
+from lakehouse.mirrors.sealed import sealed_hour
+from lakehouse.store.delta import DataFile, files
+from lakehouse.store.place import Place
+from lakehouse.store.records import Mirrored, State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 SILVER = "silver"
 
-Opened = Callable[[str], Mirror]
-"""The mirror of a name; it may be asked from several threads."""
-
-Chosen = Callable[[Iterable[Hour]], list[Hour]]
-"""Those of the hours that were asked for, in their order."""
+OpenMirror = Callable[[str], Mirror]
+"""Gives the mirror of a name; called from several threads."""
 
 
 @dataclass(frozen=True)
@@ -36,7 +33,7 @@ class Cell:
     """What one store has of one hour. `verdict` is one of
 
     `same`, `missing` (the ledger says it is there), `extra` (it is there, the ledger says nothing of it), `different`,
-    `due` (not mirrored yet, and not there), or `error`.
+    `due` (not mirrored yet, and not there), or `error` (no answer).
     """
 
     topic: str
@@ -68,7 +65,7 @@ class Cell:
         if self.store == SILVER:
             return "Wrong in silver: it is what mirrors are made of. See `lakehouse verify` for the topic."
         if self.verdict == "error":
-            return f"No answer from {self.store}: see what it says, and ask again."
+            return f"No answer from {self.store}: see its error, and run reconcile again."
         return f"Missing or different at {self.store}: --repair publishes it again."
 
 
@@ -81,10 +78,10 @@ class Reconciliation:
         return [cell for cell in self.cells if not cell.is_right]
 
 
-def reconciled(
+def reconcile(
     config: Config,
     topics: Iterable[Topic],
-    opened: Opened,
+    open_mirror: OpenMirror,
     *,
     first: Hour | None = None,
     last: Hour | None = None,
@@ -92,184 +89,177 @@ def reconciled(
 ) -> Reconciliation:
     """Every hour from `first` to `last` in silver and every mirror of its topic, as the stores count it now.
 
-    These are the hours of the ledger and those that a store has beside them. Mirrors are asked side by side. With
-    `repair`, what is missing or different at a mirror and cleared to be there is published anew and counted again;
+    These are the hours of the ledger and those that a store has beside them. Mirrors are read at the same time. With
+    `repair`, what is missing or different at a mirror and cleared to be there is published again and counted again;
     what is extra stays, and silver is never touched.
     """
-    cells = [
-        cell
-        for topic in topics
-        for cell in _of_topic(topic, _history(topic, config), config, opened, (first, last), repair)
-    ]
+    cells: list[Cell] = []
+    for topic in topics:
+        comparison = TopicComparison(TopicTables(topic, config.settings), first, last)
+        cells += comparison.cells(open_mirror, repair)
     return Reconciliation(tuple(cells))
 
 
-def _of_topic(
-    topic: Topic,
-    history: History,
-    config: Config,
-    opened: Opened,
-    bounds: tuple[Hour | None, Hour | None],
-    repair: bool,
-) -> list[Cell]:
-    def chosen(known: Iterable[Hour]) -> list[Hour]:
-        first, last = bounds
-        return sorted({hour for hour in known if (first or hour) <= hour <= (last or hour)})
-
-    def cells_of(store: str) -> list[Cell]:
-        if store == SILVER:
-            return _silver(topic, history, chosen, config)
-        return _mirror(store, topic, history, chosen, config, opened, repair)
-
-    stores = [SILVER, *topic.mirrors]
-    with ThreadPoolExecutor(len(stores)) as pool:
-        found = [cell for cells in pool.map(cells_of, stores) for cell in cells]
-    return sorted(found, key=lambda cell: (cell.hour, stores.index(cell.store)))
-
-
-def mirrors_of(config: Config, spark: object, given: Mapping[str, Mirror] | None = None) -> Opened:
-    """Mirrors as the configuration describes them, each opened once."""
+def mirrors_of(config: Config, spark: object, given: Mapping[str, Mirror] | None = None) -> OpenMirror:
+    """Mirrors as the configuration describes them, each opened once; `given` take precedence."""
     mirrors: dict[str, Mirror] = dict(given or {})
 
-    def opened(name: str) -> Mirror:
+    def open_mirror(name: str) -> Mirror:
         if name not in mirrors:
             mirrors[name] = mirror_named(name, config.settings, config.path, spark)  # type: ignore[arg-type]
         return mirrors[name]
 
-    return opened
+    return open_mirror
 
 
 def needs_spark(config: Config, topics: Iterable[Topic]) -> bool:
     """Whether a mirror of these topics is reached by Hadoop only."""
-    named = {name for topic in topics for name in topic.mirrors}
-    settings = [config.settings.mirrors.get(name, {}) for name in named]
+    names = {name for topic in topics for name in topic.mirrors}
+    settings = [config.settings.mirrors.get(name, {}) for name in names]
     return any("://" in str(each.get("path", "")) for each in settings)
 
 
-def _history(topic: Topic, config: Config) -> History:
-    table = open_table(folders_of(config.settings, topic.name).ledger, config.settings.storage_options)
-    return Ledger(table, by="").history()
+class TopicComparison:
+    """One topic's ledger as it was when the comparison began, against what its stores have."""
 
+    def __init__(self, tables: TopicTables, first: Hour | None = None, last: Hour | None = None) -> None:
+        self._tables, self._topic = tables, tables.topic
+        self._first, self._last = first, last
+        self._history = tables.history()
 
-def _silver(topic: Topic, history: History, chosen: Chosen, config: Config) -> list[Cell]:
-    """Silver's files of each sealed hour, by their ids alone, and hours in its log that the ledger never closed."""
-    folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
-    unknown = _hours_in_log(folders.silver, options)
-    for hour in history.hours():
-        unknown.pop(hour, None)
+    def cells(self, open_mirror: OpenMirror, repair: bool) -> list[Cell]:
+        """By hour, then silver before the mirrors in the topic's order."""
+        stores = [SILVER, *self._topic.mirrors]
 
-    def cell(hour: Hour) -> Cell:
-        where = f"{folders.silver} hour={hour}"
+        def cells_of(store: str) -> list[Cell]:
+            return self._silver() if store == SILVER else self._mirror(store, open_mirror, repair)
+
+        with ThreadPoolExecutor(len(stores)) as pool:
+            found = [cell for cells in pool.map(cells_of, stores) for cell in cells]
+        return sorted(found, key=lambda cell: (cell.hour, stores.index(cell.store)))
+
+    # --- silver
+
+    def _silver(self) -> list[Cell]:
+        """Silver's files of each sealed hour, by their ids alone, and hours in its log that the ledger never closed."""
+        silver = self._tables.sealed.below("silver")
+        extra = _files_by_hour(silver)
+        for hour in self._history.hours():
+            extra.pop(hour, None)
+        sealed = filter(self._history.revision, self._history.hours())
+        return [self._of_silver(silver, hour, extra.get(hour)) for hour in self._in_bounds({*sealed, *extra})]
+
+    def _of_silver(self, silver: Place, hour: Hour, extra: Sequence[DataFile] | None) -> Cell:
+        where = f"{silver.uri} hour={hour}"
         try:
-            is_extra = hour in unknown
-            ours = unknown[hour] if is_extra else sealed_hour(history, topic, hour, folders, options).files
-            count = _counted(ours, folders.silver, options)
-            return _cell(topic, history, hour, SILVER, count, where, verdict="extra" if is_extra else None)
+            parts = sealed_hour(self._tables, self._history, hour).files if extra is None else extra
+            count = _count(parts, silver)
+            return self._cell(hour, SILVER, where, count, verdict="extra" if extra is not None else None)
         except LakeError as error:
-            return _cell(topic, history, hour, SILVER, None, where, error, verdict="different")
+            return self._cell(hour, SILVER, where, error=error, verdict="different")
+        except FileNotFoundError as error:
+            return self._cell(hour, SILVER, where, error=error, verdict="missing")
         except (OSError, LakehouseError) as error:
-            missing = isinstance(error, FileNotFoundError)
-            return _cell(topic, history, hour, SILVER, None, where, error, verdict="missing" if missing else "error")
+            return self._cell(hour, SILVER, where, error=error, verdict="error")
 
-    return [cell(hour) for hour in chosen({*filter(history.revision, history.hours()), *unknown})]
+    # --- mirrors
+
+    def _mirror(self, name: str, open_mirror: OpenMirror, repair: bool) -> list[Cell]:
+        in_ledger = set(self._in_bounds(self._history.hours()))
+        try:
+            mirror = open_mirror(name)
+            beside = mirror.hours(self._topic) - set(self._history.hours())
+        except LakehouseError as error:
+            return [self._cell(hour, name, name, error=error, verdict="error") for hour in in_ledger]
+        with ThreadPoolExecutor(mirror.hours_at_once) as pool:
+            cells = pool.map(lambda hour: self._of_mirror(mirror, hour, repair), self._in_bounds({*in_ledger, *beside}))
+            return [cell for cell in cells if cell.hour in in_ledger or cell.verdict != "due"]
+
+    def _of_mirror(self, mirror: Mirror, hour: Hour, repair: bool) -> Cell:
+        found = self._counted(mirror, hour)
+        is_ours = self._history.is_cleared(hour) and mirror.name in self._history.targets_done(hour)
+        if repair and is_ours and not found.is_right:
+            return self._repaired(mirror, found)
+        return found
+
+    def _counted(self, mirror: Mirror, hour: Hour) -> Cell:
+        where = mirror.where(self._topic, hour)
+        try:
+            return self._cell(hour, mirror.name, where, mirror.read_back(self._topic, hour))
+        except MirrorError as error:
+            return self._cell(hour, mirror.name, where, error=error, verdict="error")
+
+    def _repaired(self, mirror: Mirror, found: Cell) -> Cell:
+        """The cell after the hour was published again; with its former verdict and the error when that failed."""
+        try:
+            mirror.publish(sealed_hour(self._tables, self._history, found.hour), force=True)
+            count = mirror.read_back(self._topic, found.hour)
+        except (LakehouseError, OSError) as error:
+            return self._cell(found.hour, mirror.name, found.where, error=error, verdict=found.verdict)
+        again = self._cell(found.hour, mirror.name, found.where, count)
+        return replace(found, repaired=True, error=None) if again.verdict == "same" else again
+
+    # --- verdicts
+
+    def _cell(
+        self,
+        hour: Hour,
+        store: str,
+        where: str,
+        count: Count | None = None,
+        *,
+        error: Exception | None = None,
+        verdict: str | None = None,
+    ) -> Cell:
+        seal = self._history.seal_of(hour)
+        expected = Count(seal.rows, seal.id_checksum) if seal else Count(0, 0)
+        return Cell(
+            topic=self._topic.name,
+            hour=hour,
+            store=store,
+            verdict=verdict or self._verdict(hour, store, count, expected),
+            rows=count.rows if count else None,
+            id_checksum=str(count.id_checksum) if count else None,
+            expected_rows=expected.rows,
+            expected_id_checksum=str(expected.id_checksum),
+            where=where,
+            error=str(error) if error else None,
+        )
+
+    def _verdict(self, hour: Hour, store: str, count: Count | None, expected: Count) -> str:
+        is_recorded = store == SILVER or store in self._history.targets_done(hour)
+        if count is None:
+            return "missing" if is_recorded else "due"
+        if not is_recorded:
+            # A publish that died before it was recorded, or an older revision: the next run replaces it.
+            was_there = any(
+                entry.of(Mirrored).target == store
+                for entry in self._history.of_hour(hour)
+                if entry.state == State.MIRRORED
+            )
+            return "due" if was_there or self._history.is_cleared(hour) else "extra"
+        return "same" if count == expected else "different"
+
+    def _in_bounds(self, hours: Iterable[Hour]) -> list[Hour]:
+        first, last = self._first, self._last
+        return sorted({hour for hour in hours if (first or hour) <= hour <= (last or hour)})
 
 
-def _hours_in_log(silver: str, options: Mapping[str, str]) -> dict[Hour, list[DataFile]]:
-    """None when the table cannot be read, which every sealed hour then says by itself."""
+def _files_by_hour(silver: Place) -> dict[Hour, list[DataFile]]:
+    """Silver's files in its newest version; none when it cannot be read, which every sealed hour then says."""
     found: dict[Hour, list[DataFile]] = {}
     with suppress(LakeError):
-        for file in files(open_table(silver, options)):
+        for file in files(silver.table()):
             found.setdefault(file.hour or "", []).append(file)
     return found
 
 
-def _counted(parts: Iterable[DataFile], silver_uri: str, options: Mapping[str, str]) -> Count:
+def _count(parts: Iterable[DataFile], silver: Place) -> Count:
+    """From the ids alone; FileNotFoundError when a file is missing."""
     rows = checksum = 0
     for file in parts:
-        with open_file(silver_uri, file.path, options) as source, pq.ParquetFile(source) as parquet:
+        with silver.open(file.path) as source, pq.ParquetFile(source) as parquet:
             for batch in parquet.iter_batches(1_000_000, columns=["event_id"]):
                 rows += batch.num_rows
                 checksum += id_checksum(batch.column(0))
     return Count(rows, checksum)
-
-
-def _mirror(
-    name: str,
-    topic: Topic,
-    history: History,
-    chosen: Chosen,
-    config: Config,
-    opened: Opened,
-    repair: bool,
-) -> list[Cell]:
-    known = set(chosen(history.hours()))
-    try:
-        mirror = opened(name)
-        beside = mirror.hours(topic) - set(history.hours())
-    except LakehouseError as error:
-        return [_cell(topic, history, hour, name, None, name, error, verdict="error") for hour in known]
-    with ThreadPoolExecutor(mirror.hours_at_once) as pool:
-        cells = pool.map(
-            lambda hour: _compared(mirror, topic, history, hour, config, repair), chosen({*known, *beside})
-        )
-        return [cell for cell in cells if cell.hour in known or cell.verdict != "due"]
-
-
-def _compared(mirror: Mirror, topic: Topic, history: History, hour: Hour, config: Config, repair: bool) -> Cell:
-    where = mirror.where(topic, hour)
-    try:
-        found = _cell(topic, history, hour, mirror.name, mirror.read_back(topic, hour), where)
-    except MirrorError as error:
-        found = _cell(topic, history, hour, mirror.name, None, where, error, verdict="error")
-    is_ours = history.is_cleared(hour) and mirror.name in history.targets_done(hour)
-    if not repair or found.is_right or not is_ours:
-        return found
-    try:
-        folders, options = folders_of(config.settings, topic.name), config.settings.storage_options
-        mirror.publish(sealed_hour(history, topic, hour, folders, options), anew=True)
-        again = _cell(topic, history, hour, mirror.name, mirror.read_back(topic, hour), where)
-    except (LakehouseError, OSError) as error:
-        return _cell(topic, history, hour, mirror.name, None, where, error, verdict=found.verdict)
-    if again.verdict != "same":
-        return again
-    return replace(found, repaired=True, error=None)
-
-
-def _cell(
-    topic: Topic,
-    history: History,
-    hour: Hour,
-    store: str,
-    count: Count | None,
-    where: str,
-    error: Exception | None = None,
-    *,
-    verdict: str | None = None,
-) -> Cell:
-    seal = history.last("sealed", hour)
-    expected = Count(int(seal.details["rows"]), int(seal.details["id_checksum"])) if seal else Count(0, 0)
-    return Cell(
-        topic.name,
-        hour,
-        store,
-        verdict or _verdict(history, hour, store, count, expected),
-        count.rows if count else None,
-        str(count.id_checksum) if count else None,
-        expected.rows,
-        str(expected.id_checksum),
-        where,
-        str(error) if error else None,
-    )
-
-
-def _verdict(history: History, hour: Hour, store: str, count: Count | None, expected: Count) -> str:
-    is_recorded = store == SILVER or store in history.targets_done(hour)
-    if count is None:
-        return "missing" if is_recorded else "due"
-    if not is_recorded:
-        # A publish that died before it was recorded, or an older revision that is about to be replaced: the next run's.
-        is_expected = history.is_cleared(hour) or any(
-            entry.state == "mirrored" and entry.details["target"] == store for entry in history.of_hour(hour)
-        )
-        return "due" if is_expected else "extra"
-    return "same" if count == expected else "different"
