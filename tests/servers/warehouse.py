@@ -47,7 +47,8 @@ def gateway(folder: Path, emulator: Server) -> Server:
     (port,) = free_ports(1)
     module = "tests.servers.gateway"
     command = [sys.executable, "-m", module, str(port), emulator.address.rpartition(":")[2]]
-    return started("gateway", command, folder, f"http://127.0.0.1:{port}", lambda: listens(port))
+    root = {"PYTHONPATH": str(Path(__file__).parents[2])}  # it runs in its own folder, and `tests` is not installed
+    return started("gateway", command, folder, f"http://127.0.0.1:{port}", lambda: listens(port), environment=root)
 
 
 def lake_options(address: str) -> dict[str, str]:
