@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
-from pydantic import AfterValidator, BaseModel, ValidationError
+from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo, model_validator
 
 from lakehouse import __version__
 from lakehouse.durations import Duration
@@ -22,12 +22,22 @@ DEFAULT_CONF = "conf/local.yaml"
 Model = TypeVar("Model", bound=BaseModel)
 
 
-def _rooted(path: str) -> str:
-    """Addresses stay as they are; a path of the file system is made absolute, for executors run elsewhere."""
-    return path.rstrip("/") if "://" in path else str(Path(path).absolute())
+def _rooted(path: str, info: ValidationInfo) -> str:
+    """Addresses stay as they are; a path of the file system is made absolute, for executors run elsewhere.
+
+    It counts from the working directory, or from the validation context, where that is a folder.
+    """
+    if "://" in path:
+        return path.rstrip("/")
+    folder = info.context if isinstance(info.context, Path) else Path()
+    return str((folder / path).absolute())
 
 
 Root = Annotated[str, AfterValidator(_rooted)]
+
+
+FORMER_KEYS = {"dry_after": "empty_after"}
+"""Of `ingest`, as release 0.1 spelled them."""
 
 
 class Ingest(Frozen):
@@ -53,18 +63,30 @@ class Ingest(Frozen):
         unit="duration",
         doc="Longest that a slot pulls before its segment is written; well below the ack deadline.",
     )
-    dry_after: Duration = key(
+    empty_after: Duration = key(
         timedelta(seconds=1),
         unit="duration",
-        doc="Wait for a message before the subscription counts as dry.",
+        doc="Wait for a message before the subscription counts as drained. (`dry_after` in 0.1, still read.)",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _present(cls, values: Any) -> Any:
+        """The spellings of release 0.1 are read as the present ones, for one release."""
+        if not isinstance(values, Mapping):
+            return values
+        return {FORMER_KEYS.get(name, name): value for name, value in values.items()}
+
+
+def _present_source(source: object) -> object:
+    return "drained" if source == "dry" else source
 
 
 class Frontier(Frozen):
-    source: Literal["monitoring", "dry"] = key(
+    source: Annotated[Literal["monitoring", "drained"], BeforeValidator(_present_source)] = key(
         "monitoring",
-        unit="monitoring | dry",
-        doc="`dry` only where there is no Cloud Monitoring (emulators).",
+        unit="monitoring | drained",
+        doc="`drained` only where there is no Cloud Monitoring (emulators). (`dry` in 0.1, still read.)",
     )
     max_age: Duration = key(
         timedelta(minutes=5),
@@ -188,10 +210,13 @@ class Config:
         return self.topics[name]
 
 
-def load(path: str | Path | None = None) -> Config:
-    """The configuration at `path`, else $LAKEHOUSE_CONF, else `conf/local.yaml`; ConfigError when any part is wrong."""
+def load(path: str | Path | None = None, *, folder: Path | None = None) -> Config:
+    """The configuration at `path`, else $LAKEHOUSE_CONF, else `conf/local.yaml`; ConfigError when any part is wrong.
+
+    `raw_root` and `sealed_root` that are relative count from `folder`, else from the working directory.
+    """
     file = Path(path or os.environ.get("LAKEHOUSE_CONF") or DEFAULT_CONF)
-    settings = model_of(Settings, file, values_of(file))
+    settings = model_of(Settings, file, values_of(file), folder)
     if not settings.sealed_root:
         settings = settings.model_copy(update={"sealed_root": settings.raw_root})
     topics = _topics(file.parent / settings.topics)
@@ -231,9 +256,9 @@ def topic_of(file: Path) -> Topic:
         raise config_error(file, error) from None
 
 
-def model_of(kind: type[Model], file: Path, values: dict[str, Any]) -> Model:
+def model_of(kind: type[Model], file: Path, values: dict[str, Any], folder: Path | None = None) -> Model:
     try:
-        return kind.model_validate(values)
+        return kind.model_validate(values, context=folder)
     except ValidationError as error:
         raise config_error(file, error) from None
 

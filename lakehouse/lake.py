@@ -9,6 +9,7 @@ Nothing here writes, and nothing starts a JVM but `.spark()`.
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -21,15 +22,16 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from lakehouse.config import Config, load
+from lakehouse.errors import LakeError
 from lakehouse.hours import Hour, parsed
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.spark.session import spark_session
-from lakehouse.store.delta import as_it_was, files, open_table
-from lakehouse.store.files import storage_for
+from lakehouse.store.delta import as_it_was, files
 from lakehouse.store.ledger import History
-from lakehouse.store.tables import TopicTables, folders_of
+from lakehouse.store.place import Place
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs, volume_models
 from lakehouse.validate.volume import Model
@@ -48,20 +50,16 @@ _SHOWN_HOURS = 72
 
 def open_lake(conf: str | Path | None = None) -> Lake:
     """The lake of a configuration: `conf`, else $LAKEHOUSE_CONF, else `conf/local.yaml` here or in a folder above."""
-    return Lake(load(conf or _found()))
+    if conf or os.environ.get("LAKEHOUSE_CONF"):
+        return Lake(load(conf))
+    found = _found()
+    return Lake(load(found, folder=found.parent.parent) if found else load())
 
 
 def _found() -> Path | None:
-    """A notebook runs in its own folder, and the configuration's paths count from the one above."""
-    import os
-
-    if os.environ.get("LAKEHOUSE_CONF"):
-        return None
+    """A notebook runs in a folder of its own: relative roots count from the one that holds `conf/`."""
     places = (folder / "conf" / "local.yaml" for folder in (Path.cwd(), *Path.cwd().parents))
-    found = next((place for place in places if place.exists()), None)
-    if found is not None:
-        os.chdir(found.parent.parent)
-    return found
+    return next((place for place in places if place.exists()), None)
 
 
 @dataclass(frozen=True)
@@ -164,11 +162,11 @@ class TopicLake:
 
     def bronze(self, hour: Hour | None = None, *, as_of: datetime | str | int | None = None) -> Rows:
         """Every delivery, of one bucket or of all and rejects, now or `as_of` a time or version."""
-        return self._rows("bronze", self._folders.bronze, bronze_schema(self.topic), hour, as_of)
+        return self._rows("bronze", self._tables.raw.below("bronze"), bronze_schema(self.topic), hour, as_of)
 
     def silver(self, hour: Hour | None = None, *, as_of: datetime | str | int | None = None) -> Rows:
         """One row per event, of one sealed hour or of all, now or `as_of` a time or version."""
-        return self._rows("silver", self._folders.silver, silver_schema(self.topic), hour, as_of)
+        return self._rows("silver", self._tables.sealed.below("silver"), silver_schema(self.topic), hour, as_of)
 
     def ledger(self) -> PandasFrame:
         """What happened to the topic's hours, in that order; `details` is a dictionary."""
@@ -189,9 +187,19 @@ class TopicLake:
         return explain_hour(self._standing(), parsed(hour), datetime.now(UTC))
 
     def result(self, hour: Hour) -> Mapping[str, Any] | None:
-        """The newest revision's result of validation; None before it is judged."""
-        text = storage_for(self._folders.reports, self._options).read(f"{hour}/r{self.history.revision(hour)}.json")
-        return json.loads(text) if text else None
+        """The newest revision's result of validation; None before it is judged, LakeError when it cannot be read."""
+        reports, path = self._tables.reports, f"{hour}/r{self.history.revision(hour)}.json"
+        text = reports.files().read(path)
+        try:
+            result: Mapping[str, Any] | None = json.loads(text) if text is not None else None
+        except ValueError as torn:
+            raise LakeError(
+                f"{reports.uri}/{path}",
+                found=str(torn),
+                expected="the result of a validation as JSON",
+                next_step="The verdict is in the ledger; restore the file from a copy if its rows are needed.",
+            ) from torn
+        return result
 
     def findings(self) -> list[dict[str, Any]]:
         """A row for each expectation of each verdict on the hours as they are sealed now."""
@@ -226,23 +234,19 @@ class TopicLake:
         return volume_models.current(TopicTables(self.topic, self._config.settings))
 
     @property
-    def _folders(self) -> Any:
-        return folders_of(self._config.settings, self.name)
-
-    @property
-    def _options(self) -> Mapping[str, str]:
-        return self._config.settings.storage_options
+    def _tables(self) -> TopicTables:
+        return TopicTables(self.topic, self._config.settings)
 
     def _standing(self) -> status.TopicSnapshot:
         return status.read_topic(self.topic, self._config)
 
     def _rows(
-        self, name: str, uri: str, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None
+        self, name: str, place: Place, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None
     ) -> Rows:
-        version = int(as_it_was(open_table(uri, self._options), as_of).version())
+        version = int(as_it_was(place.table(), as_of).version())
         kept = (parsed(hour),) if hour is not None else None
 
         def opened() -> DeltaTable:
-            return open_table(uri, self._options, version)
+            return place.table(version)
 
-        return Rows(f"{self.name} {name}", uri, version, opened, schema, kept, self._session)
+        return Rows(f"{self.name} {name}", place.uri, version, opened, schema, kept, self._session)

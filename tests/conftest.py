@@ -95,8 +95,8 @@ def settings(tmp_path: Path) -> Settings:
         raw_root=lake,
         sealed_root=lake,
         release="test",
-        frontier={"source": "dry"},
-        ingest={"trigger": "1 second", "dry_after": "0.2 seconds"},
+        frontier={"source": "drained"},
+        ingest={"trigger": "1 second", "empty_after": "0.2 seconds"},
         mirrors={"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
         spark=SPARK_SETTINGS,
     )

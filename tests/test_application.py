@@ -37,8 +37,8 @@ def conf(tmp_path: Path) -> Path:
     lake = tmp_path / "lake"
     settings = {
         "raw_root": str(lake),
-        "frontier": {"source": "dry"},
-        "ingest": {"trigger": "1 second", "dry_after": "0.2 seconds"},
+        "frontier": {"source": "drained"},
+        "ingest": {"trigger": "1 second", "empty_after": "0.2 seconds"},
         "mirrors": {"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
         "spark": SPARK_SETTINGS,
     }

@@ -119,7 +119,7 @@ WRONG_SETTINGS = [
     ({"ingest": {"trigger": "10s"}}, "test.yaml: ingest.trigger", "'10s'", "a duration such as '90 seconds'"),
     ({"ingest": {"max_messages": 0}}, "test.yaml: ingest.max_messages", "0", "greater than or equal to 1"),
     ({"ingest": {"max_messages": "many"}}, "test.yaml: ingest.max_messages", "'many'", "integer"),
-    ({"frontier": {"source": "guess"}}, "test.yaml: frontier.source", "'guess'", "'monitoring' or 'dry'"),
+    ({"frontier": {"source": "guess"}}, "test.yaml: frontier.source", "'guess'", "'monitoring' or 'drained'"),
     ({"topics": "nowhere"}, "nowhere: topics", "no such folder", "a folder with one <topic>.yaml for each topic"),
     ({"mirrors": {}}, "plays.yaml: mirrors", "'folder'", "one of (there are none)"),
 ]
@@ -242,3 +242,11 @@ def test_an_id_or_a_time_is_declared_as_something_that_can_be_one(
     error = refusal(write(plays=topic))
     assert "plays.yaml" in str(error)
     assert expected in error.expected
+
+
+def test_the_spellings_of_the_first_release_are_still_read(write: Callable[..., Path]) -> None:
+    """`dry` became `drained`, and `dry_after` `empty_after`: a configuration that works goes on to work."""
+    former = load(write(frontier={"source": "dry"}, ingest={"dry_after": "3 seconds"})).settings
+    assert (former.frontier.source, former.ingest.empty_after) == ("drained", timedelta(seconds=3))
+    assert Ingest.model_validate_json(former.ingest.model_dump_json()) == former.ingest
+    assert Ingest(empty_after=timedelta(seconds=3)) == former.ingest

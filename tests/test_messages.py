@@ -56,7 +56,7 @@ def payload(event_id: str) -> bytes:
 @pytest.fixture
 def options(topic: Topic, tmp_path: Path) -> dict[str, str]:
     segments = str(tmp_path / "segments-of-mine")
-    return {"read": "messages", "topic": topic.as_json(), "segments": segments, "dry_after": "0.2 seconds"}
+    return {"read": "messages", "topic": topic.as_json(), "segments": segments, "empty_after": "0.2 seconds"}
 
 
 @pytest.fixture

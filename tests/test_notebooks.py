@@ -97,3 +97,16 @@ def test_importing_the_package_imports_nothing_heavy() -> None:
     code = "import lakehouse, sys; print({'pyarrow', 'deltalake', 'pandas', 'pyspark'} & set(sys.modules))"
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
+
+
+def test_opening_a_lake_leaves_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A notebook's own files count from its folder; only the lake's roots count from the folder that holds `conf/`."""
+    conf = tmp_path / "conf"
+    (conf / "topics").mkdir(parents=True)
+    (conf / "local.yaml").write_text("raw_root: build/lake\n")
+    (tmp_path / "notebooks").mkdir()
+    monkeypatch.chdir(tmp_path / "notebooks")
+    monkeypatch.delenv("LAKEHOUSE_CONF", raising=False)
+    lake = open_lake()
+    assert Path.cwd() == tmp_path / "notebooks"
+    assert lake.config.settings.raw_root == lake.config.settings.sealed_root == str(tmp_path / "build" / "lake")

@@ -67,7 +67,7 @@ class Lake:
     topic: Topic
     raw: str
     storage: Storage
-    ingest: Ingest = field(default_factory=lambda: Ingest(dry_after="0.2 seconds"))  # type: ignore[arg-type]
+    ingest: Ingest = field(default_factory=lambda: Ingest(empty_after="0.2 seconds"))  # type: ignore[arg-type]
 
     def stream(self, **ingest: Any) -> SegmentStream:
         settings = Ingest(**{**self.ingest.model_dump(), **ingest})

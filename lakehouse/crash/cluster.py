@@ -192,7 +192,7 @@ class ClusterLake(KilledLake):
         self._deaths.mkdir(parents=True)
         self.events.mkdir()
         settings = {
-            "ingest": {"trigger": "0.5 seconds", "dry_after": "0.2 seconds", "max_messages": share},
+            "ingest": {"trigger": "0.5 seconds", "empty_after": "0.2 seconds", "max_messages": share},
             "seal": {"small_rows": 0},
             "spark": {
                 "spark.master": master,

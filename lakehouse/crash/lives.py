@@ -235,8 +235,8 @@ def _written_config(folder: Path, changed: Values, of_topic: Values) -> Config:
         "raw_root": str(folder / "raw"),
         "sealed_root": str(folder / "sealed"),
         "release": "crash",
-        "ingest": {"trigger": "1 second", "dry_after": "0.2 seconds"},
-        "frontier": {"source": "dry"},
+        "ingest": {"trigger": "1 second", "empty_after": "0.2 seconds"},
+        "frontier": {"source": "drained"},
         "mirrors": {"folder": {"kind": "folder", "path": str(folder / "mirror")}},
         **changed,
         "spark": {

@@ -637,7 +637,7 @@ def _config(schedule: Schedule, folder: Path) -> Config:
         raw_root=str(folder / "raw"),
         sealed_root=str(folder / "sealed"),
         release="crash",
-        ingest={"dry_after": "0.005 seconds"},
+        ingest={"empty_after": "0.005 seconds"},
         mirrors={"folder": {"kind": "folder", "path": str(folder / "mirror")}},
     )
     expectations = folder / "expectations"

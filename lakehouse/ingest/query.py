@@ -381,7 +381,7 @@ class TopicIngest:
         """Whether no hour of a dry topic could close by itself if only we waited a little."""
         unmet = [reason.condition for reason in decision.held.reasons] if decision.held else []
         waits_for_events = decision.open_hour is None or unmet[:1] == ["time"]
-        waits_for_leases = self._settings.frontier.source == "dry" and frontier.at is None
+        waits_for_leases = self._settings.frontier.source == "drained" and frontier.at is None
         return not decision.closed and waits_for_events and not waits_for_leases
 
     def _blocked(self, awaits: bool, signals: Signals) -> SourceError | None:
@@ -496,7 +496,7 @@ def _frontier_source(
     topic: Topic, settings: Settings, ack_deadline: timedelta, trusted_from: datetime
 ) -> FrontierSource:
     max_age = settings.frontier.max_age
-    if settings.frontier.source == "dry":
+    if settings.frontier.source == "drained":
         return DryFrontier(ack_deadline, max_age, trusted_from)
     return MonitoringFrontier(topic.subscription, monitoring_client(), max_age, ask_every=_MONITORING_EVERY)
 

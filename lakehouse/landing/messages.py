@@ -12,8 +12,8 @@
 
 `lakehouse.landing.source.PubSubSource` has to be registered first: `spark.dataSource.register(PubSubSource)`. Rows have
 bronze's columns without `hour`. Give a trigger: each one is an epoch, also when there is nothing to read.
-`max_messages`, `max_bytes`, `max_pull` and `dry_after` may be given as in `conf/`, and `storage` with delta-rs' options
-as JSON.
+`max_messages`, `max_bytes`, `max_pull` and `empty_after` may be given as in `conf/`, and `storage` with delta-rs'
+options as JSON.
 
 The guarantees are the lake's: an epoch is a set of files, durable and named by a manifest before anything is
 acknowledged, so a batch that comes again has the same rows. With a sink that skips batches it has seen, such as
@@ -31,7 +31,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from lakehouse.config import Ingest, topic_of
+from lakehouse.config import FORMER_KEYS, Ingest, topic_of
 from lakehouse.errors import SourceError
 from lakehouse.landing.manifests import Manifest, listed_manifests, manifest_path, read_manifest
 from lakehouse.schemas import segment_schema
@@ -50,7 +50,7 @@ def topic_named(options: Mapping[str, str]) -> Topic:
 
 def source_options_of(options: Mapping[str, str]) -> dict[str, str]:
     """What the source works with, from what a person writes."""
-    bounds = {key: options[key] for key in Ingest.model_fields if key in options}
+    bounds = {key: options[key] for key in (*Ingest.model_fields, *FORMER_KEYS) if key in options}
     return {
         "read": "messages",
         "topic": topic_named(options).as_json(),

@@ -125,7 +125,7 @@ class _Pull:
         Some pulls are under way while their predecessors' pages are decoded. When one comes back empty no more are
         sent; if all that are out come back empty, too, nothing waited when the last of them was sent.
         """
-        ingest, wait = self._ingest, self._ingest.dry_after.total_seconds()
+        ingest, wait = self._ingest, self._ingest.empty_after.total_seconds()
         ends = time.monotonic() + ingest.max_pull.total_seconds()
         messages_left, bytes_left = ingest.max_messages, ingest.max_bytes
         out: deque[tuple[int, Asked]] = deque()

@@ -239,12 +239,15 @@ def _told_where_to_look(config: Config) -> None:
         history.hours(),
         key=lambda hour: int((history.last("sealed", hour) or history.entries[0]).details.get("skewed", 0)),
     )
+    console.print("\nThe application has ended, so `status` says that the topics are not running. To go on with them:")
+    console.print("  make sandbox              # a broker, which prints the variable to export")
+    console.print(f"  ./spark-submit.sh run --conf {CONF}")
     console.print("\nWhere to look next:")
     for command in ("status", f"hours {topic.name}", f"explain {topic.name} {hour}"):
         console.print(f"  .venv/bin/lakehouse {command}")
     console.print(f"  {BUILD}/lake      bronze, silver, ledger and reports of each topic")
     console.print(f"  {BUILD}/mirror    the same hours as folders of Parquet files")
-    console.print(f"  {BUILD}/run.log   what the application said")
+    console.print(f"  {BUILD}/run.log   the application's log")
 
 
 if __name__ == "__main__":
