@@ -434,7 +434,7 @@ def test_a_topic_that_was_stopped_is_not_running(lake: Lake, run: Callable[..., 
     status = lake.status()
     assert (status.state, status.not_running_since) == ("not running", lake.now)
     _, out = run("status")
-    assert f"not running since {lake.now:%Y-%m-%dT%H:%M:%SZ}" in out
+    assert f"not running since {lake.now:%-d %b %H:%M}" in out
     lake.now += timedelta(minutes=1)
     lake.record("started", details={"release": "r1", "run": "next", "host": "here"})
     assert lake.status().state == "ok"

@@ -34,12 +34,12 @@ def cause_of(row: fleet.TopicStatus) -> Text:
         words = f"error: {row.error}"
     elif row.state == "failing" and row.failure:
         words = f"failing for {age_text(row.failure.seconds)}: {row.failure.error}"
-    elif row.state == "not running":
-        words = f"not running since {instant_text(row.not_running_since)}"
+    elif row.state == "not running" and row.not_running_since:
+        words = f"not running since {row.not_running_since:%-d %b %H:%M}"
     elif row.state == "stuck" and row.stuck:
         words = f"stuck at {row.stuck.hour} for {age_text(row.stuck.seconds)}: {row.stuck.reason}"
-    elif row.state == "silent":
-        words = f"no sign of life since {instant_text(row.last_sign)}"
+    elif row.state == "silent" and row.last_sign:
+        words = f"no sign since {row.last_sign:%-d %b %H:%M}"
     elif row.state == "rejecting":
         words = f"{share_text(row.rejected_share)} of messages rejected"
     elif row.state == "behind":

@@ -53,7 +53,7 @@ def print_table(columns: Sequence[Column], rows: Iterable[Any], *, wide: bool = 
     for line in lines:
         console.print(line, soft_wrap=True)
     if left_out:
-        print_line(Text(f"--wide also shows {', '.join(left_out)}.", "dim"))
+        print_line(Text(f"--wide shows {len(left_out)} more: {', '.join(left_out[:3])}, …"[: console.width], "dim"))
 
 
 def table(columns: Sequence[Column], rows: Sequence[Any], width: int) -> tuple[list[Text], list[str]]:
@@ -92,14 +92,14 @@ def print_fields(fields: Iterable[tuple[str, str | Text]]) -> None:
     """A labelled line for each field, folded below itself where it is long."""
     console = _console()
     for label, value in fields:
-        text = Text.assemble((f"{label:<18}", "dim"), _cell(value))
+        text = Text.assemble((f"{label:<19}", "dim"), _cell(value))
         if console.width >= _PIPED_WIDTH:
             console.print(text, soft_wrap=True)
             continue
-        first, *rest = _cell(value).wrap(console, max(20, console.width - 18), overflow="fold") or [Text()]
-        console.print(Text.assemble((f"{label:<18}", "dim"), first))
+        first, *rest = _cell(value).wrap(console, max(20, console.width - 19), overflow="fold") or [Text()]
+        console.print(Text.assemble((f"{label:<19}", "dim"), first))
         for line in rest:
-            console.print(Text.assemble(" " * 18, line))
+            console.print(Text.assemble(" " * 19, line))
 
 
 def print_line(line: str | Text = "", *, indent: int = 0) -> None:
