@@ -17,134 +17,14 @@ import yaml
 from typer.testing import CliRunner
 
 from lakehouse.cli import app
-from lakehouse.config import Config, load
 from lakehouse.operations import status as fleet
-from lakehouse.operations.explain import Explanation, explain_hour
-from lakehouse.progress import IngestState, OpenHour
-from lakehouse.store.bronze_log import commit_batch
+from lakehouse.progress import OpenHour
 from lakehouse.store.delta import commit
-from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import bronze_table, folders_of, ledger_table
+from tests.lakes import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
+from tests.lakes import lake as lake
 
 HOUSE = Path(__file__).parent.parent
-FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"
-NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 HEAVY = {"pyspark", "pandas", "great_expectations", "mlflow", "duckdb"}
-
-MET = [
-    {
-        "condition": name,
-        "is_met": True,
-        "required": "2025-06-01T06:00:00+00:00",
-        "measured": None,
-        "text": f"{name} met",
-    }
-    for name in ("time", "backlog", "quiet")
-]
-BACKLOG = {"condition": "backlog", "is_met": False, "required": "2025-06-01T07:00:00+00:00", "measured": None}
-CLOSED = {"why": "watermark", "conditions": MET, "rows": 1000, "bronze_version": 3, "epoch": 7, "release": "r1"}
-SEALED = {
-    "revision": 1, "silver_version": 2, "bronze_version": 3, "rows": 990, "deliveries": 1000, "duplicates": 8,
-    "late_duplicates": 2, "skewed": 5, "files": 1, "id_checksum": 12345, "release": "r1", "seconds": 1.5,
-}  # fmt: skip
-FAILED = {"expectation": "expect_column_values_to_not_be_null", "column": "user", "severity": "critical"}
-INVALID = {"failed": [FAILED | {"unexpected": 1234, "observed": None}], "warnings": [], "rows": 990, "report": "r.html"}
-MIRRORED = {"target": "folder", "rows": 990, "id_checksum": 12345, "where": "/mirror/plays", "seconds": 0.2}
-
-
-class Lake:
-    """Writes what the stages would, at times of its own."""
-
-    def __init__(self, conf: Path) -> None:
-        self.conf = conf
-        self.now = NOON
-        self._epoch = 0
-
-    @property
-    def config(self) -> Config:
-        return load(self.conf)
-
-    def record(
-        self, state: str, hour: str | None = None, details: dict[str, Any] | None = None, topic: str = "plays"
-    ) -> None:
-        folders, named = folders_of(self.config.settings, topic), self.config.topic(topic)
-        Ledger(ledger_table(folders, named, {}), "test/r1/run", lambda: self.now).record(state, hour, details)
-
-    def start(self, topic: str = "plays", **state: Any) -> None:
-        self.now -= timedelta(hours=8)
-        self.record("started", details={"release": "r1", "run": "run", "host": "here", "number": 1}, topic=topic)
-        self.now += timedelta(hours=8)
-        self.batch(topic=topic, **state)
-
-    def batch(self, topic: str = "plays", closed: tuple[dict[str, Any], ...] = (), **state: Any) -> None:
-        """A bronze commit in which `plays` stands at the open hour FIVE, 07:30 being its newest event."""
-        bronze = bronze_table(folders_of(self.config.settings, topic), self.config.topic(topic), {})
-        self._epoch += 1
-        seen = self.now.replace(hour=7, minute=30)
-        common: dict[str, Any] = {"epoch": self._epoch, "open_hour": FIVE, "slots": 2}
-        common |= {"max_event_time": seen, "max_publish_time": seen}
-        metadata = {
-            "release": "r1", "run": "run", "epochs": [self._epoch], "rows": 1000, "rejected": 3, "closed": list(closed),
-            "watermark": (seen - timedelta(hours=1)).isoformat(), "frontier": state.pop("frontier", None),
-        }  # fmt: skip
-        commit_batch(bronze, [], IngestState(**common | state), metadata)
-
-    def closed(self, hour: str) -> None:
-        self.record("closed", hour, CLOSED)
-
-    def sealed(self, hour: str) -> None:
-        self.closed(hour)
-        self.record("sealed", hour, SEALED)
-
-    def standing(self) -> fleet.TopicSnapshot:
-        return fleet.read_topic(self.config.topic("plays"), self.config)
-
-    def status(self) -> fleet.TopicStatus:
-        return fleet.statuses(self.config, ["plays"], NOON)[0]
-
-    def hours(self) -> list[fleet.HourStatus]:
-        return fleet.hour_statuses(self.standing(), 24, NOON)
-
-    def explained(self, hour: str) -> Explanation:
-        return explain_hour(self.standing(), hour, NOON)
-
-    def ledger(self) -> list[tuple[str, str | None]]:
-        return [(entry.state, entry.hour) for entry in self.standing().history.entries]
-
-    def break_bronze(self, topic: str) -> None:
-        log = Path(folders_of(self.config.settings, topic).bronze) / "_delta_log"
-        for file in log.glob("*.json"):
-            file.write_text("not a log", encoding="utf-8")
-
-
-@pytest.fixture
-def lake(tmp_path: Path) -> Lake:
-    conf = tmp_path / "conf"
-    (conf / "topics").mkdir(parents=True)
-    for name in ("plays", "skips"):
-        values = {
-            "subscription": f"projects/test/subscriptions/{name}",
-            "event_id": "payload.event_id",
-            "event_time": "payload.played_at",
-            "fields": {"user": "string"},
-            "mirrors": ["folder"],
-        }
-        (conf / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    (conf / "test.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "raw_root": str(tmp_path / "lake"),
-                "release": "r1",
-                "mirrors": {"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
-            }
-        ),
-        encoding="utf-8",
-    )
-    expectations = tmp_path / "expectations"
-    expectations.mkdir()
-    for name in ("_every_topic", "plays", "skips"):
-        (expectations / f"{name}.json").write_text(json.dumps({"name": name, "expectations": []}), encoding="utf-8")
-    return Lake(conf / "test.yaml")
 
 
 @pytest.fixture
@@ -377,7 +257,7 @@ def test_slots_are_shown_with_their_bounds(lake: Lake, run: Callable[..., tuple[
 
 def test_the_heartbeat_is_ingests_last_commit_not_another_ones(lake: Lake) -> None:
     lake.start(slots=9)
-    bronze = bronze_table(folders_of(lake.config.settings, "plays"), lake.config.topic("plays"), {})
+    bronze = lake.tables().ensure_bronze()
     for number in range(25):
         commit(bronze, [], metadata={"kind": "retention"}, transactions={"retention": number + 1})
     status = lake.status()

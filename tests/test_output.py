@@ -23,8 +23,8 @@ from lakehouse.cli.output import as_json, table
 from lakehouse.operations.status import STATES, HourStatus, TopicStatus
 from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
-from tests.test_cli import FIVE, NOON, Lake
-from tests.test_cli import lake as lake
+from tests.lakes import FIVE, NOON, Lake
+from tests.lakes import lake as lake
 
 HOUSE = Path(__file__).parent.parent
 OBEYED = [chr(code) for code in (*range(32), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x202E, 0x2066)]
