@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -591,6 +592,26 @@ def test_every_verdict_has_one_run_in_mlflow(lake: Lake) -> None:
     assert run.data.metrics["expect_column_values_to_be_between.n.unexpected_percent"] == 5
     assert {file.path for file in client.list_artifacts(run.info.run_id)} == {"result.json", "report.html"}
     assert Path(settings.sealed_root, "mlflow").is_dir()
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_copied_lake_writes_nothing_into_the_original(lake: Lake, tmp_path: Path) -> None:
+    """Its database names the folder that it was made in."""
+    lake.seal(plays(20, n={7: -1}))
+    lake.validate()
+    note = Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").read_bytes()
+    mlflow_runs.log_due(lake.tables)
+    original, copy = Path(lake.config.settings.sealed_root), tmp_path / "copy"
+    shutil.copytree(original, copy)
+    before = {file: file.stat().st_mtime_ns for file in original.rglob("*")}
+    settings = lake.config.settings.model_copy(update={"raw_root": str(copy), "sealed_root": str(copy)})
+    tables = TopicTables(lake.tables.topic, settings)
+    tables.reports.files().write(f"_unlogged/{HOUR}.r1", note)
+    assert mlflow_runs.log_due(tables) == 1
+    assert {file: file.stat().st_mtime_ns for file in original.rglob("*")} == before
+    assert len(list((copy / "mlflow").rglob("report.html"))) == 2, "the copied one, and its own"
+    assert len(mlflow_runs.runs(settings)) == 1
 
 
 def test_a_server_that_is_away_unjudges_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -15,7 +15,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import datetime
 from functools import lru_cache
 from typing import Any
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 from lakehouse.config import Settings
 from lakehouse.store.files import Storage
@@ -142,12 +142,22 @@ def _client(uri: str) -> Any:
 
 
 def _experiment(client: Any, settings: Settings) -> str:
-    """The experiment's id; beside the default database its files are in `sealed_root`, not where the job runs."""
-    found = client.get_experiment_by_name(settings.mlflow.experiment)
-    if found is not None:
-        return str(found.experiment_id)
+    """The experiment's id; beside the default database its files are in `sealed_root`, not where the job runs.
+
+    The database of a lake that was copied or moved names the folder that it was made in. Files must not go there: its
+    experiment gets another name, and a new one begins.
+    """
+    name = settings.mlflow.experiment
     files = None if settings.mlflow.tracking_uri else f"{settings.sealed_root}/mlflow"
-    return str(client.create_experiment(settings.mlflow.experiment, artifact_location=files))
+    found = client.get_experiment_by_name(name)
+    if found is not None and files is not None and (before := _local_path(found.artifact_location)) != files:
+        client.rename_experiment(found.experiment_id, f"{name}, formerly in {before}")
+        found = None
+    return str(found.experiment_id if found is not None else client.create_experiment(name, artifact_location=files))
+
+
+def _local_path(address: str) -> str:
+    return unquote(urlsplit(address).path) if address.startswith("file:") else address
 
 
 def _log(client: Any, experiment: str, result: Mapping[str, Any], html: str) -> None:
