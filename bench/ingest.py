@@ -230,6 +230,7 @@ def _write_payloads(folder: Path, messages: int, files: int = 8) -> None:
                 pa.array([datetime(2026, 1, 1, 5, tzinfo=UTC)] * each, DELIVERED.field("publish_time").type),
                 pa.array([[]] * each, DELIVERED.field("attributes").type),
                 pa.array([payload(place) for place in places], pa.binary()),
+                pa.nulls(each, pa.string()),
             ],
             schema=DELIVERED,
         )

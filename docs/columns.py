@@ -5,6 +5,7 @@ MEANING = {
     "publish_time": "When the broker took the message.",
     "attributes": "The message's attributes as delivered.",
     "payload": "The message's bytes as delivered. Sealing never reads it.",
+    "ordering_key": "The message's ordering key; null where it has none, and for what an older release delivered.",
     "event_id": "What is the same in every delivery of one event, from where `event_id` of the topic points.",
     "event_time": "When the event happened, from where `event_time` of the topic points.",
     "event": "The declared fields, decoded once, here. Null where the message was rejected.",

@@ -1,14 +1,16 @@
 """Hourly event delivery on Spark: deduplicated, complete hours that never change once sealed."""
 
+from importlib import import_module
+
 __version__ = "0.1.0"
 
-__all__ = ["open_lake"]
+__all__ = ["PubSubSource", "open_lake"]
+
+_WHERE = {"open_lake": "lakehouse.lake", "PubSubSource": "lakehouse.landing.source"}
 
 
 def __getattr__(name: str) -> object:
-    """`open_lake` when it is asked for: it knows every table, and words must not wait for that."""
-    if name == "open_lake":
-        from lakehouse.lake import open_lake
-
-        return open_lake
+    """What the package offers, when it is asked for: it knows every table, and words must not wait for that."""
+    if name in _WHERE:
+        return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -14,9 +14,10 @@ DELIVERED = pa.schema(
         ("publish_time", TIMESTAMP),
         ("attributes", pa.map_(pa.string(), pa.string())),
         ("payload", pa.binary()),
+        ("ordering_key", pa.string()),
     ]
 )
-"""A message as the subscription delivered it."""
+"""A message as the subscription delivered it; `ordering_key` is null where it has none."""
 
 WHERE_FROM = pa.schema([("epoch", pa.int64()), ("slot", pa.int32()), ("position", pa.int32())])
 """Which row of which segment; unique in a topic and the same after every replay."""
@@ -46,16 +47,22 @@ FACTS = pa.schema(
         ("max_publish_time", TIMESTAMP),
         ("written_at", TIMESTAMP),
         ("dry_at", TIMESTAMP),
+        ("unanswered_at", TIMESTAMP),
         ("full", pa.bool_()),
         ("attempt", pa.int32()),
+        ("unacknowledged", pa.int64()),
+        ("ack_error", pa.string()),
         ("counts", pa.string()),
     ]
 )
 """What the source tells Spark: one row per file of a segment, and one without a path for a segment without files.
 
 `event_hour` is null for rejected messages and the smallest of several for late events that share a file. `dry_at` is
-when the subscription was last asked and had nothing; null when the slot stopped for another reason. `full` says that
-the slot stopped at its bound, so that more slots would have pulled more. `attempt` counts Spark's tries at the slot.
+when the subscription was last asked and answered that it has nothing; null when the slot stopped for another reason, or
+when messages may wait behind its own of an ordering key. `unanswered_at` is when a pull last ended without an answer:
+what it took comes back within an ack deadline. `full` says that the slot stopped at its bound, so that more slots would
+have pulled more. `attempt` counts Spark's tries at the slot. `unacknowledged` counts, on the first row of a segment
+only, the messages that were made durable and whose acknowledgement was refused, as `ack_error` says: they come again.
 `counts` is JSON, on the first row of a segment only: rejects by `reasons` and `undeclared` fields by name.
 """
 

@@ -16,6 +16,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from subscribing import SUBSCRIPTION, TOPIC
 
 from lakehouse import failpoints
+from lakehouse.config import Settings
 from lakehouse.errors import SourceError
 from lakehouse.landing.manifests import Slot, listed_manifests
 from lakehouse.landing.messages import source_options_of
@@ -24,6 +25,7 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import segment_schema
 from lakehouse.store.files import storage_for
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 PATIENCE_SECONDS = 60
@@ -201,3 +203,29 @@ def test_an_option_that_is_missing_is_told(options: dict[str, str], missing: str
     del options[missing]
     with pytest.raises(SourceError, match=f"no option '{missing}'"):
         source_options_of(options)
+
+
+@pytest.mark.parametrize("inside", ["", "/bronze", "/segments"])
+def test_a_lake_s_own_folder_is_refused(
+    broker: Broker, options: dict[str, str], settings: Settings, topic: Topic, inside: str
+) -> None:
+    """What Spark has committed is cleared away: in this folder, that would be bronze's files."""
+    TopicTables(topic, settings).ensure_bronze()
+    options["segments"] = TopicTables(topic, settings).raw.uri + inside
+    stream = MessageStream(source_options_of(options))
+    for act in (
+        stream.initialOffset,
+        stream.latestOffset,
+        lambda: stream.commit({"epoch": 9, "slots": 1, "open_hour": None}),
+    ):
+        with pytest.raises(SourceError, match=r"a folder of a lake.*a folder of this query's own"):
+            act()
+
+
+def test_the_folder_of_another_subscription_s_query_is_refused(
+    broker: Broker, options: dict[str, str], topic_with: Callable[..., Topic]
+) -> None:
+    MessageStream(source_options_of(options)).latestOffset()
+    options["topic"] = topic_with(subscription="projects/test/subscriptions/skips").as_json()
+    with pytest.raises(SourceError, match="found the segments of projects/test/subscriptions/plays"):
+        MessageStream(source_options_of(options)).latestOffset()

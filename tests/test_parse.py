@@ -36,6 +36,7 @@ def delivered(payloads: Sequence[bytes | None], attributes: Sequence[Attributes]
         [PUBLISHED] * count,
         [None if pairs is None else list(pairs.items()) for pairs in attributes or [{}] * count],
         list(payloads),
+        [None] * count,
     ]
     arrays = [pa.array(column, member.type) for column, member in zip(columns, DELIVERED, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=DELIVERED)

@@ -308,7 +308,9 @@ class Turns:
 
     def add_attempt(self, key: Key) -> None:
         def life() -> Iterator[str]:
-            list(SegmentStream(self._source_options()).read(Slot(*key, None)))
+            list(
+                SegmentStream(self._source_options(), schedules.hasty_puller(self.world.broker)).read(Slot(*key, None))
+            )
             yield from ()
 
         self.players.append(Player(ATTEMPT.name, life))
@@ -380,7 +382,7 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
     states = {at_first([*planned, ATTEMPT], 3)}
     told: list[str] = []
     player, stays = None, chance.choice([0, 0.5, 0.8])
-    with schedules._in_a_hurry(turns.world.broker):
+    with schedules.in_a_hurry():
         query.SWEEP_EVERY = 1  # as in the model; set back with the rest of the hurry
         for each in planned:
             turns.add(each, most=chance.choice([1, 2, 50]))

@@ -6,25 +6,29 @@ import json
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from google.cloud.pubsub_v1 import PublisherClient
+from google.pubsub_v1 import types
 from recorded import NOON, Clock, Recorded
-from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
+from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscription, subscribed_broker
 
 from lakehouse import failpoints
 from lakehouse.config import Ingest, Settings
-from lakehouse.errors import SourceError, UnknownOutcomeError
-from lakehouse.landing.brokers import pubsub
-from lakehouse.landing.brokers.pubsub import SubscriptionReader
+from lakehouse.errors import SourceError, UnexpectedError, UnknownOutcomeError
+from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
+from lakehouse.landing.pull import Puller
 from lakehouse.landing.segments import SegmentWriter
 from lakehouse.landing.source import SegmentStream, facts, source_options
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
 from lakehouse.store.bronze_log import commit_batch
@@ -68,13 +72,15 @@ class Lake:
     raw: str
     storage: Storage
     ingest: Ingest = field(default_factory=lambda: Ingest(empty_after="0.2 seconds"))  # type: ignore[arg-type]
+    puller: Puller = field(default_factory=Puller)
+    ack_deadline: timedelta | None = None
 
     def stream(self, **ingest: Any) -> SegmentStream:
         settings = Ingest(**{**self.ingest.model_dump(), **ingest})
-        return SegmentStream(source_options(self.topic, self.raw, settings, {}))
+        return SegmentStream(source_options(self.topic, self.raw, settings, {}), self.puller)
 
     def read(self, epoch: int = 1, slot: int = 0, open_hour: str | None = None, **ingest: Any) -> list[dict[str, Any]]:
-        return told(self.stream(**ingest).read(Slot(epoch, slot, open_hour)))
+        return told(self.stream(**ingest).read(Slot(epoch, slot, open_hour, ack_deadline=self.ack_deadline)))
 
     def commit(self, epoch: int, open_hour: str | None = None) -> None:
         bronze = bronze_table(folders_of_raw(self.raw), self.topic, {})
@@ -327,7 +333,7 @@ def test_a_failure_to_write_gives_everything_back(
     """At once, not when the leases end; and a full disk is not made fuller."""
     publish(play(1), play(2))
     monkeypatch.setattr(SegmentWriter, "close", lambda writer: (_ for _ in ()).throw(OSError("no space left")))
-    with pytest.raises(OSError, match="no space left"):
+    with pytest.raises(UnexpectedError, match="no space left"):
         lake.read()
     assert waiting() == [play(1), play(2)]
     assert lake.storage.listed("segments") == []
@@ -406,11 +412,9 @@ def test_a_slot_stops_at_its_greatest_number_of_messages(lake: Lake, publish: Ca
     assert len(waiting()) == 2
 
 
-def test_a_slot_stops_once_it_has_so_many_bytes(
-    lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_slot_stops_once_it_has_so_many_bytes(lake: Lake, publish: Callable[..., None]) -> None:
     """It may exceed them by one page."""
-    monkeypatch.setattr("lakehouse.landing.pull.PAGE_MESSAGES", 1)
+    lake.puller = Puller(page_messages=1)
     publish(*(play(number) + b" " * 600 for number in range(5)))
     (row,) = lake.read(max_bytes=1024)
     assert (row["rows"], row["full"], row["dry_at"]) == (2, True, None)
@@ -434,13 +438,120 @@ def test_a_subscription_is_dry_only_when_it_was_asked_and_had_nothing(lake: Lake
     assert before <= dry["dry_at"] < datetime.now(UTC) - timedelta(seconds=0.2)
 
 
-def test_pages_are_decoded_together(lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_pages_are_decoded_together(lake: Lake, publish: Callable[..., None]) -> None:
     """And positions go on over pages and over what is decoded at once."""
-    monkeypatch.setattr("lakehouse.landing.pull.PAGE_MESSAGES", 2)
-    monkeypatch.setattr("lakehouse.landing.pull._DECODE_BYTES", 500)
+    lake.puller = Puller(page_messages=2, decode_bytes=500)
     publish(*(play(number, number) for number in range(9)))
     (row,) = lake.read()
     assert row["rows"] == 9
+
+
+# --- ordering keys -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def ordered(broker: Broker, clock: Clock) -> None:
+    delete_subscription()
+    create_subscription(enable_message_ordering=True)
+
+
+def publish_key(broker: Broker, count: int, key: str = "k") -> None:
+    for first in range(0, count, 1000):
+        messages = [
+            types.PubsubMessage.pb()(data=play(number % 60, number), ordering_key=key)
+            for number in range(first, min(count, first + 1000))
+        ]
+        DirectChannel(broker).unary_unary("/x/Publish")(types.PublishRequest.pb()(topic=TOPIC, messages=messages))
+
+
+@pytest.mark.usefixtures("ordered")
+def test_a_slot_goes_on_with_what_waits_behind_its_own_messages_of_a_key(lake: Lake, broker: Broker) -> None:
+    """Pub/Sub has one batch of a key out at a time: an hour was closed with 1,000 of its 2,520 rows."""
+    publish_key(broker, 2520)
+    rows = lake.read()
+    assert [row["rows"] for row in rows] == [1000, 1000, 520, 0]
+    assert broker.unacked(SUBSCRIPTION) == []
+    assert all(row["dry_at"] for row in rows)
+    assert [row["slot"] for row in rows] == [0, 10_000, 20_000, 30_000]
+    assert lake.read() == rows
+
+
+@pytest.mark.usefixtures("ordered")
+def test_a_slot_that_has_no_time_for_what_waits_behind_its_own_messages_is_full(lake: Lake, broker: Broker) -> None:
+    """Neither dry, as more may wait, nor a reason for fewer slots."""
+    publish_key(broker, 1200)
+    (row,) = lake.read(max_pull="0.25 seconds")
+    assert (row["rows"], row["dry_at"], row["full"]) == (1000, None, True)
+    assert lake.stream().latestOffset({"epoch": 1, "slots": 1, "open_hour": None})["slots"] == 2
+
+
+@pytest.mark.usefixtures("ordered")
+def test_a_death_between_two_parts_loses_nothing(
+    lake: Lake, broker: Broker, watched: dict[str, Callable[[], None]]
+) -> None:
+    """The first part says that another follows, so whoever reads the slot again reads on."""
+    publish_key(broker, 1500)
+    seen: list[int] = []
+
+    def die() -> None:
+        seen.append(1)
+        if len(seen) == 2:
+            raise KeyboardInterrupt
+
+    watched["pull.files_durable"] = die
+    with pytest.raises(KeyboardInterrupt):
+        lake.read()
+    assert [row["rows"] for row in lake.read()] == [1000, 500, 0]
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+# --- a silent network ----------------------------------------------------------------------------------------------
+
+
+class _Silent(Faults):
+    """Pulls have their effect, and their answers are lost."""
+
+    def answer_lost(self, method: str) -> grpc.StatusCode | None:
+        return grpc.StatusCode.DEADLINE_EXCEEDED if method == "Pull" else None
+
+
+def test_a_pull_that_was_not_answered_is_not_a_dry_subscription(
+    lake: Lake, publish: Callable[..., None], broker: Broker
+) -> None:
+    """Ten messages waited while five hours were closed."""
+    publish(*(play(number) for number in range(10)))
+    broker.faults = _Silent()
+    (row,) = lake.read()
+    assert (row["rows"], row["dry_at"]) == (0, None)
+    broker.faults = Faults()
+    (after,) = lake.read(epoch=2)
+    assert (after["rows"], after["unanswered_at"]) == (0, None), "they are leased to the lost answers"
+    assert row["unanswered_at"] is not None
+
+
+def test_what_cannot_be_acknowledged_is_counted(lake: Lake, publish: Callable[..., None], broker: Broker) -> None:
+    """On the first row only, so that it can be summed."""
+    publish(play(1), b"not json")
+    broker.faults = Recorded(Acknowledge=[grpc.StatusCode.PERMISSION_DENIED])
+    rows = lake.read()
+    assert [row["unacknowledged"] for row in rows] == [2, 0]
+    assert rows[0]["ack_error"] == "PERMISSION_DENIED: Fault injected by the sandbox"
+
+
+def test_the_subscription_is_asked_for_only_where_its_deadline_is_not_known(lake: Lake, broker: Broker) -> None:
+    recorded = broker.faults = Recorded()
+    lake.read()
+    lake.ack_deadline = timedelta(seconds=10)
+    lake.read(epoch=2)
+    assert recorded.calls.count("GetSubscription") == 1
+
+
+def test_ordering_keys_are_kept(lake: Lake, broker: Broker, publish: Callable[..., None]) -> None:
+    publish_key(broker, 1)
+    publish(play(2))
+    (row, *_) = lake.read()
+    with lake.storage.open(f"bronze/{row['path']}") as file:
+        assert sorted(pq.read_table(file)["ordering_key"].to_pylist(), key=str) == [None, "k"]
 
 
 # --- leases --------------------------------------------------------------------------------------------------------
@@ -452,11 +563,10 @@ def test_leases_are_kept_while_a_slot_writes(
     broker: Broker,
     clock: Clock,
     watched: dict[str, Callable[[], None]],
-    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Writing may take longer than the ack deadline; the messages must not go to another slot meanwhile."""
     publish(play())
-    monkeypatch.setattr(SubscriptionReader, "ack_deadline", lambda reader: timedelta(seconds=1))
+    lake.ack_deadline = timedelta(seconds=1)
     recorded = broker.faults = Recorded()
 
     def take_long() -> None:
@@ -488,15 +598,15 @@ def test_a_denied_subscription_is_told(lake: Lake, broker: Broker) -> None:
 def test_an_unreachable_broker_is_told(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     with Broker() as gone:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
-    monkeypatch.setitem(SubscriptionReader.__init__.__kwdefaults__, "patience", timedelta(0))  # type: ignore[arg-type]
+    lake.puller = Puller(connect=partial(SubscriptionReader, pauses=Pauses(patience=timedelta(0))))
     with pytest.raises(SourceError, match=f"the emulator at {gone.address} UNAVAILABLE"):
         lake.read()
 
 
 def test_a_broker_that_is_away_for_a_while_is_waited_for(
-    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, publish: Callable[..., None], broker: Broker
 ) -> None:
-    monkeypatch.setattr(pubsub, "_FIRST_PAUSE", 0.001)
+    lake.puller = Puller(connect=partial(SubscriptionReader, pauses=Pauses(first=timedelta(milliseconds=1))))
     publish(play())
     away = [grpc.StatusCode.UNAVAILABLE] * 3
     broker.faults = Recorded(GetSubscription=away, Pull=away, Acknowledge=away)

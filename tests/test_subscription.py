@@ -12,22 +12,26 @@ from typing import Any
 import grpc
 import pytest
 from google.cloud.pubsub_v1 import PublisherClient
-from google.pubsub_v1.types import PullResponse
+from google.pubsub_v1.types import PublishRequest, PubsubMessage, PullResponse
 from hypothesis import given
 from hypothesis import strategies as st
 from recorded import Clock, Recorded
-from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
+from subscribing import SUBSCRIPTION, TOPIC, create_subscription, create_topic, subscribed_broker
 
 from lakehouse.errors import SourceError
-from lakehouse.landing.brokers import pubsub
-from lakehouse.landing.brokers.pubsub import MAX_ACK_IDS, Leases, Page, SubscriptionReader
+from lakehouse.landing.brokers.leases import Leases, Refused
+from lakehouse.landing.brokers.pages import PAGE_READERS
+from lakehouse.landing.brokers.pubsub import MAX_ACK_IDS, Pauses, SubscriptionReader
 from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import DELIVERED
 
 SHORT = 0.05
 """Seconds; how long an empty subscription is waited for."""
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
+SHORT_PAUSES = Pauses(first=timedelta(milliseconds=1), patience=timedelta(seconds=PATIENCE_SECONDS))
+IMPATIENT = Pauses(patience=timedelta(0))
 
 
 @pytest.fixture
@@ -56,7 +60,7 @@ def publish(broker: Broker) -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def reader(broker: Broker) -> Iterator[SubscriptionReader]:
-    reader = SubscriptionReader(SUBSCRIPTION, patience=timedelta(seconds=PATIENCE_SECONDS))
+    reader = SubscriptionReader(SUBSCRIPTION, pauses=SHORT_PAUSES)
     yield reader
     reader.close()
 
@@ -64,7 +68,7 @@ def reader(broker: Broker) -> Iterator[SubscriptionReader]:
 @pytest.fixture
 def hasty(broker: Broker) -> Iterator[SubscriptionReader]:
     """Asks once."""
-    reader = SubscriptionReader(SUBSCRIPTION, patience=timedelta(0))
+    reader = SubscriptionReader(SUBSCRIPTION, pauses=IMPATIENT)
     yield reader
     reader.close()
 
@@ -98,11 +102,12 @@ RECEIVED = st.fixed_dictionaries(
 )
 
 
-@given(st.lists(RECEIVED, max_size=20))
-def test_any_answer_is_read_as_google_s_own_classes_read_it(received: list[dict[str, Any]]) -> None:
-    """Also where a message lacks what Pub/Sub always sends."""
+@pytest.mark.parametrize("answers", PAGE_READERS)
+@given(received=st.lists(RECEIVED, max_size=20))
+def test_any_answer_is_read_as_google_s_own_classes_read_it(answers: str, received: list[dict[str, Any]]) -> None:
+    """By each reader, so that one can take the place of the other; also where a message lacks what is always sent."""
     answer = PullResponse.pb(PullResponse(received_messages=received))
-    page = Page.from_bytes(answer.SerializeToString())
+    page = PAGE_READERS[answers](answer.SerializeToString())
     assert page.messages.schema == DELIVERED
     page.messages.validate(full=True)
     assert page.ack_ids == [each.ack_id for each in answer.received_messages]
@@ -112,27 +117,30 @@ def test_any_answer_is_read_as_google_s_own_classes_read_it(received: list[dict[
             "publish_time": each.message.publish_time.ToDatetime(UTC),
             "attributes": dict(each.message.attributes),
             "payload": each.message.data,
+            "ordering_key": each.message.ordering_key or None,
         }
         for each in answer.received_messages
     ]
 
 
-def test_parts_of_an_answer_that_are_not_known_yet_are_passed_over() -> None:
+@pytest.mark.parametrize("answers", PAGE_READERS)
+def test_parts_of_an_answer_that_are_not_known_yet_are_skipped(answers: str) -> None:
     """Pub/Sub may add fields at any time."""
 
     def field(number: int, value: bytes) -> bytes:
         return bytes([number << 3 | 2, len(value)]) + value
 
     message = field(3, b"m1") + field(14, b"new") + bytes([15 << 3, 5]) + field(1, b"payload")
-    page = Page.from_bytes(field(9, b"new") + field(1, field(2, message) + field(11, b"new") + field(1, b"ack")))
+    page = PAGE_READERS[answers](field(9, b"new") + field(1, field(2, message) + field(11, b"new") + field(1, b"ack")))
     assert (page.ack_ids, page.messages["message_id"].to_pylist()) == (["ack"], ["m1"])
     assert page.messages["payload"].to_pylist() == [b"payload"]
 
 
+@pytest.mark.parametrize("answers", PAGE_READERS)
 @pytest.mark.parametrize("answer", [b"\xff\xff\xff", b"\x0a\x05\x0a\x01a"])
-def test_what_is_no_answer_is_an_error(answer: bytes) -> None:
+def test_what_is_no_answer_is_an_error(answers: str, answer: bytes) -> None:
     with pytest.raises(ValueError, match="failed to decode"):
-        Page.from_bytes(answer)
+        PAGE_READERS[answers](answer)
 
 
 # --- pages ---------------------------------------------------------------------------------------------------------
@@ -185,15 +193,65 @@ def test_messages_given_back_come_again_at_once(reader: SubscriptionReader, publ
     assert payloads(reader) == [b"0"]
 
 
-def test_many_acknowledgements_go_in_requests_of_allowed_size(
-    reader: SubscriptionReader, broker: Broker, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Pub/Sub refuses a request over 512 KiB; an ack id has up to 200 bytes."""
-    assert MAX_ACK_IDS * 200 < 512 * 1024
-    monkeypatch.setattr(pubsub, "MAX_ACK_IDS", 2)
+@pytest.mark.parametrize("length", [1, 164, 212, 1000, 5000])
+def test_requests_about_many_messages_are_of_allowed_size(length: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ack ids have grown from 164 to more than 210 characters, and will again: only bytes can be trusted."""
+    with Broker(ack_id_length=length) as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        create_topic()
+        create_subscription()
+        messages = [PubsubMessage.pb()(data=b"x")] * 1000
+        for _ in range(3):
+            DirectChannel(broker).unary_unary("/x/Publish")(PublishRequest.pb()(topic=TOPIC, messages=messages))
+        reader = SubscriptionReader(SUBSCRIPTION, pauses=IMPATIENT)
+        pages = [reader.pull(1000, PATIENCE_SECONDS) for _ in range(3)]
+        ack_ids = [ack_id for page in pages if page for ack_id in page.ack_ids]
+        assert {len(ack_id) for ack_id in ack_ids} == {max(length, len(ack_ids[0]))}
+        assert reader.extend(ack_ids, timedelta(seconds=60)) == Refused()
+        assert reader.acknowledge(ack_ids) == Refused()
+        assert broker.unacked(SUBSCRIPTION) == []
+        reader.close()
+
+
+def test_a_request_has_few_ids_and_few_bytes(reader: SubscriptionReader, broker: Broker) -> None:
     faults = broker.faults = Recorded()
-    reader.acknowledge(f"{SUBSCRIPTION}:{number}" for number in range(5))
-    assert faults.calls == ["Acknowledge"] * 3
+    reader.acknowledge([f"{SUBSCRIPTION}:{number}" for number in range(MAX_ACK_IDS + 1)])
+    assert faults.calls == ["Acknowledge"] * 2
+
+
+class _Smaller(Recorded):
+    """A service that takes fewer ids than it says."""
+
+    def refused(self, method: str) -> grpc.StatusCode | None:
+        super().refused(method)
+        return None
+
+    def most_bytes(self, method: str) -> int:
+        return 2_000
+
+
+def test_a_request_that_is_too_large_all_the_same_is_halved(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    """Whatever the limit will be one day."""
+    publish(100)
+    page = reader.pull(1000, PATIENCE_SECONDS)
+    assert page is not None
+    broker.faults = _Smaller()
+    assert reader.acknowledge(page.ack_ids) == Refused()
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+def test_one_bad_id_does_not_keep_the_others_from_being_acknowledged(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    publish(20)
+    page = reader.pull(1000, PATIENCE_SECONDS)
+    assert page is not None
+    refused = reader.acknowledge([*page.ack_ids, "bogus"])
+    assert refused.messages == 1
+    assert "INVALID_ARGUMENT: Invalid ack id" in str(refused.error)
+    assert broker.unacked(SUBSCRIPTION) == []
 
 
 def test_acknowledging_nothing_asks_nothing(reader: SubscriptionReader, broker: Broker) -> None:
@@ -209,12 +267,6 @@ def test_acknowledging_nothing_asks_nothing(reader: SubscriptionReader, broker: 
 PASSING = [grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED]
 
 
-@pytest.fixture
-def _no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(pubsub, "_FIRST_PAUSE", 0.001)
-
-
-@pytest.mark.usefixtures("_no_pauses")
 def test_an_unavailable_service_is_asked_again(
     reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
 ) -> None:
@@ -225,7 +277,6 @@ def test_an_unavailable_service_is_asked_again(
     assert faults.calls == ["GetSubscription"] * 3 + ["Pull"] * 3
 
 
-@pytest.mark.usefixtures("_no_pauses")
 def test_acknowledgements_that_fail_in_passing_are_sent_again(
     reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
 ) -> None:
@@ -240,14 +291,14 @@ def test_acknowledgements_that_fail_in_passing_are_sent_again(
 def test_an_acknowledgement_that_fails_for_good_is_no_error(
     hasty: SubscriptionReader, publish: Callable[[int], None], broker: Broker
 ) -> None:
-    """The messages are durable; they only come again."""
+    """The messages are durable and only come again; but if it goes on, somebody must hear of it."""
     publish(1)
     page = hasty.pull(10, PATIENCE_SECONDS)
     assert page is not None
     broker.faults = Recorded(Acknowledge=[grpc.StatusCode.UNAVAILABLE])
-    hasty.acknowledge(page.ack_ids)
+    assert hasty.acknowledge(page.ack_ids) == Refused(1, "UNAVAILABLE: Fault injected by the sandbox")
     broker.faults = Recorded(Acknowledge=[grpc.StatusCode.PERMISSION_DENIED])
-    hasty.acknowledge(page.ack_ids)
+    assert hasty.acknowledge(page.ack_ids) == Refused(1, "PERMISSION_DENIED: Fault injected by the sandbox")
     assert len(broker.unacked(SUBSCRIPTION)) == 1
 
 
@@ -256,7 +307,7 @@ def test_an_acknowledgement_that_fails_for_good_is_no_error(
 
 def test_a_missing_subscription_is_told(broker: Broker) -> None:
     reader = SubscriptionReader("projects/test/subscriptions/skips")
-    with pytest.raises(SourceError, match=r"skips: found no such subscription.*Create it, or mend `subscription`"):
+    with pytest.raises(SourceError, match=r"skips: found no such subscription.*Create it, or fix `subscription`"):
         reader.ack_deadline()
     with pytest.raises(SourceError, match="no such subscription"):
         reader.pull(10, SHORT)
@@ -266,7 +317,7 @@ def test_a_missing_subscription_is_told(broker: Broker) -> None:
 @pytest.mark.parametrize(
     ("code", "told"),
     [
-        (grpc.StatusCode.PERMISSION_DENIED, r"no permission.*roles/pubsub\.subscriber"),
+        (grpc.StatusCode.PERMISSION_DENIED, r"no permission.*roles/pubsub\.subscriber and roles/pubsub\.viewer"),
         (grpc.StatusCode.UNAUTHENTICATED, r"no valid credentials.*service account"),
         (grpc.StatusCode.FAILED_PRECONDITION, r"cannot be pulled.*must be a pull subscription"),
         (grpc.StatusCode.DATA_LOSS, r"DATA_LOSS.*reached from here"),
@@ -291,7 +342,7 @@ def test_a_service_that_stays_away_is_told_when_patience_ends(hasty: Subscriptio
 def test_a_broker_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with Broker() as gone:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
-    reader = SubscriptionReader(SUBSCRIPTION, patience=timedelta(0))
+    reader = SubscriptionReader(SUBSCRIPTION, pauses=IMPATIENT)
     with pytest.raises(SourceError, match=f"{gone.address}.*`lakehouse sandbox` starts a broker"):
         reader.ack_deadline()
     reader.close()
@@ -341,7 +392,7 @@ def test_what_was_let_go_is_never_extended_again(
     faults = broker.faults = Recorded()
     assert not faults.extended.acquire(timeout=0.2)
     assert payloads(reader) == [b"0"]
-    assert not leases._thread.is_alive()
+    assert not leases.is_kept
     leases.acknowledge()
     assert "Acknowledge" not in faults.calls
 

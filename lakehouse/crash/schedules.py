@@ -14,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -29,8 +30,9 @@ from lakehouse.errors import LakehouseError
 from lakehouse.ingest import query
 from lakehouse.ingest.frontier import MonitoringFrontier
 from lakehouse.ingest.query import Batch, TopicIngest
-from lakehouse.landing.brokers import pubsub
+from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import Slot
+from lakehouse.landing.pull import Puller
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.broker import Broker
@@ -117,7 +119,7 @@ class Outcome:
 def played(schedule: Schedule, folder: Path) -> Outcome:
     """The schedule from beginning to end, in an empty folder."""
     world = World(schedule, folder)
-    with _in_a_hurry(world.broker):
+    with in_a_hurry():
         for act in schedule.acts:
             world.perform(act)
         wrong = world.end_in_peace()
@@ -531,7 +533,8 @@ class Driver:
         config = replace(world.config, topics={topic.name: topic})
         self._ingest = TopicIngest(topic, config, run=run, clock=lambda: world.now, frontier=world.frontier())
         self._offsets, self._commits = _Log(checkpoint / "offsets"), _Log(checkpoint / "commits")
-        self._stream = SegmentStream(self._options)
+        self._puller = hasty_puller(world.broker)
+        self._stream = SegmentStream(self._options, self._puller)
         self._batch: int | None = None
         self._end: dict[str, Any] | None = None
         self.slot: Slot | None = None
@@ -557,7 +560,7 @@ class Driver:
     def read_again(self) -> None:
         """Another attempt at the slot that is being read, on another executor."""
         assert self.slot is not None
-        list(SegmentStream(self._options).read(self.slot))
+        list(SegmentStream(self._options, self._puller).read(self.slot))
 
     def _planned(self) -> tuple[int, dict[str, Any] | None, dict[str, Any]]:
         """The batch's number, start and end: the next one, or at first the one that has no entry in the commit log."""
@@ -657,14 +660,21 @@ def write_suites(folder: Path) -> None:
     (folder / "plays.json").write_text(json.dumps({"name": "plays", "expectations": [low]}))
 
 
+def hasty_puller(broker: Broker) -> Puller:
+    """One whose calls reach the broker directly, with short pauses and small requests."""
+    return Puller(connect=partial(_hasty_reader, broker))
+
+
+def _hasty_reader(broker: Broker, subscription: str, answers: str) -> SubscriptionReader:
+    pauses = Pauses(timedelta(seconds=0.0005), timedelta(seconds=0.001))
+    channel: Any = DirectChannel(broker)
+    return SubscriptionReader(subscription, answers=answers, channel=channel, pauses=pauses, max_ack_ids=3)
+
+
 @contextmanager
-def _in_a_hurry(broker: Broker) -> Iterator[None]:
-    """Calls reach the broker directly, pauses are short, and what happens every many batches happens every few."""
+def in_a_hurry() -> Iterator[None]:
+    """What happens every many batches happens every few."""
     hurried: dict[tuple[Any, str], Any] = {
-        (pubsub, "_channel"): lambda _: DirectChannel(broker),
-        (pubsub, "_FIRST_PAUSE"): 0.0005,
-        (pubsub, "_LONGEST_PAUSE"): 0.001,
-        (pubsub, "MAX_ACK_IDS"): 3,
         (query, "SWEEP_EVERY"): 3,
     }
     before = {place: getattr(*place) for place in hurried}

@@ -26,7 +26,8 @@ class DryFrontier:
     """Where there is no Cloud Monitoring: a slot that asked and got nothing shows that nothing waits.
 
     Messages that a dead attempt had leased do not wait, they come back when their lease ends. So a dry slot counts only
-    when for one ack deadline before it no attempt can have died: neither an earlier run's nor a retried task's.
+    when for one ack deadline before it no attempt can have died, neither an earlier run's nor a retried task's, and
+    every pull was answered: what a lost answer brought is leased, too.
     """
 
     def __init__(self, ack_deadline: timedelta, max_age: timedelta, trusted_from: datetime) -> None:
@@ -38,6 +39,9 @@ class DryFrontier:
         slots = list(facts)
         if any(slot["attempt"] for slot in slots):
             self._trusted_from = now + self._ack_deadline
+        unanswered = [slot["unanswered_at"] for slot in slots if slot.get("unanswered_at")]
+        if unanswered:
+            self._trusted_from = max(self._trusted_from, max(unanswered) + self._ack_deadline)
         dry = [slot["dry_at"] for slot in slots]
         if dry and None not in dry and min(dry) >= self._trusted_from:
             self._frontier = max(self._frontier or min(dry), min(dry))

@@ -26,7 +26,7 @@ from lakehouse.ingest.buckets import bucket_of
 from lakehouse.ingest.checkpoint import set_aside_if_damaged
 from lakehouse.ingest.closing import ClosedHour, Condition, Decision, Signals, awaits_frontier, decide
 from lakehouse.ingest.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
-from lakehouse.landing.brokers.pubsub import SubscriptionReader
+from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
 from lakehouse.landing.source import facts as facts_of
@@ -124,7 +124,7 @@ class TopicIngest:
 
     def ack_deadline(self) -> timedelta:
         """The subscription's; SourceError when it cannot be read, before anything of the topic is touched."""
-        reader = SubscriptionReader(self._topic.subscription, patience=timedelta(seconds=5))
+        reader = SubscriptionReader(self._topic.subscription, pauses=Pauses(patience=timedelta(seconds=5)))
         try:
             return reader.ack_deadline()
         finally:
@@ -184,6 +184,7 @@ class TopicIngest:
         return {"run": self._run, "host": socket.gethostname()}
 
     def _watch_frontier(self, ack_deadline: timedelta, trusted_from: datetime) -> None:
+        self._ack_deadline = ack_deadline
         self._patience = self._settings.frontier.max_age + ack_deadline
         source = self._given_frontier
         self._frontier = source or _frontier_source(self._topic, self._settings, ack_deadline, trusted_from)
@@ -249,7 +250,7 @@ class TopicIngest:
                 raise
 
     def _source_options(self) -> dict[str, str]:
-        return source_options(self._topic, self._folders.raw, self._settings.ingest, self._options)
+        return source_options(self._topic, self._folders.raw, self._settings.ingest, self._options, self._ack_deadline)
 
     def _check_newest(self) -> None:
         newest = self._ledger.history().last("started")
@@ -355,6 +356,7 @@ class TopicIngest:
             "rejected": sum(fact["rejected"] for fact in new),
             "reasons": _summed(count["reasons"] for count in counts),
             "undeclared": _summed(count["undeclared"] for count in counts),
+            "unacknowledged": sum(fact["unacknowledged"] or 0 for fact in facts),
             "closed": [self._close_details(hour, common, after, rejected) for hour, rejected in closed],
         }
 

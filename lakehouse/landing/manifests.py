@@ -3,23 +3,40 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict, dataclass, field
-from datetime import datetime
+from dataclasses import asdict, dataclass, field, fields, replace
+from datetime import datetime, timedelta
 from typing import Any
 
 from pyspark.sql.datasource import InputPartition
 
+from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.store.files import Storage, Stored
+
+PART_STRIDE = 10_000
+"""Part n of slot s has the number s + n * 10,000; an epoch has at most 1,024 slots."""
 
 
 @dataclass
 class Slot(InputPartition):
-    """One share of an epoch: pulled by one task."""
+    """One share of an epoch: pulled by one task, in one part or several.
+
+    A part is a slot of its own to the protocol, with a number of its own. `is_suspect` says that an attempt before this
+    one may have died of what it decoded.
+    """
 
     epoch: int
     slot: int
     open_hour: Hour | None
+    is_suspect: bool = field(default=False, compare=False)
+    ack_deadline: timedelta | None = field(default=None, compare=False)
+
+    @property
+    def part(self) -> int:
+        return self.slot // PART_STRIDE
+
+    def next_part(self) -> Slot:
+        return replace(self, slot=self.slot + PART_STRIDE)
 
 
 @dataclass(frozen=True)
@@ -38,7 +55,11 @@ class SegmentFile:
 
 @dataclass(frozen=True)
 class Manifest:
-    """What makes a segment real. Times are UTC; `attempt_id` says who wrote it, `attempt` which of Spark's tries."""
+    """What makes a segment real. Times are UTC; `attempt_id` says who wrote it, `attempt` which of Spark's tries.
+
+    `continues` says that the slot goes on in another part. It is decided before the manifest is durable, so that
+    whoever reads the slot again reads the same parts.
+    """
 
     epoch: int
     slot: int
@@ -50,15 +71,18 @@ class Manifest:
     files: tuple[SegmentFile, ...] = ()
     reasons: dict[str, int] = field(default_factory=dict)
     undeclared: dict[str, int] = field(default_factory=dict)
+    unanswered_at: datetime | None = None
+    continues: bool = False
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self), default=_iso).encode()
 
     @classmethod
     def from_json(cls, content: bytes) -> Manifest:
+        """Keys that a newer release added are ignored; ValueError, TypeError or KeyError when it is no manifest."""
         values = json.loads(content)
-        files = tuple(SegmentFile(**_with_times(file)) for file in values.pop("files"))
-        return cls(**_with_times(values), files=files)
+        files = tuple(SegmentFile(**_known(SegmentFile, file)) for file in values.pop("files"))
+        return cls(**_known(cls, values), files=files)
 
 
 def _iso(value: Any) -> str:
@@ -67,10 +91,12 @@ def _iso(value: Any) -> str:
     raise TypeError(type(value).__name__)
 
 
-def _with_times(values: dict[str, Any]) -> dict[str, Any]:
+def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
+    names = {each.name for each in fields(kind)}
     return {
         key: datetime.fromisoformat(value) if value and key.endswith(("_at", "_time")) else value
         for key, value in values.items()
+        if key in names
     }
 
 
@@ -85,8 +111,29 @@ def epoch_and_slot(path: str) -> tuple[int, int]:
 
 
 def read_manifest(storage: Storage, epoch: int, slot: int) -> Manifest | None:
+    """LakeError when something is there that is no manifest."""
     content = storage.read(manifest_path(epoch, slot))
-    return Manifest.from_json(content) if content is not None else None
+    if content is None:
+        return None
+    try:
+        return Manifest.from_json(content)
+    except (ValueError, TypeError, KeyError, AttributeError) as broken:
+        raise LakeError(
+            manifest_path(epoch, slot),
+            found=f"a file that is no manifest ({broken})",
+            expected="what a slot wrote",
+            next_step="Restore it from a backup. The segment's files are in the bronze folder, by its epoch and slot.",
+        ) from broken
+
+
+def read_parts(storage: Storage, epoch: int, slot: int) -> list[Manifest]:
+    """The manifests of the slot's parts that are there, in order."""
+    parts: list[Manifest] = []
+    while (manifest := read_manifest(storage, epoch, slot + len(parts) * PART_STRIDE)) is not None:
+        parts.append(manifest)
+        if not manifest.continues:
+            break
+    return parts
 
 
 def listed_manifests(storage: Storage) -> list[tuple[int, int]]:

@@ -10,7 +10,7 @@
     sink = messages.writeStream.format("delta").option("checkpointLocation", "gs://bucket/plays/checkpoint")
     sink.trigger(processingTime="10 seconds").start("gs://bucket/plays/table")
 
-`lakehouse.landing.source.PubSubSource` has to be registered first: `spark.dataSource.register(PubSubSource)`. Rows have
+`lakehouse.PubSubSource` has to be registered first: `spark.dataSource.register(PubSubSource)`. Rows have
 bronze's columns without `hour`. Give a trigger: each one is an epoch, also when there is nothing to read.
 `max_messages`, `max_bytes`, `max_pull` and `empty_after` may be given as in `conf/`, and `storage` with delta-rs'
 options as JSON.
@@ -33,11 +33,14 @@ import pyarrow.parquet as pq
 
 from lakehouse.config import FORMER_KEYS, Ingest, topic_of
 from lakehouse.errors import SourceError
-from lakehouse.landing.manifests import Manifest, listed_manifests, manifest_path, read_manifest
+from lakehouse.landing.manifests import PART_STRIDE, Manifest, listed_manifests, manifest_path, read_manifest
 from lakehouse.schemas import segment_schema
-from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.files import Storage
+from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
+OWNER = "segments/owner"
+"""Whose folder it is: the subscription."""
 CLEARED = "segments/cleared"
 """The last epoch whose files may be gone; written before the first of them goes."""
 
@@ -63,12 +66,38 @@ def source_options_of(options: Mapping[str, str]) -> dict[str, str]:
 class Segments:
     """The segments below one folder, of which a query's checkpoint is the only log."""
 
-    def __init__(self, root: str, topic: Topic, storage_options: Mapping[str, str]) -> None:
-        self._root, self._topic, self._options = root, topic, dict(storage_options)
+    def __init__(self, place: Place, topic: Topic) -> None:
+        self._place, self._topic = place, topic
+        self._is_own = False
 
     @cached_property
     def _storage(self) -> Storage:
-        return storage_for(self._root, self._options)
+        return self._place.files()
+
+    def check_own(self) -> None:
+        """SourceError when the folder belongs to a lake, or to a query of another subscription.
+
+        What Spark has committed is removed here: files of a lake's bronze, were they in this folder.
+        """
+        if self._is_own:
+            return
+        above = Place(self._place.uri.rpartition("/")[0], self._place.options)
+        for place in (self._place, self._place.below("bronze"), above, above.below("bronze")):
+            if place.has_table():
+                raise self._not_own(f"a folder of a lake: there is a table at {place.uri}")
+        mine = self._topic.subscription.encode()
+        self._storage.put_if_absent(OWNER, mine)
+        if (owner := self._storage.read(OWNER)) not in (mine, None):
+            raise self._not_own(f"the segments of {owner.decode(errors='replace')}")
+        self._is_own = True
+
+    def _not_own(self, found: str) -> SourceError:
+        return SourceError(
+            self._place.uri,
+            found=found,
+            expected="a folder of this query's own, from which it may remove files",
+            next_step='Give another folder with .option("segments", …).',
+        )
 
     def first(self) -> int:
         """The epoch before the first that was not cleared away; 0 when there was none."""
@@ -76,7 +105,10 @@ class Segments:
 
     def slots_of(self, epoch: int) -> int:
         """How many slots an epoch has that was pulled before, by a query that lost its checkpoint."""
-        return max((slot + 1 for listed, slot in listed_manifests(self._storage) if listed == epoch), default=0)
+        return max(
+            (slot + 1 for listed, slot in listed_manifests(self._storage) if listed == epoch and slot < PART_STRIDE),
+            default=0,
+        )
 
     def check(self, epoch: int) -> None:
         """SourceError when an epoch without a manifest is one that was delivered long ago.
@@ -86,7 +118,7 @@ class Segments:
         """
         if epoch <= self._cleared():
             raise SourceError(
-                self._root,
+                self._place.uri,
                 found=f"a checkpoint that plans epoch {epoch}, whose files were delivered and cleared away",
                 expected=f"an epoch after {self._cleared()}",
                 next_step="Start with a new checkpoint: what is still there comes first, then what is new.",
@@ -97,9 +129,14 @@ class Segments:
         for file in manifest.files:
             with pq.ParquetFile(self._storage.open(f"bronze/{file.path}")) as opened:
                 for batch in opened.iter_batches():
-                    yield pa.RecordBatch.from_arrays(
-                        [batch.column(field.name).cast(field.type) for field in schema], schema=schema
-                    )
+                    present = set(batch.schema.names)
+                    columns = [
+                        batch.column(field.name).cast(field.type)
+                        if field.name in present  # an older release wrote fewer
+                        else pa.nulls(len(batch), field.type)
+                        for field in schema
+                    ]
+                    yield pa.RecordBatch.from_arrays(columns, schema=schema)
 
     def clear(self, epoch: int) -> None:
         """Remove what Spark cannot plan again: everything before `epoch`, which it has committed."""

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import gc
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
+from dataclasses import dataclass, field
 from datetime import datetime
 
 import pyarrow as pa
@@ -14,45 +16,97 @@ from pyspark import TaskContext
 
 from lakehouse import failpoints
 from lakehouse.config import Ingest
+from lakehouse.decode.events import decode
 from lakehouse.errors import UnknownOutcomeError
-from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, Asked, Leases, Page, SubscriptionReader
+from lakehouse.landing.brokers.leases import Leases, Refused
+from lakehouse.landing.brokers.pages import Page
+from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, PendingPull, SubscriptionReader
 from lakehouse.landing.manifests import Manifest, Slot, manifest_path, read_manifest
-from lakehouse.landing.segments import SegmentWriter
+from lakehouse.landing.quarantine import QuarantiningDecoder
+from lakehouse.landing.segments import Decoder, SegmentWriter
 from lakehouse.store.files import Storage
 from lakehouse.topics import Topic
 
+log = logging.getLogger(__name__)
+
 _TIDIED_AFTER = (Exception, GeneratorExit, KeyboardInterrupt, SystemExit)
-"""How an attempt may end and still leave nothing behind. A death that is played in one process is none of them."""
+"""How an attempt may end and still leave nothing behind. Not `Death`, the crash kit's simulated SIGKILL."""
 _DECODE_BYTES = 4 * 1024**2
 """Payload bytes that are decoded in one go: enough to make the cost per call small, little enough to stay in cache."""
 _PULLS_AHEAD = 3
 """Pulls that are under way at a time: a pull takes tens of milliseconds, in which pages can be decoded."""
 _LARGEST_PAGE_BYTES = 10 * 1024**2
 """Pub/Sub's largest message, which comes alone."""
+_MOST_PARTS = 100
+"""Parts of a slot: each has a manifest and files of its own."""
 
 
-def pulled(topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None]) -> Manifest:
-    """The slot's manifest: this attempt's, or that of an attempt that was first.
+@dataclass(frozen=True)
+class Pulled:
+    """The manifest of one part, and the messages of this attempt whose acknowledgement was refused for good."""
 
-    `check` is called between the manifest and the acknowledgements, and may refuse what comes too late. SourceError
-    when the subscription cannot be read.
-    """
-    with _without_cycle_collector():
-        return _Pull(topic, ingest, storage, slot, check).manifest()
+    manifest: Manifest
+    refused: Refused = field(default_factory=Refused)
 
 
-class _Pull:
-    """One attempt at one slot: pull, decode, write; then the manifest, and only then the acknowledgements."""
+@dataclass(frozen=True)
+class Puller:
+    """How slots are pulled: the connection, the sizes, the decoders. Its defaults are what runs."""
 
-    def __init__(self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None]) -> None:
-        self._topic, self._ingest, self._storage, self._slot, self._check = topic, ingest, storage, slot, check
+    connect: Callable[..., SubscriptionReader] = SubscriptionReader
+    page_messages: int = PAGE_MESSAGES
+    decode_bytes: int = _DECODE_BYTES
+    decode: Decoder = decode
+    quarantine: Callable[[], AbstractContextManager[Decoder]] = QuarantiningDecoder
+
+    def pulled(
+        self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None]
+    ) -> Iterator[Pulled]:
+        """The slot's parts: each this attempt's, or that of an attempt that was first.
+
+        `check` is called between the manifest and the acknowledgements, and may refuse what comes too late. SourceError
+        when the subscription cannot be read.
+        """
+        ends = time.monotonic() + ingest.max_pull.total_seconds()
+        part = slot
+        while True:
+            manifest = read_manifest(storage, part.epoch, part.slot)
+            if manifest is not None:
+                done = Pulled(manifest)
+            else:
+                with without_cycle_collector():
+                    done = _Attempt(self, topic, ingest, storage, part, check, ends).pulled()
+            yield done
+            if not done.manifest.continues:
+                return
+            part = part.next_part()
+
+
+class _Attempt:
+    """One attempt at one part: pull, decode, write; then the manifest, and only then the acknowledgements."""
+
+    def __init__(
+        self,
+        puller: Puller,
+        topic: Topic,
+        ingest: Ingest,
+        storage: Storage,
+        slot: Slot,
+        check: Callable[[], None],
+        ends: float,
+    ) -> None:
+        self._puller, self._topic, self._ingest, self._storage = puller, topic, ingest, storage
+        self._slot, self._check, self._ends = slot, check, ends
+        self._number = _attempt_number()
         self._dry_at: datetime | None = None
+        self._unanswered_at: datetime | None = None
         self._full = False
+        self._has_keys = False
 
-    def manifest(self) -> Manifest:
-        reader = SubscriptionReader(self._topic.subscription)
+    def pulled(self) -> Pulled:
+        reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers)
         try:
-            leases = Leases(reader, reader.ack_deadline())
+            leases = Leases(reader, self._slot.ack_deadline or reader.ack_deadline())
             try:
                 return self._pulled(reader, leases)
             except _TIDIED_AFTER:
@@ -63,32 +117,57 @@ class _Pull:
         finally:
             reader.close()
 
-    def _pulled(self, reader: SubscriptionReader, leases: Leases) -> Manifest:
-        writer = SegmentWriter(self._topic, self._storage, self._slot.epoch, self._slot.slot, self._slot.open_hour)
-        try:
-            for messages in self._messages(reader, leases):
-                writer.add(messages)
-            failpoints.reached("pull.received")
-            files = writer.close()
-        except _TIDIED_AFTER:
-            writer.abandon()
-            raise
+    def _pulled(self, reader: SubscriptionReader, leases: Leases) -> Pulled:
+        is_suspect = self._slot.is_suspect or self._number > 0
+        with self._puller.quarantine() if is_suspect else nullcontext(self._puller.decode) as decoder:
+            slot = self._slot
+            writer = SegmentWriter(self._topic, self._storage, slot.epoch, slot.slot, slot.open_hour, decoder)
+            try:
+                for messages in self._messages(reader, leases):
+                    writer.add(messages)
+                failpoints.reached("pull.received")
+                files = writer.close()
+            except _TIDIED_AFTER:
+                writer.abandon()
+                raise
         failpoints.reached("pull.files_durable")
-        mine = writer.manifest(files, attempt=_attempt(), dry_at=self._dry_at, full=self._full)
+        goes_on = self._goes_on()
+        mine = writer.manifest(
+            files,
+            attempt=self._number,
+            dry_at=self._dry_at,
+            full=self._full or (self._has_keys and not goes_on),
+            unanswered_at=self._unanswered_at,
+            continues=goes_on,
+        )
         winner = self._published(mine)
         if winner.attempt_id != mine.attempt_id:
             failpoints.reached("pull.race_lost")
             writer.abandon()
             leases.give_back()
-            return winner
+            return Pulled(winner)
         failpoints.reached("pull.manifest_durable")
         self._check()
-        leases.acknowledge()
+        refused = leases.acknowledge()
+        if refused.messages:
+            log.warning(
+                "acknowledge: topic=%s epoch=%d slot=%d messages=%d error=%s",
+                *(self._topic.name, mine.epoch, mine.slot, refused.messages, refused.error),
+            )
         failpoints.reached("pull.acknowledged")
-        return winner
+        return Pulled(winner, refused)
+
+    def _goes_on(self) -> bool:
+        """Whether what waits behind this part's messages of an ordering key is pulled in another part.
+
+        Pub/Sub has one batch of a key out at a time: the next comes when this one is acknowledged, and so not before
+        the manifest is durable.
+        """
+        has_time = time.monotonic() + self._ingest.empty_after.total_seconds() < self._ends
+        return self._has_keys and not self._full and has_time and self._slot.part < _MOST_PARTS
 
     def _published(self, mine: Manifest) -> Manifest:
-        """The manifest that stands once we have tried to publish ours; after a silence, whoever's it is."""
+        """The manifest that is there after we tried to publish ours; if the outcome is unknown, whoever wrote it."""
         path = manifest_path(mine.epoch, mine.slot)
         try:
             if self._storage.put_if_absent(path, mine.as_json()):
@@ -111,29 +190,30 @@ class _Pull:
         waiting_bytes = 0
         for page in self._pages(reader):
             leases.hold(page.ack_ids)
+            self._has_keys = self._has_keys or page.has_keys
             waiting.append(page.messages)
             waiting_bytes += page.size_bytes
-            if waiting_bytes >= _DECODE_BYTES:
+            if waiting_bytes >= self._puller.decode_bytes:
                 yield pa.concat_batches(waiting)
                 waiting, waiting_bytes = [], 0
         if waiting:
             yield pa.concat_batches(waiting)
 
     def _pages(self, reader: SubscriptionReader) -> Iterator[Page]:
-        """Pages until a bound of the slot is reached or the subscription is dry.
+        """Pages until a bound of the slot is reached or nothing comes.
 
         Some pulls are under way while their predecessors' pages are decoded. When one comes back empty no more are
-        sent; if all that are out come back empty, too, nothing waited when the last of them was sent.
+        sent; if all that are out come back empty, too, nothing waited when the last of them was sent. That is known
+        only if each was answered, and if none of this slot's messages has an ordering key that others may wait for.
         """
         ingest, wait = self._ingest, self._ingest.empty_after.total_seconds()
-        ends = time.monotonic() + ingest.max_pull.total_seconds()
         messages_left, bytes_left = ingest.max_messages, ingest.max_bytes
-        out: deque[tuple[int, Asked]] = deque()
-        empty: list[datetime] = []
+        out: deque[tuple[int, PendingPull]] = deque()
+        empty: list[PendingPull] = []
         try:
             while True:
-                while len(out) < _ahead(bytes_left) and not empty and time.monotonic() < ends:
-                    messages = min(PAGE_MESSAGES, messages_left - sum(asked for asked, _ in out))
+                while len(out) < _ahead(bytes_left) and not empty and time.monotonic() < self._ends:
+                    messages = min(self._puller.page_messages, messages_left - sum(asked for asked, _ in out))
                     if messages <= 0:
                         break
                     out.append((messages, reader.ask(messages, wait)))
@@ -141,19 +221,26 @@ class _Pull:
                     break
                 _, oldest = out.popleft()
                 page = oldest.page()
+                self._note_silence(oldest)
                 if page is None:
-                    empty.append(oldest.at)
+                    empty.append(oldest)
                     continue
                 empty.clear()
                 messages_left -= len(page.messages)
                 bytes_left -= page.size_bytes
                 yield page
         finally:
-            for _, asked in out:
-                if (page := asked.page()) is not None:
+            for _, pending in out:
+                if (page := pending.page()) is not None:
                     reader.give_back(page.ack_ids)
-        self._dry_at = max(empty, default=None)
+                self._note_silence(pending)
         self._full = not empty
+        if empty and not self._has_keys and all(pending.is_empty for pending in empty):
+            self._dry_at = max(pending.at for pending in empty)
+
+    def _note_silence(self, pending: PendingPull) -> None:
+        if pending.unanswered_at is not None:
+            self._unanswered_at = max(self._unanswered_at or pending.unanswered_at, pending.unanswered_at)
 
 
 def _ahead(bytes_left: int) -> int:
@@ -162,7 +249,7 @@ def _ahead(bytes_left: int) -> int:
 
 
 @contextmanager
-def _without_cycle_collector() -> Iterator[None]:
+def without_cycle_collector() -> Iterator[None]:
     """A slot makes millions of objects and no cycles; looking for cycles would take most of its pulling time."""
     was_on = gc.isenabled()
     gc.disable()
@@ -173,6 +260,6 @@ def _without_cycle_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _attempt() -> int:
+def _attempt_number() -> int:
     context = TaskContext.get()
     return context.attemptNumber() if context else 0

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import uuid
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
 from typing import Any
@@ -15,7 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lakehouse import hours
-from lakehouse.decode.events import decode
+from lakehouse.decode.events import Decoded, decode
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import Manifest, SegmentFile
 from lakehouse.schemas import segment_schema
@@ -36,12 +36,22 @@ _CLOSING = 8
 """Files that are completed side by side: on a store, each takes its time."""
 _HOUR_US = 3_600_000_000
 
+Decoder = Callable[[pa.RecordBatch, Topic], Decoded]
+
 
 class SegmentWriter:
     """Splits decoded messages by event hour and writes a Parquet file for each; nothing counts before its manifest."""
 
-    def __init__(self, topic: Topic, storage: Storage, epoch: int, slot: int, open_hour: Hour | None) -> None:
-        self._topic, self._storage, self._epoch, self._slot = topic, storage, epoch, slot
+    def __init__(
+        self,
+        topic: Topic,
+        storage: Storage,
+        epoch: int,
+        slot: int,
+        open_hour: Hour | None,
+        decode: Decoder = decode,
+    ) -> None:
+        self._topic, self._storage, self._epoch, self._slot, self._decode = topic, storage, epoch, slot, decode
         self._open_ordinal = hours.ordinal_of(open_hour) if open_hour else None
         self._schema = segment_schema(topic)
         self._position = 0
@@ -54,7 +64,7 @@ class SegmentWriter:
 
     def add(self, messages: pa.RecordBatch) -> None:
         """Decode a page; its messages go to the files of their event hours."""
-        decoded = decode(messages, self._topic)
+        decoded = self._decode(messages, self._topic)
         self._undeclared += decoded.undeclared
         rows = pa.RecordBatch.from_arrays(
             [*messages.columns, *decoded.columns.columns, *self._where_from(len(messages))], schema=self._schema
@@ -82,7 +92,14 @@ class SegmentWriter:
             self._storage.delete(f"bronze/{file.path}" for file in self._files.values())
 
     def manifest(
-        self, files: tuple[SegmentFile, ...], *, attempt: int, dry_at: datetime | None, full: bool
+        self,
+        files: tuple[SegmentFile, ...],
+        *,
+        attempt: int,
+        dry_at: datetime | None,
+        full: bool,
+        unanswered_at: datetime | None = None,
+        continues: bool = False,
     ) -> Manifest:
         return Manifest(
             self._epoch,
@@ -95,6 +112,8 @@ class SegmentWriter:
             files,
             dict(self._reasons),
             dict(self._undeclared),
+            unanswered_at,
+            continues,
         )
 
     def _where_from(self, rows: int) -> list[pa.Array]:

@@ -21,7 +21,7 @@ from lakehouse.sandbox.faults import Faults
 from lakehouse.sandbox.monitoring import FRESH, Sampling, time_series
 from lakehouse.sandbox.pubsub import PUBLISHER, SUBSCRIBER, PubSub
 from lakehouse.sandbox.registry import Registry
-from lakehouse.sandbox.subscriptions import Refusal
+from lakehouse.sandbox.subscriptions import ACK_ID_LENGTH, Refusal
 
 Method = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -46,11 +46,12 @@ class Broker:
         faults: Faults | None = None,
         sampling: Sampling = FRESH,
         longest_wait: timedelta = timedelta(seconds=20),
+        ack_id_length: int = ACK_ID_LENGTH,
     ) -> None:
         self.faults = faults or Faults()
         self.sampling = sampling
         self._host, self._port, self._clock = host, port, clock
-        self._registry = Registry(clock)
+        self._registry = Registry(clock, ack_id_length)
         self._pubsub = PubSub(self._registry, lambda: self.faults, longest_wait)
         self._server: grpc.Server | None = None
 

@@ -16,6 +16,8 @@ CODES = (
     grpc.StatusCode.RESOURCE_EXHAUSTED,
     grpc.StatusCode.PERMISSION_DENIED,
 )
+MAX_ACK_REQUEST_BYTES = 512 * 1024
+"""The service's, https://cloud.google.com/pubsub/quotas#resource_limits."""
 METHODS = frozenset({"Publish", "Pull", "StreamingPull", "Acknowledge", "ModifyAckDeadline", "ListTimeSeries"})
 
 
@@ -43,6 +45,10 @@ class Faults:
     def lease_seconds(self, seconds: float) -> float:
         """How long a lease of `seconds` really holds."""
         return seconds
+
+    def most_bytes(self, method: str) -> int:
+        """The largest request that Acknowledge and ModifyAckDeadline take."""
+        return MAX_ACK_REQUEST_BYTES
 
     def ack_dropped(self, ack_id: str) -> bool:
         """Whether an acknowledgement is confirmed and forgotten."""

@@ -101,6 +101,7 @@ class PubSub:
         subscription = self._registry.subscription(request.subscription)
         if not request.ack_ids:
             raise _invalid("No ack ids specified.")
+        self._check_size("Acknowledge", request)
         self._acknowledge(subscription, request.ack_ids)
         return Empty()
 
@@ -108,8 +109,14 @@ class PubSub:
         subscription = self._registry.subscription(request.subscription)
         if not request.ack_ids:
             raise _invalid("No ack ids specified")
+        self._check_size("ModifyAckDeadline", request)
         self._move_deadline(subscription, request.ack_ids, request.ack_deadline_seconds)
         return Empty()
+
+    def _check_size(self, method: str, request: Any) -> None:
+        most = self._faults().most_bytes(method)
+        if request.ByteSize() > most:
+            raise _invalid(f"Request payload size exceeds the limit: {most} bytes.")
 
     def _apply(self, subscription: Subscription, request: Any) -> None:
         self._acknowledge(subscription, request.ack_ids)

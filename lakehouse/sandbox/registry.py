@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from google.pubsub_v1 import types
 
 from lakehouse.sandbox.faults import Faults
-from lakehouse.sandbox.subscriptions import Message, Numbers, Refusal, Subscription
+from lakehouse.sandbox.subscriptions import ACK_ID_LENGTH, Message, Numbers, Refusal, Subscription
 
 MIN_ACK_DEADLINE_SECONDS, MAX_ACK_DEADLINE_SECONDS = 10, 600
 _WEEK_SECONDS = 604_800
@@ -58,8 +58,8 @@ class Topic:
 
 
 class Registry:
-    def __init__(self, clock: Callable[[], float]) -> None:
-        self._clock, self._numbers = clock, Numbers()
+    def __init__(self, clock: Callable[[], float], ack_id_length: int = ACK_ID_LENGTH) -> None:
+        self._clock, self._numbers, self._ack_id_length = clock, Numbers(), ack_id_length
         self._lock = threading.RLock()
         self.topics: dict[str, Topic] = {}
         self.subscriptions: dict[str, Subscription] = {}
@@ -92,7 +92,7 @@ class Registry:
             complete = _complete(settings)
             if settings.name in self.subscriptions:
                 raise Refusal(grpc.StatusCode.ALREADY_EXISTS, "Subscription already exists")
-            subscription = Subscription(complete, self._numbers, self._clock)
+            subscription = Subscription(complete, self._numbers, self._clock, self._ack_id_length)
             topic.subscribe(subscription)
             return self.subscriptions.setdefault(settings.name, subscription)
 

@@ -19,6 +19,10 @@ PAGE_BYTES = 3_500_000
 With PUBSUB_EMULATOR_HOST the client libraries make a channel that receives no more than gRPC's default of 4 MiB.
 """
 
+ACK_ID_LENGTH = 212
+"""Characters, as the service's ids are since August 2026: https://github.com/googleapis/google-cloud-go/issues/20391."""
+_FILLING = "."
+
 _POLL_SECONDS = 0.05
 """How soon a waiting puller sees that the clock has moved or its caller is gone: nobody notifies it of either."""
 
@@ -96,8 +100,9 @@ class Subscription:
     reading of the service's promise. Whatever is done, it costs time by the messages it touches, not by the backlog.
     """
 
-    def __init__(self, settings: Any, numbers: Numbers, clock: Callable[[], float]) -> None:
+    def __init__(self, settings: Any, numbers: Numbers, clock: Callable[[], float], ack_id_length: int) -> None:
         self.name: str = settings.name
+        self._ack_id_length = ack_id_length
         self.settings = settings
         self.deleted = False
         self._numbers, self._clock = numbers, clock
@@ -187,7 +192,10 @@ class Subscription:
         self._leases.update((n, _Lease(message, deadline, flow)) for n, message in zip(numbers, taken, strict=True))
         self._watch(deadline, numbers)
         flow.hold(len(taken), sum(message.size_bytes for message in taken))
-        return [(f"{self.name}:{n}", message) for n, message in zip(numbers, taken, strict=True)]
+        return [(self._ack_id(n), message) for n, message in zip(numbers, taken, strict=True)]
+
+    def _ack_id(self, number: int) -> str:
+        return f"{self.name}:{number}".ljust(self._ack_id_length, _FILLING)
 
     def _taken(self, limit: int) -> list[Message]:
         taken: list[Message] = []
@@ -266,7 +274,7 @@ class Subscription:
 
 
 def _number(ack_id: str, prefix: str) -> int:
-    digits = ack_id.removeprefix(prefix)
-    if digits == ack_id or not digits.isdecimal():
+    digits = ack_id.removeprefix(prefix).rstrip(_FILLING)
+    if not ack_id.startswith(prefix) or not digits.isdecimal():
         raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, f"Invalid ack id (ack_id={ack_id})")
     return int(digits)

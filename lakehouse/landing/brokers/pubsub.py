@@ -1,4 +1,4 @@
-"""Pulling from one Pub/Sub subscription: pages of raw messages, leases and acknowledgements.
+"""One Pub/Sub subscription: pulls, acknowledgements, leases.
 
 Raw gRPC stubs, an order of magnitude faster than the library's wrappers, and pages straight from the wire to Arrow: a
 Python object for each message would take a quarter of all the time. Credentials and the channel come from the library.
@@ -6,132 +6,150 @@ Python object for each message would take a quarter of all the time. Credentials
 
 from __future__ import annotations
 
-import os
-import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import grpc
-import ptars
-import pyarrow as pa
-import pyarrow.compute as pc
+from google.api_core.exceptions import RetryError
+from google.api_core.retry import Retry
 from google.pubsub_v1.types import (
     AcknowledgeRequest,
     GetSubscriptionRequest,
     ModifyAckDeadlineRequest,
     PullRequest,
-    PullResponse,
     Subscription,
 )
 
 from lakehouse import failpoints
 from lakehouse.errors import SourceError
-from lakehouse.schemas import DELIVERED
+from lakehouse.landing.brokers.channel import channel_to, place
+from lakehouse.landing.brokers.leases import Refused
+from lakehouse.landing.brokers.pages import PAGE_READERS, Page
 
-MAX_ACK_IDS = 2_500
-"""Pub/Sub refuses requests over 512 KiB; 2,500 ack ids are safely below."""
-
+MAX_ACK_IDS = 1_000
+"""Ids in one request, as Google's own clients have it."""
+MAX_REQUEST_BYTES = 512 * 1024 - 8 * 1024
+"""Pub/Sub refuses an Acknowledge or ModifyAckDeadline over 524,288 bytes; a little is left for what it adds."""
 PAGE_MESSAGES = 1_000
-_MAX_MESSAGE_BYTES = 64 * 1024**2
-_RETRIED = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED,
-            grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN}  # fmt: skip
+"""Pub/Sub's largest page."""
+
+_PASSING = {grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.RESOURCE_EXHAUSTED, grpc.StatusCode.ABORTED,
+            grpc.StatusCode.INTERNAL, grpc.StatusCode.UNKNOWN, grpc.StatusCode.DEADLINE_EXCEEDED}  # fmt: skip
 _FATAL = {
-    grpc.StatusCode.NOT_FOUND: ("no such subscription", "Create it, or mend `subscription` in the topic's file."),
-    grpc.StatusCode.PERMISSION_DENIED: ("no permission", "Grant roles/pubsub.subscriber on it to this account."),
+    grpc.StatusCode.NOT_FOUND: ("no such subscription", "Create it, or fix `subscription` in the topic's file."),
+    grpc.StatusCode.PERMISSION_DENIED: (
+        "no permission",
+        "Grant roles/pubsub.subscriber and roles/pubsub.viewer on it to this account: the first has no "
+        "pubsub.subscriptions.get.",
+    ),
     grpc.StatusCode.UNAUTHENTICATED: ("no valid credentials", "Give the job a service account, or log in."),
-    grpc.StatusCode.INVALID_ARGUMENT: ("a refused request", "Mend `subscription` in the topic's file."),
+    grpc.StatusCode.INVALID_ARGUMENT: ("a refused request", "Fix `subscription` in the topic's file."),
     grpc.StatusCode.FAILED_PRECONDITION: ("a subscription that cannot be pulled", "It must be a pull subscription."),
 }
-_PATIENCE = timedelta(seconds=60)
-"""How long an unavailable service is asked again before the batch fails; Spark then restarts or stops the query."""
-_FIRST_PAUSE, _LONGEST_PAUSE = 0.1, 5.0
 _EMPTY_PAUSE = 0.1
 """Some servers answer an empty pull at once."""
 _ANSWER_SECONDS = 1.0
 """Others answer it so long before its deadline; a call that is cut off may take messages that nobody then sees."""
-
-
-_ANSWERS = ptars.HandlerPool(
-    [PullResponse.pb().DESCRIPTOR.file], config=ptars.PtarsConfig(timestamp_unit="us")
-).get_for_message(PullResponse.pb().DESCRIPTOR)
-_UNTIMED = pa.scalar(0, pa.int64()).cast(DELIVERED.field("publish_time").type)
+_CALL_SECONDS = 30.0
+_MOST_SPLITS = 64
+"""Requests of one call that are halved when they are refused: enough for sizes, no flood where every id is bad."""
 
 
 @dataclass(frozen=True)
-class Page:
-    """Messages as one answer brought them, in columns `DELIVERED`, and what acknowledges each."""
+class Pauses:
+    """How a failure that passes is waited out: pauses double from `first` to `longest`, until `patience` ends.
 
-    messages: pa.RecordBatch
-    ack_ids: list[str]
-    size_bytes: int
+    Then the batch fails, and Spark restarts or stops the query.
+    """
 
-    @classmethod
-    def from_bytes(cls, answer: bytes) -> Page:
-        """From Pub/Sub's PullResponse; ValueError when it is none."""
-        received = _ANSWERS.list_to_record_batch([answer]).column(0).flatten()
-        message = received.field("message")
-        attributes = message.field("attributes")
-        columns = [
-            message.field("message_id"),
-            pc.fill_null(message.field("publish_time"), _UNTIMED),
-            pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items),
-            message.field("data"),
-        ]
-        messages = pa.RecordBatch.from_arrays(columns, schema=DELIVERED)
-        return cls(messages, received.field("ack_id").to_pylist(), len(answer))
+    first: timedelta = timedelta(seconds=0.1)
+    longest: timedelta = timedelta(seconds=5)
+    patience: timedelta = timedelta(seconds=60)
+
+    def retry(self) -> Retry:
+        return Retry(
+            predicate=_is_passing,
+            initial=self.first.total_seconds(),
+            maximum=self.longest.total_seconds(),
+            timeout=self.patience.total_seconds(),
+        )
 
 
 class SubscriptionReader:
-    """One channel to one subscription. Usable by several threads."""
+    """One channel to one subscription. Usable by several threads.
 
-    def __init__(self, subscription: str, *, patience: timedelta = _PATIENCE) -> None:
+    `answers` names a reader of `PAGE_READERS`. A `channel` that is given is closed with the reader.
+    """
+
+    def __init__(
+        self,
+        subscription: str,
+        *,
+        answers: str = "ptars",
+        channel: grpc.Channel | None = None,
+        pauses: Pauses | None = None,
+        max_ack_ids: int = MAX_ACK_IDS,
+    ) -> None:
         self.subscription = subscription
-        self._patience = patience
-        self._channel = _channel(subscription)
-        self._pull = self._method("Pull", PullRequest.pb(), Page.from_bytes)
+        self._max_ack_ids = max_ack_ids
+        self._retry = (pauses or Pauses()).retry()
+        self._channel = channel or channel_to(subscription)
+        self._pull = self._method("Pull", PullRequest.pb(), PAGE_READERS[answers])
         self._acknowledge = self._method("Acknowledge", AcknowledgeRequest.pb())
         self._modify = self._method("ModifyAckDeadline", ModifyAckDeadlineRequest.pb())
         self._get = self._method("GetSubscription", GetSubscriptionRequest.pb(), Subscription.pb().FromString)
 
     def ack_deadline(self) -> timedelta:
-        """How long the subscription leases a message. SourceError when it cannot be had."""
+        """How long the subscription leases a message. SourceError when it cannot be had.
+
+        An administrator's call, of which a project has few per minute: once per run and topic.
+        """
         request = GetSubscriptionRequest.pb()(subscription=self.subscription)
-        answer = self._patiently(lambda: self._get(request, timeout=10.0))
+        answer = self.with_retries(lambda: self._get(request, timeout=10.0))
         return timedelta(seconds=answer.ack_deadline_seconds or 10)
 
     def pull(self, max_messages: int, wait: float) -> Page | None:
         """The next page, or None when nothing came for `wait` seconds, however soon the server says it is empty."""
         return self.ask(max_messages, wait).page()
 
-    def ask(self, max_messages: int, wait: float) -> Asked:
+    def ask(self, max_messages: int, wait: float) -> PendingPull:
         """A `pull` that is under way while its caller does something else."""
         request = PullRequest.pb()(subscription=self.subscription, max_messages=max_messages)
-        return Asked(self, request, time.monotonic() + wait)
+        return PendingPull(self, request, time.monotonic() + wait)
 
-    def acknowledge(self, ack_ids: Iterable[str]) -> None:
-        """Acknowledge; a request that fails for good only means that its messages will come again."""
+    def acknowledge(self, ack_ids: Iterable[str]) -> Refused:
+        """Acknowledge; what is refused for good comes again, and is counted."""
         kind = AcknowledgeRequest.pb()
-        requests = [kind(subscription=self.subscription, ack_ids=chunk) for chunk in _chunks(list(ack_ids))]
-        self._send(self._acknowledge, requests, halfway="pull.half_acknowledged")
+        return self._send(self._acknowledge, partial(kind, subscription=self.subscription), ack_ids,
+                          halfway="pull.half_acknowledged")  # fmt: skip
 
-    def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> None:
+    def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> Refused:
         """Give the leases `deadline` from now; zero gives the messages back at once."""
-        kind = ModifyAckDeadlineRequest.pb()
         seconds = int(deadline.total_seconds())
-        requests = [
-            kind(subscription=self.subscription, ack_ids=chunk, ack_deadline_seconds=seconds)
-            for chunk in _chunks(list(ack_ids))
-        ]
-        self._send(self._modify, requests)
+        request = partial(ModifyAckDeadlineRequest.pb(), subscription=self.subscription, ack_deadline_seconds=seconds)
+        return self._send(self._modify, request, ack_ids)
 
-    def give_back(self, ack_ids: Iterable[str]) -> None:
-        self.extend(ack_ids, timedelta(0))
+    def give_back(self, ack_ids: Iterable[str]) -> Refused:
+        return self.extend(ack_ids, timedelta(0))
 
     def close(self) -> None:
         self._channel.close()
+
+    def start_pull(self, request: Any, wait: float) -> Any:
+        """The call, whose answer may come up to a second after `wait`."""
+        return self._pull.future(request, timeout=wait + min(wait, _ANSWER_SECONDS))
+
+    def with_retries(self, call: Callable[[], Any]) -> Any:
+        """What the call gives, made again while it fails in passing; SourceError when it fails for good."""
+        try:
+            return self._retry(call)()
+        except (grpc.RpcError, RetryError) as error:
+            cause = error.cause if isinstance(error, RetryError) else error
+            raise self.explained(cause) from error
 
     def _method(self, name: str, request: Any, read: Callable[[bytes], Any] | None = None) -> Any:
         return self._channel.unary_unary(
@@ -140,169 +158,167 @@ class SubscriptionReader:
             response_deserializer=read,
         )
 
-    def _call(self, request: Any, wait: float) -> Any:
-        return self._pull.future(request, timeout=wait + min(wait, _ANSWER_SECONDS))
+    def _send(
+        self, method: Any, request: Callable[..., Any], ack_ids: Iterable[str], halfway: str | None = None
+    ) -> Refused:
+        """All at once; requests that failed in passing again until patience ends, refused ones in halves."""
+        sending = _Sending(method, request, list(_chunks(list(ack_ids), self._max_ack_ids)), halfway)
+        try:
+            self._retry(sending.send)()
+        except RetryError as error:
+            sending.give_up(error.cause)
+        return sending.refused
 
-    def _send(self, method: Any, requests: list[Any], halfway: str | None = None) -> None:
-        """All requests at once; those that failed in passing again, until patience ends."""
-        deadline = time.monotonic() + self._patience.total_seconds()
-        pause = _FIRST_PAUSE
-        while requests:
-            calls = []
-            for number, request in enumerate(requests):
-                if halfway and number and number == len(requests) // 2:
-                    failpoints.reached(halfway)
-                calls.append((request, method.future(request, timeout=30.0)))
-            requests = [request for request, call in calls if _passing(call.exception())]
-            if not requests or time.monotonic() > deadline:
-                return
-            time.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _patiently(self, call: Callable[[], Any]) -> Any:
-        deadline = time.monotonic() + self._patience.total_seconds()
-        pause = _FIRST_PAUSE
-        while True:
-            try:
-                return call()
-            except grpc.RpcError as error:
-                if not _passing(error) or time.monotonic() > deadline:
-                    raise self._explained(error) from error
-            time.sleep(pause)
-            pause = min(pause * 2, _LONGEST_PAUSE)
-
-    def _explained(self, error: Any) -> SourceError:
+    def explained(self, error: Any) -> SourceError:
         found, next_step = _FATAL.get(error.code(), (None, None))
-        where = os.environ.get("PUBSUB_EMULATOR_HOST")
-        place = f"the emulator at {where}" if where else "Pub/Sub"
         return SourceError(
             self.subscription,
-            found=f"{found} ({error.details()})" if found else f"{place} {error.code().name}: {error.details()}",
-            expected=f"a subscription that can be pulled from {place}",
+            found=f"{found} ({error.details()})" if found else f"{place()} {error.code().name}: {error.details()}",
+            expected=f"a subscription that can be pulled from {place()}",
             next_step=next_step or "Check that it can be reached from here; `lakehouse sandbox` starts a broker.",
         )
 
 
-class Asked:
-    """A pull under way; `at` is when it was sent."""
+class PendingPull:
+    """A pull under way. `at` is when it was sent.
+
+    `unanswered_at` is when one of its calls last ended without an answer: what such a call took comes back by itself
+    within an ack deadline, and nobody knows until then whether anything waits. `is_empty` says that the subscription
+    answered that it has nothing.
+    """
 
     def __init__(self, reader: SubscriptionReader, request: Any, deadline: float) -> None:
         self.at = datetime.now(UTC)
+        self.unanswered_at: datetime | None = None
+        self.is_empty = False
         self._reader, self._request, self._deadline = reader, request, deadline
-        self._call = reader._call(request, max(0.0, deadline - time.monotonic()))
+        self._call = reader.start_pull(request, max(0.0, deadline - time.monotonic()))
 
     def page(self) -> Page | None:
         """What it brought, asked again while it brings nothing and there is time."""
         while True:
-            page: Page | None = self._reader._patiently(self._answer)
+            page: Page | None = self._reader.with_retries(self._answer)
+            if page is None:
+                page = self._confirmed()
             if page is not None and len(page.messages):
+                self.is_empty = False
                 return page
             time.sleep(max(0.0, min(_EMPTY_PAUSE, self._left())))
             if self._left() <= 0:
                 return None
-            self._call = self._reader._call(self._request, self._left())
+            self._call = self._reader.start_pull(self._request, self._left())
 
-    def _answer(self) -> Any:
-        """Pub/Sub holds an empty pull open for longer than we wait: our deadline then says that nothing came."""
+    def _answer(self) -> Page | None:
+        """None when the server held the call for longer than we wait."""
         if self._call is None:
-            self._call = self._reader._call(self._request, max(self._left(), _ANSWER_SECONDS))
+            self._call = self._reader.start_pull(self._request, max(self._left(), _ANSWER_SECONDS))
         try:
-            return self._call.result()
+            page: Page = self._call.result()
         except grpc.RpcError as error:
+            self._call = None
+            self.is_empty = False
+            if _is_passing(error):
+                self.unanswered_at = datetime.now(UTC)
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return None
-            self._call = None
             raise
+        self.is_empty = not len(page.messages)
+        return page
+
+    def _confirmed(self) -> Page | None:
+        """A server that holds an empty pull looks like a network that is silent: only an answer tells them apart.
+
+        So it is asked once more for what there is at this moment.
+        """
+        now = type(self._request)()
+        now.CopyFrom(self._request)
+        now.return_immediately = True
+        self.at = datetime.now(UTC)
+        self._call = self._reader.start_pull(now, _ANSWER_SECONDS)
+        return self._answer_or_silence()
+
+    def _answer_or_silence(self) -> Page | None:
+        try:
+            return self._answer()
+        except grpc.RpcError as error:
+            if _is_passing(error):
+                return None
+            raise self._reader.explained(error) from error
 
     def _left(self) -> float:
         return self._deadline - time.monotonic()
 
 
-def _passing(error: Any) -> bool:
-    return isinstance(error, grpc.RpcError) and error.code() in (_RETRIED | {grpc.StatusCode.DEADLINE_EXCEEDED})
+class _Unsent(Exception):
+    """Some requests failed in passing; `cause` is why."""
+
+    def __init__(self, cause: Any) -> None:
+        super().__init__(str(cause))
+        self.cause = cause
 
 
-def _chunks(ack_ids: list[str]) -> Iterator[list[str]]:
-    return (ack_ids[start : start + MAX_ACK_IDS] for start in range(0, len(ack_ids), MAX_ACK_IDS))
+class _Sending:
+    """Requests about ack ids on their way: what is still to be sent, and what was refused for good."""
+
+    def __init__(self, method: Any, request: Callable[..., Any], chunks: list[list[str]], halfway: str | None) -> None:
+        self._method, self._request, self._waiting, self._halfway = method, request, chunks, halfway
+        self._splits_left = _MOST_SPLITS
+        self.refused = Refused()
+
+    def send(self) -> None:
+        """Once each, side by side; _Unsent when some failed in passing, and are to be sent again."""
+        while self._waiting:
+            calls = []
+            for number, chunk in enumerate(self._waiting):
+                if self._halfway and number and number == len(self._waiting) // 2:
+                    failpoints.reached(self._halfway)
+                calls.append((chunk, self._method.future(self._request(ack_ids=chunk), timeout=_CALL_SECONDS)))
+            passing, halves = [], []
+            failure = None
+            for chunk, call in calls:
+                error = call.exception()
+                if _is_passing(error):
+                    passing.append(chunk)
+                    failure = error
+                elif error is not None:
+                    halves += self._halves(chunk, error)
+            self._waiting = [*halves, *passing]
+            if failure is not None:
+                raise _Unsent(failure)
+
+    def give_up(self, unsent: Any) -> None:
+        for chunk in self._waiting:
+            self._refuse(chunk, unsent.cause)
+        self._waiting = []
+
+    def _halves(self, chunk: list[str], error: Any) -> list[list[str]]:
+        """A request is refused as a whole when it is too large, and for one bad id among many."""
+        is_about_ids = error.code() == grpc.StatusCode.INVALID_ARGUMENT
+        if not is_about_ids or len(chunk) == 1 or not self._splits_left:
+            self._refuse(chunk, error)
+            return []
+        self._splits_left -= 1
+        middle = len(chunk) // 2
+        return [chunk[:middle], chunk[middle:]]
+
+    def _refuse(self, chunk: list[str], error: Any) -> None:
+        self.refused = Refused(self.refused.messages + len(chunk), f"{error.code().name}: {error.details()}")
 
 
-def _channel(subscription: str) -> grpc.Channel:
-    options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
-    emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
-    if emulator:
-        return grpc.insecure_channel(emulator, options)
-    import google.auth
-    import google.auth.transport.grpc
-    import google.auth.transport.requests
-    from google.auth.exceptions import DefaultCredentialsError
-
-    try:
-        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/pubsub"])
-    except DefaultCredentialsError as missing:
-        raise SourceError(
-            subscription,
-            found="no Google credentials here",
-            expected="Application Default Credentials, or an emulator's address in PUBSUB_EMULATOR_HOST",
-            next_step="Run `gcloud auth application-default login`, or `lakehouse sandbox` for a broker of your own.",
-        ) from missing
-    request = google.auth.transport.requests.Request()
-    return google.auth.transport.grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
-        credentials, request, "pubsub.googleapis.com:443", options=options
-    )
+def _is_passing(error: Any) -> bool:
+    return isinstance(error, _Unsent) or (isinstance(error, grpc.RpcError) and error.code() in _PASSING)
 
 
-class Leases:
-    """Keeps pulled messages leased, by a thread, until they are acknowledged or given back."""
-
-    def __init__(self, reader: SubscriptionReader, deadline: timedelta) -> None:
-        self._reader, self._deadline = reader, deadline
-        self._held: list[_Lease] = []
-        self._lock = threading.Lock()
-        self._stopped = threading.Event()
-        self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
-        self._thread.start()
-
-    def hold(self, ack_ids: list[str]) -> None:
-        with self._lock:
-            self._held.append(_Lease(ack_ids, self._from_now()))
-
-    def acknowledge(self) -> None:
-        self._reader.acknowledge(self._let_go())
-
-    def give_back(self) -> None:
-        self._reader.give_back(self._let_go())
-
-    def stop(self) -> None:
-        """Extend nothing any more: what is still held then comes again by itself."""
-        self._stopped.set()
-        self._thread.join()
-
-    def _let_go(self) -> list[str]:
-        """Everything held; the thread must not extend a lease that is being ended."""
-        self.stop()
-        with self._lock:
-            held, self._held = self._held, []
-        return [ack_id for lease in held for ack_id in lease.ack_ids]
-
-    def _keep(self) -> None:
-        """Extend at half of the deadline, so that one lost request does no harm."""
-        half = self._deadline.total_seconds() / 2
-        while not self._stopped.wait(half / 5):
-            soon = time.monotonic() + half
-            with self._lock:
-                due = [lease for lease in self._held if lease.until < soon]
-            if due:
-                self._reader.extend((ack_id for lease in due for ack_id in lease.ack_ids), self._deadline)
-                for lease in due:
-                    lease.until = self._from_now()
-
-    def _from_now(self) -> float:
-        return time.monotonic() + self._deadline.total_seconds()
-
-
-@dataclass
-class _Lease:
-    """A page's, as its messages are leased together."""
-
-    ack_ids: list[str]
-    until: float
+def _chunks(ack_ids: list[str], most: int, most_bytes: int = MAX_REQUEST_BYTES) -> Iterator[list[str]]:
+    """In order; each within both bounds, or of one id."""
+    chunk: list[str] = []
+    left = most_bytes
+    for ack_id in ack_ids:
+        size = len(ack_id.encode()) + 4  # field number and length stand before each
+        if chunk and (len(chunk) == most or size > left):
+            yield chunk
+            chunk, left = [], most_bytes
+        chunk.append(ack_id)
+        left -= size
+    if chunk:
+        yield chunk

@@ -1,0 +1,44 @@
+"""A gRPC channel to Pub/Sub, or to the emulator that PUBSUB_EMULATOR_HOST names."""
+
+from __future__ import annotations
+
+import os
+
+import grpc
+
+from lakehouse.errors import SourceError
+
+_MAX_MESSAGE_BYTES = 64 * 1024**2
+"""More than any answer: 10 MB is the largest message, gRPC's own limit is 4 MiB."""
+
+
+def channel_to(subscription: str) -> grpc.Channel:
+    """SourceError when there are no credentials."""
+    options = [("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES), ("grpc.use_local_subchannel_pool", 1)]
+    emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+    if emulator:
+        return grpc.insecure_channel(emulator, options)
+    import google.auth
+    import google.auth.transport.grpc
+    import google.auth.transport.requests
+    from google.auth.exceptions import DefaultCredentialsError
+
+    try:
+        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/pubsub"])
+    except DefaultCredentialsError as missing:
+        raise SourceError(
+            subscription,
+            found="no Google credentials here",
+            expected="Application Default Credentials, or an emulator's address in PUBSUB_EMULATOR_HOST",
+            next_step="Run `gcloud auth application-default login`, or `lakehouse sandbox` for a broker of your own.",
+        ) from missing
+    request = google.auth.transport.requests.Request()
+    return google.auth.transport.grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
+        credentials, request, "pubsub.googleapis.com:443", options=options
+    )
+
+
+def place() -> str:
+    """Who is asked, in words."""
+    emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
+    return f"the emulator at {emulator}" if emulator else "Pub/Sub"

@@ -1,0 +1,90 @@
+"""Leases: pulled messages are nobody else's until they are acknowledged or given back."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Iterable
+from dataclasses import dataclass
+from datetime import timedelta
+from typing import Protocol
+
+
+class LeaseHolder(Protocol):
+    """What a broker's reader does with leases; each returns the messages for which it was refused for good."""
+
+    def acknowledge(self, ack_ids: Iterable[str]) -> Refused: ...
+
+    def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> Refused: ...
+
+    def give_back(self, ack_ids: Iterable[str]) -> Refused: ...
+
+
+@dataclass(frozen=True)
+class Refused:
+    """How many messages the broker would not acknowledge (or extend), and its words; 0 when it took all."""
+
+    messages: int = 0
+    error: str | None = None
+
+
+class Leases:
+    """Keeps pulled messages leased, by a thread, until they are acknowledged or given back."""
+
+    def __init__(self, reader: LeaseHolder, deadline: timedelta) -> None:
+        self._reader, self._deadline = reader, deadline
+        self._held: list[_Lease] = []
+        self._lock = threading.Lock()
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._keep, name="leases", daemon=True)
+        self._thread.start()
+
+    @property
+    def is_kept(self) -> bool:
+        """Whether what is held is still extended."""
+        return self._thread.is_alive()
+
+    def hold(self, ack_ids: list[str]) -> None:
+        with self._lock:
+            self._held.append(_Lease(ack_ids, self._from_now()))
+
+    def acknowledge(self) -> Refused:
+        return self._reader.acknowledge(self._let_go())
+
+    def give_back(self) -> None:
+        self._reader.give_back(self._let_go())
+
+    def stop(self) -> None:
+        """Extend nothing any more: what is still held then comes again by itself."""
+        self._stopped.set()
+        self._thread.join()
+
+    def _let_go(self) -> list[str]:
+        """Everything held; the thread must not extend a lease that is being ended."""
+        self.stop()
+        with self._lock:
+            held, self._held = self._held, []
+        return [ack_id for lease in held for ack_id in lease.ack_ids]
+
+    def _keep(self) -> None:
+        """Extend at half of the deadline, so that one lost request does no harm."""
+        half = self._deadline.total_seconds() / 2
+        while not self._stopped.wait(half / 5):
+            soon = time.monotonic() + half
+            with self._lock:
+                due = [lease for lease in self._held if lease.until < soon]
+            if due:
+                self._reader.extend((ack_id for lease in due for ack_id in lease.ack_ids), self._deadline)
+                for lease in due:
+                    lease.until = self._from_now()
+
+    def _from_now(self) -> float:
+        return time.monotonic() + self._deadline.total_seconds()
+
+
+@dataclass
+class _Lease:
+    """A page's, as its messages are leased together."""
+
+    ack_ids: list[str]
+    until: float

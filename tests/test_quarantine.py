@@ -1,0 +1,131 @@
+"""A message that kills its decoder is set apart, and the topic goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from datetime import UTC, datetime, timedelta
+from functools import partial
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from google.pubsub_v1 import types
+from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
+
+from lakehouse.config import Ingest, Settings
+from lakehouse.decode.events import decode
+from lakehouse.errors import SourceError
+from lakehouse.landing.manifests import Slot
+from lakehouse.landing.pull import Puller
+from lakehouse.landing.quarantine import KILLS_THE_DECODER, QuarantiningDecoder
+from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.schemas import DELIVERED
+from lakehouse.store.tables import TopicTables
+from lakehouse.topics import Topic
+from tests.decoders import deadly
+
+PUBLISHED = datetime(2026, 11, 23, 12, tzinfo=UTC)
+DEADLY = partial(QuarantiningDecoder, "tests.decoders:deadly", timedelta(seconds=5))
+
+
+def play(number: int) -> bytes:
+    return json.dumps({"event_id": f"e{number}", "played_at": "2026-11-23T11:00:00Z", "n": number}).encode()
+
+
+def page(payloads: list[bytes]) -> pa.RecordBatch:
+    rows = [
+        {"message_id": str(number), "publish_time": PUBLISHED, "attributes": [], "payload": payload}
+        for number, payload in enumerate(payloads)
+    ]
+    return pa.RecordBatch.from_pylist(rows, schema=DELIVERED)
+
+
+def test_a_page_that_kills_nobody_is_decoded_as_ever(topic: Topic) -> None:
+    messages = page([play(number) for number in range(50)] + [b"not json"])
+    with DEADLY() as decoder:
+        decoded = decoder(messages, topic)
+    assert decoded.columns.equals(decode(messages, topic).columns)
+
+
+@pytest.mark.parametrize("how", [b"KILL", b"SEGV", b"HANG", b"RAISE"])
+def test_only_the_messages_that_kill_are_rejected(topic: Topic, how: bytes) -> None:
+    """By really dying processes; what is between them is decoded, in its place."""
+    payloads = [play(0), how, play(2), play(3)]
+    with DEADLY() as decoder:
+        columns = decoder(page(payloads), topic).columns
+    assert columns.column("reject_reason").to_pylist() == [None, KILLS_THE_DECODER, None, None]
+    assert columns.column("event_id").to_pylist() == ["e0", None, "e2", "e3"]
+
+
+def test_a_machine_that_cannot_decode_at_all_blames_no_message(topic: Topic) -> None:
+    """Else everything would be rejected where a process cannot start."""
+    with (
+        QuarantiningDecoder("tests.decoders:none_such") as decoder,
+        pytest.raises(SourceError, match="cannot start"),
+    ):
+        decoder(page([play(1)]), topic)
+
+
+@pytest.fixture
+def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
+    with subscribed_broker(monkeypatch) as broker:
+        yield broker
+
+
+def test_a_slot_that_died_is_read_again_in_quarantine(
+    broker: Broker, settings: Settings, topic: Topic, tmp_path: Path
+) -> None:
+    """The first attempt is a process that is killed; the second, on a new driver, leaves out what killed it."""
+    tables = TopicTables(topic, settings)
+    tables.ensure_bronze()
+    messages = [types.PubsubMessage.pb()(data=payload) for payload in (play(0), b"KILL", play(2))]
+    DirectChannel(broker).unary_unary("/x/Publish")(types.PublishRequest.pb()(topic=TOPIC, messages=messages))
+    ingest = Ingest(empty_after="0.2 seconds")  # type: ignore[arg-type]
+    options = source_options(topic, tables.raw.uri, ingest, {}, timedelta(seconds=10))
+    first = (
+        "import json, sys\n"
+        "from lakehouse.landing.manifests import Slot\n"
+        "from lakehouse.landing.pull import Puller\n"
+        "from lakehouse.landing.source import SegmentStream\n"
+        "from tests.decoders import deadly\n"
+        "list(SegmentStream(json.loads(sys.argv[1]), Puller(decode=deadly)).read(Slot(1, 0, None)))\n"
+    )
+    died = subprocess.run([sys.executable, "-c", first, json.dumps(options)], env={**os.environ, "PYTHONPATH": "."})
+    assert died.returncode == -9
+    assert tables.raw.files().listed("segments") == []
+
+    stream = SegmentStream(options, Puller(decode=deadly, quarantine=DEADLY))
+    start, end = ({"epoch": epoch, "slots": 1, "open_hour": None} for epoch in (0, 1))
+    (slot,) = stream.partitions(start, end)
+    assert isinstance(slot, Slot)
+    assert slot.is_suspect, "it was planned by another process"
+    list(stream.read(slot))
+    after = stream.latestOffset(end)
+    (later,) = stream.partitions(end, after)
+    assert isinstance(later, Slot)
+    assert later.is_suspect, "what the dead process had leased comes again in a later epoch"
+    rows = []
+    epoch = later.epoch
+    while broker.unacked(SUBSCRIPTION):
+        rows += [row for batch in stream.read(Slot(epoch, 0, None, is_suspect=True)) for row in batch.to_pylist()]
+        epoch += 1
+    assert sum(row["rows"] for row in rows) == 3
+    reasons = [json.loads(row["counts"])["reasons"] for row in rows if row["counts"]]
+    assert {KILLS_THE_DECODER: 1} in reasons
+
+
+def test_a_new_epoch_of_a_healthy_topic_is_not_suspect(broker: Broker, settings: Settings, topic: Topic) -> None:
+    """Decoding in another process takes longer."""
+    tables = TopicTables(topic, settings)
+    tables.ensure_bronze()
+    stream = SegmentStream(source_options(topic, tables.raw.uri, settings.ingest, {}))
+    start = stream.initialOffset()
+    (slot,) = stream.partitions(start, stream.latestOffset(start))
+    assert isinstance(slot, Slot)
+    assert not slot.is_suspect
