@@ -305,7 +305,9 @@ class Lake:
         version = commit(table, files, metadata={}, transactions={f"seal/{hour}": 1})
         if is_cleared:
             self._recorded(hour, rows, checksum, version, files)
-        return SealedHour(self.topic, hour, 1, silver, version, tuple(files), rows, checksum, "bench")
+        return SealedHour(
+            self.topic, hour, 1, silver, version, tuple(files), rows, checksum, "bench", sealed_schema(self.topic)
+        )
 
     def _recorded(self, hour: Hour, rows: int, checksum: int, version: int, files: list[DataFile]) -> None:
         ledger = self.tables.ledger("seal/bench/1")

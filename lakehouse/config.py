@@ -30,7 +30,7 @@ def _rooted(path: str, info: ValidationInfo) -> str:
     if "://" in path:
         return path.rstrip("/")
     folder = info.context if isinstance(info.context, Path) else Path()
-    return str((folder / path).absolute())
+    return str((folder / Path(path).expanduser()).absolute())
 
 
 Root = Annotated[str, AfterValidator(_rooted)]
@@ -283,7 +283,7 @@ def values_of(file: Path) -> dict[str, Any]:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(
-            str(file), found=" ".join(str(error).split()), expected="YAML", next_step="Mend the line it names."
+            str(file), found=_place_of(error), expected="YAML", next_step="Mend the line it names."
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(
@@ -295,18 +295,41 @@ def values_of(file: Path) -> dict[str, Any]:
     return values
 
 
+def _place_of(error: yaml.YAMLError) -> str:
+    """What is wrong and where, without the line itself, which may hold a secret."""
+    mark = getattr(error, "problem_mark", None)
+    problem = getattr(error, "problem", None) or type(error).__name__
+    return f"{problem}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(problem)
+
+
 def config_error(file: Path, error: ValidationError) -> ConfigError:
     """The first complaint in full: file, key, found, expected; and how many more there are."""
     first, *others = error.errors()
     key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
     expected = first["msg"].removeprefix("Value error, ")
-    found = repr(first["input"])
+    found = repr(_shown(first["input"], first["loc"]))
     if first["type"] == "extra_forbidden":
         expected, found = "a key that the application knows", f"the unknown key {key!r}"
     elif first["type"] == "missing":
         found = "nothing"
     more = f" {len(others)} more to mend in this file." if others else ""
     return ConfigError(f"{file}: {key}", found=found, expected=expected, next_step=f"Mend that key.{more}")
+
+
+def _shown(value: Any, location: tuple[int | str, ...]) -> Any:
+    """The value without secrets: what is under `storage_options`, or under a name that sounds like one."""
+    if any(_may_be_secret(str(part)) for part in location):
+        return "(not shown)"
+    if isinstance(value, Mapping):
+        return {name: _shown(each, (str(name),)) for name, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [_shown(each, ()) for each in value]
+    return value
+
+
+def _may_be_secret(name: str) -> bool:
+    words = ("storage_options", "password", "passwd", "secret", "token", "credential", "private_key", "account_key")
+    return name != "password_env" and any(word in name.lower() for word in words)
 
 
 def _check_mirrors(topics: Mapping[str, Topic], settings: Settings, file: Path) -> None:

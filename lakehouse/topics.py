@@ -235,7 +235,7 @@ class Topic(Frozen):
         if info.context is _CHECKED:
             return fields
         for name, spark_type in fields.items():
-            if name in DELIVERY_COLUMNS:
+            if name.lower() in DELIVERY_COLUMNS:
                 raise ValueError(f"a name other than {name!r}, which every sealed hour has anyway")
             try:
                 _arrow_type(spark_type)

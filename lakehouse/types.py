@@ -64,7 +64,11 @@ def _map(tree: exp.DataType) -> pa.DataType | None:
 
 def _struct(tree: exp.DataType) -> pa.DataType | None:
     fields = [(member.name, _converted(member.args.get("kind"))) for member in tree.expressions]
-    usable = fields and all(kind is not None for _, kind in fields) and len({name for name, _ in fields}) == len(fields)
+    usable = (
+        fields
+        and all(kind is not None for _, kind in fields)
+        and len({name.lower() for name, _ in fields}) == len(fields)
+    )
     return pa.struct(fields) if usable else None
 
 

@@ -477,8 +477,8 @@ class DyingDuckDB(DuckDBMirror):
 
     @contextmanager
     def _table(self, topic: Topic, hour: Hour) -> Iterator[Any]:
-        with super()._table(topic, hour) as (db, present):
-            yield Dying(db, self._fate, ("begin", "execute", "commit")), present
+        with super()._table(topic, hour) as db:
+            yield Dying(db, self._fate, ("begin", "execute", "commit"))
 
 
 class Dying:

@@ -7,6 +7,8 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
+
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
 from lakehouse.store.delta import DataFile
@@ -30,6 +32,8 @@ class SealedHour:
     rows: int
     id_checksum: int
     release: str
+    columns: pa.Schema
+    """Of silver as it is now, without `hour`: with fields that the topic no longer declares, which files may lack."""
 
 
 @dataclass(frozen=True)

@@ -1,12 +1,14 @@
 """Sealed hours in one DuckDB file: SQL on a laptop. A table per topic; one process at a time may have it open."""
 
 import json
+import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Literal
 
 import duckdb
+import pyarrow as pa
 
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
@@ -14,7 +16,6 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
 from lakehouse.mirrors.files import rows_of
 from lakehouse.mirrors.retries import with_retries
-from lakehouse.schemas import silver_schema
 from lakehouse.topics import Frozen, Topic
 
 _TURN = Lock()
@@ -33,31 +34,50 @@ class DuckDBMirror(Mirror):
 
     def hours(self, topic: Topic) -> set[Hour]:
         query = f'select hour from "{topic.name}" union select hour from _hours where topic = ?'
-        with self._table(topic, "*") as (db, _):
-            return {hour for (hour,) in db.execute(query, [topic.name]).fetchall()}
+        with self._to_read(topic, "*") as db:
+            return {hour for (hour,) in db.execute(query, [topic.name]).fetchall()} if db else set()
 
     def publish(self, hour: SealedHour, *, force: bool = False) -> None:
-        with self._table(hour.topic, hour.hour) as (db, present):
-            if is_wanted(self, hour, present, force):
-                _replace(db, hour, hour.topic.name)
+        topic = hour.topic.name
+        with self._table(hour.topic, hour.hour) as db:
+            db.execute("create table if not exists _hours (topic text, hour text, manifest text, unique (topic, hour))")
+            columns = hour.columns.append(pa.field("hour", pa.string()))
+            db.register("declared", columns.empty_table())
+            db.execute(f'create table if not exists "{topic}" as from declared')
+            row = db.execute("select manifest from _hours where topic = ? and hour = ?", [topic, hour.hour]).fetchone()
+            if is_wanted(self, hour, json.loads(row[0]) if row else None, force):
+                _replace(db, hour, topic)
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
-        query = f'select count(*), {sql_for("duckdb")} from "{topic.name}" where hour = ?'
-        with self._table(topic, hour) as (db, present):
-            count = Count(*map(int, db.execute(query, [hour]).fetchall()[0]))
-            return count if present or count.rows else None
+        query = f'''select count(*), {sql_for("duckdb")},
+            (select count(*) from _hours where topic = ? and hour = ?) from "{topic.name}" where hour = ?'''
+        with self._to_read(topic, hour) as db:
+            if db is None:
+                return None
+            rows, checksum, manifests = map(int, db.execute(query, [topic.name, hour, hour]).fetchall()[0])
+            return Count(rows, checksum) if manifests or rows else None
 
     @contextmanager
-    def _table(self, topic: Topic, hour: Hour) -> Iterator[tuple[duckdb.DuckDBPyConnection, dict[str, Any] | None]]:
+    def _table(self, topic: Topic, hour: Hour) -> Iterator[Any]:
         with _TURN, as_mirror_errors(self, topic, hour, duckdb.Error), self._connection() as db:
-            db.execute("create table if not exists _hours (topic text, hour text, manifest text, unique (topic, hour))")
-            db.register("declared", silver_schema(topic).empty_table())
-            db.execute(f'create table if not exists "{topic.name}" as from declared')
-            row = db.execute("select manifest from _hours where topic = ? and hour = ?", [topic.name, hour]).fetchone()
-            yield db, json.loads(row[0]) if row else None
+            yield db
 
-    def _connection(self) -> duckdb.DuckDBPyConnection:
-        return with_retries(lambda: duckdb.connect(self._path), (duckdb.IOException,))
+    @contextmanager
+    def _to_read(self, topic: Topic, hour: Hour) -> Iterator[Any]:
+        """Without a writer's lock, so that readers elsewhere do not matter; None where the topic has no table yet."""
+        with _TURN, as_mirror_errors(self, topic, hour, duckdb.Error):
+            if not os.path.exists(self._path):
+                yield None
+                return
+            with self._connection(read_only=True) as db:
+                names = "select count(*) from duckdb_tables() where table_name in (?, '_hours')"
+                yield db if db.execute(names, [topic.name]).fetchall()[0][0] == 2 else None
+
+    def _connection(self, read_only: bool = False) -> duckdb.DuckDBPyConnection:
+        try:
+            return with_retries(lambda: duckdb.connect(self._path, read_only), (duckdb.IOException,))
+        except duckdb.ConnectionException:  # this process has the file open for writing
+            return duckdb.connect(self._path)
 
 
 def _replace(db: duckdb.DuckDBPyConnection, hour: SealedHour, topic: str) -> None:

@@ -104,7 +104,7 @@ class FolderMirror(Mirror):
             listing = self._files.listing(folder)
             if listing is None or SUCCESS not in listing:
                 return None
-            return self._files.count([f"{folder}/{name}" for name in sorted(listing) if _is_part(name)])
+            return self._files.count([f"{folder}/{name}" for name in sorted(listing) if _is_read(name)])
         except OSError as refused:
             raise MirrorError(
                 f"mirror {self.name}: {topic.name} {hour}",
@@ -212,8 +212,9 @@ def _parts(hour: SealedHour) -> dict[str, DataFile]:
     return {f"part-{number:05d}-r{hour.revision}.parquet": file for number, file in enumerate(hour.files)}
 
 
-def _is_part(name: str) -> bool:
-    return name.startswith("part-")
+def _is_read(name: str) -> bool:
+    """Whether Spark, Hive and others read a file of that name, whoever put it into the folder."""
+    return not name.startswith(("_", "."))
 
 
 def _manifest(hour: SealedHour) -> str:
@@ -239,7 +240,7 @@ def _sizes_in(manifest: str) -> dict[str, int]:
 
 
 def _sizes(listing: Mapping[str, Found]) -> dict[str, int]:
-    return {name: found.size_bytes for name, found in listing.items() if _is_part(name)}
+    return {name: found.size_bytes for name, found in listing.items() if _is_read(name)}
 
 
 def _attempt() -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,7 +116,7 @@ class HadoopFiles:
         if not paths:
             return Count(0, 0)
         with _refusals():
-            ids = self._spark.read.schema("event_id string").parquet(*paths)
+            ids = self._spark.read.schema("event_id string").parquet(*map(_literal, paths))
             rows, checksum = ids.selectExpr("count(*)", sql_for("spark")).collect()[0]
         return Count(int(rows), int(checksum))
 
@@ -142,10 +143,13 @@ class GoogleFiles(HadoopFiles):
 
 
 def _rewrite(client: Any, copy: Copy) -> None:
+    from google.cloud.storage.retry import DEFAULT_RETRY
+
     source, target = (_blob(client, address) for address in (f"{copy.source.uri}/{copy.path}", copy.target))
-    token, _, _ = target.rewrite(source)
+    # The target's name is this attempt's own, so that a copy may be repeated; by itself the client would not.
+    token, _, _ = target.rewrite(source, retry=DEFAULT_RETRY)
     while token is not None:  # large objects between locations take several calls
-        token, _, _ = target.rewrite(source, token=token)
+        token, _, _ = target.rewrite(source, token=token, retry=DEFAULT_RETRY)
 
 
 def _blob(client: Any, address: str) -> Any:
@@ -195,6 +199,11 @@ def _target(address: str, options: Mapping[str, str]) -> IO[bytes]:
     store = PyFileSystem(DeltaStorageHandler(folder, dict(options)))
     # Through a buffer larger than any one write, as delta-rs' stream takes bytes and pyarrow would hand it its Buffer.
     return cast(IO[bytes], store.open_output_stream(name, buffer_size=2 * CHUNK_BYTES))
+
+
+def _literal(path: str) -> str:
+    """The path as a pattern that only it matches: Spark takes paths for Hadoop's globs."""
+    return re.sub(r"([\[\]{}*?\\,])", r"\\\1", path)
 
 
 def _status(status: Any) -> Found:

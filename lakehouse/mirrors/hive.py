@@ -24,7 +24,6 @@ from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
 from lakehouse.mirrors.files import Files
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.retries import PATIENCE, with_retries
-from lakehouse.schemas import sealed_schema
 from lakehouse.store.delta import first_line
 from lakehouse.topics import Frozen, Topic
 
@@ -109,7 +108,7 @@ class HiveMirror(Mirror):
         refuse_older(self, hour, _revision_in(location))
         self._folders.publish_at(folder, hour, force=force)
         with self._refusals(topic, hour.hour):
-            self._ask(lambda hive: self._point(hive, topic, hour.hour, location, folder))
+            self._ask(lambda hive: self._point(hive, hour, location, folder))
             self._remove_before(topic, hour.hour, hour.revision - 1)
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
@@ -123,24 +122,24 @@ class HiveMirror(Mirror):
         with self._refusals(topic, hour):
             return self._ask(counted)
 
-    def _point(self, hive: _Hive, topic: Topic, hour: Hour, location: str | None, folder: str) -> None:
-        table = self._table(topic)
+    def _point(self, hive: _Hive, hour: SealedHour, location: str | None, folder: str) -> None:
+        table = self._table(hour.topic)
         with self._defining:  # of two hours at once only one may add a column
-            self._define(hive, table, topic)
-        partition = f"partition (hour = '{hour}')"
+            self._define(hive, table, hour)
+        partition = f"partition (hour = '{hour.hour}')"
         if location is None:
             hive.run(f"alter table {table} add if not exists {partition} location '{folder}'")
         elif not _is_same(location, folder):
             hive.run(f"alter table {table} {partition} set location '{folder}'")
 
-    def _define(self, hive: _Hive, table: str, topic: Topic) -> None:
-        """The table with the topic's columns of today."""
+    def _define(self, hive: _Hive, table: str, hour: SealedHour) -> None:
+        """The table with silver's columns of today."""
         hive.run(f"create database if not exists `{self._options.database}`")
-        columns = {column.name: hive_type(column.type) for column in sealed_schema(topic)}
+        columns = {column.name: hive_type(column.type) for column in hour.columns}
         declared = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
         hive.run(
             f"create external table if not exists {table} ({declared}) partitioned by (hour string)"
-            f" stored as parquet location '{self._options.path}/{topic.name}'"
+            f" stored as parquet location '{self._options.path}/{hour.topic.name}'"
         )
         _follow(hive, table, columns)
 

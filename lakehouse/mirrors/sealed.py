@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import pyarrow as pa
+
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import SealedHour
 from lakehouse.store.delta import files_of_hour
 from lakehouse.store.ledger import History
+from lakehouse.store.place import Place
 from lakehouse.store.tables import TopicTables
 
 
@@ -35,4 +38,10 @@ def sealed_hour(tables: TopicTables, history: History, hour: Hour) -> SealedHour
         rows=seal.rows,
         id_checksum=seal.id_checksum,
         release=seal.release,
+        columns=_columns(silver),
     )
+
+
+def _columns(silver: Place) -> pa.Schema:
+    schema = pa.schema(silver.table().schema().to_arrow())
+    return schema.remove(schema.get_field_index("hour"))

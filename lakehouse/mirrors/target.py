@@ -20,7 +20,7 @@ from lakehouse.store.records import Mirrored
 from lakehouse.store.tables import TopicTables
 
 FAILURES_IN_A_ROW = 3
-"""So many hours refused one after the other mean that the target is away: the next run tries again."""
+"""After so many the target is asked for its hours: when it does not answer either, the rest waits for the next run."""
 
 log = logging.getLogger(__name__)
 
@@ -71,13 +71,21 @@ class TargetRun:
                     as_lakehouse_error(error, f"mirror {self._mirror.name}: {self._topic.name} {hour}")
                 )
                 failures_in_a_row += 1
-            if failures_in_a_row == FAILURES_IN_A_ROW:
+            if failures_in_a_row >= FAILURES_IN_A_ROW and not self._answers():
                 log.warning(
                     "mirror: topic=%s target=%s left after %d failures in a row",
                     self._topic.name, self._mirror.name, failures_in_a_row,
                 )  # fmt: skip
                 break
         return outcome
+
+    def _answers(self) -> bool:
+        """Whether the target is there at all: an hour that it cannot take must not hold up the others."""
+        try:
+            self._mirror.hours(self._topic)
+        except Exception:
+            return False
+        return True
 
     def _at_once(self, due: list[Hour]) -> Iterator[tuple[Hour, Future[Delivery]]]:
         """The hours with their work, oldest first, as many at once as the target takes.

@@ -17,7 +17,6 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.bigquery.dataset import Dataset, load_failure
 from lakehouse.mirrors.bigquery.schema import label, labels_of, merged, schema_of, stamp
 from lakehouse.mirrors.contract import SealedHour, manifest_of
-from lakehouse.schemas import sealed_schema
 from lakehouse.topics import Topic
 
 _STAMP = r"[0-9]{10}"
@@ -66,7 +65,7 @@ class TablePerHour:
 
     def schema(self, hour: SealedHour) -> list[Any]:
         """That of the files as they are: those from before a field came do not have it."""
-        found: list[Any] = [] if hour.files else schema_of(sealed_schema(hour.topic))
+        found: list[Any] = [] if hour.files else schema_of(hour.columns)
         for file in hour.files:
             with hour.silver.open(file.path) as source:
                 found = merged(found, schema_of(pq.read_schema(source)))
@@ -96,7 +95,7 @@ class TablePerHour:
         table.description = json.dumps(manifest_of(hour))
         table.labels = labels_of(hour)
         fields = ["description", "labels"]
-        wanted = merged(loaded, schema_of(sealed_schema(hour.topic)))
+        wanted = merged(loaded, schema_of(hour.columns))
         if wanted != loaded:
             table.schema = wanted
             fields.append("schema")
@@ -133,7 +132,7 @@ class Partition:
     def schema(self, hour: SealedHour) -> list[Any]:
         """The table's own, with what the topic has gained: a load into a partition may not take columns away."""
         table = self._dataset.found(hour.topic.name)
-        return merged(table.schema if table else [], schema_of(sealed_schema(hour.topic)))
+        return merged(table.schema if table else [], schema_of(hour.columns))
 
     def manifest(self, topic: Topic, hour: Hour) -> dict[str, Any] | None:
         query = f"select manifest from {self._in_hour(self._manifests(topic), hour)}"

@@ -21,7 +21,6 @@ from lakehouse.mirrors.bigquery.layouts import Layout
 from lakehouse.mirrors.bigquery.quota import LoadQuota
 from lakehouse.mirrors.bigquery.schema import labels_of
 from lakehouse.mirrors.contract import SealedHour
-from lakehouse.schemas import sealed_schema
 
 TRIES = 3
 """Load jobs for one publish: as long as they fail for reasons that BigQuery says may pass."""
@@ -96,7 +95,7 @@ class LoadAttempts:
         if uris:
             return self._dataset.load(uris, table_id, job_id, config)
         empty = io.BytesIO()
-        pq.write_table(sealed_schema(hour.topic).empty_table(), empty)
+        pq.write_table(hour.columns.empty_table(), empty)
         return self._dataset.load_from_memory(empty.getvalue(), table_id, job_id, config)
 
     def _is_usable(self, job: Any, hour: SealedHour, uris: Sequence[str], force: bool) -> bool:

@@ -27,7 +27,9 @@ def staged(hour: SealedHour, staging: str, mirror: str) -> Iterator[list[str]]:
             expected="one on gs://, which BigQuery can read",
             next_step=f"Give `staging` of mirrors.{mirror} a gs:// folder for copies.",
         )
-    parts = {f"{hour.topic.name}/{hour.hour}-r{hour.revision}/{n:05d}.parquet": f for n, f in enumerate(hour.files)}
+    # Below the mirror's name: mirrors that share a staging folder would delete each other's files.
+    folder = f"{mirror}/{hour.topic.name}/{hour.hour}-r{hour.revision}"
+    parts = {f"{folder}/{number:05d}.parquet": file for number, file in enumerate(hour.files)}
     storage = Place(staging, hour.silver.options).files() if parts else None
     try:
         for path, file in parts.items():
