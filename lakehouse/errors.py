@@ -80,15 +80,34 @@ _OF_STORES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM
 
 def unavailable(subject: str, error: BaseException) -> LakeError:
     """What a store or a library of tables says when it does not read or write, in one line."""
-    said = (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
     ours = LakeError(
         subject,
-        found=said,
+        found=in_one_line(error),
         expected="a lake that can be read and written",
         next_step="Make room, give access, or restore what is damaged; it is tried again by itself.",
     )
     ours.__cause__ = error
     return ours
+
+
+@contextmanager
+def lake_errors(subject: str) -> Iterator[None]:
+    """What a store refuses within, a read-only or a full one above all, is a LakeError."""
+    try:
+        yield
+    except OSError as refused:
+        raise unavailable(subject, refused) from refused
+
+
+_COLOUR = re.compile(r"\x1b\[[0-9;]*m")
+
+
+def in_one_line(error: BaseException) -> str:
+    """What it says first and, as delta-rs prints them below it, the causes, at most 300 characters."""
+    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    causes = [_COLOUR.sub("", line).strip() for line in rest]
+    causes = [line.removeprefix("↳").strip() for line in causes if line.startswith("↳")]
+    return ": ".join([first, *causes])[:300]
 
 
 def unexpected(subject: str, error: BaseException) -> LakehouseError:

@@ -26,7 +26,7 @@ from deltalake import DeltaTable
 from lakehouse import hours
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, lake_errors
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import in_parallel
 from lakehouse.operations.condition import Condition
@@ -91,11 +91,15 @@ def erase(topic: Topic, config: Config, where: str, *, reason: str, by: str, dry
     `publish_time`; the others go with `bronze_retention`. What ingest has not committed yet is not searched: erase
     again once it has.
     """
-    tables = TopicTables(topic, config.settings)
-    condition = Condition(where, topic)
+    order = _Order(Condition(where, topic), reason, by, config.settings.release)
+    with lake_errors(f"topic {topic.name}"):
+        return _erase(TopicTables(topic, config.settings), order, dry_run=dry_run)
+
+
+def _erase(tables: TopicTables, order: _Order, *, dry_run: bool) -> Erasure:
+    topic = tables.topic
     tables.bronze()
-    ledger = tables.ledger(f"{ERASE}/{config.settings.release}/{by}")
-    order = _Order(condition, reason, by, config.settings.release)
+    ledger = tables.ledger(f"{ERASE}/{order.release}/{order.by}")
     silver = SilverErasure(tables, ledger, order)
     bronze = BronzeErasure(tables, ledger, order)
     bronze.check_sealed()

@@ -16,6 +16,7 @@ from deltalake.exceptions import CommitFailedError
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import written
+from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.seal.stage import SEAL
@@ -56,7 +57,8 @@ def maintain_topic(topic: Topic, config: Config, now: datetime, *, dry_run: bool
     tables = TopicTables(topic, config.settings)
     if not (tables.has_bronze() and tables.has_ledger()):
         return []
-    return list(_Maintenance(tables, now, dry_run).removals())
+    with lake_errors(f"topic {topic.name}"):
+        return list(_Maintenance(tables, now, dry_run).removals())
 
 
 class _Maintenance:

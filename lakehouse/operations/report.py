@@ -15,6 +15,7 @@ from typing import Any
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import brief
+from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
@@ -72,8 +73,9 @@ def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS) -
     pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
     axis = _axis(views, last)
     lines = [Line(view.topic.name, {row.hour: _state(row) for row in view.rows}, view.complaint) for view in views]
-    storage.write("index.html", index(lines, axis, now, config.settings.release).encode())
-    storage.write(_BUILT, json.dumps(before | pages).encode())
+    with lake_errors(out):
+        storage.write("index.html", index(lines, axis, now, config.settings.release).encode())
+        storage.write(_BUILT, json.dumps(before | pages).encode())
     drawn = sum(before.get(page) != key for page, key in pages.items())
     return Built(len(topics), len(pages), drawn)
 

@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from lakehouse import hours
-from lakehouse.errors import LakeError, unavailable
+from lakehouse.errors import LakeError, in_one_line, unavailable
 from lakehouse.hours import Hour
 from lakehouse.store.files import sync
 
@@ -289,4 +289,4 @@ def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[s
 
 
 def first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
+    return in_one_line(error)
