@@ -19,13 +19,11 @@ from sealing import FIVE, SIX, Delivery, Lake
 
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import ConfigError, LakeError
-from lakehouse.operations import erase as erase_module
-from lakehouse.operations import maintain as maintain_module
-from lakehouse.operations import verify as verify_module
 from lakehouse.operations.erase import erase
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.verify import verify_hours
 from lakehouse.store import holds as holds_module
+from lakehouse.store import place as place_module
 from lakehouse.store.delta import files_of_hour
 from lakehouse.store.files import GoogleStorage, LocalStorage, Storage
 from lakehouse.store.holds import Holds, holds_for
@@ -61,7 +59,7 @@ def bucket(
             path = Path(root).relative_to(google.folder)
             return Bucket(f"gs://{google.bucket}/{path}", address, LocalStorage(root))
 
-        for module in (holds_module, erase_module, maintain_module, verify_module):
+        for module in (holds_module, place_module):
             monkeypatch.setattr(module, "storage_for", storage_at)
         yield Bucket(
             f"gs://{google.bucket}/{topic.name}", address, LocalStorage(f"{settings.sealed_root}/{topic.name}")
