@@ -155,6 +155,7 @@ def test_no_java_is_told_in_one_sentence(conf: Path, tmp_path: Path) -> None:
     assert "make set-up" in message
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(240)
 def test_a_run_takes_events_to_a_mirror_and_ends_on_sigterm(
     conf: Path, subscription: Callable[[list[dict[str, Any]]], None]

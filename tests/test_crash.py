@@ -27,6 +27,8 @@ from lakehouse.sandbox.direct import DirectChannel
 
 HOUSE = Path(__file__).parent.parent
 SCHEDULES = 25
+FAST = 6
+"""Of these, what `make test-fast` plays."""
 NOTHING: list[str] = []
 
 
@@ -83,7 +85,9 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(step: str, tmp_path: Path
     assert outcome.violations == NOTHING
 
 
-@pytest.mark.parametrize("seed", range(SCHEDULES))
+@pytest.mark.parametrize(
+    "seed", [seed if seed < FAST else pytest.param(seed, marks=pytest.mark.slow) for seed in range(SCHEDULES)]
+)
 def test_a_random_schedule_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
     """Faults of the broker, deaths, two drivers, lost and restored checkpoints, events late by days."""
     assert played(random_schedule(seed), tmp_path).violations == NOTHING
@@ -99,6 +103,7 @@ def left_out(*facts: object) -> list[Fact]:
     return []
 
 
+@pytest.mark.slow
 def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are hard enough: without adoption, manifests of dead drivers are lost, and a short schedule shows it."""
     monkeypatch.setattr(TopicIngest, "_adoptable", left_out)
