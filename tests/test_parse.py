@@ -15,7 +15,7 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from lakehouse.decode import json_messages
+from lakehouse.decode import json_pages
 from lakehouse.decode.events import FROM_THE_FUTURE, NO_EVENT_ID, NO_EVENT_TIME, Decoded, decode, decode_by_message
 from lakehouse.decode.json_messages import NOT_JSON
 from lakehouse.schemas import DELIVERED, decoded_schema
@@ -602,7 +602,7 @@ def test_a_long_page_with_odd_messages_is_read_as_by_message(topic: Topic) -> No
 
 def test_a_clean_page_is_read_at_once(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the pages of a topic would decode several times slower, and no other test would see it."""
-    monkeypatch.setattr(json_messages, "by_message", None)
+    monkeypatch.setattr(json_pages, "by_message", None)
     payloads = [play(n=number, user="😀") for number in range(1_000)]
     assert decode(delivered(payloads), topic).columns.column("reject_reason").null_count == 1_000
     undeclared = [play(other={"a": [1]}, track={"genre": "x" * 500}) for _ in range(1_000)]

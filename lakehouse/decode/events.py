@@ -13,7 +13,8 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.decode import json_messages
+from lakehouse.decode import json_messages, json_pages
+from lakehouse.decode.columns import Parsed, each_or_null, lenient_timestamps, projected
 from lakehouse.schemas import TIMESTAMP, decoded_schema
 from lakehouse.topics import Topic
 
@@ -48,8 +49,8 @@ def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     return _decoded(messages, topic, _REFERENCES[topic.format])
 
 
-Parser = Callable[[pa.Array, pa.StructType], json_messages.Parsed]
-_PARSERS: dict[str, Parser] = {"json": json_messages.page}
+Parser = Callable[[pa.Array, pa.StructType], Parsed]
+_PARSERS: dict[str, Parser] = {"json": json_pages.page}
 _REFERENCES: dict[str, Parser] = {"json": json_messages.by_message}
 
 
@@ -69,7 +70,7 @@ def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
         ]
     )
     keeps_event = pc.or_(pc.is_null(reasons), pc.fill_null(pc.equal(reasons, FROM_THE_FUTURE), False))
-    event = json_messages.projected(parsed.values, topic.event_type)
+    event = projected(parsed.values, topic.event_type)
     schema = decoded_schema(topic)
     if pc.all(keeps_event, min_count=0).as_py():
         columns = [event_id, event_time, event, reasons]
@@ -106,7 +107,7 @@ def _times(values: pa.Array, unit: str) -> tuple[pa.TimestampArray, pa.BooleanAr
     if pa.types.is_temporal(values.type):
         instants = values.cast(pa.timestamp("us")).cast(TIMESTAMP)
     elif unit == "iso8601":
-        instants = json_messages.lenient_timestamps(values)
+        instants = lenient_timestamps(values)
     else:
         instants = _from_numbers(values, unit)
     return instants, pc.and_(pc.is_valid(values), pc.is_null(instants))
@@ -130,7 +131,7 @@ def _within(values: pa.Array, least: int, bound: int) -> pa.Array:
 
 def _numbers(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
     is_number = pc.match_substring_regex(texts, _NUMBER)
-    return json_messages.each_or_null(pc.if_else(is_number, texts, pa.scalar(None, pa.string())), wanted)
+    return each_or_null(pc.if_else(is_number, texts, pa.scalar(None, pa.string())), wanted)
 
 
 def _field_name(location: str) -> str:
