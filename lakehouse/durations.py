@@ -4,30 +4,38 @@ from __future__ import annotations
 
 import re
 from datetime import timedelta
+from fractions import Fraction
 from typing import Annotated
 
 from pydantic import BeforeValidator, PlainSerializer
 
-_FORM = re.compile(r"(\d+(?:\.\d+)?) (second|minute|hour|day)s?")
+_FORM = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) (second|minute|hour|day)s?")
+_MICROSECONDS = {"day": 86_400_000_000, "hour": 3_600_000_000, "minute": 60_000_000, "second": 1_000_000}
 
 
 def parsed(value: object) -> timedelta:
-    """A timedelta from `<number> seconds|minutes|hours|days`; ValueError for anything else."""
+    """A timedelta from `<number> seconds|minutes|hours|days`, to the microsecond; ValueError for anything else."""
     if isinstance(value, timedelta):
         return value
     match = _FORM.fullmatch(value) if isinstance(value, str) else None
     if match is None:
         raise ValueError("a duration such as '90 seconds', '10 minutes', '3 hours' or '400 days'")
-    return timedelta(**{f"{match[2]}s": float(match[1])})
+    microseconds = round(Fraction(match[1]) * _MICROSECONDS[match[2]])
+    try:
+        return timedelta(microseconds=microseconds)
+    except OverflowError as error:
+        raise ValueError("a duration such as '400 days', of at most 999999999 days") from error
 
 
 def written(duration: timedelta) -> str:
-    """The shortest exact text: 5400 seconds are `90 minutes`."""
-    seconds = duration.total_seconds()
-    for unit, size in (("day", 86400), ("hour", 3600), ("minute", 60)):
-        if seconds >= size and seconds % size == 0:
-            return _counted(seconds / size, unit)
-    return _counted(seconds, "second")
+    """The shortest exact text, in the largest unit that is whole: 5400 seconds are `90 minutes`. `parsed` reads it."""
+    microseconds = duration // timedelta(microseconds=1)
+    for unit, size in _MICROSECONDS.items():
+        if abs(microseconds) >= size and microseconds % size == 0:
+            return _counted(str(microseconds // size), unit)
+    whole, fraction = divmod(abs(microseconds), _MICROSECONDS["second"])
+    digits = f"{whole}.{fraction:06d}".rstrip("0").rstrip(".")
+    return _counted(f"-{digits}" if microseconds < 0 else digits, "second")
 
 
 def brief(seconds: float) -> str:
@@ -44,8 +52,8 @@ def brief(seconds: float) -> str:
     return ("−" if seconds < 0 else "") + " ".join(shown)
 
 
-def _counted(number: float, unit: str) -> str:
-    return f"{number:g} {unit}" + ("" if number == 1 else "s")
+def _counted(number: str, unit: str) -> str:
+    return f"{number} {unit}" + ("" if number == "1" else "s")
 
 
 Duration = Annotated[timedelta, BeforeValidator(parsed), PlainSerializer(written)]
