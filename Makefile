@@ -50,6 +50,10 @@ test-all: lint types docs-check ## everything: with real HDFS and Hive, emulator
 test-stores: set-up ## of these only the mirrors against real HDFS and Hive and emulators of BigQuery and GCS
 	$(python) -m pytest -m stores
 
+.PHONY: fuzz
+fuzz: set-up ## decode generated payloads until one does harm (FUZZ="--seconds 3600 --first 1")
+	$(python) -m tests.fuzz_decode $(FUZZ)
+
 .PHONY: lint
 lint: set-up ## format, lint rules and the contracts on imports, changing nothing
 	$(python) -m ruff format --check

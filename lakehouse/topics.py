@@ -118,10 +118,21 @@ class Topic(Frozen):
             "where events carry no time of their own."
         ),
     )
-    event_time_unit: Literal["iso8601", "s", "ms", "us"] = key(
+    event_time_unit: Literal["iso8601", "s", "ms", "us", "ns"] = key(
         "iso8601",
-        unit="iso8601, s, ms, us",
-        doc="How that time is written: as text, or as a number of seconds, milliseconds or microseconds since 1970.",
+        unit="iso8601, s, ms, us, ns",
+        doc=(
+            "How that time is written: as text (RFC 3339), or as a number of seconds, milliseconds, microseconds or "
+            "nanoseconds since 1970. What is finer than a microsecond is cut off."
+        ),
+    )
+    int64_as_text: bool = key(
+        False,
+        unit="true, false",
+        doc=(
+            'Whether a `bigint` (and an event time in ms, us or ns) may also be written as text, `"123"`, as '
+            "Protobuf's JSON form writes 64-bit integers. Without it such text is a wrong type."
+        ),
     )
     fields: dict[str, str] = key(
         min_length=1,
@@ -263,7 +274,7 @@ class Topic(Frozen):
     def _fit_for_a_time(self) -> tuple[Callable[[pa.DataType], bool], str]:
         if self.event_time_unit == "iso8601":
             return _is_an_instant, "a string or a timestamp"
-        return _is_a_number, "a number or a timestamp"
+        return _is_a_number, "an integer, a double, a decimal, a string or a timestamp (a float has too few digits)"
 
     @cached_property
     def event_type(self) -> pa.StructType:
@@ -298,9 +309,9 @@ def _is_an_instant(kind: pa.DataType) -> bool:
 
 
 def _is_a_number(kind: pa.DataType) -> bool:
-    """Or an instant, which needs no unit."""
-    numeric = pa.types.is_integer(kind) or pa.types.is_floating(kind) or pa.types.is_decimal(kind)
-    return bool(numeric or _is_an_instant(kind))
+    """Or an instant, which needs no unit. A 32-bit float holds today's seconds in steps of 128: in the wrong hour."""
+    is_exact = pa.types.is_integer(kind) or pa.types.is_float64(kind) or pa.types.is_decimal(kind)
+    return bool(is_exact or _is_an_instant(kind))
 
 
 def _declared_at(event_type: pa.StructType, location: str) -> pa.DataType | None:

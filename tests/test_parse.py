@@ -18,6 +18,7 @@ from hypothesis import strategies as st
 from lakehouse.decode import json_pages
 from lakehouse.decode.events import FROM_THE_FUTURE, NO_EVENT_ID, NO_EVENT_TIME, Decoded, decode, decode_by_message
 from lakehouse.decode.json_messages import NOT_JSON
+from lakehouse.decode.undeclared import KEPT, OTHERS
 from lakehouse.schemas import DELIVERED, decoded_schema
 from lakehouse.topics import Topic, topic_from
 
@@ -580,7 +581,10 @@ def test_names_that_are_ids_do_not_fill_memory(topic: Topic) -> None:
     listed = play(other=[{f"id-{number}": number} for number in range(20_000)])
     decoded = decode(delivered([many] * 3 + [listed] + [play(**{f"key-{n}": n}) for n in range(15_000)]), topic)
     assert decoded.columns.column("reject_reason").null_count == len(decoded.columns)
-    assert len(decoded.undeclared) == 20_001
+    assert len(decoded.undeclared) == KEPT + 1
+    assert decoded.undeclared[OTHERS] == 3 * 5_000 + 15_001 - sum(
+        count for name, count in decoded.undeclared.items() if name != OTHERS
+    )
 
 
 def test_a_page_may_be_a_slice(topic_with: Callable[..., Topic]) -> None:

@@ -8,6 +8,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from functools import lru_cache
 
+import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
@@ -15,6 +16,23 @@ _YEAR_ONE, _YEAR_10000 = -62_135_596_800_000_000, 253_402_300_800_000_000
 """Microseconds since 1970. As Arrow's scalars, they would import pandas wherever this module is."""
 _DAY_ONE = -719_162
 _FRACTION_BEYOND_MICROSECONDS = r"(\.\d{6})\d+"
+
+_LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
+DATE = (
+    rf"([0-9]{{4}}-((0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])|(0[13-9]|1[0-2])-(29|30)|(0[13578]|1[02])-31)|{_LEAP}-02-29)"
+)
+"""A day of the calendar, years 0000 to 9999. Patterns here mean the same to Python's `re` and to Arrow (RE2)."""
+INSTANT = (
+    rf"{DATE}[Tt ]([01][0-9]|2[0-3])(:[0-5][0-9](:[0-5][0-9](\.[0-9]+)?)?)?"
+    r"([Zz]|[+-]([01][0-9]|2[0-3])(:?[0-5][0-9])?)"
+)
+"""RFC 3339, and what of ISO 8601 Arrow reads: a space for T, no seconds or minutes, zones without colon or minutes."""
+INTEGER = r"-?(0|[1-9][0-9]{0,18})"
+"""An integer as JSON writes it; one of 19 digits may still be beyond 64 bits."""
+
+
+Wrong = tuple[str, pa.BooleanArray]
+"""The dotted name of a field, and in which rows its value is not of the declared type."""
 
 
 @dataclass(frozen=True)
@@ -27,17 +45,22 @@ class Parsed:
 
 
 @lru_cache(maxsize=1024)
-def spelled_type(wanted: pa.DataType) -> pa.DataType:
+def spelled_type(wanted: pa.DataType, int64_as_text: bool = False) -> pa.DataType:
     """How a value of the type is read first: what JSON writes as text is text, all floating point is double."""
     if pa.types.is_struct(wanted):
-        return pa.struct([(member.name, spelled_type(member.type)) for member in wanted])
+        return pa.struct([(member.name, spelled_type(member.type, int64_as_text)) for member in wanted])
     if pa.types.is_list(wanted):
-        return pa.list_(pa.field("element", spelled_type(wanted.value_type)))
+        return pa.list_(pa.field("element", spelled_type(wanted.value_type, int64_as_text)))
     if pa.types.is_map(wanted):
-        return pa.map_(pa.string(), spelled_type(wanted.item_type))
-    if pa.types.is_timestamp(wanted) or pa.types.is_date(wanted) or pa.types.is_binary(wanted):
+        return pa.map_(pa.string(), spelled_type(wanted.item_type, int64_as_text))
+    if is_text(wanted) or (int64_as_text and pa.types.is_int64(wanted)):
         return pa.string()
     return pa.float64() if pa.types.is_floating(wanted) else wanted
+
+
+def is_text(wanted: pa.DataType) -> bool:
+    """Whether JSON writes values of the type as text of a form of their own: instants, dates, bytes in base64."""
+    return bool(pa.types.is_timestamp(wanted) or pa.types.is_date(wanted) or pa.types.is_binary(wanted))
 
 
 def has_map(wanted: pa.DataType) -> bool:
@@ -46,6 +69,15 @@ def has_map(wanted: pa.DataType) -> bool:
 
 def has_decimal(wanted: pa.DataType) -> bool:
     return any(pa.types.is_decimal(part) for part in _parts_of(wanted))
+
+
+def has_int64(wanted: pa.DataType) -> bool:
+    return any(pa.types.is_int64(part) for part in _parts_of(wanted))
+
+
+def largest_scale(wanted: pa.DataType) -> int:
+    """The most digits after the point of any decimal in the type."""
+    return max((part.scale for part in _parts_of(wanted) if pa.types.is_decimal(part)), default=0)
 
 
 def _parts_of(wanted: pa.DataType) -> Iterator[pa.DataType]:
@@ -73,58 +105,107 @@ def typed(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     if pa.types.is_map(wanted):
         items = typed(array.items, wanted.item_type)
         return pa.MapArray.from_arrays(array.offsets, array.keys, items, type=wanted, mask=_nulls(array))
-    if pa.types.is_binary(wanted):
-        return pa.array([_unbase64(text) for text in array.to_pylist()], wanted)
-    if pa.types.is_timestamp(wanted):
-        return _timestamps(array)
-    return _dates(array) if pa.types.is_date(wanted) else array.cast(wanted)
+    if pa.types.is_string(array.type):
+        return _from_text(array, wanted)
+    return array.cast(wanted)
 
 
 def _nulls(array: pa.Array) -> pa.BooleanArray | None:
     return array.is_null() if array.null_count else None
 
 
-def _unbase64(text: str | None) -> bytes | None:
-    try:
-        return None if text is None else base64.b64decode(text, validate=True)
-    except ValueError as odd:
-        raise pa.ArrowInvalid(f"base64, not {text!r}") from odd
+def _from_text(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
+    """Texts as `wanted`, for pages in which all are; ArrowInvalid if one is no such value."""
+    values = each_or_null(texts, wanted)
+    if values.null_count > texts.null_count:
+        raise pa.ArrowInvalid(f"a text that is no {wanted}")
+    return values
 
 
-def _timestamps(texts: pa.StringArray) -> pa.TimestampArray:
-    """ISO 8601 with a zone, to the microsecond; ArrowInvalid otherwise. Finer fractions are cut off."""
-    instant = pa.timestamp("us", "UTC")
-    try:
-        instants = texts.cast(instant)
-    except pa.ArrowInvalid:
-        instants = pc.replace_substring_regex(texts, _FRACTION_BEYOND_MICROSECONDS, r"\1").cast(instant)
+def _is_in_range(instants: pa.TimestampArray) -> pa.BooleanArray:
     micros = instants.cast(pa.int64())
-    if pc.any(pc.or_(pc.less(micros, _YEAR_ONE), pc.greater_equal(micros, _YEAR_10000))).as_py():
-        raise pa.ArrowInvalid("a time outside the years 1 to 9999, which Spark cannot hold")
-    return instants
-
-
-def _dates(texts: pa.StringArray) -> pa.Date32Array:
-    days = texts.cast(pa.date32())
-    if pc.any(pc.less(days.cast(pa.int32()), _DAY_ONE)).as_py():
-        raise pa.ArrowInvalid("a date before the year 1, which Spark cannot hold")
-    return days
-
-
-def lenient_timestamps(texts: pa.StringArray) -> pa.TimestampArray:
-    """Instants, null where a text is none."""
-    return each_or_null(texts, pa.timestamp("us", "UTC"))
+    return pc.and_(pc.greater_equal(micros, _YEAR_ONE), pc.less(micros, _YEAR_10000))
 
 
 def each_or_null(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
-    """Each text as `wanted`, null where it is no such value."""
+    """Each text as `wanted`, null where it is no such value.
+
+    Instants are ISO 8601 with a zone, to the microsecond (finer fractions are cut off), years 1 to 9999.
+    """
+    if pa.types.is_timestamp(wanted):
+        instants = _instants(texts, wanted)
+        return pc.if_else(_is_in_range(instants), instants, pa.scalar(None, wanted))
+    if pa.types.is_date(wanted):
+        days = _matching(texts, DATE).cast(wanted)
+        return pc.if_else(pc.greater_equal(days.cast(pa.int32()), _DAY_ONE), days, pa.scalar(None, wanted))
+    if pa.types.is_binary(wanted):
+        return pa.array([_unbase64(text) for text in texts.to_pylist()], wanted)
+    return _each_number_or_null(_matching(texts, INTEGER) if pa.types.is_integer(wanted) else texts, wanted)
+
+
+def _instants(texts: pa.StringArray, wanted: pa.TimestampType) -> pa.TimestampArray:
     try:
-        return typed(texts, wanted)
+        return texts.cast(wanted)
+    except pa.ArrowInvalid:
+        plain = pc.ascii_upper(_matching(texts, INSTANT))
+        return pc.replace_substring_regex(plain, _FRACTION_BEYOND_MICROSECONDS, r"\1").cast(wanted)
+
+
+def _matching(texts: pa.StringArray, pattern: str) -> pa.StringArray:
+    """The texts that are of a pattern as a whole, null for the others."""
+    is_like_it = pc.match_substring_regex(texts, f"^({pattern})$")
+    return texts if pc.all(is_like_it).as_py() else pc.if_else(is_like_it, texts, pa.scalar(None, pa.string()))
+
+
+def _each_number_or_null(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
+    """By halves: only numbers beyond the type's range are refused, and they are rare."""
+    try:
+        return texts.cast(wanted)
     except pa.ArrowInvalid:
         if len(texts) == 1:
             return pa.nulls(1, wanted)
     half = len(texts) // 2
-    return pa.concat_arrays([each_or_null(texts[:half], wanted), each_or_null(texts[half:], wanted)])
+    return pa.concat_arrays([_each_number_or_null(part, wanted) for part in (texts[:half], texts[half:])])
+
+
+def _unbase64(text: str | None) -> bytes | None:
+    try:
+        return None if text is None else base64.b64decode(text, validate=True)
+    except ValueError:
+        return None
+
+
+def typed_or_wrong(array: pa.Array, wanted: pa.DataType, path: str = "") -> tuple[pa.Array, list[Wrong]]:
+    """As `typed`, but a text that is no such value is null, and its row is told with the field's dotted name.
+
+    In declared order. ArrowInvalid where such a text is an item of a list or map: rows have no mask there.
+    """
+    if pa.types.is_struct(wanted):
+        columns = dict(zip((member.name for member in array.type), _members(array), strict=True))
+        prefix = f"{path}." if path else ""
+        read = [typed_or_wrong(columns[member.name], member.type, prefix + member.name) for member in wanted]
+        values = pa.StructArray.from_arrays([value for value, _ in read], fields=list(wanted), mask=_nulls(array))
+        return values, [wrong for _, found in read for wrong in found]
+    if not pa.types.is_string(array.type) or pa.types.is_string(wanted):
+        return typed(array, wanted), []
+    values = each_or_null(array, wanted)
+    is_wrong = pc.and_(pc.is_valid(array), pc.is_null(values))
+    return values, [(path, is_wrong)] if values.null_count > array.null_count else []
+
+
+def first_reason(claims: list[tuple[pa.BooleanArray, pa.Array | pa.Scalar]]) -> pa.StringArray:
+    """For each row the reason of the first claim that holds, null where none does."""
+    conditions, reasons = zip(*claims, strict=True)
+    filled = [pc.fill_null(condition, False) for condition in conditions]
+    if not any(pc.any(condition).as_py() for condition in filled):
+        return pa.nulls(len(filled[0]), pa.string())
+    return pc.case_when(pc.make_struct(*filled), *reasons)
+
+
+def rows_or_null(column: pa.Array, mask: pa.BooleanArray) -> pa.Array:
+    """`column` where the mask holds, null elsewhere; structs too, which `if_else` does not take."""
+    rows = pc.if_else(mask, pa.array(np.arange(len(column))), pa.scalar(None, pa.int64()))
+    return column.take(rows)
 
 
 def is_sound(array: pa.Array) -> bool:
@@ -135,6 +216,8 @@ def is_sound(array: pa.Array) -> bool:
         return all(is_sound(member) for member in _members(array))
     if pa.types.is_decimal(array.type):
         array.validate(full=True)
+    if pa.types.is_map(array.type):
+        return is_sound(array.items)
     return is_sound(array.values) if pa.types.is_list(array.type) else True
 
 

@@ -8,13 +8,14 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from datetime import timedelta
 
-import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.decode import json_messages, json_pages
-from lakehouse.decode.columns import Parsed, each_or_null, lenient_timestamps, projected
+from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projected, rows_or_null
+from lakehouse.decode.undeclared import top_names
 from lakehouse.schemas import TIMESTAMP, decoded_schema
 from lakehouse.topics import Topic
 
@@ -22,6 +23,8 @@ NO_EVENT_ID = "no event id"
 NO_EVENT_TIME = "no event time"
 FROM_THE_FUTURE = "from the future"
 
+_LONGEST_TOLERANCE = timedelta(days=3_660_000)
+"""More than all years that a time can have: a longer tolerance, added to a time, would leave Arrow's 64 bits."""
 _YEAR_ONE_US, _YEAR_10000_US = -62_135_596_800_000_000, 253_402_300_800_000_000
 _NUMBER = r"^-?[0-9]+(\.[0-9]+)?([eE][+-]?[0-9]+)?$"
 _UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
@@ -32,7 +35,8 @@ class Decoded:
     """What decoding adds to a page of messages, in their order, and the fields that nobody declared.
 
     `columns` has `decoded_schema`. A rejected message has a reason and no event; one from the future keeps both.
-    `undeclared` counts, by dotted name, the messages in which such a field had a value.
+    `undeclared` counts, by dotted name, the messages in which such a field had a value; at most `undeclared.KEPT` names
+    and the rest together, since names may be ids.
     """
 
     columns: pa.RecordBatch
@@ -49,18 +53,19 @@ def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     return _decoded(messages, topic, _REFERENCES[topic.format])
 
 
-Parser = Callable[[pa.Array, pa.StructType], Parsed]
+Parser = Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]
+"""From payloads, the type that is wanted and whether a 64-bit integer may be text."""
 _PARSERS: dict[str, Parser] = {"json": json_pages.page}
 _REFERENCES: dict[str, Parser] = {"json": json_messages.by_message}
 
 
 def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
-    parsed = parser(messages.column("payload"), _wanted_type(topic))
+    parsed = parser(_payloads(messages, topic), _wanted_type(topic), topic.int64_as_text)
     publish_time = messages.column("publish_time")
     event_id = pc.cast(_located(topic.event_id, messages, parsed.values), pa.string())
     event_time, misread = _times(_located(topic.event_time, messages, parsed.values), topic.event_time_unit)
-    latest = pc.add(publish_time, pa.scalar(topic.future_tolerance, pa.duration("us")))
-    reasons = _first_reason(
+    latest = pc.add(publish_time, pa.scalar(min(topic.future_tolerance, _LONGEST_TOLERANCE), pa.duration("us")))
+    reasons = first_reason(
         [
             (pc.is_valid(parsed.reasons), parsed.reasons),
             (misread, pa.scalar(f"wrong type: {_field_name(topic.event_time)}")),
@@ -75,22 +80,17 @@ def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
     if pc.all(keeps_event, min_count=0).as_py():
         columns = [event_id, event_time, event, reasons]
     else:
-        columns = [*(_only(keeps_event, column) for column in (event_id, event_time, event)), reasons]
-    return Decoded(pa.RecordBatch.from_arrays(columns, schema=schema), parsed.undeclared)
+        columns = [*(rows_or_null(column, keeps_event) for column in (event_id, event_time, event)), reasons]
+    return Decoded(pa.RecordBatch.from_arrays(columns, schema=schema), top_names(parsed.undeclared))
 
 
-def _first_reason(claims: list[tuple[pa.BooleanArray, pa.Array | pa.Scalar]]) -> pa.StringArray:
-    conditions, reasons = zip(*claims, strict=True)
-    filled = [pc.fill_null(condition, False) for condition in conditions]
-    if not any(pc.any(condition).as_py() for condition in filled):
-        return pa.nulls(len(filled[0]), pa.string())
-    return pc.case_when(pc.make_struct(*filled), *reasons)
-
-
-def _only(mask: pa.BooleanArray, column: pa.Array) -> pa.Array:
-    """`column` where the mask holds, null elsewhere; structs too, which `if_else` does not take."""
-    rows = pc.if_else(mask, pa.array(np.arange(len(column))), pa.scalar(None, pa.int64()))
-    return column.take(rows)
+def _payloads(messages: pa.RecordBatch, topic: Topic) -> pa.BinaryArray:
+    """The payloads; where id and time are outside them, one without data is an event without fields."""
+    payloads = messages.column("payload")
+    if "payload" in (topic.event_id.partition(".")[0], topic.event_time.partition(".")[0]):
+        return payloads
+    filled = pc.fill_null(payloads, b"")
+    return pc.if_else(pc.equal(pc.binary_length(filled), 0), pa.scalar(b"{}", pa.binary()), filled)
 
 
 def _located(location: str, messages: pa.RecordBatch, values: pa.StructArray) -> pa.Array:
@@ -103,11 +103,11 @@ def _located(location: str, messages: pa.RecordBatch, values: pa.StructArray) ->
 
 
 def _times(values: pa.Array, unit: str) -> tuple[pa.TimestampArray, pa.BooleanArray]:
-    """Instants, and where a value stands that is none; seconds may have fractions, milli- and microseconds not."""
+    """Instants, and where a value is that is none; seconds may have fractions, the smaller units not."""
     if pa.types.is_temporal(values.type):
         instants = values.cast(pa.timestamp("us")).cast(TIMESTAMP)
     elif unit == "iso8601":
-        instants = lenient_timestamps(values)
+        instants = each_or_null(values, TIMESTAMP)
     else:
         instants = _from_numbers(values, unit)
     return instants, pc.and_(pc.is_valid(values), pc.is_null(instants))
@@ -117,11 +117,22 @@ def _from_numbers(values: pa.Array, unit: str) -> pa.TimestampArray:
     if pa.types.is_string(values.type):
         values = _numbers(values, pa.float64() if unit == "s" else pa.int64())
     values = values.cast(pa.int64() if pa.types.is_integer(values.type) else pa.float64())
+    if unit == "ns":
+        return _from_numbers(_microseconds(values), "us")
     scale = _UNIT_US[unit]
     known = _within(values, _YEAR_ONE_US // scale, _YEAR_10000_US // scale)
     micros = pc.round(pc.multiply(known, pa.scalar(scale, known.type)))
     known_micros = _within(micros.cast(pa.int64()), _YEAR_ONE_US, _YEAR_10000_US)
     return known_micros.cast(pa.timestamp("us")).cast(TIMESTAMP)
+
+
+def _microseconds(nanoseconds: pa.Array) -> pa.Array:
+    """Cut off to the earlier microsecond, as finer fractions of ISO times are."""
+    if not pa.types.is_integer(nanoseconds.type):
+        return pc.floor(pc.divide(nanoseconds, 1000.0))
+    whole = pc.divide(nanoseconds, 1000)
+    is_rounded_up = pc.less(nanoseconds, pc.multiply(whole, 1000))
+    return pc.subtract(whole, is_rounded_up.cast(pa.int64()))
 
 
 def _within(values: pa.Array, least: int, bound: int) -> pa.Array:

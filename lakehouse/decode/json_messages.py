@@ -12,55 +12,82 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
+import numpy as np
 import orjson
 import pyarrow as pa
 
-from lakehouse.decode.columns import Parsed, each_or_null, has_decimal, spelled_type, typed
+from lakehouse.decode.columns import DATE, INSTANT, INTEGER, Parsed, each_or_null, has_decimal, spelled_type, typed
 
 NOT_JSON = "not JSON"
+_COMPRESSED = {
+    b"\x1f\x8b": "gzip",  # RFC 1952
+    b"\x28\xb5\x2f\xfd": "zstd",  # RFC 8878
+    b"\x04\x22\x4d\x18": "lz4",  # the LZ4 frame format
+    b"\x78\x01": "zlib",  # RFC 1950, by level
+    b"\x78\x5e": "zlib",
+    b"\x78\x9c": "zlib",
+    b"\x78\xda": "zlib",
+}
+"""How compressed data begins. None of it begins a JSON document."""
 
-_MAX_DEPTH = 200
+MAX_DEPTH = 200
 """Brackets nested deeper than this are not JSON to us: Python and Arrow would each find limits of their own."""
 _FLOAT_OVERFLOW = 2.0**128 - 2.0**103
 """From here on a double is rounded to infinity as a 32-bit `float`."""
 
 
-def by_message(payloads: pa.BinaryArray, wanted: pa.StructType) -> Parsed:
+def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
     """The exact reading, one message at a time."""
-    check, declared, is_quick = _check(wanted, ""), names_of(wanted), not has_decimal(wanted)
-    undeclared: list[str] = []
+    check, declared, is_quick = _check(wanted, "", int64_as_text), names_of(wanted), not has_decimal(wanted)
+    undeclared: Counter[str] = Counter()
     values: list[dict[str, Any] | None] = []
     reasons: list[str | None] = []
     for payload in payloads.to_pylist():
         value = reason = None
         try:
             document = _document(payload or b"", is_quick)
-            undeclared += undeclared_names(document, declared)
+            undeclared.update(undeclared_names(document, declared))
             value = check(document)
         except _WrongType as wrong:
             reason = f"wrong type: {wrong}"
         except (ValueError, RecursionError):
-            reason = NOT_JSON
+            reason = reason_of_no_object(payload)
         values.append(value)
         reasons.append(reason)
-    spelled = pa.array(values, spelled_type(wanted))
-    return Parsed(typed(spelled, wanted), pa.array(reasons, pa.string()), Counter(undeclared))
+    spelled = pa.array(values, spelled_type(wanted, int64_as_text))
+    return Parsed(typed(spelled, wanted), pa.array(reasons, pa.string()), undeclared)
+
+
+def reason_of_no_object(payload: bytes | None) -> str:
+    """Why a payload that is no JSON object is rejected: `compressed (gzip)`, where its first bytes say so."""
+    for beginning, name in _COMPRESSED.items():
+        if payload is not None and payload.startswith(beginning):
+            return f"compressed ({name})"
+    return NOT_JSON
 
 
 Check = Callable[[Any], Any]
 """From a JSON value to what `spelled_type` takes in its place; `_WrongType` where it is no such value."""
 
-_TEXT = re.compile(rb'"[^"\\]*(?:\\.[^"\\]*)*"', re.DOTALL)
-_NOT_BRACKETS = bytes(set(range(256)) - set(b"[]{}"))
+_TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
+"""A text, or the rest where it does not end. Without a way back, so that it takes linear time."""
+_QUOTE = ord('"')
+_BRACKETS = np.zeros(256, np.int8)
+_BRACKETS[list(b"[{")] = 1
+_BRACKETS[list(b"]}")] = -1
 _MINUS_ZERO = re.compile(rb"-0[\s,\]}]")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
-_DECIMAL_NUMBER = re.compile(r"[+-]?([0-9]+\.?[0-9]*|\.[0-9]+)([eE][+-]?[0-9]+)?")
-_PLAIN_DATE = r"(?!0000)[0-9]{4}-(0[1-9]|1[0-2])-(0[1-9]|1[0-9]|2[0-8])"
-_PLAIN_TIME = r"([01][0-9]|2[0-3]):[0-5][0-9]:[0-5][0-9](\.[0-9]{1,6})?Z"
+_INTEGER_TEXT = re.compile(INTEGER)
+_DECIMAL_NUMBER = re.compile(r"([+-]?)(?:([0-9]++)\.?([0-9]*+)|\.([0-9]++))(?:[eE]([+-]?)0*+([0-9]*+))?")
+_EXPONENT_DIGITS = 18
+"""An exponent with more is beyond any payload's digits, and Python would not make a number of thousands."""
+_DATE = re.compile(rf"(?!0000){DATE}")
+_PLAIN_INSTANT = re.compile(rf"(?!0000|0001|9999){INSTANT}")
+"""Without the years in which a zone could lead out of the range; these are left to Arrow."""
 
 
 class _WrongType(Exception):
@@ -77,15 +104,15 @@ class _Number(str):
 
 def _document(payload: bytes, is_quick: bool) -> dict[str, Any]:
     """The object in a payload; with `is_quick`, numbers may be Python's, where they are the same values."""
-    if may_be_deep(payload) and _depth(payload) > _MAX_DEPTH:
+    if is_too_deep(payload):
         raise _NotJSON
-    document = (quick_document(payload) if is_quick else None) or _exact_document(payload)
+    document = (_quick_document(payload) if is_quick else None) or _exact_document(payload)
     if not isinstance(document, dict):
         raise _NotJSON
     return document
 
 
-def quick_document(payload: bytes) -> Any:
+def _quick_document(payload: bytes) -> Any:
     """None where orjson has no answer, or one that is not exact: it reads the integer -0 as 0."""
     if _MINUS_ZERO.search(payload):
         return None
@@ -121,16 +148,17 @@ def _check_text(value: Any) -> None:
         value.encode("utf-8")
 
 
-def may_be_deep(payload: bytes) -> bool:
-    return len(payload) > 2 * _MAX_DEPTH and payload.count(b"[") + payload.count(b"{") > _MAX_DEPTH
-
-
-def _depth(payload: bytes) -> int:
-    deepest = depth = 0
-    for bracket in _TEXT.sub(b"", payload).translate(None, _NOT_BRACKETS):
-        depth += 1 if bracket in b"[{" else -1
-        deepest = max(deepest, depth)
-    return deepest
+def is_too_deep(payload: bytes) -> bool:
+    """Whether brackets nest deeper than we read, in time linear in the payload's length whatever it holds."""
+    if len(payload) <= 2 * MAX_DEPTH or payload.count(b"[") + payload.count(b"{") <= MAX_DEPTH:
+        return False
+    characters = np.frombuffer(payload, np.uint8)
+    steps = _BRACKETS[characters]
+    if b"\\" in payload:
+        steps = _BRACKETS[np.frombuffer(_TEXT.sub(b"", payload), np.uint8)]
+    else:
+        steps[np.cumsum(characters == _QUOTE) % 2 == 1] = 0
+    return bool(np.cumsum(steps, dtype=np.int32).max(initial=0) > MAX_DEPTH)
 
 
 @dataclass(frozen=True)
@@ -156,16 +184,16 @@ def undeclared_names(document: dict[str, Any], declared: Names, prefix: str = ""
 
 
 @lru_cache(maxsize=1024)
-def _check(wanted: pa.DataType, path: str) -> Check:
+def _check(wanted: pa.DataType, path: str, int64_as_text: bool) -> Check:
     """The check of values of a type; `path` is the dotted name of the field that is wrong if one is."""
     if pa.types.is_struct(wanted):
-        reading = _structure(wanted, path)
+        reading = _structure(wanted, path, int64_as_text)
     elif pa.types.is_list(wanted):
-        reading = _items(_check(wanted.value_type, path))
+        reading = _items(_check(wanted.value_type, path, int64_as_text))
     elif pa.types.is_map(wanted):
-        reading = _entries(_check(wanted.item_type, path))
+        reading = _entries(_check(wanted.item_type, path, int64_as_text))
     else:
-        reading = _leaf(wanted)
+        reading = _leaf(wanted, int64_as_text)
 
     def check(value: Any) -> Any:
         if value is None:
@@ -178,9 +206,9 @@ def _check(wanted: pa.DataType, path: str) -> Check:
     return check
 
 
-def _structure(wanted: pa.StructType, path: str) -> Check:
+def _structure(wanted: pa.StructType, path: str, int64_as_text: bool) -> Check:
     prefix = f"{path}." if path else ""
-    checks = [(member.name, _check(member.type, prefix + member.name)) for member in wanted]
+    checks = [(member.name, _check(member.type, prefix + member.name, int64_as_text)) for member in wanted]
 
     def reading(value: Any) -> dict[str, Any] | None:
         return {name: check(value.get(name)) for name, check in checks} if isinstance(value, dict) else None
@@ -196,19 +224,23 @@ def _entries(check: Check) -> Check:
     return lambda value: [(key, check(item)) for key, item in value.items()] if isinstance(value, dict) else None
 
 
-def _leaf(wanted: pa.DataType) -> Check:
+def _leaf(wanted: pa.DataType, int64_as_text: bool) -> Check:
     if pa.types.is_boolean(wanted):
         return lambda value: value if isinstance(value, bool) else None
     if pa.types.is_integer(wanted):
-        return _integer(-(2 ** (wanted.bit_width - 1)), 2 ** (wanted.bit_width - 1))
+        bound = 2 ** (wanted.bit_width - 1)
+        return _int64_or_text if int64_as_text and wanted.bit_width == 64 else _integer(-bound, bound)
     if pa.types.is_floating(wanted):
         return _double(math.inf if wanted.bit_width == 64 else _FLOAT_OVERFLOW)
     if pa.types.is_decimal(wanted):
         return lambda value: _decimal(value, wanted)
     if pa.types.is_string(wanted):
         return lambda value: value if type(value) is str else None
-    plain = {pa.date32(): _PLAIN_DATE, pa.timestamp("us", "UTC"): f"{_PLAIN_DATE}T{_PLAIN_TIME}"}.get(wanted)
-    return _spelled(wanted, re.compile(plain or r"(?!)"))
+    if pa.types.is_timestamp(wanted):
+        return lambda value: _spelled(value, wanted, _PLAIN_INSTANT)
+    if pa.types.is_date(wanted):
+        return lambda value: value if type(value) is str and _DATE.fullmatch(value) else None
+    return lambda value: _spelled(value, wanted, None)
 
 
 def _integer(least: int, bound: int) -> Check:
@@ -220,6 +252,17 @@ def _integer(least: int, bound: int) -> Check:
     return reading
 
 
+_int64 = _integer(-(2**63), 2**63)
+
+
+def _int64_or_text(value: Any) -> str | None:
+    """As text in either form, which is how a column that has both is read."""
+    if type(value) is str and _INTEGER_TEXT.fullmatch(value):
+        value = int(value)
+    number = _int64(value)
+    return None if number is None else str(number)
+
+
 def _double(bound: float) -> Check:
     def reading(value: Any) -> float | None:
         number = float(value) if type(value) in (float, int, _Number) else math.inf
@@ -229,23 +272,30 @@ def _double(bound: float) -> Check:
 
 
 def _decimal(value: Any, wanted: pa.DataType) -> Decimal | None:
-    if not isinstance(value, str) or not _DECIMAL_NUMBER.fullmatch(value):
+    """The number as written, if the type can hold exactly that; zeros at its ends and its exponent do not matter.
+
+    Total and linear for any text: Arrow reads beyond its tables where the exponent is large.
+    """
+    match = _DECIMAL_NUMBER.fullmatch(value) if isinstance(value, str) else None
+    if match is None or (match[6] == "" and not value[-1].isdigit()):
         return None
-    try:
-        number: Decimal = pa.scalar(Decimal(value), wanted).as_py()
-    except (InvalidOperation, pa.ArrowException):
+    sign, whole, fraction, only_fraction, exponent_sign, exponent_digits = match.groups(default="")
+    fraction += only_fraction
+    digits = (whole + fraction).lstrip("0")
+    if not digits:
+        return Decimal(0)
+    if len(exponent_digits) > _EXPONENT_DIGITS:
         return None
-    return number
+    significant = digits.rstrip("0")
+    exponent = int(f"{exponent_sign}{exponent_digits or 0}") - len(fraction) + len(digits) - len(significant)
+    if exponent < -wanted.scale or len(significant) + exponent > wanted.precision - wanted.scale:
+        return None
+    return Decimal((int(sign == "-"), tuple(map(int, significant)), exponent))
 
 
-def _spelled(wanted: pa.DataType, plain: re.Pattern[str]) -> Check:
+def _spelled(value: Any, wanted: pa.DataType, plain: re.Pattern[str] | None) -> str | None:
     """Texts of which Arrow says that they are such a value; of `plain` ones it need not be asked."""
-
-    def reading(value: Any) -> str | None:
-        if type(value) is not str:
-            return None
-        return (
-            value if plain.fullmatch(value) or each_or_null(pa.array([value]), wanted).is_valid()[0].as_py() else None
-        )
-
-    return reading
+    if type(value) is not str:
+        return None
+    is_plain = plain is not None and plain.fullmatch(value) is not None
+    return value if is_plain or each_or_null(pa.array([value]), wanted).is_valid()[0].as_py() else None

@@ -16,6 +16,7 @@ import pyarrow.parquet as pq
 
 from lakehouse import hours
 from lakehouse.decode.events import Decoded, decode
+from lakehouse.decode.undeclared import top_names
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import Manifest, SegmentFile
 from lakehouse.schemas import segment_schema
@@ -65,7 +66,7 @@ class SegmentWriter:
     def add(self, messages: pa.RecordBatch) -> None:
         """Decode a page; its messages go to the files of their event hours."""
         decoded = self._decode(messages, self._topic)
-        self._undeclared += decoded.undeclared
+        self._undeclared = top_names(self._undeclared + decoded.undeclared)
         rows = pa.RecordBatch.from_arrays(
             [*messages.columns, *decoded.columns.columns, *self._where_from(len(messages))], schema=self._schema
         )
