@@ -32,7 +32,15 @@ from lakehouse.store import records
 from lakehouse.topics import Topic, topic_from
 
 HERE = Path(__file__).parent
-PAGES = ("configuration.md", "cli.md", "tables.md", "performance.md")
+PAGES = {
+    "configuration.md": HERE / "configuration.md",
+    "cli.md": HERE / "cli.md",
+    "tables.md": HERE / "tables.md",
+    "performance.md": HERE / "performance.md",
+    "topics.md": HERE.parent / "conf" / "topics" / "README.md",
+}
+"""Template, and the page that is made from it."""
+
 SAMPLE = {
     "subscription": "projects/p/subscriptions/s",
     "event_id": "payload.play",
@@ -42,18 +50,18 @@ SAMPLE = {
 
 
 def main(arguments: list[str]) -> int:
-    stale = [name for name, text in pages().items() if _read(HERE / name) != text]
     if "--check" in arguments:
-        for name in stale:
-            print(f"docs/{name} is not as the code says: run `make docs`", file=sys.stderr)
+        stale = [PAGES[name] for name, text in pages().items() if _read(PAGES[name]) != text]
+        for page in stale:
+            print(f"{page} is not as the code says: run `make docs`", file=sys.stderr)
         return int(bool(stale))
     for name, text in pages().items():
-        (HERE / name).write_text(text, encoding="utf-8")
+        PAGES[name].write_text(text, encoding="utf-8")
     return 0
 
 
 def pages() -> dict[str, str]:
-    """Each generated page by its name."""
+    """The text of each generated page, by its template."""
     templates = jinja2.Environment(
         loader=jinja2.FileSystemLoader(HERE / "templates"),
         undefined=jinja2.StrictUndefined,

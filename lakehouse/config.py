@@ -72,7 +72,7 @@ class Ingest(Frozen):
         "ptars",
         unit="ptars | google",
         doc=(
-            "What reads Pub/Sub's answers. `google` (its own protobuf classes, a fifth of the speed) only if ptars "
+            "What reads Pub/Sub's answers. `google` (its own protobuf classes, slower) only if ptars "
             "fails on this machine: both give the same."
         ),
     )

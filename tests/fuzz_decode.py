@@ -114,7 +114,13 @@ def _smallest(topic: Topic, page: list[bytes]) -> list[bytes]:
 def delivered(payloads: Sequence[bytes]) -> pa.RecordBatch:
     count = len(payloads)
     published = datetime(2026, 11, 23, 6, tzinfo=UTC)
-    columns = [[f"m{n}" for n in range(count)], [published] * count, [[("id", "a")]] * count, list(payloads)]
+    known = {
+        "message_id": [f"m{n}" for n in range(count)],
+        "publish_time": [published] * count,
+        "attributes": [[("id", "a")]] * count,
+        "payload": list(payloads),
+    }
+    columns = [known.get(name, [None] * count) for name in DELIVERED.names]
     arrays = [pa.array(column, field.type) for column, field in zip(columns, DELIVERED, strict=True)]
     return pa.RecordBatch.from_arrays(arrays, schema=DELIVERED)
 

@@ -197,7 +197,7 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     assert message == (
         f"{PLAYS['subscription']}: found no such subscription (Subscription does not exist); "
         f"expected a subscription that can be pulled from the emulator at {broker.address}. "
-        "Create it, or mend `subscription` in the topic's file."
+        "Create it, or fix `subscription` in the topic's file."
     )
     (row,) = status.statuses(load(conf), ["plays"], datetime.now(UTC))
     assert row.state == "failing"
