@@ -13,6 +13,7 @@ Hour = str
 ONE_HOUR = timedelta(hours=1)
 EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 YEAR_ONE = datetime(1, 1, 1, tzinfo=UTC)
+LAST_INSTANT = datetime.max.replace(tzinfo=UTC)
 _FORM = re.compile(r"\d{4}-\d{2}-\d{2}T\d{2}")
 
 
@@ -54,7 +55,15 @@ def start_of(hour: Hour) -> datetime:
 
 
 def end_of(hour: Hour) -> datetime:
-    return start_of(hour) + ONE_HOUR
+    return shifted(start_of(hour), ONE_HOUR)
+
+
+def shifted(instant: datetime, span: timedelta) -> datetime:
+    """`instant + span`; the first or last instant that there is when that lies outside of the years 1 to 9999."""
+    try:
+        return instant + span
+    except OverflowError:
+        return LAST_INSTANT if span > timedelta(0) else YEAR_ONE
 
 
 def ordinal_of(hour: Hour) -> int:
@@ -63,7 +72,8 @@ def ordinal_of(hour: Hour) -> int:
 
 
 def from_ordinal(ordinal: int) -> Hour:
-    return hour_of(EPOCH + ordinal * ONE_HOUR)
+    """The hour of that number, or the first or last that there is."""
+    return hour_of(shifted(EPOCH, ordinal * ONE_HOUR))
 
 
 def after(hour: Hour, hours: int = 1) -> Hour:

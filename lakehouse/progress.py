@@ -7,23 +7,49 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
 
+from lakehouse import hours
 from lakehouse.hours import Hour
 from lakehouse.topics import Topic
+
+SLOWEST_CLOCK = 0.25
+"""Publishers' clock runs when the newest event time gains at least this much on the publish time, second by second.
+
+What gains less (a device that repeats one moment and a millisecond) is taken for a clock that stands still.
+"""
 
 
 @dataclass(frozen=True)
 class OpenHour:
-    """What an open bucket holds so far."""
+    """What an open bucket holds so far. `last_write` is None when nothing was written that is of its own time.
+
+    Of its own time is what was published before the hour's end and lateness: what comes later belongs to no hour that
+    is due, whichever it is delivered in.
+    """
 
     rows: int
-    last_write: datetime
+    last_write: datetime | None
+
+
+@dataclass(frozen=True)
+class NewestEvent:
+    """By event time, and when it was published, no earlier than it was: the two are of one batch's files."""
+
+    event_time: datetime
+    publish_time: datetime
+
+    def followed_by(self, event_time: datetime, publish_time: datetime) -> NewestEvent:
+        """The newer of two, if the publishers' clock has run between them (see `SLOWEST_CLOCK`)."""
+        gained, took = event_time - self.event_time, publish_time - self.publish_time
+        is_newer = event_time > self.event_time and gained >= took * SLOWEST_CLOCK
+        return NewestEvent(event_time, publish_time) if is_newer else self
 
 
 @dataclass(frozen=True)
 class IngestState:
-    """Where ingest stands after a commit. `hours` are the open buckets that hold rows.
+    """What ingest knows after a commit. `hours` are the open buckets that hold rows.
 
-    `rejected` counts the messages since the last close that have no place in any hour.
+    `newest` is the event at which the publishers' clock last ran; `rejected` counts the messages since the last close
+    that have no place in any hour.
     """
 
     epoch: int = 0
@@ -33,6 +59,7 @@ class IngestState:
     hours: Mapping[Hour, OpenHour] = field(default_factory=dict)
     slots: int = 0
     rejected: int = 0
+    newest: NewestEvent | None = None
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -41,26 +68,30 @@ class IngestState:
             "max_event_time": _iso(self.max_event_time),
             "max_publish_time": _iso(self.max_publish_time),
             "hours": {
-                hour: {"rows": held.rows, "last_write": held.last_write.isoformat()}
+                hour: {"rows": held.rows, "last_write": _iso(held.last_write)}
                 for hour, held in sorted(self.hours.items())
             },
             "slots": self.slots,
             "rejected": self.rejected,
+            "newest": self.newest
+            and {
+                "event_time": self.newest.event_time.isoformat(),
+                "publish_time": self.newest.publish_time.isoformat(),
+            },
         }
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> IngestState:
+        """What `as_json` gave, of this release or an older one."""
         return cls(
             values["epoch"],
             values["open_hour"],
             _instant(values["max_event_time"]),
             _instant(values["max_publish_time"]),
-            {
-                hour: OpenHour(held["rows"], datetime.fromisoformat(held["last_write"]))
-                for hour, held in values["hours"].items()
-            },
+            {hour: OpenHour(held["rows"], _instant(held["last_write"])) for hour, held in values["hours"].items()},
             values["slots"],
             values["rejected"],
+            _newest(values),
         )
 
 
@@ -79,7 +110,15 @@ class Frontier:
 
 def watermark(max_event_time: datetime | None, topic: Topic) -> datetime | None:
     """The event time before which no more input is expected; None before the first event."""
-    return max_event_time - topic.lateness if max_event_time else None
+    return hours.shifted(max_event_time, -topic.lateness) if max_event_time else None
+
+
+def _newest(values: Mapping[str, Any]) -> NewestEvent | None:
+    """Of a state that an older release wrote, as late as it can have been."""
+    before = {"event_time": values["max_event_time"], "publish_time": values["max_publish_time"]}
+    newest = values.get("newest", before) or {"event_time": None, "publish_time": None}
+    event_time, publish_time = _instant(newest["event_time"]), _instant(newest["publish_time"])
+    return NewestEvent(event_time, publish_time) if event_time and publish_time else None
 
 
 def _iso(instant: datetime | None) -> str | None:

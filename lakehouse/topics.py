@@ -159,8 +159,9 @@ class Topic(Frozen):
         timedelta(minutes=1),
         unit="duration",
         doc=(
-            "How long nothing may have been written to an hour before it closes. Shorter only for replays, which "
-            "write hours in seconds."
+            "How long nothing of its own time may have been written to an hour before it closes; what was published "
+            "after its end and lateness does not count. Waited for five times as long at most. Shorter only for "
+            "replays, which write hours in seconds."
         ),
     )
     future_tolerance: Duration = key(
@@ -169,6 +170,14 @@ class Topic(Frozen):
         doc=(
             "How far an event may be dated after its publish time; beyond, it is rejected. As wide as publishers' "
             "clocks may be wrong, and no wider: such an event moves the watermark for all."
+        ),
+    )
+    past_tolerance: Duration = key(
+        timedelta(days=7300),
+        unit="duration",
+        doc=(
+            "How far an event may be dated before its publish time; beyond, it is rejected. Twenty years leave room "
+            "for replays and refuse what clocks that were never set say: 1970, and Go's zero time, the year 1."
         ),
     )
     dedup_horizon: Duration = key(
@@ -184,15 +193,16 @@ class Topic(Frozen):
         unit="now, earliest or an hour",
         doc=(
             "The first hour to be delivered, set once, at the topic's first start: the running one, that of the "
-            "first batch's oldest event, or one such as `2026-11-23T05`. What is older is skewed into it."
+            "first batch's oldest event, or one such as `2026-11-23T05`, at most 31 days ahead. What is older is "
+            "skewed into it."
         ),
     )
     empty_hours: Literal["close", "skip"] = key(
         "close",
         unit="close, skip",
         doc=(
-            "Whether an hour without events closes too, so that those who wait for it can go on. `skip` for "
-            "replays of old data, whose gaps may be years."
+            "Whether an hour without events closes too, so that those who wait for it can go on. A thousand empty "
+            "hours in a row, or more, close as one range, which is not sealed. `skip` for replays of old data."
         ),
     )
     max_rejected_share: float = key(

@@ -28,8 +28,9 @@ from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
 from lakehouse.schemas import DELIVERED
 from lakehouse.seal.stage import seal_due
+from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.files import storage_for
-from lakehouse.store.tables import folders_of
+from lakehouse.store.tables import TopicTables, folders_of
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs
 from lakehouse.validate.stage import validate_due
@@ -118,13 +119,7 @@ def _ingested(topic: Topic, lake: FlightsLake, messages: Sequence[Message], numb
         manifest = replace(manifest, written_at=lake.now - timedelta(minutes=5))
         storage.put_if_absent(manifest_path(epoch, 0), manifest.as_json())
         driver.commit_facts(facts(manifest).to_pylist())
-        open_hour = open_hour_of(driver)
-
-
-def open_hour_of(driver: TopicIngest) -> str | None:
-    from lakehouse.store.bronze_log import newest_state
-
-    return newest_state(driver._bronze).open_hour
+        open_hour = newest_state(TopicTables(topic, lake.config.settings).bronze()).open_hour
 
 
 def _delivered(page: Sequence[Message], epoch: int) -> pa.RecordBatch:

@@ -12,8 +12,17 @@ from hypothesis import strategies as st
 
 from lakehouse import hours
 from lakehouse.hours import Hour
-from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH, Decision, Signals, awaits_frontier, decide
-from lakehouse.progress import Frontier, OpenHour, watermark
+from lakehouse.ingest.closing import (
+    LONGEST_QUIET_WAIT,
+    MAX_CLOSES_PER_BATCH,
+    RULES,
+    SHORTEST_RANGE,
+    Decision,
+    Signals,
+    awaits_frontier,
+    decide,
+)
+from lakehouse.progress import Frontier, NewestEvent, OpenHour, watermark
 from lakehouse.topics import Topic, topic_from
 
 FIVE = "2026-11-23T05"
@@ -43,6 +52,10 @@ def known(text: str) -> Frontier:
     return Frontier(at(text), at(text), "the subscription ran dry")
 
 
+def event(event_time: str, published: str) -> NewestEvent:
+    return NewestEvent(at(event_time), at(published))
+
+
 UNKNOWN = Frontier(None, None, "no sample")
 
 READY = Signals(
@@ -50,7 +63,7 @@ READY = Signals(
     open_hour=FIVE,
     hours={FIVE: OpenHour(10, at("07:30"))},
     max_event_time=at("07:00"),
-    max_publish_time=at("08:30"),
+    newest=NewestEvent(at("07:00"), at("07:05")),
     frontier=known("07:00"),
 )
 """Hour 05 may close: each of its conditions holds, just so."""
@@ -103,10 +116,10 @@ def test_each_condition_alone_holds_the_hour(topic: Topic, change: dict[str, obj
     [
         ({}, True),
         ({"now": at("06:59")}, False),
-        ({"frontier": known("07:00")}, False),
-        ({"max_event_time": at("06:30"), "max_publish_time": at("06:59")}, True),
-        ({"max_event_time": at("06:30"), "max_publish_time": at("07:00")}, False),
-        ({"max_event_time": None, "max_publish_time": None}, True),
+        ({"frontier": known("07:00"), "newest": event("07:00", "08:30")}, False),
+        ({"max_event_time": at("06:30"), "newest": event("06:30", "06:59")}, True),
+        ({"max_event_time": at("06:30"), "newest": event("06:30", "08:59")}, False),
+        ({"max_event_time": None, "newest": None}, True),
         ({"hours": {FIVE: OpenHour(10, at("09:00"))}}, True),
         ({"open_hour": None}, False),
     ],
@@ -134,7 +147,7 @@ def test_a_held_hour_says_what_was_measured_and_what_is_missing(topic: Topic) ->
     assert (time.required, time.measured) == ("2026-11-23T06:00:00+00:00", "2026-11-23T05:58:00+00:00")
     assert "0:02:00" in time.text
     assert (backlog.required, backlog.measured) == ("2026-11-23T07:00:00+00:00", "2026-11-23T06:45:00+00:00")
-    assert "0:15:00 to go" in backlog.text
+    assert "the frontier is 0:15:00 before 2026-11-23 07:00:00" in backlog.text
 
 
 def test_an_old_sample_is_told_as_what_it_is(topic: Topic) -> None:
@@ -171,7 +184,7 @@ def test_a_topic_without_an_open_hour_closes_nothing(topic: Topic) -> None:
 @pytest.fixture
 def idle() -> Signals:
     """Nothing was published after 06:59:59, and everything until 07:00 is here; the watermark stands at 05:10."""
-    return replace(READY, max_event_time=at("06:10"), max_publish_time=at("06:59"), frontier=known("07:00"))
+    return replace(READY, max_event_time=at("06:10"), newest=event("06:10", "06:59"), frontier=known("07:00"))
 
 
 def test_an_idle_topic_closes_hours_that_its_watermark_never_reaches(topic: Topic, idle: Signals) -> None:
@@ -183,7 +196,7 @@ def test_an_idle_topic_closes_hours_that_its_watermark_never_reaches(topic: Topi
 
 def test_a_topic_is_not_idle_when_something_was_published_since(topic: Topic, idle: Signals) -> None:
     """Whoever publishes after the hour's end and lateness may still publish events of that hour."""
-    decision = decide(replace(idle, max_publish_time=at("07:00")), topic)
+    decision = decide(replace(idle, newest=event("06:10", "07:00")), topic)
     assert unmet(decision) == ["time"]
 
 
@@ -214,6 +227,16 @@ def test_an_hour_is_quiet_once_the_quiet_period_is_over(topic: Topic) -> None:
     assert closed(decide(replace(READY, hours=written), topic)) == [FIVE]
 
 
+def test_quiet_is_waited_for_only_so_long(topic: Topic) -> None:
+    """A message that is delivered again and again is written again and again."""
+    busy = replace(READY, hours={FIVE: OpenHour(10, at("09:00"))})
+    bound = LONGEST_QUIET_WAIT * topic.quiet_period
+    waits = replace(busy, quiet_awaited_since=at("09:00") - bound + timedelta(seconds=1))
+    assert unmet(decide(waits, topic)) == ["quiet"]
+    decision = decide(replace(busy, quiet_awaited_since=at("09:00") - bound), topic)
+    assert closed(decision) == [FIVE]
+
+
 def test_writes_to_other_hours_do_not_disturb(topic: Topic) -> None:
     written = {FIVE: OpenHour(10, at("08:00")), SIX: OpenHour(3, at("09:00"))}
     assert closed(decide(replace(READY, hours=written), topic)) == [FIVE]
@@ -229,40 +252,43 @@ def test_an_hour_without_events_closes_too(topic: Topic) -> None:
     assert [(hour.hour, hour.rows) for hour in decision.closed] == [(FIVE, 0), (SIX, 0), (SEVEN, 2)]
 
 
-def test_empty_hours_are_passed_over_where_the_topic_says_so(topic_with: TopicWith) -> None:
+def test_empty_hours_are_skipped_where_the_topic_says_so(topic_with: TopicWith) -> None:
     later = replace(READY, max_event_time=at("10:00"), frontier=known("10:00"), hours={SEVEN: OpenHour(2, at("08:00"))})
     decision = decide(later, topic_with(empty_hours="skip"))
     assert closed(decision) == [SEVEN]
-    assert decision.passed_over == 3
     assert decision.open_hour == NINE
 
 
-def test_years_of_empty_hours_are_passed_over_in_one_step(topic_with: TopicWith) -> None:
+def test_years_of_empty_hours_are_skipped_in_one_step(topic_with: TopicWith) -> None:
     """A replay of 2013 and then today's events: 113,000 hours lie between them."""
     replayed = replace(
         READY, open_hour="2013-12-31T23", max_event_time=at("07:00"), hours={FIVE: OpenHour(1, at("07:00"))}
     )
     decision = decide(replayed, topic_with(empty_hours="skip"))
     assert closed(decision) == [FIVE]
-    assert decision.passed_over == hours.ordinal_of(FIVE) - hours.ordinal_of("2013-12-31T23")
+    assert decision.open_hour == SIX
 
 
-def test_no_hour_is_passed_over_while_messages_of_it_may_wait(topic_with: TopicWith) -> None:
+def test_no_hour_is_skipped_while_messages_of_it_may_wait(topic_with: TopicWith) -> None:
     """The watermark runs ahead of what has been consumed when one message is stuck: it may belong to hour 06."""
-    stuck = replace(READY, hours={}, max_event_time=at("20:00"), max_publish_time=at("20:00"), frontier=known("07:10"))
+    stuck = replace(
+        READY, hours={}, max_event_time=at("20:00"), newest=event("20:00", "20:00"), frontier=known("07:10")
+    )
     decision = decide(stuck, topic_with(empty_hours="skip"))
     assert decision.open_hour == SIX
     assert unmet(decision) == ["backlog"]
 
 
-def test_no_hour_is_passed_over_before_its_time(topic_with: TopicWith) -> None:
-    early = replace(READY, hours={}, max_event_time=at("07:30"), max_publish_time=at("08:30"), frontier=known("08:40"))
+def test_no_hour_is_skipped_before_its_time(topic_with: TopicWith) -> None:
+    early = replace(
+        READY, hours={}, max_event_time=at("07:30"), newest=event("07:30", "08:30"), frontier=known("08:40")
+    )
     decision = decide(early, topic_with(empty_hours="skip"))
     assert decision.open_hour == SIX
     assert unmet(decision) == ["time"]
 
 
-def test_an_idle_topic_passes_over_what_the_frontier_has_passed(topic_with: TopicWith) -> None:
+def test_an_idle_topic_skips_what_the_frontier_has_passed(topic_with: TopicWith) -> None:
     silent = Signals(at("09:00"), "2001-01-01T00", {}, None, None, known("08:10"))
     decision = decide(silent, topic_with(empty_hours="skip"))
     assert (closed(decision), decision.open_hour) == ([], SEVEN)
@@ -271,12 +297,30 @@ def test_an_idle_topic_passes_over_what_the_frontier_has_passed(topic_with: Topi
 # --- many at once --------------------------------------------------------------------------------------------------
 
 
-def test_a_topic_far_behind_closes_so_many_hours_per_batch_and_no_more(topic: Topic) -> None:
-    behind = replace(READY, open_hour="2013-01-01T00", hours={})
-    decision = decide(behind, topic)
+def test_a_topic_far_behind_closes_so_many_hours_per_commit_and_no_more(topic: Topic) -> None:
+    first = hours.after(FIVE, -SHORTEST_RANGE + 1)
+    decision = decide(replace(READY, open_hour=first, hours={FIVE: OpenHour(1, at("07:00"))}), topic)
     assert len(decision.closed) == MAX_CLOSES_PER_BATCH
-    assert decision.open_hour == hours.after("2013-01-01T00", MAX_CLOSES_PER_BATCH)
+    assert decision.open_hour == hours.after(first, MAX_CLOSES_PER_BATCH)
     assert decision.held is None
+
+
+@pytest.mark.parametrize("first", ["1970-01-01T00", "0001-01-01T00", hours.after(FIVE, -SHORTEST_RANGE)])
+def test_thousands_of_empty_hours_close_as_one_range(topic: Topic, first: Hour) -> None:
+    """One event of 1970 meant 498,431 rows in the ledger, a hundred at a time."""
+    decision = decide(replace(READY, open_hour=first, hours={FIVE: OpenHour(1, at("07:00"))}), topic)
+    assert [(each.hour, each.through, each.rows) for each in decision.closed] == [
+        (first, hours.after(FIVE, -1), 0),
+        (FIVE, None, 1),
+    ]
+    assert decision.open_hour == SIX
+
+
+def test_a_request_for_years_of_empty_hours_is_one_range(topic: Topic) -> None:
+    far = replace(READY, open_hour="2013-01-01T00", hours={}, frontier=UNKNOWN, requested_through=FIVE)
+    decision = decide(far, topic)
+    assert [(each.hour, each.through, each.why) for each in decision.closed] == [("2013-01-01T00", FIVE, "request")]
+    assert decision.open_hour == SIX
 
 
 # --- requests ------------------------------------------------------------------------------------------------------
@@ -290,6 +334,7 @@ def test_a_request_closes_through_its_hour_whatever_holds_it(topic: Topic) -> No
     assert {hour.why for hour in decision.closed} == {"request"}
     assert decision.open_hour == SEVEN
     assert not any(condition.is_met for condition in decision.closed[0].conditions)
+    assert [condition.condition for condition in decision.closed[0].conditions] == [rule.name for rule in RULES]
 
 
 def test_a_request_of_the_past_changes_nothing(topic: Topic) -> None:
@@ -297,7 +342,7 @@ def test_a_request_of_the_past_changes_nothing(topic: Topic) -> None:
     assert decide(held, topic) == decide(replace(held, requested_through=None), topic)
 
 
-def test_a_request_passes_over_empty_hours_too(topic_with: TopicWith) -> None:
+def test_a_request_skips_empty_hours_too(topic_with: TopicWith) -> None:
     far = replace(READY, open_hour="2013-01-01T00", hours={}, frontier=UNKNOWN, requested_through=FIVE)
     decision = decide(far, topic_with(empty_hours="skip"))
     assert (closed(decision), decision.open_hour) == ([], SIX)
@@ -316,13 +361,13 @@ def frontiers() -> st.SearchStrategy[Frontier]:
 @st.composite
 def signals(draw: st.DrawFn) -> Signals:
     open_hour = draw(DAY)
-    filled = draw(st.dictionaries(DAY, st.builds(OpenHour, st.integers(1, 9), MINUTES), max_size=5))
+    filled = draw(st.dictionaries(DAY, st.builds(OpenHour, st.integers(1, 9), st.none() | MINUTES), max_size=5))
     return Signals(
         now=at("23:59"),
         open_hour=open_hour,
         hours={hour: held for hour, held in filled.items() if hour >= open_hour},
         max_event_time=draw(st.none() | MINUTES),
-        max_publish_time=draw(st.none() | MINUTES),
+        newest=draw(st.none() | st.builds(NewestEvent, MINUTES, MINUTES)),
         frontier=draw(frontiers()),
         requested_through=draw(st.none() | DAY),
     )
@@ -340,14 +385,19 @@ def may_close(hour: Hour, given: Signals, topic: Topic) -> bool:
     if frontier is None or frontier < due:
         return False
     is_past = mark is not None and mark >= hours.end_of(hour)
-    is_idle = given.max_publish_time is None or given.max_publish_time < due
-    is_quiet = hour not in given.hours or given.now - given.hours[hour].last_write >= topic.quiet_period
+    newest = given.newest
+    is_idle = newest is None or newest.publish_time < due
+    if newest is not None and frontier > newest.publish_time:
+        delay = max(newest.publish_time - newest.event_time, timedelta(0))
+        is_idle = is_idle or frontier >= due + delay
+    written = given.hours[hour].last_write if hour in given.hours else None
+    is_quiet = written is None or given.now - written >= topic.quiet_period
     return (is_past or is_idle) and is_quiet
 
 
 @given(signals(), st.sampled_from(TOPICS))
 def test_exactly_the_hours_that_may_close_are_left_behind(given: Signals, topic: Topic) -> None:
-    """Closed or passed over, no hour goes before its time, and none that may go is kept: so there are no holes."""
+    """Closed or skipped, no hour goes before its time, and none that may go is kept: so there are no holes."""
     decision = decide(given, topic)
     assert given.open_hour is not None
     assert decision.open_hour is not None

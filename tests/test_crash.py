@@ -21,7 +21,8 @@ from google.pubsub_v1 import types
 from lakehouse import failpoints
 from lakehouse.crash import kit, lives, schedules
 from lakehouse.crash.schedules import Act, Outcome, Schedule, World, dying_at, played, random_schedule, shrunk
-from lakehouse.ingest.query import Fact, TopicIngest
+from lakehouse.ingest.facts import Fact
+from lakehouse.ingest.manifests import Manifests
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 
@@ -106,7 +107,7 @@ def left_out(*facts: object) -> list[Fact]:
 @pytest.mark.slow
 def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """They are hard enough: without adoption, manifests of dead drivers are lost, and a short schedule shows it."""
-    monkeypatch.setattr(TopicIngest, "_adoptable", left_out)
+    monkeypatch.setattr(Manifests, "adoptable", left_out)
     number = iter(range(10**6))
 
     def outcome(schedule: Schedule) -> Outcome:

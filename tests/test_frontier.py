@@ -16,8 +16,9 @@ from subscribing import SUBSCRIPTION, subscribed_broker
 
 from lakehouse.config import Config
 from lakehouse.hours import hour_of
-from lakehouse.ingest.frontier import DryFrontier, MonitoringFrontier, fresh, monitoring_client
-from lakehouse.ingest.query import Batch, TopicIngest
+from lakehouse.ingest.batch import Batch
+from lakehouse.ingest.frontier import ClockCheck, DryFrontier, MonitoringFrontier, fresh, monitoring_client
+from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations.explain import explain_hour
@@ -44,9 +45,29 @@ def slot(dry_at: datetime | None, attempt: int = 0) -> dict[str, Any]:
 # --- dry -----------------------------------------------------------------------------------------------------------
 
 
+class Steady:
+    """A clock that nobody sets: by the test it goes on as the other one does, until that is set."""
+
+    def __init__(self) -> None:
+        self.seconds = 0.0
+
+    def __call__(self) -> float:
+        return self.seconds
+
+
+def drained(trusted_from: datetime = NOON) -> DryFrontier:
+    """By a clock that can be believed, whatever the test says that it is."""
+
+    class Believed(ClockCheck):
+        def problem(self, now: datetime, newest_publish_time: datetime | None) -> str | None:
+            return None
+
+    return DryFrontier(ACK_DEADLINE, MAX_AGE, trusted_from, Believed())
+
+
 @pytest.fixture
 def dry() -> DryFrontier:
-    return DryFrontier(ACK_DEADLINE, MAX_AGE, trusted_from=NOON)
+    return drained()
 
 
 def test_the_frontier_is_when_the_dry_subscription_was_asked(dry: DryFrontier) -> None:
@@ -83,7 +104,7 @@ def test_an_old_dry_moment_is_no_frontier(dry: DryFrontier) -> None:
 
 def test_a_dry_slot_counts_only_when_no_dead_attempt_can_hold_messages() -> None:
     """An earlier run's leases end one ack deadline after its death."""
-    dry = DryFrontier(ACK_DEADLINE, MAX_AGE, trusted_from=after_noon(10))
+    dry = drained(after_noon(10))
     early = dry.observe([slot(after_noon(5))], after_noon(6))
     assert early.at is None
     assert "12:00:10" in early.text
@@ -99,8 +120,56 @@ def test_a_retried_slot_makes_the_frontier_wait_again(dry: DryFrontier) -> None:
 
 
 def test_before_the_subscription_ran_dry_the_reason_says_so(dry: DryFrontier) -> None:
-    expected = Frontier(None, None, "the subscription has not run dry yet", "not dry")
+    expected = Frontier(None, None, "the subscription was not drained yet", "not dry")
     assert dry.observe([slot(None)], after_noon(1)) == expected
+
+
+# --- the machine's clock -------------------------------------------------------------------------------------------
+
+TEN_HOURS = 36_000
+
+
+def test_a_clock_that_jumps_ahead_and_back_closes_nothing() -> None:
+    """Ten hours closed at once, and stayed ahead of every event that came after."""
+    steady = Steady()
+    dry = DryFrontier(ACK_DEADLINE, MAX_AGE, NOON, ClockCheck(steady))
+    assert dry.observe([slot(after_noon(1))], after_noon(2)).at == after_noon(1)
+    steady.seconds += 10
+    ahead = dry.observe([slot(after_noon(TEN_HOURS))], after_noon(TEN_HOURS + 1))
+    assert (ahead.at, ahead.problem) == (None, "clock")
+    assert "jumped ahead by" in ahead.text
+    steady.seconds += 10
+    assert dry.observe([slot(after_noon(21))], after_noon(22)).at == after_noon(21)
+
+
+@pytest.mark.parametrize("jump", [TEN_HOURS, -TEN_HOURS])
+def test_a_clock_that_was_set_right_is_believed_when_the_broker_says_the_same(jump: int) -> None:
+    """Not before: on an idle topic nobody knows which of the two was right."""
+    steady = Steady()
+    check = ClockCheck(steady)
+    assert check.problem(NOON, None) is None
+    assert check.problem(after_noon(jump), None) is not None
+    assert check.problem(after_noon(jump + 1), after_noon(jump)) is None
+    assert check.problem(after_noon(jump + 2), None) is None
+
+
+def test_a_clock_behind_the_broker_s_is_reported() -> None:
+    problem = ClockCheck(Steady()).problem(NOON, after_noon(3600))
+    assert problem is not None
+    assert "60 minutes behind the broker's" in problem or "1 hour behind the broker's" in problem
+
+
+def test_a_clock_that_drifts_or_steps_as_ntp_lets_it_is_believed() -> None:
+    steady, now = Steady(), NOON
+    check = ClockCheck(steady)
+    for _ in range(50):
+        steady.seconds += 600
+        now += timedelta(seconds=660)
+        assert check.problem(now, None) is None
+
+
+def test_a_slot_on_a_machine_whose_clock_is_ahead_does_not_count(dry: DryFrontier) -> None:
+    assert dry.observe([slot(after_noon(TEN_HOURS))], after_noon(1)).at is None
 
 
 # --- Cloud Monitoring ----------------------------------------------------------------------------------------------

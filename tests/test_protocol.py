@@ -37,8 +37,9 @@ from lakehouse import failpoints
 from lakehouse.crash import schedules
 from lakehouse.crash.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, CheckpointInUseError, Death, Schedule
 from lakehouse.errors import StaleDriverError
-from lakehouse.ingest import query
-from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest import claim
+from lakehouse.ingest.journal import Journal
+from lakehouse.ingest.manifests import Manifests
 from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.source import SegmentStream
 from lakehouse.sandbox.monitoring import MISSING
@@ -382,33 +383,32 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
     states = {at_first([*planned, ATTEMPT], 3)}
     told: list[str] = []
     player, stays = None, chance.choice([0, 0.5, 0.8])
-    with schedules.in_a_hurry():
-        query.SWEEP_EVERY = 1  # as in the model; set back with the rest of the hurry
-        for each in planned:
-            turns.add(each, most=chance.choice([1, 2, 50]))
-        while living := [player for player in turns.players if not player.has_ended]:
-            if chance.random() < 0.1:
-                turns.world.now += 2 * ACK_DEADLINE
-            player = player if player in living and chance.random() < stays else chance.choice(living)
-            at = player.goes_on()
-            told.append(f"{player.name}: {at}")
-            known, seen = followed(states, player.name, at), turns.seen()
-            states = {state for state in known if seen_in(state) == seen}
-            if not states or player.failure is not None:
-                turns.end()
-                return f"{player.failure!r}, saw {seen}, expected one of {[*map(seen_in, known)]}", told
-            if (
-                at == "pull.files_durable"
-                and named(ATTEMPT.name, next(iter(states))).at == "waits"
-                and chance.random() < 0.3
-            ):
-                key = named(player.name, next(iter(states))).key
-                turns.add_attempt(key)
-                begun = {each for state in states for each in moved(state, ATTEMPT)}
-                states = {state for state in begun if named(ATTEMPT.name, state).key == key}
-            if chance.random() < 0.03:
-                player.dies()
-                turns.players.remove(player)
+    turns.world.sweep_every = 1  # as in the model
+    for each in planned:
+        turns.add(each, most=chance.choice([1, 2, 50]))
+    while living := [player for player in turns.players if not player.has_ended]:
+        if chance.random() < 0.1:
+            turns.world.now += 2 * ACK_DEADLINE
+        player = player if player in living and chance.random() < stays else chance.choice(living)
+        at = player.goes_on()
+        told.append(f"{player.name}: {at}")
+        known, seen = followed(states, player.name, at), turns.seen()
+        states = {state for state in known if seen_in(state) == seen}
+        if not states or player.failure is not None:
+            turns.end()
+            return f"{player.failure!r}, saw {seen}, expected one of {[*map(seen_in, known)]}", told
+        if (
+            at == "pull.files_durable"
+            and named(ATTEMPT.name, next(iter(states))).at == "waits"
+            and chance.random() < 0.3
+        ):
+            key = named(player.name, next(iter(states))).key
+            turns.add_attempt(key)
+            begun = {each for state in states for each in moved(state, ATTEMPT)}
+            states = {state for state in begun if named(ATTEMPT.name, state).key == key}
+        if chance.random() < 0.03:
+            player.dies()
+            turns.players.remove(player)
     return None, told
 
 
@@ -421,16 +421,16 @@ def test_the_code_does_nothing_that_the_model_does_not_know(seed: int, tmp_path:
 
 @pytest.mark.usefixtures("in_turns")
 @pytest.mark.parametrize(
-    ("rule", "breaks_it"),
+    ("place", "rule", "breaks_it"),
     [
-        ("_adoptable", lambda ingest, state, epoch, facts: []),
-        ("_unknown_to_log", lambda ingest, facts, state: facts),
-        ("_check_newest", lambda ingest: None),
+        (Manifests, "adoptable", lambda manifests, bronze, epoch, facts: []),
+        (claim, "unknown_to_log", lambda bronze, facts, state: facts),
+        (Journal, "check_newest", lambda journal: None),
     ],
 )
 def test_code_without_one_of_its_rules_does_what_the_model_does_not_know(
-    rule: str, breaks_it: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    place: object, rule: str, breaks_it: Callable[..., object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """So the turns that they take are hard enough."""
-    monkeypatch.setattr(TopicIngest, rule, breaks_it)
+    monkeypatch.setattr(place, rule, breaks_it)
     assert any(disagreement(seed, tmp_path / str(seed))[0] for seed in range(60))

@@ -17,7 +17,8 @@ from subscribing import create_subscription, subscribed_broker
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SourceError, StaleDriverError, noting_errors
 from lakehouse.ingest import supervisor
-from lakehouse.ingest.query import Batch, TopicIngest
+from lakehouse.ingest.batch import Batch
+from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped, started
 from lakehouse.operations import status
 from lakehouse.store.delta import open_table, table_exists

@@ -27,9 +27,9 @@ from lakehouse import failpoints, hours
 from lakehouse.config import Config, Settings
 from lakehouse.crash.invariants import Expected, violations
 from lakehouse.errors import LakehouseError
-from lakehouse.ingest import query
+from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.frontier import MonitoringFrontier
-from lakehouse.ingest.query import Batch, TopicIngest
+from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.pull import Puller
@@ -119,11 +119,10 @@ class Outcome:
 def played(schedule: Schedule, folder: Path) -> Outcome:
     """The schedule from beginning to end, in an empty folder."""
     world = World(schedule, folder)
-    with in_a_hurry():
-        for act in schedule.acts:
-            world.perform(act)
-        wrong = world.end_in_peace()
-        return Outcome(schedule, wrong, world.has_died, world.trace)
+    for act in schedule.acts:
+        world.perform(act)
+    wrong = world.end_in_peace()
+    return Outcome(schedule, wrong, world.has_died, world.trace)
 
 
 def shrunk(schedule: Schedule, is_failing: Callable[[Schedule], bool]) -> Schedule:
@@ -224,6 +223,7 @@ class World:
     def __init__(self, schedule: Schedule, folder: Path) -> None:
         self._schedule = schedule
         self.now = _START
+        self.sweep_every = 3
         self.broker = Broker(clock=lambda: self.now.timestamp())
         self._channel = DirectChannel(self.broker)
         self._call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
@@ -531,7 +531,9 @@ class Driver:
         raw = folders_of(settings, topic.name).raw
         self._options = source_options(topic, raw, bounds, {})
         config = replace(world.config, topics={topic.name: topic})
-        self._ingest = TopicIngest(topic, config, run=run, clock=lambda: world.now, frontier=world.frontier())
+        self._ingest = TopicIngest(
+            topic, config, run=run, clock=lambda: world.now, frontier=world.frontier(), sweep_every=world.sweep_every
+        )
         self._offsets, self._commits = _Log(checkpoint / "offsets"), _Log(checkpoint / "commits")
         self._puller = hasty_puller(world.broker)
         self._stream = SegmentStream(self._options, self._puller)
@@ -553,7 +555,7 @@ class Driver:
             start = self._stream.initialOffset()
         slots = [slot for slot in self._stream.partitions(start, end) if isinstance(slot, Slot)]
         frame: Any = _Frame(lambda: [batch for slot in slots for batch in self._read(slot)])
-        self._ingest._on_batch(frame, number)
+        self._ingest.on_batch(frame, number)
         self._commits.put(number, {})
         self._batch, self._end = number, end
 
@@ -669,19 +671,3 @@ def _hasty_reader(broker: Broker, subscription: str, answers: str) -> Subscripti
     pauses = Pauses(timedelta(seconds=0.0005), timedelta(seconds=0.001))
     channel: Any = DirectChannel(broker)
     return SubscriptionReader(subscription, answers=answers, channel=channel, pauses=pauses, max_ack_ids=3)
-
-
-@contextmanager
-def in_a_hurry() -> Iterator[None]:
-    """What happens every many batches happens every few."""
-    hurried: dict[tuple[Any, str], Any] = {
-        (query, "SWEEP_EVERY"): 3,
-    }
-    before = {place: getattr(*place) for place in hurried}
-    for (module, name), value in hurried.items():
-        setattr(module, name, value)
-    try:
-        yield
-    finally:
-        for (module, name), value in before.items():
-            setattr(module, name, value)

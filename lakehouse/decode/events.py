@@ -22,6 +22,7 @@ from lakehouse.topics import Topic
 NO_EVENT_ID = "no event id"
 NO_EVENT_TIME = "no event time"
 FROM_THE_FUTURE = "from the future"
+FROM_THE_PAST = "from the distant past"
 
 _LONGEST_TOLERANCE = timedelta(days=3_660_000)
 """More than all years that a time can have: a longer tolerance, added to a time, would leave Arrow's 64 bits."""
@@ -34,7 +35,7 @@ _UNIT_US = {"s": 1_000_000, "ms": 1_000, "us": 1}
 class Decoded:
     """What decoding adds to a page of messages, in their order, and the fields that nobody declared.
 
-    `columns` has `decoded_schema`. A rejected message has a reason and no event; one from the future keeps both.
+    `columns` has `decoded_schema`. A rejected message has a reason and no event; one that is misdated keeps both.
     `undeclared` counts, by dotted name, the messages in which such a field had a value; at most `undeclared.KEPT` names
     and the rest together, since names may be ids.
     """
@@ -65,6 +66,8 @@ def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
     event_id = pc.cast(_located(topic.event_id, messages, parsed.values), pa.string())
     event_time, misread = _times(_located(topic.event_time, messages, parsed.values), topic.event_time_unit)
     latest = pc.add(publish_time, pa.scalar(min(topic.future_tolerance, _LONGEST_TOLERANCE), pa.duration("us")))
+    longest = pa.scalar(min(topic.past_tolerance, _LONGEST_TOLERANCE), pa.duration("us"))
+    age = pc.subtract(publish_time, event_time)
     reasons = first_reason(
         [
             (pc.is_valid(parsed.reasons), parsed.reasons),
@@ -72,9 +75,11 @@ def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
             (pc.fill_null(pc.equal(event_id, ""), True), pa.scalar(NO_EVENT_ID)),
             (pc.is_null(event_time), pa.scalar(NO_EVENT_TIME)),
             (pc.greater(event_time, latest), pa.scalar(FROM_THE_FUTURE)),
+            (pc.greater(age, longest), pa.scalar(FROM_THE_PAST)),
         ]
     )
-    keeps_event = pc.or_(pc.is_null(reasons), pc.fill_null(pc.equal(reasons, FROM_THE_FUTURE), False))
+    is_misdated = pc.is_in(reasons, value_set=pa.array([FROM_THE_FUTURE, FROM_THE_PAST]))
+    keeps_event = pc.or_(pc.is_null(reasons), is_misdated)
     event = projected(parsed.values, topic.event_type)
     schema = decoded_schema(topic)
     if pc.all(keeps_event, min_count=0).as_py():

@@ -1,119 +1,189 @@
-"""When an hour may close: the oldest open one, when time, backlog and quiet all say so. Pure.
+"""When an hour may close: the oldest open one, when every rule of `RULES` says so. Pure.
 
-A new closing rule is one more condition in `_conditions`.
+A new closing rule is one more value in `RULES`; nothing else in the code knows a rule by its name.
+
+**Safety.** An hour closes only when everything that was published by its end and lateness has been consumed
+(`backlog`), when publishers' clocks are past it (`time`) and when what was consumed of it is no longer being written
+(`quiet`). What comes later is skewed into the first open hour; nothing is ever dropped.
+
+**Liveness.** Every hour closes in bounded time, whatever is published meanwhile, as long as the frontier goes on. Call
+*delay* how long after its event time the newest event was published: 0 for a live topic, 13 years for a replay of 2013.
+An hour closes at the latest with the first batch after the frontier has passed its end + lateness + delay, and then
+after `LONGEST_QUIET_WAIT` quiet periods (5 minutes by default):
+
+- what moves no watermark (rejected messages, repeated duplicates, publishers whose clocks stand still or are an hour
+  ahead) holds nothing: while the newest event time stands still, the frontier carries it on, second by second. A clock
+  that runs at less than a quarter of real time counts as one that stands still;
+- late events hold nothing: only writes of what was published before the hour's end + lateness disturb its quiet. Once
+  the backlog is consumed such writes can only be repeated deliveries, and these are waited for only so long.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
+from enum import Enum
 
 from lakehouse import hours
 from lakehouse.durations import written
 from lakehouse.hours import Hour
-from lakehouse.progress import Frontier, OpenHour, watermark
+from lakehouse.progress import Frontier, IngestState, NewestEvent, OpenHour, watermark
+from lakehouse.store.records import Condition
 from lakehouse.topics import Topic
 
 MAX_CLOSES_PER_BATCH = 100
-"""A topic that is years behind closes its hours in many small commits, not in one that never ends."""
+"""Of one commit: a topic that is far behind closes its hours in several commits of a batch, not in one that is huge."""
+
+SHORTEST_RANGE = 1_000
+"""So many empty hours in a row (six weeks) close as one range: nobody waits for each of them."""
+
+LONGEST_QUIET_WAIT = 5
+"""Quiet periods. An hour that every other rule lets close waits no longer for quiet, within one run of ingest."""
+
+
+class Awaits(Enum):
+    """What makes a rule that is not met come true."""
+
+    EVENTS = "newer events"
+    FRONTIER = "the frontier"
+    WRITES = "an end of writes"
 
 
 @dataclass(frozen=True)
 class Signals:
-    """Everything that a decision looks at, measured at `now`."""
+    """Everything that a decision looks at, measured at `now`.
+
+    `quiet_awaited_since` is since when the oldest open hour has waited for quiet alone; None when it has not.
+    """
 
     now: datetime
     open_hour: Hour | None
     hours: Mapping[Hour, OpenHour]
     max_event_time: datetime | None
-    max_publish_time: datetime | None
+    newest: NewestEvent | None
     frontier: Frontier
     requested_through: Hour | None = None
+    quiet_awaited_since: datetime | None = None
 
-
-@dataclass(frozen=True)
-class Condition:
-    """One of the three, for one hour: what it asks, what was measured, in figures and in a sentence."""
-
-    condition: str
-    is_met: bool
-    required: str
-    measured: str | None
-    text: str
+    @classmethod
+    def of(
+        cls,
+        state: IngestState,
+        frontier: Frontier,
+        now: datetime,
+        requested_through: Hour | None = None,
+        quiet_awaited_since: datetime | None = None,
+    ) -> Signals:
+        return cls(
+            now,
+            state.open_hour,
+            state.hours,
+            state.max_event_time,
+            state.newest,
+            frontier,
+            requested_through,
+            quiet_awaited_since,
+        )
 
 
 @dataclass(frozen=True)
 class ClosedHour:
+    """An hour that closes, or with `through` all hours up to that one, which are empty."""
+
     hour: Hour
     why: str
     rows: int
     conditions: tuple[Condition, ...]
+    through: Hour | None = None
+    newest_write: datetime | None = None
 
 
 @dataclass(frozen=True)
 class Held:
-    """The oldest open hour and the conditions that it does not meet."""
+    """The oldest open hour, the conditions that it does not meet, and what each of these awaits."""
 
     hour: Hour
     rows: int
     reasons: tuple[Condition, ...]
+    awaits: tuple[Awaits, ...]
 
 
 @dataclass(frozen=True)
 class Decision:
+    """`open_hour` is the first one that stays open; `held` is None when it may close at once, too."""
+
     open_hour: Hour | None
     closed: tuple[ClosedHour, ...] = ()
     held: Held | None = None
-    passed_over: int = field(default=0, compare=False)
 
 
 def decide(signals: Signals, topic: Topic) -> Decision:
     """The hours that close now, oldest first and without holes, and why the next one does not."""
     hour = signals.open_hour
     closed: list[ClosedHour] = []
-    passed_over = 0
     while hour is not None and len(closed) < MAX_CLOSES_PER_BATCH:
-        conditions = tuple(_conditions(hour, signals, topic))
-        why = _why(hour, conditions, signals)
+        answers = _answers(hour, signals, topic)
+        why, rows = _why(hour, answers, signals), _rows(signals, hour)
         if why is None:
-            unmet = tuple(condition for condition in conditions if not condition.is_met)
-            return Decision(hour, tuple(closed), Held(hour, _rows(signals, hour), unmet), passed_over)
-        if not _rows(signals, hour) and topic.empty_hours == "skip":
-            following = _next_hour_worth_a_look(hour, signals, topic)
-            passed_over += hours.ordinal_of(following) - hours.ordinal_of(hour)
-            hour = following
-        else:
-            closed.append(ClosedHour(hour, why, _rows(signals, hour), conditions))
-            hour = hours.after(hour)
-    return Decision(hour, tuple(closed), None, passed_over)
+            return Decision(hour, tuple(closed), _held(hour, rows, answers))
+        through = None
+        if not rows:
+            following = _next_candidate(hour, signals, topic)
+            if topic.empty_hours == "skip":
+                hour = following
+                continue
+            if hours.ordinal_of(following) - hours.ordinal_of(hour) >= SHORTEST_RANGE:
+                through = hours.after(following, -1)
+        closed.append(ClosedHour(hour, why, rows, _conditions(answers), through, _newest_write(signals, hour)))
+        hour = hours.after(through or hour)
+    return Decision(hour, tuple(closed))
+
+
+def conditions_of(hour: Hour, signals: Signals, topic: Topic) -> tuple[Condition, ...]:
+    """Every rule's answer for the hour, met or not."""
+    return _conditions(_answers(hour, signals, topic))
 
 
 def awaits_frontier(decision: Decision, signals: Signals, topic: Topic) -> bool:
-    """Whether the hour is due, and would close, by the watermark or as idle, if the frontier came up to that."""
+    """Whether the frontier holds the hour, and it would not have to wait for events if that came up to now."""
     held = decision.held
-    if held is None or signals.now < _due(held.hour, topic):
+    if held is None or Awaits.FRONTIER not in held.awaits:
         return False
-    unmet = {reason.condition for reason in held.reasons}
-    nothing_since = signals.max_publish_time is None or signals.max_publish_time < _due(held.hour, topic)
-    return _BACKLOG in unmet and (_TIME not in unmet or nothing_since)
+    reached = replace(signals, frontier=Frontier(signals.now, signals.now, ""))
+    unmet = [rule.awaits for rule, answer in _answers(held.hour, reached, topic) if not answer.is_met]
+    return Awaits.EVENTS not in unmet and Awaits.FRONTIER not in unmet
 
 
-def _why(hour: Hour, conditions: tuple[Condition, ...], signals: Signals) -> str | None:
+def counts_for_quiet(published: datetime | None, bucket: Hour, topic: Topic) -> bool:
+    """Whether a write of messages, the oldest of them published then, disturbs the hour's quiet."""
+    return published is None or published < _due(bucket, topic)
+
+
+def _held(hour: Hour, rows: int, answers: _Answers) -> Held:
+    unmet = [(rule, answer) for rule, answer in answers if not answer.is_met]
+    return Held(hour, rows, _conditions(unmet), tuple(rule.awaits for rule, _ in unmet))
+
+
+def _why(hour: Hour, answers: _Answers, signals: Signals) -> str | None:
     if signals.requested_through is not None and hour <= signals.requested_through:
         return "request"
-    if not all(condition.is_met for condition in conditions):
+    if not all(answer.is_met for _, answer in answers):
         return None
-    return "idle" if conditions[0].condition == _IDLE else "watermark"
+    return next(answer.why for _, answer in answers if answer.why)
 
 
 def _rows(signals: Signals, hour: Hour) -> int:
     return signals.hours[hour].rows if hour in signals.hours else 0
 
 
-def _next_hour_worth_a_look(hour: Hour, signals: Signals, topic: Topic) -> Hour:
+def _newest_write(signals: Signals, hour: Hour) -> datetime | None:
+    return signals.hours[hour].last_write if hour in signals.hours else None
+
+
+def _next_candidate(hour: Hour, signals: Signals, topic: Topic) -> Hour:
     """Past all empty hours that nothing holds, in one step: an old replay can be followed by years of them."""
-    limits = [hours.after(hour), _first_that_may_not(hour, signals, topic)]
+    limits = [hours.after(hour), _first_held_if_empty(hour, signals, topic)]
     if signals.requested_through is not None:
         limits.append(hours.after(signals.requested_through))
     next_filled = min((filled for filled in signals.hours if filled > hour), default=None)
@@ -121,79 +191,149 @@ def _next_hour_worth_a_look(hour: Hour, signals: Signals, topic: Topic) -> Hour:
     return min(furthest, next_filled) if next_filled else furthest
 
 
-def _first_that_may_not(hour: Hour, signals: Signals, topic: Topic) -> Hour:
-    """The first hour that its time or the backlog would hold if it were empty, as far as one look can tell."""
-    mark, frontier = watermark(signals.max_event_time, topic), signals.frontier.at
+def _first_held_if_empty(hour: Hour, signals: Signals, topic: Topic) -> Hour:
+    """The first hour that its time or the backlog would hold if it were empty, as far as one look can say."""
+    frontier = signals.frontier.at
     if frontier is None:
         return hour
-    consumed = hours.hour_of(frontier - topic.lateness)
+    consumed = hours.hour_of(hours.shifted(frontier, -topic.lateness))
     if _is_idle(hour, signals, topic):
         return consumed
-    return min(consumed, hours.hour_of(mark)) if mark else hour
+    marks = (watermark(signals.max_event_time, topic), _carried_watermark(signals, topic))
+    return min(consumed, max((hours.hour_of(mark) for mark in marks if mark), default=hour))
 
 
-# --- the conditions ------------------------------------------------------------------------------------------------
-
-_TIME, _IDLE, _BACKLOG, _QUIET = "time", "idle", "backlog", "quiet"
+# --- the rules -----------------------------------------------------------------------------------------------------
 
 
-def _conditions(hour: Hour, signals: Signals, topic: Topic) -> Iterator[Condition]:
-    yield _time(hour, signals, topic)
-    yield _backlog(hour, signals, topic)
-    yield _quiet(hour, signals, topic)
+@dataclass(frozen=True)
+class Answer:
+    """What a rule found for an hour: what it asks, what was measured, both in a sentence.
+
+    `why` is what a close is called that this rule decides, where it is this rule that does.
+    """
+
+    is_met: bool
+    required: str
+    measured: str | None
+    text: str
+    why: str | None = None
 
 
-def _time(hour: Hour, signals: Signals, topic: Topic) -> Condition:
-    end = hours.end_of(hour)
-    mark = watermark(signals.max_event_time, topic)
-    passed = mark is not None and mark >= end
-    if not passed and _is_idle(hour, signals, topic):
-        since = signals.max_publish_time.isoformat() if signals.max_publish_time else "ever"
-        text = (
-            f"the topic is idle: everything published by {_due(hour, topic):%Y-%m-%d %H:%M:%S} is here, nothing since"
+@dataclass(frozen=True)
+class Rule:
+    """One closing rule: its name, its test, a sentence for people, and what is awaited while it is not met."""
+
+    name: str
+    test: Callable[[Hour, Signals, Topic], Answer]
+    sentence: str
+    awaits: Awaits
+
+
+_Answers = Iterable[tuple[Rule, Answer]]
+
+
+def _answers(hour: Hour, signals: Signals, topic: Topic) -> list[tuple[Rule, Answer]]:
+    return [(rule, rule.test(hour, signals, topic)) for rule in RULES]
+
+
+def _conditions(answers: _Answers) -> tuple[Condition, ...]:
+    return tuple(
+        Condition(
+            condition=rule.name,
+            is_met=answer.is_met,
+            required=answer.required,
+            measured=answer.measured,
+            text=answer.text,
         )
-        return Condition(_IDLE, True, f"no message since {_due(hour, topic).isoformat()}", since, text)
-    text = (
-        f"the watermark has passed the hour's end by {_span(mark - end)}"
-        if passed and mark
-        else f"the watermark trails the hour's end by {_span(end - mark)}: newer events must come first"
-        if mark
-        else "no event has come yet, so there is no watermark"
+        for rule, answer in answers
     )
-    return Condition(_TIME, passed, end.isoformat(), mark.isoformat() if mark else None, text)
+
+
+def _time(hour: Hour, signals: Signals, topic: Topic) -> Answer:
+    end, due = hours.end_of(hour), _due(hour, topic)
+    mark, carried = watermark(signals.max_event_time, topic), _carried_watermark(signals, topic)
+    if mark is not None and mark >= end:
+        text = f"the watermark has passed the hour's end by {_span(mark - end)}"
+        return Answer(True, end.isoformat(), mark.isoformat(), text, "watermark")
+    if _is_idle(hour, signals, topic):
+        since = signals.newest.publish_time.isoformat() if signals.newest else "ever"
+        text = f"the topic is idle: everything published by {_minute(due)} is here, no newer event since"
+        return Answer(True, f"no newer event since {due.isoformat()}", since, text, "idle")
+    if carried is not None and carried >= end and signals.newest is not None:
+        text = (
+            f"no newer event was published since {_minute(signals.newest.publish_time)}: with the time since then the "
+            f"watermark has passed the hour's end by {_span(carried - end)}"
+        )
+        return Answer(True, end.isoformat(), carried.isoformat(), text, "idle")
+    if mark is None:
+        return Answer(False, end.isoformat(), None, "no event has come yet, so there is no watermark")
+    text = f"the watermark is {_span(end - mark)} before the hour's end: newer events must come first"
+    return Answer(False, end.isoformat(), mark.isoformat(), text)
 
 
 def _is_idle(hour: Hour, signals: Signals, topic: Topic) -> bool:
-    """Everything published until the hour's end + lateness was consumed, and nothing was published after that."""
+    """Everything published until the hour's end + lateness was consumed, and no newer event was published after it."""
     due, frontier = _due(hour, topic), signals.frontier.at
-    nothing_since = signals.max_publish_time is None or signals.max_publish_time < due
-    return frontier is not None and frontier >= due and nothing_since
+    none_since = signals.newest is None or signals.newest.publish_time < due
+    return frontier is not None and frontier >= due and none_since
 
 
-def _backlog(hour: Hour, signals: Signals, topic: Topic) -> Condition:
+def _carried_watermark(signals: Signals, topic: Topic) -> datetime | None:
+    """The watermark as if the newest event's clock had run on until the frontier; None without either of them.
+
+    A clock that is ahead of the broker's is carried on from the broker's.
+    """
+    newest, frontier = signals.newest, signals.frontier.at
+    if newest is None or frontier is None or frontier <= newest.publish_time:
+        return None
+    carried = min(newest.event_time, newest.publish_time) + (frontier - newest.publish_time)
+    return hours.shifted(carried, -topic.lateness)
+
+
+def _backlog(hour: Hour, signals: Signals, topic: Topic) -> Answer:
     due, frontier = _due(hour, topic), signals.frontier
-    is_met = frontier.at is not None and frontier.at >= due
     if frontier.at is None:
-        text = f"the backlog is unknown: {frontier.text}"
-    elif is_met:
+        return Answer(False, due.isoformat(), None, f"the backlog is unknown: {frontier.text}")
+    is_met, measured = frontier.at >= due, frontier.at.isoformat()
+    if is_met:
         text = f"everything published until {_span(frontier.at - due)} after the hour's end and lateness was consumed"
     else:
-        text = f"messages published before the hour's end and lateness may still wait: {_span(due - frontier.at)} to go"
-    return Condition(_BACKLOG, is_met, due.isoformat(), frontier.at.isoformat() if frontier.at else None, text)
+        text = (
+            "messages published before the hour's end and lateness may still wait: "
+            f"the frontier is {_span(due - frontier.at)} before {_minute(due)}"
+        )
+    return Answer(is_met, due.isoformat(), measured, text)
 
 
-def _quiet(hour: Hour, signals: Signals, topic: Topic) -> Condition:
-    newest = signals.hours[hour].last_write if hour in signals.hours else None
-    required = f"no write for {written(topic.quiet_period)}"
+def _quiet(hour: Hour, signals: Signals, topic: Topic) -> Answer:
+    newest, required = _newest_write(signals, hour), f"no write for {written(topic.quiet_period)}"
     if newest is None:
-        return Condition(_QUIET, True, required, None, "nothing was written to the hour")
-    quiet = signals.now - newest
+        return Answer(True, required, None, "nothing of its own time was written to the hour")
+    quiet, since = signals.now - newest, signals.quiet_awaited_since
+    if hour == signals.open_hour and since is not None:
+        waited = signals.now - since
+        if waited >= LONGEST_QUIET_WAIT * topic.quiet_period:
+            text = f"the newest file of the hour was written {_span(quiet)} ago; waited for quiet for {_span(waited)}"
+            return Answer(True, required, newest.isoformat(), text)
     text = f"the newest file of the hour was written {_span(quiet)} ago"
-    return Condition(_QUIET, quiet >= topic.quiet_period, required, newest.isoformat(), text)
+    return Answer(quiet >= topic.quiet_period, required, newest.isoformat(), text)
+
+
+RULES: tuple[Rule, ...] = (
+    Rule("time", _time, "its time had passed, by the watermark or because no newer event came", Awaits.EVENTS),
+    Rule("backlog", _backlog, "everything published by its end and lateness was consumed", Awaits.FRONTIER),
+    Rule("quiet", _quiet, "nothing of its own time was being written to it any more", Awaits.WRITES),
+)
+"""Every rule that an hour must meet to close by itself."""
 
 
 def _due(hour: Hour, topic: Topic) -> datetime:
-    return hours.end_of(hour) + topic.lateness
+    return hours.shifted(hours.end_of(hour), topic.lateness)
+
+
+def _minute(instant: datetime) -> str:
+    return f"{instant:%Y-%m-%d %H:%M:%S}"
 
 
 def _span(duration: timedelta) -> str:

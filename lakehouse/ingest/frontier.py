@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterable, Mapping
+import time
+from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
@@ -14,6 +15,8 @@ EMULATOR = "MONITORING_EMULATOR_HOST"
 """`host:port` of a server that stands in for Cloud Monitoring, such as the sandbox's broker."""
 _ROUNDED_DOWN = timedelta(seconds=1)
 """Ages are whole seconds: the oldest message may be almost one older."""
+LARGEST_STEP = timedelta(minutes=2)
+"""By which two clocks may differ, or one may be set, without a word: NTP steps by less once a machine runs."""
 UNACKED_AGE = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
 
 
@@ -22,38 +25,82 @@ class FrontierSource(Protocol):
         """The frontier after an epoch with these facts (columns `FACTS`)."""
 
 
+def seconds_since_boot() -> float:
+    """Of a clock that nobody sets, and that goes on while the machine sleeps where the system has such a one."""
+    return time.clock_gettime(getattr(time, "CLOCK_BOOTTIME", time.CLOCK_MONOTONIC))
+
+
+class ClockCheck:
+    """Whether the machine's clock can be believed: it must go on as the steady clock does.
+
+    Where it has jumped, it is believed again when it is back, or when a message arrives that the broker published at
+    such a time: then it was wrong before the jump.
+    """
+
+    def __init__(self, steady: Callable[[], float] = seconds_since_boot) -> None:
+        self._steady = steady
+        self._believed: tuple[datetime, float] | None = None
+
+    def problem(self, now: datetime, newest_publish_time: datetime | None) -> str | None:
+        """What is wrong with `now`, in a sentence; None when it can be believed."""
+        steady = self._steady()
+        if self._believed is None:
+            self._believed = now, steady
+        since, then = self._believed
+        expected = since + timedelta(seconds=steady - then)
+        jump = now - expected
+        is_confirmed = newest_publish_time is not None and abs(now - newest_publish_time) <= LARGEST_STEP
+        if abs(jump) <= LARGEST_STEP or is_confirmed:
+            self._believed = now, steady
+        if newest_publish_time is not None and newest_publish_time - now > LARGEST_STEP:
+            return f"this machine's clock is {_whole(newest_publish_time - now)} behind the broker's"
+        if abs(jump) <= LARGEST_STEP or is_confirmed:
+            return None
+        return f"this machine's clock jumped {'ahead' if jump > timedelta(0) else 'back'} by {_whole(abs(jump))}"
+
+
 class DryFrontier:
     """Where there is no Cloud Monitoring: a slot that asked and got nothing shows that nothing waits.
 
-    Messages that a dead attempt had leased do not wait, they come back when their lease ends. So a dry slot counts only
-    when for one ack deadline before it no attempt can have died, neither an earlier run's nor a retried task's, and
-    every pull was answered: what a lost answer brought is leased, too.
+    Messages that a dead attempt had leased do not wait, they come back when their lease ends. So a drained slot counts
+    only when for one ack deadline before it no attempt can have died, neither an earlier run's nor a retried task's,
+    and every pull was answered: what a lost answer brought is leased, too.
+
+    All of it is by the machines' clocks. While the driver's cannot be believed (`ClockCheck`) there is no frontier, and
+    a slot whose clock is ahead of the driver's does not count.
     """
 
-    def __init__(self, ack_deadline: timedelta, max_age: timedelta, trusted_from: datetime) -> None:
+    def __init__(
+        self, ack_deadline: timedelta, max_age: timedelta, trusted_from: datetime, clock_check: ClockCheck | None = None
+    ) -> None:
         self._ack_deadline, self._max_age = ack_deadline, max_age
         self._trusted_from = trusted_from
+        self._clock_check = clock_check or ClockCheck()
         self._frontier: datetime | None = None
 
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
         slots = list(facts)
+        published = [slot["max_publish_time"] for slot in slots if slot.get("max_publish_time")]
+        problem = self._clock_check.problem(now, max(published, default=None))
+        if problem is not None:
+            return Frontier(None, None, problem, "clock")
         if any(slot["attempt"] for slot in slots):
             self._trusted_from = now + self._ack_deadline
         unanswered = [slot["unanswered_at"] for slot in slots if slot.get("unanswered_at")]
         if unanswered:
             self._trusted_from = max(self._trusted_from, max(unanswered) + self._ack_deadline)
-        dry = [slot["dry_at"] for slot in slots]
-        if dry and None not in dry and min(dry) >= self._trusted_from:
-            self._frontier = max(self._frontier or min(dry), min(dry))
-        return self._told(now)
+        drained = [slot["dry_at"] for slot in slots]
+        if drained and None not in drained and self._trusted_from <= min(drained) <= now + LARGEST_STEP:
+            self._frontier = max(self._frontier or min(drained), min(drained))
+        return self._known(now)
 
-    def _told(self, now: datetime) -> Frontier:
+    def _known(self, now: datetime) -> Frontier:
         if self._frontier is not None:
-            return fresh(Frontier(self._frontier, self._frontier, "the subscription ran dry"), now, self._max_age)
+            return fresh(Frontier(self._frontier, self._frontier, "the subscription was drained"), now, self._max_age)
         if now < self._trusted_from:
             text = f"until {self._trusted_from:%H:%M:%S} messages leased by an attempt that died may come back"
             return Frontier(None, None, text, "leases")
-        return Frontier(None, None, "the subscription has not run dry yet", "not dry")
+        return Frontier(None, None, "the subscription was not drained yet", "not dry")
 
 
 class MonitoringFrontier:
@@ -123,3 +170,7 @@ def fresh(frontier: Frontier, now: datetime, max_age: timedelta) -> Frontier:
 def _instant(timestamp: Any) -> datetime:
     instant: datetime = timestamp if isinstance(timestamp, datetime) else timestamp.ToDatetime(tzinfo=UTC)
     return instant
+
+
+def _whole(duration: timedelta) -> str:
+    return written(timedelta(seconds=int(duration.total_seconds())))

@@ -176,7 +176,7 @@ class _Topics:
         self.look()
         ending, self.running = self.running, {}
         for ingest in ending:
-            ingest.pass_over()
+            ingest.drain()
         for ingest, query in ending.items():
             ingest.stop(query)
         for ingest, query in ending.items():

@@ -375,8 +375,6 @@ class BronzeErasure:
             claim = self._claim.transactions(table)
             self.check_sealed()
             rewritten = [file for match in matches if (file := self._without(match, events))]
-            open_hour = bronze_log.newest_state(table).open_hour
-            transactions = {bronze_log.OPEN_HOUR: hours.ordinal_of(open_hour)} if open_hour else {}
             count = sum(match.count for match in matches)
             metadata = {
                 "kind": ERASE,
@@ -386,7 +384,7 @@ class BronzeErasure:
             }
             removed = [match.file for match in matches]
             try:
-                commit(table, rewritten, metadata=metadata, transactions=transactions | claim, removed=removed)
+                bronze_log.commit_change(table, added=rewritten, removed=removed, metadata=metadata, transactions=claim)
             except ConflictError as conflict:
                 self._storage.delete(f"bronze/{file.path}" for file in rewritten)
                 conflicts.meet(conflict)

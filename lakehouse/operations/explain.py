@@ -9,13 +9,14 @@ from typing import Any
 
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
-from lakehouse.ingest.closing import Condition, Signals, decide
+from lakehouse.ingest.closing import Signals, conditions_of
 from lakehouse.operations.status import Batch, TopicSnapshot, held_hours, is_open, waits_for
 from lakehouse.progress import Frontier
 from lakehouse.store.ledger import Entry
 from lakehouse.store.records import (
     Closed,
     CloseRequested,
+    Condition,
     FailedExpectation,
     Held,
     Invalid,
@@ -26,7 +27,6 @@ from lakehouse.store.records import (
     State,
     Valid,
 )
-from lakehouse.store.records import Condition as RecordedCondition
 
 _NOT_KNOWN = "it was not known at the last commit"
 
@@ -127,21 +127,9 @@ def _why_open(
 
 
 def _conditions_now(batch: Batch, snapshot: TopicSnapshot, hour: Hour, now: datetime) -> tuple[Condition, ...]:
-    """All three for the hour, met or not: ingest's own rule on what it recorded last.
-
-    A close on request states them all, so the rule is asked as if there were one.
-    """
-    signals = Signals(
-        now,
-        hour,
-        batch.state.hours,
-        batch.state.max_event_time,
-        batch.state.max_publish_time,
-        _frontier(batch, snapshot.history.last(State.HELD)),
-        requested_through=hour,
-    )
-    decision = decide(signals, snapshot.topic.model_copy(update={"empty_hours": "close"}))
-    return decision.closed[0].conditions
+    """All rules for the hour, met or not: ingest's own, on what it recorded last."""
+    frontier = _frontier(batch, snapshot.history.last(State.HELD))
+    return conditions_of(hour, Signals.of(batch.state, frontier, now), snapshot.topic)
 
 
 def _measured_at(snapshot: TopicSnapshot) -> datetime | None:
@@ -170,7 +158,7 @@ def _numbers(batch: Batch | None, hour: Hour) -> dict[str, Any]:
     return {
         "open_hour": batch.state.open_hour,
         "rows": held.rows if held else 0,
-        "newest_write": held.last_write.isoformat() if held else None,
+        "newest_write": held.last_write.isoformat() if held and held.last_write else None,
         "watermark": batch.metadata.get("watermark"),
         "frontier": batch.metadata.get("frontier"),
         "epoch": batch.state.epoch,
@@ -185,7 +173,7 @@ def _numbers(batch: Batch | None, hour: Hour) -> dict[str, Any]:
 def _closed_in(batch: Batch | None, hour: Hour) -> Mapping[str, Any] | None:
     """The close as the log has it: a crash can come between the log and the ledger."""
     closed = batch.metadata.get("closed") or [] if batch else []
-    return next((details for details in closed if details.get("hour") == hour), None)
+    return next((each for each in closed if each["hour"] <= hour <= (each.get("through") or each["hour"])), None)
 
 
 def _why_closed(at: datetime, closed: Closed) -> str:
@@ -197,8 +185,8 @@ def _why_closed(at: datetime, closed: Closed) -> str:
     return f"Closed at {_second(at)} because {because.get(closed.why, closed.why)}."
 
 
-def _recorded(conditions: Iterable[RecordedCondition]) -> tuple[Condition, ...]:
-    return tuple(Condition(each.condition, each.is_met, each.required, each.measured, each.text) for each in conditions)
+def _recorded(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
+    return tuple(conditions)
 
 
 def _requests(snapshot: TopicSnapshot, hour: Hour, closed: Entry | None) -> list[Request]:

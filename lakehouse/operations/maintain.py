@@ -20,8 +20,8 @@ from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.seal.stage import SEAL
-from lakehouse.store.bronze_log import newest_state, segment_of, segments_in_log
-from lakehouse.store.delta import ConflictError, Conflicts, DataFile, commit, files
+from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
+from lakehouse.store.delta import ConflictError, Conflicts, DataFile, files
 from lakehouse.store.delta_log import commits
 from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
@@ -71,8 +71,8 @@ class _Maintenance:
         self._history = tables.history()
 
     def removals(self) -> Iterator[Removal]:
+        yield from self._manifests()  # before files go: the table says which segments are committed
         yield from self._retired()
-        yield from self._manifests()
         yield from self._bronze_orphans()
         yield from self._silver_orphans()
         yield from self._reports()
@@ -92,7 +92,7 @@ class _Maintenance:
             metadata = {"kind": RETIRE, "hours": retired, "files": len(due), "release": self._release}
             if not self._dry_run:
                 try:
-                    commit(bronze, [], metadata=metadata, transactions={}, removed=due)
+                    commit_change(bronze, removed=due, metadata=metadata)
                 except ConflictError as conflict:
                     conflicts.meet(conflict)
                     continue

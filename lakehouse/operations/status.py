@@ -267,7 +267,7 @@ def failure(snapshot: TopicSnapshot, now: datetime) -> Failure | None:
 
 def _backlog_of(held: Entry) -> str | None:
     """What a held row says of the backlog; None when it was consumed."""
-    return next((each.text for each in held.of(records.Held).reasons if each.condition == "backlog"), None)
+    return held.of(records.Held).waits_for_frontier
 
 
 def is_open(snapshot: TopicSnapshot, hour: Hour) -> bool:

@@ -21,6 +21,7 @@ from lakehouse.hours import Hour
 from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
+from lakehouse.store.bronze_log import as_of_close
 from lakehouse.store.delta import (
     ConflictError,
     Conflicts,
@@ -161,7 +162,7 @@ class Sealer:
     def _sealed_files(
         self, silver: DeltaTable, hour: Hour, bronze_version: int
     ) -> tuple[dict[str, Any], list[DataFile]]:
-        deliveries = Deliveries(self._tables, hour, self._tables.bronze(bronze_version))
+        deliveries = Deliveries(self._tables, hour, as_of_close(self._tables.bronze, bronze_version))
         try:
             footers = list(deliveries.footers())
             doubled, late = deliveries.doubled, deliveries.late(silver)

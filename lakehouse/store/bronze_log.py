@@ -1,58 +1,82 @@
-"""What bronze's own log says of a topic: each ingest commit carries the whole state of assigning and closing.
+"""What bronze's own log says of a topic: each commit of ours carries the whole state of assigning and closing.
 
 So the files, their buckets, the closed hours and the reasons are one serialized history, and nothing else has to be
-remembered.
+remembered. The state is also in app transactions, which Delta keeps in every checkpoint: it stays when the commits that
+carried it are cleaned away.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from datetime import datetime, timedelta
 from typing import Any
 
 from deltalake import DeltaTable
 
 from lakehouse import hours
-from lakehouse.progress import IngestState
-from lakehouse.store.delta import DataFile, commit, metadata_of_commits
+from lakehouse.errors import LakeError
+from lakehouse.hours import EPOCH
+from lakehouse.progress import IngestState, NewestEvent, OpenHour
+from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits
 
 INGEST = "ingest"
 OPEN_HOUR = "open-hour"
 _LIKELY = 20
 """Commits to look at before the whole history is read: other kinds of commits are few."""
 
+_MICROSECOND = timedelta(microseconds=1)
+_NEWEST_EVENT, _NEWEST_PUBLISHED = "newest-event-us", "newest-event-published-us"
+_MAX_EVENT, _MAX_PUBLISHED = "max-event-time-us", "max-publish-time-us"
+_REJECTED, _SLOTS = "rejected", "slots"
+_NONE = -(2**62)
+"""An instant that the state does not have."""
+
 Segment = str
 """`<epoch>-<slot>-<attempt>`, the stem of its files' names: a slot that is ever pulled again is another segment."""
 
 
 def newest_state(bronze: DeltaTable) -> IngestState:
-    """The state after the newest ingest commit of the table's version; the initial one when there is none."""
-    for _, metadata in ingest_commits(bronze):
+    """The state after the newest commit of the table's version; the initial one when ingest has never committed.
+
+    Where the log no longer has a commit that carries it, it is put together from the checkpoint. LakeError when that
+    does not have it either: to begin anew would write to hours that are sealed.
+    """
+    for _, metadata in _commits(bronze, lambda metadata: "state" in metadata):
         return IngestState.from_json(metadata["state"])
-    return IngestState()
+    epoch = bronze.transaction_version(INGEST)
+    return IngestState() if epoch is None else _state_in_checkpoint(bronze, epoch)
 
 
 def ingest_commits(bronze: DeltaTable) -> Iterator[tuple[int, dict[str, Any]]]:
     """(version, metadata) of ingest's commits, newest first; the whole log is read only when it is asked for."""
+    return _commits(bronze, lambda metadata: metadata.get("kind") == INGEST)
+
+
+def _commits(
+    bronze: DeltaTable, is_wanted: Callable[[Mapping[str, Any]], bool]
+) -> Iterator[tuple[int, dict[str, Any]]]:
     seen = None
     for limit in (_LIKELY, None):
         for version, metadata in metadata_of_commits(bronze, limit):
-            if metadata.get("kind") == INGEST and (seen is None or version < seen):
+            if is_wanted(metadata) and (seen is None or version < seen):
                 seen = version
                 yield version, metadata
 
 
 def segments_in_log(bronze: DeltaTable, since_epoch: int) -> set[Segment]:
-    """Every segment of `since_epoch` or later whose files the log has.
+    """Every segment of `since_epoch` or later that a commit has taken.
 
-    A segment is committed with its own epoch or, when it is adopted, with a later one: commits that stand at an earlier
-    epoch cannot hold it.
+    A segment is committed with its own epoch or, when it is adopted, with a later one: commits of an earlier epoch
+    cannot hold it. Where commits that could have been cleaned away, the table's files say what they took.
     """
     found: set[Segment] = set()
-    for _, metadata in ingest_commits(bronze):
+    for version, metadata in ingest_commits(bronze):
         if metadata["state"]["epoch"] < since_epoch:
-            break
+            return found
         found.update(metadata["segments"])
-    return found
+        if version <= 1:
+            return found
+    return found | {segment_of(file.path) for file in files(bronze)}
 
 
 def segment_of(path: str) -> Segment:
@@ -61,13 +85,110 @@ def segment_of(path: str) -> Segment:
 
 
 def commit_batch(bronze: DeltaTable, files: Iterable[DataFile], state: IngestState, metadata: Mapping[str, Any]) -> int:
-    """One ingest commit: the files, the state after them and both app transactions; gives its version.
+    """One ingest commit: the files and the state after them; gives its version.
 
-    ConflictError when another ingest commit came since `bronze` was read: then nothing was written.
+    ConflictError when another commit that carries the state came since `bronze` was read: then nothing was written.
     """
-    transactions = {INGEST: state.epoch}
+    return commit(
+        bronze,
+        files,
+        metadata={**metadata, "kind": INGEST, "state": state.as_json()},
+        transactions=_transactions(state),
+    )
+
+
+def commit_change(
+    bronze: DeltaTable,
+    *,
+    added: Iterable[DataFile] = (),
+    removed: Iterable[DataFile],
+    metadata: Mapping[str, Any],
+    transactions: Mapping[str, int] | None = None,
+) -> int:
+    """One commit of somebody else than ingest, which replaces or removes files: it carries the state on.
+
+    `transactions` are what else it is to carry.
+
+    ConflictError as `commit_batch`: no commit of ingest can come between, so no close of an hour can be overlooked.
+    """
+    state = newest_state(bronze)
+    return commit(
+        bronze,
+        added,
+        metadata={**metadata, "state": state.as_json()},
+        transactions={**_transactions(state), **(transactions or {})},
+        removed=removed,
+    )
+
+
+def as_of_close(bronze_at: Callable[[int | None], DeltaTable], version: int) -> DeltaTable:
+    """The table of which a closed hour's files are those that it had when it closed, at that version.
+
+    A closed bucket is never written to again, so where the version was cleaned away the newest one serves. `bronze_at`
+    opens a version, or the newest.
+    """
+    try:
+        return bronze_at(version)
+    except LakeError:
+        newest = bronze_at(None)
+        if newest.version() < version:
+            raise
+        return newest
+
+
+def _transactions(state: IngestState) -> dict[str, int]:
+    """All of the state that the table's files do not say."""
+    newest = state.newest
+    transactions = {
+        INGEST: state.epoch,
+        _MAX_EVENT: _micros(state.max_event_time),
+        _MAX_PUBLISHED: _micros(state.max_publish_time),
+        _NEWEST_EVENT: _micros(newest.event_time if newest else None),
+        _NEWEST_PUBLISHED: _micros(newest.publish_time if newest else None),
+        _REJECTED: state.rejected,
+        _SLOTS: state.slots,
+    }
     if state.open_hour is not None:
         transactions[OPEN_HOUR] = hours.ordinal_of(state.open_hour)
-    return commit(
-        bronze, files, metadata={**metadata, "kind": INGEST, "state": state.as_json()}, transactions=transactions
+    return transactions
+
+
+def _state_in_checkpoint(bronze: DeltaTable, epoch: int) -> IngestState:
+    known = {
+        app: bronze.transaction_version(app)
+        for app in (_MAX_EVENT, _MAX_PUBLISHED, _NEWEST_EVENT, _NEWEST_PUBLISHED, _REJECTED, _SLOTS)
+    }
+    if None in known.values():
+        raise LakeError(
+            bronze.table_uri,
+            found=f"epoch {epoch} of ingest, and no commit that says which hours are open",
+            expected="a log that reaches back to the newest ingest commit, or a checkpoint of this release",
+            next_step="Restore `_delta_log` from a copy; a new start would deliver into hours that are sealed.",
+        )
+    ordinal = bronze.transaction_version(OPEN_HOUR)
+    open_hour = hours.from_ordinal(ordinal) if ordinal is not None else None
+    event_time, publish_time = _instant(known[_NEWEST_EVENT]), _instant(known[_NEWEST_PUBLISHED])
+    held: dict[str, OpenHour] = {}
+    for file in files(bronze):
+        if file.hour is not None and open_hour is not None and file.hour >= open_hour:
+            before = held.get(file.hour, OpenHour(0, file.written_at))
+            last_write = max(before.last_write or file.written_at, file.written_at)
+            held[file.hour] = OpenHour(before.rows + file.rows, last_write)
+    return IngestState(
+        epoch,
+        open_hour,
+        _instant(known[_MAX_EVENT]),
+        _instant(known[_MAX_PUBLISHED]),
+        held,
+        known[_SLOTS] or 0,
+        known[_REJECTED] or 0,
+        NewestEvent(event_time, publish_time) if event_time and publish_time else None,
     )
+
+
+def _micros(instant: datetime | None) -> int:
+    return (instant - EPOCH) // _MICROSECOND if instant else _NONE
+
+
+def _instant(micros: int | None) -> datetime | None:
+    return EPOCH + micros * _MICROSECOND if micros is not None and micros != _NONE else None

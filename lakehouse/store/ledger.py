@@ -80,22 +80,33 @@ class History:
 
     entries: tuple[Entry, ...] = ()
     _by_hour: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _ranges: list[Entry] = field(init=False, repr=False, compare=False, default_factory=list)
 
     def __post_init__(self) -> None:
         for entry in self.entries:
-            if entry.hour is not None and entry.state in HOUR_STATES and entry.problem is None:
+            if entry.state == State.CLOSED and entry.problem is None and entry.details.get("through"):
+                self._ranges.append(entry)
+            elif entry.hour is not None and entry.state in HOUR_STATES and entry.problem is None:
                 self._by_hour.setdefault(entry.hour, []).append(entry)
 
     def hours(self) -> list[Hour]:
-        """Hours that have closed, oldest first."""
+        """Hours that have closed, oldest first; without ranges of empty hours, with which no stage has to do."""
         return sorted(self._by_hour)
 
     def sealed_hours(self) -> list[Hour]:
         """Hours that were ever sealed, oldest first."""
         return [hour for hour in self.hours() if self.first(State.SEALED, hour)]
 
+    def closed_through(self) -> Hour | None:
+        """The newest hour that has closed, alone or in a range of empty hours."""
+        ends = [str(entry.details["through"]) for entry in self._ranges]
+        return max([*self._by_hour, *ends], default=None)
+
     def of_hour(self, hour: Hour) -> list[Entry]:
-        return self._by_hour.get(hour, [])
+        """The hour's rows; of an empty hour that closed in a range, that row."""
+        if hour in self._by_hour:
+            return self._by_hour[hour]
+        return [entry for entry in self._ranges if str(entry.hour) <= hour <= str(entry.details["through"])]
 
     def last(self, state: str, hour: Hour | None = None) -> Entry | None:
         """The newest row of that state: of the hour, or of any when none is given."""

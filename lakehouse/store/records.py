@@ -71,7 +71,7 @@ class Record:
 class Condition:
     """One closing condition for one hour."""
 
-    condition: Annotated[str, "name of the rule: `time`, `idle`, `backlog`, `quiet`"]
+    condition: Annotated[str, "name of the rule: `time`, `backlog`, `quiet` (older rows also have `idle`)"]
     is_met: Annotated[bool, "whether the hour met it"] = False
     required: Annotated[str, "what it asks for: an instant (ISO 8601) or a phrase"] = ""
     measured: Annotated[str | None, "what was measured: an instant (ISO 8601) or a phrase; none when unknown"] = None
@@ -86,12 +86,13 @@ class Closed(Record):
 
     bronze_version: Annotated[int, "version of bronze that closed the hour; seal reads this one"]
     why: Annotated[str, "`watermark`, `idle` or `request`"] = ""
+    through: Annotated[str | None, "last hour of a range of empty hours that closed together and is not sealed"] = None
     rows: Annotated[int, "deliveries in the bucket"] = 0
     rejected: Annotated[int, "messages rejected since the close before"] = 0
     conditions: Annotated[tuple[Condition, ...], "every closing condition as measured"] = ()
     watermark: Annotated[_Instant | None, "event time before which no input was expected"] = None
     frontier: Annotated[_Instant | None, "publish time before which everything was consumed"] = None
-    newest_write: Annotated[_Instant | None, "when the newest segment of the hour was written"] = None
+    newest_write: Annotated[_Instant | None, "when the newest segment of its own time was written"] = None
     epoch: Annotated[int, "ingest's epoch that closed the hour"] = 0
     release: Annotated[str, "release that closed it"] = ""
     requested_by: Annotated[str | None, "who asked for the close"] = None
@@ -275,8 +276,19 @@ class Held(Record):
     frontier: Annotated[_Instant | None, "publish time before which everything was consumed"] = None
     frontier_text: Annotated[str | None, "what the source of the frontier said of it"] = None
     problem: Annotated[str | None, "why nobody knows the frontier; the same as long as the cause is"] = None
-    newest_write: Annotated[_Instant | None, "when the newest segment of the hour was written"] = None
+    waits_for_frontier: Annotated[str | None, "that the frontier keeps the hour open, in a sentence"] = None
+    newest_write: Annotated[_Instant | None, "when the newest segment of its own time was written"] = None
     epoch: Annotated[int, "ingest's epoch"] = 0
+
+    @classmethod
+    def _with_present_keys(cls, details: Mapping[str, Any]) -> dict[str, Any]:
+        """Before `waits_for_frontier` and `frontier_text` were written, the reasons' texts said it."""
+        backlog: Mapping[str, Any] = next(
+            (row for row in details.get("reasons") or () if row.get("condition") == "backlog"), {}
+        )
+        text = backlog.get("text")
+        cause = str(text).removeprefix("the backlog is unknown: ") if text and not backlog.get("measured") else None
+        return {"waits_for_frontier": text, "frontier_text": cause, **details}
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -1,0 +1,276 @@
+"""A topic that a run of ingest has claimed: its facts become bronze commits, and their closes ledger rows."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+
+from deltalake import DeltaTable
+
+from lakehouse import failpoints, hours
+from lakehouse.config import Config, Settings
+from lakehouse.durations import written
+from lakehouse.errors import ConfigError, SourceError
+from lakehouse.ingest.batch import Batch, BatchPlan, Observed, metadata_of, plan
+from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH
+from lakehouse.ingest.facts import Fact, segments_of, with_files
+from lakehouse.ingest.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
+from lakehouse.ingest.journal import Journal
+from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
+from lakehouse.progress import IngestState
+from lakehouse.store import bronze_log
+from lakehouse.store.delta import ConflictError, Conflicts
+from lakehouse.store.tables import TopicTables
+from lakehouse.topics import Topic
+
+log = logging.getLogger(__name__)
+
+Clock = Callable[[], datetime]
+
+_MONITORING_EVERY = timedelta(seconds=30)
+
+FARTHEST_FIRST_HOUR = timedelta(days=31)
+"""A first hour that is further ahead is taken for a typing error: until then every event would be skewed into it."""
+
+
+def now() -> datetime:
+    return datetime.now(UTC)
+
+
+def claim(
+    topic: Topic,
+    config: Config,
+    *,
+    run: str,
+    ack_deadline: timedelta,
+    clock: Clock = now,
+    frontier: FrontierSource | None = None,
+    sweep_every: int = SWEEP_EVERY,
+) -> ClaimedTopic:
+    """Take the topic over: tables, the `started` row, the first open hour, and closes that only the log has.
+
+    From then on older runs stop with StaleDriverError. ConfigError when `first_hour` is far in the future; LakeError
+    when tables cannot be created, or the log has lost the topic's state.
+    """
+    tables = TopicTables(topic, config.settings)
+    _check_first_hour(topic, clock())
+    bronze = tables.ensure_bronze()
+    journal = Journal(tables, run, clock)
+    is_first_run = journal.take_over()
+    failpoints.reached("ingest.started")
+    journal.record_missing_closes(bronze)
+    recorded_until = bronze_log.newest_state(bronze).open_hour
+    claimed = ClaimedTopic(
+        tables,
+        bronze,
+        journal,
+        Manifests(tables.raw.files(), sweep_every),
+        run=run,
+        clock=clock,
+        frontier=frontier,
+        recorded_until=recorded_until,
+    )
+    claimed.set_first_hour()
+    claimed.watch_frontier(ack_deadline, clock() + (timedelta(0) if is_first_run else ack_deadline))
+    return claimed
+
+
+def _check_first_hour(topic: Topic, now: datetime) -> None:
+    first = topic.first_hour
+    if first not in ("now", "earliest") and hours.start_of(first) > now + FARTHEST_FIRST_HOUR:
+        raise ConfigError(
+            f"topic {topic.name}: first_hour",
+            found=f"{first}, more than {written(FARTHEST_FIRST_HOUR)} ahead",
+            expected="an hour that is over, or that comes soon",
+            next_step="Correct it in conf/topics: all events before it would be delivered in that hour.",
+        )
+
+
+class ClaimedTopic:
+    """Commits batches, one at a time, as long as no newer run claims the topic."""
+
+    def __init__(
+        self,
+        tables: TopicTables,
+        bronze: DeltaTable,
+        journal: Journal,
+        manifests: Manifests,
+        *,
+        run: str,
+        clock: Clock,
+        frontier: FrontierSource | None,
+        recorded_until: str | None,
+    ) -> None:
+        self._tables, self._bronze, self._journal, self._manifests = tables, bronze, journal, manifests
+        self._run, self._clock, self._given_frontier = run, clock, frontier
+        self._frontier: FrontierSource | None = frontier
+        self._patience = timedelta(0)
+        self._recorded_until = recorded_until
+        self._awaited: tuple[datetime | None, datetime] | None = None
+        self._quiet_awaited: tuple[str, datetime] | None = None
+
+    @property
+    def _topic(self) -> Topic:
+        return self._tables.topic
+
+    @property
+    def _release(self) -> str:
+        return self._tables.settings.release
+
+    def check_newest(self) -> None:
+        """StaleDriverError when a newer run has claimed the topic."""
+        self._journal.check_newest()
+
+    def watch_frontier(self, ack_deadline: timedelta, trusted_from: datetime) -> None:
+        """From a new start on; before `trusted_from` a drained subscription proves nothing."""
+        settings = self._tables.settings
+        self._patience = settings.frontier.max_age + ack_deadline
+        self._frontier = self._given_frontier or _frontier_source(self._topic, settings, ack_deadline, trusted_from)
+
+    def set_first_hour(self) -> None:
+        """Once in a topic's life; `earliest` waits for the first events."""
+        state = bronze_log.newest_state(self._bronze)
+        if state.open_hour is not None or self._topic.first_hour == "earliest":
+            return
+        first = self._topic.first_hour
+        opened = replace(state, open_hour=hours.hour_of(self._clock()) if first == "now" else first)
+        metadata = {"release": self._release, "run": self._run, "segments": [], "closed": [], "epochs": []}
+        zeros = {"rows": 0, "rejected": 0, "reasons": {}, "undeclared": {}, "watermark": None, "frontier": None}
+        try:
+            bronze_log.commit_batch(self._bronze, [], opened, {**metadata, **zeros, "adopted": []})
+        except ConflictError:
+            self._bronze.update_incremental()
+
+    def commit(self, facts: Sequence[Fact]) -> Batch:
+        """Commit one epoch's facts; repeated, it changes nothing.
+
+        StaleDriverError when a newer run has started; LakeError when the commit meets one conflict after the other.
+        """
+        started = time.monotonic()
+        epoch = max(fact["epoch"] for fact in facts)
+        batch = more = self._committed(facts, epoch)
+        while len(more.closed) == MAX_CLOSES_PER_BATCH:
+            more = self._committed([], epoch)
+            batch = replace(batch, version=more.version or batch.version, closed=batch.closed + more.closed)
+        if batch.version is not None:
+            log.info(
+                "ingest: topic=%s epoch=%d rows=%d closed=%s seconds=%.2f",
+                *(self._topic.name, batch.epoch, batch.rows, ",".join(hour.hour for hour in batch.closed) or "-"),
+                time.monotonic() - started,
+            )
+        return batch
+
+    def _committed(self, facts: Sequence[Fact], epoch: int) -> Batch:
+        """One commit, on the state that the log has then; of no facts, when only more hours are to close."""
+        self.check_newest()
+        conflicts = Conflicts(self._tables.raw.below("bronze").uri)
+        while True:
+            self._bronze.update_incremental()
+            batch_plan = self._planned(facts, epoch)
+            try:
+                version = self._commit(batch_plan, facts) if batch_plan.is_change else None
+                break
+            except ConflictError as conflict:
+                self.check_newest()
+                conflicts.meet(conflict)
+        self._journal.record_held(batch_plan)
+        if facts:
+            self._manifests.batch_done(self._bronze, batch_plan.epoch, [*facts, *batch_plan.adopted])
+        self._note_waits(batch_plan)
+        return self._result(batch_plan, facts, version)
+
+    def _planned(self, facts: Sequence[Fact], epoch: int) -> BatchPlan:
+        state = bronze_log.newest_state(self._bronze)
+        if state.open_hour != self._recorded_until:
+            self._journal.record_missing_closes(self._bronze)
+            self._recorded_until = state.open_hour
+        adopted = self._manifests.adoptable(self._bronze, max(epoch, state.epoch), facts) if facts else []
+        new = with_files(unknown_to_log(self._bronze, facts, state))
+        slots = len({fact["slot"] for fact in facts}) or None
+        return plan(state, epoch, new, adopted, self._observed(facts), self._topic, slots=slots)
+
+    def _observed(self, facts: Sequence[Fact]) -> Observed:
+        assert self._frontier is not None
+        now = self._clock()
+        frontier = self._frontier.observe(facts, now)
+        return Observed(now, frontier, self._journal.request(), self._quiet_awaited)
+
+    def _commit(self, batch_plan: BatchPlan, facts: Sequence[Fact]) -> int:
+        metadata = metadata_of(
+            batch_plan,
+            self._topic,
+            release=self._release,
+            run=self._run,
+            # Of all that the epoch pulled: a segment without files, or one that the log has, may have some, too.
+            unacknowledged=sum(fact["unacknowledged"] or 0 for fact in facts),
+        )
+        failpoints.reached("ingest.decided")
+        version = bronze_log.commit_batch(self._bronze, batch_plan.files, batch_plan.state, metadata)
+        failpoints.reached("ingest.committed")
+        self._journal.record_closes(metadata["closed"], version)
+        self._recorded_until = batch_plan.state.open_hour
+        return version
+
+    def _note_waits(self, batch_plan: BatchPlan) -> None:
+        """Since when the oldest open hour waits for quiet alone."""
+        held = batch_plan.held
+        if held is None or not batch_plan.awaits_quiet_alone:
+            self._quiet_awaited = None
+        elif self._quiet_awaited is None or self._quiet_awaited[0] != held.hour:
+            self._quiet_awaited = held.hour, batch_plan.signals.now
+
+    def _result(self, batch_plan: BatchPlan, facts: Sequence[Fact], version: int | None) -> Batch:
+        is_drained = all(fact["dry_at"] for fact in facts)
+        awaits_frontier = is_drained and batch_plan.awaits_frontier(self._topic)
+        return Batch(
+            batch_plan.epoch,
+            version,
+            batch_plan.rows,
+            batch_plan.decision.closed,
+            is_drained and not awaits_frontier and self._is_finished(batch_plan),
+            self._blocked(awaits_frontier, batch_plan),
+        )
+
+    def _is_finished(self, batch_plan: BatchPlan) -> bool:
+        """Whether no hour of a drained topic could close by itself if only we waited a little."""
+        is_unknown = batch_plan.signals.frontier.at is None
+        waits_for_leases = self._tables.settings.frontier.source == "drained" and is_unknown
+        return not batch_plan.decision.closed and batch_plan.awaits_events and not waits_for_leases
+
+    def _blocked(self, awaits_frontier: bool, batch_plan: BatchPlan) -> SourceError | None:
+        """When the frontier alone has kept a drained topic's hour open, and has not moved, for longer than it may."""
+        if not awaits_frontier:
+            self._awaited = None
+            return None
+        signals = batch_plan.signals
+        if self._awaited is None or self._awaited[0] != signals.frontier.at:
+            self._awaited = signals.frontier.at, signals.now
+        if signals.now - self._awaited[1] <= self._patience:
+            return None
+        return SourceError(
+            f"topic {self._topic.name}: {signals.open_hour}",
+            found=f"for {written(self._patience)} no frontier that lets it close: {signals.frontier.text}",
+            expected="a frontier at or past its end and lateness",
+            next_step="Fix what it says (Cloud Monitoring needs roles/monitoring.viewer), or use `lakehouse close`.",
+        )
+
+
+def unknown_to_log(bronze: DeltaTable, facts: Sequence[Fact], state: IngestState) -> list[Fact]:
+    """The facts whose files no commit has taken; a batch that comes again finds none."""
+    epoch = min((fact["epoch"] for fact in facts), default=state.epoch + 1)
+    if epoch > state.epoch:
+        return list(facts)
+    known = bronze_log.segments_in_log(bronze, epoch)
+    return [fact for fact in facts if not segments_of([fact]) or not segments_of([fact]) <= known]
+
+
+def _frontier_source(
+    topic: Topic, settings: Settings, ack_deadline: timedelta, trusted_from: datetime
+) -> FrontierSource:
+    max_age = settings.frontier.max_age
+    if settings.frontier.source == "drained":
+        return DryFrontier(ack_deadline, max_age, trusted_from)
+    return MonitoringFrontier(topic.subscription, monitoring_client(), max_age, ask_every=_MONITORING_EVERY)

@@ -1,0 +1,156 @@
+"""What ingest writes to a topic's ledger: who has the topic, which hours closed, why one is held, and failures."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Mapping
+from typing import Any
+
+from deltalake import DeltaTable
+
+from lakehouse import failpoints
+from lakehouse.errors import StaleDriverError
+from lakehouse.ingest.batch import BatchPlan, Request
+from lakehouse.ingest.closing import Awaits
+from lakehouse.progress import watermark
+from lakehouse.store import bronze_log, records
+from lakehouse.store.ledger import Clock, History, Ledger
+from lakehouse.store.records import Closed, CloseRequested, Failed, Recovered, Started, State, Stopped
+from lakehouse.store.tables import TopicTables
+
+log = logging.getLogger(__name__)
+
+
+class Journal:
+    """One run's rows in the ledger of its topic."""
+
+    def __init__(self, tables: TopicTables, run: str, clock: Clock) -> None:
+        self._tables, self._run, self._clock = tables, run, clock
+        self._ledger: Ledger | None = None
+        self._held: tuple[str, str, str] | None = None
+
+    @property
+    def ledger(self) -> Ledger:
+        """Created where there is none."""
+        if self._ledger is None:
+            by = f"ingest/{self._tables.settings.release}/{self._run}"
+            self._ledger = self._tables.ledger(by, self._clock)
+        return self._ledger
+
+    def take_over(self) -> bool:
+        """Record that this run has the topic from now on; whether it is the first one ever."""
+        is_first = self.ledger.history().last(State.STARTED) is None
+        host = socket.gethostname()
+        self.ledger.record(Started(run=self._run, host=host, release=self._tables.settings.release))
+        return is_first
+
+    def check_newest(self) -> None:
+        """StaleDriverError when a newer run has taken the topic over."""
+        entry = self.ledger.history().last(State.STARTED)
+        newest = entry.of(Started) if entry else None
+        if entry is not None and newest is not None and newest.run != self._run:
+            raise StaleDriverError(
+                f"topic {self._tables.topic.name}",
+                found=f"run {newest.run} on {newest.host}, started at {entry.at:%Y-%m-%d %H:%M:%S}",
+                expected=f"this run, {self._run}, to be the newest",
+                next_step="Leave the newer run alone; stop it first if this one should take over.",
+            )
+
+    def request(self) -> Request | None:
+        """The request for closes that reaches furthest."""
+        entry = self.ledger.history().requested_close()
+        if entry is None or entry.hour is None:
+            return None
+        details = entry.of(CloseRequested)
+        return Request(entry.hour, details.by, details.reason)
+
+    def record_closes(self, closed: list[dict[str, Any]], version: int) -> None:
+        """The hours that the bronze commit of that version closed, as it says itself (`metadata_of`)."""
+        for details in closed:
+            self._record_close(details, version)
+
+    def record_missing_closes(self, bronze: DeltaTable) -> None:
+        """A crash may have come between the commit and the ledger, ours or another run's: the log knows what closed.
+
+        It must come before the next close is recorded: the newest in the ledger tells how far to look.
+        """
+        newest = self.ledger.history().closed_through() or ""
+        missing: list[tuple[int, dict[str, Any]]] = []
+        for version, metadata in bronze_log.ingest_commits(bronze):
+            missing += [(version, details) for details in metadata["closed"] if details["hour"] > newest]
+            if any(details["hour"] <= newest for details in metadata["closed"]):
+                break
+        for version, details in sorted(missing, key=lambda found: str(found[1]["hour"])):
+            self._record_close(details, version)
+
+    def _record_close(self, details: Mapping[str, Any], version: int) -> None:
+        hour = str(details["hour"])
+
+        def is_known(history: History) -> bool:
+            return history.first(State.CLOSED, hour) is not None
+
+        self.ledger.record(Closed.from_json({**details, "bronze_version": version}), hour, unless=is_known)
+        failpoints.reached("ingest.close_recorded")
+
+    def record_held(self, plan: BatchPlan) -> None:
+        """When the oldest open hour changes, or what it waits for first, or what is known of the frontier."""
+        held, frontier = plan.held, plan.signals.frontier
+        if held is None:
+            return
+        waits = [reason for reason, awaits in zip(held.reasons, held.awaits, strict=True) if awaits is Awaits.FRONTIER]
+        problem = (frontier.problem or "unknown") if frontier.at is None else None
+        key = held.hour, held.reasons[0].condition, (problem or "behind") if waits else ""
+        if key == self._held:
+            return
+        self._held = key
+        now_open = plan.state.hours.get(held.hour)
+        self.ledger.record(
+            records.Held(
+                reasons=held.reasons,
+                rows=held.rows,
+                watermark=watermark(plan.state.max_event_time, self._tables.topic),
+                frontier=frontier.at,
+                frontier_text=frontier.text,
+                problem=problem if waits else None,
+                waits_for_frontier=waits[0].text if waits else None,
+                newest_write=now_open.last_write if now_open else None,
+                epoch=plan.epoch,
+            ),
+            held.hour,
+        )
+
+    def record_recovery(self) -> None:
+        self.ledger.record(Recovered(run=self._run, host=socket.gethostname()))
+
+    def record_stop(self) -> None:
+        """That nobody runs the topic from here on; nothing where a newer run has it."""
+
+        def is_another_runs(history: History) -> bool:
+            newest = history.last(State.STARTED)
+            return newest is not None and newest.of(Started).run != self._run
+
+        try:
+            self.ledger.record(Stopped(run=self._run, host=socket.gethostname()), unless=is_another_runs)
+        except Exception as unwritable:  # the end of a run waits for nothing
+            log.warning("ingest: topic=%s its end is not in the ledger: %s", self._tables.topic.name, unwritable)
+
+    def record_failure(self, error: BaseException, *, has_claimed: bool) -> None:
+        """Why the topic's query ended or could not start; once for each reason.
+
+        Nothing is recorded where there is no lake yet, or where a newer run has the topic.
+        """
+
+        def is_known(history: History) -> bool:
+            started = history.last(State.STARTED)
+            newest = history.newest(State.STARTED, State.FAILED, State.RECOVERED)
+            is_ours = not has_claimed or (started is not None and started.of(Started).run == self._run)
+            is_same = newest is not None and newest.state == State.FAILED and newest.of(Failed).error == str(error)
+            return is_same or not is_ours
+
+        try:
+            if has_claimed or self._tables.has_ledger():
+                failed = Failed(error=str(error), run=self._run, host=socket.gethostname())
+                self.ledger.record(failed, unless=is_known)
+        except Exception as unwritable:  # the failure itself is what matters, and is raised by the caller
+            log.warning("ingest: topic=%s its failure is not in the ledger: %s", self._tables.topic.name, unwritable)
