@@ -77,16 +77,19 @@ class DryFrontier:
         self._trusted_from = trusted_from
         self._clock_check = clock_check or ClockCheck()
         self._frontier: datetime | None = None
+        self._has_leases = False
 
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
         slots = list(facts)
         published = [slot["max_publish_time"] for slot in slots if slot.get("max_publish_time")]
+        unanswered = [slot["unanswered_at"] for slot in slots if slot.get("unanswered_at")]
+        self._has_leases |= any(slot["attempt"] for slot in slots)
         problem = self._clock_check.problem(now, max(published, default=None))
         if problem is not None:
+            self._has_leases |= bool(unanswered)
             return Frontier(None, None, problem, "clock")
-        if any(slot["attempt"] for slot in slots):
-            self._trusted_from = now + self._ack_deadline
-        unanswered = [slot["unanswered_at"] for slot in slots if slot.get("unanswered_at")]
+        if self._has_leases:
+            self._trusted_from, self._has_leases = now + self._ack_deadline, False
         if unanswered:
             self._trusted_from = max(self._trusted_from, max(unanswered) + self._ack_deadline)
         drained = [slot["dry_at"] for slot in slots]

@@ -140,7 +140,8 @@ class TopicIngest:
 
     def record_stop(self) -> None:
         """That nobody runs the topic from here on, see `Journal.record_stop`."""
-        self._journal.record_stop()
+        if self._claimed is not None:  # else there may be no lake yet, and this must not make one
+            self._journal.record_stop()
 
     def drain(self) -> None:
         """Stop pulling: later batches are empty."""
