@@ -208,7 +208,7 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     process = started("run", conf, "--until-dry")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert status.statuses(load(conf), ["plays"], datetime.now(UTC))[0].state == "ok"
+    assert status.statuses(load(conf), ["plays"], datetime.now(UTC))[0].state == "not running"
     table = open_table(folders_of(load(conf).settings, "plays").bronze, {}).to_pyarrow_table(columns=["event_id"])
     wanted = [f"{when}-{n}" for n in range(12) for when in ("before", "after")]
     assert sorted(table["event_id"].to_pylist()) == sorted(wanted)
