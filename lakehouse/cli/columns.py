@@ -211,6 +211,12 @@ LEDGER = (
     Column("by", lambda row: row.by, least=12),
 )
 
+REPLAY = (
+    Column("reason", lambda row: row[0]),
+    Column("rejected", lambda row: number_text(row[1]), is_number=True),
+    Column("now events", lambda row: number_text(row[2]), is_number=True),
+)
+
 REMOVAL = (
     Column("topic", lambda row: row.topic),
     Column("what", lambda row: row.kind),

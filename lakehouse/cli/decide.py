@@ -10,7 +10,7 @@ import typer
 
 from lakehouse import hours
 from lakehouse.cli import columns
-from lakehouse.cli.arguments import AsJson, By, HourText, Reason, TopicName, hour_of, person_of, reason_of
+from lakehouse.cli.arguments import AsJson, By, HourText, Reason, TopicName, hour_of, moment_of, person_of, reason_of
 from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
 from lakehouse.config import load
 from lakehouse.errors import LakehouseError
@@ -54,6 +54,37 @@ def release(
         {"topic": topic, "hour": wanted, "state": "released", "reason": why, "by": person},
         as_json,
     )
+
+
+def replay_rejected(
+    context: typer.Context,
+    topic: TopicName,
+    reason: Annotated[
+        str | None,
+        typer.Option(help="Only what was rejected for this reason, such as `wrong type`. All when left out."),
+    ] = None,
+    since: Annotated[
+        str | None, typer.Option(metavar="TIME", help="Only what was published since, such as 2026-11-23T05:00:00Z.")
+    ] = None,
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Say what would be replayed; change nothing.")] = False,
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Decode rejected deliveries again with today's configuration; what is an event now goes into an open hour."""
+    from lakehouse.operations.replay import Choice
+    from lakehouse.operations.replay import replay_rejected as replay
+
+    config = load(context.obj)
+    chosen = Choice(reason, moment_of(since) if since else None)
+    done = replay(config.topic(topic), config, chosen, by=person_of(by), dry_run=dry_run)
+    if as_json:
+        print_json({**done.as_json(), "dry_run": dry_run})
+        return
+    verb = "would be replayed" if dry_run else "replayed"
+    print_line(f"{topic}: {done.replayed.total():,} of {done.examined.total():,} rejected deliveries {verb}")
+    print_table(columns.REPLAY, [(each, done.examined[each], done.replayed[each]) for each in sorted(done.examined)])
+    for hour, count in sorted(done.hours.items()):
+        print_line(f"  {count:,} into {hour}")
 
 
 def maintain(

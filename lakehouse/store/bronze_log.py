@@ -104,14 +104,15 @@ def commit_change(
     removed: Iterable[DataFile],
     metadata: Mapping[str, Any],
     transactions: Mapping[str, int] | None = None,
+    state: IngestState | None = None,
 ) -> int:
     """One commit of somebody else than ingest, which replaces or removes files: it carries the state on.
 
-    `transactions` are what else it is to carry.
+    `transactions` are what else it is to carry; `state` is the one after it, where that differs from the newest.
 
     ConflictError as `commit_batch`: no commit of ingest can come between, so no close of an hour can be overlooked.
     """
-    state = newest_state(bronze)
+    state = state or newest_state(bronze)
     return commit(
         bronze,
         added,

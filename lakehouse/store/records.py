@@ -8,7 +8,7 @@ not have gives the default: rows that an older or a newer release wrote can be r
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import MISSING, dataclass, fields
+from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
@@ -31,6 +31,7 @@ class State(StrEnum):
     STOPPED = "stopped"
     HELD = "held"
     CLOSE_REQUESTED = "close_requested"
+    REPLAYED = "replayed"
 
 
 HOUR_STATES = (State.CLOSED, State.SEALED, State.VALID, State.INVALID, State.RELEASED, State.MIRRORED)
@@ -301,10 +302,26 @@ class CloseRequested(Record):
     reason: Annotated[str, "why"] = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class Replayed(Record):
+    """Rejected deliveries were decoded again and went into open hours; recorded after the bronze commit that did it."""
+
+    state = State.REPLAYED
+
+    bronze_version: Annotated[int, "version of bronze that moved them"]
+    deliveries: Annotated[int, "how many"] = 0
+    reasons: Annotated[dict[str, int], "how many by the reason for which they had been rejected"] = field(
+        default_factory=dict
+    )
+    hours: Annotated[dict[str, int], "how many went into which hour"] = field(default_factory=dict)
+    by: Annotated[str, "who replayed them"] = ""
+
+
 RECORDS: Mapping[State, type[Record]] = {
     kind.state: kind
     for kind in (
         Closed, Sealed, Valid, Invalid, Released, Mirrored, Started, Failed, Recovered, Stopped, Held, CloseRequested,
+        Replayed,
     )
 }  # fmt: skip
 """The class of each state's `details`."""
