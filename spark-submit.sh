@@ -85,18 +85,19 @@ on_dataproc() {
         -- --conf "$(basename "$settings")/conf/dataproc.yaml" "$@"
 }
 
-# A zip of folders as they stand in the tree, without what Python leaves in them.
+# A zip of folders as they stand in the tree, without what Python leaves in them and what only one machine tries out.
 pack() {
     python3 - "$@" <<'END'
 import sys
 from pathlib import Path
 from zipfile import ZIP_DEFLATED, ZipFile
 
+STAYS_HERE = {Path("lakehouse/crash"), Path("lakehouse/sandbox")}
 target, *folders = map(Path, sys.argv[1:])
 target.parent.mkdir(parents=True, exist_ok=True)
 with ZipFile(target, "w", ZIP_DEFLATED) as archive:
     for file in sorted(file for folder in folders for file in folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts:
+        if file.is_file() and "__pycache__" not in file.parts and not STAYS_HERE & set(file.parents):
             archive.write(file)
 END
 }

@@ -210,6 +210,9 @@ def jobs_tree(tree: Path) -> Path:
         "jobs/seal.py": "",
         "lakehouse/__init__.py": "",
         "lakehouse/__pycache__/x.pyc": "",
+        "lakehouse/crash/kit.py": "",
+        "lakehouse/sandbox/parts/broker.py": "",
+        "lakehouse/landing/sandbox.py": "",
         "conf/dataproc.yaml": "",
         "conf/topics/clicks.yaml": "",
         "expectations/clicks.json": "{}",
@@ -259,12 +262,22 @@ def test_a_job_on_dataproc_takes_code_and_settings_along(jobs_tree: Path, tmp_pa
     assert "--project" not in words
     settings = after(words, "--archives")
     assert words[words.index("--") + 1 :] == ["--conf", f"{Path(settings).name}/conf/dataproc.yaml", "--topic", "x"]
-    assert zipfile.ZipFile(jobs_tree / after(words, "--py-files")).namelist() == ["lakehouse/__init__.py"]
+    code = zipfile.ZipFile(jobs_tree / after(words, "--py-files")).namelist()
+    assert code == ["lakehouse/__init__.py", "lakehouse/landing/sandbox.py"]
     assert zipfile.ZipFile(jobs_tree / settings).namelist() == [
         "conf/dataproc.yaml",
         "conf/topics/clicks.yaml",
         "expectations/clicks.json",
     ]
+
+
+def test_what_is_packed_needs_nothing_that_stays_here() -> None:
+    """The crash kit and the sandbox do not travel: no job may import them, not even in the middle of a function."""
+    stays = re.compile(r"^\s*(?:from|import) lakehouse\.(?:crash|sandbox)\b", re.MULTILINE)
+    kept_here = ("crash", "sandbox", "cli")
+    files = [*(ROOT / "jobs").glob("*.py"), *(ROOT / "lakehouse").rglob("*.py")]
+    packed = [file for file in files if file.relative_to(ROOT).parts[1] not in kept_here]
+    assert [str(file) for file in packed if stays.search(file.read_text())] == []
 
 
 def test_a_job_on_dataproc_brings_no_delta_of_its_own(jobs_tree: Path) -> None:

@@ -134,18 +134,22 @@ def replay_rejected(
             tables.raw.files().delete(f"bronze/{file.path}" for file in written)
             conflicts.meet(conflict)
             continue
-        # The rejected files stay on the store until `maintain`: a reader may still have them open.
-        tables.ledger(f"{REPLAY}/{config.settings.release}/{by}").record(
-            Replayed(
-                bronze_version=done.bronze_version,
-                deliveries=done.replayed.total(),
-                reasons=dict(done.replayed),
-                hours=dict(done.hours),
-                by=by,
-            )
-        )
+        _record(tables, done, done.bronze_version, by)
         log.info("replay: topic=%s rows=%d bronze=%d", topic.name, done.replayed.total(), done.bronze_version)
         return done
+
+
+def _record(tables: TopicTables, done: Replay, version: int, by: str) -> None:
+    """The rejected files themselves stay on the store until `maintain`: a reader may still have them open."""
+    tables.ledger(f"{REPLAY}/{tables.settings.release}/{by}").record(
+        Replayed(
+            bronze_version=version,
+            deliveries=done.replayed.total(),
+            reasons=dict(done.replayed),
+            hours=dict(done.hours),
+            by=by,
+        )
+    )
 
 
 def _moves(
