@@ -98,8 +98,9 @@ def test_events_of_hours_that_have_closed_share_one_file(writer: Callable[..., S
     assert sorted(map(described, files)) == [(SIX, SIX, 1), ("late", "2026-11-01T05", 20)]
 
 
-def test_before_there_is_an_open_hour_nothing_is_late(writer: Callable[..., SegmentWriter]) -> None:
-    segment = writer(None)
+def test_before_there_is_an_open_hour_nothing_is_late(topic: Topic, storage: Storage) -> None:
+    patient = topic.model_copy(update={"past_tolerance": timedelta(days=30_000)})
+    segment = SegmentWriter(patient, storage, 7, 1, None)
     segment.add(delivered(play("1969-12-31T23:59:59Z"), play(at("05:00"))))
     assert sorted(described(file)[0] for file in segment.close()) == ["1969-12-31T23", FIVE]
 
