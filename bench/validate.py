@@ -28,11 +28,12 @@ from lakehouse.spark.session import spark_session
 from lakehouse.store.delta import files_of_hour
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
-from lakehouse.validate import gx, mlflow_runs
+from lakehouse.validate import mlflow_runs
 from lakehouse.validate.results import write_result
 from lakehouse.validate.stage import Validation
 from lakehouse.validate.suite_files import suite_of
 from lakehouse.validate.suites import parameters_of
+from tests.gx_engines import findings_on_spark
 
 BUILD = Path("build/bench/validate")
 SMALL_ROWS = 1_000
@@ -76,13 +77,13 @@ def main() -> int:
     spark.sparkContext.setLogLevel("ERROR")
     try:
         with closed_hour(BUILD, "warm-up", 50_000) as lake:
-            _validated(_sealed(lake, spark), spark)
+            _validated(_sealed(lake, spark))
             _ordinary(_sealed(lake, spark), spark)
         with closed_hour(BUILD, "large", rows, duplicates=0.02) as lake:
             _large(report, lake, spark, rows)
         with closed_hour(BUILD, "small", SMALL_ROWS) as lake:
             config = _sealed(lake, spark)
-            seconds = min(seconds_of(partial(_validated, config, spark)) for _ in range(5))
+            seconds = min(seconds_of(partial(_validated, config)) for _ in range(5))
             report.at_most(f"{SMALL_ROWS:,} rows: judged, with its page and result written", seconds, 0.3, "seconds")
     finally:
         spark.stop()
@@ -95,7 +96,7 @@ def _large(report: Report, lake: Lake, spark: SparkSession, rows: int) -> None:
     about = f"{rows:,} rows, 10 expectations: "
     seal = best(partial(lake.seal, spark))
     config = _sealed(lake, spark)
-    judged = best(partial(_validated, config, spark))
+    judged = best(partial(_validated, config))
     ordinary = seconds_of(partial(_ordinary, config, spark))
     report.shown(f"{about}sealing the hour", seal, "seconds")
     report.shown(f"{about}judging it", judged, "seconds")
@@ -122,16 +123,15 @@ def _topic(config: Config) -> Topic:
     return topic
 
 
-def _validated(config: Config, spark: SparkSession) -> None:
+def _validated(config: Config) -> None:
     """Judged, and its page and result written; the ledger keeps no verdict, so that every run judges."""
-    validation = Validation(_topic(config), config, lambda: spark, "bench")
+    validation = Validation(_topic(config), config, "bench")
     verdict, result = validation.judge(HOUR, validation.ledger.history())
     write_result(validation.tables.reports, config.settings, result)
     assert verdict.state == "valid", verdict.failed
 
 
 def _ordinary(config: Config, spark: SparkSession) -> None:
-    from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
     from pyspark.sql import functions as F
 
     topic = _topic(config)
@@ -139,10 +139,9 @@ def _ordinary(config: Config, spark: SparkSession) -> None:
     uri = tables.sealed.below("silver").uri
     files = files_of_hour(tables.silver(), HOUR)
     rows = spark.read.parquet(*(f"{uri}/{file.path}" for file in files)).withColumn("hour", F.lit(HOUR))
-    engine = SparkDFExecutionEngine(spark=spark, batch_data_dict={"hour": rows})
     expected = suite_of(topic, config).of_hour(parameters_of(HOUR, sum(file.rows for file in files)))
     assert len(expected) == 10
-    findings = gx._findings(expected, engine, {"result_format": "BASIC"})
+    findings = findings_on_spark(expected, rows)
     assert all(finding.success for finding in findings)
 
 

@@ -157,9 +157,7 @@ def _seal(topic: Topic, application: Application) -> object:
 
 
 def _validate(topic: Topic, application: Application) -> object:
-    return validate_due(
-        topic, application.config, lambda: application.spark, run=application.run, is_stopping=application.stop.is_set
-    )
+    return validate_due(topic, application.config, run=application.run, is_stopping=application.stop.is_set)
 
 
 def _mirror(topic: Topic, application: Application) -> object:

@@ -73,7 +73,7 @@ def flights_lake(folder: Path, number: int = 6, topics: Sequence[str] = ()) -> F
         topic = lake.config.topic(name)
         _ingested(topic, lake, [message for message in messages if message.topic == name], number)
         seal_due(topic, lake.config, None, run="small")
-        validate_due(topic, lake.config, None, run="small")
+        validate_due(topic, lake.config, run="small")
         if name != DIRTY:
             mirror_due(topic, lake.config, None, run="small")
     return lake

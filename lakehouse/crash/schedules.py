@@ -361,7 +361,7 @@ class World:
         run = f"stages-{act.seed}"
         seal_due(self.topic, self.config, run=run)
         for hour in self._history().due_to_validate():
-            validate_hour(self.topic, self.config, None, hour, run=run)
+            validate_hour(self.topic, self.config, hour, run=run)
         mirror_due(self.topic, self.config, None, run=run)
 
     def _close(self, act: Act) -> None:

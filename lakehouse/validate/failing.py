@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Mapping
 from typing import Any
 
@@ -24,21 +25,21 @@ def failing(topic: Topic, config: Config, hour: Hour, wanted: str, limit: int = 
     """What violates one of the hour's expectations: the count, and up to `limit` rows.
 
     `wanted` is its type, with or without `expect_`, and `<type>.<column>` where a type comes more than once. The
-    expectation is the one that the hour was judged by. LakeError when there is none, or only Spark has the answer.
+    expectation is the one that the hour was judged by. LakeError when there is none.
     """
     seal, result = _last_result(topic, config, hour)
     expectation = _named(wanted, result, f"{topic.name} {hour}")
-    sealed = sealed_hour(topic, config, hour, seal, None)
-    columns = sorted({"event_id", *expectation.columns})
-    if isinstance(expectation.kwargs.get("row_condition"), Mapping) or expectation.is_about_the_hour:
+    sealed = sealed_hour(topic, config, hour, seal)
+    columns = sorted({"event_id", *expectation.columns_read})
+    if expectation.type.startswith("expect_table_column"):
         columns = list(silver_schema(topic).names)
     with as_lake_errors(topic, hour):
         (finding,), _ = gx.findings_in_scan(
             [expectation],
             sealed.schema(columns),
             sealed.scan,
-            lambda rest: sealed.by_gx(rest, columns),
             examples=limit,
+            examples_bytes=sys.maxsize,
         )
     return finding
 

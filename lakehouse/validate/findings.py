@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, date, datetime
 from decimal import Decimal
+from itertools import islice
 from typing import Any
 
 from lakehouse.validate.suites import Expectation
@@ -17,7 +19,8 @@ class Finding:
     """What one expectation found in one hour.
 
     `unexpected` counts the rows that violate it; None where it is not about rows. `examples` are the first of them by
-    event id: `event_id` and the columns it is about. `remark` is what should be known though it holds.
+    event id: `event_id` and the columns it is about. `remark` is what else should be known. An expectation that could
+    not be answered is not met: `is_answered` is False, and `remark` says why.
     """
 
     expectation: Expectation
@@ -26,6 +29,7 @@ class Finding:
     observed: Any = None
     examples: tuple[Mapping[str, Any], ...] = ()
     remark: str = ""
+    is_answered: bool = True
 
     @property
     def gates(self) -> bool:
@@ -52,18 +56,12 @@ class Finding:
             "observed": self.observed,
             "examples": [dict(example) for example in self.examples],
             "remark": self.remark,
+            "is_answered": self.is_answered,
         }
 
 
-def event_id_first(example: Mapping[str, Any]) -> dict[str, Any]:
-    return {key: example[key] for key in sorted(example, key=lambda key: key != "event_id")}
-
-
 def plain(value: Any) -> Any:
-    """The value as JSON has it: numbers of numpy, times, decimals and missing values made plain.
-
-    Spark collects instants as times of the driver's own zone without a zone; `astimezone` takes them for that.
-    """
+    """The value as JSON has it: instants in UTC as ISO 8601, decimals as text, bytes as hex; NaN is null."""
     if isinstance(value, Mapping):
         return {str(key): plain(member) for key, member in value.items()}
     if isinstance(value, str | bool | int) or value is None:
@@ -73,15 +71,56 @@ def plain(value: Any) -> Any:
     if isinstance(value, bytes | bytearray):
         return bytes(value).hex()
     if isinstance(value, datetime):
-        return value.astimezone(UTC).isoformat() if value == value else None
+        return value.astimezone(UTC).isoformat()
     if isinstance(value, date):
         return value.isoformat()
     if isinstance(value, Decimal):
         return str(value)
-    if hasattr(value, "asDict"):
-        return plain(value.asDict(recursive=True))
     if hasattr(value, "tolist"):
         return plain(value.tolist())
-    if isinstance(value, Iterable):
-        return [plain(member) for member in value]
-    return None if str(value) in ("<NA>", "NaT") else str(value)
+    return [plain(member) for member in value] if isinstance(value, Iterable) else str(value)
+
+
+# --- bounds: a result, its page and MLflow's artifacts must stay small whatever an event holds ------------------------
+
+EXAMPLES_BYTES = 64 * 1024
+"""Of all examples of one finding, as JSON."""
+OBSERVED_BYTES = 4 * 1024
+_TEXT_BYTES = 256
+_MEMBERS = 50
+
+
+def bounded(value: Any, text_bytes: int = _TEXT_BYTES) -> Any:
+    """A plain value whose texts and lists are cut, each with a word of how much there was."""
+    if isinstance(value, str):
+        encoded = value.encode(errors="replace")
+        if len(encoded) <= text_bytes:
+            return value
+        return f"{encoded[:text_bytes].decode(errors='ignore')}… ({len(encoded):,} bytes, cut)"
+    if isinstance(value, Mapping):
+        kept = {bounded(key, text_bytes): bounded(each, text_bytes) for key, each in islice(value.items(), _MEMBERS)}
+        return kept if len(value) <= _MEMBERS else {**kept, "…": f"({len(value):,} members, cut)"}
+    if isinstance(value, list):
+        members = [bounded(each, text_bytes) for each in value[:_MEMBERS]]
+        return members if len(value) <= _MEMBERS else [*members, f"… ({len(value):,} members, cut)"]
+    return value
+
+
+def observed_value(value: Any) -> Any:
+    """`bounded`, and as JSON at most OBSERVED_BYTES and some: a larger one becomes the beginning of its text."""
+    kept = bounded(plain(value))
+    text = json.dumps(kept)
+    return kept if len(text) <= OBSERVED_BYTES else bounded(text, OBSERVED_BYTES)
+
+
+def example_rows(rows: Sequence[Mapping[str, Any]], limit_bytes: int = EXAMPLES_BYTES) -> tuple[dict[str, Any], ...]:
+    """The first rows, `bounded` and event id first, as far as they are `limit_bytes` as JSON."""
+    kept: list[dict[str, Any]] = []
+    size = 0
+    for row in rows:
+        example = {key: bounded(plain(row[key])) for key in sorted(row, key=lambda key: key != "event_id")}
+        size += len(json.dumps(example))
+        if kept and size > limit_bytes:
+            break
+        kept.append(example)
+    return tuple(kept)

@@ -1,9 +1,8 @@
 """Whether an hour is as its suite says: expectations and rows in, one finding per expectation out.
 
-Great Expectations judges. What it asks is measured in one scan (`metrics`) or, where SQL cannot express it, by its own
-engines. These are used without a data context, which would keep every hour's rows in memory, belong to the whole
-process and send telemetry; and it is imported at the first hour, since that takes seconds which commands
-that only read should not pay.
+Great Expectations judges; what it asks for is measured in one scan (`metrics`). It is used without a data context,
+which would keep every hour's rows in memory, belong to the whole process and send telemetry; and it is imported at the
+first hour, since that takes seconds which commands that only read should not pay.
 """
 
 from __future__ import annotations
@@ -15,195 +14,39 @@ import threading
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from types import SimpleNamespace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import SuiteError
 from lakehouse.validate.extra import needs_quality
-from lakehouse.validate.findings import Finding, event_id_first, plain
+from lakehouse.validate.findings import EXAMPLES_BYTES, Finding, example_rows, observed_value
+from lakehouse.validate.literals import NotExpressibleInSql, judged_bound
 from lakehouse.validate.metrics import measure
 from lakehouse.validate.rules import rule_of
+from lakehouse.validate.samples import sample_rows
 from lakehouse.validate.scan import HourScan, Measure, Rule, Scan, UniqueRule, hour_scan
 from lakehouse.validate.suites import Expectation, Suite, parameters_of
 
-if TYPE_CHECKING:
-    from pyspark.sql import DataFrame
-
 EXAMPLES = 100
-"""How many rows that break an expectation are kept by name; all of them are counted."""
+"""How many rows that violate an expectation are kept by name; all of them are counted."""
 
-_ANY_HOUR = "2000-01-01T00"
+_ANY_HOUR = "2026-11-23T05"
+_FIX = "Fix it, then run `lakehouse topics check`."
 _importing = threading.Lock()
-log = logging.getLogger(__name__)
-
-_DETAILS = {
-    "result_format": "SUMMARY",
-    "partial_unexpected_count": EXAMPLES,
-    "unexpected_index_column_names": ["event_id"],
-}
 _VERDICT_ONLY = {"result_format": "BOOLEAN_ONLY"}
-_OBSERVED = {"result_format": "BASIC"}
+_DETAILS = {"result_format": "SUMMARY", "partial_unexpected_count": 20}
 
-GX = Callable[[Sequence[Expectation]], list[Finding]]
-"""An engine of Great Expectations at the hour's rows."""
+_REASONS = {
+    "expect_column_values_to_be_increasing": "the rows of an hour have no order",
+    "expect_column_values_to_be_decreasing": "the rows of an hour have no order",
+    "expect_table_row_count_to_equal_other_table": "an hour is judged by its own rows",
+}
+_NOT_MEASURED = "it asks for {}, which no scan of an hour measures"
 
-
-def findings_in_scan(
-    expectations: Sequence[Expectation],
-    schema: pa.Schema,
-    scan: Scan,
-    otherwise: GX,
-    also: Mapping[str, Measure] | None = None,
-    examples: int = EXAMPLES,
-) -> tuple[list[Finding], dict[str, Any]]:
-    """One finding per expectation, in their order, and what `also` asks for, all measured in one scan.
-
-    `schema` is that of the scan. What cannot be measured so is left to `otherwise`. Rows that break an expectation are
-    looked for only where there are some.
-    """
-    load()
-    questions = {place: question for place, each in enumerate(expectations) if (question := _question(each, schema))}
-    wanted = {metric: each for question in questions.values() for metric, each in question.measures.items()}
-    with hour_scan(scan) as hour:
-        extra: dict[Any, Measure] = {("also", name): each for name, each in (also or {}).items()}
-        metrics = hour.metrics(wanted | extra)
-        answers = {place: _answer(question, metrics, hour, examples) for place, question in questions.items()}
-    findings = {place: finding for place, finding in answers.items() if finding is not None}
-    rest = {place: each for place, each in enumerate(expectations) if place not in findings}
-    if rest:
-        findings |= dict(zip(rest, otherwise(list(rest.values())), strict=True))
-    return [findings[place] for place in range(len(expectations))], {name: metrics["also", name] for name in also or {}}
-
-
-def findings_in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> list[Finding]:
-    """One finding per expectation, in their order, by the pandas engine; SuiteError when one cannot be answered.
-
-    Of an hour without rows everything holds that is said of its rows or their columns.
-    """
-    asked = {place: each for place, each in enumerate(expectations) if len(rows) or each.is_about_the_hour}
-    found = dict(zip(asked, _in_arrow(list(asked.values()), rows), strict=True))
-    return [found.get(place) or Finding(each, True, 0) for place, each in enumerate(expectations)]
-
-
-def _in_arrow(expectations: Sequence[Expectation], rows: pa.Table) -> list[Finding]:
-    load()
-    from great_expectations.execution_engine.pandas_execution_engine import PandasExecutionEngine
-
-    return _findings(expectations, PandasExecutionEngine(batch_data_dict={"hour": _frame(rows)}), _DETAILS)
-
-
-def findings_in_spark(expectations: Sequence[Expectation], rows: DataFrame) -> list[Finding]:
-    """The same by Spark: first only whether each holds; numbers and examples for those that do not."""
-    load()
-    from great_expectations.execution_engine.sparkdf_execution_engine import SparkDFExecutionEngine
-
-    def engine() -> Any:
-        return SparkDFExecutionEngine(spark=rows.sparkSession, persist=False, batch_data_dict={"hour": rows})
-
-    findings = _findings(expectations, engine(), _VERDICT_ONLY)
-    failed = {place: finding.expectation for place, finding in enumerate(findings) if not finding.success}
-    detailed = dict(zip(failed, _findings(list(failed.values()), engine(), _DETAILS), strict=True)) if failed else {}
-    return [detailed.get(place, finding) for place, finding in enumerate(findings)]
-
-
-# --- measured ------------------------------------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class _Question:
-    """An expectation as Great Expectations has it, and how each metric that it asks for is measured.
-
-    `rule` is what rows can break, None where it speaks of something else than rows.
-    """
-
-    expectation: Expectation
-    judge: Any
-    measures: Mapping[Any, Measure]
-    rule: Rule | None = None
-    count: Any = None
-
-
-def _question(expectation: Expectation, schema: pa.Schema) -> _Question | None:
-    """None when it asks for something that is not measured."""
-    ((_, judge),) = _checked_by_gx([expectation])
-    dependencies = judge.get_validation_dependencies(runtime_configuration={"result_format": dict(_VERDICT_ONLY)})
-    measures: dict[Any, Measure] = {}
-    rule, count = None, None
-    for metric in dependencies.get_metric_configurations():
-        domain, values = metric.metric_domain_kwargs, metric.metric_value_kwargs
-        measured = measure(metric.metric_name, domain, values, schema)
-        if measured is None:
-            return None
-        measures[metric.id] = measured
-        if metric.metric_name == f"{getattr(judge, 'map_metric', None)}.unexpected_count":
-            rule, count = rule_of(judge.map_metric, domain, values, schema), metric.id
-    return _Question(expectation, judge, measures, rule, count)
-
-
-def _answer(question: _Question, metrics: Mapping[Any, Any], hour: HourScan, limit: int) -> Finding | None:
-    rule, count = question.rule, question.count
-    known = {metric: metrics[metric] for metric in question.measures}
-    if isinstance(rule, UniqueRule):
-        known[count] = hour.repeats(rule)
-    result_format = _VERDICT_ONLY if rule else _DETAILS
-    from great_expectations.exceptions.exceptions import GreatExpectationsError
-
-    try:
-        result = question.judge.metrics_validate(
-            known,
-            runtime_configuration={"result_format": dict(result_format)},
-        )
-    except (GreatExpectationsError, TypeError, ValueError) as refused:  # the metric's type: its own engine is asked
-        log.debug("%s cannot judge what was measured: %s", question.expectation.type, refused)
-        return None
-    success, details = bool(result.success), result.result or {}
-    unexpected = known[count] if rule else details.get("unexpected_count")
-    if success or rule is None:
-        values = [] if success else details.get("partial_unexpected_list") or []
-        examples: list[dict[str, Any]] = [{"value": value} for value in values[:limit]]
-    else:
-        examples = hour.examples(rule, ["event_id"], limit)
-    return Finding(
-        question.expectation,
-        success,
-        int(unexpected) if unexpected is not None else None,
-        plain(details.get("observed_value")),
-        tuple(event_id_first(plain(example)) for example in examples),
-        _remark(details),
-    )
-
-
-def _remark(details: Mapping[str, Any]) -> str:
-    further = details.get("details")
-    return str(further.get("remark", "")) if isinstance(further, Mapping) else ""
-
-
-# --- by Great Expectations' own engines ----------------------------------------------------------------------------
-
-
-def check(suite: Suite, schema: pa.Schema) -> None:
-    """SuiteError when Great Expectations does not know an expectation, or cannot put it to columns of these types."""
-    parameters = parameters_of(_ANY_HOUR, 0)
-    _checked_by_gx([expectation.given(parameters) for expectation in suite.expectations])
-    for expectation in suite.expectations:
-        for pattern in _patterns(expectation.kwargs):
-            _check_pattern(pattern, expectation)
-    rows = with_members(schema.empty_table(), suite.columns_read(schema))
-    _in_arrow([expectation.given(parameters) for expectation in suite.expectations], rows)
-
-
-def with_members(rows: pa.Table, columns: Iterable[str]) -> pa.Table:
-    """Only `columns`, in which `route.origin` is a member of a struct as a column of that name."""
-    names = list(columns)
-    return pa.table({name: _member(rows, name) for name in names})
-
-
-def _member(rows: pa.Table, column: str) -> pa.ChunkedArray:
-    top, *path = column.split(".")
-    return pc.struct_field(rows[top], path) if path else rows[top]
+log = logging.getLogger(__name__)
 
 
 def load() -> None:
@@ -219,121 +62,246 @@ def load() -> None:
         import_module("lakehouse.validate.volume_expectation")
 
 
-def _frame(rows: pa.Table) -> Any:
-    """A pandas frame in which nulls turn no integer into a float: two large ids would become the same number."""
-    import pandas as pd
+def check(suite: Suite, schema: pa.Schema) -> None:
+    """SuiteError for the first expectation that could not be answered in an hour of these columns.
 
-    exact = {
-        pa.bool_(): pd.BooleanDtype(),
-        pa.int8(): pd.Int8Dtype(),
-        pa.int16(): pd.Int16Dtype(),
-        pa.int32(): pd.Int32Dtype(),
-        pa.int64(): pd.Int64Dtype(),
-    }
-    return rows.to_pandas(types_mapper=exact.get)
-
-
-def _findings(expectations: Sequence[Expectation], engine: Any, result_format: Mapping[str, Any]) -> list[Finding]:
-    from great_expectations.validator.validator import Validator
-
-    no_bars: Any = SimpleNamespace(progress_bars={"globally": False})
-    validator = Validator(engine, data_context=no_bars)
-    configurations = [configuration for configuration, _ in _checked_by_gx(expectations)]
-    for place, configuration in enumerate(configurations):
-        configuration.meta = {"place": place}
-    results: list[Any] = validator.graph_validate(
-        configurations, runtime_configuration={"catch_exceptions": True, "result_format": dict(result_format)}
-    )
-    ordered = sorted(results, key=lambda result: int(result.expectation_config.meta["place"]))
-    return [_finding(expectation, result) for expectation, result in zip(expectations, ordered, strict=True)]
+    What Great Expectations does not know, and what gives no answer on sample rows of every type with missing values.
+    """
+    parameters = parameters_of(_ANY_HOUR, 0)
+    expectations = [each.given(parameters) for each in suite.expectations]
+    for expectation in expectations:
+        judge_of(expectation)
+    rows = with_members(sample_rows(schema), suite.columns_read(schema))
+    findings, _ = findings_in_scan(expectations, rows.schema, lambda columns: rows.select(list(columns)).to_reader())
+    for finding in findings:
+        if not finding.is_answered:
+            raise SuiteError(
+                finding.expectation.origin,
+                found=f"{finding.expectation.type} of {finding.expectation.subject}: {finding.remark}",
+                expected="an expectation that every hour of the declared columns answers",
+                next_step=_FIX,
+            )
 
 
-def _checked_by_gx(expectations: Sequence[Expectation]) -> list[tuple[Any, Any]]:
+def findings_in_scan(
+    expectations: Sequence[Expectation],
+    schema: pa.Schema,
+    scan: Scan,
+    also: Mapping[str, Measure] | None = None,
+    examples: int = EXAMPLES,
+    examples_bytes: int = EXAMPLES_BYTES,
+) -> tuple[list[Finding], dict[str, Any]]:
+    """One finding per expectation, in their order, and what `also` asks for, all measured in one scan.
+
+    `schema` is that of the scan. Rows that violate an expectation are looked for only where there are some. An
+    expectation without an answer is a finding that says why; what the files raise is raised (duckdb.Error, OSError).
+    """
+    load()
+    asked = [_asked(each, schema) for each in expectations]
+    questions = [each for each in asked if isinstance(each, _Question)]
+    extra: dict[Any, Measure] = {("also", name): each for name, each in (also or {}).items()}
+    with hour_scan(scan) as hour:
+        judging = _Judging(hour, examples, examples_bytes, _shared_metrics(hour, questions, extra))
+        findings = [judging.finding(each) if isinstance(each, _Question) else each for each in asked]
+    return findings, {name: judging.metrics["also", name] for name in also or {}}
+
+
+def with_members(rows: pa.Table, columns: Iterable[str]) -> pa.Table:
+    """Only `columns`, in which `route.origin` is a member of a struct as a column of that name."""
+    names = list(columns)
+    return pa.table({name: _member(rows, name) for name in names})
+
+
+def _member(rows: pa.Table, column: str) -> pa.ChunkedArray:
+    top, *path = column.split(".")
+    return pc.struct_field(rows[top], path) if path else rows[top]
+
+
+# --- the question --------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Question:
+    """An expectation as Great Expectations has it, and how each metric that it asks for is measured.
+
+    `rule` is what rows can violate, `count` the metric that counts them; None where it is not about rows.
+    """
+
+    expectation: Expectation
+    judge: Any
+    measures: Mapping[Any, Measure]
+    rule: Rule | None = None
+    count: Any = None
+
+    @property
+    def columns(self) -> list[str]:
+        return sorted({column for each in self.measures.values() for column in each.columns})
+
+
+def _asked(expectation: Expectation, schema: pa.Schema) -> _Question | Finding:
+    """The question, or the finding that there is none."""
+    try:
+        return _question(expectation, schema)
+    except SuiteError as refused:
+        return unanswered(expectation, f"{refused.found}; expected {refused.expected}")
+    except (NotExpressibleInSql, KeyError, TypeError, ValueError) as refused:
+        return unanswered(expectation, refused)
+
+
+def _question(expectation: Expectation, schema: pa.Schema) -> _Question:
+    judge = judge_of(_in_its_spelling(expectation, schema))
+    condition = _condition_of(judge)
+    dependencies = judge.get_validation_dependencies(runtime_configuration={"result_format": dict(_VERDICT_ONLY)})
+    measures: dict[Any, Measure] = {}
+    rule, count = None, None
+    for metric in dependencies.get_metric_configurations():
+        values = {**metric.metric_domain_kwargs, **metric.metric_value_kwargs, **expectation.kwargs}
+        values["row_condition"] = condition
+        measured = measure(metric.metric_name, values, schema)
+        if measured is None:
+            reason = _REASONS.get(expectation.type) or _NOT_MEASURED.format(metric.metric_name)
+            raise NotExpressibleInSql(reason)
+        measures[metric.id] = measured
+        if metric.metric_name == f"{getattr(judge, 'map_metric', None)}.unexpected_count":
+            rule, count = rule_of(judge.map_metric, values, schema), metric.id
+    return _Question(expectation, judge, measures, rule, count)
+
+
+def _condition_of(judge: Any) -> Mapping[str, Any] | None:
+    """The `row_condition` as Great Expectations has parsed it; NotExpressibleInSql for another engine's language."""
+    condition = getattr(judge, "row_condition", None)
+    if condition is None:
+        return None
+    parsed = condition.dict() if hasattr(condition, "dict") else condition
+    if not isinstance(parsed, Mapping) or parsed.get("type") == "pass_through":
+        raise NotExpressibleInSql("the row_condition is in the language of another engine")
+    return parsed
+
+
+def _in_its_spelling(expectation: Expectation, schema: pa.Schema) -> Expectation:
+    """With bounds on the smallest and the largest value as values of the column, which Great Expectations compares."""
+    kwargs, column = dict(expectation.kwargs), expectation.kwargs.get("column")
+    if expectation.type not in _EXTREMES or column not in schema.names:
+        return expectation
+    kind = schema.field(column).type
+    if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
+        return expectation
+    if kwargs.get("min_value") is not None:
+        kwargs["min_value"], is_exact = judged_bound(kwargs["min_value"], kind)
+        kwargs["strict_min"] = bool(kwargs.get("strict_min")) or not is_exact
+    if kwargs.get("max_value") is not None:
+        kwargs["max_value"], is_exact = judged_bound(kwargs["max_value"], kind)
+        kwargs["strict_max"] = bool(kwargs.get("strict_max")) and is_exact
+    return expectation.with_kwargs(kwargs)
+
+
+_EXTREMES = ("expect_column_min_to_be_between", "expect_column_max_to_be_between")
+
+
+def judge_of(expectation: Expectation) -> Any:
+    """Great Expectations' own; SuiteError when it does not know the type or refuses the kwargs."""
     load()
     from great_expectations.exceptions.exceptions import ExpectationNotFoundError, GreatExpectationsError
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
-    checked = []
-    for expectation in expectations:
-        try:
-            configuration = ExpectationConfiguration(type=expectation.type, kwargs=dict(expectation.kwargs))
-            checked.append((configuration, configuration.to_domain_obj()))
-        except ExpectationNotFoundError as unknown:
-            raise SuiteError(
-                expectation.origin,
-                found=f"the expectation {expectation.type!r}",
-                expected="one that Great Expectations 1.24 has",
-                next_step="Check the spelling in its gallery, then run `lakehouse topics check`.",
-            ) from unknown
-        except (GreatExpectationsError, ValueError, TypeError) as refused:
-            raise SuiteError(
-                expectation.origin,
-                found=f"{expectation.type} with {json.dumps(dict(expectation.kwargs), default=str)[:200]}",
-                expected=_complaint(refused),
-                next_step="Fix its kwargs, then run `lakehouse topics check`.",
-            ) from refused
-    return checked
+    try:
+        return ExpectationConfiguration(type=expectation.type, kwargs=dict(expectation.kwargs)).to_domain_obj()
+    except ExpectationNotFoundError as unknown:
+        raise SuiteError(
+            expectation.origin,
+            found=f"the expectation {expectation.type!r}",
+            expected="one that Great Expectations 1.24 has",
+            next_step="Check the spelling in its gallery, then run `lakehouse topics check`.",
+        ) from unknown
+    except (GreatExpectationsError, ValueError, TypeError) as refused:
+        raise SuiteError(
+            expectation.origin,
+            found=f"{expectation.type} with {json.dumps(dict(expectation.kwargs), default=str)[:200]}",
+            expected=_complaint(refused),
+            next_step=f"Check its kwargs. {_FIX}",
+        ) from refused
 
 
 def _complaint(error: Exception) -> str:
     errors: Callable[[], list[dict[str, Any]]] | None = getattr(error, "errors", None)
     if errors is None:
-        return _one_line(str(error))
+        return _one_line(error)
     return "; ".join(f"{'.'.join(map(str, item['loc']))}: {item['msg']}" for item in errors())
 
 
-def _patterns(kwargs: Mapping[str, Any]) -> list[str]:
-    return [str(pattern) for pattern in [kwargs.get("regex"), *(kwargs.get("regex_list") or ())] if pattern]
+# --- the answer ----------------------------------------------------------------------------------------------------
 
 
-def _check_pattern(pattern: str, expectation: Expectation) -> None:
-    import re
+def unanswered(expectation: Expectation, cause: object) -> Finding:
+    """The finding that an expectation had no answer: it is not met, and stops no other."""
+    return Finding(expectation, False, remark=f"No answer: {_one_line(cause)}", is_answered=False)
 
+
+def _one_line(text: object) -> str:
+    return " ".join(str(text).split())[:300]
+
+
+def _shared_metrics(hour: HourScan, questions: Sequence[_Question], extra: Mapping[Any, Measure]) -> dict[Any, Any]:
+    """All metrics of one scan; only `extra` where an expectation breaks it: then each is measured alone."""
+    wanted = {metric: each for question in questions for metric, each in question.measures.items()}
     try:
-        re.compile(pattern)
-    except re.error as error:
-        raise SuiteError(
-            expectation.origin,
-            found=f"the pattern {pattern!r}: {error}",
-            expected="a regular expression",
-            next_step="Fix it, then run `lakehouse topics check`.",
-        ) from error
+        return hour.metrics(wanted | dict(extra))
+    except duckdb.Error as broken:
+        log.debug("measured one by one: %s", broken)
+        return hour.metrics(extra)
 
 
-def _finding(expectation: Expectation, result: Any) -> Finding:
-    complaint = _exception_in(result.exception_info)
-    if complaint:
-        raise SuiteError(
-            f"{expectation.origin}: {expectation.type} of {expectation.subject}",
-            found=f"Great Expectations raised {complaint}",
-            expected="an answer",
-            next_step="Fix the expectation if it does not fit the column's type; "
-            "else see why the files cannot be read, and run validate again: the hour stays due.",
+@dataclass(frozen=True)
+class _Judging:
+    """An hour under judgement."""
+
+    hour: HourScan
+    examples: int
+    examples_bytes: int
+    metrics: Mapping[Any, Any]
+
+    def finding(self, question: _Question) -> Finding:
+        """What was found; when the database refuses the question but reads its columns, the finding says so."""
+        from great_expectations.exceptions.exceptions import GreatExpectationsError
+
+        try:
+            return self._answer(question)
+        except (GreatExpectationsError, TypeError, ValueError, IndexError, KeyError) as refused:
+            return unanswered(question.expectation, refused)
+        except duckdb.Error as refused:
+            self.hour.probe(question.columns)
+            return unanswered(question.expectation, refused)
+
+    def _answer(self, question: _Question) -> Finding:
+        rule, count = question.rule, question.count
+        known = {metric: self.metrics[metric] for metric in question.measures if metric in self.metrics}
+        if len(known) < len(question.measures):
+            known = self.hour.metrics(question.measures)
+        if isinstance(rule, UniqueRule):
+            known[count] = self.hour.repeats(rule)
+        result_format = _VERDICT_ONLY if rule else _DETAILS
+        result = question.judge.metrics_validate(known, runtime_configuration={"result_format": dict(result_format)})
+        success, details = bool(result.success), result.result or {}
+        unexpected = known[count] if rule else details.get("unexpected_count")
+        examples: Sequence[Mapping[str, Any]] = ()
+        if rule is not None and not success:
+            examples = self.hour.examples(rule, ["event_id"], self.examples)
+        elif not success:
+            examples = [{"value": value} for value in details.get("partial_unexpected_list") or ()]
+        kept = example_rows(examples, self.examples_bytes)
+        remark = _remark(details)
+        if len(kept) < len(examples):
+            remark = f"{remark} Examples are cut: {len(kept)} of {len(examples)} shown.".strip()
+        return Finding(
+            question.expectation,
+            success,
+            int(unexpected) if unexpected is not None else None,
+            observed_value(details.get("observed_value")),
+            kept,
+            remark,
         )
-    details = result.result or {}
-    success = bool(result.success)
-    examples = [] if success else details.get("partial_unexpected_index_list") or []
-    if not success and not examples:
-        examples = [{"value": value} for value in details.get("partial_unexpected_list") or []]
-    unexpected = details.get("unexpected_count")
-    return Finding(
-        expectation,
-        success,
-        int(unexpected) if unexpected is not None else None,
-        plain(details.get("observed_value")),
-        tuple(event_id_first(plain(example)) for example in examples[:EXAMPLES]),
-        _remark(details),
-    )
 
 
-def _exception_in(info: Mapping[str, Any] | None) -> str | None:
-    """Great Expectations keeps one exception, or one for each metric that was needed."""
-    infos = [info or {}, *(value for value in (info or {}).values() if isinstance(value, Mapping))]
-    for each in infos:
-        if each.get("raised_exception") and each.get("exception_message"):
-            return _one_line(str(each["exception_message"]))
-    return None
-
-
-def _one_line(text: str) -> str:
-    return " ".join(text.split())[:300]
+def _remark(details: Mapping[str, Any]) -> str:
+    further = details.get("details")
+    return str(further.get("remark", "")) if isinstance(further, Mapping) else ""

@@ -1,10 +1,10 @@
-"""A sealed hour's rows: exactly the files that its seal named, for a scan and for Great Expectations' engines."""
+"""A sealed hour's rows: exactly the files that its seal named."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import duckdb
@@ -14,35 +14,28 @@ import pyarrow.compute as pc
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
-from lakehouse.schemas import sealed_schema, silver_schema
+from lakehouse.schemas import silver_schema
 from lakehouse.store.delta import DataFile, files_of_hour
 from lakehouse.store.records import Sealed
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import gx
-from lakehouse.validate.findings import Finding
 from lakehouse.validate.scan import of_files
-from lakehouse.validate.suites import Expectation, is_there
+from lakehouse.validate.suites import is_there
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
-    from pyspark.sql import DataFrame, SparkSession
-
-    Spark = SparkSession | Callable[[], SparkSession] | None
 
 
-@dataclass
+@dataclass(frozen=True)
 class SealedHour:
-    """A sealed hour's files at the version that its seal made; `engines` are those that have read them."""
+    """A sealed hour's files at the version that its seal made."""
 
     topic: Topic
     hour: Hour
     uri: str
     silver: DeltaTable
     files: Sequence[DataFile]
-    small_rows: int
-    spark: Spark
-    engines: list[str] = field(default_factory=lambda: ["duckdb"])
 
     @property
     def rows(self) -> int:
@@ -70,48 +63,20 @@ class SealedHour:
         reader = dataset.scanner(columns=known, filter=pc.field("hour") == self.hour).to_reader()
         return pa.RecordBatchReader.from_batches(schema, (_as_declared(batch, schema) for batch in reader))
 
-    def by_gx(self, expectations: Sequence[Expectation], columns: Sequence[str]) -> list[Finding]:
-        """By Great Expectations' own engines: pandas for small hours, Spark for the others."""
-        if self.rows <= self.small_rows or not self.files:
-            self.engines.append("pandas")
-            return gx.findings_in_arrow(expectations, self.batches(columns).read_all())
-        session = self._session()
-        self.engines.append("spark")
-        return gx.findings_in_spark(expectations, self._spark_rows(session, columns))
 
-    def _session(self) -> SparkSession:
-        if self.spark is None:
-            raise ValueError(f"{self.topic.name} {self.hour} has {self.rows} rows: Spark must judge them")
-        return self.spark() if callable(self.spark) else self.spark
-
-    def _spark_rows(self, spark: SparkSession, columns: Sequence[str]) -> DataFrame:
-        """The sealed files themselves, not the folder: it can hold what a failed write left."""
-        from pyspark.sql import functions as F
-        from pyspark.sql.pandas.types import from_arrow_schema
-
-        tops = list(dict.fromkeys(column.split(".")[0] for column in columns))
-        schema = from_arrow_schema(sealed_schema(self.topic))
-        paths = [f"{self.uri}/{file.path}" for file in self.files]
-        rows = spark.read.schema(schema).option("recursiveFileLookup", "true").parquet(*paths)
-        return rows.withColumn("hour", F.lit(self.hour)).select(*tops)
-
-
-def sealed_hour(topic: Topic, config: Config, hour: Hour, seal: Sealed, spark: Spark) -> SealedHour:
+def sealed_hour(topic: Topic, config: Config, hour: Hour, seal: Sealed) -> SealedHour:
     """The hour at the version that `seal` names; LakeError when there is no such version."""
     tables = TopicTables(topic, config.settings)
     silver = tables.silver(seal.silver_version)
-    uri = tables.sealed.below("silver").uri
-    return SealedHour(
-        topic, hour, uri, silver, files_of_hour(silver, hour), config.settings.validation.small_rows, spark
-    )
+    return SealedHour(topic, hour, tables.sealed.below("silver").uri, silver, files_of_hour(silver, hour))
 
 
 @contextmanager
 def as_lake_errors(topic: Topic, hour: Hour) -> Iterator[None]:
-    """What the scan raises, as LakeError."""
+    """What reading the files raises, as LakeError."""
     try:
         yield
-    except duckdb.Error as error:
+    except (duckdb.Error, pa.ArrowException, OSError) as error:
         raise LakeError(
             f"{topic.name} {hour}: silver",
             found=" ".join(str(error).split())[:300],

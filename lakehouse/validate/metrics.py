@@ -1,147 +1,188 @@
 """What Great Expectations needs to know of an hour to judge it, as aggregates of one scan.
 
-An expectation asks for metrics: so many rows, so many of them against it, a largest value. Those of the types here are
-aggregates of one DuckDB query over only the columns that are named; whether they are as expected is for Great
-Expectations to say. They mean what its Spark engine means by them, for instance in what it makes of nulls and of
-regular expressions; what cannot be said so in SQL is not measured here, and left to that engine.
+An expectation asks for metrics: so many rows, so many of them against it, a largest value. Each is an aggregate of one
+DuckDB query over only the columns that are named; whether it is as expected is for Great Expectations to say. There is
+no other engine, so that a verdict does not depend on the size of the hour: what is not measured here is refused.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.validate.rules import rule_of, set_literal
+from lakehouse.validate.conditions import columns_of, condition_sql
+from lakehouse.validate.literals import (
+    NotExpressibleInSql,
+    exact,
+    is_comparable,
+    is_float,
+    is_number,
+    is_ordered,
+    is_single,
+    quoted,
+    set_literal,
+    type_name,
+)
+from lakehouse.validate.rules import Values, rule_of
 from lakehouse.validate.scan import Measure, Rule, UniqueRule
-from lakehouse.validate.sql import NotExpressibleInSql, is_exact, is_number, quoted
 
 _COUNT = ".unexpected_count"
 _IN_SCOPE = ".filtered_row_count"
 _MOST_VALUES = 20
 """How many values Great Expectations lists by default."""
 
-Aggregate = Callable[[str, Mapping[str, Any], pa.Schema], Measure | None]
 
+def measure(name: str, values: Values, schema: pa.Schema) -> Measure | None:
+    """How the metric is measured, None when it is not; NotExpressibleInSql when not of columns of these types.
 
-def measure(name: str, domain: Mapping[str, Any], values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-    """How the metric is measured; None when it is not known here, or not for columns of these types."""
-    if domain.get("row_condition") is not None:
-        return None
+    `values` are the expectation's own, as its suite has them, with what the metric adds.
+    """
+    condition = condition_sql(values.get("row_condition"), schema)
+    also_read = tuple(columns_of(values.get("row_condition")))
     if name.endswith((_COUNT, _IN_SCOPE)):
-        rule = rule_of(name.rpartition(".")[0], domain, values, schema)
+        rule = rule_of(name.rpartition(".")[0], values, schema)
         return _count(rule, name.endswith(_IN_SCOPE)) if rule else None
     if name == "table.row_count":
-        return Measure("count(*)")
+        return Measure(f"count(*) filter ({condition})", also_read)
     if name in ("table.columns", "table.column_count"):
         columns = list(dict.fromkeys(column.split(".")[0] for column in schema.names))
         return Measure("0", metric=lambda _: columns if name == "table.columns" else len(columns))
-    aggregate = _AGGREGATES.get(name)
-    column = domain.get("column")
-    return aggregate(str(column), values, schema) if aggregate and column in schema.names else None
+    aggregate, column = AGGREGATES.get(name), str(values.get("column"))
+    if aggregate is None:
+        return None
+    if column not in schema.names:
+        raise NotExpressibleInSql(f"{column!r} is no column")
+    kind = schema.field(column).type
+    if not aggregate.fits(kind):
+        raise NotExpressibleInSql(f"values of {type_name(kind)} cannot be asked that")
+    value = quoted(column) if condition == "true" else f"(case when {condition} then {quoted(column)} end)"
+    sql = aggregate.sql(value, values, kind).replace("count(*)", f"count(*) filter ({condition})")
+    return Measure(sql, (column, *also_read), aggregate.metric(values, kind))
 
 
 def _count(rule: Rule, all_in_scope: bool) -> Measure:
+    columns = (*rule.columns, *rule.also_read)
     if all_in_scope:
-        return Measure(f"count(*) filter ({rule.applies_to})", rule.columns)
+        return Measure(f"count(*) filter ({rule.applies_to})", columns)
     if isinstance(rule, UniqueRule):
         return Measure("0")
-    return Measure(f"count(*) filter ({rule.applies_to} and {rule.violates})", rule.columns)
+    return Measure(f"count(*) filter ({rule.applies_to} and {rule.violates})", columns)
 
 
-def _plain(function: str, fits: Callable[[pa.DataType], bool]) -> Aggregate:
-    def aggregate(column: str, values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-        if not fits(schema.field(column).type):
-            return None
-        return Measure(function.format(quoted(column)), (column,))
+# --- aggregates ----------------------------------------------------------------------------------------------------
 
-    return aggregate
+Metric = Callable[[Any], Any]
 
 
-def _not_in_set(column: str, values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-    kept = _membership(column, values, schema, "not in")
-    if kept is None:
-        return None
-    return _listed(f"list(distinct {quoted(column)}) filter ({kept})", column, values)
+def _as_is(values: Values, kind: pa.DataType) -> Metric:
+    return lambda value: value
 
 
-def _not_in_set_count(column: str, values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-    kept = _membership(column, values, schema, "not in")
-    if kept is None:
-        return None
-    return Measure(f"count(distinct {quoted(column)}) filter ({kept})", (column,))
+def _as_number(values: Values, kind: pa.DataType) -> Metric:
+    """Great Expectations compares with floats: of decimals the nearest, of sums 15 digits, whoever added first."""
+
+    def number(value: Any) -> Any:
+        if isinstance(value, Decimal):
+            return int(value) if pa.types.is_integer(kind) else float(value)
+        return float(f"{value:.15g}") if isinstance(value, float) else value
+
+    return number
 
 
-def _missing_from_column(column: str, values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-    wanted = list(values.get("value_set") or ())
-    kept = _membership(column, values, schema, "in")
-    if kept is None:
-        return None
-    limit = values.get("limit") or _MOST_VALUES
-    return Measure(
-        f"list(distinct {quoted(column)}) filter ({kept})",
-        (column,),
-        lambda found: [value for value in dict.fromkeys(wanted) if value not in (found or ())][:limit],
-    )
+@dataclass(frozen=True)
+class Aggregate:
+    """An aggregate of one column: `sql` from the SQL of its values, `metric` makes Great Expectations' metric of it."""
+
+    sql: Callable[[str, Values, pa.DataType], str]
+    fits: Callable[[pa.DataType], bool]
+    metric: Callable[[Values, pa.DataType], Metric] = _as_is
 
 
-def _missing_from_column_count(column: str, values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-    """As Spark's engine counts: what is wanted twice is missed once if it is there once."""
-    wanted = list(values.get("value_set") or ())
-    kept = _membership(column, values, schema, "in")
-    if kept is None:
-        return None
-    counted = f"count(distinct {quoted(column)}) filter ({kept})"
-    return Measure(counted, (column,), lambda found: len(wanted) - found)
+def _plain(
+    template: str,
+    fits: Callable[[pa.DataType], bool],
+    metric: Callable[[Values, pa.DataType], Metric] = _as_is,
+    of_floats: str = "",
+) -> Aggregate:
+    def sql(value: str, values: Values, kind: pa.DataType) -> str:
+        return (of_floats if of_floats and is_float(kind) else template).format(value)
+
+    return Aggregate(sql, fits, metric)
 
 
-def _membership(column: str, values: Mapping[str, Any], schema: pa.Schema, how: str) -> str | None:
-    try:
-        return f"{quoted(column)} {how} {set_literal(values.get('value_set'), schema.field(column).type)}"
-    except NotExpressibleInSql:
-        return None
+def _not_in_set(value: str, values: Values, kind: pa.DataType) -> str:
+    kept = f"{value} not in {set_literal(values.get('value_set'), kind)}"
+    return f"list_sort(list(distinct {value}) filter ({kept}))[1:{values.get('limit') or _MOST_VALUES}]"
 
 
-def _listed(sql: str, column: str, values: Mapping[str, Any]) -> Measure:
-    limit = values.get("limit") or _MOST_VALUES
-    return Measure(sql, (column,), lambda found: sorted(found or ())[:limit])
+def _not_in_set_count(value: str, values: Values, kind: pa.DataType) -> str:
+    return f"count(distinct {value}) filter ({value} not in {set_literal(values.get('value_set'), kind)})"
 
 
-def _most_common(column: str, values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-    if not is_exact(schema.field(column).type) or pa.types.is_timestamp(schema.field(column).type):
-        return None
-
-    def most(counts: Mapping[Any, int] | None) -> list[Any]:
-        highest = max((counts or {}).values(), default=0)
-        return sorted(value for value, count in (counts or {}).items() if count == highest)
-
-    return Measure(f"histogram({quoted(column)})", (column,), most)
+def _in_set(value: str, values: Values, kind: pa.DataType) -> str:
+    return f"list(distinct {value}) filter ({value} in {set_literal(values.get('value_set'), kind)})"
 
 
-def _quantiles(column: str, values: Mapping[str, Any], schema: pa.Schema) -> Measure | None:
-    if values.get("allow_relative_error") or not is_number(schema.field(column).type):
-        return None
-    wanted = [float(quantile) for quantile in values["quantiles"]]
-    sql = f"quantile_disc({quoted(column)}::double, {wanted}) filter ({quoted(column)} is not null)"
-    return Measure(sql, (column,), lambda found: list(found or ()))
+def _spelled(values: Values, kind: pa.DataType) -> dict[Any, Any]:
+    """The suite's spelling of each value that it names."""
+    return {exact(value, kind): value for value in values.get("value_set") or ()}
 
 
-_AGGREGATES: dict[str, Aggregate] = {
-    "column.min": _plain("min({})", lambda kind: is_number(kind) or pa.types.is_string(kind)),
-    "column.max": _plain("max({})", lambda kind: is_number(kind) or pa.types.is_string(kind)),
-    "column.mean": _plain("avg({})", is_number),
-    "column.sum": _plain("sum({})", is_number),
-    "column.standard_deviation": _plain("stddev_samp({}::double)", is_number),
-    "column.median": _plain("median({}::double)", is_number),
-    "column.quantile_values": _quantiles,
-    "column.distinct_values.count": _plain("count(distinct {})", is_exact),
-    "column.unique_proportion": _plain("coalesce(count(distinct {0}) / nullif(count({0}), 0), 0)", is_exact),
+def _listed(values: Values, kind: pa.DataType) -> Metric:
+    return lambda found: list(found or ())
+
+
+def _missing(values: Values, kind: pa.DataType) -> Metric:
+    wanted, limit = _spelled(values, kind), values.get("limit") or _MOST_VALUES
+    return lambda found: [spelled for value, spelled in wanted.items() if value not in set(found or ())][:limit]
+
+
+def _missing_count(values: Values, kind: pa.DataType) -> Metric:
+    wanted = _spelled(values, kind)
+    return lambda found: len(wanted.keys() - set(found or ()))
+
+
+def _most_common(value: str, values: Values, kind: pa.DataType) -> str:
+    """Of many that are equally common: all that the suite names, and the first others."""
+    counts = f"histogram({value})"
+    often = f"list_filter(map_entries({counts}), lambda e: e.value = list_max(map_values({counts})))"
+    found = f"list_transform({often}, lambda e: e.key)"
+    named = set_literal(values.get("value_set"), kind)
+    others = f"list_sort(list_filter({found}, lambda k: k not in {named}))[1:{_MOST_VALUES}]"
+    return f"list_concat(list_sort(list_filter({found}, lambda k: k in {named})), {others})"
+
+
+def _most_common_spelled(values: Values, kind: pa.DataType) -> Metric:
+    wanted = _spelled(values, kind)
+    return lambda found: [wanted.get(value, value) for value in found or ()]
+
+
+def _quantiles(value: str, values: Values, kind: pa.DataType) -> str:
+    if values.get("allow_relative_error"):
+        raise NotExpressibleInSql("allow_relative_error: quantiles are exact here")
+    wanted = [float(quantile) for quantile in values["quantile_ranges"]["quantiles"]]
+    return f"quantile_disc({value}::double, {wanted}) filter ({value} is not null)"
+
+
+AGGREGATES: Mapping[str, Aggregate] = {
+    "column.min": _plain("min({})", is_ordered, _as_number),
+    "column.max": _plain("max({})", is_ordered, _as_number),
+    "column.mean": _plain("avg({})", is_number, _as_number, of_floats="favg({})"),
+    "column.sum": _plain("sum({})", is_number, _as_number, of_floats="fsum({})"),
+    "column.standard_deviation": _plain("stddev_samp({}::double)", is_number, _as_number),
+    "column.median": _plain("median({}::double)", is_number, _as_number),
+    "column.quantile_values": Aggregate(_quantiles, is_number, _listed),
+    "column.distinct_values.count": _plain("count(distinct {})", is_comparable),
+    "column.unique_proportion": _plain("coalesce(count(distinct {0}) / nullif(count({0}), 0), 0)", is_comparable),
     "column.non_null_count": _plain("count({})", lambda kind: True),
     "column.non_null_proportion": _plain("coalesce(count({}) / nullif(count(*), 0), 0)", lambda kind: True),
-    "column.distinct_values.not_in_set": _not_in_set,
-    "column.distinct_values.not_in_set.count": _not_in_set_count,
-    "column.distinct_values.missing_from_column": _missing_from_column,
-    "column.distinct_values.missing_from_column.count": _missing_from_column_count,
-    "column.most_common_value": _most_common,
+    "column.distinct_values.not_in_set": Aggregate(_not_in_set, is_single, _listed),
+    "column.distinct_values.not_in_set.count": Aggregate(_not_in_set_count, is_single),
+    "column.distinct_values.missing_from_column": Aggregate(_in_set, is_single, _missing),
+    "column.distinct_values.missing_from_column.count": Aggregate(_in_set, is_single, _missing_count),
+    "column.most_common_value": Aggregate(_most_common, is_single, _most_common_spelled),
 }

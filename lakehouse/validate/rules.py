@@ -1,42 +1,68 @@
-"""Which rows violate an expectation, as SQL: the rule behind each row metric of Great Expectations."""
+"""Which rows violate an expectation, as SQL: the rule behind each row metric of Great Expectations.
+
+Regular expressions are RE2's (https://github.com/google/re2/wiki/Syntax), searched for anywhere in the text: word
+characters, digits and white space are ASCII, `$` is the end of the text, no look-ahead. Lengths are code points.
+"""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.validate.conditions import columns_of, condition_sql
+from lakehouse.validate.literals import (
+    NotExpressibleInSql,
+    at_least,
+    at_most,
+    is_comparable,
+    is_float,
+    is_number,
+    is_ordered,
+    is_single,
+    literal,
+    quoted,
+    set_literal,
+    text_literal,
+    type_name,
+)
 from lakehouse.validate.scan import Rule, UniqueRule
-from lakehouse.validate.sql import NotExpressibleInSql, is_exact, is_number, literal, only, pattern_literal, quoted
 
 Values = Mapping[str, Any]
 
 
-def rule_of(name: str, domain: Values, values: Values, schema: pa.Schema) -> Rule | None:
-    """The rule behind the metric `name`, such as `column_values.between`; None when it is not known here."""
-    columns = _columns_of(domain)
-    if not columns or not set(columns) <= set(schema.names) or domain.get("row_condition") is not None:
+def rule_of(name: str, values: Values, schema: pa.Schema) -> Rule | None:
+    """The rule behind the metric `name`, such as `column_values.between`, None when there is none.
+
+    `values` are the expectation's own, as its suite has them. NotExpressibleInSql when they do not fit the columns.
+    """
+    columns = _columns_of(values)
+    if not columns:
         return None
+    unknown = [column for column in columns if column not in schema.names]
+    if unknown:
+        raise NotExpressibleInSql(f"{unknown[0]!r} is no column")
     types = [schema.field(column).type for column in columns]
-    given = {**domain, **values}
-    try:
-        if name in _COLUMN_RULES:
-            return _COLUMN_RULES[name].rule(columns[0], given, types[0])
-        if name in _NULL_RULES:
-            return Rule(columns, "true", _NULL_RULES[name].format(quoted(columns[0])))
-        if name in _PAIR_RULES:
-            return _pair_rule(_PAIR_RULES[name], columns, given, types)
-        if name in _ROW_RULES:
-            return _ROW_RULES[name](columns, given, types, _in_scope(columns, given))
-    except NotExpressibleInSql:
+    if name in _COLUMN_RULES:
+        rule = _COLUMN_RULES[name].rule(columns[0], values, types[0])
+    elif name in _NULL_RULES:
+        rule = Rule(columns[:1], "true", _NULL_RULES[name].format(quoted(columns[0])))
+    elif name in _PAIR_RULES:
+        rule = _pair_rule(_PAIR_RULES[name], columns, values, types)
+    elif name in _ROW_RULES:
+        rule = _ROW_RULES[name](columns, values, types, _in_scope(columns, values))
+    else:
         return None
-    return None
+    return rule.where(
+        condition_sql(values.get("row_condition"), schema), tuple(columns_of(values.get("row_condition")))
+    )
 
 
-def _columns_of(domain: Values) -> tuple[str, ...]:
-    named = [domain.get("column"), domain.get("column_A"), domain.get("column_B"), *(domain.get("column_list") or ())]
+def _columns_of(values: Values) -> tuple[str, ...]:
+    named = [values.get("column"), values.get("column_A"), values.get("column_B"), *(values.get("column_list") or ())]
     return tuple(str(column) for column in named if column is not None)
 
 
@@ -53,32 +79,34 @@ class ColumnRule:
 
     predicate: Callable[[str, Values, pa.DataType], str]
     negated: bool = False
-    fits: Callable[[pa.DataType], bool] = lambda kind: True
+    fits: Callable[[pa.DataType], bool] = is_single
 
     def rule(self, column: str, values: Values, kind: pa.DataType) -> Rule:
-        only([kind], self.fits)
+        _need(self.fits, kind)
         name = quoted(column)
         satisfied = self.predicate(name, values, kind)
-        violates = satisfied if self.negated else f"not ({satisfied})"
-        return Rule((column,), f"{name} is not null", f"({violates})")
+        return Rule((column,), f"{name} is not null", f"({satisfied})" if self.negated else f"not ({satisfied})")
+
+
+def _need(fits: Callable[[pa.DataType], bool], *types: pa.DataType) -> None:
+    for kind in types:
+        if not fits(kind):
+            raise NotExpressibleInSql(f"values of {type_name(kind)} cannot be asked that")
 
 
 def _between(name: str, values: Values, kind: pa.DataType) -> str:
     low, high = values.get("min_value"), values.get("max_value")
     bounds = []
     if low is not None:
-        bounds.append(f"{name} {'>' if values.get('strict_min') else '>='} {literal(low, kind)}")
+        bounds.append(at_least(name, low, kind, bool(values.get("strict_min"))))
     if high is not None:
-        bounds.append(f"{name} {'<' if values.get('strict_max') else '<='} {literal(high, kind)}")
-    if not bounds or (low is not None and high is not None and low > high):
-        raise NotExpressibleInSql
+        bounds.append(at_most(name, high, kind, bool(values.get("strict_max"))))
+    if not bounds:
+        raise NotExpressibleInSql("neither min_value nor max_value is given")
     return " and ".join(bounds)
 
 
 def _length_between(name: str, values: Values, kind: pa.DataType) -> str:
-    given = [values[key] for key in ("min_value", "max_value") if values.get(key) is not None]
-    if not all(isinstance(value, int | float) and float(value).is_integer() for value in given):
-        raise NotExpressibleInSql
     return _between(f"length({name})", values, pa.int64())
 
 
@@ -87,110 +115,156 @@ def _length_equals(name: str, values: Values, kind: pa.DataType) -> str:
 
 
 def _in_set(name: str, values: Values, kind: pa.DataType) -> str:
-    return "true" if values.get("value_set") is None else f"{name} in {set_literal(values['value_set'], kind)}"
-
-
-def set_literal(value_set: Any, kind: pa.DataType) -> str:
-    if not value_set:
-        raise NotExpressibleInSql
-    return f"({', '.join(literal(value, kind) for value in value_set)})"
+    return f"{name} in {set_literal(values.get('value_set'), kind)}"
 
 
 def _matches(name: str, values: Values, kind: pa.DataType) -> str:
-    return f"regexp_matches({name}, {pattern_literal(values['regex'], kind)})"
+    return _found(name, values["regex"])
 
 
 def _matches_list(name: str, values: Values, kind: pa.DataType) -> str:
-    how = values.get("match_on") or "any"
-    if how not in ("any", "all"):
-        raise NotExpressibleInSql
-    return (" or " if how == "any" else " and ").join(_found(name, values, kind))
+    return (" and " if values.get("match_on") == "all" else " or ").join(_patterns_found(name, values))
 
 
 def _matches_any(name: str, values: Values, kind: pa.DataType) -> str:
-    return " or ".join(_found(name, values, kind))
+    return " or ".join(_patterns_found(name, values))
 
 
-def _found(name: str, values: Values, kind: pa.DataType) -> list[str]:
-    patterns = [str(pattern) for pattern in values.get("regex_list") or ()]
-    if not patterns:
-        raise NotExpressibleInSql
-    return [f"regexp_matches({name}, {pattern_literal(pattern, kind)})" for pattern in patterns]
+def _patterns_found(name: str, values: Values) -> list[str]:
+    if not values.get("regex_list"):
+        raise NotExpressibleInSql("the regex_list is empty")
+    return [_found(name, pattern) for pattern in values["regex_list"]]
+
+
+def _found(name: str, pattern: object) -> str:
+    if not isinstance(pattern, str):
+        raise NotExpressibleInSql(f"{pattern!r} is no pattern")
+    return f"regexp_matches({name}, {text_literal(pattern)})"
+
+
+def _calls(function: str, argument: Callable[[Values], str] = lambda values: "") -> Callable[..., str]:
+    return lambda name, values, kind: f"{function}({name}, {text_literal(argument(values))})"
 
 
 _NULL_RULES = {"column_values.nonnull": "{} is null", "column_values.null": "{} is not null"}
 
+_is_text = pa.types.is_string
 _COLUMN_RULES: dict[str, ColumnRule] = {
-    "column_values.between": ColumnRule(_between),
-    "column_values.value_length.between": ColumnRule(_length_between, fits=pa.types.is_string),
-    "column_values.value_length.equals": ColumnRule(_length_equals, fits=pa.types.is_string),
+    "column_values.between": ColumnRule(_between, fits=is_ordered),
+    "column_values.value_length.between": ColumnRule(_length_between, fits=_is_text),
+    "column_values.value_length.equals": ColumnRule(_length_equals, fits=_is_text),
     "column_values.in_set": ColumnRule(_in_set),
     "column_values.not_in_set": ColumnRule(_in_set, negated=True),
-    "column_values.match_regex": ColumnRule(_matches),
-    "column_values.not_match_regex": ColumnRule(_matches, negated=True),
-    "column_values.match_regex_list": ColumnRule(_matches_list),
-    "column_values.not_match_regex_list": ColumnRule(_matches_any, negated=True),
+    "column_values.match_regex": ColumnRule(_matches, fits=_is_text),
+    "column_values.not_match_regex": ColumnRule(_matches, negated=True, fits=_is_text),
+    "column_values.match_regex_list": ColumnRule(_matches_list, fits=_is_text),
+    "column_values.not_match_regex_list": ColumnRule(_matches_any, negated=True, fits=_is_text),
+    "column_values.dateutil_parseable": ColumnRule(_calls("is_date_text"), fits=_is_text),
+    "column_values.match_strftime_format": ColumnRule(
+        _calls("has_time_format", lambda values: str(values["strftime_format"])), fits=_is_text
+    ),
+    "column_values.json_parseable": ColumnRule(_calls("is_json"), fits=_is_text),
+    "column_values.match_json_schema": ColumnRule(
+        _calls("has_json_schema", lambda values: json.dumps(values["json_schema"])), fits=_is_text
+    ),
 }
 
 # --- several columns -----------------------------------------------------------------------------------------------
 
-_PAIR_RULES: dict[str, Callable[[str, str, Values], str]] = {
-    "column_pair_values.a_greater_than_b": lambda a, b, values: (
-        f"{a} >= {b}" if values.get("or_equal") else f"{a} > {b}"
-    ),
-    "column_pair_values.equal": lambda a, b, values: f"{a} = {b}",
+
+def _greater(a: str, b: str, values: Values, types: Sequence[pa.DataType]) -> str:
+    _need(is_ordered, *types)
+    return f"{a} >= {b}" if values.get("or_equal") else f"{a} > {b}"
+
+
+def _equal(a: str, b: str, values: Values, types: Sequence[pa.DataType]) -> str:
+    _need(is_comparable, *types)
+    return f"{a} = {b}"
+
+
+def _pair_in_set(a: str, b: str, values: Values, types: Sequence[pa.DataType]) -> str:
+    _need(is_single, *types)
+    pairs = values.get("value_pairs_set") or ()
+    if not pairs:
+        raise NotExpressibleInSql("an empty set has no answer")
+    one, other = types
+    return " or ".join(f"({a} = {literal(x, one)} and {b} = {literal(y, other)})" for x, y in pairs)
+
+
+_PAIR_RULES: dict[str, Callable[[str, str, Values, Sequence[pa.DataType]], str]] = {
+    "column_pair_values.a_greater_than_b": _greater,
+    "column_pair_values.equal": _equal,
+    "column_pair_values.in_set": _pair_in_set,
 }
 
 
 def _pair_rule(
-    predicate: Callable[[str, str, Values], str],
+    predicate: Callable[[str, str, Values, Sequence[pa.DataType]], str],
     columns: tuple[str, ...],
     values: Values,
     types: Sequence[pa.DataType],
 ) -> Rule:
     """About two columns of types that compare with each other; not about a pair with one missing."""
     one, other = types
-    is_comparable = one == other or (is_number(one) and is_number(other))
-    if not is_comparable or pa.types.is_nested(one) or values.get("ignore_row_if") != "either_value_is_missing":
-        raise NotExpressibleInSql
+    if predicate is not _pair_in_set and one != other and not (is_number(one) and is_number(other)):
+        raise NotExpressibleInSql(f"values of {type_name(one)} and {type_name(other)} do not compare")
     a, b = map(quoted, columns)
-    return Rule(columns, f"({a} is not null and {b} is not null)", f"not ({predicate(a, b, values)})")
+    return Rule(columns, f"({a} is not null and {b} is not null)", f"not ({predicate(a, b, values, types)})")
 
 
 def _in_scope(columns: Sequence[str], values: Values) -> str:
+    """`all_values_are_missing` is Great Expectations' default."""
     nulls = [f"{quoted(column)} is null" for column in columns]
-    joined = {"all_values_are_missing": " and ", "any_value_is_missing": " or "}.get(str(values.get("ignore_row_if")))
+    ignored = values.get("ignore_row_if") or "all_values_are_missing"
+    joined = {"all_values_are_missing": " and ", "any_value_is_missing": " or "}.get(str(ignored))
     return f"not ({joined.join(nulls)})" if joined else "true"
 
 
 def _unique(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
-    only(types, is_exact)
+    _need(is_comparable, *types)
     return UniqueRule(columns, f"{quoted(columns[0])} is not null")
 
 
 def _unique_together(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
-    only(types, is_exact)
+    _need(is_comparable, *types)
     return UniqueRule(columns, in_scope)
 
 
 def _unique_in_row(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
-    if len(set(types)) > 1 or len(columns) < 2:
-        raise NotExpressibleInSql
+    _need_alike(columns, types)
     names = list(map(quoted, columns))
     same = [f"{a} is not distinct from {b}" for place, a in enumerate(names) for b in names[place + 1 :]]
     return Rule(columns, in_scope, f"({' or '.join(same)})")
 
 
+def _equal_in_row(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
+    _need_alike(columns, types)
+    first, *rest = map(quoted, columns)
+    return Rule(columns, in_scope, f"({' or '.join(f'{first} is distinct from {each}' for each in rest)})")
+
+
+def _need_alike(columns: Sequence[str], types: Sequence[pa.DataType]) -> None:
+    _need(is_comparable, *types)
+    if len(set(map(str, types))) > 1 or len(columns) < 2:
+        raise NotExpressibleInSql("two or more columns of one type are needed")
+
+
 def _sum(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
-    """Of integers alone: what floats add up to depends on who adds. A missing one counts as 0."""
-    only(types, pa.types.is_integer)
-    total = " + ".join(f"coalesce({quoted(column)}, 0)::hugeint" for column in columns)
-    return Rule(columns, in_scope, f"({total})::double <> {literal(float(values['sum_total']), pa.float64())}")
+    """Exact for integers and decimals; with a float among them as floats, in the order of the list. Missing is 0."""
+    _need(is_number, *types)
+    if any(map(is_float, types)):
+        kind, sql_type = pa.float64(), "double"
+    else:
+        scale = max((each.scale for each in types if pa.types.is_decimal(each)), default=0)
+        kind, sql_type = pa.decimal128(38, scale), f"decimal(38, {scale})"
+    total = " + ".join(f"coalesce({quoted(column)}, 0)::{sql_type}" for column in columns)
+    return Rule(columns, in_scope, f"({total}) <> {literal(values['sum_total'], kind)}")
 
 
 _ROW_RULES: dict[str, Callable[[tuple[str, ...], Values, Sequence[pa.DataType], str], Rule]] = {
     "column_values.unique": _unique,
     "compound_columns.unique": _unique_together,
     "select_column_values.unique.within_record": _unique_in_row,
+    "multicolumn_values.equal": _equal_in_row,
     "multicolumn_sum.equal": _sum,
 }

@@ -5,14 +5,15 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, Self
 
 import duckdb
 import numpy as np
 import pyarrow as pa
 
-from lakehouse.validate.sql import quoted, text_literal
+from lakehouse.validate import functions
+from lakehouse.validate.literals import quoted, text_literal
 
 MEMORY_LIMIT = "1GB"
 """Of the database; beyond it, it spills to disk."""
@@ -41,11 +42,21 @@ class Measure:
 
 @dataclass(frozen=True)
 class Rule:
-    """Which rows an expectation is about, and which of them violate it: two conditions that are never null."""
+    """Which rows an expectation is about, and which of them violate it: two conditions that are never null.
+
+    `columns` are those it is about, `also_read` those that only its conditions name.
+    """
 
     columns: tuple[str, ...]
     applies_to: str
     violates: str
+    also_read: tuple[str, ...] = ()
+
+    def where(self, condition: str, columns: Sequence[str]) -> Self:
+        """The same about fewer rows."""
+        if condition == "true":
+            return self
+        return replace(self, applies_to=f"({condition} and {self.applies_to})", also_read=tuple(columns))
 
 
 @dataclass(frozen=True)
@@ -64,6 +75,7 @@ class HourScan:
 
     def __init__(self, scan: Scan, database: duckdb.DuckDBPyConnection, hashed: Hashed = hashed) -> None:
         self._scan, self._database, self._hashed = scan, database, hashed
+        self._registered: set[str] = set()
 
     def metrics(self, measures: Mapping[Any, Measure]) -> dict[Any, Any]:
         """Every measure's metric, by its key; the same SQL is computed once, all of it in one scan."""
@@ -72,8 +84,9 @@ class HourScan:
         if not expressions:
             return {}
         self._read(columns)
-        (row,) = self._database.execute(f"select {', '.join(expressions)} from hour").fetchall()
-        found = dict(zip(expressions, row, strict=True))
+        listed = ", ".join(f"{expression} as m{place}" for place, expression in enumerate(expressions))
+        (row,) = self._rows(f"select {listed} from hour")
+        found = {expression: row[f"m{place}"] for place, expression in enumerate(expressions)}
         return {key: each.metric(found[each.sql]) for key, each in measures.items()}
 
     def repeats(self, rule: UniqueRule) -> int:
@@ -88,19 +101,32 @@ class HourScan:
         return int(count)
 
     def examples(self, rule: Rule, also: Sequence[str], limit: int) -> list[dict[str, Any]]:
-        """The first rows that violate the rule, in the files' order: `also` and the columns it is about."""
+        """The first rows that violate the rule, by their values in this order: `also`, the columns it is about."""
         columns = list(dict.fromkeys([*also, *rule.columns]))
         if isinstance(rule, UniqueRule):
             self._suspects(rule, columns)
-            query = f"{self._repeated(rule)} order by all limit {limit}"
+            violating = self._repeated(rule)
         else:
-            self._read(columns)
-            query = f"select * from hour where {rule.applies_to} and {rule.violates} limit {limit}"
-        return list(self._database.sql(query).to_arrow_table().select(columns).to_pylist())
+            self._read([*columns, *rule.also_read])
+            violating = f"select * from hour where {rule.applies_to} and {rule.violates}"
+        return self._rows(f"select {', '.join(map(quoted, columns))} from ({violating}) order by all limit {limit}")
+
+    def probe(self, columns: Sequence[str]) -> None:
+        """Read every value of the columns; raises what the files raise."""
+        self._read(columns)
+        values = ", ".join(f"max(hash({quoted(column)}))" for column in columns) or "count(*)"
+        self._database.execute(f"select {values} from hour").fetchall()
+
+    def _rows(self, query: str) -> list[dict[str, Any]]:
+        for name in functions.FUNCTIONS:
+            if f"{name}(" in query and name not in self._registered:
+                functions.register(name, self._database)
+                self._registered.add(name)
+        return list(self._database.sql(query).to_arrow_table().to_pylist())
 
     def _may_repeat(self, rule: UniqueRule) -> bool:
         """Whether a hash occurs twice, of what memory holds; beyond that the database compares in full."""
-        self._read(rule.columns)
+        self._read([*rule.columns, *rule.also_read])
         hashes = self._database.sql(f"select {self._hashed(rule.columns)} as h from hour where {rule.applies_to}")
         kept: list[np.ndarray[Any, np.dtype[np.uint64]]] = []
         rows = 0
@@ -113,7 +139,7 @@ class HourScan:
         return bool((together[1:] == together[:-1]).any())
 
     def _read(self, columns: Sequence[str]) -> None:
-        rows = self._scan(columns or ["event_id"])
+        rows = self._scan(list(dict.fromkeys(columns)) or ["event_id"])
         if isinstance(rows, str):
             self._database.execute(f"create or replace temp view hour as {rows}").fetchall()
         else:
@@ -122,12 +148,12 @@ class HourScan:
     def _suspects(self, rule: UniqueRule, columns: Sequence[str] = ()) -> None:
         """The table `suspects`: few rows, with all that violate the rule among them."""
         key = self._hashed(rule.columns)
-        self._read(rule.columns)
+        self._read([*rule.columns, *rule.also_read])
         self._database.execute(
             f"create or replace temp table often as select {key} as h from hour "
             f"where {rule.applies_to} group by h having count(*) > 1"
         ).fetchall()
-        self._read(list(dict.fromkeys([*columns, *rule.columns])))
+        self._read([*columns, *rule.columns, *rule.also_read])
         self._database.execute(
             f"create or replace temp table suspects as select * from hour "
             f"where {rule.applies_to} and {key} in (select h from often)"

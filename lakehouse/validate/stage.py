@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
 from itertools import takewhile
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from lakehouse import failpoints
 from lakehouse.config import Config
@@ -26,47 +26,47 @@ from lakehouse.validate.results import Verdict, close_of, has_verdict, record_of
 from lakehouse.validate.suite_files import suite_of
 from lakehouse.validate.suites import Suite, parameters_of
 
-if TYPE_CHECKING:
-    from lakehouse.validate.hour_rows import Spark
+ENGINE = "duckdb"
 
 log = logging.getLogger(__name__)
 
 
 def validate_due(
-    topic: Topic, config: Config, spark: Spark, *, run: str, is_stopping: Callable[[], bool] = lambda: False
+    topic: Topic, config: Config, *, run: str, is_stopping: Callable[[], bool] = lambda: False
 ) -> list[Verdict]:
     """A verdict on every sealed hour that has none, oldest first; once a day the volume model is fitted again.
 
     No hour is begun once `is_stopping`.
 
-    `spark`, or what gives one, is asked for only when an hour has more than `validation.small_rows` rows. MLflow's
-    runs are logged after all hours are judged, in a thread of their own.
+    An hour that cannot be judged does not stop the others: its error is raised after them. MLflow's runs are logged
+    after all hours are judged, in a thread of their own.
     """
-    stage = Validation(topic, config, spark, run)
+    stage = Validation(topic, config, run)
     due = stage.ledger.history().due_to_validate()
     if not due:
         return []
     try:
-        verdicts = [stage.validate(hour) for hour in takewhile(lambda _: not is_stopping(), due)]
+        verdicts, errors = stage.validate_each(takewhile(lambda _: not is_stopping(), due))
         if any(each.type == volume_models.EXPECTATION for each in stage.suite.expectations):
             history = stage.ledger.history()
             if volume_models.is_stale(stage.tables, history):
                 volume_models.learn(stage.tables, history)
+        if errors:
+            raise errors[0]
         return verdicts
     finally:
         mlflow_runs.log_soon(stage.tables)
 
 
-def validate_hour(topic: Topic, config: Config, spark: Spark, hour: Hour, *, run: str) -> Verdict:
+def validate_hour(topic: Topic, config: Config, hour: Hour, *, run: str) -> Verdict:
     """The verdict on the hour's newest seal: see `Validation.validate`."""
-    return Validation(topic, config, spark, run).validate(hour)
+    return Validation(topic, config, run).validate(hour)
 
 
 @dataclass(frozen=True)
 class _Judgement:
-    """What was found in an hour: `engine` names what read it, `rows` are those that are there."""
+    """What was found in an hour; `rows` are those that are there."""
 
-    engine: str
     findings: tuple[Finding, ...]
     rows: int
     lateness: Mapping[str, Any] | None
@@ -78,7 +78,6 @@ class Validation:
 
     topic: Topic
     config: Config
-    spark: Spark
     run: str
     clock: Clock = now
 
@@ -94,12 +93,22 @@ class Validation:
     def suite(self) -> Suite:
         return suite_of(self.topic, self.config)
 
+    def validate_each(self, due: Iterable[Hour]) -> tuple[list[Verdict], list[LakeError]]:
+        """(verdicts, what was raised for the other hours)"""
+        verdicts, errors = [], []
+        for hour in due:
+            try:
+                verdicts.append(self.validate(hour))
+            except LakeError as error:
+                log.warning("validate: topic=%s hour=%s not judged: %s", self.topic.name, hour, error)
+                errors.append(error)
+        return verdicts, errors
+
     def validate(self, hour: Hour) -> Verdict:
         """The verdict on the hour's newest seal: result and page are written first, the ledger's row last.
 
         So a run that dies in between is simply repeated. A revision that has a verdict keeps it, and its page: then
-        nothing is written. LakeError when the hour is not sealed or its files cannot be read, SuiteError when an
-        expectation gives no answer: then nothing is recorded.
+        nothing is written. LakeError when the hour is not sealed or its files cannot be read: then nothing is recorded.
         """
         history = self.ledger.history()
         verdict, result = self.judge(hour, history)
@@ -138,7 +147,7 @@ class Validation:
             "at": self.clock().isoformat(),
             "release": self.config.settings.release,
             "run": self.run,
-            "engine": judgement.engine,
+            "engine": ENGINE,
             "seconds": round(verdict.seconds, 3),
             "suite_hash": self.suite.hash,
             "silver_version": seal.silver_version,
@@ -153,7 +162,7 @@ class Validation:
     def _judgement(self, hour: Hour, seal: Sealed) -> _Judgement:
         """The sealed version, judged by the suite. In an hour without rows all that is about rows holds."""
         expectations = self.suite.of_hour(parameters_of(hour, seal.rows, volume_models.address_of(self.tables)))
-        sealed = sealed_hour(self.topic, self.config, hour, seal, self.spark)
+        sealed = sealed_hour(self.topic, self.config, hour, seal)
         asked = {place: each for place, each in enumerate(expectations) if sealed.rows or each.is_about_the_hour}
         columns = self.suite.columns_read(silver_schema(self.topic))
         with as_lake_errors(self.topic, hour):
@@ -161,12 +170,11 @@ class Validation:
                 list(asked.values()),
                 sealed.schema(columns),
                 sealed.scan,
-                lambda rest: sealed.by_gx(rest, columns),
                 latency.MEASURES,
             )
         answered = dict(zip(asked, findings, strict=True))
         complete = tuple(answered.get(place) or Finding(each, True, 0) for place, each in enumerate(expectations))
-        return _Judgement(" + ".join(sealed.engines), complete, also["rows"], latency.summary(also))
+        return _Judgement(complete, also["rows"], latency.summary(also))
 
     def _record(self, verdict: Verdict, result: Mapping[str, Any]) -> Verdict:
         hour, revision = verdict.hour, verdict.revision

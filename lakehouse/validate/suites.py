@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import json
-import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import cached_property
@@ -16,6 +15,7 @@ from lakehouse.errors import SuiteError
 from lakehouse.hours import Hour, end_of, start_of
 from lakehouse.schemas import silver_schema
 from lakehouse.topics import Topic
+from lakehouse.validate.conditions import columns_of
 
 EVERY_TOPIC = "_every_topic"
 """The suite that stands before each topic's own."""
@@ -29,10 +29,10 @@ _PARAMETER = "$PARAMETER"
 _COLUMN_KEYS = ("column", "column_A", "column_B", "distinct")
 _LIST_KEYS = ("column_list", "null_shares")
 _OF_THE_HOUR = ("expect_table_", "expect_volume_")
-_ENGINE_BOUND = {
-    "expect_column_values_to_be_of_type": "types are declared in conf/topics, and each engine has other names for them",
-    "expect_column_values_to_be_in_type_list": "types are declared in conf/topics, and each engine has other names",
-    "unexpected_rows_expectation": "small hours are not read by an engine that knows SQL",
+_REFUSED = {
+    "expect_column_values_to_be_of_type": "types are declared in conf/topics",
+    "expect_column_values_to_be_in_type_list": "types are declared in conf/topics",
+    "unexpected_rows_expectation": "a suite is no program: it cannot bring its own SQL",
 }
 _EITHER_MISSING = "either_value_is_missing"
 
@@ -54,6 +54,11 @@ class Expectation:
         listed = [column for key in _LIST_KEYS for column in self.kwargs.get(key) or ()]
         return tuple(map(str, [*single, *listed]))
 
+    @cached_property
+    def columns_read(self) -> tuple[str, ...]:
+        """`columns`, and those that its `row_condition` names."""
+        return tuple(dict.fromkeys([*self.columns, *columns_of(self.kwargs.get("row_condition"))]))
+
     @property
     def subject(self) -> str:
         """What it is about, for people: its columns, or the hour as a whole."""
@@ -65,9 +70,11 @@ class Expectation:
         return self.type.startswith(_OF_THE_HOUR)
 
     def given(self, parameters: Mapping[str, Any]) -> Expectation:
-        """With what it left to the hour filled in."""
-        filled = {key: parameters[name] if (name := _left_open(value)) else value for key, value in self.kwargs.items()}
-        return replace(self, kwargs=filled)
+        """With what it left to the hour filled in, at any depth."""
+        return self.with_kwargs(_filled(self.kwargs, parameters))
+
+    def with_kwargs(self, kwargs: Mapping[str, Any]) -> Expectation:
+        return replace(self, kwargs=kwargs)
 
 
 def parameters_of(hour: Hour, sealed_rows: int, volume_model: str = "") -> dict[str, Any]:
@@ -83,6 +90,27 @@ def parameters_of(hour: Hour, sealed_rows: int, volume_model: str = "") -> dict[
 
 def _left_open(value: object) -> str | None:
     return str(value[_PARAMETER]) if isinstance(value, Mapping) and _PARAMETER in value else None
+
+
+def _all_left_open(value: object) -> Iterator[str]:
+    name = _left_open(value)
+    if name is not None:
+        yield name
+    elif isinstance(value, Mapping):
+        for member in value.values():
+            yield from _all_left_open(member)
+    elif isinstance(value, list):
+        for member in value:
+            yield from _all_left_open(member)
+
+
+def _filled(value: Any, parameters: Mapping[str, Any]) -> Any:
+    name = _left_open(value)
+    if name is not None:
+        return parameters.get(name)
+    if isinstance(value, Mapping):
+        return {key: _filled(member, parameters) for key, member in value.items()}
+    return [_filled(member, parameters) for member in value] if isinstance(value, list) else value
 
 
 @dataclass(frozen=True)
@@ -103,14 +131,11 @@ class Suite:
     def columns_read(self, schema: pa.Schema) -> list[str]:
         """The silver columns and members of structs that must be read to judge it, `event_id` always, in a fixed order.
 
-        An expectation about the table's shape, and a `row_condition`, can name any column: these count as mentioned.
+        An expectation about the table's shape is about all columns.
         """
-        named = {column for expectation in self.expectations for column in expectation.columns} | {"event_id"}
-        for expectation in self.expectations:
-            if expectation.type.startswith("expect_table_column"):
-                named.update(schema.names)
-            condition = json.dumps(expectation.kwargs.get("row_condition"), default=str)
-            named.update(name for name in schema.names if re.search(rf"\b{re.escape(name)}\b", condition))
+        named = {column for expectation in self.expectations for column in expectation.columns_read} | {"event_id"}
+        if any(expectation.type.startswith("expect_table_column") for expectation in self.expectations):
+            named.update(schema.names)
         return sorted(named)
 
 
@@ -161,7 +186,7 @@ def _expectations(name: str, document: Mapping[str, Any], topic: Topic) -> Itera
         if not isinstance(item.get("kwargs", {}), dict):
             raise SuiteError(origin, found=json.dumps(item["kwargs"])[:200], expected="`kwargs` as an object",
                              next_step=_FIX)  # fmt: skip
-        kwargs = _engine_independent(item["type"], dict(item.get("kwargs", {})), origin)
+        kwargs = _with_one_meaning(item["type"], dict(item.get("kwargs", {})), origin)
         expectation = Expectation(item["type"], kwargs, _severity(item, origin), _text(item.get("notes")), origin)
         _check_columns(expectation, schema)
         _check_parameters(expectation)
@@ -188,19 +213,16 @@ def _text(notes: object) -> str:
     return " ".join(map(str, notes)) if isinstance(notes, list) else str(notes or "")
 
 
-def _engine_independent(kind: str, kwargs: dict[str, Any], origin: str) -> dict[str, Any]:
-    """A verdict must not depend on the size of its hour: what the engines answer differently is settled or refused.
-
-    Of a pair with one null pandas says that it breaks the expectation, Spark that it does not.
-    """
-    if kind in _ENGINE_BOUND:
+def _with_one_meaning(kind: str, kwargs: dict[str, Any], origin: str) -> dict[str, Any]:
+    """What Great Expectations' engines answer differently is settled or refused: a pair with one null, conditions."""
+    if kind in _REFUSED:
         raise SuiteError(
-            origin, found=kind, expected=f"an expectation for every engine: {_ENGINE_BOUND[kind]}", next_step=_FIX
+            origin, found=kind, expected=f"an expectation of an hour's rows: {_REFUSED[kind]}", next_step=_FIX
         )
     if "column_pair" in kind and kwargs.setdefault("ignore_row_if", _EITHER_MISSING) != _EITHER_MISSING:
         raise SuiteError(
             origin,
-            found=f"ignore_row_if {kwargs['ignore_row_if']!r}, of which pandas and Spark think differently",
+            found=f"ignore_row_if {kwargs['ignore_row_if']!r}, on which Great Expectations' engines differ",
             expected=f"{_EITHER_MISSING!r}, with a second expectation that the columns are not null",
             next_step=_FIX,
         )
@@ -215,7 +237,7 @@ def _engine_independent(kind: str, kwargs: dict[str, Any], origin: str) -> dict[
 
 
 def _check_columns(expectation: Expectation, schema: pa.Schema) -> None:
-    for column in expectation.columns:
+    for column in expectation.columns_read:
         if not is_there(column, schema):
             raise SuiteError(
                 expectation.origin,
@@ -226,9 +248,8 @@ def _check_columns(expectation: Expectation, schema: pa.Schema) -> None:
 
 
 def _check_parameters(expectation: Expectation) -> None:
-    for value in expectation.kwargs.values():
-        name = _left_open(value)
-        if name is not None and name not in PARAMETERS:
+    for name in _all_left_open(expectation.kwargs):
+        if name not in PARAMETERS:
             raise SuiteError(
                 expectation.origin,
                 found=f"the parameter {name!r}",

@@ -1,0 +1,380 @@
+"""What an expectation means: the same by each way of reading an hour, and as Python says it, row by row."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Callable, Mapping
+from datetime import UTC, date, datetime
+from decimal import Decimal
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
+
+from lakehouse.errors import SuiteError
+from lakehouse.validate import gx
+from lakehouse.validate.findings import Finding, plain
+from lakehouse.validate.scan import of_files
+from lakehouse.validate.suites import Expectation, Suite
+
+Row = Mapping[str, Any]
+
+SCHEMA = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("n", pa.int64()),
+        ("m", pa.int32()),
+        ("x", pa.float64()),
+        ("y", pa.float32()),
+        ("price", pa.decimal128(10, 2)),
+        ("name", pa.string()),
+        ("größe", pa.string()),
+        ("ok", pa.bool_()),
+        ("day", pa.date32()),
+        ("at", pa.timestamp("us", "UTC")),
+        ("tags", pa.list_(pa.string())),
+    ]
+)
+NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
+VALUES: dict[str, list[Any]] = {
+    "n": [0, 1, 2, -1, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)],
+    "m": [0, 1, 2, -(2**31)],
+    "x": [0.0, -0.0, 0.5, 1.0, 1.5, -2.25],
+    "y": [0.0, 0.5, 1.5],
+    "price": [Decimal(each) for each in ("1.10", "2.20", "3.30", "-0.01", "99999999.99")],
+    "name": ["", "SE", "NO", "größe", "it's", "a\nb", "12", '{"a": 1}', "2026-11-23"],
+    "größe": ["S", "M", "L"],
+    "ok": [True, False],
+    "day": [date(2000, 5, 1), date(2000, 5, 2), date(2026, 11, 23)],
+    "at": [NOON, datetime(2026, 11, 23, 12, 0, 0, 1, tzinfo=UTC), datetime(2026, 11, 23, tzinfo=UTC)],
+    "tags": [[], ["a"], ["a", None], ["b"]],
+}
+ROW = st.fixed_dictionaries({name: st.sampled_from([None, *values]) for name, values in VALUES.items()})
+ROWS = st.lists(ROW, min_size=1, max_size=12).map(
+    lambda rows: [{"event_id": f"e{place:02}", **row} for place, row in enumerate(rows)]
+)
+
+
+def at_least(low: Any) -> Callable[[Any], bool]:
+    return lambda value: bool(value >= low)
+
+
+def one_of(*values: Any) -> Callable[[Any], bool]:
+    return lambda value: value in values
+
+
+BETWEEN = "expect_column_values_to_be_between"
+IN_SET = "expect_column_values_to_be_in_set"
+NOT_IN_SET = "expect_column_values_to_not_be_in_set"
+MATCH = "expect_column_values_to_match_regex"
+
+OF_VALUES: list[tuple[str, dict[str, Any], Callable[[Any], bool]]] = [
+    (BETWEEN, {"column": "n", "min_value": 0.5, "max_value": 2**53}, lambda v: 1 <= v <= 2**53),
+    (BETWEEN, {"column": "n", "min_value": 2**53 + 1}, at_least(2**53 + 1)),
+    (BETWEEN, {"column": "m", "min_value": 0, "max_value": 2, "strict_max": True}, lambda v: 0 <= v < 2),
+    (BETWEEN, {"column": "m", "max_value": 10**12}, lambda v: True),
+    (BETWEEN, {"column": "x", "min_value": 0, "strict_min": True}, lambda v: v > 0),
+    (BETWEEN, {"column": "price", "min_value": 1.1, "max_value": 3.3}, lambda v: Decimal("1.1") <= v <= Decimal("3.3")),
+    (BETWEEN, {"column": "price", "min_value": 1.105}, at_least(Decimal("1.105"))),
+    (BETWEEN, {"column": "day", "min_value": "2000-05-02"}, at_least(date(2000, 5, 2))),
+    (BETWEEN, {"column": "day", "max_value": "2026-11-22T23:00:00+00:00"}, lambda v: v <= date(2026, 11, 22)),
+    (BETWEEN, {"column": "at", "max_value": "2026-11-23T13:00:00+01:00"}, lambda v: v <= NOON),
+    (BETWEEN, {"column": "at", "min_value": "2026-11-23T12:00:00", "strict_min": True}, lambda v: v > NOON),
+    (BETWEEN, {"column": "at", "max_value": "2026-11-23"}, lambda v: v <= datetime(2026, 11, 23, tzinfo=UTC)),
+    (IN_SET, {"column": "n", "value_set": [1, 2.0, 2**53 + 1]}, one_of(1, 2, 2**53 + 1)),
+    (IN_SET, {"column": "price", "value_set": [1.1, "2.20"]}, one_of(Decimal("1.1"), Decimal("2.2"))),
+    (IN_SET, {"column": "day", "value_set": ["2000-05-01"]}, one_of(date(2000, 5, 1))),
+    (NOT_IN_SET, {"column": "day", "value_set": ["2000-05-01"]}, lambda v: v != date(2000, 5, 1)),
+    (IN_SET, {"column": "at", "value_set": ["2026-11-23T12:00:00+00:00"]}, one_of(NOON)),
+    (IN_SET, {"column": "ok", "value_set": [True]}, one_of(True)),
+    (IN_SET, {"column": "y", "value_set": [0.5, 0]}, one_of(0.5, 0.0)),
+    (NOT_IN_SET, {"column": "name", "value_set": ["SE", "it's"]}, lambda v: v not in ("SE", "it's")),
+    (MATCH, {"column": "name", "regex": r"(?i)^\w+$"}, lambda v: re.fullmatch(r"\w+", v, re.A) is not None),
+    (MATCH, {"column": "name", "regex": "^.*$"}, lambda v: "\n" not in v),
+    ("expect_column_values_to_not_match_regex", {"column": "name", "regex": "^S"}, lambda v: not v.startswith("S")),
+    (
+        "expect_column_values_to_match_regex_list",
+        {"column": "name", "regex_list": ["^S", "[0-9]"], "match_on": "any"},
+        lambda v: re.search("^S|[0-9]", v) is not None,
+    ),
+    (
+        "expect_column_values_to_match_regex_list",
+        {"column": "name", "regex_list": ["^1", "2$"], "match_on": "all"},
+        one_of("12"),
+    ),
+    ("expect_column_values_to_not_match_regex_list", {"column": "name", "regex_list": ["^S", "^N"]},
+     lambda v: v not in ("SE", "NO")),
+    ("expect_column_value_lengths_to_be_between", {"column": "name", "min_value": 1, "max_value": 4},
+     lambda v: 1 <= len(v) <= 4),
+    ("expect_column_value_lengths_to_equal", {"column": "name", "value": 5}, lambda v: len(v) == 5),
+    ("expect_column_values_to_be_json_parseable", {"column": "name"}, one_of("12", '{"a": 1}')),
+    ("expect_column_values_to_match_json_schema", {"column": "name", "json_schema": {"type": "object"}},
+     one_of('{"a": 1}')),
+    ("expect_column_values_to_match_strftime_format", {"column": "name", "strftime_format": "%Y-%m-%d"},
+     one_of("2026-11-23")),
+    ("expect_column_values_to_be_dateutil_parseable", {"column": "name"}, one_of("12", "2026-11-23")),
+]  # fmt: skip
+"""About the values of one column that are not missing: what of a value holds."""
+
+PAIR = {"column_A": "m", "column_B": "n", "ignore_row_if": "either_value_is_missing"}
+OF_ROWS: list[tuple[str, dict[str, Any], Callable[[Row], bool], Callable[[Row], bool]]] = [
+    ("expect_column_values_to_not_be_null", {"column": "tags"}, lambda r: True, lambda r: r["tags"] is not None),
+    ("expect_column_values_to_be_null", {"column": "größe"}, lambda r: True, lambda r: r["größe"] is None),
+    ("expect_column_pair_values_a_to_be_greater_than_b", PAIR, lambda r: None not in (r["m"], r["n"]),
+     lambda r: r["m"] > r["n"]),
+    ("expect_column_pair_values_to_be_equal", PAIR, lambda r: None not in (r["m"], r["n"]), lambda r: r["m"] == r["n"]),
+    ("expect_column_pair_values_to_be_in_set",
+     {"column_A": "größe", "column_B": "m", "value_pairs_set": [["S", 1], ["M", 2]],
+      "ignore_row_if": "either_value_is_missing"},
+     lambda r: None not in (r["größe"], r["m"]), lambda r: (r["größe"], r["m"]) in (("S", 1), ("M", 2))),
+    ("expect_select_column_values_to_be_unique_within_record", {"column_list": ["name", "größe"]},
+     lambda r: (r["name"], r["größe"]) != (None, None), lambda r: r["name"] != r["größe"]),
+    ("expect_multicolumn_values_to_be_equal", {"column_list": ["name", "größe"]},
+     lambda r: (r["name"], r["größe"]) != (None, None), lambda r: r["name"] == r["größe"]),
+    ("expect_multicolumn_sum_to_equal", {"column_list": ["m", "price"], "sum_total": 2.1},
+     lambda r: (r["m"], r["price"]) != (None, None), lambda r: (r["m"] or 0) + (r["price"] or 0) == Decimal("2.1")),
+]  # fmt: skip
+"""About rows: which it is about, and what of them holds."""
+
+UNIQUE = [["n"], ["x"], ["price"], ["tags"], ["name", "day"], ["ok", "tags"]]
+CONDITIONS: list[tuple[Any, Callable[[Row], bool]]] = [
+    (None, lambda r: True),
+    ({"type": "comparison", "column": {"name": "name"}, "operator": "!=", "parameter": "SE"},
+     lambda r: r["name"] is not None and r["name"] != "SE"),
+    ({"type": "comparison", "column": {"name": "größe"}, "operator": "IN", "parameter": ["S", "M"]},
+     lambda r: r["größe"] in ("S", "M")),
+    ({"type": "or", "conditions": [
+        {"type": "nullity", "column": {"name": "ok"}, "is_null": True},
+        {"type": "comparison", "column": {"name": "price"}, "operator": ">=", "parameter": 2.2}]},
+     lambda r: r["ok"] is None or (r["price"] is not None and r["price"] >= Decimal("2.2"))),
+    ('col("m") > 0', lambda r: r["m"] is not None and r["m"] > 0),
+]  # fmt: skip
+
+
+def numbers(rows: list[Row], column: str) -> list[Any]:
+    return [row[column] for row in rows if row[column] is not None]
+
+
+def between(low: Any, high: Any, value: Any) -> bool:
+    return value is not None and low <= value <= high
+
+
+AGGREGATES: list[tuple[str, dict[str, Any], Callable[[list[Row]], bool]]] = [
+    ("expect_column_max_to_be_between", {"column": "at", "max_value": "2026-11-23T12:00:00"},
+     lambda rows: bool(found := numbers(rows, "at")) and max(found) <= NOON),
+    ("expect_column_min_to_be_between", {"column": "day", "min_value": "2000-05-01T10:00:00+00:00"},
+     lambda rows: bool(found := numbers(rows, "day")) and min(found) > date(2000, 5, 1)),
+    ("expect_column_max_to_be_between", {"column": "price", "max_value": 3.3},
+     lambda rows: bool(found := numbers(rows, "price")) and max(found) <= Decimal("3.3")),
+    ("expect_column_mean_to_be_between", {"column": "m", "min_value": 0, "max_value": 1.5},
+     lambda rows: bool(found := numbers(rows, "m")) and 0 <= sum(found) / len(found) <= 1.5),
+    ("expect_column_sum_to_be_between", {"column": "price", "min_value": 0, "max_value": 3.3},
+     lambda rows: bool(found := numbers(rows, "price")) and 0 <= sum(found) <= Decimal("3.3")),
+    ("expect_column_median_to_be_between", {"column": "x", "min_value": 0, "max_value": 1},
+     lambda rows: bool(found := sorted(numbers(rows, "x")))
+     and 0 <= (found[(len(found) - 1) // 2] + found[len(found) // 2]) / 2 <= 1),
+    ("expect_column_unique_value_count_to_be_between", {"column": "x", "max_value": 2},
+     lambda rows: len(set(numbers(rows, "x"))) <= 2),
+    ("expect_column_proportion_of_unique_values_to_be_between", {"column": "price", "min_value": 0.9},
+     lambda rows: bool(found := numbers(rows, "price")) and len(set(found)) / len(found) >= 0.9),
+    ("expect_column_proportion_of_non_null_values_to_be_between", {"column": "tags", "min_value": 0.5},
+     lambda rows: bool(rows) and len(numbers(rows, "tags")) / len(rows) >= 0.5),
+    ("expect_column_distinct_values_to_be_in_set", {"column": "price", "value_set": [1.1, "2.2"]},
+     lambda rows: set(numbers(rows, "price")) <= {Decimal("1.1"), Decimal("2.2")}),
+    ("expect_column_distinct_values_to_contain_set", {"column": "day", "value_set": ["2000-05-01", "2000-05-01"]},
+     lambda rows: date(2000, 5, 1) in numbers(rows, "day")),
+    ("expect_column_distinct_values_to_equal_set", {"column": "ok", "value_set": [True]},
+     lambda rows: set(numbers(rows, "ok")) == {True}),
+    ("expect_column_most_common_value_to_be_in_set", {"column": "name", "value_set": ["SE", "NO"]},
+     lambda rows: (common := Counter(numbers(rows, "name"))) != {}
+     and len(top := [v for v, c in common.items() if c == max(common.values())]) == 1 and top[0] in ("SE", "NO")),
+]  # fmt: skip
+
+
+def kept_in_scope(condition: Any) -> dict[str, Any]:
+    if condition is None:
+        return {}
+    return {
+        "row_condition": condition,
+        **({"condition_parser": "great_expectations"} if isinstance(condition, str) else {}),
+    }
+
+
+def by_each_reading(expectations: list[Expectation], rows: list[Row]) -> list[list[Finding]]:
+    """By path in one file and in many, and as batches of one row, last row first: all read the same rows."""
+    table = pa.Table.from_pylist([dict(row) for row in rows], SCHEMA)
+    backwards = table.take(list(reversed(range(len(table)))))
+    with TemporaryDirectory() as folder:
+        pq.write_table(table, Path(folder, "all.parquet"))
+        for place in range(len(table)):
+            pq.write_table(backwards.slice(place, 1), Path(folder, f"{place}.parquet"))
+        one, many = [f"{folder}/all.parquet"], [f"{folder}/{place}.parquet" for place in range(len(table))]
+        scans: list[Any] = [
+            lambda columns: of_files(one, columns, {}),
+            lambda columns: of_files(many, columns, {}),
+            lambda columns: pa.RecordBatchReader.from_batches(
+                backwards.select(list(columns)).schema, backwards.select(list(columns)).to_batches(max_chunksize=1)
+            ),
+        ]
+        return [gx.findings_in_scan(expectations, SCHEMA, scan)[0] for scan in scans]
+
+
+Asked = tuple[Expectation, bool, set[str] | None]
+
+
+def asked_of(rows: list[Row], condition: Any, scope: Callable[[Row], bool]) -> list[Asked]:
+    """(expectation, verdict, ids that violate it) as Python has them; no ids where it is not about rows."""
+    asked: list[Asked] = []
+    extra, inside = kept_in_scope(condition), [row for row in rows if scope(row)]
+    for kind, kwargs, holds in OF_VALUES:
+        violating = {
+            r["event_id"] for r in inside if r[kwargs["column"]] is not None and not holds(r[kwargs["column"]])
+        }
+        asked.append((Expectation(kind, {**kwargs, **extra}), not violating, violating))
+    for kind, kwargs, is_about, row_holds in OF_ROWS:
+        violating = {r["event_id"] for r in inside if is_about(r) and not row_holds(r)}
+        asked.append((Expectation(kind, {**kwargs, **extra}), not violating, violating))
+    for columns in UNIQUE:
+        single = len(columns) == 1
+        is_missing = any if single else all
+        about = [r for r in inside if not is_missing(r[column] is None for column in columns)]
+        keys = {r["event_id"]: repr([0.0 if column == "x" and r[column] == 0 else r[column] for column in columns])
+                for r in about}  # fmt: skip
+        often = Counter(keys.values())
+        violating = {event_id for event_id, key in keys.items() if often[key] > 1}
+        kind = "expect_column_values_to_be_unique" if single else "expect_compound_columns_to_be_unique"
+        named: dict[str, Any] = {"column": columns[0]} if single else {"column_list": columns}
+        asked.append((Expectation(kind, {**named, **extra}), not violating, violating))
+    asked += [(Expectation(kind, {**kwargs, **extra}), holds_of(inside), None) for kind, kwargs, holds_of in AGGREGATES]
+    return asked
+
+
+@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@given(ROWS, st.sampled_from(CONDITIONS))
+@pytest.mark.timeout(300)
+@pytest.mark.filterwarnings("ignore:.*row_condition:DeprecationWarning", "ignore:.*condition_parser:DeprecationWarning")
+def test_an_expectation_means_the_same_in_every_hour(
+    rows: list[Row], condition: tuple[Any, Callable[[Row], bool]]
+) -> None:
+    """Verdict, count and examples, whatever the files are: the size of an hour, or where it lies, must not decide."""
+    asked = asked_of(rows, *condition)
+    readings = by_each_reading([expectation for expectation, _, _ in asked], rows)
+    for reading in readings[1:]:
+        assert reading == readings[0]
+    for (expectation, success, violating), finding in zip(asked, readings[0], strict=True):
+        assert finding.is_answered, finding
+        assert (finding.success, finding.expectation) == (success, expectation)
+        if violating is not None:
+            assert (finding.unexpected, [row["event_id"] for row in finding.examples]) == (
+                len(violating),
+                sorted(violating),
+            )
+
+
+def test_all_types_that_the_check_accepts_are_among_them() -> None:
+    """A type that Great Expectations gains is either given a meaning here, or refused."""
+    gx.load()
+    from great_expectations.expectations.registry import list_registered_expectation_implementations
+
+    stated = {expectation.type for expectation, _, _ in asked_of([], None, lambda row: True)}
+    known = set(list_registered_expectation_implementations())
+    elsewhere = {kind for kind in known if kind.startswith(("expect_table_", "expect_volume_"))} | {
+        "expect_column_to_exist",
+        "expect_column_stdev_to_be_between",
+        "expect_column_quantile_values_to_be_between",
+    }
+    assert known - stated - elsewhere == {
+        "expect_column_kl_divergence_to_be_less_than",
+        "expect_column_type_to_be",
+        "expect_column_value_z_scores_to_be_less_than",
+        "expect_column_values_to_be_decreasing",
+        "expect_column_values_to_be_in_type_list",
+        "expect_column_values_to_be_increasing",
+        "expect_column_values_to_be_of_type",
+        "expect_column_values_to_match_like_pattern",
+        "expect_column_values_to_match_like_pattern_list",
+        "expect_column_values_to_not_be_outliers",
+        "expect_column_values_to_not_match_like_pattern",
+        "expect_column_values_to_not_match_like_pattern_list",
+        "expect_query_results_to_match_comparison",
+        "unexpected_rows_expectation",
+    }
+
+
+def refusal(kind: str, **kwargs: Any) -> str:
+    with pytest.raises(SuiteError) as caught:
+        gx.check(Suite("t", (Expectation(kind, kwargs),), ""), SCHEMA)
+    return str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "cause"),
+    [
+        (IN_SET, {"column": "n", "value_set": ["1"]}, "'1' stands for no bigint (expected a number)"),
+        (NOT_IN_SET, {"column": "n", "value_set": ["1"]}, "'1' stands for no bigint"),
+        (IN_SET, {"column": "n", "value_set": [1.5]}, "1.5 stands for no bigint"),
+        (IN_SET, {"column": "m", "value_set": [2**40]}, "stands for no int"),
+        (IN_SET, {"column": "n", "value_set": [True]}, "True stands for no bigint"),
+        (IN_SET, {"column": "name", "value_set": [1]}, "1 stands for no string"),
+        (IN_SET, {"column": "price", "value_set": ["1.105"]}, "stands for no decimal(10, 2)"),
+        (IN_SET, {"column": "day", "value_set": ["May"]}, "a date such as"),
+        (IN_SET, {"column": "tags", "value_set": ["a"]}, "cannot be asked that"),
+        (BETWEEN, {"column": "ok", "max_value": 1}, "values of boolean cannot be asked that"),
+        ("expect_column_mean_to_be_between", {"column": "ok", "max_value": 1}, "values of boolean"),
+        (MATCH, {"column": "name", "regex": "^([0-9]{1,40} ?){1,40}$"}, "invalid repetition size: {1,40}"),
+        (MATCH, {"column": "name", "regex": "^(?!x)"}, "invalid perl operator: (?!"),
+        ("expect_column_values_to_be_increasing", {"column": "n"}, "the rows of an hour have no order"),
+        (
+            "expect_column_value_z_scores_to_be_less_than",
+            {"column": "n", "threshold": 3, "double_sided": True},
+            "z_score",
+        ),
+        ("expect_column_values_to_be_dateutil_parseable", {"column": "at"}, "values of timestamp cannot be asked that"),
+        (
+            BETWEEN,
+            {"column": "n", "min_value": 1, "row_condition": {"type": "comparison", "column": {"name": "m"},
+                                                             "operator": "==", "parameter": "1"}},
+            "'1' stands for no int",
+        ),
+    ],
+)  # fmt: skip
+def test_what_has_no_one_meaning_is_refused_before_any_hour(kind: str, kwargs: dict[str, Any], cause: str) -> None:
+    """`lakehouse topics check` says why, in one line."""
+    assert cause in refusal(kind, **kwargs)
+
+
+def test_an_expectation_without_an_answer_fails_alone() -> None:
+    """As a warning it is reported, as critical it holds its hour: neither stops what else is expected."""
+    table = pa.Table.from_pylist([{"event_id": "e1", "x": 1.5}], SCHEMA)
+    asked = [
+        Expectation(MATCH, {"column": "name", "regex": "["}, "warning"),
+        Expectation(MATCH, {"column": "name", "regex": "("}),
+        Expectation("expect_column_values_to_not_be_null", {"column": "x"}),
+    ]
+    findings, _ = gx.findings_in_scan(asked, SCHEMA, lambda columns: table.select(list(columns)).to_reader())
+    assert [(each.success, each.is_answered) for each in findings] == [(False, False), (False, False), (True, True)]
+    assert "missing )" in findings[1].remark
+    assert (findings[0].warns, findings[1].gates) == (True, True)
+
+
+def test_what_is_kept_of_large_values_is_small_and_says_so() -> None:
+    """A hundred rows of a megabyte made a page, a result and an artifact of a hundred megabytes."""
+    rows = [{"event_id": f"e{place}", "name": f"{place}" * 500_000} for place in range(120)]
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    asked = [
+        Expectation(IN_SET, {"column": "name", "value_set": ["SE"]}),
+        Expectation("expect_column_most_common_value_to_be_in_set", {"column": "name", "value_set": ["SE"]}),
+        Expectation("expect_column_distinct_values_to_be_in_set", {"column": "name", "value_set": ["SE"]}),
+    ]
+    findings, _ = gx.findings_in_scan(asked, SCHEMA, lambda columns: table.select(list(columns)).to_reader())
+    assert findings[0].unexpected == 120
+    assert "bytes, cut)" in findings[0].examples[0]["name"]
+    assert all(len(json.dumps(plain(each.as_json()))) < 80_000 for each in findings)
+    assert all(len(json.dumps(each.observed)) < 10_000 for each in findings)
