@@ -128,7 +128,7 @@ class Validate(Frozen):
         200_000,
         ge=0,
         unit="rows",
-        doc="Hours up to this are validated by pandas, larger ones by Spark.",
+        doc="Without effect, still read: hours of every size are validated alike.",
     )
 
 

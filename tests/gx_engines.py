@@ -57,5 +57,5 @@ def _finding(expectation: Expectation, result: Any) -> Finding:
         success,
         int(unexpected) if unexpected is not None else None,
         observed_value(details.get("observed_value")),
-        example_rows(examples[: gx.EXAMPLES]),
+        example_rows(examples[: result_format.get("partial_unexpected_count", gx.EXAMPLES)]),
     )

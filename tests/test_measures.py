@@ -154,7 +154,7 @@ def scan_of(table: pa.Table) -> Scan:
 
 
 def ours(expectations: list[Expectation], table: pa.Table) -> list[Finding]:
-    return gx.findings_in_scan(expectations, SCHEMA, scan_of(table))[0]
+    return gx.findings_in_scan(expectations, SCHEMA, scan_of(table), examples=len(table))[0]
 
 
 def on_spark(
@@ -163,19 +163,19 @@ def on_spark(
     from pyspark.sql.pandas.types import from_arrow_schema
 
     frame = spark.createDataFrame(table.to_pylist(), from_arrow_schema(SCHEMA)).coalesce(1)
-    return findings_on_spark(expectations, frame, DETAILS if with_examples else OBSERVED)
+    details = DETAILS | {"partial_unexpected_count": len(table)}  # each names the first 100 in an order of its own
+    return findings_on_spark(expectations, frame, details if with_examples else OBSERVED)
 
 
 def comparable(finding: Finding, with_examples: bool) -> dict[str, Any]:
-    """Of more than 100 rows that violate a rule Spark names any 100: then only their number counts."""
+    """Without the order of the examples; Spark counts nothing where a condition leaves no row: here that is 0."""
     examples = sorted(str(sorted(example.items(), key=str)) for example in finding.examples)
-    if len(examples) == gx.EXAMPLES:
-        examples = [str(len(examples))]
+    is_conditional = finding.expectation.kwargs.get("row_condition") is not None
     return {
         "type": finding.expectation.type,
         "kwargs": dict(finding.expectation.kwargs),
         "success": finding.success,
-        "unexpected": finding.unexpected or 0,
+        "unexpected": finding.unexpected or 0 if is_conditional else finding.unexpected,
         "observed": rounded(finding.observed),
         "examples": examples if with_examples else None,
     }
