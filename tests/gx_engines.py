@@ -39,10 +39,11 @@ def findings_on_spark(
         configurations, runtime_configuration={"catch_exceptions": True, "result_format": dict(result_format)}
     )
     by_place = {int(result.expectation_config.meta["place"]): result for result in results}
-    return [_finding(each, by_place[place]) for place, each in enumerate(expectations)]
+    limit = int(result_format.get("partial_unexpected_count", gx.EXAMPLES))
+    return [_finding(each, by_place[place], limit) for place, each in enumerate(expectations)]
 
 
-def _finding(expectation: Expectation, result: Any) -> Finding:
+def _finding(expectation: Expectation, result: Any, limit: int) -> Finding:
     infos = [result.exception_info or {}, *(result.exception_info or {}).values()]
     raised = [info for info in infos if isinstance(info, Mapping) and info.get("raised_exception")]
     assert not raised, (expectation, raised)
@@ -57,5 +58,5 @@ def _finding(expectation: Expectation, result: Any) -> Finding:
         success,
         int(unexpected) if unexpected is not None else None,
         observed_value(details.get("observed_value")),
-        example_rows(examples[: result_format.get("partial_unexpected_count", gx.EXAMPLES)]),
+        example_rows(examples[:limit]),
     )
