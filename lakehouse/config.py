@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,15 +23,30 @@ DEFAULT_CONF = "conf/local.yaml"
 Model = TypeVar("Model", bound=BaseModel)
 
 
+_ODD_IN_PATHS = re.compile(r"%[0-9A-Fa-f]{2}|[\\#?|^`*\[\]{}\x00-\x1f\x7f]")
+"""delta-rs 1.6 takes `%20` for a blank and a backslash for a slash, finds no history behind `#` and `?`, and panics at
+`[`, `]`, `|` and `^`; Hadoop takes braces and stars for patterns. Blanks, quotes and umlauts are right."""
+_ODD_IN_ADDRESSES = re.compile(r"[#?%\\\s*\[\]{}]")
+"""What one of the libraries takes for a part of the address that is no path, or for a pattern."""
+
+
 def _rooted(path: str, info: ValidationInfo) -> str:
     """Addresses stay as they are; a path of the file system is made absolute, for executors run elsewhere.
 
-    It counts from the working directory, or from the validation context, where that is a folder.
+    It counts from the working directory, or from the validation context, where that is a folder. ValueError for what
+    not every library understands alike: the absolute path counts, for the folder above may have such a name, too.
     """
     if "://" in path:
-        return path.rstrip("/")
+        return _plain(path.rstrip("/"), _ODD_IN_ADDRESSES)
     folder = info.context if isinstance(info.context, Path) else Path()
-    return str((folder / Path(path).expanduser()).absolute())
+    return _plain(str((folder / Path(path).expanduser()).absolute()), _ODD_IN_PATHS)
+
+
+def _plain(path: str, odd: re.Pattern[str]) -> str:
+    found = odd.search(path)
+    if found:
+        raise ValueError(f"an address without {found[0]!r}, which not every library reads alike: move or rename it")
+    return path
 
 
 Root = Annotated[str, AfterValidator(_rooted)]

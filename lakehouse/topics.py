@@ -257,7 +257,7 @@ class Topic(Frozen):
             return fields
         for name, spark_type in fields.items():
             if name.lower() in DELIVERY_COLUMNS:
-                raise ValueError(f"a name other than {name!r}, which every sealed hour has anyway")
+                raise ValueError(f"a name other than {name!r}, which every sealed hour has anyway, in any case")
             try:
                 _arrow_type(spark_type)
             except ValueError as unknown:

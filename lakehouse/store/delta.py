@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Iterable, Iterator, Mapping
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from typing import Any, cast
@@ -18,7 +18,7 @@ from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundErr
 from deltalake.transaction import AddAction, RemoveAction
 
 from lakehouse import hours
-from lakehouse.errors import LakeError, in_one_line, unavailable
+from lakehouse.errors import LakeError, LakehouseError, in_one_line, unavailable
 from lakehouse.hours import Hour
 from lakehouse.store.files import sync
 
@@ -28,6 +28,26 @@ MOST_CONFLICTS = 100
 
 class ConflictError(Exception):
     """Somebody else committed first; look again and decide anew."""
+
+
+@contextmanager
+def table_errors(subject: str) -> Iterator[None]:
+    """The store's edge: what delta-rs, Arrow, the file system or Google's clients raise within becomes a LakeError.
+
+    So does what is damaged: a log or a file that is no JSON, or lacks what it must have. ConflictError and our own
+    errors pass, and so does FileNotFoundError, which callers explain better.
+    """
+    try:
+        yield
+    except (LakehouseError, ConflictError, FileNotFoundError):
+        raise
+    except (DeltaError, OSError, pa.ArrowException, ValueError, KeyError, TypeError) as refused:
+        raise unavailable(subject, refused) from refused
+    except BaseException as raised:
+        # Rust's panics are no Exceptions; Google's errors are not imported only to be named.
+        if type(raised).__name__ == "PanicException" or type(raised).__module__.startswith("google."):
+            raise unavailable(subject, raised) from raised
+        raise
 
 
 @dataclass
@@ -84,18 +104,20 @@ def _stat(instant: datetime) -> str:
 def open_table(uri: str, options: Mapping[str, str], version: int | None = None) -> DeltaTable:
     """The table at `uri`; LakeError when there is none or it cannot be read."""
     try:
-        return DeltaTable(uri, version=version, storage_options=dict(options) or None)
+        table = DeltaTable(uri, version=version, storage_options=dict(options) or None)
     except TableNotFoundError as missing:
         raise LakeError(
             uri, found="no Delta table", expected="one, as ingest creates it", next_step="Run ingest for this topic."
         ) from missing
-    except (DeltaError, OSError) as unreadable:
+    except (DeltaError, OSError, ValueError) as unreadable:
         raise LakeError(
             uri,
             found=first_line(unreadable),
             expected="a readable Delta table",
             next_step="Check the path, the permissions and the version.",
         ) from unreadable
+    _refuse_empty_commits(table, int(table.version()), 1)
+    return table
 
 
 def as_it_was(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
@@ -166,8 +188,9 @@ def commit(
         raise ConflictError(first_line(failed)) from failed
     except (DeltaError, OSError) as refused:
         raise unavailable(table.table_uri, refused) from refused
-    table.update_incremental()
-    make_durable(table)
+    with table_errors(table.table_uri):
+        table.update_incremental()
+        make_durable(table)
     if table.version() == before + 1:
         return before + 1
     return next(version for version, entry in _history(table, None) if entry.get("userMetadata") == text)
@@ -183,10 +206,9 @@ def make_durable(table: DeltaTable) -> None:
     What follows from a commit (ledger rows, manifests that are cleared, files that are removed) must not be there
     without it, and delta-rs syncs nothing.
     """
-    address = urlsplit(table.table_uri)
-    if address.scheme not in ("", "file"):
+    folder = _local_log(table.table_uri)
+    if folder is None:
         return
-    folder = os.path.join(unquote(address.path) if address.scheme else table.table_uri, "_delta_log")
     newest, known = int(table.version()), _durable.get(folder, -1)
     if known > newest:  # another table has taken its place
         known = -1
@@ -202,6 +224,35 @@ def make_durable(table: DeltaTable) -> None:
     if known < 0:
         _sync_parents(folder)
     _durable[folder] = newest
+
+
+def _local_log(uri: str) -> str | None:
+    """The folder of a log on a local disk; None elsewhere."""
+    address = urlsplit(uri)
+    if address.scheme not in ("", "file"):
+        return None
+    return os.path.join(unquote(address.path) if address.scheme else uri, "_delta_log")
+
+
+def _refuse_empty_commits(table: DeltaTable, newest: int, count: int) -> None:
+    """LakeError when one of the `count` newest commits on a local disk is an empty file, as a power cut can leave it.
+
+    delta-rs takes it for a commit of nothing: files would be missing from the table, and its history would give every
+    older commit another commit's number.
+    """
+    folder = _local_log(table.table_uri)
+    if folder is None:
+        return
+    for version in range(newest, max(newest - count, -1), -1):
+        path = os.path.join(folder, f"{version:020d}.json")
+        with suppress(FileNotFoundError):  # retired: a checkpoint stands for it
+            if not os.path.getsize(path):
+                raise LakeError(
+                    path,
+                    found="an empty file",
+                    expected="a commit of the table",
+                    next_step="Restore it from a backup; where it is the newest and nothing followed it, remove it.",
+                )
 
 
 def _sync_parents(folder: str) -> None:
@@ -232,7 +283,8 @@ def files_of_hour(table: DeltaTable, hour: Hour) -> list[DataFile]:
 
 def _actions(table: DeltaTable) -> pa.Table:
     # Not pa.table(…), which imports pandas to see whether it was given one of its frames: a second of every command.
-    actions = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
+    with table_errors(table.table_uri):
+        actions = pa.RecordBatchReader.from_stream(table.get_add_actions(flatten=True)).read_all()
     if "partition.hour" not in actions.column_names:
         actions = actions.append_column("partition.hour", pa.nulls(len(actions), pa.string()))
     return actions
@@ -270,15 +322,20 @@ def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator
     for version, entry in _history(table, limit):
         text = entry.get("userMetadata")
         if text and version <= table.version():
-            yield version, cast(dict[str, Any], json.loads(text))
+            with table_errors(f"{table.table_uri} at version {version}"):
+                metadata = cast(dict[str, Any], json.loads(text))
+            yield version, metadata
 
 
 def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
     for _ in range(MOST_CONFLICTS):
-        newest = table._table.get_latest_version()
-        entries = table.history(limit)
-        if newest == table._table.get_latest_version():
+        with table_errors(table.table_uri):
+            newest = table._table.get_latest_version()
+            entries = table.history(limit)
+            is_still = newest == table._table.get_latest_version()
+        if is_still:
+            _refuse_empty_commits(table, newest, len(entries) + 1)
             return ((newest - age, entry) for age, entry in enumerate(entries))
     raise LakeError(
         table.table_uri,

@@ -17,7 +17,7 @@ from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.store.delta import Conflicts, first_line
+from lakehouse.store.delta import Conflicts, first_line, make_durable
 from lakehouse.store.records import HOUR_STATES, VERDICTS, Closed, Mirrored, Record, Sealed, State, record_of
 
 R = TypeVar("R", bound=Record)
@@ -250,6 +250,7 @@ class Ledger:
             mode="append",
             commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
         )
+        make_durable(self._table)
 
 
 def _rows(entries: Iterable[Entry]) -> pa.Table:

@@ -14,7 +14,7 @@ from lakehouse.config import Settings
 from lakehouse.durations import written
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
-from lakehouse.store.delta import first_line
+from lakehouse.store.delta import first_line, make_durable, table_errors
 from lakehouse.store.ledger import Clock, History, Ledger, now
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
@@ -160,7 +160,9 @@ def _ensured(place: Place, schema: pa.Schema, partition_by: list[str], propertie
             ) from refused
     table = place.table()
     _follow_schema(table, schema, partition_by)
-    _follow_properties(table, properties)
+    with table_errors(place.uri):
+        _follow_properties(table, properties)
+        make_durable(table)
     return table
 
 
@@ -195,6 +197,11 @@ def _gains(present: pa.DataType, wanted: pa.DataType, path: str) -> bool:
     """Whether `wanted` has members that `present` lacks; ValueError where one has another type."""
     if pa.types.is_struct(present) and pa.types.is_struct(wanted):
         members = {member.name: member.type for member in present}
+        cases = {name.lower(): name for name in members}
+        for member in wanted:
+            if member.name not in members and member.name.lower() in cases:
+                name = f"{path}.{member.name}".lstrip(".")
+                raise ValueError(f"{name} in the configuration, and in the table as {cases[member.name.lower()]}")
         known = [member for member in wanted if member.name in members]
         gains = [_gains(members[member.name], member.type, f"{path}.{member.name}".lstrip(".")) for member in known]
         return any(gains) or len(known) < wanted.num_fields

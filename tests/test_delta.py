@@ -1,0 +1,108 @@
+"""The edge to delta-rs: what is committed is on disk, and what it throws is one of our errors."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from datetime import UTC, datetime
+from pathlib import Path
+
+import pytest
+from conftest import PLAYS
+
+from lakehouse.config import Settings
+from lakehouse.errors import LakeError
+from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits
+from lakehouse.store.tables import TopicTables
+from lakehouse.topics import Topic, topic_from
+
+
+def test_a_commit_and_all_before_it_are_synced_before_it_returns(
+    settings: Settings, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Manifests are cleared and ledger rows written on the log's word: a power cut must not take it back."""
+    synced: list[str] = []
+    real = os.fsync
+    monkeypatch.setattr(os, "fsync", lambda fd: (synced.append(os.readlink(f"/proc/self/fd/{fd}")), real(fd)))
+    bronze = TopicTables(topic, settings).ensure_bronze()
+    log = Path(settings.raw_root, "plays", "bronze", "_delta_log")
+    assert {str(log), str(log / f"{0:020d}.json"), str(log.parent), str(log.parent.parent)} <= set(synced)
+    synced.clear()
+    version = commit(bronze, [], metadata={"n": 1}, transactions={"a": 1})
+    assert synced == [str(log / f"{version:020d}.json"), str(log)]
+
+
+DAMAGES = [b"", b"no commit", b'{"add":1}', b"{}", bytes(64), b'{"commitInfo"', b'{"commitInfo":{"userMetadata":"{"}}']
+
+
+@pytest.mark.parametrize("later", [0, 1, 3])
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_damaged_log_is_an_error_of_the_lake(settings: Settings, topic: Topic, damage: bytes, later: int) -> None:
+    """Whatever the library makes of it: it reads an empty commit as one of nothing, and numbers the others anew."""
+    tables = TopicTables(topic, settings)
+    bronze = tables.ensure_bronze()
+    version = commit(bronze, [], metadata={"n": 1}, transactions={"a": 1})
+    for n in range(later):
+        commit(bronze, [], metadata={"n": n}, transactions={"a": n + 2})
+    Path(settings.raw_root, "plays", "bronze", "_delta_log", f"{version:020d}.json").write_bytes(damage)
+    with pytest.raises(LakeError):
+        _read(tables)
+
+
+def _read(tables: TopicTables) -> None:
+    bronze = tables.bronze()
+    files(bronze)
+    list(metadata_of_commits(bronze))
+
+
+@pytest.mark.parametrize("name", ["Hour", "EVENT_ID", "Message_Id"])
+def test_a_field_that_is_a_column_but_for_its_case_is_refused(name: str) -> None:
+    """Delta does not tell them apart, and says so only at the first write."""
+    with pytest.raises(Exception, match="which every sealed hour has anyway"):
+        topic_from("plays", {**PLAYS, "fields": {name: "string"}})
+
+
+def test_a_field_renamed_by_case_only_is_refused(
+    settings: Settings, topic: Topic, topic_with: Callable[..., Topic]
+) -> None:
+    TopicTables(topic, settings).ensure_silver()
+    renamed = topic_with(fields={"USER": "string"})
+    with pytest.raises(LakeError, match="USER in the configuration, and in the table as user"):
+        TopicTables(renamed, settings).ensure_silver()
+
+
+ODD_PATHS = ["a%20b", "a\\b", "a#b", "a?b", "a[x]b", "a|b", "a^b", "a`b", "a*b", "a{b}", "a\tb"]
+ODD_ADDRESSES = ["gs://bucket/a#b", "gs://bucket/a?b", "gs://bucket/a b", "file:///l/a%b"]
+
+
+@pytest.mark.parametrize("root", [*(f"/l/{name}/lake" for name in ODD_PATHS), *ODD_ADDRESSES])
+def test_an_address_that_libraries_read_differently_is_refused(root: str) -> None:
+    with pytest.raises(ValueError, match="not every library reads alike"):
+        Settings(raw_root=root)
+
+
+def test_the_folder_that_a_relative_root_counts_from_is_looked_at_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "a#b").mkdir()
+    monkeypatch.chdir(tmp_path / "a#b")
+    with pytest.raises(ValueError, match="not every library reads alike"):
+        Settings(raw_root="lake")
+
+
+@pytest.mark.parametrize(
+    "name", ["a b", "äöü", "A\u0308", "日本", "a%b", "a%", "a'b", 'a"b', "a;b", "a&b=c", "a:b", "a+b$~"]
+)
+def test_other_odd_folders_hold_tables(settings: Settings, topic: Topic, tmp_path: Path, name: str) -> None:
+    """Files, state in the log, and the ledger are found again, and in no other folder."""
+    root = tmp_path / name
+    tables = TopicTables(topic, Settings(raw_root=str(root), sealed_root=str(root)))
+    bronze = tables.ensure_bronze()
+    file = DataFile("hour=2026-01-01T00/x.parquet", "2026-01-01T00", 1, 1, datetime(2026, 1, 1, tzinfo=UTC))
+    version = commit(bronze, [file], metadata={"n": 1}, transactions={"a": 1})
+    tables.ledger("test")
+    assert list(metadata_of_commits(tables.bronze())) == [(version, {"n": 1})]
+    assert [(each.path, each.rows) for each in files(tables.bronze())] == [(file.path, 1)]
+    assert tables.has_ledger()
+    assert (root / "plays" / "bronze" / "_delta_log" / f"{version:020d}.json").is_file()
+    assert [each.name for each in tmp_path.iterdir()] == [name]
