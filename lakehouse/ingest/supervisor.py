@@ -118,7 +118,7 @@ def run_until_stopped(
         topics.look()
         if until_dry and all(map(_is_done, topics.running)):
             break
-        if start_again is not None and not until_dry:
+        if start_again is not None and not until_dry and topics.running:
             topics.try_again(start_again)
     topics.end()
     blocked = [ingest.last_batch.blocked for ingest in queries if until_dry and ingest.last_batch]
