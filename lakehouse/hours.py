@@ -25,6 +25,10 @@ def hour_of(instant: datetime) -> Hour:
     return f"{utc.year:04d}-{utc.month:02d}-{utc.day:02d}T{utc.hour:02d}"
 
 
+LAST_HOUR: Hour = "9999-12-31T23"
+"""None comes after it: `after` gives it again."""
+
+
 def parsed(text: str) -> Hour:
     """`text` when it is an hour; ValueError otherwise."""
     if not _FORM.fullmatch(text):

@@ -323,6 +323,13 @@ def test_a_request_for_years_of_empty_hours_is_one_range(topic: Topic) -> None:
     assert decision.open_hour == SIX
 
 
+@pytest.mark.parametrize("empty_hours", ["close", "skip"])
+def test_the_last_hour_that_there_is_never_closes(topic_with: TopicWith, empty_hours: str) -> None:
+    end = "9999-12-31T22"
+    far = replace(READY, open_hour=end, hours={}, frontier=UNKNOWN, requested_through=hours.LAST_HOUR)
+    assert decide(far, topic_with(empty_hours=empty_hours)).open_hour == hours.LAST_HOUR
+
+
 # --- requests ------------------------------------------------------------------------------------------------------
 
 

@@ -118,6 +118,18 @@ def test_what_is_an_event_by_now_goes_into_its_hour_and_the_rest_stays(lake: Lak
     assert all((row["epoch"], row["slot"]) == (1, 0) for row in lake.rows())
 
 
+def test_skewed_rows_have_a_file_apart(lake: Lake) -> None:
+    """As of ingest's own: the seal looks for late duplicates only in files that hold skewed rows."""
+    lake.deliver(play(uuid="own"), play(uuid="late", at=AT - timedelta(hours=3)), play(uuid="next"))
+    lake.replay()
+    table = lake.tables.bronze()
+    held = []
+    for file in files(table):
+        with lake.tables.raw.open(f"bronze/{file.path}") as source:
+            held.append((file.hour, pa.parquet.read_table(source).column("event_id").to_pylist()))
+    assert sorted(held) == [(OPEN, ["late"]), (OPEN, ["own", "next"])]
+
+
 def test_a_second_replay_finds_nothing(lake: Lake) -> None:
     lake.deliver(play(uuid="a"))
     assert lake.replay().replayed.total() == 1

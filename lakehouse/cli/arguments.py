@@ -12,7 +12,7 @@ from lakehouse import hours
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
 from lakehouse.hours import Hour
-from lakehouse.operations import status as fleet
+from lakehouse.operations.status import TopicSnapshot, read_topic
 from lakehouse.store.tables import TopicTables
 
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
@@ -69,9 +69,9 @@ def person_of(by: str | None) -> str:
     return person
 
 
-def started_topic(context: typer.Context, name: str) -> fleet.TopicSnapshot:
+def started_topic(context: typer.Context, name: str) -> TopicSnapshot:
     config = load(context.obj)
-    standing = fleet.read_topic(config.topic(name), config)
+    standing = read_topic(config.topic(name), config)
     if not standing.is_started:
         raise LakehouseError(
             f"topic {name!r}",
@@ -83,4 +83,4 @@ def started_topic(context: typer.Context, name: str) -> fleet.TopicSnapshot:
 
 
 def is_started(config: Config, name: str) -> bool:
-    return fleet.read_topic(config.topic(name), config).is_started
+    return read_topic(config.topic(name), config).is_started

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
 from lakehouse.durations import written
-from lakehouse.operations import status as fleet
+from lakehouse.operations.status import HourStatus, TopicStatus
 
 _SIGNS = {
     "ok": ("✓", "green"),
@@ -23,11 +23,11 @@ _SIGNS = {
 _BROKEN = ("✕", "bold red")
 
 
-def _status_sign(row: fleet.TopicStatus) -> Text:
+def _status_sign(row: TopicStatus) -> Text:
     return Text(*_SIGNS.get(row.state, _BROKEN))
 
 
-def cause_of(row: fleet.TopicStatus) -> Text:
+def cause_of(row: TopicStatus) -> Text:
     """Why the topic is what it is, in a few words."""
     words = row.state
     if row.state == "error":
@@ -54,11 +54,11 @@ def rejected_text(rejected: int | None, share: float | None) -> str:
     return f"{rejected:,} ({share_text(share)})" if rejected and share is not None else number_text(rejected)
 
 
-def _status_slots(row: fleet.TopicStatus) -> str:
+def _status_slots(row: TopicStatus) -> str:
     return NOTHING if row.slots is None else f"{row.slots} of {row.slots_min} to {row.slots_max}"
 
 
-def _status_held(row: fleet.TopicStatus) -> str:
+def _status_held(row: TopicStatus) -> str:
     if not row.held:
         return NOTHING
     first, *others = row.held
@@ -66,11 +66,11 @@ def _status_held(row: fleet.TopicStatus) -> str:
     return f"{first.hour}: {'; '.join(first.reasons)}{more}"
 
 
-def _status_waiting(row: fleet.TopicStatus) -> str:
+def _status_waiting(row: TopicStatus) -> str:
     return f"{row.waiting_hour}: {row.waits_for}" if row.waiting_hour else NOTHING
 
 
-def _status_due(row: fleet.TopicStatus) -> str:
+def _status_due(row: TopicStatus) -> str:
     counts = {"seal": row.due.seal, "validate": row.due.validate, **row.due.mirrors}
     return (
         NOTHING
@@ -119,7 +119,7 @@ STATUS = (
 )
 
 
-def status_fields(row: fleet.TopicStatus) -> list[tuple[str, str | Text]]:
+def status_fields(row: TopicStatus) -> list[tuple[str, str | Text]]:
     """All that is known of a topic, a label and a value for each line."""
     return [
         ("state", cause_of(row)),
@@ -141,11 +141,11 @@ def status_fields(row: fleet.TopicStatus) -> list[tuple[str, str | Text]]:
     ]
 
 
-def _delivered(row: fleet.TopicStatus) -> str:
+def _delivered(row: TopicStatus) -> str:
     return f"{row.delivered_hour} (it ended {age_text(row.behind_seconds)} ago)" if row.delivered_hour else NOTHING
 
 
-def _hour_rejected(row: fleet.HourStatus) -> str:
+def _hour_rejected(row: HourStatus) -> str:
     if row.rejected is None:
         return NOTHING
     return rejected_text(row.rejected, row.rejected / max(1, row.rejected + (row.deliveries or 0)))

@@ -15,7 +15,7 @@ from lakehouse.cli.output import confirm, instant_text, print_json, print_line, 
 from lakehouse.config import load
 from lakehouse.errors import LakehouseError
 from lakehouse.hours import Hour
-from lakehouse.operations import status as fleet
+from lakehouse.operations.status import TopicSnapshot, is_open, read_topic
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import TopicTables
 
@@ -27,7 +27,7 @@ def close(
     config = load(context.obj)
     person = person_of(by)
     details = {"reason": reason_of(reason), "by": person}
-    standing = fleet.read_topic(config.topic(topic), config)
+    standing = read_topic(config.topic(topic), config)
     through = _closable(standing, hour_of(hour))
     tables = TopicTables(standing.topic, config.settings)
     ledger = tables.ledger(f"close/{config.settings.release}/{person}")
@@ -135,9 +135,9 @@ def erase(
     print_line(f"{rows:,} rows of {len(erasure.hours)} hours and {erasure.deliveries:,} deliveries {would}erased")
 
 
-def _closable(standing: fleet.TopicSnapshot, hour: Hour) -> Hour:
+def _closable(standing: TopicSnapshot, hour: Hour) -> Hour:
     """An hour that is over and still open: nobody may close an hour that goes on, for all its later events."""
-    if not fleet.is_open(standing, hour):
+    if not is_open(standing, hour):
         raise _closed_already(standing.topic.name, hour)
     if hours.end_of(hour) > datetime.now(UTC):
         raise LakehouseError(

@@ -35,8 +35,8 @@ from lakehouse.cli.output import (
 )
 from lakehouse.config import DEFAULT_CONF, Config, load
 from lakehouse.errors import ConfigError, LakehouseError
-from lakehouse.operations import explain as explanations
-from lakehouse.operations import status as fleet
+from lakehouse.operations.explain import Explanation, explain_hour
+from lakehouse.operations.status import STATES, TopicStatus, file_complaints, hour_statuses, statuses
 from lakehouse.printable import printable
 
 _REFRESH_SECONDS = 5.0
@@ -62,7 +62,7 @@ def status(
     if watch:
         _watch(config, names)
         return
-    rows = fleet.statuses(config, names, datetime.now(UTC))
+    rows = statuses(config, names, datetime.now(UTC))
     if as_json:
         print_json({"topics": [asdict(row) for row in rows]})
     elif len(rows) == 1 and topics and not wide:
@@ -75,17 +75,15 @@ def status(
         raise typer.Exit(1)
 
 
-def _worst_first(rows: Sequence[fleet.TopicStatus]) -> list[fleet.TopicStatus]:
-    order = list(fleet.STATES)
+def _worst_first(rows: Sequence[TopicStatus]) -> list[TopicStatus]:
+    order = list(STATES)
     return sorted(rows, key=lambda row: order.index(row.state))
 
 
-def _totals(rows: Sequence[fleet.TopicStatus]) -> str:
+def _totals(rows: Sequence[TopicStatus]) -> str:
     counts = Counter(row.state for row in rows)
     noun = "topic" if len(rows) == 1 else "topics"
-    return f"{len(rows):,} {noun}: " + ", ".join(
-        f"{counts[state]:,} {state}" for state in fleet.STATES if counts[state]
-    )
+    return f"{len(rows):,} {noun}: " + ", ".join(f"{counts[state]:,} {state}" for state in STATES if counts[state])
 
 
 def _watch(config: Config, names: Sequence[str]) -> None:
@@ -94,7 +92,7 @@ def _watch(config: Config, names: Sequence[str]) -> None:
 
     def screen() -> Group:
         now = datetime.now(UTC)
-        rows = fleet.statuses(config, names, now)
+        rows = statuses(config, names, now)
         lines, _ = table(columns.STATUS, _worst_first(rows), console.width)
         room = max(1, console.height - _COLUMN_LINES)
         more = f"and {len(rows) - room:,} more" if len(rows) > room else ""
@@ -117,7 +115,7 @@ def topic_hours(
     as_json: AsJson = False,
 ) -> None:
     """A line per hour of a topic: counts, verdict, targets, and how long after its end it got there."""
-    rows = fleet.hour_statuses(started_topic(context, topic), last, datetime.now(UTC))
+    rows = hour_statuses(started_topic(context, topic), last, datetime.now(UTC))
     if as_json:
         print_json({"topic": topic, "hours": [asdict(row) for row in rows]})
     else:
@@ -126,7 +124,7 @@ def topic_hours(
 
 def explain(context: typer.Context, topic: TopicName, hour: HourText, as_json: AsJson = False) -> None:
     """Why an hour is open, held or closed, with every number behind it, and all that the ledger says of it."""
-    explanation = explanations.explain_hour(started_topic(context, topic), hour_of(hour), datetime.now(UTC))
+    explanation = explain_hour(started_topic(context, topic), hour_of(hour), datetime.now(UTC))
     if as_json:
         print_json(asdict(explanation))
     else:
@@ -202,7 +200,7 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     try:
         config = load(context.obj)
     except ConfigError as error:
-        complaints = fleet.file_complaints(Path(context.obj or DEFAULT_CONF), error)
+        complaints = file_complaints(Path(context.obj or DEFAULT_CONF), error)
     else:
         complaints = {name: _complaint(name, config) for name in sorted(config.topics)}
     if as_json:
@@ -230,7 +228,7 @@ def _complaint(name: str, config: Config) -> str | None:
     return None
 
 
-def _print_explanation(explanation: explanations.Explanation) -> None:
+def _print_explanation(explanation: Explanation) -> None:
     print_line(Text(f"{explanation.topic} {explanation.hour}: {explanation.state}", "bold"))
     print_line(explanation.why)
     if explanation.waits_for:

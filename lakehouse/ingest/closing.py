@@ -119,10 +119,13 @@ class Decision:
 
 
 def decide(signals: Signals, topic: Topic) -> Decision:
-    """The hours that close now, oldest first and without holes, and why the next one does not."""
+    """The hours that close now, oldest first and without holes, and why the next one does not.
+
+    The last hour that there is never closes: no hour would be open after it.
+    """
     hour = signals.open_hour
     closed: list[ClosedHour] = []
-    while hour is not None and len(closed) < MAX_CLOSES_PER_BATCH:
+    while hour is not None and hour < hours.LAST_HOUR and len(closed) < MAX_CLOSES_PER_BATCH:
         answers = _answers(hour, signals, topic)
         why, rows = _why(hour, answers, signals), _rows(signals, hour)
         if why is None:

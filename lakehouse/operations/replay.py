@@ -11,7 +11,7 @@ from __future__ import annotations
 import logging
 import uuid
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
@@ -19,6 +19,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from lakehouse import hours
 from lakehouse.config import Config
@@ -26,6 +27,7 @@ from lakehouse.decode.events import decode
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.ingest.buckets import bucket_of
+from lakehouse.landing.segments import LATE
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.store import bronze_log, parquet
@@ -76,22 +78,14 @@ class Replay:
 
 @dataclass(frozen=True)
 class _Moved:
-    """One file of rejected deliveries: what stays in its place, and what goes to which bucket."""
+    """One file of rejected deliveries, and the files that take its place: what stays rejected, and the events."""
 
     file: DataFile
-    left: pa.Table
-    by_bucket: Mapping[Hour, pa.Table]
+    written: tuple[DataFile, ...] = ()
 
 
 def replay_rejected(
-    topic: Topic,
-    config: Config,
-    choice: Choice,
-    *,
-    by: str,
-    dry_run: bool = False,
-    clock: Clock = now,
-    progress: Callable[[int, int], None] = lambda done, of: None,
+    topic: Topic, config: Config, choice: Choice, *, by: str, dry_run: bool = False, clock: Clock = now
 ) -> Replay:
     """Decode the chosen rejected deliveries again; those that are events now go into open hours, in one commit.
 
@@ -111,57 +105,63 @@ def replay_rejected(
                 expected="one, as the topic's first batch sets it",
                 next_step="Let the topic deliver its first event, then replay.",
             )
-        moved = list(
-            _moves(tables, [file for file in files(table) if file.hour is None], state, choice, done, progress)
-        )
+        rejected = [file for file in files(table) if file.hour is None]
+        moved = list(_moves(tables, rejected, state.open_hour, choice, done, None if dry_run else clock()))
         if dry_run or not moved:
             return done
-        written = [file for move in moved for file in _written(tables, move, clock())]
         try:
-            done.bronze_version = bronze_log.commit_change(
-                table,
-                added=written,
-                state=_with_moved(state, moved, clock()),
-                metadata={
-                    "kind": REPLAY,
-                    "deliveries": done.replayed.total(),
-                    "by": by,
-                    "release": config.settings.release,
-                },
-                removed=[move.file for move in moved],
-            )
+            done.bronze_version = _commit(table, tables, state, moved, done, by)
         except ConflictError as conflict:
-            tables.raw.files().delete(f"bronze/{file.path}" for file in written)
+            tables.raw.files().delete(f"bronze/{file.path}" for move in moved for file in move.written)
             conflicts.meet(conflict)
             continue
-        _record(tables, done, done.bronze_version, by)
-        log.info("replay: topic=%s rows=%d bronze=%d", topic.name, done.replayed.total(), done.bronze_version)
+        _record(tables, done, by)
         return done
 
 
-def _record(tables: TopicTables, done: Replay, version: int, by: str) -> None:
+def _commit(
+    table: DeltaTable, tables: TopicTables, state: IngestState, moved: list[_Moved], done: Replay, by: str
+) -> int:
+    written = [file for move in moved for file in move.written]
+    return bronze_log.commit_change(
+        table,
+        added=written,
+        state=_with_moved(state, written),
+        metadata={
+            "kind": REPLAY,
+            "deliveries": done.replayed.total(),
+            "by": by,
+            "release": tables.settings.release,
+        },
+        removed=[move.file for move in moved],
+    )
+
+
+def _record(tables: TopicTables, done: Replay, by: str) -> None:
     """The rejected files themselves stay on the store until `maintain`: a reader may still have them open."""
+    assert done.bronze_version is not None
     tables.ledger(f"{REPLAY}/{tables.settings.release}/{by}").record(
         Replayed(
-            bronze_version=version,
+            bronze_version=done.bronze_version,
             deliveries=done.replayed.total(),
             reasons=dict(done.replayed),
             hours=dict(done.hours),
             by=by,
         )
     )
+    log.info("replay: topic=%s rows=%d bronze=%d", tables.topic.name, done.replayed.total(), done.bronze_version)
 
 
 def _moves(
     tables: TopicTables,
     rejected: list[DataFile],
-    state: IngestState,
+    open_hour: Hour,
     choice: Choice,
     done: Replay,
-    progress: Callable[[int, int], None],
+    written_at: datetime | None,
 ) -> Iterator[_Moved]:
-    """One file after the other, as payloads are large; `done` counts what they hold."""
-    for number, file in enumerate(rejected):
+    """One file after the other, as payloads are large; `done` counts what they hold. Written only with a time."""
+    for file in rejected:
         rows = _rows(tables, file)
         chosen = choice.mask(rows)
         again = rows.filter(chosen)
@@ -170,13 +170,14 @@ def _moves(
         done.examined += _counts(again.column("reject_reason"))
         done.replayed += _counts(again.column("reject_reason").filter(is_event))
         done.still_rejected += _counts(decoded.column("reject_reason"))
-        progress(number + 1, len(rejected))
         events = decoded.filter(is_event)
-        if len(events):
-            moving = pa.array(_scattered(chosen.to_pylist(), is_event.to_pylist()))
-            by_bucket = dict(_by_bucket(events, state.open_hour))
-            done.hours.update({bucket: len(part) for bucket, part in by_bucket.items()})
-            yield _Moved(file, rows.filter(pc.invert(moving)), by_bucket)
+        if not len(events):
+            continue
+        moving = pa.array(_scattered(chosen.to_pylist(), is_event.to_pylist()))
+        parts = [_Part(None, rows.filter(pc.invert(moving))), *_by_bucket(events, open_hour)]
+        for part in parts[1:]:
+            done.hours[part.bucket or ""] += len(part.rows)
+        yield _Moved(file) if written_at is None else _Moved(file, _written(tables, file, parts, written_at))
 
 
 def _rows(tables: TopicTables, file: DataFile) -> pa.Table:
@@ -216,18 +217,36 @@ def _counts(reasons: pa.ChunkedArray) -> Counter[str]:
     return Counter(each for each in reasons.to_pylist() if each is not None)
 
 
-def _by_bucket(events: pa.Table, open_hour: Hour | None) -> Iterator[tuple[Hour, pa.Table]]:
-    buckets = [bucket_of(hours.hour_of(at), open_hour) or "" for at in events.column("event_time").to_pylist()]
-    for bucket in sorted(set(buckets)):
-        yield bucket, events.filter(pa.array([each == bucket for each in buckets]))
+@dataclass(frozen=True)
+class _Part:
+    """Rows that go into one file of a bucket; None is the bucket of what stays rejected."""
+
+    bucket: Hour | None
+    rows: pa.Table
+    is_skewed: bool = False
 
 
-def _written(tables: TopicTables, moved: _Moved, at: datetime) -> list[DataFile]:
+def _by_bucket(events: pa.Table, open_hour: Hour) -> Iterator[_Part]:
+    """Skewed rows apart, as ingest writes them: a file holds these only, or none."""
+    own = [hours.hour_of(at) for at in events.column("event_time").to_pylist()]
+    places = [(bucket_of(hour, open_hour) or hour, hour < open_hour) for hour in own]
+    for bucket, is_skewed in sorted(set(places)):
+        here = pa.array([place == (bucket, is_skewed) for place in places])
+        yield _Part(bucket, events.filter(here), is_skewed)
+
+
+def _written(tables: TopicTables, file: DataFile, parts: list[_Part], at: datetime) -> tuple[DataFile, ...]:
     """New files under the same segment's name, in a folder of this replay's own; durable."""
-    folder = f"replayed-{uuid.uuid4().hex[:8]}"
-    parts: list[tuple[Hour | None, pa.Table]] = [(None, moved.left), *moved.by_bucket.items()]
-    return [_write(tables, f"{folder}/{bucket or 'left'}/{moved.file.path.rpartition('/')[2]}", bucket, rows, at)
-            for bucket, rows in parts if len(rows)]  # fmt: skip
+    folder, name = f"replayed-{uuid.uuid4().hex[:8]}", file.path.rpartition("/")[2]
+    return tuple(
+        _write(tables, f"{folder}/{_place(part)}/{name}", part.bucket, part.rows, at)
+        for part in parts
+        if len(part.rows)
+    )
+
+
+def _place(part: _Part) -> str:
+    return LATE if part.is_skewed else part.bucket or "left"
 
 
 def _write(tables: TopicTables, path: str, bucket: Hour | None, rows: pa.Table, at: datetime) -> DataFile:
@@ -243,11 +262,11 @@ def _write(tables: TopicTables, path: str, bucket: Hour | None, rows: pa.Table, 
     )
 
 
-def _with_moved(state: IngestState, moved: list[_Moved], at: datetime) -> IngestState:
+def _with_moved(state: IngestState, written: list[DataFile]) -> IngestState:
     """The state with the deliveries in their buckets; the hours wait until these files are no longer new."""
     held = dict(state.hours)
-    for move in moved:
-        for bucket, rows in move.by_bucket.items():
-            before = held[bucket].rows if bucket in held else 0
-            held[bucket] = OpenHour(before + len(rows), at)
+    for file in written:
+        if file.hour is not None:
+            before = held[file.hour].rows if file.hour in held else 0
+            held[file.hour] = OpenHour(before + file.rows, file.written_at)
     return replace(state, hours=held)
