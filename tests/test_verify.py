@@ -13,7 +13,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import write_deltalake
+from deltalake import DeltaTable, write_deltalake
 from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
@@ -263,6 +263,95 @@ def test_a_renamed_column_is_found(lake: Lake, is_mapped: bool) -> None:
     )
     findings = look(lake).findings
     assert "edited schema" in {finding.kind for finding in findings} or findings[-1].kind == "unreadable log"
+
+
+def hide_a_row(lake: Lake) -> None:
+    """As another engine deletes without rewriting: the file's entry again, with a deletion vector."""
+    inline = "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"
+    vector = {"storageType": "i", "pathOrInlineDv": inline, "sizeInBytes": 40, "cardinality": 1}
+    features = ["deletionVectors"]
+    protocol = {"minReaderVersion": 3, "minWriterVersion": 7, "readerFeatures": features}
+    seal = [json.loads(line) for line in log_file(lake, seal_version(lake)).read_text().splitlines()]
+    add = next(action["add"] for action in seal if "add" in action)
+    gone = {"path": add["path"], "partitionValues": add["partitionValues"], "dataChange": True, "deletionTimestamp": 1}
+    forge(
+        lake,
+        {"commitInfo": {"timestamp": 0, "operation": "DELETE"}},
+        {"protocol": {**protocol, "writerFeatures": [*features, "appendOnly", "invariants"]}},
+        {"remove": gone},
+        {"add": {**add, "deletionVector": vector}},
+    )
+
+
+def rename(lake: Lake, configuration: dict[str, str]) -> None:
+    first = [json.loads(line) for line in log_file(lake, 0).read_text().splitlines()]
+    declared = next(action["metaData"] for action in first if "metaData" in action)
+    schema = declared["schemaString"].replace('"n"', '"m"')
+    configuration = {**declared["configuration"], **configuration}
+    declared = {**declared, "schemaString": schema, "configuration": configuration}
+    forge(lake, {"commitInfo": {"timestamp": 0, "operation": "RENAME COLUMN"}}, {"metaData": declared})
+
+
+def forge(lake: Lake, *actions: dict[str, Any]) -> None:
+    log_file(lake, lake.silver.version() + 1).write_text("\n".join(map(json.dumps, actions)))
+
+
+def misplace(lake: Lake) -> None:
+    file = files_of(lake)[0]
+    stray = Path(lake.folders.silver, "hour=2020-01-01T00", "stray.parquet")
+    stray.parent.mkdir()
+    shutil.copy(file, stray)
+    size, rows = stray.stat().st_size, pq.read_metadata(stray).num_rows
+    added = DataFile("hour=2020-01-01T00/stray.parquet", "2020-01-01T00", rows, size, datetime.now(UTC))
+    commit(lake.silver, [added], metadata={}, transactions={})
+
+
+def narrow_bounds(lake: Lake) -> None:
+    def edit(add: dict[str, Any]) -> None:
+        stats = json.loads(add["stats"])
+        stats["maxValues"]["event_time"] = "2025-06-01T04:00:00.000Z"
+        add["stats"] = json.dumps(stats)
+
+    edit_adds(lake, edit)
+
+
+FORGERIES: dict[str, Callable[[Lake], None]] = {
+    "deletion vector": hide_a_row,
+    "edited schema": lambda lake: rename(lake, {}),
+    "misplaced file": misplace,
+    "edited statistics": narrow_bounds,
+    "not append-only": unprotected,
+}
+
+
+@pytest.mark.parametrize("kind", FORGERIES)
+def test_a_change_that_only_a_checkpoint_still_tells_is_found(lake: Lake, kind: str) -> None:
+    """Delta cleans its log: the commit that made the change is gone, its effect is not."""
+    FORGERIES[kind](lake)
+    silver = DeltaTable(lake.folders.silver)
+    silver.create_checkpoint()
+    for version in range(silver.version() + 1):
+        log_file(lake, version).unlink()
+    later = datetime.now(UTC) + timedelta(days=401)
+    found = verify_hours(lake.topic, lake.config, [], later).findings
+    assert {finding.kind for finding in found} == {kind}
+
+
+def test_columns_that_a_checkpoint_maps_are_found(lake: Lake) -> None:
+    """Where this release can read such a table at all."""
+    rename(lake, {"delta.columnMapping.mode": "name"})
+    DeltaTable(lake.folders.silver).create_checkpoint()
+    for file in Path(lake.folders.silver, "_delta_log").glob("*.json"):
+        file.unlink()
+    assert {kind for _, kind in told(lake)} & {"edited schema", "unreadable log"}
+
+
+def test_a_damaged_checkpoint_is_found(lake: Lake) -> None:
+    """delta-rs goes by the commits where it has them all; whoever needs the checkpoint gets nothing."""
+    lake.silver.create_checkpoint()
+    (checkpoint,) = Path(lake.folders.silver, "_delta_log").glob("*.checkpoint.parquet")
+    checkpoint.write_bytes(checkpoint.read_bytes()[:100])
+    assert (None, "unreadable log") in told(lake)
 
 
 @pytest.mark.parametrize("hour", [None, "2020-01-01T00"])

@@ -16,8 +16,8 @@ from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.hours import Hour, hours_among
-from lakehouse.store.delta import DataFile, files, first_line
-from lakehouse.store.delta_log import LOG, Commit, commits
+from lakehouse.store.delta import DataFile, files, first_line, table_errors
+from lakehouse.store.delta_log import LOG, Commit, Hidden, commits, hidden_in_checkpoint
 from lakehouse.store.files import Storage
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Entry, History
@@ -26,6 +26,7 @@ from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 _READERS = 16
+_MAPPING = "delta.columnMapping.mode"
 _ONLY_IN_COMMIT = {"kind", "hour"}
 _ONLY_IN_LEDGER = {"silver_version", "seconds"}
 """All other keys of a seal are said twice, in the commit and in the ledger."""
@@ -92,8 +93,8 @@ def verify_hours(topic: Topic, config: Config, hours: Iterable[Hour], now: datet
 class SilverState:
     """Silver as it is, and what the ledger says of it.
 
-    `files` and `touching` are by hour; `sizes` are those of the files that are there, by path; `held` are the paths
-    with a temporary hold, None where files are not held.
+    `files` are by hour; `sizes` are those of the files that are there, by path; `hidden` is what the newest checkpoint
+    says of deletion vectors; `held` are the paths with a temporary hold, None where files are not held.
     """
 
     topic: Topic
@@ -104,6 +105,7 @@ class SilverState:
     files: Mapping[Hour | None, list[DataFile]]
     sizes: Mapping[str, int]
     commits: Mapping[int, Commit]
+    hidden: tuple[Hidden, ...]
     held: set[str] | None
 
     @property
@@ -121,6 +123,8 @@ def read_state(tables: TopicTables, history: History, now: datetime) -> SilverSt
         by_hour.setdefault(file.hour, []).append(file)
     listed = {stored.path.removeprefix("silver/"): stored.size_bytes for stored in storage.listed("silver")}
     holds = holds_for(tables.settings, tables.sealed.uri)
+    with table_errors(f"{silver.table_uri}: the newest checkpoint"):
+        hidden = tuple(hidden_in_checkpoint(storage, "silver"))
     return SilverState(
         topic=tables.topic,
         history=history,
@@ -130,6 +134,7 @@ def read_state(tables: TopicTables, history: History, now: datetime) -> SilverSt
         files=by_hour,
         sizes={path: size_bytes for path, size_bytes in listed.items() if not path.startswith(f"{LOG}/")},
         commits={commit.version: commit for commit in commits(storage, "silver")},
+        hidden=hidden,
         held=holds.held("silver") if holds is not None else None,
     )
 
@@ -199,13 +204,17 @@ def _guard_findings(state: SilverState) -> Iterator[Finding]:
 def _schema_findings(state: SilverState) -> Iterator[Finding]:
     """A column that is renamed or taken away hides the values of every sealed hour from readers."""
     known: set[str] = set()
-    for version, commit in sorted(state.commits.items()):
-        subject = f"{state.silver.table_uri} version {version}"
-        mapping = commit.properties.get("delta.columnMapping.mode", "none")
+    mappings = {version: commit.properties.get(_MAPPING, "none") for version, commit in state.commits.items()}
+    if not any(mapping != "none" for mapping in mappings.values()):  # the commit that set it may be cleaned away
+        mappings[int(state.silver.version())] = state.silver.metadata().configuration.get(_MAPPING) or "none"
+    for version, mapping in sorted(mappings.items()):
         if mapping != "none":
+            subject = f"{state.silver.table_uri} version {version}"
             yield Finding(
                 None, "edited schema", subject, f"columns mapped by {mapping}", "columns under their own names"
             )
+    for version, commit in sorted(state.commits.items()):
+        subject = f"{state.silver.table_uri} version {version}"
         if not commit.columns:
             continue
         lost = sorted(known - set(commit.columns))
@@ -308,6 +317,11 @@ def file_findings(state: SilverState, hour: Hour) -> Iterator[Finding]:
 def _entry_findings(state: SilverState, hour: Hour, file: DataFile) -> Iterator[Finding]:
     """The file as the log has it, against the file that is there."""
     size_bytes = state.sizes.get(file.path)
+    for hidden in state.hidden:
+        if hidden.path == file.path:
+            yield Finding(
+                hour, "deletion vector", file.path, f"rows hidden by version {hidden.version} or before", "every row"
+            )
     if size_bytes is None:
         expected = f"{file.size_bytes} bytes with {file.rows} rows"
         yield Finding(hour, "missing file", file.path, "nothing", expected)

@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
+
+import pyarrow.parquet as pq
 
 from lakehouse.hours import Hour
 from lakehouse.store.files import Storage
 
 _READERS = 16
 LOG = "_delta_log"
+_CHECKPOINT = re.compile(r"(\d{20})\.checkpoint(?:\..+)?\.(?:parquet|json)")
+"""Whole, in parts, or with a UUID and sidecars, as the protocol has them."""
 
 
 @dataclass(frozen=True)
@@ -73,6 +78,49 @@ def commits_at(storage: Storage, table: str, versions: Iterable[int]) -> list[Co
         return [commit for commit in found if commit is not None]
 
 
+@dataclass(frozen=True)
+class Hidden:
+    """A file of which a deletion vector hides rows, by the newest checkpoint, which is of `version`."""
+
+    version: int
+    hour: Hour | None
+    path: str
+
+
+def hidden_in_checkpoint(storage: Storage, table: str) -> list[Hidden]:
+    """What the newest checkpoint says is hidden: the commit that hid it may be cleaned away.
+
+    pa.ArrowInvalid or OSError when the checkpoint is damaged.
+    """
+    names = [stored.path.rpartition("/")[2] for stored in storage.listed(f"{table}/{LOG}")]
+    found = [(int(match[1]), name) for name in names if (match := _CHECKPOINT.fullmatch(name))]
+    if not found:
+        return []
+    newest, _ = max(found)
+    return [
+        Hidden(newest, *_file(action["add"]))
+        for version, name in found
+        if version == newest
+        for action in _checkpointed(storage, f"{table}/{LOG}", name)
+        if isinstance(action.get("add"), dict) and action["add"].get("deletionVector")
+    ]
+
+
+def _checkpointed(storage: Storage, log: str, name: str) -> Iterator[dict[str, Any]]:
+    """The actions of one file of a checkpoint that add files, those of its sidecars included."""
+    if name.endswith(".json"):
+        lines = (storage.read(f"{log}/{name}") or b"").decode(errors="replace").splitlines()
+        actions = [_parsed(line) for line in lines]
+    else:
+        with storage.open(f"{log}/{name}") as source, pq.ParquetFile(source) as file:
+            wanted = {"add", "sidecar"} & set(file.schema_arrow.names)
+            actions = [row for batch in file.iter_batches(columns=sorted(wanted)) for row in batch.to_pylist()]
+    for action in actions:
+        yield action
+        if isinstance(action.get("sidecar"), dict):
+            yield from _checkpointed(storage, log, f"_sidecars/{action['sidecar'].get('path')}")
+
+
 def _commit(storage: Storage, table: str, version: int) -> Commit | None:
     content = storage.read(f"{table}/{LOG}/{version:020d}.json")
     if content is None:
@@ -94,8 +142,8 @@ def _commit(storage: Storage, table: str, version: int) -> Commit | None:
 
 
 def _file(action: Mapping[str, Any]) -> tuple[Hour | None, str]:
-    values = action.get("partitionValues")
-    hour = values.get("hour") if isinstance(values, dict) else None
+    values = action.get("partitionValues") or {}
+    hour = dict(values).get("hour") if isinstance(values, dict | list) else None  # Arrow has maps as pairs
     return hour if isinstance(hour, str) else None, str(action.get("path"))
 
 
