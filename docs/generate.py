@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
-from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +26,7 @@ from lakehouse import schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
 from lakehouse.durations import written
-from lakehouse.mirrors.catalogue import KINDS
+from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
 from lakehouse.topics import Topic, topic_from
 
@@ -40,6 +39,9 @@ PAGES = {
     "topics.md": HERE.parent / "conf" / "topics" / "README.md",
 }
 """Template, and the page that is made from it."""
+
+MIRROR_OPTIONS: dict[str, type[BaseModel]] = {kind: class_of(kind).Options for kind in sorted(KINDS)}
+"""The keys of each kind of mirror."""
 
 SAMPLE = {
     "subscription": "projects/p/subscriptions/s",
@@ -125,9 +127,7 @@ def _cell(text: str) -> str:
 
 
 def _mirror_sections() -> Iterator[str]:
-    for kind, place in sorted(KINDS.items()):
-        module, _, name = place.partition(":")
-        options: type[BaseModel] = getattr(import_module(module), name).Options
+    for kind, options in MIRROR_OPTIONS.items():
         yield "\n".join([f"### `kind: {kind}`", "", *_key_lines(options, skip=("kind",))])
 
 

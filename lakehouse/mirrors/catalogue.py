@@ -67,9 +67,13 @@ def _kind(name: str, values: dict[str, Any], config_path: Path) -> MirrorKind:
             next_step="Fix that key.",
         )
     _require_extra(found, name)
-    module, _, attribute = KINDS[found].partition(":")
-    kind: MirrorKind = getattr(import_module(module), attribute)
-    return kind
+    return class_of(found)
+
+
+def class_of(kind: str) -> MirrorKind:
+    module, _, attribute = KINDS[kind].partition(":")
+    found: MirrorKind = getattr(import_module(module), attribute)
+    return found
 
 
 def _require_extra(kind: str, name: str) -> None:

@@ -16,7 +16,7 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
 from lakehouse.mirrors.files import rows_of
 from lakehouse.mirrors.retries import with_retries
-from lakehouse.topics import Frozen, Topic
+from lakehouse.topics import Frozen, Topic, key
 
 _TURN = Lock()
 
@@ -24,7 +24,10 @@ _TURN = Lock()
 class DuckDBMirror(Mirror):
     class Options(Frozen):
         kind: Literal["duckdb"]
-        path: Root
+        path: Root = key(
+            unit="file",
+            doc="The database, made when it is missing: on a disk of this machine that has room for all hours.",
+        )
 
     def __init__(self, name: str, options: Options) -> None:
         self.name, self._path = name, options.path

@@ -11,8 +11,6 @@ from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
-from pydantic import Field
-
 from lakehouse import failpoints
 from lakehouse.config import Root
 from lakehouse.errors import MirrorError
@@ -22,7 +20,7 @@ from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_erro
 from lakehouse.mirrors.files import Copy, Files, Found
 from lakehouse.store.delta import DataFile, first_line
 from lakehouse.store.ledger import Clock, now
-from lakehouse.topics import Frozen, Topic
+from lakehouse.topics import Frozen, Topic, key
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -38,12 +36,22 @@ _ASIDE = "-aside"
 
 
 class FolderOptions(Frozen):
-    """`storage_options` are delta-rs' for `path`, where the lake's own do not serve; large hours are copied by it."""
-
     kind: Literal["folder"]
-    path: Root
-    storage_options: dict[str, str] | None = None
-    hours_at_once: int = Field(4, ge=1)
+    path: Root = key(
+        unit="folder, hdfs:// or gs:// address",
+        doc="Where hours appear, as `<path>/<topic>/<hour>/`.",
+    )
+    storage_options: dict[str, str] | None = key(
+        None,
+        unit="delta-rs' options",
+        doc="How `path` is reached, where the lake's own options do not serve: in another account than the lake.",
+    )
+    hours_at_once: int = key(
+        4,
+        ge=1,
+        unit="hours of a topic",
+        doc="More, after an outage, where store and network have room; large hours are copied by Spark's executors.",
+    )
 
 
 class FolderMirror(Mirror):

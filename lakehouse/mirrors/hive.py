@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Lock
-from typing import TYPE_CHECKING, Annotated, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Any, Literal, TypeVar
 from urllib.parse import urlsplit
 
 import pyarrow as pa
-from pydantic import Field
 
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
@@ -25,7 +24,7 @@ from lakehouse.mirrors.files import Files
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.retries import PATIENCE, with_retries
 from lakehouse.store.delta import first_line
-from lakehouse.topics import Frozen, Topic
+from lakehouse.topics import Frozen, Topic, key
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -54,20 +53,64 @@ _LEAVES = {
 
 
 class HiveOptions(Frozen):
-    """`path` is what both Spark and Hive reach. The password is in the environment's variable `password_env`."""
-
     kind: Literal["hive"]
-    host: str
-    port: int = Field(10000, ge=1, le=65535)
-    database: Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
-    path: Root
-    auth: Literal["NONE", "LDAP", "KERBEROS"] = "NONE"
-    username: str = "lakehouse"
-    password_env: str = ""
-    kerberos_service: str = "hive"
-    timeout: Duration = timedelta(minutes=10)
-    storage_options: dict[str, str] | None = None
-    hours_at_once: int = Field(4, ge=1)
+    host: str = key(
+        min_length=1,
+        unit="host name",
+        doc="HiveServer2's; on Dataproc the cluster's first master.",
+    )
+    port: int = key(
+        10000,
+        ge=1,
+        le=65535,
+        unit="port",
+        doc="That of HiveServer2's binary transport.",
+    )
+    database: str = key(
+        pattern=r"^[a-z][a-z0-9_]{0,127}$",
+        unit="name, at most 128 characters",
+        doc="Made when it is missing; a table for each topic, a partition for each hour.",
+    )
+    path: Root = key(
+        unit="folder, hdfs:// or gs:// address",
+        doc="The folders of the partitions, as both Spark and Hive reach them.",
+    )
+    auth: Literal["NONE", "LDAP", "KERBEROS"] = key(
+        "NONE",
+        unit="NONE, LDAP, KERBEROS",
+        doc="As the server's `hive.server2.authentication` says.",
+    )
+    username: str = key(
+        "lakehouse",
+        unit="text",
+        doc="Who creates and writes the tables.",
+    )
+    password_env: str = key(
+        "",
+        unit="name of an environment variable",
+        doc="For LDAP: the variable that holds the password. The password itself stands in no file.",
+    )
+    kerberos_service: str = key(
+        "hive",
+        unit="text",
+        doc="The first part of the server's principal.",
+    )
+    timeout: Duration = key(
+        timedelta(minutes=10),
+        unit="duration",
+        doc="Longest wait for one answer; longer where counting an hour takes longer.",
+    )
+    storage_options: dict[str, str] | None = key(
+        None,
+        unit="delta-rs' options",
+        doc="How `path` is reached, where the lake's own options do not serve: in another account than the lake.",
+    )
+    hours_at_once: int = key(
+        4,
+        ge=1,
+        unit="hours of a topic",
+        doc="Each takes a session of HiveServer2. More, after an outage, where store and server have room for it.",
+    )
 
 
 class HiveMirror(Mirror):

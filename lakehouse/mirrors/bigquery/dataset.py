@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 from collections.abc import Sequence
 from datetime import UTC, datetime, timedelta
-from typing import Annotated, Any, Literal
+from typing import Any, Literal
 
 from google.api_core.client_options import ClientOptions
 from google.api_core.exceptions import NotFound, RetryError
@@ -13,34 +13,83 @@ from google.api_core.retry import exponential_sleep_generator, if_exception_type
 from google.auth.credentials import AnonymousCredentials
 from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
-from pydantic import Field
 
 from lakehouse.config import Root
 from lakehouse.durations import Duration
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.bigquery.schema import stamp
 from lakehouse.mirrors.contract import SealedHour
-from lakehouse.topics import Frozen
+from lakehouse.topics import Frozen, key
 
 LOADS_PER_TABLE_AND_DAY = 1500
 """BigQuery's own limit, which failed loads count for, too."""
 
 
 class BigQueryOptions(Frozen):
-    """`expires_after` counts from publishing; with partitions, from the hour itself, as BigQuery counts there."""
-
     kind: Literal["bigquery"]
-    project: str
-    dataset: Annotated[str, Field(pattern=r"^[A-Za-z0-9_]+$")]
-    location: str = "US"
-    layout: Literal["table_per_hour", "partition"] = "table_per_hour"
-    staging: Root = ""
-    expires_after: Duration | None = None
-    loads_per_day: int = Field(LOADS_PER_TABLE_AND_DAY, ge=1)
-    hours_at_once: int = Field(8, ge=1)
-    patience: Duration = timedelta(minutes=1)
-    timeout: Duration = timedelta(hours=1)
-    endpoint: str = ""
+    project: str = key(
+        min_length=1,
+        unit="project's id",
+        doc="Where the dataset is and the load jobs run.",
+    )
+    dataset: str = key(
+        pattern=r"^[A-Za-z0-9_]{1,1024}$",
+        unit="letters, digits and _",
+        doc="Made when it is missing; needs the roles `bigquery.jobUser` and `bigquery.dataEditor`.",
+    )
+    location: str = key(
+        "US",
+        unit="location",
+        doc="That of the lake's bucket: BigQuery loads from no other.",
+    )
+    layout: Literal["table_per_hour", "partition"] = key(
+        "table_per_hour",
+        unit="table_per_hour, partition",
+        doc=(
+            "`<topic>_<YYYYMMDDHH>` with the view `<topic>` over all; or partitions of `<topic>` with the view "
+            "`<topic>_hours`, which queries over many hours read faster."
+        ),
+    )
+    staging: Root = key(
+        "",
+        unit="gs:// folder",
+        doc="For copies of a lake that is not on GCS. They are removed after each load.",
+    )
+    expires_after: Duration | None = key(
+        None,
+        unit="duration",
+        doc=(
+            "When BigQuery removes an hour by itself. From publishing; with partitions from the hour itself, as "
+            "BigQuery counts, so longer than any back-fill reaches."
+        ),
+    )
+    loads_per_day: int = key(
+        LOADS_PER_TABLE_AND_DAY,
+        ge=1,
+        unit="load jobs into a table",
+        doc="Less where others load into the same partitioned table.",
+    )
+    hours_at_once: int = key(
+        8,
+        ge=1,
+        unit="hours of a topic",
+        doc="Load jobs side by side; they cost BigQuery's time, not ours.",
+    )
+    patience: Duration = key(
+        timedelta(minutes=1),
+        unit="duration",
+        doc="How long a call is tried again before the hour is left to the next run.",
+    )
+    timeout: Duration = key(
+        timedelta(hours=1),
+        unit="duration",
+        doc="Longest wait for a load job or a count.",
+    )
+    endpoint: str = key(
+        "",
+        unit="address",
+        doc="An emulator's; Google's when left out.",
+    )
 
 
 class _UnfinishedError(Exception):
