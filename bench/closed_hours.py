@@ -24,8 +24,8 @@ from lakehouse.seal.stage import Sealer
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.delta import DataFile, event_time_stats
-from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import bronze_table, folders_of, ledger_table
+from lakehouse.store.records import Closed
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from
 
 HOUR = "2026-11-23T05"
@@ -92,13 +92,14 @@ def closed_hour(
     """One closed hour of a topic of its own, for as long as it is measured."""
     settings = settings_of(build, name)
     topic = _topic(name.replace("-", "_"))
-    bronze = Path(folders_of(settings, topic.name).bronze)
+    tables = TopicTables(topic, settings)
+    bronze = Path(tables.raw.uri, "bronze")
     files = []
     for number, first in enumerate(range(0, rows, rows_of_file)):
         path = f"{HOUR}/{number:012d}-0000-bench.parquet"
         size = min(rows_of_file, rows - first)
         files.append(_file(topic, bronze, path, HOUR, first, size, duplicates, republished))
-    version = commit_batch(bronze_table(folders_of(settings, topic.name), topic, {}), files, _state(1, HOUR), _METADATA)
+    version = commit_batch(tables.ensure_bronze(), files, _state(1, HOUR), _METADATA)
     yield Lake(topic, settings, [str(bronze / file.path) for file in files], {HOUR: version})
     shutil.rmtree(settings.raw_root)
 
@@ -110,12 +111,12 @@ def hours_behind(build: Path, names: Sequence[str], number_of_hours: int, rows: 
     lakes = []
     for name in names:
         topic, closed = _topic(name), {}
-        folders = folders_of(settings, name)
-        table = bronze_table(folders, topic, {})
+        tables = TopicTables(topic, settings)
+        table = tables.ensure_bronze()
         for number in range(number_of_hours):
             hour = hours.after(HOUR, number)
             path = f"{hour}/{number:012d}-0000-bench.parquet"
-            file = _file(topic, Path(folders.bronze), path, hour, number * rows, rows, 0.02, 0)
+            file = _file(topic, Path(tables.raw.uri, "bronze"), path, hour, number * rows, rows, 0.02, 0)
             closed[hour] = commit_batch(table, [file], _state(number + 1, hour), _METADATA)
         record_closes(topic, settings, closed)
         lakes.append(Lake(topic, settings, [], closed))
@@ -197,6 +198,6 @@ def _state(epoch: int, hour: Hour) -> IngestState:
 
 
 def record_closes(topic: Topic, settings: Settings, closed: dict[Hour, int]) -> None:
-    ledger = Ledger(ledger_table(folders_of(settings, topic.name), topic, {}), "ingest/bench/bench")
+    ledger = TopicTables(topic, settings).ledger("ingest/bench/bench")
     for hour, version in closed.items():
-        ledger.record("closed", hour, {"bronze_version": version})
+        ledger.record(Closed(bronze_version=version), hour)

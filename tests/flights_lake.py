@@ -16,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pytest
 import yaml
+from folders import folders_of
 
 from lakehouse.config import Config, load
 from lakehouse.ingest.query import TopicIngest
@@ -30,7 +31,7 @@ from lakehouse.schemas import DELIVERED
 from lakehouse.seal.stage import seal_due
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.files import storage_for
-from lakehouse.store.tables import TopicTables, folders_of
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs
 from lakehouse.validate.stage import validate_due

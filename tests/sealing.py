@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from folders import folders_of
 
 from lakehouse import hours
 from lakehouse.config import Config, Settings
@@ -20,7 +21,7 @@ from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
 from lakehouse.store.delta import DataFile, event_time_stats, files_of_hour
 from lakehouse.store.records import Closed, Mirrored, Valid
-from lakehouse.store.tables import TopicTables, folders_of
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"

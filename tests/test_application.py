@@ -17,6 +17,7 @@ from typing import Any
 import pytest
 import yaml
 from conftest import PLAYS, SPARK_SETTINGS
+from folders import folders_of
 from google.cloud import pubsub_v1
 from subscribing import TOPIC, create_subscription, create_topic, delete_subscription
 
@@ -25,7 +26,6 @@ from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.delta import open_table
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import folders_of
 
 ROOT = Path(__file__).parent.parent
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}

@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 
 import pytest
 from deltalake import DeltaTable
+from folders import bronze_table, folders_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -17,7 +18,6 @@ from lakehouse.progress import IngestState, OpenHour
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import commit_batch, ingest_commits, newest_state, segments_in_log
 from lakehouse.store.delta import ConflictError, DataFile, commit, open_table
-from lakehouse.store.tables import bronze_table, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"

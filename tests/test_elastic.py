@@ -16,6 +16,7 @@ from typing import Any
 
 import grpc
 import pytest
+from folders import folders_of
 
 from lakehouse.crash.cluster import Clock, ClusterLake, cluster
 from lakehouse.crash.lives import BY_PYTHON
@@ -25,7 +26,6 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.store.bronze_log import ingest_commits
 from lakehouse.store.delta import open_table
-from lakehouse.store.tables import folders_of
 
 SHARE = 40
 """Messages of a slot."""

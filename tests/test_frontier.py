@@ -8,6 +8,7 @@ from typing import Any
 
 import grpc
 import pytest
+from folders import folders_of
 from google.api_core.exceptions import PermissionDenied
 from google.cloud.monitoring_v3 import MetricServiceClient
 from google.cloud.monitoring_v3.services.metric_service.transports import MetricServiceGrpcTransport
@@ -26,7 +27,6 @@ from lakehouse.operations.status import read_topic
 from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
-from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)

@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 
 import pyarrow.parquet as pq
 import pytest
+from folders import bronze_table, folders_of, ledger_table
 from google.api_core.exceptions import PreconditionFailed
 from google.cloud.pubsub_v1 import PublisherClient, SubscriberClient
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
@@ -31,7 +32,6 @@ from lakehouse.store.bronze_log import commit_batch, newest_state
 from lakehouse.store.delta import ConflictError, open_table
 from lakehouse.store.files import GoogleStorage, storage_for
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import bronze_table, folders_of, ledger_table
 from lakehouse.topics import Topic
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers

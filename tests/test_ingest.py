@@ -14,6 +14,7 @@ import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from folders import bronze_table, folders_of, ledger_table
 from google.cloud.pubsub_v1 import PublisherClient
 from pyspark.sql import SparkSession
 from subscribing import (
@@ -47,7 +48,6 @@ from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
 from lakehouse.store.delta import ConflictError, files
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import bronze_table, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 NINE, TEN, ELEVEN, TWELVE = (f"2026-11-23T{hour:02d}" for hour in (9, 10, 11, 12))

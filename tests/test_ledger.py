@@ -15,6 +15,7 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from deltalake.exceptions import CommitFailedError
+from folders import Folders, folders_of, ledger_table
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -36,7 +37,6 @@ from lakehouse.store.records import (
     State,
     meanings,
 )
-from lakehouse.store.tables import Folders, folders_of, ledger_table
 from lakehouse.topics import Topic
 
 FIVE, SIX, SEVEN = "2026-11-23T05", "2026-11-23T06", "2026-11-23T07"

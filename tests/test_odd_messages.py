@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pyarrow.parquet as pq
 import pytest
+from folders import folders_of, ledger_table
 from google.pubsub_v1 import types
 from subscribing import SUBSCRIPTION, TOPIC
 
@@ -26,7 +27,6 @@ from lakehouse.sandbox.faults import Faults
 from lakehouse.seal.stage import seal_due
 from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import folders_of, ledger_table
 
 ACK_DEADLINE = timedelta(seconds=10)
 HOUR = hours.hour_of(datetime.now(UTC) - timedelta(hours=3))

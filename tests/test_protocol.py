@@ -15,6 +15,7 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+from folders import folders_of
 from google.pubsub_v1 import types
 from model import Outcome, outcome
 from small_model import (
@@ -46,7 +47,6 @@ from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.store.delta import open_table
 from lakehouse.store.files import storage_for
-from lakehouse.store.tables import folders_of
 from lakehouse.topics import Slots
 
 SEEDS = range(300)

@@ -11,6 +11,7 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
+from folders import folders_of
 from py4j.protocol import Py4JNetworkError
 from subscribing import create_subscription, subscribed_broker
 
@@ -23,7 +24,6 @@ from lakehouse.ingest.supervisor import run_until_stopped, started
 from lakehouse.operations import status
 from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.tables import folders_of
 from lakehouse.topics import Topic
 
 ACK_DEADLINE = timedelta(seconds=10)

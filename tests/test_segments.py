@@ -11,6 +11,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from folders import Folders, bronze_table, folders_of
 from pyspark.sql import SparkSession
 
 from lakehouse import hours
@@ -28,7 +29,6 @@ from lakehouse.landing.segments import SegmentWriter
 from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.tables import Folders, bronze_table, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"

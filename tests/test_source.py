@@ -13,6 +13,7 @@ import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from folders import bronze_table, folders_of
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1 import types
 from recorded import NOON, Clock, Recorded
@@ -33,7 +34,6 @@ from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
 from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.files import LocalStorage, Storage, storage_for
-from lakehouse.store.tables import bronze_table, folders_of
 from lakehouse.topics import Topic
 
 PATIENCE_SECONDS = 15

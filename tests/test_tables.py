@@ -9,6 +9,7 @@ from pathlib import Path
 import pyarrow as pa
 import pytest
 from deltalake import DeltaTable
+from folders import Folders, bronze_table, folders_of, ledger_table, silver_table
 
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
@@ -24,7 +25,6 @@ from lakehouse.store.delta import (
     open_table,
     table_exists,
 )
-from lakehouse.store.tables import Folders, bronze_table, folders_of, ledger_table, silver_table
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"

@@ -13,9 +13,9 @@ from flights_lake import FlightsLake, flights_lake
 
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
-from lakehouse.sandbox.tally import Outcome, history_of, outcome_of
+from lakehouse.sandbox.tally import Outcome, outcome_of
 from lakehouse.store.delta import files_of_hour, open_table
-from lakehouse.store.tables import folders_of
+from lakehouse.store.tables import TopicTables
 
 NAME = "weather_observed"
 
@@ -24,8 +24,8 @@ NAME = "weather_observed"
 def delivered(tmp_path_factory: pytest.TempPathFactory) -> tuple[FlightsLake, list[Message]]:
     """A lake, and the messages of its sealed hours."""
     lake = flights_lake(tmp_path_factory.mktemp("tally"), topics=[NAME])
-    sealed = set(history_of(lake.config.topic(NAME), lake.config).hours())
-    silver = folders_of(lake.config.settings, NAME).silver
+    sealed = set(TopicTables(lake.config.topic(NAME), lake.config.settings).history().hours())
+    silver = TopicTables(lake.config.topic(NAME), lake.config.settings).sealed.below("silver").uri
     table = open_table(silver, {})
     paths = [f"{silver}/{file.path}" for hour in sealed for file in files_of_hour(table, hour)]
     ids = {each for path in paths for each in pq.read_table(path, partitioning=None)["event_id"].to_pylist()}

@@ -21,13 +21,12 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.landing.manifests import listed_manifests
 from lakehouse.store.bronze_log import segment_of
-from lakehouse.store.delta import open_table
-from lakehouse.store.files import Storage, storage_for
-from lakehouse.store.ledger import Entry, History, Ledger
-from lakehouse.store.tables import Folders, folders_of
+from lakehouse.store.files import Storage
+from lakehouse.store.ledger import Entry
+from lakehouse.store.records import VERDICTS, Mirrored, Sealed, State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
-_VERDICTS = ("valid", "invalid")
 _ENTRY = re.compile(r"_delta_log/\d{20}\.json")
 
 
@@ -55,18 +54,13 @@ class Lake:
 
     def __init__(self, topic: Topic, config: Config) -> None:
         self.topic, self.config = topic, config
-        self.folders: Folders = folders_of(config.settings, topic.name)
-        self._options = config.settings.storage_options
-        self.bronze = _log(self.storage(self.folders.bronze))
-        self.silver = _log(self.storage(self.folders.silver))
-        self.history: History = Ledger(open_table(self.folders.ledger, self._options), "invariants").history()
-
-    def storage(self, root: str) -> Storage:
-        return storage_for(root, self._options)
-
-    def ids(self, table: str, paths: Iterable[str], column: str = "event_id") -> list[str]:
-        storage = self.storage(table)
-        return [each for path in paths for each in _column(storage.open(path), column)]
+        tables = TopicTables(topic, config.settings)
+        self.raw = tables.raw.files()
+        self.bronze_files, self.silver_files = (
+            place.files() for place in (tables.raw.below("bronze"), tables.sealed.below("silver"))
+        )
+        self.bronze, self.silver = _log(self.bronze_files), _log(self.silver_files)
+        self.history = tables.history()
 
     def seals(self) -> dict[str, _Commit]:
         return {commit.metadata["hour"]: commit for commit in self.silver if commit.metadata.get("kind") == "seal"}
@@ -106,7 +100,7 @@ def _bronze_has_each_file_once(lake: Lake) -> Iterator[str]:
     yield from (f"bronze lost {path} again" for commit in lake.bronze for path in commit.removed)
     in_files = {segment_of(path) for path in files}
     yield from (f"segment {each} is named by no commit or has no file" for each in sorted(in_files ^ set(segments)))
-    there = {stored.path for stored in lake.storage(lake.folders.bronze).listed("")}
+    there = {stored.path for stored in lake.bronze_files.listed("")}
     yield from (f"bronze's {path} is not there" for path in files if path not in there)
 
 
@@ -127,7 +121,7 @@ def _no_closed_hour_was_written_to(lake: Lake) -> Iterator[str]:
 
 def _manifests_are_in_the_log(lake: Lake) -> Iterator[str]:
     """Whatever a manifest names has been committed."""
-    storage = lake.storage(lake.folders.raw)
+    storage = lake.raw
     known = {path for commit in lake.bronze for path in commit.added}
     for epoch, slot in listed_manifests(storage):
         manifest = json.loads(storage.read(f"segments/{epoch:012d}-{slot:04d}.json") or b"{}")
@@ -138,7 +132,7 @@ def _manifests_are_in_the_log(lake: Lake) -> Iterator[str]:
 
 def _acknowledged_is_in_bronze(lake: Lake, expected: Expected) -> Iterator[str]:
     paths = [path for commit in lake.bronze for path in commit.added]
-    missing = set(expected.acknowledged) - set(lake.ids(lake.folders.bronze, paths, "message_id"))
+    missing = set(expected.acknowledged) - set(_ids(lake.bronze_files, paths, "message_id"))
     yield from (f"message {each} was acknowledged and is not in bronze" for each in sorted(missing))
 
 
@@ -147,11 +141,7 @@ def _closes_are_recorded(lake: Lake) -> Iterator[str]:
     logged = {
         details["hour"]: commit.version for commit in lake.bronze for details in commit.metadata.get("closed", [])
     }
-    told = {
-        hour: int(row.details["bronze_version"])
-        for hour in lake.history.hours()
-        if (row := lake.history.first("closed", hour))
-    }
+    told = {hour: close.bronze_version for hour in lake.history.hours() if (close := lake.history.close_of(hour))}
     for hour in sorted(logged.keys() | told.keys()):
         if logged.get(hour) != told.get(hour):
             yield f"{hour} closed at bronze version {logged.get(hour)}, and at {told.get(hour)} by the ledger"
@@ -174,21 +164,22 @@ def _states_are_in_order(lake: Lake) -> Iterator[str]:
 def _may_follow(row: Entry, before: list[Entry]) -> bool:
     """closed → sealed → valid | invalid → (released) → mirrored, one row for each target; a new seal begins anew."""
     states = [each.state for each in before]
-    seals = [index for index, state in enumerate(states) if state == "sealed"]
+    seals = [index for index, state in enumerate(states) if state == State.SEALED]
     since = before[seals[-1] :] if seals else []
-    verdicts = [each.state for each in since if each.state in (*_VERDICTS, "released")]
+    verdicts = [each.state for each in since if each.state in VERDICTS]
     match row.state:
-        case "closed":
+        case State.CLOSED:
             return not states
-        case "sealed":
-            return states[:1] == ["closed"] and int(row.details["revision"]) == len(seals) + 1
-        case "valid" | "invalid":
+        case State.SEALED:
+            return states[:1] == [State.CLOSED] and row.of(Sealed).revision == len(seals) + 1
+        case State.VALID | State.INVALID:
             return bool(seals) and not verdicts
-        case "released":
-            return verdicts == ["invalid"]
-        case "mirrored":
-            done = {each.details["target"] for each in since if each.state == "mirrored"}
-            return verdicts in (["valid"], ["invalid", "released"]) and row.details["target"] not in done
+        case State.RELEASED:
+            return verdicts == [State.INVALID]
+        case State.MIRRORED:
+            done = {each.of(Mirrored).target for each in since if each.state == State.MIRRORED}
+            may_go = verdicts in ([State.VALID], [State.INVALID, State.RELEASED])
+            return may_go and row.of(Mirrored).target not in done
     return False
 
 
@@ -205,16 +196,16 @@ def _sealed_hours_never_changed(lake: Lake) -> Iterator[str]:
     sealed = Counter(commit.metadata["hour"] for commit in lake.silver if commit.metadata.get("kind") == "seal")
     yield from (f"{hour} was sealed {count} times" for hour, count in sealed.items() if count > 1)
     for hour, commit in lake.seals().items():
-        manifest, row = commit.metadata, lake.history.last("sealed", hour)
-        ids = lake.ids(lake.folders.silver, commit.added)
+        manifest, seal = commit.metadata, lake.history.seal_of(hour)
+        ids = _ids(lake.silver_files, commit.added)
         if (len(ids), checksum_of(ids)) != (manifest["rows"], int(manifest["id_checksum"])):
             yield f"{hour} holds {len(ids)} rows in silver, and was sealed with {manifest['rows']}, or other ids"
-        if row is None or int(row.details["silver_version"]) != commit.version:
+        if seal is None or seal.silver_version != commit.version:
             yield f"{hour} was sealed by silver version {commit.version}, and the ledger does not say so"
 
 
 def _each_event_is_there_once(lake: Lake, expected: Expected) -> Iterator[str]:
-    counts = Counter(each for commit in lake.silver for each in lake.ids(lake.folders.silver, commit.added))
+    counts = Counter(each for commit in lake.silver for each in _ids(lake.silver_files, commit.added))
     wanted = set(expected.event_ids)
     yield from (f"{each} is not in silver" for each in sorted(wanted - counts.keys()))
     yield from (f"{each} is in silver, and nobody published it" for each in sorted(counts.keys() - wanted))
@@ -226,7 +217,7 @@ def _rejects_are_kept(lake: Lake, expected: Expected) -> Iterator[str]:
     if expected.rejected is None:
         return
     paths = [path for commit in lake.bronze for path, hour in commit.added.items() if hour is None]
-    found = len(set(lake.ids(lake.folders.bronze, paths, "message_id")))
+    found = len(set(_ids(lake.bronze_files, paths, "message_id")))
     if found != expected.rejected:
         yield f"bronze keeps {found} rejected messages of {expected.rejected}"
 
@@ -245,10 +236,14 @@ def _mirrors_equal_silver(lake: Lake) -> Iterator[str]:
         yield from (f"{hour} is in mirror {name} and not cleared" for hour in sorted(shown - cleared))
         for hour in sorted(cleared & shown):
             mirrored = [each for file in (place / hour).glob("part-*") for each in _column(file, "event_id")]
-            if Counter(mirrored) != Counter(lake.ids(lake.folders.silver, seals[hour].added)):
+            if Counter(mirrored) != Counter(_ids(lake.silver_files, seals[hour].added)):
                 yield f"{hour} in mirror {name} is not what silver holds"
             if name not in lake.history.targets_done(hour):
                 yield f"{hour} is in mirror {name}, and the ledger does not say so"
+
+
+def _ids(table: Storage, paths: Iterable[str], column: str = "event_id") -> list[str]:
+    return [each for path in paths for each in _column(table.open(path), column)]
 
 
 def _column(source: Any, name: str) -> list[str]:

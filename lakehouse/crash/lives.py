@@ -27,9 +27,10 @@ from lakehouse.crash.schedules import write_suites
 from lakehouse.hours import Hour
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
-from lakehouse.store.files import storage_for
-from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import folders_of, ledger_table
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.place import Place
+from lakehouse.store.records import CloseRequested, State
+from lakehouse.store.tables import TopicTables
 
 HOUSE = Path(__file__).parents[2]
 BY_PYTHON = (sys.executable, str(HOUSE / "jobs/run.py"))
@@ -84,6 +85,7 @@ class KilledLake:
         self.folder = folder.absolute()
         self.config = _written_config(self.folder, settings or {}, topic or {})
         self.topic = self.config.topic("plays")
+        self.tables = TopicTables(self.topic, self.config.settings)
         self._hour = hours.after(hours.hour_of(datetime.now(UTC)), -100)
         self._asked: Hour | None = None
         self._ids: list[str] = []
@@ -192,27 +194,25 @@ class KilledLake:
 
     def _close(self) -> None:
         """No later event will come, so a person has to say that the hour is over."""
-        self._ledger().record("close_requested", self._hour, {"by": "crash", "reason": "the hour is over"})
+        self._ledger().record(CloseRequested(by="crash", reason="the hour is over"), self._hour)
         self._asked, self._hour = self._hour, hours.after(self._hour)
 
     def _is_delivered(self) -> bool:
         if self._asked is None or not self.is_read():
             return False
-        history: History = self._ledger().history()
-        is_closed = history.first("closed", self._asked) is not None
+        history = self.tables.history()
+        is_closed = history.first(State.CLOSED, self._asked) is not None
         return is_closed and not (history.due_to_seal() or history.due_to_validate() or history.due_to_mirror("folder"))
 
     def _progress(self) -> object:
         """Differs whenever the application has done something that lasts; idle batches leave nothing here."""
-        options = self.config.settings.storage_options
-        folders = folders_of(self.config.settings, "plays")
-        places = [(folders.raw, "bronze"), (folders.sealed, "silver"), (folders.ledger, ""), (folders.reports, "")]
-        counts = [len(storage_for(root, options).listed(folder)) for root, folder in [*places, (self._mirror, "")]]
-        return counts, len(self.broker.unacked(SUBSCRIPTION))
+        raw, sealed = self.tables.raw.files(), self.tables.sealed.files()
+        counts = [len(raw.listed("bronze")), *(len(sealed.listed(each)) for each in ("silver", "ledger", "reports"))]
+        mirrored = Place(self._mirror, self.config.settings.storage_options).files().listed("")
+        return counts, len(mirrored), len(self.broker.unacked(SUBSCRIPTION))
 
     def _ledger(self) -> Ledger:
-        options = self.config.settings.storage_options
-        return Ledger(ledger_table(folders_of(self.config.settings, "plays"), self.topic, options), "crash")
+        return self.tables.ledger("crash")
 
     @property
     def _mirror(self) -> str:

@@ -40,9 +40,9 @@ from lakehouse.sandbox.direct import DirectChannel, DirectError
 from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.schemas import FACTS
 from lakehouse.seal.stage import seal_due
-from lakehouse.store.delta import open_table, table_exists
-from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import folders_of, ledger_table
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.records import CloseRequested, State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Slots, Topic, topic_from
 from lakehouse.validate.release import release
 from lakehouse.validate.stage import validate_hour
@@ -236,6 +236,7 @@ class World:
         )
         self.config = _config(schedule, folder)
         self.topic = self.config.topic("plays")
+        self.tables = TopicTables(self.topic, self.config.settings)
         self._checkpoints, self._copies = folder / "checkpoints", folder / "copies"
         self.drivers: dict[str, Driver] = {}
         self._busy: list[Driver] = []
@@ -356,23 +357,23 @@ class World:
             self.drivers.pop(act.driver, None)
 
     def _stages(self, act: Act) -> None:
-        if not table_exists(folders_of(self.config.settings, self.topic.name).ledger, {}):
+        if not self.tables.has_ledger():
             return
         run = f"stages-{act.seed}"
         seal_due(self.topic, self.config, run=run)
-        for hour in self._history().due_to_validate():
+        for hour in self.tables.history().due_to_validate():
             validate_hour(self.topic, self.config, hour, run=run)
         mirror_due(self.topic, self.config, None, run=run)
 
     def _close(self, act: Act) -> None:
         """Somebody asks for all hours so far to close."""
-        if table_exists(folders_of(self.config.settings, self.topic.name).ledger, {}):
-            self._ledger().record("close_requested", hours.hour_of(self.now), {"by": "ann", "reason": "done"})
+        if self.tables.has_ledger():
+            self._ledger().record(CloseRequested(by="ann", reason="done"), hours.hour_of(self.now))
 
     def _release(self, act: Act) -> None:
-        history = self._history()
+        history = self.tables.history()
         for hour in history.hours():
-            if history.state_of(hour) == "invalid":
+            if history.state_of(hour) == State.INVALID:
                 release(self.topic, self.config, hour, "looked at", "ann")
 
     def _lose(self, act: Act) -> None:
@@ -430,7 +431,7 @@ class World:
         self._unexpected.append(f"not finished after {_MOST_BATCHES} batches in peace")
 
     def _is_anything_due(self) -> bool:
-        history = self._history()
+        history = self.tables.history()
         return bool(history.due_to_seal() or history.due_to_validate() or history.due_to_mirror("folder"))
 
     def _violations(self) -> list[str]:
@@ -493,12 +494,7 @@ class World:
         return MonitoringFrontier(SUBSCRIPTION, client, timedelta(minutes=5), ask_every=timedelta(0))
 
     def _ledger(self) -> Ledger:
-        folders = folders_of(self.config.settings, self.topic.name)
-        return Ledger(ledger_table(folders, self.topic, {}), "world", lambda: self.now)
-
-    def _history(self) -> History:
-        uri = folders_of(self.config.settings, self.topic.name).ledger
-        return Ledger(open_table(uri, {}), "world").history() if table_exists(uri, {}) else History()
+        return self.tables.ledger("world", lambda: self.now)
 
 
 class _Monitoring:
@@ -528,8 +524,8 @@ class Driver:
     def __init__(self, world: World, topic: Topic, checkpoint: Path, run: str, chance: random.Random) -> None:
         settings = world.config.settings
         bounds = settings.ingest.model_copy(update={"max_messages": chance.choice([3, 8, 50])})
-        raw = folders_of(settings, topic.name).raw
-        self._options = source_options(topic, raw, bounds, {})
+        raw = world.tables.raw
+        self._options = source_options(topic, raw.uri, bounds, raw.options)
         config = replace(world.config, topics={topic.name: topic})
         self._ingest = TopicIngest(
             topic, config, run=run, clock=lambda: world.now, frontier=world.frontier(), sweep_every=world.sweep_every

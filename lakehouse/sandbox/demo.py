@@ -27,10 +27,9 @@ from lakehouse.config import Config, load
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
-from lakehouse.sandbox.tally import Outcome, history_of, outcome_of
+from lakehouse.sandbox.tally import Outcome, outcome_of
 from lakehouse.store.bronze_log import newest_state
-from lakehouse.store.delta import open_table
-from lakehouse.store.tables import folders_of
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 BUILD = Path("build/demo")
@@ -179,7 +178,7 @@ def _topics(config: Config) -> list[Topic]:
 
 def _has_started(topic: Topic, config: Config) -> bool:
     """Whether the first batch is done: Spark and its workers warm up in it, and it would swallow half of the replay."""
-    return Path(folders_of(config.settings, topic.name).checkpoint, "commits", "0").exists()
+    return Path(TopicTables(topic, config.settings).checkpoint, "commits", "0").exists()
 
 
 def _unread(broker: Broker, config: Config) -> int:
@@ -192,15 +191,15 @@ def _last_hour(topic: Topic, messages: Sequence[Message]) -> str:
 
 
 def _hours_due(topic: Topic, config: Config, through: Mapping[str, str]) -> list[str]:
-    history = history_of(topic, config)
-    state = newest_state(open_table(folders_of(config.settings, topic.name).bronze, {}))
-    return sorted({*history.hours(), *(hour for hour in state.hours if hour <= through[topic.name])})
+    tables = TopicTables(topic, config.settings)
+    state = newest_state(tables.bronze())
+    return sorted({*tables.history().hours(), *(hour for hour in state.hours if hour <= through[topic.name])})
 
 
 def _finished(config: Config, through: Mapping[str, str], progress: Progress, task: TaskID) -> int:
     due = [(topic, hour) for topic in _topics(config) for hour in _hours_due(topic, config, through)]
     progress.update(task, total=len(due))
-    histories = {topic.name: history_of(topic, config) for topic in _topics(config)}
+    histories = {topic.name: TopicTables(topic, config.settings).history() for topic in _topics(config)}
     return sum(histories[topic.name].targets_done(hour) >= set(topic.mirrors) for topic, hour in due)
 
 
@@ -234,11 +233,9 @@ def _told(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> in
 
 def _told_where_to_look(config: Config) -> None:
     topic = config.topic("flight_departed")
-    history = history_of(topic, config)
-    hour = max(
-        history.hours(),
-        key=lambda hour: int((history.last("sealed", hour) or history.entries[0]).details.get("skewed", 0)),
-    )
+    history = TopicTables(topic, config.settings).history()
+    skewed = {hour: seal.skewed for hour in history.hours() if (seal := history.seal_of(hour))}
+    hour = max(skewed, key=lambda hour: skewed[hour])
     console.print("\nThe application has ended, so `status` says that the topics are not running. To go on with them:")
     console.print("  make sandbox              # a broker, which prints the variable to export")
     console.print(f"  ./spark-submit.sh run --conf {CONF}")

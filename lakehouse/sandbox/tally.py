@@ -12,9 +12,9 @@ import pyarrow.parquet as pq
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.sandbox.flights import Message
-from lakehouse.store.delta import files, files_of_hour, open_table, table_exists
-from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.tables import folders_of
+from lakehouse.store.delta import files, files_of_hour
+from lakehouse.store.records import State
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 
@@ -46,26 +46,26 @@ def outcome_of(topic: Topic, config: Config, messages: Sequence[Message]) -> Out
     mine = [message for message in messages if message.topic == topic.name]
     wanted = {message.event_id for message in mine if message.event_id}
     outcome = Outcome(len(mine), len(wanted))
-    history = history_of(topic, config)
+    tables = TopicTables(topic, config.settings)
+    history = tables.history()
     in_silver, in_mirror = Counter[str](), Counter[str]()
     for hour in history.hours():
-        sealed = history.last("sealed", hour)
-        outcome.sealed += sealed is not None
-        outcome.valid += history.last("valid", hour) is not None
+        seal = history.seal_of(hour)
+        outcome.sealed += seal is not None
+        outcome.valid += history.last(State.VALID, hour) is not None
         outcome.mirrored += history.targets_done(hour) >= set(topic.mirrors)
-        silver_ids = list(_silver_ids(topic, config, hour))
+        silver_ids = list(_silver_ids(tables, hour))
         mirror_ids = list(_mirror_ids(topic, config, hour))
         in_silver.update(silver_ids)
         in_mirror.update(mirror_ids)
-        if sealed is not None:
-            outcome.duplicates += sealed.details["duplicates"] + sealed.details["late_duplicates"]
-            outcome.skewed += sealed.details["skewed"]
-            manifest = sealed.details["rows"], int(sealed.details["id_checksum"])
+        if seal is not None:
+            outcome.duplicates += seal.duplicates + seal.late_duplicates
+            outcome.skewed += seal.skewed
             for place, ids in (("silver", silver_ids), ("mirror", mirror_ids)):
-                if (len(ids), checksum_of(ids)) != manifest:
+                if (len(ids), checksum_of(ids)) != (seal.rows, seal.id_checksum):
                     outcome.changed.append(f"{hour} in {place}")
     outcome.delivered = len(in_silver)
-    outcome.rejected = _rejected(topic, config)
+    outcome.rejected = _rejected(tables)
     for counts in (in_silver, in_mirror):
         outcome.lost |= wanted - set(counts)
         outcome.doubled |= {event_id for event_id, count in counts.items() if count > 1}
@@ -76,10 +76,10 @@ def outcome_of(topic: Topic, config: Config, messages: Sequence[Message]) -> Out
     return outcome
 
 
-def _silver_ids(topic: Topic, config: Config, hour: str) -> Iterator[str]:
-    uri = folders_of(config.settings, topic.name).silver
-    for file in files_of_hour(open_table(uri, {}), hour):
-        yield from pq.read_table(f"{uri}/{file.path}", columns=["event_id"], partitioning=None)["event_id"].to_pylist()
+def _silver_ids(tables: TopicTables, hour: str) -> Iterator[str]:
+    for file in files_of_hour(tables.silver(), hour):
+        with tables.sealed.open(f"silver/{file.path}") as source:
+            yield from pq.read_table(source, columns=["event_id"])["event_id"].to_pylist()
 
 
 def _mirror_ids(topic: Topic, config: Config, hour: str) -> Iterator[str]:
@@ -89,12 +89,5 @@ def _mirror_ids(topic: Topic, config: Config, hour: str) -> Iterator[str]:
             yield from pq.read_table(file, columns=["event_id"], partitioning=None)["event_id"].to_pylist()
 
 
-def _rejected(topic: Topic, config: Config) -> int:
-    bronze = open_table(folders_of(config.settings, topic.name).bronze, {})
-    return sum(file.rows for file in files(bronze) if file.hour is None)
-
-
-def history_of(topic: Topic, config: Config) -> History:
-    """The topic's ledger as of now; an empty one before ingest has made it."""
-    uri = folders_of(config.settings, topic.name).ledger
-    return Ledger(open_table(uri, {}), "demo").history() if table_exists(uri, {}) else History()
+def _rejected(tables: TopicTables) -> int:
+    return sum(file.rows for file in files(tables.bronze()) if file.hour is None)

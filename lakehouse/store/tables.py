@@ -91,40 +91,6 @@ class TopicTables:
         return Place(f"{root}/{self.topic.name}", self.settings.storage_options)
 
 
-@dataclass(frozen=True)
-class Folders:
-    """Where a topic's things are, as addresses."""
-
-    raw: str
-    sealed: str
-
-    checkpoint = property(lambda self: f"{self.raw}/checkpoint")
-    segments = property(lambda self: f"{self.raw}/segments")
-    bronze = property(lambda self: f"{self.raw}/bronze")
-    silver = property(lambda self: f"{self.sealed}/silver")
-    ledger = property(lambda self: f"{self.sealed}/ledger")
-    reports = property(lambda self: f"{self.sealed}/reports")
-
-
-def folders_of(settings: Settings, topic_name: str) -> Folders:
-    return Folders(f"{settings.raw_root}/{topic_name}", f"{settings.sealed_root}/{topic_name}")
-
-
-def bronze_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
-    """The topic's bronze table, created or given new declared fields where that is due."""
-    return _ensured(Place(folders.bronze, options), bronze_schema(topic), ["hour"], _properties(topic))
-
-
-def silver_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
-    """The topic's silver table, created or given new declared fields where that is due; append-only."""
-    properties = _properties(topic) | {"delta.appendOnly": "true"}
-    return _ensured(Place(folders.silver, options), silver_schema(topic), ["hour"], properties)
-
-
-def ledger_table(folders: Folders, topic: Topic, options: Mapping[str, str]) -> DeltaTable:
-    return _ensured(Place(folders.ledger, options), LEDGER, [], _properties(topic))
-
-
 def _properties(topic: Topic) -> dict[str, str]:
     window = "interval " + _interval(topic.audit_window)
     return {
