@@ -4,20 +4,32 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
+from dataclasses import replace
 from datetime import UTC, datetime
+from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 from deltalake import DeltaTable
-from folders import bronze_table, folders_of
 from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse import hours
 from lakehouse.config import Settings
-from lakehouse.progress import IngestState, OpenHour
+from lakehouse.errors import LakeError
+from lakehouse.progress import IngestState, NewestEvent, OpenHour
 from lakehouse.store import bronze_log
-from lakehouse.store.bronze_log import commit_batch, ingest_commits, newest_state, segments_in_log
+from lakehouse.store.bronze_log import (
+    INGEST,
+    OPEN_HOUR,
+    commit_batch,
+    ingest_commits,
+    newest_state,
+    segment_of,
+    segments_in_log,
+)
 from lakehouse.store.delta import ConflictError, DataFile, commit, open_table
+from lakehouse.store.tables import bronze_table, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"
@@ -167,3 +179,61 @@ def test_segments_are_found_beyond_many_other_commits(table: DeltaTable) -> None
     other_commits(table, bronze_log._LIKELY + 1)
     put(table, 2, ["2-0"])
     assert segments_in_log(table, 1) == {"1-0", "2-0"}
+
+
+# --- commits that are cleaned away ---------------------------------------------------------------------------------
+
+
+def by_delta_rs(table: DeltaTable, request: pytest.FixtureRequest) -> None:
+    table.create_checkpoint()
+
+
+def by_spark(table: DeltaTable, request: pytest.FixtureRequest) -> None:
+    spark = request.getfixturevalue("spark")
+    logs = spark._jvm.org.apache.spark.sql.delta.DeltaLog
+    logs.forTable(spark._jsparkSession, table.table_uri).checkpoint()
+
+
+WRITERS = {"delta-rs": by_delta_rs, "spark": by_spark}
+
+
+def cleaned(table: DeltaTable, request: pytest.FixtureRequest, writer: str) -> DeltaTable:
+    """As Delta cleans after `delta.logRetentionDuration`: of what came before the checkpoint no commit is left."""
+    table.alter.set_table_properties({"delta.checkpointInterval": "49"})
+    WRITERS[writer](table, request)
+    newest, log = table.version(), Path(urlsplit(table.table_uri).path, "_delta_log")
+    for version in range(newest):
+        (log / f"{version:020d}.json").unlink()
+    assert sorted(file.name for file in log.glob("*.json")) == [f"{newest:020d}.json"]
+    assert (log / f"{newest:020d}.checkpoint.parquet").is_file()
+    return open_table(table.table_uri, {})
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+def test_the_state_is_in_every_checkpoint_whoever_wrote_it(
+    table: DeltaTable, request: pytest.FixtureRequest, writer: str
+) -> None:
+    """A topic that is quiet for longer than its log is kept must not forget which hours are sealed."""
+    file = DataFile(f"{FIVE}/{7:012d}-0000-abc.parquet", FIVE, 10, 1, NOON)
+    state = replace(STATE, hours={FIVE: OpenHour(10, NOON)}, newest=NewestEvent(NOON, NOON))
+    commit_batch(table, [file], state, {"segments": [segment_of(file.path)], "closed": []})
+    stale, bronze = open_table(table.table_uri, {}), cleaned(table, request, writer)
+    assert newest_state(bronze) == state
+    assert segments_in_log(bronze, 7) == {segment_of(file.path)}
+    other_commits(bronze, 1)
+    assert newest_state(open_table(table.table_uri, {})) == state
+    put(bronze, 8)
+    with pytest.raises((ConflictError, LakeError)):
+        put(stale, 8)
+    assert newest_state(open_table(table.table_uri, {})) == IngestState(8, FIVE)
+
+
+@pytest.mark.parametrize("writer", WRITERS)
+@pytest.mark.parametrize("transactions", [{INGEST: 7, OPEN_HOUR: 3}, {"another": 1}])
+def test_a_topic_whose_state_is_nowhere_is_not_taken_for_a_new_one(
+    table: DeltaTable, request: pytest.FixtureRequest, writer: str, transactions: dict[str, int]
+) -> None:
+    """The commits are gone, and the checkpoint is of a release that kept less, or its transactions have expired."""
+    commit(table, [], metadata={"kind": "another"}, transactions=transactions)
+    with pytest.raises(LakeError, match="no commit that says which hours are open"):
+        newest_state(cleaned(table, request, writer))

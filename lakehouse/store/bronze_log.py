@@ -17,7 +17,7 @@ from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
-from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits
+from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits, reaches_back
 
 INGEST = "ingest"
 OPEN_HOUR = "open-hour"
@@ -44,7 +44,9 @@ def newest_state(bronze: DeltaTable) -> IngestState:
     for _, metadata in _commits(bronze, lambda metadata: "state" in metadata):
         return IngestState.from_json(metadata["state"])
     epoch = bronze.transaction_version(INGEST)
-    return IngestState() if epoch is None else _state_in_checkpoint(bronze, epoch)
+    if epoch is None and reaches_back(bronze):
+        return IngestState()
+    return _state_in_checkpoint(bronze, epoch)
 
 
 def ingest_commits(bronze: DeltaTable) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -154,15 +156,16 @@ def _transactions(state: IngestState) -> dict[str, int]:
     return transactions
 
 
-def _state_in_checkpoint(bronze: DeltaTable, epoch: int) -> IngestState:
+def _state_in_checkpoint(bronze: DeltaTable, epoch: int | None) -> IngestState:
     known = {
         app: bronze.transaction_version(app)
         for app in (_MAX_EVENT, _MAX_PUBLISHED, _NEWEST_EVENT, _NEWEST_PUBLISHED, _REJECTED, _SLOTS)
     }
-    if None in known.values():
+    if epoch is None or None in known.values():
+        cut = f"epoch {epoch} of ingest" if epoch is not None else "a log whose first commits are cleaned away"
         raise LakeError(
             bronze.table_uri,
-            found=f"epoch {epoch} of ingest, and no commit that says which hours are open",
+            found=f"{cut}, and no commit that says which hours are open",
             expected="a log that reaches back to the newest ingest commit, or a checkpoint of this release",
             next_step="Restore `_delta_log` from a copy; a new start would deliver into hours that are sealed.",
         )

@@ -327,6 +327,11 @@ def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator
             yield version, metadata
 
 
+def reaches_back(table: DeltaTable) -> bool:
+    """Whether the log still has the commit that made the table, and so every commit since."""
+    return any(version == 0 for version, _ in _history(table, None))
+
+
 def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
     for _ in range(MOST_CONFLICTS):
