@@ -11,6 +11,7 @@ from urllib.parse import urlsplit
 
 import pytest
 from deltalake import DeltaTable
+from folders import bronze_table, folders_of
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -29,7 +30,6 @@ from lakehouse.store.bronze_log import (
     segments_in_log,
 )
 from lakehouse.store.delta import ConflictError, DataFile, commit, open_table
-from lakehouse.store.tables import bronze_table, folders_of
 from lakehouse.topics import Topic
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"
