@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import base64
+import re
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from decimal import Decimal
 from functools import lru_cache
 
 import numpy as np
@@ -29,6 +31,11 @@ INSTANT = (
 """RFC 3339, and what of ISO 8601 Arrow reads: a space for T, no seconds or minutes, zones without colon or minutes."""
 INTEGER = r"-?(0|[1-9][0-9]{0,18})"
 """An integer as JSON writes it; one of 19 digits may still be beyond 64 bits."""
+FLOAT_OVERFLOW = 2.0**128 - 2.0**103
+"""From here on a double is rounded to infinity as a 32-bit `float`."""
+_DECIMAL = re.compile(r"([+-]?)(?:([0-9]++)\.?([0-9]*+)|\.([0-9]++))(?:[eE]([+-]?)0*+([0-9]*+))?")
+_EXPONENT_DIGITS = 18
+"""An exponent with more is beyond any payload's digits, and Python would not make a number of thousands."""
 
 
 Wrong = tuple[str, pa.BooleanArray]
@@ -69,6 +76,10 @@ def has_map(wanted: pa.DataType) -> bool:
 
 def has_decimal(wanted: pa.DataType) -> bool:
     return any(pa.types.is_decimal(part) for part in _parts_of(wanted))
+
+
+def has_floating(wanted: pa.DataType) -> bool:
+    return any(pa.types.is_floating(part) for part in _parts_of(wanted))
 
 
 def has_int64(wanted: pa.DataType) -> bool:
@@ -166,6 +177,41 @@ def _each_number_or_null(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array
             return pa.nulls(1, wanted)
     half = len(texts) // 2
     return pa.concat_arrays([_each_number_or_null(part, wanted) for part in (texts[:half], texts[half:])])
+
+
+def decimals_or_null(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
+    """Each text as `wanted`, null where it is no number that the type holds exactly; plain ones at once."""
+    integer = f"[0-9]{{1,{wanted.precision - wanted.scale}}}" if wanted.precision > wanted.scale else "0"
+    fraction = rf"(\.[0-9]{{1,{wanted.scale}}})?" if wanted.scale else ""
+    is_plain = pc.match_substring_regex(texts, f"^-?{integer}{fraction}$")
+    if pc.all(is_plain).as_py() is not False:
+        return texts.cast(wanted)
+    plain = pc.if_else(is_plain, texts, pa.scalar(None, pa.string())).cast(wanted)
+    others = pc.if_else(is_plain, pa.scalar(None, pa.string()), texts).to_pylist()
+    read = pa.array([None if text is None else decimal_or_none(text, wanted) for text in others], wanted)
+    return pc.coalesce(plain, read)
+
+
+def decimal_or_none(text: str, wanted: pa.DataType) -> Decimal | None:
+    """The number as written, if the type can hold exactly that; zeros at its ends and its exponent do not matter.
+
+    Total and linear for any text: Arrow reads beyond its tables where the exponent is large.
+    """
+    match = _DECIMAL.fullmatch(text)
+    if match is None or (match[6] == "" and not text[-1].isdigit()):
+        return None
+    sign, whole, fraction, only_fraction, exponent_sign, exponent_digits = match.groups(default="")
+    fraction += only_fraction
+    digits = (whole + fraction).lstrip("0")
+    if not digits:
+        return Decimal(0)
+    if len(exponent_digits) > _EXPONENT_DIGITS:
+        return None
+    significant = digits.rstrip("0")
+    exponent = int(f"{exponent_sign}{exponent_digits or 0}") - len(fraction) + len(digits) - len(significant)
+    if exponent < -wanted.scale or len(significant) + exponent > wanted.precision - wanted.scale:
+        return None
+    return Decimal((int(sign == "-"), tuple(map(int, significant)), exponent))
 
 
 def _unbase64(text: str | None) -> bytes | None:

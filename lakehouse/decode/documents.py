@@ -1,63 +1,153 @@
-"""Columns of a spelled type from parsed documents, many values at a time: for what Arrow's reader of JSON has not."""
+"""Columns from parsed documents, many values at a time, with the rows in which a value is of a wrong type.
+
+What Arrow's reader of JSON has not: maps, undeclared fields, a value of a wrong type that spoils only its own row.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from itertools import accumulate, chain
+from dataclasses import dataclass, field, replace
+from itertools import accumulate, chain, compress
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
+import pyarrow.compute as pc
+
+from lakehouse.decode.columns import FLOAT_OVERFLOW, decimals_or_null, each_or_null
+
+_NULL = type(None)
 
 
-class NotOfType(Exception):
-    """A value is not of the type, or cannot be read exactly at once."""
+@dataclass
+class Wrong:
+    """The first wrong field of each row, by its dotted name, in the order in which messages are checked."""
+
+    paths: dict[int, str] = field(default_factory=dict)
+    unclear: set[int] = field(default_factory=set)
+    """Rows whose first wrong field is not known: two in the items of one list, which are checked item by item."""
+    _lists: dict[int, str] = field(default_factory=dict)
+
+    def add(self, place: Place, positions: np.ndarray) -> None:
+        for position in positions.tolist():
+            row = position if place.rows is None else int(place.rows[position])
+            if row not in self.paths:
+                self.paths[row] = place.path
+                if place.outer is not None:
+                    self._lists[row] = place.outer
+            elif self.paths[row] != place.path and self._lists.get(row, place) == place.outer:
+                self.unclear.add(row)
 
 
-def column(values: list[Any], spelled: pa.DataType) -> pa.Array:
-    """JSON values as one column; NotOfType unless each is null or exactly of the type, as the exact reading has it."""
-    if pa.types.is_struct(spelled):
-        return _structs(values, spelled)
-    if pa.types.is_list(spelled):
-        _check_kinds(values, {list})
-        items = column(list(chain.from_iterable(filter(None, values))), spelled.value_type)
-        return pa.ListArray.from_arrays(_offsets(values), items, type=spelled, mask=_nulls(values))
-    if pa.types.is_map(spelled):
-        _check_kinds(values, {dict})
-        some = list(filter(None, values))
-        keys = pa.array(list(chain.from_iterable(some)), pa.string())
-        items = column(list(chain.from_iterable(each.values() for each in some)), spelled.item_type)
-        return pa.MapArray.from_arrays(_offsets(values), keys, items, type=spelled, mask=_nulls(values))
-    _check_kinds(values, _kinds_of(spelled))
-    try:
-        return pa.array(values, spelled)
-    except (pa.ArrowException, OverflowError, UnicodeError) as error:
-        raise NotOfType from error
+@dataclass(frozen=True)
+class Place:
+    """Where values are: their field, the row of each (None: one a row), and the outermost list or map around them."""
+
+    path: str = ""
+    rows: np.ndarray | None = None
+    outer: str | None = None
+
+    def member(self, name: str) -> Place:
+        return replace(self, path=f"{self.path}.{name}" if self.path else name)
+
+    def items(self, lengths: list[int]) -> Place:
+        rows = np.arange(len(lengths)) if self.rows is None else self.rows
+        outer = self.path if self.outer is None else self.outer
+        return replace(self, rows=np.repeat(rows, lengths), outer=outer)
 
 
-def _structs(values: list[Any], spelled: pa.StructType) -> pa.StructArray:
-    _check_kinds(values, {dict})
-    objects = [value or {} for value in values]
-    members = [column([each.get(member.name) for each in objects], member.type) for member in spelled]
-    return pa.StructArray.from_arrays(members, fields=list(spelled), mask=_nulls(values))
+def column(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: bool, place: Place) -> pa.Array:
+    """JSON values, as orjson reads them, as one column; null where one is wrong, which is added to `wrong`.
+
+    A number in a decimal column must be the shortest text of its double.
+    """
+    if pa.types.is_struct(wanted):
+        values = _of_kinds(values, {dict}, wrong, place)
+        objects = [value or {} for value in values]
+        columns = [
+            column([each.get(member.name) for each in objects], member.type, wrong, int64_as_text,
+                   place.member(member.name))
+            for member in wanted
+        ]  # fmt: skip
+        return pa.StructArray.from_arrays(columns, fields=list(wanted), mask=_nulls(values))
+    if pa.types.is_list(wanted) or pa.types.is_map(wanted):
+        return _nested(values, wanted, wrong, int64_as_text, place)
+    return _leaves(values, wanted, wrong, int64_as_text, place)
 
 
-def _kinds_of(spelled: pa.DataType) -> set[type]:
-    if pa.types.is_string(spelled):
-        return {str}
-    if pa.types.is_boolean(spelled):
+def _nested(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: bool, place: Place) -> pa.Array:
+    values = _of_kinds(values, {list} if pa.types.is_list(wanted) else {dict}, wrong, place)
+    lengths = [len(value or ()) for value in values]
+    offsets = pa.array(list(accumulate(lengths, initial=0)), pa.int32())
+    some, inner = list(filter(None, values)), place.items(lengths)
+    if pa.types.is_list(wanted):
+        items = column(list(chain.from_iterable(some)), wanted.value_type, wrong, int64_as_text, inner)
+        return pa.ListArray.from_arrays(offsets, items, type=wanted, mask=_nulls(values))
+    keys = pa.array(list(chain.from_iterable(some)), pa.string())
+    flat = list(chain.from_iterable(each.values() for each in some))
+    items = column(flat, wanted.item_type, wrong, int64_as_text, inner)
+    return pa.MapArray.from_arrays(offsets, keys, items, type=wanted, mask=_nulls(values))
+
+
+def _leaves(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: bool, place: Place) -> pa.Array:
+    values = _of_kinds(values, _kinds_of(wanted, int64_as_text), wrong, place)
+    if pa.types.is_floating(wanted):
+        return _doubles(values, wanted, wrong, place)
+    if pa.types.is_integer(wanted) and not (int64_as_text and str in set(map(type, values))):
+        return _integers(values, wanted, wrong, place)
+    if pa.types.is_string(wanted) or pa.types.is_boolean(wanted):
+        return pa.array(values, wanted)
+    return _from_texts(values, wanted, wrong, place)
+
+
+def _from_texts(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Place) -> pa.Array:
+    if not set(map(type, values)) <= {str, _NULL}:
+        values = [each if each is None or type(each) is str else repr(each) for each in values]
+    texts = pa.array(values, pa.string())
+    read = decimals_or_null(texts, wanted) if pa.types.is_decimal(wanted) else each_or_null(texts, wanted)
+    if read.null_count > texts.null_count:
+        wrong.add(place, np.flatnonzero(pc.and_(pc.is_valid(texts), pc.is_null(read))))
+    return read
+
+
+def _kinds_of(wanted: pa.DataType, int64_as_text: bool) -> set[type]:
+    if pa.types.is_boolean(wanted):
         return {bool}
-    if pa.types.is_integer(spelled):
-        return {int}
-    return {int, float} if pa.types.is_floating(spelled) else set()
+    if pa.types.is_integer(wanted):
+        return {int, str} if int64_as_text and pa.types.is_int64(wanted) else {int}
+    if pa.types.is_decimal(wanted):
+        return {int, float, str}
+    return {int, float} if pa.types.is_floating(wanted) else {str}
 
 
-def _check_kinds(values: Iterable[Any], allowed: set[type]) -> None:
-    if not set(map(type, values)) <= {*allowed, type(None)}:
-        raise NotOfType
+def _of_kinds(values: list[Any], allowed: set[type], wrong: Wrong, place: Place) -> list[Any]:
+    if set(map(type, values)) <= {*allowed, _NULL}:
+        return values
+    is_wrong = [type(value) not in allowed and value is not None for value in values]
+    return _without(values, is_wrong, wrong, place)
 
 
-def _offsets(values: list[Any]) -> pa.Array:
-    return pa.array(list(accumulate((len(value or ()) for value in values), initial=0)), pa.int32())
+def _without(values: list[Any], is_wrong: list[bool], wrong: Wrong, place: Place) -> list[Any]:
+    wrong.add(place, np.fromiter(compress(range(len(values)), is_wrong), np.int64))
+    return [None if each else value for value, each in zip(values, is_wrong, strict=True)]
+
+
+def _integers(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Place) -> pa.Array:
+    try:
+        return pa.array(values, wanted)
+    except (pa.ArrowException, OverflowError):
+        bound = 2 ** (wanted.bit_width - 1)
+        is_wrong = [value is not None and not -bound <= value < bound for value in values]
+        return pa.array(_without(values, is_wrong, wrong, place), wanted)
+
+
+def _doubles(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Place) -> pa.Array:
+    """Python's rounding of integers, since Arrow refuses those beyond 53 bits."""
+    if int in set(map(type, values)):
+        values = [None if value is None else float(value) for value in values]
+    if wanted.bit_width < 64:
+        is_wrong = [value is not None and abs(value) >= FLOAT_OVERFLOW for value in values]
+        values = _without(values, is_wrong, wrong, place) if True in is_wrong else values
+    return pa.array(values, pa.float64()).cast(wanted)
 
 
 def _nulls(values: list[Any]) -> pa.BooleanArray | None:

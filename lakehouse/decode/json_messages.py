@@ -12,7 +12,6 @@ import re
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
-from decimal import Decimal
 from functools import lru_cache
 from typing import Any
 
@@ -20,7 +19,18 @@ import numpy as np
 import orjson
 import pyarrow as pa
 
-from lakehouse.decode.columns import DATE, INSTANT, INTEGER, Parsed, each_or_null, has_decimal, spelled_type, typed
+from lakehouse.decode.columns import (
+    DATE,
+    FLOAT_OVERFLOW,
+    INSTANT,
+    INTEGER,
+    Parsed,
+    decimal_or_none,
+    each_or_null,
+    has_decimal,
+    spelled_type,
+    typed,
+)
 
 NOT_JSON = "not JSON"
 _COMPRESSED = {
@@ -36,8 +46,6 @@ _COMPRESSED = {
 
 MAX_DEPTH = 200
 """Brackets nested deeper than this are not JSON to us: Python and Arrow would each find limits of their own."""
-_FLOAT_OVERFLOW = 2.0**128 - 2.0**103
-"""From here on a double is rounded to infinity as a 32-bit `float`."""
 
 
 def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
@@ -82,9 +90,6 @@ _BRACKETS[list(b"]}")] = -1
 _MINUS_ZERO = re.compile(rb"-0[\s,\]}]")
 _WHOLE_NUMBER = re.compile(r"-?[0-9]{1,19}")
 _INTEGER_TEXT = re.compile(INTEGER)
-_DECIMAL_NUMBER = re.compile(r"([+-]?)(?:([0-9]++)\.?([0-9]*+)|\.([0-9]++))(?:[eE]([+-]?)0*+([0-9]*+))?")
-_EXPONENT_DIGITS = 18
-"""An exponent with more is beyond any payload's digits, and Python would not make a number of thousands."""
 _DATE = re.compile(rf"(?!0000){DATE}")
 _PLAIN_INSTANT = re.compile(rf"(?!0000|0001|9999){INSTANT}")
 """Without the years in which a zone could lead out of the range; these are left to Arrow."""
@@ -231,9 +236,9 @@ def _leaf(wanted: pa.DataType, int64_as_text: bool) -> Check:
         bound = 2 ** (wanted.bit_width - 1)
         return _int64_or_text if int64_as_text and wanted.bit_width == 64 else _integer(-bound, bound)
     if pa.types.is_floating(wanted):
-        return _double(math.inf if wanted.bit_width == 64 else _FLOAT_OVERFLOW)
+        return _double(math.inf if wanted.bit_width == 64 else FLOAT_OVERFLOW)
     if pa.types.is_decimal(wanted):
-        return lambda value: _decimal(value, wanted)
+        return lambda value: decimal_or_none(value, wanted) if isinstance(value, str) else None
     if pa.types.is_string(wanted):
         return lambda value: value if type(value) is str else None
     if pa.types.is_timestamp(wanted):
@@ -269,28 +274,6 @@ def _double(bound: float) -> Check:
         return number if abs(number) < bound else None
 
     return reading
-
-
-def _decimal(value: Any, wanted: pa.DataType) -> Decimal | None:
-    """The number as written, if the type can hold exactly that; zeros at its ends and its exponent do not matter.
-
-    Total and linear for any text: Arrow reads beyond its tables where the exponent is large.
-    """
-    match = _DECIMAL_NUMBER.fullmatch(value) if isinstance(value, str) else None
-    if match is None or (match[6] == "" and not value[-1].isdigit()):
-        return None
-    sign, whole, fraction, only_fraction, exponent_sign, exponent_digits = match.groups(default="")
-    fraction += only_fraction
-    digits = (whole + fraction).lstrip("0")
-    if not digits:
-        return Decimal(0)
-    if len(exponent_digits) > _EXPONENT_DIGITS:
-        return None
-    significant = digits.rstrip("0")
-    exponent = int(f"{exponent_sign}{exponent_digits or 0}") - len(fraction) + len(digits) - len(significant)
-    if exponent < -wanted.scale or len(significant) + exponent > wanted.precision - wanted.scale:
-        return None
-    return Decimal((int(sign == "-"), tuple(map(int, significant)), exponent))
 
 
 def _spelled(value: Any, wanted: pa.DataType, plain: re.Pattern[str] | None) -> str | None:

@@ -1,12 +1,14 @@
-"""A page of JSON payloads at once, by Arrow's reader where it is exact, else message by message.
+"""A page of JSON payloads at once: by Arrow's reader where it is exact, else from parsed documents.
 
-`page` accepts only what `by_message` accepts, with the same values; a property test and the fuzzer hold that.
+`page` gives what `json_messages.by_message` gives, value by value; a property test and the fuzzer hold that.
 """
 
 from __future__ import annotations
 
+import re
 from collections import Counter
 from functools import lru_cache
+from itertools import chain
 from typing import Any
 
 import numpy as np
@@ -19,6 +21,7 @@ from lakehouse.decode.columns import (
     Parsed,
     first_reason,
     has_decimal,
+    has_floating,
     has_int64,
     has_map,
     is_sound,
@@ -27,57 +30,47 @@ from lakehouse.decode.columns import (
     spelled_type,
     typed_or_wrong,
 )
-from lakehouse.decode.documents import NotOfType, column
-from lakehouse.decode.json_messages import (
-    MAX_DEPTH,
-    Names,
-    by_message,
-    is_too_deep,
-    names_of,
-    reason_of_no_object,
-    undeclared_names,
-)
+from lakehouse.decode.documents import Place, Wrong, column
+from lakehouse.decode.json_messages import MAX_DEPTH, Names, by_message, is_too_deep, names_of, reason_of_no_object
 
-_PART_SIZE = 300
-"""A page that cannot be read at once is read in parts of so many messages."""
-_FEW_NAMES = 16
 _JSON_SPACE = " \t\r\n"
-
 _SAFE_SCALE = 18
-"""Decimals of a larger scale are read message by message."""
-_ESCAPED_DIGIT = r"\\u00(2[BbDdEe]|3[0-9]|[46]5)"
-_LARGE_EXPONENT = r"[0-9.]+[eE]([+]?0*[1-9]|-0*(19|[2-9][0-9]|[1-9][0-9][0-9]))[0-9]*"
-_MINUS_ZERO = r"-0[\s,\]}]"
-
-
-@lru_cache(maxsize=64)
-def _unsafe_decimal(scale: int) -> str:
-    """A pattern of numbers that Arrow's reader must not meet where decimals are declared, `scale` being the largest.
-
-    It looks up powers of ten by the exponent without a check (`1e-999999999` ends the process, `1e-41` is 0), and a
-    number that it scales up may wrap around 128 bits. Neither can happen with an exponent from -18 to 0 and so few
-    digits that they have room in 38, the exponent and the scale included. Digits written as escapes go with these.
-    """
-    long = rf"[0-9]{{{39 - scale},}}[0-9.]*|[0-9]*\.[0-9]{{39,}}|[0-9.]{{21,}}[eE][+-]?[0-9]*|{_LARGE_EXPONENT}"
-    return rf'[:,\[\s"][+-]?({long})[0-9eE.+-]*[\s,\]}}"]|{_ESCAPED_DIGIT}'
+"""Decimals of a larger scale are not given to Arrow's reader of JSON: scaled up, they may wrap around 128 bits."""
+_ESCAPED_NAME = r"\\u00(3[0-9]|[46][0-9a-fA-F]|5[0-9aAfF]|7[0-9aA])"
+"""A letter, digit or underscore that is written as an escape: a field's name, or a number as text, may be hidden."""
+_PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
+_LONG_NUMBER = r"([0-9]{12,}\.[0-9]|[0-9]{7,}\.[0-9]{4,}|[0-9]+\.[0-9]{9,}|[0-9]{19,}|[0-9.]+[eE][+-]?[0-9]{3,})"
+"""What may have more than 15 digits, or be beyond a double: with fewer, a double's shortest text is the number."""
+_FEW_NAMES = 6
+"""So many are counted one after another, more of them all together with the declared ones."""
+_MINUS_ZERO = re.compile(rb"-0[\s,\]}]")
 
 
 def page(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
-    """All messages of a page: those of usual form together, the others one by one."""
+    """All messages of a page at once; the few that are not of usual form one by one."""
+    return _by_arrow(payloads, wanted, int64_as_text) or _by_documents(payloads, wanted, int64_as_text)
+
+
+# --- by Arrow's reader ---------------------------------------------------------------------------------------------
+
+
+def _by_arrow(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed | None:
+    """None unless all messages are objects, with declared fields only and values of the right JSON types."""
+    if has_map(wanted) or not len(payloads):
+        return None
     texts = _trimmed(payloads)
-    is_object = _is_delimited(texts)
-    is_usual = _is_safe(texts, is_object, wanted)
-    if pc.all(is_usual, min_count=0).as_py():
-        return _usual(texts, wanted, int64_as_text)
-    is_odd = pc.and_not(is_object, is_usual)
-    parts = [
-        _usual(texts.filter(is_usual), wanted, int64_as_text),
-        by_message(payloads.filter(is_odd), wanted, int64_as_text),
-        _no_objects(payloads.filter(pc.invert(is_object)), wanted),
-    ]
-    order = np.where(is_usual, 0, np.where(is_odd, 1, 2)).argsort(kind="stable").argsort()
-    joined = _joined(parts)
-    return Parsed(joined.values.take(pa.array(order)), joined.reasons.take(pa.array(order)), joined.undeclared)
+    if not pc.all(_is_delimited(texts)).as_py() or not _is_safe(texts, wanted):
+        return None
+    joined = _lines(texts)
+    if joined is None:
+        return None
+    as_text = [True, False] if int64_as_text and has_int64(wanted) else [False]
+    for spelled in (spelled_type(wanted, each) for each in as_text):
+        values = _read_lines(joined, len(texts), spelled)
+        parsed = None if values is None else _judged(values, wanted)
+        if parsed is not None:
+            return parsed
+    return None
 
 
 def _trimmed(payloads: pa.BinaryArray) -> pa.StringArray:
@@ -91,93 +84,36 @@ def _is_delimited(texts: pa.StringArray) -> pa.BooleanArray:
     return pc.fill_null(pc.and_(pc.starts_with(texts, "{"), pc.ends_with(texts, "}")), False)
 
 
-def _is_safe(texts: pa.StringArray, is_object: pa.BooleanArray, wanted: pa.StructType) -> pa.BooleanArray:
-    if not has_decimal(wanted):
-        return is_object
-    if largest_scale(wanted) > _SAFE_SCALE:
-        return pa.array(np.zeros(len(texts), bool))
-    is_unsafe = pc.fill_null(pc.match_substring_regex(texts, _unsafe_decimal(largest_scale(wanted))), False)
-    return pc.and_not(is_object, is_unsafe)
+def _is_safe(texts: pa.StringArray, wanted: pa.StructType) -> bool:
+    """Whether Arrow's reader meets no decimal that it cannot read.
 
-
-def _no_objects(payloads: pa.BinaryArray, wanted: pa.StructType) -> Parsed:
-    reasons = [reason_of_no_object(payload) for payload in payloads.to_pylist()]
-    return Parsed(pa.nulls(len(reasons), wanted), pa.array(reasons, pa.string()))
-
-
-def _usual(payloads: pa.StringArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed:
-    if not len(payloads):
-        return Parsed(pa.nulls(0, wanted), pa.nulls(0, pa.string()))
-    parts = (payloads[start : start + _PART_SIZE] for start in range(0, len(payloads), _PART_SIZE))
-    whole = _at_once(payloads, wanted, int64_as_text)
-    return whole or _joined([_part(part, wanted, int64_as_text) for part in parts])
-
-
-def _part(payloads: pa.StringArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed:
-    in_bytes = payloads.cast(pa.binary())
-    return _at_once(payloads, wanted, int64_as_text) or by_message(in_bytes, wanted, int64_as_text)
-
-
-def _joined(parts: list[Parsed]) -> Parsed:
-    undeclared: Counter[str] = Counter()
-    for part in parts:
-        undeclared.update(part.undeclared)
-    values = pa.concat_arrays([part.values for part in parts])
-    return Parsed(values, pa.concat_arrays([part.reasons for part in parts]), undeclared)
-
-
-# --- a page at once ------------------------------------------------------------------------------------------------
-
-
-def _at_once(payloads: pa.StringArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed | None:
-    """None unless all messages are objects with values of the right JSON types, which is the usual page."""
-    joined = _lines(payloads)
-    if joined is None:
-        return None
-    as_text = [True, False] if int64_as_text and has_int64(wanted) else [False]
-    for spelled in (spelled_type(wanted, each) for each in as_text):
-        parsed = None if has_map(wanted) else _as_declared(joined, len(payloads), wanted, spelled)
-        parsed = parsed or _from_documents(payloads, joined, wanted, spelled)
-        if parsed is not None:
-            return parsed
-    return None
-
-
-def _as_declared(joined: pa.Buffer, rows: int, wanted: pa.StructType, spelled: pa.StructType) -> Parsed | None:
-    """By Arrow's reader. None unless all messages have declared fields only."""
-    values = _read_lines(joined, rows, spelled, "error")
-    return None if values is None else _judged(values, wanted, Counter())
-
-
-def _from_documents(
-    payloads: pa.StringArray, joined: pa.Buffer, wanted: pa.StructType, spelled: pa.StructType
-) -> Parsed | None:
-    """From Python's objects, with maps and undeclared fields; only decimals, which need the digits, by Arrow's reader.
-
-    Arrow could infer undeclared fields too, but makes a column of each name, which fills the memory when names are ids,
-    and goes down into nested values until the stack ends.
+    It looks up powers of ten by the exponent without a check (`1e-999999999` ends the process, `1e-41` is 0), and a
+    number that it scales up may wrap around 128 bits. Neither can happen without exponent and with so few digits.
     """
-    exact = [member for member in spelled if has_decimal(member.type)]
-    documents = None if any(has_map(member.type) for member in exact) else _documents(payloads)
-    if documents is None:
-        return None
-    columns: dict[str, pa.Array] = {}
-    if exact:
-        values = _read_lines(joined, len(payloads), pa.struct(exact), "ignore")
-        if values is None:
-            return None
-        columns = {member.name: values.field(member.name) for member in exact}
-    try:
-        for member in spelled:
-            if member.name not in columns:
-                columns[member.name] = column([document.get(member.name) for document in documents], member.type)
-    except NotOfType:
-        return None
-    read = pa.StructArray.from_arrays([columns[member.name] for member in spelled], fields=list(spelled))
-    return _judged(read, wanted, _counted(documents, names_of(wanted)))
+    if not has_decimal(wanted):
+        return True
+    names, others = _decimal_names(wanted)
+    if others or largest_scale(wanted) > _SAFE_SCALE or not all(map(_PLAIN_NAME.fullmatch, names)):
+        return False
+    unsafe = rf'"({"|".join(sorted(names))})"\s*:\s*"?[+-]?([0-9.]{{16}}|[0-9.]*[\\eE])'
+    return not pc.any(pc.or_(pc.match_substring_regex(texts, unsafe), _has_escaped_name(texts))).as_py()
 
 
-def _judged(read: pa.StructArray, wanted: pa.StructType, undeclared: Counter[str]) -> Parsed | None:
+@lru_cache(maxsize=1024)
+def _decimal_names(wanted: pa.DataType) -> tuple[frozenset[str], bool]:
+    """The names in objects of all decimals; and whether there are decimals in lists or maps, without a name."""
+    if pa.types.is_struct(wanted):
+        inner = [_decimal_names(member.type) for member in wanted]
+        own = {member.name for member in wanted if pa.types.is_decimal(member.type)}
+        return frozenset(own).union(*(names for names, _ in inner)), any(others for _, others in inner)
+    if not pa.types.is_list(wanted) and not pa.types.is_map(wanted):
+        return frozenset(), False
+    item = wanted.value_type if pa.types.is_list(wanted) else wanted.item_type
+    names, others = _decimal_names(item)
+    return names, others or pa.types.is_decimal(item)
+
+
+def _judged(read: pa.StructArray, wanted: pa.StructType) -> Parsed | None:
     """Texts as what they stand for; a message with another text is rejected. None where Arrow is not exact."""
     try:
         if not is_sound(read):
@@ -188,41 +124,9 @@ def _judged(read: pa.StructArray, wanted: pa.StructType, undeclared: Counter[str
     except pa.ArrowException:
         return None
     if not wrong:
-        return Parsed(values, pa.nulls(len(values), pa.string()), undeclared)
+        return Parsed(values, pa.nulls(len(values), pa.string()))
     reasons = first_reason([(is_wrong, pa.scalar(f"wrong type: {path}")) for path, is_wrong in wrong])
-    return Parsed(rows_or_null(values, pc.is_null(reasons)), reasons, undeclared)
-
-
-def _documents(payloads: pa.StringArray) -> list[dict[str, Any]] | None:
-    """None if one may hold what is no JSON to us, or no exact number: Arrow skips what nobody declared."""
-    brackets = pc.add(pc.count_substring(payloads, "["), pc.count_substring(payloads, "{"))
-    is_shallow = pc.max(brackets).as_py() <= MAX_DEPTH
-    if pc.any(pc.match_substring_regex(payloads, _MINUS_ZERO)).as_py():
-        return None
-    texts = payloads.cast(pa.binary()).to_pylist()
-    if not is_shallow and any(map(is_too_deep, texts)):
-        return None
-    try:
-        read = [orjson.loads(text) for text in texts]
-    except orjson.JSONDecodeError:
-        return None
-    return read if set(map(type, read)) <= {dict} else None
-
-
-def _counted(documents: list[dict[str, Any]], declared: Names, prefix: str = "") -> Counter[str]:
-    """The undeclared fields by name: a few names are counted one after another, many message by message."""
-    names: set[str] = set().union(*documents) - declared.names
-    if len(names) > _FEW_NAMES:
-        found: Counter[str] = Counter()
-        for document in documents:
-            found.update(undeclared_names(document, declared, prefix))
-        return found
-    counts = {prefix + name: sum(each.get(name) is not None for each in documents) for name in names}
-    undeclared = Counter({name: count for name, count in counts.items() if count})
-    for name, members in declared.objects.items():
-        objects = [each[name] for each in documents if type(each.get(name)) is dict]
-        undeclared.update(_counted(objects, members, f"{prefix}{name}."))
-    return undeclared
+    return Parsed(rows_or_null(values, pc.is_null(reasons)), reasons)
 
 
 def _lines(payloads: pa.StringArray) -> pa.Buffer | None:
@@ -239,17 +143,121 @@ def _lines(payloads: pa.StringArray) -> pa.Buffer | None:
         return None
 
 
-def _read_lines(joined: pa.Buffer, rows: int, spelled: pa.StructType, undeclared_fields: str) -> pa.StructArray | None:
-    """None when a message is no object of these types, or has a field that nobody declared and that is "error"."""
+def _read_lines(joined: pa.Buffer, rows: int, spelled: pa.StructType) -> pa.StructArray | None:
+    """None when a message is no object of these types, or has a field that nobody declared."""
     try:
         table = pyarrow.json.read_json(
             pa.BufferReader(joined),
             read_options=pyarrow.json.ReadOptions(use_threads=False, block_size=joined.size + 1),
             parse_options=pyarrow.json.ParseOptions(
-                explicit_schema=pa.schema(list(spelled)), unexpected_field_behavior=undeclared_fields
+                explicit_schema=pa.schema(list(spelled)), unexpected_field_behavior="error"
             ),
         )
         values = pa.concat_arrays(table.to_struct_array().chunks)
     except pa.ArrowException:
         return None
     return values if len(values) == rows else None
+
+
+# --- from parsed documents -----------------------------------------------------------------------------------------
+
+
+def _by_documents(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed:
+    """From Python's objects, a column at a time; a message that these do not hold exactly is read on its own.
+
+    Arrow could infer undeclared fields too, but makes a column of each name, which fills the memory when names are ids,
+    and goes down into nested values until the stack ends.
+    """
+    texts = payloads.to_pylist()
+    inexact, wrong = _inexact(payloads, texts, wanted), Wrong()
+    documents = _documents(texts, inexact)
+    values = column(documents, wanted, wrong, int64_as_text, Place())
+    unclear = sorted(inexact | wrong.unclear)
+    for row in unclear:
+        documents[row] = None
+    reasons = [
+        reason_of_no_object(text) if document is None else None for text, document in zip(texts, documents, strict=True)
+    ]
+    for row, path in wrong.paths.items():
+        reasons[row] = f"wrong type: {path}"
+    read = pa.array(reasons, pa.string())
+    if wrong.paths:
+        values = rows_or_null(values, pc.is_null(read))
+    parsed = Parsed(values, read, _counted(list(filter(None, documents)), names_of(wanted)))
+    return _with_exact(parsed, payloads, unclear, wanted, int64_as_text) if unclear else parsed
+
+
+def _with_exact(
+    parsed: Parsed, payloads: pa.BinaryArray, rows: list[int], wanted: pa.StructType, int64_as_text: bool
+) -> Parsed:
+    """With those rows read message by message; they are not counted yet."""
+    exact = by_message(payloads.take(pa.array(rows)), wanted, int64_as_text)
+    order = np.arange(len(payloads))
+    order[rows] = len(payloads) + np.arange(len(rows))
+    values = pa.concat_arrays([parsed.values, exact.values]).take(pa.array(order))
+    reasons = pa.concat_arrays([parsed.reasons, exact.reasons]).take(pa.array(order))
+    return Parsed(values, reasons, parsed.undeclared + exact.undeclared)
+
+
+def _documents(texts: list[bytes | None], left_out: set[int]) -> list[dict[str, Any] | None]:
+    """The object in each, None where there is none."""
+    try:
+        if not left_out:
+            read = [orjson.loads(text) for text in texts]  # type: ignore[arg-type]
+            return read if set(map(type, read)) <= {dict} else [each if type(each) is dict else None for each in read]
+    except orjson.JSONDecodeError:
+        pass
+    return [None if row in left_out else _document(text) for row, text in enumerate(texts)]
+
+
+def _document(text: bytes | None) -> dict[str, Any] | None:
+    try:
+        read = orjson.loads(text or b"")
+    except orjson.JSONDecodeError:
+        return None
+    return read if type(read) is dict else None
+
+
+def _inexact(payloads: pa.BinaryArray, texts: list[bytes | None], wanted: pa.StructType) -> set[int]:
+    """The rows whose objects may differ from what is written: a double for a decimal, 0 for -0, too many levels."""
+    rows = {row for row, text in enumerate(texts) if text and len(text) > 2 * MAX_DEPTH and is_too_deep(text)}
+    if has_floating(wanted) and _MINUS_ZERO.search(b"\n".join(filter(None, texts))):
+        rows |= {row for row, text in enumerate(texts) if text and _MINUS_ZERO.search(text)}
+    if has_decimal(wanted):
+        is_inexact = pc.match_substring_regex(payloads, _inexact_decimal(wanted))
+        is_inexact = pc.fill_null(pc.or_(is_inexact, _has_escaped_name(payloads)), False)
+        rows |= set(np.flatnonzero(is_inexact).tolist())
+    return rows
+
+
+def _has_escaped_name(texts: pa.Array) -> pa.BooleanArray:
+    """Where a letter, digit or underscore is written as an escape, so that the pattern of a name may not find it."""
+    data = texts.buffers()[2]
+    if data is None or b"\\" not in data.to_pybytes():
+        return pa.array(np.zeros(len(texts), bool))
+    return pc.match_substring_regex(texts, _ESCAPED_NAME)
+
+
+@lru_cache(maxsize=64)
+def _inexact_decimal(wanted: pa.StructType) -> str:
+    """A pattern of the documents in which a declared decimal may be a number that a double does not hold."""
+    names, others = _decimal_names(wanted)
+    if others or not all(map(_PLAIN_NAME.fullmatch, names)):
+        return rf"[:,\[\s]-?{_LONG_NUMBER}"
+    return rf'"({"|".join(sorted(names))})"\s*:\s*-?{_LONG_NUMBER}'
+
+
+def _counted(documents: list[dict[str, Any]], declared: Names, prefix: str = "") -> Counter[str]:
+    """The undeclared fields by name, in how many documents each has a value."""
+    names: set[str] = set().union(*documents) - declared.names
+    if len(names) <= _FEW_NAMES:
+        counts = Counter({name: sum(each.get(name) is not None for each in documents) for name in names})
+    else:
+        counts = Counter(chain.from_iterable(documents))
+        with_nulls = [document for document in documents if None in document.values()]
+        counts.subtract(name for document in with_nulls for name, value in document.items() if value is None)
+    undeclared = Counter({prefix + name: counts[name] for name in names if counts[name]})
+    for name, members in declared.objects.items():
+        objects = [member for document in documents if type(member := document.get(name)) is dict]
+        undeclared.update(_counted(objects, members, f"{prefix}{name}."))
+    return undeclared
