@@ -31,7 +31,8 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from bench import pages
+from bench import decoding, pages
+from bench.decoding import FIELDS
 from bench.measuring import core_seconds, is_java, is_python, resident_bytes
 from bench.pages import PAGE, Served, payload
 from bench.report import Report
@@ -46,15 +47,6 @@ from lakehouse.store.delta import open_table
 from lakehouse.topics import Topic, topic_from
 
 BUILD = Path("build/bench/ingest").absolute()
-FIELDS = {
-    "user": "string",
-    "country": "string",
-    "track": "string",
-    "ms": "int",
-    "score": "double",
-    "shuffled": "boolean",
-    "context": "string",
-}
 SPARK = {
     "spark.scheduler.mode": "FAIR",
     "spark.sql.shuffle.partitions": "2",
@@ -87,14 +79,19 @@ def main() -> int:
     parser = argparse.ArgumentParser(prog="bench.ingest", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=2_000_000, help="of each measured run (%(default)s)")
     parser.add_argument("--long", type=int, default=20_000_000, help="over which memory is watched (%(default)s)")
-    parser.add_argument("--only", nargs="*", choices=parts, default=list(parts), help="parts to measure (all)")
+    parser.add_argument(
+        "--only", nargs="*", choices=[*parts, "kinds"], default=[*parts, "kinds"], help="parts to measure (all)"
+    )
     arguments = parser.parse_args()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
-    report = Report("ingest", is_part=len(arguments.only) < len(parts))
+    report = Report("ingest", is_part=len(arguments.only) <= len(parts))
     with pages.served() as server:
         try:
             for name in arguments.only:
+                if name == "kinds":
+                    _kinds(report)
+                    continue
                 with _session(_SLOTS.get(name, 2)) as spark:
                     parts[name](Bench(report, spark, server, arguments.messages, arguments.long))
         finally:
@@ -317,9 +314,9 @@ def _idle(bench: Bench) -> None:
             time.sleep(seconds * triggers)
             cores = (_our_core_seconds() - cpu) / (time.monotonic() - started)
             memory = resident_bytes(_is_planner)
-        about = f"300 idle topics at {seconds} s, told from {IDLE_TOPICS}"
-        report.shown(f"{about}: cores", cores / IDLE_TOPICS * 300, "cores")
-        report.shown(f"{about}: memory of their planners", memory / IDLE_TOPICS * 300 / 1024**3, "GiB")
+        about = f"{IDLE_TOPICS} idle topics at {seconds} s"
+        report.shown(f"{about}: cores", cores, "cores")
+        report.shown(f"{about}: memory of their planners", memory / 1024**3, "GiB")
 
 
 def _mixed(bench: Bench) -> None:
@@ -354,6 +351,16 @@ def _mixed(bench: Bench) -> None:
     report.shown(f"{about}: batch of the smallest before", statistics.median(alone), "seconds")
     report.shown(f"{about}: batch of the smallest beside it, median", statistics.median(busy), "seconds")
     report.shown(f"{about}: batch of the smallest beside it, longest", max(busy), "seconds")
+
+
+# --- messages of every kind ---------------------------------------------------------------------------------------
+
+
+def _kinds(report: Report) -> None:
+    """Decoding alone, in this process: each kind's bound is a share of what the clean page reaches beside it."""
+    for kind in decoding.KINDS:
+        clean, found = decoding.speeds(kind)
+        report.at_least(f"decoding, {kind.name}", found, decoding.LEAST_SHARE * clean, "messages/s")
 
 
 # --- ingest as it runs ---------------------------------------------------------------------------------------------
