@@ -3,7 +3,7 @@
     python -m docs.generate            # write them
     python -m docs.generate --check    # 1 when one of them is not as the code says
 
-Their text stands in `docs/templates/`; `{{ name }}` there is replaced by a table.
+Their text is in `docs/templates/`; `{{ name }}` there is replaced by a table.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo, model_validator
 
 from lakehouse import __version__
-from lakehouse.durations import Duration
+from lakehouse.durations import Wait
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Frozen, Topic, key, topic_from
 
@@ -57,7 +57,7 @@ FORMER_KEYS = {"dry_after": "empty_after"}
 
 
 class Ingest(Frozen):
-    trigger: Duration = key(
+    trigger: Wait = key(
         timedelta(seconds=10),
         unit="duration",
         doc="Shorter closes hours sooner, longer makes fewer and larger files.",
@@ -74,12 +74,12 @@ class Ingest(Frozen):
         unit="payload bytes per slot and epoch",
         doc="As above; a slot holds about three times as much.",
     )
-    max_pull: Duration = key(
+    max_pull: Wait = key(
         timedelta(seconds=10),
         unit="duration",
         doc="Longest that a slot pulls before its segment is written; well below the ack deadline.",
     )
-    empty_after: Duration = key(
+    empty_after: Wait = key(
         timedelta(seconds=1),
         unit="duration",
         doc="Wait for a message before the subscription counts as drained. (`dry_after` in 0.1, still read.)",
@@ -112,7 +112,7 @@ class Frontier(Frozen):
         unit="monitoring | drained",
         doc="`drained` only where there is no Cloud Monitoring (emulators). (`dry` in 0.1, still read.)",
     )
-    max_age: Duration = key(
+    max_age: Wait = key(
         timedelta(minutes=5),
         unit="duration",
         doc="An older sample is no sample, and hours are held; samples lag by 1 to 2 minutes.",
@@ -299,7 +299,7 @@ def values_of(file: Path) -> dict[str, Any]:
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(
-            str(file), found=_place_of(error), expected="YAML", next_step="Mend the line it names."
+            str(file), found=_place_of(error), expected="YAML", next_step="Fix the line it names."
         ) from error
     if not isinstance(values, dict):
         raise ConfigError(
@@ -328,8 +328,8 @@ def config_error(file: Path, error: ValidationError) -> ConfigError:
         expected, found = "a key that the application knows", f"the unknown key {key!r}"
     elif first["type"] == "missing":
         found = "nothing"
-    more = f" {len(others)} more to mend in this file." if others else ""
-    return ConfigError(f"{file}: {key}", found=found, expected=expected, next_step=f"Mend that key.{more}")
+    more = f" {len(others)} more to fix in this file." if others else ""
+    return ConfigError(f"{file}: {key}", found=found, expected=expected, next_step=f"Fix that key.{more}")
 
 
 def _shown(value: Any, location: tuple[int | str, ...]) -> Any:

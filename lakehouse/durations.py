@@ -7,9 +7,11 @@ from datetime import timedelta
 from fractions import Fraction
 from typing import Annotated
 
-from pydantic import BeforeValidator, PlainSerializer
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer
 
 _FORM = re.compile(r"([0-9]{1,18}(?:\.[0-9]{1,18})?) (second|minute|hour|day)s?")
+LONGEST = timedelta(days=3_660_000)
+"""Ten thousand years, more than all that a time can have; sums of a few of these are durations, too."""
 _MICROSECONDS = {"day": 86_400_000_000, "hour": 3_600_000_000, "minute": 60_000_000, "second": 1_000_000}
 
 
@@ -21,10 +23,9 @@ def parsed(value: object) -> timedelta:
     if match is None:
         raise ValueError("a duration such as '90 seconds', '10 minutes', '3 hours' or '400 days'")
     microseconds = round(Fraction(match[1]) * _MICROSECONDS[match[2]])
-    try:
-        return timedelta(microseconds=microseconds)
-    except OverflowError as error:
-        raise ValueError("a duration such as '400 days', of at most 999999999 days") from error
+    if microseconds > LONGEST // timedelta(microseconds=1):
+        raise ValueError(f"a duration such as '400 days', of at most {written(LONGEST)}")
+    return timedelta(microseconds=microseconds)
 
 
 def written(duration: timedelta) -> str:
@@ -56,4 +57,17 @@ def _counted(number: str, unit: str) -> str:
     return f"{number} {unit}" + ("" if number == "1" else "s")
 
 
+def _short(duration: timedelta) -> timedelta:
+    if duration > LONGEST_WAIT:
+        raise ValueError(f"a duration of at most {written(LONGEST_WAIT)}: so long a process waits")
+    return duration
+
+
 Duration = Annotated[timedelta, BeforeValidator(parsed), PlainSerializer(written)]
+"""A key of the configuration: any span of time."""
+
+LONGEST_WAIT = timedelta(days=1)
+"""Far less than what sockets and locks take: 292 years in the standard library, 24 days in milliseconds of 31 bits."""
+
+Wait = Annotated[Duration, AfterValidator(_short)]
+"""A key of the configuration: how long a process waits for something, at most a day."""

@@ -20,7 +20,7 @@ ANY = "any"
 GROUP_VARIABLE = "LAKEHOUSE_PROCESS_GROUP"
 
 STEPS: Mapping[str, str] = {
-    "ingest.started": "the run's `started` row; what the last run left out is not looked at yet",
+    "ingest.started": "the run's `started` row; what the last run left out is not read yet",
     "ingest.offsets_logged": "Spark's offset log plans the epoch",
     "pull.received": "nothing: messages are leased, files are not finished",
     "pull.files_durable": "the segment's files, which nothing names",

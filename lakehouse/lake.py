@@ -179,11 +179,11 @@ class TopicLake:
         return self._standing().history
 
     def hours(self, last: int = _SHOWN_HOURS) -> list[dict[str, Any]]:
-        """The newest hours, oldest first, as `lakehouse hours` tells them."""
+        """The newest hours, oldest first, as `lakehouse hours` shows them."""
         return [vars(row) for row in status.hour_statuses(self._standing(), last, datetime.now(UTC))]
 
     def explain(self, hour: Hour) -> Explanation:
-        """Why the hour stands where it does, as `lakehouse explain` tells it."""
+        """Why the hour is in its state, as `lakehouse explain` shows it."""
         return explain_hour(self._standing(), parsed(hour), datetime.now(UTC))
 
     def result(self, hour: Hour) -> Mapping[str, Any] | None:
@@ -212,19 +212,19 @@ class TopicLake:
         ]
 
     def trace(self, event_id: str, as_of: datetime | None = None) -> Trace:
-        """Every delivery of an event, and the sealed hours that hold it, as `lakehouse trace` tells it."""
+        """Every delivery of an event, and the sealed hours that hold it, as `lakehouse trace` shows it."""
         from lakehouse.operations.trace import trace_event
 
         return trace_event(self.topic, self._config, event_id, as_of)
 
     def audit(self, hour: Hour, as_of: datetime | None = None) -> Audit:
-        """The hour computed again from bronze and held to silver, as `lakehouse audit` tells it."""
+        """The hour computed again from bronze and held to silver, as `lakehouse audit` shows it."""
         from lakehouse.operations.audit import audit_hour
 
         return audit_hour(self.topic, self._config, parsed(hour), as_of)
 
     def verify(self, *hours: Hour) -> Verification:
-        """Whether any sealed hour ever changed, as `lakehouse verify` tells it; all hours when none is given."""
+        """Whether any sealed hour ever changed, as `lakehouse verify` shows it; all hours when none is given."""
         from lakehouse.operations.verify import verify_hours
 
         return verify_hours(self.topic, self._config, hours, datetime.now(UTC))

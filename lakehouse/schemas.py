@@ -55,7 +55,7 @@ FACTS = pa.schema(
         ("counts", pa.string()),
     ]
 )
-"""What the source tells Spark: one row per file of a segment, and one without a path for a segment without files.
+"""What the source gives to Spark: one row per file of a segment, and one without a path for a segment without files.
 
 `event_hour` is null for rejected messages and the smallest of several for late events that share a file. `dry_at` is
 when the subscription was last asked and answered that it has nothing; null when the slot stopped for another reason, or
@@ -80,7 +80,7 @@ def decoded_schema(topic: Topic) -> pa.Schema:
 
 
 def segment_schema(topic: Topic) -> pa.Schema:
-    """Bronze without its partition column: what stands in the files."""
+    """Bronze without its partition column: the columns of its files."""
     return pa.schema([*DELIVERED, *decoded_schema(topic), *WHERE_FROM])
 
 
@@ -89,7 +89,7 @@ def bronze_schema(topic: Topic) -> pa.Schema:
 
 
 def sealed_schema(topic: Topic) -> pa.Schema:
-    """Silver without its partition column: what stands in the files."""
+    """Silver without its partition column: the columns of its files."""
     return pa.schema(
         [
             *topic.event_type,

@@ -108,7 +108,7 @@ class Topic(Frozen):
         unit="location",
         doc=(
             "`payload.<dotted path>` or `attributes.<name>`: what is the same in every delivery of one event. "
-            "Where the publisher sets none, mend the publisher: without it nobody can tell a duplicate."
+            "Where the publisher sets none, fix the publisher: without it no duplicate can be recognised."
         ),
     )
     event_time: Location = key(
@@ -222,7 +222,7 @@ class Topic(Frozen):
         timedelta(days=30),
         unit="duration",
         doc=(
-            "How long deliveries stay as they came. Longer when hours may have to be sealed anew; it is the "
+            "How long deliveries stay as they came. Longer when hours may have to be sealed again; it is the "
             "largest part of the lake's storage."
         ),
     )

@@ -159,7 +159,7 @@ def test_a_stuck_frontier_is_seen_with_its_reason_and_since_when(
     (row,) = json.loads(out)["topics"]
     assert code == 0
     assert (row["state"], row["stuck"]["hour"]) == ("stuck", FIVE)
-    assert row["stuck"]["since"] == row["stuck"]["told_at"] == lake.now.isoformat()
+    assert row["stuck"]["since"] == row["stuck"]["reported_at"] == lake.now.isoformat()
     assert row["stuck"]["reason"] == MISSING["text"]
 
 
@@ -177,7 +177,7 @@ def test_a_frontier_is_stuck_since_its_problem_began_or_the_hour_was_due(lake: L
         lake.record("held", FIVE, {"reasons": reasons, "problem": problem})
         stuck = lake.status().stuck
         assert stuck is not None
-        assert (stuck.since, stuck.told_at) == (max(due, NOON.replace(hour=min(hour, 7), minute=minute)), lake.now)
+        assert (stuck.since, stuck.reported_at) == (max(due, NOON.replace(hour=min(hour, 7), minute=minute)), lake.now)
 
 
 @pytest.mark.parametrize("details", [{"reasons": [TIME]}, {"reasons": [TIME | {"condition": "quiet"}]}])
@@ -472,7 +472,7 @@ def test_a_closed_hour_is_explained_by_what_was_measured_then(lake: Lake) -> Non
     lake.closed(FIVE)
     told = lake.explained(FIVE)
     assert (told.state, told.waits_for, told.measured_at) == ("closed", "seal", NOON)
-    assert told.why.startswith("Closed at 2025-06-01T12:00:00Z because the watermark passed its end")
+    assert told.why.startswith("Closed at 2025-06-01T12:00:00Z because time met, backlog met and quiet met.")
     assert [(row.condition, row.is_met) for row in told.conditions] == [
         ("time", True),
         ("backlog", True),

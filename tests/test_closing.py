@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 
 from lakehouse import hours
 from lakehouse.hours import Hour
+from lakehouse.ingest import closing
 from lakehouse.ingest.closing import (
     LONGEST_QUIET_WAIT,
     MAX_CLOSES_PER_BATCH,
     RULES,
     SHORTEST_RANGE,
+    Answer,
+    Awaits,
     Decision,
+    Rule,
     Signals,
     awaits_frontier,
     decide,
@@ -321,6 +325,23 @@ def test_a_request_for_years_of_empty_hours_is_one_range(topic: Topic) -> None:
     decision = decide(far, topic)
     assert [(each.hour, each.through, each.why) for each in decision.closed] == [("2013-01-01T00", FIVE, "request")]
     assert decision.open_hour == SIX
+
+
+@pytest.mark.parametrize("empty_hours", ["close", "skip"])
+def test_a_new_rule_is_asked_for_every_hour(
+    topic_with: TopicWith, monkeypatch: pytest.MonkeyPatch, empty_hours: str
+) -> None:
+    """Also for hours that are empty, which the other rules let pass by the thousand."""
+    first, held_by_it = hours.after(FIVE, -3 * SHORTEST_RANGE), hours.after(FIVE, -3 * SHORTEST_RANGE + 7)
+
+    def holds(hour: Hour, signals: Signals, topic: Topic) -> Answer:
+        return Answer(hour != held_by_it, "", None, "a holiday")
+
+    monkeypatch.setattr(closing, "RULES", (*RULES, Rule("holiday", holds, "it is no holiday", Awaits.EVENTS)))
+    decision = decide(replace(READY, open_hour=first, hours={}), topic_with(empty_hours=empty_hours))
+    assert decision.open_hour == held_by_it
+    assert decision.held is not None
+    assert [reason.text for reason in decision.held.reasons] == ["a holiday"]
 
 
 @pytest.mark.parametrize("empty_hours", ["close", "skip"])

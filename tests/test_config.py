@@ -181,7 +181,7 @@ def test_two_topics_cannot_read_one_subscription(write: Callable[..., Path]) -> 
 
 
 def test_further_mistakes_in_a_file_are_counted(write: Callable[..., Path]) -> None:
-    assert "1 more to mend in this file" in refusal(write(plays={"lateness": "1h", "quiet_period": "1m"})).next_step
+    assert "1 more to fix in this file" in refusal(write(plays={"lateness": "1h", "quiet_period": "1m"})).next_step
 
 
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:

@@ -17,6 +17,7 @@ from docs.columns import MEANING
 from lakehouse import schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
+from lakehouse.ingest.closing import RULES
 from lakehouse.topics import Topic
 
 HOUSE = Path(__file__).parent.parent
@@ -41,6 +42,11 @@ def test_every_column_has_a_meaning_and_no_other() -> None:
     columns = {name for schema in generate._schemas().values() for name in schema.names} - declared
     assert columns == set(MEANING)
     assert set(schemas.LEDGER.names) <= columns
+
+
+def test_the_manual_has_every_closing_rule_in_its_own_words() -> None:
+    rows = re.findall(r"^\| (\w+) \| (.+) \|$", (DOCS / "concepts.md").read_text(encoding="utf-8"), re.MULTILINE)
+    assert [(rule.name, rule.sentence) for rule in RULES] == [row for row in rows if row[0] in {r.name for r in RULES}]
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)

@@ -5,8 +5,9 @@ from datetime import timedelta
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from pydantic import TypeAdapter, ValidationError
 
-from lakehouse.durations import parsed, written
+from lakehouse.durations import LONGEST, LONGEST_WAIT, Wait, parsed, written
 
 
 @pytest.mark.parametrize(
@@ -69,11 +70,18 @@ def test_no_digit_is_lost(text: str, again: str) -> None:
 
 def test_a_duration_that_no_timedelta_can_hold_is_refused() -> None:
     """An OverflowError would not be shown as a mistake in the file."""
-    with pytest.raises(ValueError, match="at most 999999999 days"):
+    with pytest.raises(ValueError, match="at most 3660000 days"):
         parsed("1000000000 days")
 
 
-@given(st.timedeltas(min_value=timedelta()))
+def test_no_process_waits_for_longer_than_its_clocks_can_count() -> None:
+    """A socket's timeout of a million days is an OverflowError at the first connection."""
+    assert TypeAdapter(Wait).validate_python("1 day") == LONGEST_WAIT
+    with pytest.raises(ValidationError, match="at most 1 day"):
+        TypeAdapter(Wait).validate_python("1000000 days")
+
+
+@given(st.timedeltas(min_value=timedelta(), max_value=LONGEST))
 def test_any_duration_survives_being_written(duration: timedelta) -> None:
     """Topics travel to the executors as JSON."""
     assert parsed(written(duration)) == duration

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,21 @@ from subscribing import SUBSCRIPTION, TOPIC
 
 from lakehouse import hours
 from lakehouse.config import Config
+from lakehouse.durations import LONGEST
 from lakehouse.errors import SourceError
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.operations.audit import audit_hour
+from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.status import statuses
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
 from lakehouse.seal.stage import seal_due
 from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
+from lakehouse.topics import Topic
 
 ACK_DEADLINE = timedelta(seconds=10)
 HOUR = hours.hour_of(datetime.now(UTC) - timedelta(hours=3))
@@ -91,6 +97,15 @@ class Lake:
 
 
 @pytest.fixture
+def for_ever(config: Config) -> Config:
+    """The configuration with each of the topic's durations as long as one can be."""
+    spans = {name: LONGEST for name, key in Topic.model_fields.items() if key.annotation is timedelta}
+    assert len(spans) == 7
+    topic = config.topic("plays").model_copy(update=spans | {"first_hour": "0001-01-01T00"})
+    return replace(config, topics={topic.name: topic})
+
+
+@pytest.fixture
 def lake(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
     with Broker() as broker:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
@@ -107,6 +122,30 @@ def test_the_largest_message_that_pub_sub_takes_arrives_whole(lake: Lake) -> Non
     lake.ingest()
     assert sorted(map(len, lake.bronze("payload"))) == sorted([len(large), len(event("small"))])
     assert sorted(lake.bronze("event_id")) == ["large", "small"]
+
+
+def test_durations_as_long_as_all_of_time_stop_nothing(for_ever: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Events of the first year and of now are sealed and audited; a sum that no time can hold ends at the edge."""
+    with Broker() as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        lake = Lake(for_ever, broker)
+        lake.call("CreateTopic", types.Topic, name=TOPIC)
+        lake.subscribe()
+        lake.publish(event("zero", hour="0001-01-01T00"), event("old", hour="0001-01-01T01"), event("now"))
+        lake.ingest()
+        lake.publish(event("skewed", hour="0001-01-01T00"), event("now"))
+        lake.ingest()
+        lake.close(HOUR)
+    assert [lake.silver(hour) for hour in ("0001-01-01T00", "0001-01-01T01", HOUR)] == [
+        ["skewed", "zero"],
+        ["old"],
+        ["now"],
+    ]
+    now = datetime.now(UTC)
+    assert {removal.kind for removal in maintain_topic(lake.topic, for_ever, now)} <= {"manifest"}
+    (status,) = statuses(for_ever, ["plays"], now)
+    assert (status.failure, status.open_hour) == (None, hours.after(HOUR))
+    assert audit_hour(lake.topic, for_ever, HOUR).is_right
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x00\xff\xfe" * 40, b"\n\n", b"{}{}", b"[]", b"null"])

@@ -48,6 +48,7 @@ def result(*expectations: dict[str, Any], **changes: Any) -> dict[str, Any]:
         "closed": {
             "at": "2026-11-23T06:10:00+00:00",
             "why": "watermark",
+            "because": "its time had passed",
             "conditions": [{"condition": "quiet", "required": "1 minute", "measured": "2 minutes", "text": "still"}],
         },
         "expectations": list(expectations),
@@ -104,7 +105,7 @@ def test_the_numbers_of_the_hour_and_why_it_closed_are_there() -> None:
 
 def test_an_hour_closed_on_request_says_who_asked() -> None:
     """Such an hour may lack events, so the reader must know."""
-    closed = {"at": None, "why": "request", "requested_by": "ann", "request_reason": "month's end"}
+    closed = {"at": None, "why": "request", "because": "ann asked for it: month's end"}
     assert "because ann asked for it: month's end" in text_of(page(result(expectation(), closed=closed)))
 
 

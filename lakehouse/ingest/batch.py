@@ -148,7 +148,7 @@ def metadata_of(plan: BatchPlan, topic: Topic, *, release: str, run: str, unackn
     """
     counts = [json.loads(fact["counts"]) for fact in plan.new if fact["counts"]]
     mark, frontier = watermark(plan.state.max_event_time, topic), plan.signals.frontier.at
-    # What was rejected belongs to no hour: it is told with the first that closes after it.
+    # What was rejected belongs to no hour: it is counted with the first that closes after it.
     closed = zip(plan.decision.closed, chain([plan.rejected], repeat(0)), strict=False)
     return {
         "watermark": mark.isoformat() if mark else None,

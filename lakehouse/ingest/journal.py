@@ -73,7 +73,7 @@ class Journal:
     def record_missing_closes(self, bronze: DeltaTable) -> None:
         """A crash may have come between the commit and the ledger, ours or another run's: the log knows what closed.
 
-        It must come before the next close is recorded: the newest in the ledger tells how far to look.
+        It must come before the next close is recorded: the newest in the ledger says how far to look.
         """
         newest = self.ledger.history().closed_through() or ""
         missing: list[tuple[int, dict[str, Any]]] = []

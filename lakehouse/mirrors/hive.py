@@ -15,7 +15,7 @@ import pyarrow as pa
 
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
-from lakehouse.durations import Duration
+from lakehouse.durations import Wait
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
 from lakehouse.mirrors.addresses import files_at
@@ -95,7 +95,7 @@ class HiveOptions(Frozen):
         unit="text",
         doc="The first part of the server's principal.",
     )
-    timeout: Duration = key(
+    timeout: Wait = key(
         timedelta(minutes=10),
         unit="duration",
         doc="Longest wait for one answer; longer where counting an hour takes longer.",

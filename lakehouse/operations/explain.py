@@ -43,7 +43,7 @@ class Request:
 
 @dataclass(frozen=True)
 class Event:
-    """One row of the ledger: in a sentence, and as it stands."""
+    """One row of the ledger: in a sentence, and as it was written."""
 
     at: datetime
     state: str
@@ -72,7 +72,7 @@ class Explanation:
 
 
 def explain_hour(snapshot: TopicSnapshot, hour: Hour, now: datetime) -> Explanation:
-    """Why the hour stands where it does, and what the ledger says of it, in the order in which it happened."""
+    """Why the hour is in its state, and what the ledger says of it, in the order in which it happened."""
     closed = snapshot.history.first(State.CLOSED, hour)
     unrecorded = _closed_in(snapshot.batch, hour)
     story = tuple(_events(snapshot, hour, closed))
@@ -177,12 +177,7 @@ def _closed_in(batch: Batch | None, hour: Hour) -> Mapping[str, Any] | None:
 
 
 def _why_closed(at: datetime, closed: Closed) -> str:
-    because = {
-        "watermark": "the watermark passed its end, the backlog was consumed and its files were no longer new",
-        "idle": "the topic was idle: everything published by its end and lateness was consumed, and nothing came since",
-        "request": f"{closed.requested_by} asked for it: {closed.request_reason}",
-    }
-    return f"Closed at {_second(at)} because {because.get(closed.why, closed.why)}."
+    return f"Closed at {_second(at)} because {closed.because}."
 
 
 def _recorded(conditions: Iterable[Condition]) -> tuple[Condition, ...]:

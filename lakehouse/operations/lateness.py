@@ -23,7 +23,7 @@ LATENESSES = tuple(timedelta(minutes=minutes) for minutes in (0, 1, 5, 10, 15, 3
 HORIZONS = tuple(timedelta(hours=each) for each in (0, 1, 3, 6, 12, 24, 48, 72, 168))
 
 SAMPLED_ROWS = 5_000_000
-"""Deliveries that are looked at; of more a share of the events is taken, each with all of its deliveries."""
+"""The most deliveries that are read; of more a share of the events is taken, each with all of its deliveries."""
 
 TOLERATED_SKEW = 0.001
 WANTED_CAUGHT = 0.999

@@ -111,9 +111,9 @@ class _Maintenance:
 
     def _is_retired(self, file: DataFile) -> bool:
         if file.hour is None:
-            return file.written_at + self._topic.bronze_retention < self._now
+            return hours.shifted(file.written_at, self._topic.bronze_retention) < self._now
         closed = self._history.first(State.CLOSED, file.hour)
-        is_old = closed is not None and closed.at + self._topic.bronze_retention < self._now
+        is_old = closed is not None and hours.shifted(closed.at, self._topic.bronze_retention) < self._now
         return is_old and self._is_delivered(file.hour)
 
     def _is_delivered(self, hour: Hour) -> bool:
@@ -157,7 +157,7 @@ class _Maintenance:
         yield from self._deleted("orphan", orphans, "neither the log nor a manifest names it")
         yield from self._deleted("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
 
-    # --- silver and what stands beside it --------------------------------------------------------------------------
+    # --- silver and what lies beside it ---------------------------------------------------------------------------
 
     def _silver_orphans(self) -> Iterator[Removal]:
         """Files of seals that died or lost, in hours that are sealed. What others took out of the table is evidence."""
@@ -184,7 +184,7 @@ class _Maintenance:
         expired = [
             stored
             for stored in self._sealed.listed("reports")
-            if stored.modified_at + self._topic.audit_window < self._now
+            if hours.shifted(stored.modified_at, self._topic.audit_window) < self._now
         ]
         yield from self._deleted("report", expired, f"older than {written(self._topic.audit_window)}")
 

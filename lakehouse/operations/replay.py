@@ -72,7 +72,7 @@ class Replay:
     bronze_version: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        """Not by `asdict`, which counts a Counter's items anew."""
+        """Not by `asdict`, which would count a Counter's items again."""
         return {name: dict(value) if isinstance(value, Counter) else value for name, value in vars(self).items()}
 
 

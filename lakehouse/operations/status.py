@@ -85,14 +85,15 @@ class Held:
 class Stuck:
     """The open hour that the frontier keeps from closing, and so every later one: since when, and why.
 
-    `reason` is as ingest told it at `told_at`; `since` is when it began, or when the hour was due if that was later.
+    `reason` is as ingest logged it at `reported_at`; `since` is when it began, or when the hour was due if that was
+    later.
     """
 
     hour: Hour
     since: datetime
     seconds: float
     reason: str
-    told_at: datetime
+    reported_at: datetime
 
 
 @dataclass(frozen=True)
@@ -230,7 +231,7 @@ def held_hours(snapshot: TopicSnapshot, now: datetime) -> list[Held]:
     return [
         Held(hour, entry.at, tuple(reason.text for reason in entry.of(records.Held).reasons))
         for hour, entry in sorted(newest.items())
-        if now >= hours.end_of(hour) + snapshot.topic.lateness and is_open(snapshot, hour)
+        if now >= hours.shifted(hours.end_of(hour), snapshot.topic.lateness) and is_open(snapshot, hour)
     ]
 
 
@@ -248,7 +249,7 @@ def stuck(snapshot: TopicSnapshot, now: datetime) -> Stuck | None:
         if _backlog_of(entry) is None or entry.of(records.Held).problem != problem:
             break
         begun = entry
-    since = max(begun.at, hours.end_of(hour) + snapshot.topic.lateness)
+    since = max(begun.at, hours.shifted(hours.end_of(hour), snapshot.topic.lateness))
     if now - since < STUCK_AFTER:
         return None
     return Stuck(hour, since, _seconds(since, now) or 0.0, reason, rows[-1].at)

@@ -129,16 +129,10 @@ def _numbers(result: Result) -> list[tuple[str, str, str]]:
 def _closing(closed: Mapping[str, Any]) -> dict[str, Any]:
     if not closed:
         return {}
-    because = {
-        "watermark": "its time had passed, its backlog was consumed and nothing was being written to it",
-        "idle": "the topic was idle, with everything published for it consumed",
-        "request": f"{closed.get('requested_by')} asked for it: {closed.get('request_reason')}",
-    }
-    why = str(closed.get("why"))
     keys = ("condition", "required", "measured", "text")
     return {
         "at": datetime.fromisoformat(closed["at"]) if closed.get("at") else None,
-        "why": because.get(why, why),
+        "why": closed.get("because") or closed.get("why"),
         "conditions": [[row.get(key) for key in keys] for row in closed.get("conditions") or ()],
     }
 

@@ -28,7 +28,7 @@ Method = Callable[[Any, grpc.ServicerContext], Any]
 _MAX_CALLS = 512
 """Calls served at the same time; each waiting Pull and each StreamingPull is one, and holds a thread."""
 _MAX_RECEIVE_BYTES = 16 * 1024 * 1024
-"""More than a Publish may have, so that a client is told what is wrong with it."""
+"""More than a Publish may have, so that the refusal can say what is wrong with it."""
 
 
 class Broker:
@@ -125,7 +125,7 @@ class Broker:
         )
 
     def _guarded(self, name: str, method: Method) -> Method:
-        """The call with its faults before and after, and its refusals told to the caller."""
+        """The call with its faults before and after, and its refusals sent to the caller."""
 
         def call(request: Any, context: grpc.ServicerContext) -> Any:
             _fail(self.faults.refused(name), context)
@@ -153,7 +153,7 @@ class Broker:
 
 
 def serve(host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; `ready` is told the address. Only for the main thread, as signals are."""
+    """Serves until SIGTERM or SIGINT; `ready` gets the address. Only for the main thread, as signals are."""
     stopped = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:

@@ -73,7 +73,7 @@ class _Done:
 
 
 class _Context:
-    """What a servicer is told of a caller who will not wait."""
+    """A servicer's context for a caller who does not wait."""
 
     def abort(self, code: grpc.StatusCode, text: str) -> NoReturn:
         raise DirectError(code, text)

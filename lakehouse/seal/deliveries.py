@@ -48,7 +48,7 @@ class Deliveries:
 
     def has_skewed(self, file: DataFile) -> bool:
         """Whether the file may hold skewed events; a file holds these only, or none."""
-        return _may_hold(file, hours.YEAR_ONE, hours.start_of(self._hour) - _TICK)
+        return _may_hold(file, hours.YEAR_ONE, hours.shifted(hours.start_of(self._hour), -_TICK))
 
     @cached_property
     def doubled(self) -> pa.Table:
@@ -61,7 +61,7 @@ class Deliveries:
         An event with a time of its own can have been sealed before only if it is skewed here, and only in a file that
         may hold that time. Where `event_time` is `publish_time`, any earlier hour may have it.
         """
-        horizon = hours.hour_of(hours.start_of(self._hour) - self._topic.dedup_horizon)
+        horizon = hours.hour_of(hours.shifted(hours.start_of(self._hour), -self._topic.dedup_horizon))
         if "event_time" in self._topic.identity:
             skewed = self._skewed()
             if not len(skewed):

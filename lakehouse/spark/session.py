@@ -20,7 +20,7 @@ DELTA = {
 
 
 def spark_session(settings: Settings, name: str) -> SparkSession:
-    """The running session, or a new one; what spark-submit or the cluster set stands above the configuration."""
+    """The running session, or a new one; what spark-submit or the cluster sets precedes the configuration."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     given = _given_to_spark_submit()
     builder = SparkSession.builder.appName(name)

@@ -26,8 +26,9 @@ GRACE = timedelta(seconds=10)
 def end_in_order(session: SparkSession, stop: threading.Event, ended: threading.Event) -> Callable[[], None]:
     """Hold the JVM's end back until `ended` is set, and end this process soon after the JVM.
 
-    Told to end, the JVM sets `stop`: spark-submit's process is the JVM, and gets the SIGTERM. When it is gone all the
-    same (killed, out of memory, or waited long enough), `stop` is set, and after `GRACE` the process ends with 1.
+    When it is asked to end, the JVM sets `stop`: spark-submit's process is the JVM, and gets the SIGTERM. When it is
+    gone all the same (killed, out of memory, or waited long enough), `stop` is set, and after `GRACE` the process ends
+    with 1.
     Gives what takes the hook away again.
     """
     unhook = _hooked(session, stop, ended)
@@ -81,7 +82,7 @@ def concerns_all(error: BaseException) -> bool:
 
 
 class _BeforeTheEnd:
-    """Run by the JVM when it is told to end."""
+    """Run by the JVM when it is asked to end."""
 
     def __init__(self, stop: threading.Event, ended: threading.Event) -> None:
         self._stop, self._ended = stop, ended

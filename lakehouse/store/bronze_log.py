@@ -39,7 +39,7 @@ def newest_state(bronze: DeltaTable) -> IngestState:
     """The state after the newest commit of the table's version; the initial one when ingest has never committed.
 
     Where the log no longer has a commit that carries it, it is put together from the checkpoint. LakeError when that
-    does not have it either: to begin anew would write to hours that are sealed.
+    does not have it either: to begin again would write to hours that are sealed.
     """
     for _, metadata in _commits(bronze, lambda metadata: "state" in metadata):
         return IngestState.from_json(metadata["state"])

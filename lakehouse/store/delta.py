@@ -27,7 +27,7 @@ MOST_CONFLICTS = 100
 
 
 class ConflictError(Exception):
-    """Somebody else committed first; look again and decide anew."""
+    """Somebody else committed first; look again and decide again."""
 
 
 @contextmanager
@@ -88,7 +88,7 @@ class DataFile:
 
 
 def event_time_stats(first: datetime | None, last: datetime | None) -> dict[str, dict[str, str]]:
-    """Delta's bounds of `event_time`, in whole milliseconds: no event stands outside. Nothing without events."""
+    """Delta's bounds of `event_time`, in whole milliseconds: no event is outside. Nothing without events."""
     if first is None or last is None:
         return {}
     millisecond = timedelta(milliseconds=1)
@@ -245,7 +245,7 @@ def _refuse_empty_commits(table: DeltaTable, newest: int, count: int) -> None:
         return
     for version in range(newest, max(newest - count, -1), -1):
         path = os.path.join(folder, f"{version:020d}.json")
-        with suppress(FileNotFoundError):  # retired: a checkpoint stands for it
+        with suppress(FileNotFoundError):  # retired: a checkpoint replaces it
             if not os.path.getsize(path):
                 raise LakeError(
                     path,

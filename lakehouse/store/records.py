@@ -99,6 +99,14 @@ class Closed(Record):
     requested_by: Annotated[str | None, "who asked for the close"] = None
     request_reason: Annotated[str | None, "the reason that was given"] = None
 
+    @property
+    def because(self) -> str:
+        """Why the hour closed, as it goes on after "because"."""
+        if self.requested_by is not None:
+            return f"{self.requested_by} asked for it: {self.request_reason}"
+        texts = [condition.text for condition in self.conditions if condition.is_met and condition.text]
+        return ", ".join([*texts[:-2], " and ".join(texts[-2:])]) if texts else self.why
+
     @classmethod
     def _with_present_keys(cls, details: Mapping[str, Any]) -> dict[str, Any]:
         """Before `is_met` was written, a row had all conditions that were met, unless somebody asked for the close."""

@@ -12,7 +12,7 @@ from lakehouse.hours import Hour
 from lakehouse.pages.hour import page
 from lakehouse.store.ledger import Entry, History
 from lakehouse.store.place import Place
-from lakehouse.store.records import FailedExpectation, Invalid, Judged, State, Valid
+from lakehouse.store.records import Closed, FailedExpectation, Invalid, Judged, State, Valid
 from lakehouse.validate import mlflow_runs
 from lakehouse.validate.findings import Finding
 
@@ -86,7 +86,14 @@ def _brief(finding: Finding) -> FailedExpectation:
 
 def close_of(entry: Entry | None) -> dict[str, Any]:
     """What a result keeps of the close."""
-    return {**entry.details, "at": entry.at.isoformat(), "by": entry.by} if entry else {}
+    if entry is None:
+        return {}
+    return {
+        **entry.details,
+        "because": entry.of(Closed).because,
+        "at": entry.at.isoformat(),
+        "by": entry.by,
+    }
 
 
 def has_verdict(history: History, hour: Hour) -> bool:

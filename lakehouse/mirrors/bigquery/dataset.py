@@ -15,7 +15,7 @@ from google.cloud import bigquery
 from google.cloud.bigquery.retry import DEFAULT_RETRY
 
 from lakehouse.config import Root
-from lakehouse.durations import Duration
+from lakehouse.durations import Duration, Wait
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.bigquery.schema import stamp
 from lakehouse.mirrors.contract import SealedHour
@@ -75,12 +75,12 @@ class BigQueryOptions(Frozen):
         unit="hours of a topic",
         doc="Load jobs side by side; they cost BigQuery's time, not ours.",
     )
-    patience: Duration = key(
+    patience: Wait = key(
         timedelta(minutes=1),
         unit="duration",
         doc="How long a call is tried again before the hour is left to the next run.",
     )
-    timeout: Duration = key(
+    timeout: Wait = key(
         timedelta(hours=1),
         unit="duration",
         doc="Longest wait for a load job or a count.",

@@ -1,4 +1,4 @@
-const search = document.querySelector('input[type=search]'), told = document.querySelector('output');
+const search = document.querySelector('input[type=search]'), counter = document.querySelector('output');
 const chips = [...document.querySelectorAll('.chip input')], grid = document.querySelector('.grid');
 const rows = [...document.querySelectorAll('.row[data-topic]')], wide = document.querySelector('.wide');
 const hours = document.querySelector('.marks').dataset.hours.split(' ');
@@ -15,7 +15,7 @@ function filter() {
     shown += !row.hidden;
   }
   grid.className = ['grid', states.length && 'some', ...states.map(s => 'f-' + s)].filter(Boolean).join(' ');
-  told.textContent = shown + ' of ' + rows.length + ' topics';
+  counter.textContent = shown + ' of ' + rows.length + ' topics';
   const kept = new URLSearchParams();
   if (name) kept.set('name', name);
   if (states.length) kept.set('state', states.join(','));
