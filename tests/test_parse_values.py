@@ -140,3 +140,10 @@ def test_a_decimal_beside_undeclared_fields_does_not_pass_through_a_double(numbe
     assert row_of({"fields": {"x": "decimal(5,2)"}}, payload)["reject_reason"] == "wrong type: x"
     escaped = payload.replace(b'"x"', b'"\\u0078"')
     assert row_of({"fields": {"x": "decimal(5,2)"}}, escaped)["reject_reason"] == "wrong type: x"
+
+
+@pytest.mark.parametrize("hidden", ["1e400", r'"\ud83d"'])
+def test_a_hidden_value_of_a_repeated_name_must_be_json_too(hidden: str) -> None:
+    payload = b'{"id":"e","t":"2026-11-23T05:30:00Z","other":{"b":%s,"b":1}}' % hidden.encode()
+    for spark_type in ("int", "decimal(5,2)"):
+        assert row_of({"fields": {"x": spark_type}}, payload)["reject_reason"] == "not JSON"
