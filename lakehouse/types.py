@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from itertools import accumulate
 
 import pyarrow as pa
 from sqlglot import exp
@@ -10,6 +11,9 @@ from sqlglot.errors import ParseError, TokenError
 
 KNOWN = "string, tinyint, smallint, int, bigint, float, double, boolean, timestamp, date, binary, decimal(p,s)"
 """Leaf types; `array<…>`, `map<string,…>` and `struct<name: …>` nest them."""
+
+MAX_NESTING = 64
+"""Levels of array, map and struct in a field: beyond, readers of Parquet and parsers of types run out of stack."""
 
 _T = exp.DType
 _LEAVES: dict[exp.DType, pa.DataType] = {
@@ -29,6 +33,8 @@ _LEAVES: dict[exp.DType, pa.DataType] = {
 
 def arrow_type(spark_type: str) -> pa.DataType:
     """The Arrow type of a Spark DDL type; ValueError with what is known when Spark has no such type."""
+    if max(accumulate((letter == "<") - (letter == ">") for letter in spark_type), default=0) > MAX_NESTING:
+        raise ValueError(f"a type with at most {MAX_NESTING} levels of array, map and struct")
     try:
         tree = exp.DataType.build(spark_type, dialect="spark")
     except (ParseError, TokenError):

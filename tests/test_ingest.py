@@ -8,6 +8,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -612,6 +613,23 @@ def test_manifests_of_epochs_that_can_come_again_are_kept(lake: Lake) -> None:
         driver.commit_facts(lake.pulled(epoch))
     assert listed_manifests(lake.storage) == [(5, 0), (6, 0)]
     assert len(lake.delivered()) == 6
+
+
+def test_files_of_others_among_the_manifests_are_left_alone(lake: Lake) -> None:
+    """A note, a copy or an editor's backup in the folder must not stop the topic."""
+    driver = lake.driver(sweep_every=2)
+    names = ["notes.json", "000000000001-0000.json~", "0001-1.json", "000000000001-0000 (copy).json", ".x.json"]
+    names += ["x/y.json", "000000000009-000x.json", "\u0660" * 12 + "-0000.json"]
+    for name in names:
+        stray = Path(lake.folders.raw, "segments", name)
+        stray.parent.mkdir(parents=True, exist_ok=True)
+        stray.write_text("{}")
+    for epoch in range(1, 4):
+        publish(play("10:10", f"e{epoch}"))
+        driver.commit_facts(lake.pulled(epoch))
+    lake.driver(sweep_every=2)
+    assert len(lake.delivered()) == 3
+    assert all(Path(lake.folders.raw, "segments", name).exists() for name in names)
 
 
 def test_no_manifest_is_removed_before_its_files_are_in_the_log(lake: Lake) -> None:

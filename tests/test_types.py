@@ -3,7 +3,7 @@ from __future__ import annotations
 import pyarrow as pa
 import pytest
 
-from lakehouse.types import arrow_type
+from lakehouse.types import MAX_NESTING, arrow_type
 
 
 @pytest.mark.parametrize(
@@ -86,3 +86,11 @@ def test_what_spark_does_not_know_is_refused_with_what_it_knows(spark_type: str)
 def test_the_names_of_members_keep_their_case() -> None:
     """JSON keys are told apart by case."""
     assert arrow_type("struct<Origin: string>").field(0).name == "Origin"
+
+
+def test_a_type_may_be_nested_deep_but_not_without_end() -> None:
+    """3,000 levels were a RecursionError, and no topic got an answer."""
+    assert arrow_type("array<" * MAX_NESTING + "int" + ">" * MAX_NESTING).num_fields == 1
+    for levels in (MAX_NESTING + 1, 3000, 200_000):
+        with pytest.raises(ValueError, match="at most 64 levels"):
+            arrow_type("array<" * levels + "int" + ">" * levels)

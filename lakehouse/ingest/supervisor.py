@@ -73,7 +73,12 @@ def started(
     queries: dict[TopicIngest, StreamingQuery] = {}
     while True:
         late = [ingest for ingest, query in queries.items() if _planner_was_late(query)]
-        waiting.extend(ingest for ingest in late if attempts[ingest] < _MOST_STARTS and ingest not in waiting)
+        again = [ingest for ingest in late if attempts[ingest] < _MOST_STARTS and ingest not in waiting]
+        for ingest in again:
+            log.warning(
+                "ingest: topic=%s starts=%d error=its planner was not up in time", ingest.name, attempts[ingest]
+            )
+        waiting.extend(again)
         starting = sum(map(_is_starting, queries.values()))
         if not waiting and not starting:
             return queries

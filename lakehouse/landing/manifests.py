@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import asdict, dataclass, field, fields, replace
 from datetime import datetime, timedelta
 from typing import Any
@@ -100,14 +101,18 @@ def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
     }
 
 
+_MANIFEST = re.compile(r"segments/([0-9]{12,})-([0-9]{4,})\.json")
+
+
 def manifest_path(epoch: int, slot: int) -> str:
     """Relative to the topic's raw folder; sorts by epoch."""
     return f"segments/{epoch:012d}-{slot:04d}.json"
 
 
-def epoch_and_slot(path: str) -> tuple[int, int]:
-    epoch, _, slot = path.rpartition("/")[2].removesuffix(".json").partition("-")
-    return int(epoch), int(slot)
+def _epoch_and_slot(path: str) -> tuple[int, int] | None:
+    """None for a path that `manifest_path` does not give: somebody else's file, or an attempt's own."""
+    named = _MANIFEST.fullmatch(path)
+    return (int(named[1]), int(named[2])) if named else None
 
 
 def read_manifest(storage: Storage, epoch: int, slot: int) -> Manifest | None:
@@ -146,5 +151,5 @@ def stored_manifests(storage: Storage) -> dict[tuple[int, int], Stored]:
 
     An attempt that was thought dead can put a manifest of its own where one was cleared; only its like may clear that.
     """
-    found = storage.listed("segments")
-    return {epoch_and_slot(each.path): each for each in found if each.path.endswith(".json") and "/." not in each.path}
+    found = ((_epoch_and_slot(each.path), each) for each in storage.listed("segments"))
+    return {named: each for named, each in found if named is not None}
