@@ -17,7 +17,10 @@ from docs.columns import MEANING
 from lakehouse import schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
+from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME
+from lakehouse.decode.json_messages import MAX_DEPTH, NOT_JSON
 from lakehouse.ingest.closing import RULES
+from lakehouse.landing.quarantine import KILLS_THE_DECODER
 from lakehouse.topics import Topic
 
 HOUSE = Path(__file__).parent.parent
@@ -47,6 +50,13 @@ def test_every_column_has_a_meaning_and_no_other() -> None:
 def test_the_manual_has_every_closing_rule_in_its_own_words() -> None:
     rows = re.findall(r"^\| (\w+) \| (.+) \|$", (DOCS / "concepts.md").read_text(encoding="utf-8"), re.MULTILINE)
     assert [(rule.name, rule.sentence) for rule in RULES] == [row for row in rows if row[0] in {r.name for r in RULES}]
+
+
+def test_operators_can_look_up_every_reason_of_rejection() -> None:
+    page = (DOCS / "operations.md").read_text(encoding="utf-8")
+    reasons = [NOT_JSON, NO_EVENT_ID, NO_EVENT_TIME, FROM_THE_FUTURE, FROM_THE_PAST, KILLS_THE_DECODER]
+    assert [reason for reason in reasons if f"`{reason}`" not in page] == []
+    assert f"nested at most {MAX_DEPTH} deep" in page
 
 
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
