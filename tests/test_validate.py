@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import json
 import shutil
+import socket
+import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -13,6 +15,8 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lakehouse import failpoints, hours
 from lakehouse.config import Config
@@ -559,6 +563,61 @@ def test_a_copied_lake_writes_nothing_into_the_original(lake: Lake, tmp_path: Pa
     assert {file: file.stat().st_mtime_ns for file in original.rglob("*")} == before
     assert len(list((copy / "mlflow").rglob("report.html"))) == 2, "the copied one, and its own"
     assert len(mlflow_runs.runs(settings)) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    from mlflow.exceptions import MlflowException
+    from mlflow.tracking import MlflowClient
+
+    lake.seal(plays(2))
+    lake.validate()
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow_runs, "metric_name", lambda name: f"{name}#")
+        with pytest.raises(MlflowException):
+            mlflow_runs.log_due(lake.tables)
+    client = MlflowClient(tracking_uri=mlflow_runs.tracking_uri(lake.config.settings))
+    (experiment,) = (each for each in client.search_experiments() if each.name == "lakehouse")
+    assert client.search_runs([experiment.experiment_id]) == []
+    assert mlflow_runs.log_due(lake.tables) == 1
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+@given(names=st.lists(st.text(max_size=300) | st.sampled_from(["a/../b", "..", "/a", "a//b", "a" * 251]), unique=True))
+def test_mlflow_takes_every_name_and_no_two_meet(names: list[str]) -> None:
+    """A column may be called anything; a metric may not."""
+    from mlflow.utils.validation import MAX_ENTITY_KEY_LENGTH, _validate_metric_name
+
+    taken = [mlflow_runs.metric_name(name) for name in names]
+    for name in taken:
+        _validate_metric_name(name)
+        assert len(name) <= MAX_ENTITY_KEY_LENGTH
+    assert len(set(taken)) == len(names)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
+def test_a_server_that_never_answers_is_given_up_soon(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Once for all topics: each would otherwise wait for its own deadline while the process ends."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
+    lake.seal(plays(2))
+    lake.validate()
+    with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
+        uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
+        mlflow = lake.config.settings.mlflow.model_copy(update={"tracking_uri": uri})
+        settings = lake.config.settings.model_copy(update={"mlflow": mlflow})
+        tables = TopicTables(lake.tables.topic, settings)
+        mlflow_runs._client(uri)  # what it imports takes seconds
+        began = time.monotonic()
+        assert mlflow_runs._log_or_warn(tables) == 0
+        first = time.monotonic()
+        assert mlflow_runs._log_or_warn(tables) == 0
+    assert first - began < 20
+    assert time.monotonic() - first < 0.5
+    assert Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").exists()
 
 
 def test_a_server_that_is_away_unjudges_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -6,13 +6,18 @@ server left out is logged by the next run. MLflow itself says whether a verdict 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
+import posixpath
+import re
+import time
 import warnings
 from collections.abc import Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from datetime import datetime
+from contextlib import suppress
+from datetime import datetime, timedelta
 from functools import lru_cache
 from typing import Any
 from urllib.parse import unquote, urlsplit
@@ -26,6 +31,19 @@ log = logging.getLogger(__name__)
 
 _NOTES = "_unlogged"
 _VERDICT = "lakehouse.verdict"
+_DEADLINES = {
+    "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
+    "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
+    "MLFLOW_ARTIFACT_UPLOAD_DOWNLOAD_TIMEOUT": "30",
+}
+"""Seconds and tries of MLflow's client, whose own would hold the end of a process for minutes; what the environment
+sets takes precedence."""
+_LEFT_ALONE = timedelta(minutes=5)
+"""After an error: the other topics of a process do not wait for the same server, each for its own deadline."""
+_NAME_LETTERS = 250
+_ODD_IN_NAMES = re.compile(r"[^/\w.\- ]")
+_METRICS_AT_ONCE = 1000
+"""MLflow's own bounds, as its `mlflow.utils.validation` has them."""
 _COUNTS = ("deliveries", "duplicates", "late_duplicates", "skewed")
 
 
@@ -55,16 +73,27 @@ def log_due(tables: TopicTables) -> int:
     if not uri or not notes:
         return 0
     client = _client(uri)
+    from mlflow.exceptions import MlflowException
+
     experiment = _experiment(client, tables.settings)
     logged = 0
+    refusals: list[MlflowException] = []
     for stored in notes:
         name = (storage.read(stored.path) or b"").decode()
         result, html = storage.read(f"{name}.json"), storage.read(f"{name}.html")
         if result is None or html is None:
             continue
-        _log(client, experiment, json.loads(result), html.decode())
+        try:
+            _log(client, experiment, json.loads(result), html.decode())
+        except MlflowException as refused:
+            if refused.error_code != "INVALID_PARAMETER_VALUE":
+                raise
+            refusals.append(refused)  # of this verdict: the others are logged
+            continue
         storage.delete([stored.path])
         logged += 1
+    if refusals:
+        raise refusals[0]
     return logged
 
 
@@ -110,13 +139,27 @@ def register(name: str, files: Mapping[str, str], parameters: Mapping[str, str],
     return str(version.version)
 
 
+_left_alone_until: dict[str, float] = {}
+"""By tracking server, on the clock of `time.monotonic`."""
+
+
 def _log_or_warn(tables: TopicTables) -> int:
+    uri = tracking_uri(tables.settings) or ""
+    if time.monotonic() < _left_alone_until.get(uri, 0.0):
+        return 0
     try:
         return log_due(tables)
     except Exception as error:  # whatever a server can answer: the verdicts are in the ledger
+        if not _is_a_refusal(error):
+            _left_alone_until[uri] = time.monotonic() + _LEFT_ALONE / timedelta(seconds=1)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         log.warning("validate: topic=%s not logged to MLflow, the next run tries again: %s", tables.topic.name, reason)
         return 0
+
+
+def _is_a_refusal(error: Exception) -> bool:
+    """Whether the server answered, and refused what it was given."""
+    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
 
 
 @lru_cache(maxsize=1)
@@ -131,6 +174,8 @@ def _is_remote(settings: Settings) -> bool:
 def _client(uri: str) -> Any:
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
+    for name, value in _DEADLINES.items():
+        os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # in every notebook, and of no use there
         with needs_quality("MLflow"):
@@ -175,9 +220,14 @@ def _log(client: Any, experiment: str, result: Mapping[str, Any], html: str) -> 
         tags={_VERDICT: verdict, "state": result["state"]},
     )
     run_id = begun.info.run_id
-    _log_values(client, run_id, result, at)
-    client.log_text(run_id, json.dumps(result, indent=1), "result.json")
-    client.log_text(run_id, html, "report.html")
+    try:
+        _log_values(client, run_id, result, at)
+        client.log_text(run_id, json.dumps(result, indent=1), "result.json")
+        client.log_text(run_id, html, "report.html")
+    except Exception:
+        with suppress(Exception):  # a server that is away now: the next try finds the run and removes it
+            client.delete_run(run_id)
+        raise
     client.set_terminated(run_id, "FINISHED", end_time=at + int(1000 * result["seconds"]))
 
 
@@ -202,8 +252,18 @@ def _log_values(client: Any, run_id: str, result: Mapping[str, Any], at: int) ->
         if finding["unexpected"] is not None and result["rows"]:
             percent = f"{name}.unexpected_percent"
             metrics[percent] = max(metrics.get(percent, 0), 100 * finding["unexpected"] / result["rows"])
-    client.log_batch(
-        run_id,
-        metrics=[Metric(name, float(value), at, 0) for name, value in metrics.items()],
-        params=[Param(name, str(result[name])) for name in parameters],
-    )
+    values = [Metric(metric_name(name), float(value), at, 0) for name, value in metrics.items()]
+    client.log_batch(run_id, params=[Param(name, str(result[name])) for name in parameters])
+    for first in range(0, len(values), _METRICS_AT_ONCE):
+        client.log_batch(run_id, metrics=values[first : first + _METRICS_AT_ONCE])
+
+
+def metric_name(name: str) -> str:
+    """The name as MLflow takes it; one that had to be changed ends with 8 digits of its MD5, so that no two meet."""
+    taken = _ODD_IN_NAMES.sub("_", name)
+    if posixpath.normpath(taken) != taken or taken.startswith(("/", ".")):
+        taken = re.sub(r"^\.|/", "_", taken) or "_"
+    if taken == name and len(taken) <= _NAME_LETTERS:
+        return name
+    digits = hashlib.md5(name.encode(), usedforsecurity=False).hexdigest()[:8]
+    return f"{taken[: _NAME_LETTERS - 9]}-{digits}"
