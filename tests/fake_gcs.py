@@ -38,6 +38,7 @@ class FakeGoogleStorage:
     def __init__(self, folder: Path, bucket: str = "lake") -> None:
         self.folder, self.bucket = folder, bucket
         self.denied: set[str] = set()
+        self.policies: dict[str, Any] = {}
         self.requests: list[str] = []
         self._holds: dict[str, bool] = {}
         self._changes: dict[str, int] = {}
@@ -52,6 +53,8 @@ class FakeGoogleStorage:
         with self._lock:
             self.requests.append(f"{method} {unquote(address.path)}")
             match method, address.path.removeprefix("/upload").split("/")[4:]:
+                case "GET", [self.bucket]:
+                    return 200, {"kind": "storage#bucket", "name": self.bucket, **self.policies}
                 case "GET", [self.bucket, "o"]:
                     return 200, self._listed(query)
                 case "GET", [self.bucket, "o", name]:

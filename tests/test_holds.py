@@ -19,6 +19,7 @@ from sealing import FIVE, SIX, Delivery, Lake
 
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import ConfigError, LakeError
+from lakehouse.mirrors.hadoop import google_client, refuse_retention
 from lakehouse.operations.erase import erase
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.verify import verify_hours
@@ -45,6 +46,17 @@ class Bucket(GoogleStorage):
 def google(tmp_path: Path) -> FakeGoogleStorage:
     (tmp_path / "lake").mkdir()
     return FakeGoogleStorage(tmp_path / "lake")
+
+
+def test_a_bucket_that_keeps_every_object_is_refused_before_anything_is_copied(google: FakeGoogleStorage) -> None:
+    """Each run would leave two more copies there, and never finish. Who may not ask tries."""
+    with serving(google) as address:
+        client = google_client({"google_base_url": address, "google_skip_signature": "true"})
+        refuse_retention(client, f"gs://{google.bucket}/mirror/plays")
+        google.policies["retentionPolicy"] = {"retentionPeriod": "3600"}
+        with pytest.raises(OSError, match="keeps every object for 3600 s"):
+            refuse_retention(client, f"gs://{google.bucket}/mirror/plays")
+        assert {each.split()[0] for each in google.requests} == {"GET"}
 
 
 @pytest.fixture

@@ -134,12 +134,32 @@ class GoogleFiles(HadoopFiles):
 
         client = google_client(self._options_for(copies[0]))
         try:
+            refuse_retention(client, copies[0].target)
             in_parallel(lambda copy: _rewrite(client, copy), copies)
         except GoogleAPIError as refused:
             raise OSError(first_line(refused)) from refused
 
     def _options_for(self, copy: Copy) -> Mapping[str, str]:
         return copy.source.options if self._target_options is None else self._target_options
+
+
+def refuse_retention(client: Any, address: str) -> None:
+    """OSError where the bucket's retention policy forbids what publishing needs: to move an hour and to replace it.
+
+    Without the right `storage.buckets.get` nobody can ask, and publishing is tried.
+    """
+    from google.api_core.exceptions import Forbidden
+
+    name = address.removeprefix("gs://").partition("/")[0]
+    try:
+        seconds = client.get_bucket(name).retention_period
+    except Forbidden:
+        return
+    if seconds:
+        raise OSError(
+            f"bucket {name} keeps every object for {seconds} s by a retention policy: an hour cannot be moved or"
+            " replaced there, give the mirror another bucket"
+        )
 
 
 def _rewrite(client: Any, copy: Copy) -> None:
