@@ -29,6 +29,7 @@ from lakehouse.durations import written
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
 from lakehouse.topics import Topic, topic_from
+from lakehouse.types import arrow_type
 
 HERE = Path(__file__).parent
 PAGES = {
@@ -36,6 +37,7 @@ PAGES = {
     "cli.md": HERE / "cli.md",
     "tables.md": HERE / "tables.md",
     "performance.md": HERE / "performance.md",
+    "targets.md": HERE / "targets.md",
     "topics.md": HERE.parent / "conf" / "topics" / "README.md",
 }
 """Template, and the page that is made from it."""
@@ -74,6 +76,8 @@ def pages() -> dict[str, str]:
         "topic_keys": "\n".join(_key_lines(Topic, skip=("name",))),
         "environment_keys": "\n".join(_key_lines(Settings)),
         "mirror_keys": "\n\n".join(_mirror_sections()),
+        "target_types": "\n".join(_target_types()),
+        "target_names": "\n".join(_target_names()),
         "commands": "\n\n".join(_commands()),
         "figures": figures(RESULTS).rstrip(),
         **{name: "\n".join(_columns(name, schema)) for name, schema in _schemas().items()},
@@ -129,6 +133,71 @@ def _cell(text: str) -> str:
 def _mirror_sections() -> Iterator[str]:
     for kind, options in MIRROR_OPTIONS.items():
         yield "\n".join([f"### `kind: {kind}`", "", *_key_lines(options, skip=("kind",))])
+
+
+# --- targets -------------------------------------------------------------------------------------------------------
+
+TARGETS: dict[str, dict[str, Any]] = {
+    "BigQuery": {"kind": "bigquery", "project": "p", "dataset": "d"},
+    "Hive": {"kind": "hive", "host": "h", "database": "d", "path": "hdfs://h/hive"},
+    "HDFS": {"kind": "folder", "path": "hdfs://h/mirror"},
+    "GCS": {"kind": "folder", "path": "gs://b/mirror"},
+    "DuckDB": {"kind": "duckdb", "path": "hours.duckdb"},
+}
+"""The columns of the tables, each with a mirror that is asked."""
+
+TYPES = (
+    "string", "tinyint", "smallint", "int", "bigint", "float", "double", "boolean", "timestamp", "date", "binary",
+    "decimal(10,2)", "decimal(38,18)", "array<string>", "array<array<int>>", "array<map<string,int>>",
+    "map<string,int>", "map<string,array<int>>", "struct<id: string>", "array<struct<id: string>>",
+)  # fmt: skip
+NAMES = {
+    "`Track`": "Track", "`größe`": "größe", "`a b`": "a b", "`user.id`": "user.id", "`2nd`": "2nd", "`a-b`": "a-b",
+    "`_partitiontime`": "_partitiontime", "`_TABLE_x`": "_TABLE_x", "`ROW__ID`": "ROW__ID", "300 letters": "x" * 300,
+    "301 letters": "x" * 301, "768 letters": "x" * 768,
+}  # fmt: skip
+
+
+def objections_of(target: str, fields: Mapping[str, str], name: str = "plays") -> list[str]:
+    """What the target of the manual's tables says against a topic with these fields beside the id and the time."""
+    options = TARGETS[target]
+    kind = class_of(options["kind"])
+    topic = topic_from(name, {**SAMPLE, "fields": {**SAMPLE["fields"], **fields}})  # type: ignore[dict-item]
+    return kind.objections(topic, kind.Options.model_validate(options), [])
+
+
+def _target_types() -> Iterator[str]:
+    yield from _target_head("type")
+    for text in TYPES:
+        cells = [_type_at(target, text) for target in TARGETS]
+        yield f"| `{text}` | {' | '.join(cells)} |"
+
+
+def _type_at(target: str, text: str) -> str:
+    if objections_of(target, {"x": text}):
+        return "no"
+    name = class_of(TARGETS[target]["kind"]).type_name(arrow_type(text)).replace("`", "")
+    return name if name == "as it is" else f"`{name}`"
+
+
+def _target_names() -> Iterator[str]:
+    yield from _target_head("name of")
+    for what, is_field in (("field", True), ("member of a struct", False)):
+        for shown, name in NAMES.items():
+            fields = {name: "string"} if is_field else {"x": f"struct<`{name}`: string>"}
+            yield _target_row(f"{what}: {shown}", {target: objections_of(target, fields) for target in TARGETS})
+    for letters in (128, 129, 255, 256):
+        found = {target: objections_of(target, {}, "t" * letters) for target in TARGETS}
+        yield _target_row(f"topic: {letters} letters", found)
+
+
+def _target_head(first: str) -> Iterator[str]:
+    yield f"| {first} | {' | '.join(TARGETS)} |"
+    yield "|---" * (len(TARGETS) + 1) + "|"
+
+
+def _target_row(first: str, objections: Mapping[str, list[str]]) -> str:
+    return f"| {first} | {' | '.join('no' if found else 'yes' for found in objections.values())} |"
 
 
 # --- command line --------------------------------------------------------------------------------------------------

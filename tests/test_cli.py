@@ -649,6 +649,26 @@ def test_the_check_reads_suites_and_mirrors(lake: Lake, run: Callable[..., tuple
     assert "mirrors.folder.pth: found the unknown key" in str(found["skips"])
 
 
+def test_the_check_asks_the_mirrors(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """All of what they object to; what may only keep single hours out is a warning, and no complaint."""
+    settings = yaml.safe_load(lake.conf.read_text(encoding="utf-8"))
+    settings["mirrors"] = {
+        "bigquery": {"kind": "bigquery", "project": "p", "dataset": "d"},
+        "folder": {"kind": "folder", "path": "/mirror"},
+    }
+    lake.conf.write_text(yaml.safe_dump(settings), encoding="utf-8")
+    for name, fields in (("plays", {"a b": "array<array<int>>"}), ("skips", {"tags": "array<string>"})):
+        file = lake.conf.parent / "topics" / f"{name}.yaml"
+        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        file.write_text(yaml.safe_dump({**values, "fields": fields, "mirrors": ["bigquery", "folder"]}), "utf-8")
+    code, out = run("topics", "check", "--json")
+    found = {row["topic"]: row for row in json.loads(out)["topics"]}
+    assert code == 1
+    assert "a b: an array of arrays; a b: a name that is not of letters" in found["plays"]["complaint"]
+    assert (found["skips"]["ok"], "a null within tags" in found["skips"]["warnings"][0]) == (True, True)
+    assert "skips: warning: bigquery: an hour with a null within tags" in " ".join(run("topics", "check")[1].split())
+
+
 def test_settings_that_do_not_load_are_no_topics_complaint(
     lake: Lake, refused: Callable[..., tuple[object, str]]
 ) -> None:

@@ -197,35 +197,47 @@ def lateness(
 
 def check(context: typer.Context, as_json: AsJson = False) -> None:
     """Every topic's file, suite and mirrors, without touching the lake. Exit code 1 if any has a complaint."""
+    found: dict[str, tuple[str | None, list[str]]]
     try:
         config = load(context.obj)
     except ConfigError as error:
         complaints = file_complaints(Path(context.obj or DEFAULT_CONF), error)
+        found = {name: (text, []) for name, text in complaints.items()}
     else:
-        complaints = {name: _complaint(name, config) for name in sorted(config.topics)}
+        found = {name: _checked(name, config) for name in sorted(config.topics)}
     if as_json:
-        print_json(
-            {"topics": [{"topic": name, "ok": not text, "complaint": text} for name, text in complaints.items()]}
-        )
+        checked = [
+            {"topic": name, "ok": not text, "complaint": text, "warnings": warnings}
+            for name, (text, warnings) in found.items()
+        ]
+        print_json({"topics": checked})
     else:
-        print_table(columns.CHECK, list(complaints.items()))
-    if any(complaints.values()):
+        print_table(columns.CHECK, [(name, text) for name, (text, _) in found.items()])
+        for name, (_, warnings) in found.items():
+            for warning in warnings:
+                print_line(f"{name}: warning: {warning}")
+    if any(text for text, _ in found.values()):
         raise typer.Exit(1)
 
 
-def _complaint(name: str, config: Config) -> str | None:
-    """What is wrong with a topic's suite or the configuration of its mirrors; no mirror is opened for it."""
+def _checked(name: str, config: Config) -> tuple[str | None, list[str]]:
+    """(what is wrong with a topic's suite and mirrors, what may keep single hours out); no mirror is opened for it."""
     from lakehouse.mirrors import catalogue
     from lakehouse.validate import suite_files
 
     topic = config.topic(name)
+    complaints: list[str] = []
+    warnings: list[str] = []
     try:
         suite_files.check_suites(topic, config)
-        for mirror in topic.mirrors:
-            catalogue.check(mirror, config.settings, config.path)
     except LakehouseError as error:
-        return str(error)
-    return None
+        complaints.append(str(error))
+    for mirror in topic.mirrors:
+        try:
+            warnings += catalogue.check(mirror, topic, config)
+        except LakehouseError as error:
+            complaints.append(str(error))
+    return "\n".join(complaints) or None, warnings
 
 
 def _print_explanation(explanation: Explanation) -> None:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
+import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from lakehouse.config import Settings, config_error
+from lakehouse.config import Config, Settings, config_error
 from lakehouse.errors import ConfigError, MirrorError
 from lakehouse.mirrors.contract import Mirror
-from lakehouse.topics import Frozen
+from lakehouse.mirrors.limits import Neighbour
+from lakehouse.topics import Frozen, Topic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -34,11 +38,53 @@ class MirrorKind(Protocol):
 
     Options: type[Frozen]
 
+    def objections(self, topic: Topic, options: Any, neighbours: Sequence[Neighbour]) -> list[str]: ...
+
+    def warnings(self, topic: Topic, options: Any) -> list[str]: ...
+
+    def type_name(self, kind: pa.DataType) -> str: ...
+
     def from_config(self, name: str, options: Any, spark: SparkSession | None) -> Mirror: ...
 
 
 def mirror_named(name: str, settings: Settings, config_path: Path, spark: SparkSession | None) -> Mirror:
     """The mirror that `mirrors.<name>` of the configuration describes; ConfigError when it cannot be one."""
+    values = _values(name, settings, config_path)
+    kind = _kind(name, values, config_path)
+    return kind.from_config(name, _options(kind, name, values, config_path), spark)
+
+
+def check(name: str, topic: Topic, config: Config) -> list[str]:
+    """What may keep single hours of the topic out of the mirror; no target is asked.
+
+    ConfigError when the mirror's configuration cannot be used, or the mirror can never take the topic.
+    """
+    values = _values(name, config.settings, config.path)
+    kind = _kind(name, values, config.path)
+    options = _options(kind, name, values, config.path)
+    neighbours = list(_neighbours(name, topic, values["kind"], kind, config))
+    objections = kind.objections(topic, options, neighbours)
+    if objections:
+        raise ConfigError(
+            f"{config.path.parent / config.settings.topics / topic.name}.yaml: mirrors: {name}",
+            found="; ".join(objections),
+            expected=f"what a mirror of kind {values['kind']} takes",
+            next_step="See What each target takes in the manual; rename it, or take the mirror out of the topic.",
+        )
+    return [f"{name}: {warning}" for warning in kind.warnings(topic, options)]
+
+
+def _neighbours(name: str, topic: Topic, kind_name: str, kind: MirrorKind, config: Config) -> Iterator[Neighbour]:
+    """What other mirrors of the kind hold, and what else this one does; those that cannot be read have no say."""
+    for other in config.topics.values():
+        for mirror in other.mirrors:
+            values = config.settings.mirrors.get(mirror, {})
+            if (other.name, mirror) != (topic.name, name) and values.get("kind") == kind_name:
+                with suppress(ConfigError):
+                    yield Neighbour(other, mirror, _options(kind, mirror, values, config.path))
+
+
+def _values(name: str, settings: Settings, config_path: Path) -> dict[str, Any]:
     values = settings.mirrors.get(name)
     if values is None:
         raise ConfigError(
@@ -47,14 +93,7 @@ def mirror_named(name: str, settings: Settings, config_path: Path, spark: SparkS
             expected="one of " + (", ".join(settings.mirrors) or "(there are none)"),
             next_step="Check the spelling, or define it there.",
         )
-    kind = _kind(name, values, config_path)
-    return kind.from_config(name, _options(kind, name, values, config_path), spark)
-
-
-def check(name: str, settings: Settings, config_path: Path) -> None:
-    """ConfigError when the configuration of the mirror cannot be used; no target is asked."""
-    values = settings.mirrors[name]
-    _options(_kind(name, values, config_path), name, values, config_path)
+    return values
 
 
 def _kind(name: str, values: dict[str, Any], config_path: Path) -> MirrorKind:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
+from lakehouse.mirrors.limits import Neighbour
 from lakehouse.store.delta import DataFile
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
@@ -76,6 +77,21 @@ class Mirror(Protocol):
     def from_config(cls, name: str, options: Any, spark: SparkSession | None) -> Mirror:
         """The mirror that the configuration describes, its keys read as the class's `Options`."""
         return cls(name, options)  # type: ignore[call-arg]  # a class that needs more has its own way
+
+    @classmethod
+    def objections(cls, topic: Topic, options: Any, neighbours: Sequence[Neighbour]) -> list[str]:
+        """What keeps a mirror with these options from ever taking the topic, each with its name; no target is asked."""
+        return []
+
+    @classmethod
+    def warnings(cls, topic: Topic, options: Any) -> list[str]:
+        """What may keep single hours of the topic out of such a mirror."""
+        return []
+
+    @classmethod
+    def type_name(cls, kind: pa.DataType) -> str:
+        """The target's type of a column of that type, for the manual."""
+        return "as it is"
 
     def where(self, topic: Topic, hour: Hour) -> str:
         """The address at which a reader of the target finds the hour."""

@@ -2,7 +2,7 @@
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from threading import Lock
 from typing import Any, Literal
@@ -15,6 +15,7 @@ from lakehouse.config import Root
 from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
 from lakehouse.mirrors.files import rows_of
+from lakehouse.mirrors.limits import Neighbour
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.topics import Frozen, Topic, key
 
@@ -31,6 +32,20 @@ class DuckDBMirror(Mirror):
 
     def __init__(self, name: str, options: Options) -> None:
         self.name, self._path = name, options.path
+
+    @classmethod
+    def objections(cls, topic: Topic, options: Any, neighbours: Sequence[Neighbour]) -> list[str]:
+        return [
+            f"the same file {options.path} in the mirror {each.mirror}"
+            for each in neighbours
+            if each.topic.name == topic.name and each.options.path == options.path
+        ]
+
+    @classmethod
+    def type_name(cls, kind: pa.DataType) -> str:
+        with duckdb.connect() as db:
+            db.register("asked", pa.schema([("x", kind)]).empty_table())
+            return str(db.execute("select column_type from (describe asked)").fetchall()[0][0])
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"{self._path}: {topic.name} where hour = '{hour}'"

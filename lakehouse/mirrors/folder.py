@@ -6,7 +6,7 @@ import json
 import os
 import platform
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -18,6 +18,7 @@ from lakehouse.hours import Hour, hours_among
 from lakehouse.mirrors.addresses import files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, manifest_of, refuse_older
 from lakehouse.mirrors.files import Copy, Files, Found
+from lakehouse.mirrors.limits import Neighbour, too_long
 from lakehouse.store.delta import DataFile, first_line
 from lakehouse.store.ledger import Clock, now
 from lakehouse.topics import Frozen, Topic, key
@@ -33,6 +34,13 @@ ABANDONED_AFTER = timedelta(minutes=15)
 """Without any file finished for so long an attempt on another machine counts as dead; files take seconds."""
 
 _ASIDE = "-aside"
+
+_COMPONENT_BYTES = 255
+"""Of one folder's name: NAME_MAX on Linux, and HDFS' `dfs.namenode.fs-limits.max-component-length`."""
+_GCS_NAME_BYTES = 1024
+"""Of an object's whole name, by the documentation of Cloud Storage."""
+_BELOW_TOPIC_BYTES = 160
+"""The longest that comes below a topic's folder: `_staging`, an attempt with its host, and a file."""
 
 
 class FolderOptions(Frozen):
@@ -78,6 +86,10 @@ class FolderMirror(Mirror):
         mirror = cls(name, options.path, files_at(options.path, name, spark, options.storage_options))
         mirror.hours_at_once = options.hours_at_once
         return mirror
+
+    @classmethod
+    def objections(cls, topic: Topic, options: FolderOptions, neighbours: Sequence[Neighbour]) -> list[str]:
+        return folder_objections(topic, options.path, neighbours)
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"{self._path}/{topic.name}/{hour}"
@@ -213,6 +225,20 @@ class FolderMirror(Mirror):
         within = self._files.listing(staged) or {}
         newest = max([found.changed_at, *(file.changed_at for file in within.values())])
         return self._clock() - newest > ABANDONED_AFTER
+
+
+def folder_objections(topic: Topic, path: str, neighbours: Sequence[Neighbour]) -> list[str]:
+    """Against the topic's folders below `path`. Files are silver's own, so that fields may have any name and type."""
+    found = too_long("the topic's name", topic.name, _COMPONENT_BYTES)
+    if path.startswith("gs://"):
+        _, _, prefix = path.removeprefix("gs://").partition("/")
+        found += too_long("addresses of files", f"{prefix}/{topic.name}/{'x' * _BELOW_TOPIC_BYTES}", _GCS_NAME_BYTES)
+    found += [
+        f"the same path {path} in the mirror {each.mirror}"
+        for each in neighbours
+        if each.topic.name == topic.name and each.options.path == path
+    ]
+    return found
 
 
 def _parts(hour: SealedHour) -> dict[str, DataFile]:

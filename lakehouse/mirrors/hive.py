@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Lock
@@ -21,7 +21,8 @@ from lakehouse.hours import Hour, hours_among
 from lakehouse.mirrors.addresses import files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
 from lakehouse.mirrors.files import Files
-from lakehouse.mirrors.folder import FolderMirror
+from lakehouse.mirrors.folder import FolderMirror, folder_objections
+from lakehouse.mirrors.limits import Neighbour, Part, parts_of, too_long
 from lakehouse.mirrors.retries import PATIENCE, with_retries
 from lakehouse.store.delta import first_line
 from lakehouse.topics import Frozen, Topic, key
@@ -42,6 +43,16 @@ _NO_TABLE, _NO_DATABASE, _NO_PARTITION = 10001, 10072, 10006
 """HiveServer2's error codes."""
 
 Result = TypeVar("Result")
+
+_TABLE_NAME_BYTES, _COLUMN_NAME_BYTES = 128, 767
+"""What the metastore's own tables have room for (`TBL_NAME`, `COLUMN_NAME`), as far back as Hive 2."""
+_ODD_IN_COLUMNS = re.compile(r"[ .,:;`{}()=\x00-\x1f\x7f]")
+"""Hive refuses `.` and `:` in columns since 1.2; Parquet's reader there takes the others for parts of its schema."""
+_ODD_IN_MEMBERS = re.compile(r"\W")
+"""Hive reads the type of a struct from its text, where a name is letters, digits and _."""
+_VIRTUAL = {"INPUT__FILE__NAME", "BLOCK__OFFSET__INSIDE__FILE", "ROW__OFFSET__INSIDE__BLOCK", "RAW__DATA__SIZE",
+            "GROUPING__ID", "ROW__ID", "ROW__IS__DELETED", "PARTITION__SPEC__ID", "PARTITION__HASH", "FILE__PATH",
+            "ROW__POSITION", "SNAPSHOT__ID"}  # fmt: skip
 
 _REVISION = re.compile(r"-r(\d+)$")
 
@@ -136,6 +147,25 @@ class HiveMirror(Mirror):
     @classmethod
     def from_config(cls, name: str, options: HiveOptions, spark: SparkSession | None) -> HiveMirror:
         return cls(name, options, files_at(options.path, name, spark, options.storage_options))
+
+    @classmethod
+    def objections(cls, topic: Topic, options: HiveOptions, neighbours: Sequence[Neighbour]) -> list[str]:
+        found = too_long("the topic's name", topic.name, _TABLE_NAME_BYTES)
+        found += folder_objections(topic, options.path, neighbours)
+        for part in parts_of(topic):
+            found += _objections_to(part)
+        found += [
+            f"the same table {options.database}.{topic.name} in the mirror {each.mirror}"
+            for each in neighbours
+            if each.topic.name == topic.name
+            and (each.options.host, each.options.port, each.options.database)
+            == (options.host, options.port, options.database)
+        ]
+        return found
+
+    @classmethod
+    def type_name(cls, kind: pa.DataType) -> str:
+        return hive_type(kind)
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"hive://{self._options.host}:{self._options.port}/{self._table(topic)}/hour={hour}"
@@ -255,6 +285,17 @@ class _Hive:
             if _code(error) in (_NO_TABLE, _NO_DATABASE, _NO_PARTITION):
                 return []
             raise
+
+
+def _objections_to(part: Part) -> list[str]:
+    if part.name is None:
+        return []
+    if part.depth == 0 and part.name.upper() in _VIRTUAL:
+        return [f"{part.path}: the name of a column that Hive has in every table"]
+    odd = (_ODD_IN_COLUMNS if part.depth == 0 else _ODD_IN_MEMBERS).search(part.name)
+    if odd:
+        return [f"{part.path}: {odd[0]!r} in a name, which Hive does not read"]
+    return too_long(f"{part.path}: a name", part.name, _COLUMN_NAME_BYTES)
 
 
 def hive_type(kind: pa.DataType) -> str:

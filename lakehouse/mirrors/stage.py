@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, MirrorError
-from lakehouse.mirrors.catalogue import mirror_named
+from lakehouse.mirrors.catalogue import check, mirror_named
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.target import Delivery, Outcome, TargetRun, as_lakehouse_error
 from lakehouse.store.tables import TopicTables
@@ -40,6 +40,7 @@ def mirror_due(
     by = f"mirror/{config.settings.release}/{run}"
 
     def configured(name: str) -> Mirror:
+        check(name, topic, config)
         return mirror_named(name, config.settings, config.path, spark)
 
     def run_target(name: str) -> Outcome:

@@ -55,6 +55,14 @@ class BigQueryOptions(Frozen):
         unit="gs:// folder",
         doc="For copies of a lake that is not on GCS. They are removed after each load.",
     )
+    array_nulls: Literal["refuse", "drop"] = key(
+        "refuse",
+        unit="refuse, drop",
+        doc=(
+            "BigQuery's arrays hold no nulls. `refuse`: an hour that has one within an array stays out. `drop`: such "
+            "nulls are left out of the copy that is loaded, for which `staging` must be given."
+        ),
+    )
     expires_after: Duration | None = key(
         None,
         unit="duration",

@@ -5,12 +5,13 @@ Jobs replace what they load into, whole, when they end: a reader sees the old ho
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from datetime import timedelta
 from threading import Lock
 from typing import Any
 
+import pyarrow as pa
 from google.api_core.exceptions import GoogleAPIError, NotFound, RetryError
 from google.auth.exceptions import GoogleAuthError
 from requests.exceptions import RequestException
@@ -19,12 +20,15 @@ from lakehouse import hours
 from lakehouse.checksum import sql_for
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.hours import Hour
+from lakehouse.mirrors.bigquery import limits
 from lakehouse.mirrors.bigquery.dataset import BigQueryOptions, Dataset, client_of
 from lakehouse.mirrors.bigquery.layouts import Layout, Partition, TablePerHour
 from lakehouse.mirrors.bigquery.loads import PAUSE, LoadAttempts
 from lakehouse.mirrors.bigquery.quota import LoadQuota
+from lakehouse.mirrors.bigquery.schema import type_name
 from lakehouse.mirrors.bigquery.staging import staged
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted
+from lakehouse.mirrors.limits import Neighbour
 from lakehouse.store.delta import first_line
 from lakehouse.topics import Topic
 
@@ -62,7 +66,24 @@ class BigQueryMirror(Mirror):
 
     @classmethod
     def from_config(cls, name: str, options: BigQueryOptions, spark: object) -> BigQueryMirror:
-        return cls(name, options, client_of(options), lambda hour: staged(hour, options.staging, name))
+        return cls(
+            name,
+            options,
+            client_of(options),
+            lambda hour: staged(hour, options.staging, name, drops_nulls=options.array_nulls == "drop"),
+        )
+
+    @classmethod
+    def objections(cls, topic: Topic, options: BigQueryOptions, neighbours: Sequence[Neighbour]) -> list[str]:
+        return limits.objections(topic, options, neighbours)
+
+    @classmethod
+    def warnings(cls, topic: Topic, options: BigQueryOptions) -> list[str]:
+        return limits.warnings(topic, options)
+
+    @classmethod
+    def type_name(cls, kind: pa.DataType) -> str:
+        return type_name(kind)
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return self._dataset.address(self._layout.table_id(topic, hour))

@@ -59,6 +59,19 @@ def _field(name: str, kind: pa.DataType, mode: str = "NULLABLE") -> Any:
     return bigquery.SchemaField(name, _STORED.get(_LEAVES[kind], _LEAVES[kind]), mode=mode)
 
 
+def type_name(kind: pa.DataType) -> str:
+    """As BigQuery's SQL spells the type of a column."""
+    if pa.types.is_list(kind):
+        return f"ARRAY<{type_name(kind.value_type)}>"
+    if pa.types.is_map(kind):
+        return f"ARRAY<STRUCT<key {type_name(kind.key_type)}, value {type_name(kind.item_type)}>>"
+    if pa.types.is_struct(kind):
+        return f"STRUCT<{', '.join(f'{each.name} {type_name(each.type)}' for each in kind)}>"
+    if pa.types.is_decimal(kind):
+        return f"{_field('x', kind).field_type}({kind.precision}, {kind.scale})"
+    return _LEAVES[kind]
+
+
 def stamp(hour: Hour) -> str:
     """`2026112305`."""
     return f"{hours.start_of(hour):%Y%m%d%H}"
