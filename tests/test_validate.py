@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from lakehouse import failpoints, hours
@@ -585,6 +585,7 @@ def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: Lake, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
+@settings(deadline=None)  # MLflow is imported in the first example
 @given(names=st.lists(st.text(max_size=300) | st.sampled_from(["a/../b", "..", "/a", "a//b", "a" * 251]), unique=True))
 def test_mlflow_takes_every_name_and_no_two_meet(names: list[str]) -> None:
     """A column may be called anything; a metric may not."""
