@@ -32,7 +32,7 @@ def staged(hour: SealedHour, staging: str, mirror: str, *, drops_nulls: bool = F
         raise MirrorError(
             f"mirror {mirror}: {hour.topic.name} {hour.hour}",
             found=f"{'nulls in arrays' if drops else 'a lake'} at {hour.silver.uri}",
-            expected="files on gs:// without such nulls, which BigQuery can read",
+            expected="a place for copies without them" if drops else "one on gs://, which BigQuery can read",
             next_step=f"Give `staging` of mirrors.{mirror} a gs:// folder for copies.",
         )
     # Below the mirror's name: mirrors that share a staging folder would delete each other's files.
