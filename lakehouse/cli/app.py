@@ -9,7 +9,7 @@ from typing import Annotated
 
 import typer
 
-from lakehouse.cli import decide, examine, look
+from lakehouse.cli import decide, drafts, examine, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import confirm, make_encodable, print_error
 from lakehouse.config import DEFAULT_CONF
@@ -79,3 +79,5 @@ app.command()(decide.erase)
 app.command()(sandbox)
 app.add_typer(topics_app, name="topics")
 topics_app.command()(look.check)
+topics_app.command()(drafts.new)
+topics_app.command(name="try")(drafts.try_messages)

@@ -88,6 +88,16 @@ def _cell_verdict(cell: Any) -> Text:
     return Text(text, "green" if cell.is_right else "bold red")
 
 
+def _tried_outcome(row: Any) -> Text:
+    return Text(row.outcome, {"event": "green", "rejected": "bold red"}.get(row.outcome, ""))
+
+
+def _tried_reason(row: Any) -> str:
+    if row.repeats:
+        return f"repeats message {row.repeats}"
+    return row.reason or ("after its hour's end and lateness" if row.is_late else NOTHING)
+
+
 def _bar(share: float) -> str:
     """Whole and half blocks, at least a thin one for what is not nothing."""
     halves = round(share * _BAR_WIDTH * 2)
@@ -186,6 +196,15 @@ CHECK = (
     Column("topic", lambda row: row[0]),
     Column("ok", lambda row: Text("no", "bold red") if row[1] else Text("yes", "green")),
     Column("complaint", lambda row: row[1] or NOTHING),
+)
+
+TRIED = (
+    Column("message", lambda row: str(row.number), is_number=True),
+    Column("what", _tried_outcome),
+    Column("hour", lambda row: row.hour or NOTHING),
+    Column("event", lambda row: row.event_id or NOTHING, least=12),
+    Column("time", lambda row: instant_text(row.event_time), rank=1),
+    Column("why", _tried_reason, least=12),
 )
 
 FINDING = (

@@ -92,12 +92,15 @@ def print_fields(fields: Iterable[tuple[str, str | Text]]) -> None:
     """A labelled line for each field, folded below itself where it is long."""
     console = _console()
     for label, value in fields:
-        text = Text.assemble((f"{label:<19}", "dim"), _cell(value))
+        label = printable(label)
+        label = f"{label:<19}" if cell_len(label) < 19 else label + _GAP
+        text = Text.assemble((label, "dim"), _cell(value))
         if console.width >= _PIPED_WIDTH:
             console.print(text, soft_wrap=True)
             continue
-        first, *rest = _cell(value).wrap(console, max(20, console.width - 19), overflow="fold") or [Text()]
-        console.print(Text.assemble((f"{label:<19}", "dim"), first))
+        width = max(20, console.width - max(19, cell_len(label)))
+        first, *rest = _cell(value).wrap(console, width, overflow="fold") or [Text()]
+        console.print(Text.assemble((label, "dim"), first))
         for line in rest:
             console.print(Text.assemble(" " * 19, line))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from lakehouse.config import Config
 from lakehouse.errors import SuiteError
 from lakehouse.schemas import silver_schema
@@ -17,9 +19,18 @@ def check_suites(topic: Topic, config: Config) -> None:
 
 def suite_of(topic: Topic, config: Config) -> Suite:
     """`_every_topic.json` and the topic's own; SuiteError when one is missing or cannot be used."""
-    files = [config.expectations / f"{name}.json" for name in (EVERY_TOPIC, topic.name)]
+    return suite_from(topic, _texts((EVERY_TOPIC, topic.name), topic, config))
+
+
+def suite_with(text: str, topic: Topic, config: Config) -> Suite:
+    """As `suite_of`, with `text` for the topic's own file, which need not be there."""
+    texts = _texts((EVERY_TOPIC,), topic, config)
+    return suite_from(topic, {**texts, str(config.expectations / f"{topic.name}.json"): text})
+
+
+def _texts(names: Iterable[str], topic: Topic, config: Config) -> dict[str, str]:
     texts = {}
-    for file in files:
+    for file in (config.expectations / f"{name}.json" for name in names):
         try:
             texts[str(file)] = file.read_text(encoding="utf-8")
         except (OSError, UnicodeDecodeError) as error:
@@ -29,4 +40,4 @@ def suite_of(topic: Topic, config: Config) -> Suite:
                 expected=f"the expectations for the hours of {topic.name}",
                 next_step='Create it; {"name": "' + file.stem + '", "expectations": []} expects nothing more.',
             ) from error
-    return suite_from(topic, texts)
+    return texts

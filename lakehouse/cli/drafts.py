@@ -1,0 +1,117 @@
+"""Commands for a topic before it runs: its files from samples, and what it makes of messages."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import UTC, datetime
+from typing import Annotated
+
+import typer
+from rich.text import Text
+
+from lakehouse.cli import columns
+from lakehouse.cli.arguments import AsJson, TopicName
+from lakehouse.cli.output import print_fields, print_heading, print_json, print_line, print_table
+from lakehouse.config import load
+from lakehouse.operations import samples
+
+_SHOWN = 20
+"""Lines of a file of messages that are shown each; of a longer one, only those that are no events."""
+
+From = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="FILE|SUBSCRIPTION",
+        help="A file of messages (a JSON payload per line, or what gcloud prints with --format=json), or "
+        "projects/…/subscriptions/…, whose messages are looked at and given back.",
+    ),
+]
+Most = Annotated[int, typer.Option("--messages", min=1, help="How many to take from a subscription at most.")]
+
+
+def new(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The new topic's name.")],
+    source: From,
+    subscription: Annotated[
+        str | None,
+        typer.Option(help="What the topic will read.", show_default="the one of --from, or one named after the topic"),
+    ] = None,
+    event_id: Annotated[str | None, typer.Option(help="Where the id is, if you know it: payload.<path>.")] = None,
+    event_time: Annotated[str | None, typer.Option(help="Where the time is, if you know it.")] = None,
+    most: Most = samples.ENOUGH_MESSAGES,
+    as_json: AsJson = False,
+) -> None:
+    """Writes a topic's configuration and its suite from sample messages, and says what it is unsure of."""
+    from lakehouse.operations import draft as drafts
+
+    config = load(context.obj)
+    drafts.check_name(name, config)
+    found = samples.samples_of(source, datetime.now(UTC), most)
+    drafted = drafts.draft(name, found, config, subscription=subscription, event_id=event_id, event_time=event_time)
+    written = [str(file) for file in drafts.write(drafted, config)]
+    if as_json:
+        print_json(
+            {
+                "files": written,
+                "topic": drafted.topic.model_dump(mode="json"),
+                "samples": drafted.samples,
+                "left_out": drafted.left_out,
+                "unsure": [asdict(each) for each in drafted.doubts],
+            }
+        )
+        return
+    for file in written:
+        print_line(Text.assemble(("+ ", "green"), file))
+    topic = drafted.topic
+    print_line()
+    print_fields([("event_id", topic.event_id), ("event_time", topic.event_time), *topic.fields.items()])
+    if drafted.doubts:
+        print_heading("Unsure")
+        print_fields((each.about, each.text) for each in drafted.doubts)
+    print_line()
+    print_line(f"Next: lakehouse topics try {name} --from {source}")
+
+
+def try_messages(
+    context: typer.Context,
+    topic: TopicName,
+    source: From,
+    most: Most = samples.ENOUGH_MESSAGES,
+    as_json: AsJson = False,
+) -> None:
+    """What would become of messages: typed, rejected and why, in which hour. Exit code 1 if any is rejected.
+
+    Nothing is written, and no lake is needed.
+    """
+    from lakehouse.operations.trial import trial
+
+    declared = load(context.obj).topic(topic)
+    tried = trial(declared, samples.samples_of(source, datetime.now(UTC), most))
+    if as_json:
+        print_json(asdict(tried))
+    else:
+        shown = [each for each in tried.messages if each.outcome != "event" or len(tried.messages) <= _SHOWN]
+        if shown:
+            print_table(columns.TRIED, shown[:_SHOWN])
+        if len(shown) > _SHOWN:
+            print_line(Text(f"and {len(shown) - _SHOWN:,} more; --json has all", "dim"))
+        print_heading("Events by hour")
+        print_fields((hour, f"{count:,}") for hour, count in tried.hours.items())
+        if tried.reasons:
+            print_heading("Rejected")
+            print_fields((f"{len(numbers):,}", reason) for reason, numbers in tried.reasons.items())
+        if tried.undeclared:
+            print_heading("Fields that nobody declared")
+            print_fields((f"{count:,}", name) for name, count in tried.undeclared.items())
+        print_line()
+        print_line(
+            Text(
+                f"{tried.events:,} events, {tried.duplicates:,} duplicates, {tried.rejected:,} rejected"
+                + (f"; {tried.late:,} came after their hour's end and lateness" if tried.late else ""),
+                "bold red" if tried.rejected else "green",
+            )
+        )
+    if tried.rejected:
+        raise typer.Exit(1)

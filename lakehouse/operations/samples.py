@@ -1,0 +1,156 @@
+"""Messages to look at before a topic is run: from a file, or from a subscription that keeps them."""
+
+from __future__ import annotations
+
+import base64
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow as pa
+
+from lakehouse.errors import LakehouseError
+from lakehouse.schemas import DELIVERED
+
+ENOUGH_MESSAGES = 1_000
+"""Read from a subscription unless another number is given."""
+
+_PEEK_SECONDS = 2.0
+_SPACE = " \t\r\n"
+_ENVELOPE = {"ackId", "message", "deliveryAttempt"}
+_MESSAGE = {"data", "attributes", "messageId", "message_id", "publishTime", "publish_time", "orderingKey"}
+_FORM = (
+    "one JSON payload per line, a JSON array of them, or what `gcloud pubsub subscriptions pull --format=json` prints"
+)
+
+
+@dataclass(frozen=True)
+class Samples:
+    """`messages` has the columns `DELIVERED`; row 0 is the source's first message.
+
+    Where the source does not say when a message was published, it is taken to be published now, and `are_timed` is
+    False.
+    """
+
+    source: str
+    messages: pa.RecordBatch
+    are_timed: bool
+
+
+def samples_of(source: str, now: datetime, most: int = ENOUGH_MESSAGES) -> Samples:
+    """The messages of a file (all of them), or up to `most` of `projects/…/subscriptions/…`, which are given back."""
+    if source.startswith("projects/") and not Path(source).exists():
+        return peek(source, most)
+    return file_samples(Path(source), now)
+
+
+def file_samples(file: Path, now: datetime) -> Samples:
+    """LakehouseError when it cannot be read, or has no message. What is not JSON is a message, too."""
+    try:
+        content = file.read_bytes()
+    except OSError as error:
+        raise LakehouseError(
+            str(file), found=error.strerror or str(error), expected=f"a file: {_FORM}", next_step="Check the path."
+        ) from error
+    rows = [_row(payload, f"{file}, message {number}", number, now) for number, payload in enumerate(_cut(content), 1)]
+    if not rows:
+        raise LakehouseError(str(file), found="no message", expected=_FORM, next_step="Give a file with messages.")
+    are_timed = all(is_timed for _, is_timed in rows)
+    return Samples(str(file), pa.RecordBatch.from_pylist([row for row, _ in rows], schema=DELIVERED), are_timed)
+
+
+def peek(subscription: str, most: int) -> Samples:
+    """What waits there now, at most `most` messages; each counts as one delivery attempt, and comes again at once."""
+    from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, SubscriptionReader
+
+    reader = SubscriptionReader(subscription)
+    pages: list[pa.RecordBatch] = []
+    held: list[str] = []
+    try:
+        while len(held) < most and (page := reader.pull(min(PAGE_MESSAGES, most - len(held)), _PEEK_SECONDS)):
+            pages.append(page.messages)
+            held += page.ack_ids
+    finally:
+        try:
+            if held:
+                reader.give_back(held)
+        finally:
+            reader.close()
+    if not pages:
+        raise LakehouseError(
+            subscription,
+            found=f"no message within {_PEEK_SECONDS:.0f} seconds",
+            expected="messages that wait",
+            next_step="Publish some, or stop what reads this subscription.",
+        )
+    return Samples(subscription, pa.Table.from_batches(pages).combine_chunks().to_batches()[0], True)
+
+
+def _cut(content: bytes) -> Iterator[bytes]:
+    """The documents of a file as they are written there; its lines, where it is not only JSON documents."""
+    try:
+        text = content.decode("utf-8")
+        documents = [text[start:end] for start, end in _documents(text, 0, "")]
+        if len(documents) == 1 and documents[0].startswith("["):
+            documents = [documents[0][start:end] for start, end in _documents(documents[0], 1, ",]")]
+    except (ValueError, RecursionError):
+        yield from (line.strip() for line in content.split(b"\n") if line.strip())
+        return
+    for document in documents:
+        yield document.encode()
+
+
+def _documents(text: str, at: int, between: str) -> Iterator[tuple[int, int]]:
+    """Where each of several JSON documents begins and ends; ValueError where something else stands."""
+    decoder = json.JSONDecoder()
+    skipped = _SPACE + between
+    while True:
+        while at < len(text) and text[at] in skipped:
+            at += 1
+        if at == len(text):
+            return
+        _, end = decoder.raw_decode(text, at)
+        yield at, end
+        at = end
+
+
+def _row(document: bytes, place: str, number: int, now: datetime) -> tuple[dict[str, Any], bool]:
+    """A message as `DELIVERED` has it, and whether its publish time is known."""
+    message = _enveloped(document)
+    if message is None:
+        plain = {"message_id": str(number), "publish_time": now, "attributes": [], "payload": document}
+        return {**plain, "ordering_key": None}, False
+    try:
+        published = message.get("publishTime") or message.get("publish_time")
+        at = datetime.fromisoformat(published) if published is not None else None
+        row = {
+            "message_id": str(message.get("messageId") or message.get("message_id") or number),
+            "publish_time": now if at is None else at if at.tzinfo else at.replace(tzinfo=UTC),
+            "attributes": [(str(name), str(value)) for name, value in (message.get("attributes") or {}).items()],
+            "payload": base64.b64decode(message.get("data") or "", validate=True),
+            "ordering_key": message.get("orderingKey") or None,
+        }
+    except (ValueError, TypeError, AttributeError) as error:
+        raise LakehouseError(
+            place,
+            found=f"a Pub/Sub message that cannot be read: {error}",
+            expected="`data` in base64, `attributes` as an object and `publishTime` as RFC 3339",
+            next_step="Leave the message as gcloud printed it, or give the payload alone.",
+        ) from error
+    return row, at is not None
+
+
+def _enveloped(document: bytes) -> dict[str, Any] | None:
+    """The message in what gcloud or the REST API prints; None for a payload."""
+    try:
+        value = json.loads(document)
+    except (ValueError, RecursionError):
+        return None
+    if isinstance(value, dict) and isinstance(value.get("message"), dict) and set(value) <= _ENVELOPE:
+        value = value["message"]
+    elif not (isinstance(value, dict) and {"messageId", "message_id"} & set(value) and "data" in value):
+        return None
+    return value if set(value) <= _MESSAGE else None

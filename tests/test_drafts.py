@@ -1,0 +1,280 @@
+"""A topic's files from sample messages, and what a topic makes of messages: no lake, no server but the broker."""
+
+from __future__ import annotations
+
+import base64
+import json
+import shutil
+from collections.abc import Callable
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import google.cloud.pubsub_v1 as pubsub_v1
+import pytest
+import yaml
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from typer.testing import CliRunner
+
+from lakehouse.cli import app
+from lakehouse.config import Config, load
+from lakehouse.errors import LakehouseError
+from lakehouse.operations.draft import Draft, draft
+from lakehouse.operations.samples import file_samples
+from lakehouse.operations.trial import trial
+from lakehouse.sandbox import flights
+from lakehouse.sandbox.broker import Broker
+from lakehouse.topics import topic_from
+from lakehouse.validate.suites import suite_from
+
+HOUSE = Path(__file__).parent.parent
+NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
+
+
+@pytest.fixture(scope="module")
+def config(tmp_path_factory: pytest.TempPathFactory) -> Config:
+    folder = tmp_path_factory.mktemp("conf")
+    for name in ("conf", "expectations"):
+        shutil.copytree(HOUSE / name, folder / name)
+    return load(folder / "conf" / "local.yaml")
+
+
+@pytest.fixture
+def run(config: Config) -> Callable[..., tuple[int, Any]]:
+    """Runs `topics …` with `--json`; gives its exit code and what it printed."""
+
+    def invoked(*arguments: str) -> tuple[int, Any]:
+        result = CliRunner().invoke(app.app, ["--conf", str(config.path), "topics", *arguments, "--json"])
+        if result.exception is not None and not isinstance(result.exception, SystemExit):
+            raise result.exception
+        return result.exit_code, json.loads(result.stdout)
+
+    return invoked
+
+
+def drafted(lines: list[Any], config: Config, folder: Path, **places: str) -> Draft:
+    file = folder / "samples.jsonl"
+    file.write_text("\n".join(map(json.dumps, lines)), encoding="utf-8")
+    return draft("plays", file_samples(file, NOW), config, **places)  # type: ignore[arg-type]
+
+
+# --- the whole way -------------------------------------------------------------------------------------------------
+
+
+def test_what_new_writes_passes_the_check_and_takes_its_samples(
+    config: Config, run: Callable[..., tuple[int, Any]], tmp_path: Path
+) -> None:
+    """Sound messages of three kinds, as payloads and as gcloud prints them; then nothing is ever overwritten."""
+    for kind in ("flight_departed", "weather_observed"):
+        sound = [each for each in flights.messages() if each.topic == kind and each.event_id]
+        lines, printed = tmp_path / f"{kind}.jsonl", tmp_path / f"{kind}.json"
+        lines.write_bytes(b"\n".join(each.payload for each in sound))
+        printed.write_text(json.dumps([_as_gcloud_prints(each) for each in sound]), encoding="utf-8")
+        code, written = run("new", f"{kind}_2", "--from", str(printed))
+        assert code == 0
+        topic = written["topic"]
+        assert topic["event_id"] == "payload.event_id"
+        assert topic["event_time"] == config.topic(kind).event_time
+        for file in (lines, printed):
+            code, tried = run("try", f"{kind}_2", "--from", str(file))
+            assert (code, tried["rejected"]) == (0, 0)
+            assert tried["events"] == len({each.event_id for each in sound})
+            assert tried["duplicates"] == len(sound) - tried["events"]
+    code, checked = run("check")
+    assert code == 0, checked
+    before = [Path(file).read_bytes() for file in written["files"]]
+    with pytest.raises(LakehouseError, match="never overwritten"):
+        run("new", "weather_observed_2", "--from", str(lines))
+    assert [Path(file).read_bytes() for file in written["files"]] == before
+
+
+def _as_gcloud_prints(message: flights.Message) -> dict[str, Any]:
+    return {
+        "ackId": "x",
+        "message": {
+            "data": base64.b64encode(message.payload).decode(),
+            "attributes": message.attributes,
+            "messageId": "1",
+            "publishTime": message.publish_at.isoformat(),
+        },
+    }
+
+
+def test_a_subscription_is_looked_at_and_keeps_its_messages(
+    run: Callable[..., tuple[int, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    topic, subscription = "projects/p/topics/looked", "projects/p/subscriptions/looked"
+    with Broker() as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
+        publisher.create_topic(name=topic)
+        subscriber.create_subscription(name=subscription, topic=topic)
+        for number in range(5):
+            payload = {"id": f"p{number}", "at": f"2026-11-23T0{number}:00:00Z", "user": "ada"}
+            publisher.publish(topic, json.dumps(payload).encode()).result(30)
+        code, tried = run("new", "looked", "--from", subscription, "--messages", "3")
+        assert (code, tried["samples"], tried["topic"]["subscription"]) == (0, 3, subscription)
+        assert len(broker.unacked(subscription)) == 5
+        again = subscriber.pull(subscription=subscription, max_messages=10).received_messages
+        assert len(again) == 5
+        subscriber.close()
+        publisher.stop()
+
+
+def test_a_trial_says_what_becomes_of_each_message(run: Callable[..., tuple[int, Any]], tmp_path: Path) -> None:
+    """The demo's own messages, flaws and all: as many as the demo delivers, removes and rejects."""
+    mine = [each for each in flights.messages() if each.topic == "flight_departed"]
+    file = tmp_path / "messages.json"
+    file.write_text(json.dumps([_as_gcloud_prints(each) for each in mine]), encoding="utf-8")
+    code, tried = run("try", "flight_departed", "--from", str(file))
+    assert (code, tried["rejected"]) == (1, 5)
+    assert set(tried["reasons"]) == {
+        "from the future", "no event id", "no event time", "not JSON", "wrong type: route.distance_miles"
+    }  # fmt: skip
+    assert sum(tried["hours"].values()) == tried["events"] == len({each.event_id for each in mine if each.event_id})
+    one = next(each for each in tried["messages"] if each["outcome"] == "event" and each["is_late"])
+    published = mine[one["number"] - 1].publish_at
+    assert published > datetime.fromisoformat(one["event_time"]) + timedelta(hours=1)
+    assert one["event"]["route"]["origin"] in ("EWR", "JFK", "LGA")
+
+
+# --- the property --------------------------------------------------------------------------------------------------
+
+_names = st.text("aBc_ :.-é\n#'\"", min_size=1, max_size=6) | st.sampled_from(["on", "Id", "hour", "user_id", "time"])
+_texts = st.text(max_size=8) | st.sampled_from(["2026-11-23T05:30:00Z", "2026-02-30", "2026-11-23", "007", "9" * 19])
+_leaves = (
+    st.none() | st.booleans() | st.integers(-(2**70), 2**70) | st.floats(allow_nan=False, allow_infinity=False) | _texts
+)
+_values = st.recursive(
+    _leaves,
+    lambda inner: st.lists(inner, max_size=3) | st.dictionaries(_names, inner, max_size=3),
+    max_leaves=6,
+)
+
+
+@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@given(
+    documents=st.lists(st.dictionaries(_names, _values, max_size=5), min_size=1, max_size=12),
+    time=st.sampled_from(["iso", "s", "ms", "none"]),
+)
+def test_a_draft_takes_the_samples_that_it_is_made_of(
+    documents: list[dict[str, Any]], time: str, config: Config, tmp_path: Path
+) -> None:
+    """Whatever they hold: what cannot be a field is left out and named, and both files read back as they were meant."""
+    for number, document in enumerate(documents):
+        at = datetime(2026, 11, 23, 5, tzinfo=UTC) + timedelta(minutes=number)
+        stamp = {"iso": at.isoformat(), "s": at.timestamp(), "ms": int(at.timestamp() * 1000), "none": None}[time]
+        document |= {"event_id": f"e{number}", "user": f"ada{number}", "happened_at": stamp}
+    made = drafted(documents, config, tmp_path)
+    topic = topic_from("plays", yaml.safe_load(made.yaml))
+    assert topic == made.topic
+    tried = trial(topic, file_samples(tmp_path / "samples.jsonl", NOW))
+    assert tried.rejected == 0, tried.reasons
+    assert not made.left_out
+    suite = suite_from(topic, {"plays.json": made.suite})
+    assert {"user"} <= {column for each in suite.expectations for column in each.columns}
+    named = {each.about.split(".")[0].split("[")[0] for each in made.doubts}
+    for name in {name for document in documents for name in document}:
+        assert (
+            name in topic.fields
+            or name in named
+            or f"payload.{name}" in (topic.event_id, topic.event_time)
+            or ("." in name)
+        )
+
+
+# --- tables of cases -----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("values", "wanted"),
+    [
+        ([True, False], "boolean"),
+        ([1, 2**62], "bigint"),
+        ([1, 2.5], "double"),
+        ([2**64], "decimal(38,0)"),
+        (["2026-11-23T05:30:00Z", "2026-11-23t05:30:00+01:00"], "timestamp"),
+        (["2026-11-23T05:30:00Z", "never"], "string"),
+        (["2026-11-23"], "date"),
+        (["2026-02-30"], "string"),
+        ([[1], [], [2.5]], "array<double>"),
+        ([{"a": 1}, {"b": [{"c": "x"}]}], "struct<a: bigint, b: array<struct<c: string>>>"),
+        ([{f"k{n}_{m}": 1 for m in range(3)} for n in range(9)], "map<string, bigint>"),
+        ([None], None),
+        ([[]], None),
+        ([{}], None),
+        ([1, "1"], None),
+    ],
+)
+def test_types_are_inferred(values: list[Any], wanted: str | None, config: Config, tmp_path: Path) -> None:
+    lines = [{"id": f"e{n}", "at": f"2026-11-23T05:{n:02}:00Z", "x": value} for n, value in enumerate(values)]
+    made = drafted(lines, config, tmp_path)
+    assert made.topic.fields.get("x") == wanted
+    assert wanted is not None or {"x", "x[]"} & {each.about for each in made.doubts}
+
+
+@pytest.mark.parametrize(
+    ("members", "where"),
+    [
+        ({"id": "e{n}", "at": "2026-11-23T05:0{n}:00Z"}, ("payload.id", "payload.at")),
+        ({"meta": {"uuid": "u{n}"}, "sent_at": "2026-11-23T05:0{n}:00Z"}, ("payload.meta.uuid", "payload.sent_at")),
+        (
+            {"play_id": "u{n}", "user_id": "ada", "scheduled_at": "2026-11-23T06:0{n}:00Z",
+             "played_at": "2026-11-23T05:0{n}:00Z"},
+            ("payload.play_id", "payload.played_at"),
+        ),
+        ({"id": "e{n}", "expires_at": "2100-11-23T05:0{n}:00Z"}, ("payload.id", "publish_time")),
+        ({"id": "e{n}", "born": "1969-11-23T05:0{n}:00Z"}, ("payload.id", "publish_time")),
+    ],
+)  # fmt: skip
+def test_ids_and_times_are_proposed(
+    members: dict[str, Any], where: tuple[str, str], config: Config, tmp_path: Path
+) -> None:
+    lines = [json.loads(json.dumps(members).replace("{n}", str(n))) for n in range(5)]
+    topic = drafted(lines, config, tmp_path).topic
+    assert (topic.event_id, topic.event_time) == where
+
+
+def test_a_few_flawed_samples_take_no_column_away(config: Config, tmp_path: Path) -> None:
+    lines: list[Any] = [{"id": f"e{n}", "at": f"2026-11-23T05:{n:02}:00Z", "ms": n} for n in range(40)]
+    lines += [{"at": "2026-11-23T05:00:00Z", "ms": 1}, {"id": "e40", "at": "2026-11-23T05:00:00Z", "ms": "far"}, 17]
+    made = drafted(lines, config, tmp_path)
+    assert made.topic.fields == {"id": "string", "at": "timestamp", "ms": "bigint"}
+    said = [each.text for each in made.doubts if each.about == "samples"]
+    assert "1 of 43 are left out: not JSON" in said
+    assert {"1 of 43 are rejected: no event id", "1 of 43 are rejected: wrong type: ms"} <= set(said)
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        (b"", "no message"),
+        (b"17\n", "none of which is a JSON object"),
+        (b"\x1f\x8b\x08", "compressed"),
+        (b'{"user": "ada"}\n{"user": "ada", "x": 1}', "another in each event"),
+        (b'[{"message": {"data": "%%"}}]', "message 1"),
+    ],
+)
+def test_samples_that_give_no_topic_are_refused(
+    content: bytes, expected: str, run: Callable[..., tuple[int, Any]], tmp_path: Path, config: Config
+) -> None:
+    file = tmp_path / "samples"
+    file.write_bytes(content)
+    with pytest.raises(LakehouseError, match=expected):
+        run("new", "refused", "--from", str(file), "--subscription", "projects/p/subscriptions/refused")
+    assert not list(config.path.parent.glob("topics/refused*"))
+
+
+@pytest.mark.parametrize("name", ["", "Plays", "../plays", "plays.x", "1plays", "plays\n", "_every_topic", "p" * 101])
+def test_odd_names_are_refused(name: str, run: Callable[..., tuple[int, Any]], tmp_path: Path) -> None:
+    with pytest.raises(LakehouseError, match="lower-case letters"):
+        run("new", name, "--from", str(tmp_path / "none"))
+
+
+def test_a_subscription_of_another_topic_is_refused(run: Callable[..., tuple[int, Any]], tmp_path: Path) -> None:
+    file = tmp_path / "samples.jsonl"
+    file.write_text('{"id": "e1", "at": "2026-11-23T05:00:00Z"}', encoding="utf-8")
+    taken = "projects/sandbox/subscriptions/flight_departed"
+    with pytest.raises(LakehouseError, match="a subscription of its own"):
+        run("new", "twice", "--from", str(file), "--subscription", taken)
