@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import fcntl
+import io
 import json
 import os
 import pty
@@ -20,6 +21,7 @@ from rich.text import Text
 
 from lakehouse.cli import columns
 from lakehouse.cli.output import as_json, table
+from lakehouse.cli.progress import progress
 from lakehouse.operations.status import STATES, HourStatus, TopicStatus
 from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
@@ -119,3 +121,21 @@ def test_commands_fit_a_terminal(lake: Lake, width: int, command: list[str]) -> 
     assert max(cell_len(line) for line in lines) <= width, said.decode()
     if command == ["status"]:
         assert [line[:1] for line in lines[1:3]] == ["!", "·"]
+
+
+class _Screen(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_progress_is_on_the_terminal_only(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On stderr, where it counts each step; a program that reads the output or the errors of a command sees nothing."""
+    out, err = io.StringIO(), _Screen() if is_terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setenv("TERM", "xterm")
+    assert list(progress("hours verified")(iter("abc"), 3)) == ["a", "b", "c"]
+    assert out.getvalue() == ""
+    shown = Text.from_ansi(err.getvalue()).plain
+    assert ("hours verified" in shown, "3/3" in shown) == (is_terminal, is_terminal)

@@ -22,6 +22,7 @@ from lakehouse.cli.output import (
     print_table,
     value_text,
 )
+from lakehouse.cli.progress import progress
 from lakehouse.config import load
 
 _BATCH = {"bronze version": "bronze_version", "release": "release", "run": "run"}
@@ -39,7 +40,8 @@ def verify(
     from lakehouse.operations.verify import verify_hours
 
     config = load(context.obj)
-    result = verify_hours(config.topic(topic), config, [hour_of(each) for each in hour or []], datetime.now(UTC))
+    wanted = [hour_of(each) for each in hour or []]
+    result = verify_hours(config.topic(topic), config, wanted, datetime.now(UTC), progress("hours verified"))
     if as_json:
         print_json(asdict(result))
     else:
@@ -154,7 +156,9 @@ def reconcile(
     chosen = [started_topic(context, topic).topic] if topic else [config.topic(name) for name in names]
     session = spark_session(config.settings, "reconcile") if reconciling.needs_spark(config, chosen) else None
     open_mirror = reconciling.mirrors_of(config, session)
-    found = reconciling.reconcile(config, chosen, open_mirror, first=bounds[0], last=bounds[1], repair=repair)
+    found = reconciling.reconcile(
+        config, chosen, open_mirror, first=bounds[0], last=bounds[1], repair=repair, track=progress("topics compared")
+    )
     if as_json:
         cells = [{**asdict(cell), "is_right": cell.is_right, "next_step": cell.next_step} for cell in found.cells]
         print_json({"cells": cells, "wrong": len(found.wrong)})

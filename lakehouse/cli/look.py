@@ -33,6 +33,7 @@ from lakehouse.cli.output import (
     table,
     terminal,
 )
+from lakehouse.cli.progress import progress
 from lakehouse.config import DEFAULT_CONF, Config, load
 from lakehouse.errors import ConfigError, LakehouseError
 from lakehouse.operations.explain import Explanation, explain_hour
@@ -153,7 +154,7 @@ def report(
         raise LakehouseError(
             "--serve", found=folder, expected="a folder of this machine", next_step="Give one with --out."
         )
-    built = report_site.build(config, folder, datetime.now(UTC), last=last)
+    built = report_site.build(config, folder, datetime.now(UTC), last=last, track=progress("topics drawn"))
     document = {"index": f"{folder}/index.html", **asdict(built)}
     confirm(
         f"{folder}/index.html: {built.topics} topics, {built.pages} hours, {built.drawn} drawn again.",

@@ -183,9 +183,9 @@ def share_text(share: float | None) -> str:
     return "<0.1%" if 0 < share < 0.001 else f"{share:.1%}".replace(".0%", "%")
 
 
-def terminal() -> Console:
+def terminal(is_error: bool = False) -> Console:
     """The terminal itself, for what draws on it in place."""
-    return _console()
+    return _console(is_error)
 
 
 # --- fitting -------------------------------------------------------------------------------------------------------

@@ -16,6 +16,7 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.sealed import sealed_hour
+from lakehouse.operations.tracking import Track, untracked
 from lakehouse.store.delta import DataFile, files
 from lakehouse.store.place import Place
 from lakehouse.store.records import Mirrored, State
@@ -86,15 +87,17 @@ def reconcile(
     first: Hour | None = None,
     last: Hour | None = None,
     repair: bool = False,
+    track: Track = untracked,
 ) -> Reconciliation:
     """Every hour from `first` to `last` in silver and every mirror of its topic, as the stores count it now.
 
     These are the hours of the ledger and those that a store has beside them. Mirrors are read at the same time. With
     `repair`, what is missing or different at a mirror and cleared to be there is published again and counted again;
-    what is extra stays, and silver is never touched.
+    what is extra stays, and silver is never touched. `track` counts topics.
     """
     cells: list[Cell] = []
-    for topic in topics:
+    chosen = list(topics)
+    for topic in track(chosen, len(chosen)):
         comparison = TopicComparison(TopicTables(topic, config.settings), first, last)
         cells += comparison.cells(open_mirror, repair)
     return Reconciliation(tuple(cells))

@@ -20,6 +20,7 @@ from lakehouse.hours import Hour
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.status import HourStatus, TopicSnapshot
+from lakehouse.operations.tracking import Track, untracked
 from lakehouse.pages import charts, hour
 from lakehouse.pages.hour import HourContext
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
@@ -58,17 +59,18 @@ class _TopicView:
     complaint: str | None = None
 
 
-def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS) -> Built:
+def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, track: Track = untracked) -> Built:
     """Write the pages of the `last` newest hours to the folder or bucket `out`.
 
     An hour's page is drawn again only when something happened to the hour; pages of older hours stay. What cannot be
-    read of one topic or hour is said on its page, and holds up no other.
+    read of one topic or hour is said on its page, and holds up no other. `track` counts topics.
     """
     storage = storage_for(out, config.settings.storage_options)
     before = _built_before(storage)
     topics = [config.topics[name] for name in sorted(config.topics)]
     with ThreadPoolExecutor(_READERS) as readers:
-        results = list(readers.map(lambda topic: _topic_built(topic, config, storage, before, last, now), topics))
+        built = readers.map(lambda topic: _topic_built(topic, config, storage, before, last, now), topics)
+        results = list(track(built, len(topics)))
     views = [view for view, _ in results]
     pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
     axis = _axis(views, last)

@@ -16,6 +16,7 @@ from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.hours import Hour, hours_among
+from lakehouse.operations.tracking import Track, untracked
 from lakehouse.store.delta import DataFile, files, first_line, table_errors
 from lakehouse.store.delta_log import LOG, Commit, Hidden, commits, hidden_in_checkpoint
 from lakehouse.store.files import Storage
@@ -55,10 +56,12 @@ class Verification:
     findings: tuple[Finding, ...]
 
 
-def verify_hours(topic: Topic, config: Config, hours: Iterable[Hour], now: datetime) -> Verification:
+def verify_hours(
+    topic: Topic, config: Config, hours: Iterable[Hour], now: datetime, track: Track = untracked
+) -> Verification:
     """Check the given hours, or all that were ever sealed, and the table as a whole.
 
-    Reads the footer and the ids of every file. LakehouseError when a given hour was never sealed.
+    Reads the footer and the ids of every file; `track` counts hours. LakehouseError when a given hour was never sealed.
     """
     tables = TopicTables(topic, config.settings)
     history = tables.history()
@@ -77,7 +80,8 @@ def verify_hours(topic: Topic, config: Config, hours: Iterable[Hour], now: datet
         lost = Finding(None, "unreadable log", tables.sealed.below("silver").uri, unreadable.found, unreadable.expected)
         return Verification(topic.name, None, tuple(wanted), 0, 0, (*ledger_findings(history), lost))
     with ThreadPoolExecutor(_READERS) as readers:
-        of_files = list(readers.map(lambda hour: list(file_findings(state, hour)), wanted))
+        found = readers.map(lambda hour: list(file_findings(state, hour)), wanted)
+        of_files = list(track(found, len(wanted)))
     of_hours = [[*log_findings(state, hour), *found] for hour, found in zip(wanted, of_files, strict=True)]
     findings = (
         *ledger_findings(history),

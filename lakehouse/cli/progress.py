@@ -1,0 +1,25 @@
+"""How far a command is: one line on the terminal, gone when it ends, and nothing where there is no terminal."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from lakehouse.cli.output import terminal
+from lakehouse.operations.tracking import T, Track
+
+
+def progress(what: str) -> Track:
+    """For the work of one command; on stderr, so that what is printed stays whole. `what` says what is counted."""
+
+    def tracked(items: Iterable[T], total: int, /) -> Iterator[T]:
+        console = terminal(is_error=True)
+        if not console.is_terminal:
+            yield from items
+            return
+        columns = (TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeRemainingColumn())
+        with Progress(*columns, console=console, transient=True) as bar:
+            yield from bar.track(items, total=total, description=what)
+
+    return tracked
