@@ -165,6 +165,7 @@ def _deliveries(hour: Hour, first: int, rows: int, duplicates: float, republishe
             select n::varchar as message_id, moment + to_milliseconds(1000 + n % 1000) as publish_time,
                 map {{'origin': 'bench'}}::map(varchar, varchar) as attributes,
                 encode(id || other || repeat(other, 7) || repeat('x', 62)) as payload,
+                null::varchar as ordering_key,
                 id as event_id, moment as event_time,
                 {{
                     'user': 'u' || (e % 1000003), 'country': ['se', 'de', 'us', 'br', 'jp'][1 + e % 5],
