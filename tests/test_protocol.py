@@ -15,8 +15,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from folders import folders_of
-from google.pubsub_v1 import types
 from model import Outcome, outcome
 from small_model import (
     ATTEMPT,
@@ -35,18 +33,19 @@ from small_model import (
 )
 
 from lakehouse import failpoints
-from lakehouse.crash import schedules
-from lakehouse.crash.schedules import ACK_DEADLINE, PUBSUB_TOPIC, SUBSCRIPTION, CheckpointInUseError, Death, Schedule
+from lakehouse.crash import driver
+from lakehouse.crash.checkpoints import CheckpointInUseError
+from lakehouse.crash.driver import Death
+from lakehouse.crash.small_lake import small_config
+from lakehouse.crash.world import ACK_DEADLINE, World
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest import claim
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import Manifests
 from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
-from lakehouse.landing.source import SegmentStream
+from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.store.bronze_log import ingest_commits, segment_of
-from lakehouse.store.delta import open_table
-from lakehouse.store.files import storage_for
 from lakehouse.topics import Slots
 
 SEEDS = range(300)
@@ -276,11 +275,10 @@ class Turns:
 
     def __init__(self, folder: Path, seed: int) -> None:
         self.chance = random.Random(seed)
-        self.world = schedules.World(Schedule(f"turns {seed}", ()), folder)
+        self.world = World(small_config(folder), sweep_every=1)  # as in the model
         self.world.broker.sampling = MISSING  # no hour closes: what is committed are segments
         self._folder = folder
-        self._folders = folders_of(self.world.config.settings, "plays")
-        self._storage = storage_for(self._folders.raw)
+        self._storage = self.world.tables.raw.files()
         self._messages: dict[str, int] = {}
         self._segments: dict[str, tuple[Key, Messages]] = {}
         self.players: list[Player] = []
@@ -289,14 +287,13 @@ class Turns:
         for number in range(count):
             played_at = self.world.now.isoformat()
             payload = f'{{"event_id": "e{number}", "played_at": "{played_at}", "n": 1}}'.encode()
-            message = types.PubsubMessage.pb()(data=payload)
-            self.world._call("Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=[message])
-        self._messages = {name: number for number, name in enumerate(self.world.broker.published(PUBSUB_TOPIC))}
+            self.world.publish(payload)
+        self._messages = {name: number for number, name in enumerate(self.world.published())}
 
     def add(self, planned: Driver, most: int) -> None:
         topic = self.world.topic.model_copy(update={"slots": Slots(min=planned.slots, max=planned.slots)})
         checkpoint = self._folder / f"checkpoint-{planned.checkpoint}"
-        real = schedules.Driver(self.world, topic, checkpoint, planned.name, Always(most))
+        real = driver.Driver(self.world, topic, checkpoint, planned.name, Always(most))
 
         def life() -> Iterator[str]:
             real.open()
@@ -309,41 +306,42 @@ class Turns:
 
     def add_attempt(self, key: Key) -> None:
         def life() -> Iterator[str]:
-            list(
-                SegmentStream(self._source_options(), schedules.hasty_puller(self.world.broker)).read(Slot(*key, None))
-            )
+            list(SegmentStream(self._source_options(), driver.hasty_puller(self.world.broker)).read(Slot(*key, None)))
             yield from ()
 
         self.players.append(Player(ATTEMPT.name, life))
 
     def _source_options(self) -> dict[str, str]:
         settings = self.world.config.settings
-        return schedules.source_options(self.world.topic, self._folders.raw, settings.ingest, {})
+        return source_options(self.world.topic, self.world.tables.raw.uri, settings.ingest, {})
 
     def end(self) -> None:
         for player in self.players:
             player.dies()
 
     def seen(self) -> Seen:
-        unacked = frozenset(self._messages[name] for name in self.world.broker.unacked(SUBSCRIPTION))
+        unacked = frozenset(self._messages[name] for name in self.world.unacked())
         present = frozenset(
             self._segment(read_manifest(self._storage, *key)) for key in listed_manifests(self._storage)
         )
-        if not Path(self._folders.bronze, "_delta_log").exists():
+        if not self.world.tables.has_bronze():
             return unacked, present, ()
-        log = sorted((version, metadata["segments"]) for version, metadata in ingest_commits(self._bronze()))
+        log = sorted(
+            (version, metadata["segments"]) for version, metadata in ingest_commits(self.world.tables.bronze())
+        )
         return unacked, present, tuple(frozenset(self._segments[name] for name in names) for _, names in log)
-
-    def _bronze(self) -> Any:
-        return open_table(self._folders.bronze, {})
 
     def _segment(self, manifest: Manifest | None) -> tuple[Key, Messages]:
         assert manifest is not None
-        paths = [f"{self._folders.bronze}/{file.path}" for file in manifest.files]
-        ids = [name for path in paths for name in pq.ParquetFile(path).read(["message_id"])["message_id"].to_pylist()]
+        paths = [f"bronze/{file.path}" for file in manifest.files]
+        ids = [name for path in paths for name in self._message_ids(path)]
         segment = (manifest.epoch, manifest.slot), frozenset(self._messages[name] for name in ids)
         self._segments.update((segment_of(path), segment) for path in paths)
         return segment
+
+    def _message_ids(self, path: str) -> list[str]:
+        with self._storage.open(path) as source, pq.ParquetFile(source) as file:
+            return list(file.read(["message_id"])["message_id"].to_pylist())
 
 
 class Always(random.Random):
@@ -383,7 +381,6 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
     states = {at_first([*planned, ATTEMPT], 3)}
     told: list[str] = []
     player, stays = None, chance.choice([0, 0.5, 0.8])
-    turns.world.sweep_every = 1  # as in the model
     for each in planned:
         turns.add(each, most=chance.choice([1, 2, 50]))
     while living := [player for player in turns.players if not player.has_ended]:

@@ -19,8 +19,9 @@ import pyspark
 
 from lakehouse import failpoints
 from lakehouse.crash.invariants import violations_so_far
-from lakehouse.crash.lives import BY_PYTHON, END, FEW, HALF_ACKED, MANY, SUBSCRIPTION, KilledLake, Result
+from lakehouse.crash.lives import BY_PYTHON, END, FEW, HALF_ACKED, MANY, KilledLake, Result
 from lakehouse.crash.processes import Server, free_ports, started
+from lakehouse.crash.small_lake import SUBSCRIPTION
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 

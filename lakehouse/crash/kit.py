@@ -5,7 +5,7 @@
     python -m lakehouse.crash.kit --only 'ingest.close_recorded'  # one death by SIGKILL, and the life after it
     python -m lakehouse.crash.kit --only executors         # those on a cluster
 
-Most deaths are played in this process (`schedules`), where a case takes a second or two. The same steps are then taken
+Most deaths are played in this process (`playing`), where a case takes a second or two. The same steps are then taken
 by the real application with Spark, in two lakes side by side: it is killed at one step after the other, and at random
 ones, each life going on in the lake that the last one left (`lives`). At last it runs on a cluster whose executors race
 and die while it goes on (`cluster`). Everything is drawn by the seed. Exit code 1 when anything is lost, doubled,
@@ -37,7 +37,8 @@ from rich.table import Table
 from lakehouse import failpoints
 from lakehouse.crash.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
 from lakehouse.crash.lives import END, KilledLake, Result
-from lakehouse.crash.schedules import Outcome, Schedule, dying_at, played, random_schedule, shrunk
+from lakehouse.crash.playing import Outcome, played
+from lakehouse.crash.schedules import Schedule, dying_at, random_schedule, shrunk
 from lakehouse.sandbox.broker import Broker
 
 BUILD = Path("build/crash")

@@ -23,7 +23,7 @@ from lakehouse import failpoints, hours
 from lakehouse.config import Config, load
 from lakehouse.crash.invariants import Expected, violations, violations_so_far
 from lakehouse.crash.processes import bound_to_us
-from lakehouse.crash.schedules import write_suites
+from lakehouse.crash.small_lake import PUBSUB_TOPIC, SUBSCRIPTION, write_suites
 from lakehouse.hours import Hour
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
@@ -35,7 +35,6 @@ from lakehouse.store.tables import TopicTables
 HOUSE = Path(__file__).parents[2]
 BY_PYTHON = (sys.executable, str(HOUSE / "jobs/run.py"))
 BY_SPARK_SUBMIT = (str(HOUSE / "spark-submit.sh"), "run")
-TOPIC, SUBSCRIPTION = "projects/sandbox/topics/plays", "projects/sandbox/subscriptions/plays"
 END = "the last life, to the end"
 HALF_ACKED = "pull.half_acknowledged"
 LITTERED = "mirror.old_aside"
@@ -91,10 +90,14 @@ class KilledLake:
         self._ids: list[str] = []
         self._hours = self._lives = 0
         self.log = self.folder
-        self._call("CreateTopic", types.Topic, name=TOPIC)
+        self._call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
         seconds = int(ack_deadline.total_seconds())
         self._call(
-            "CreateSubscription", types.Subscription, name=SUBSCRIPTION, topic=TOPIC, ack_deadline_seconds=seconds
+            "CreateSubscription",
+            types.Subscription,
+            name=SUBSCRIPTION,
+            topic=PUBSUB_TOPIC,
+            ack_deadline_seconds=seconds,
         )
 
     # --- lives
@@ -131,7 +134,7 @@ class KilledLake:
 
     def violations(self) -> list[str]:
         """What is wrong once everything that was published is delivered."""
-        acknowledged = set(self.broker.published(TOPIC)) - set(self.broker.unacked(SUBSCRIPTION))
+        acknowledged = set(self.broker.published(PUBSUB_TOPIC)) - set(self.broker.unacked(SUBSCRIPTION))
         wrong = violations(self.topic, self.config, Expected(set(self._ids), self._hours, acknowledged))
         return [*wrong, *(f"{left} is left over" for left in Path(self._mirror, "_staging").glob("*"))]
 
@@ -151,7 +154,7 @@ class KilledLake:
                 payloads.append(payloads[-1])
         messages = [types.PubsubMessage.pb()(data=payload) for payload in payloads]
         for first in range(0, len(messages), 1000):
-            self._call("Publish", types.PublishRequest, topic=TOPIC, messages=messages[first : first + 1000])
+            self._call("Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=messages[first : first + 1000])
 
     # --- its process
 

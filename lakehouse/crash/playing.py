@@ -1,0 +1,292 @@
+"""Plays a schedule in one process: the real source, ingest and stages without Spark."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import timedelta
+from pathlib import Path
+
+import grpc
+
+from lakehouse import failpoints, hours
+from lakehouse.crash.checkpoints import SHARED, CheckpointInUseError, Checkpoints
+from lakehouse.crash.driver import Death, Driver
+from lakehouse.crash.invariants import Expected, violations
+from lakehouse.crash.publisher import Publisher
+from lakehouse.crash.schedules import Act, Schedule
+from lakehouse.crash.small_lake import small_config
+from lakehouse.crash.world import World
+from lakehouse.errors import LakehouseError
+from lakehouse.mirrors.stage import mirror_due
+from lakehouse.sandbox.faults import Faults, RandomFaults
+from lakehouse.seal.stage import seal_due
+from lakehouse.store.records import CloseRequested, State
+from lakehouse.topics import Slots
+from lakehouse.validate.release import release
+from lakehouse.validate.stage import validate_hour
+
+_MOST_BATCHES = 80
+_PASSING = (
+    grpc.StatusCode.UNAVAILABLE,
+    grpc.StatusCode.DEADLINE_EXCEEDED,
+    grpc.StatusCode.RESOURCE_EXHAUSTED,
+)
+
+
+@dataclass
+class Outcome:
+    """What was found wrong, and whether the death that the schedule is about did come."""
+
+    schedule: Schedule
+    violations: list[str]
+    has_died: bool
+    trace: list[str]
+
+    @property
+    def is_right(self) -> bool:
+        return not self.violations and (self.has_died or self.schedule.dies_once_at is None)
+
+
+def played(schedule: Schedule, folder: Path) -> Outcome:
+    """The schedule from beginning to end, in an empty folder; then one more driver in peace, until all is delivered."""
+    play = Play(schedule, folder)
+    for act in schedule.acts:
+        play.perform(act)
+    wrong = _ended_in_peace(play)
+    return Outcome(schedule, wrong, play.has_died, play.trace)
+
+
+class Play:
+    """A world in which acts happen, and the drivers that live in it."""
+
+    def __init__(self, schedule: Schedule, folder: Path) -> None:
+        self._schedule = schedule
+        config = small_config(folder, first_hour=schedule.first_hour, empty_hours=schedule.empty_hours)
+        self.world = World(config)
+        self.publisher = Publisher(self.world)
+        self.checkpoints = Checkpoints(folder)
+        self.drivers: dict[str, Driver] = {}
+        self._busy: list[Driver] = []
+        self._number = 0
+        self._seen = 0
+        self.unexpected: list[str] = []
+        self.has_died = False
+        self.trace: list[str] = []
+
+    def perform(self, act: Act) -> None:
+        """Let it happen; what dies of it, or ends with an error of ours, is gone afterwards."""
+        self.trace.append(str(act))
+        with self._watching(act):
+            try:
+                _ACTS[act.kind](self, act)
+            except Death:
+                self.trace.append("  died")
+                self.drivers.pop(act.driver, None)
+            except (LakehouseError, CheckpointInUseError) as error:
+                self.trace.append(f"  {type(error).__name__}: {error}"[:200])
+                if act.kind in ("batch", "start"):
+                    self.drivers.pop(act.driver, None)
+
+    @contextmanager
+    def _watching(self, act: Act) -> Iterator[None]:
+        """Steps inside the act are its own; what happens around it is not interrupted by them."""
+        before = failpoints.watcher()
+        seen = 0
+
+        def watcher(step: str) -> None:
+            nonlocal seen
+            if step == self._schedule.dies_once_at and not self.has_died:
+                self._seen += 1
+                if self._seen == self._schedule.nth:
+                    self.has_died = True
+                    raise Death(step)
+            if step == act.at:
+                seen += 1
+                for inner in act.meanwhile if seen == act.nth else ():
+                    self.perform(inner)
+            if step == act.dies_at:
+                raise Death(step)
+
+        failpoints.watch(watcher)
+        try:
+            yield
+        finally:
+            failpoints.watch(before)
+
+    # --- drivers
+
+    def start(self, act: Act) -> None:
+        """A new driver in the place of the one of that name; by the seed its slots and its checkpoint."""
+        if self.drivers.get(act.driver) in self._busy:
+            return
+        chance = random.Random(act.seed)
+        self.drivers.pop(act.driver, None)
+        least = chance.randrange(1, 4)
+        topic = self.world.topic.model_copy(update={"slots": Slots(min=least, max=chance.randrange(least, 5))})
+        checkpoint = self.checkpoints.folder(chance.choice([SHARED, SHARED, f"own-{act.driver}"]))
+        self._number += 1
+        driver = Driver(self.world, topic, checkpoint, f"{act.driver}{self._number}", chance)
+        driver.open()
+        self.drivers[act.driver] = driver
+
+    def batch(self, act: Act) -> None:
+        """One trigger of the driver, which starts first where there is none."""
+        if act.driver not in self.drivers:
+            self.start(act)
+        driver = self.drivers[act.driver]
+        if driver in self._busy:
+            return
+        self._busy.append(driver)
+        try:
+            driver.batch()
+        except Exception as error:
+            if not isinstance(error, (LakehouseError, CheckpointInUseError)):
+                self.unexpected.append(f"{type(error).__name__}: {error}")
+                self.drivers.pop(act.driver, None)
+                return
+            raise
+        finally:
+            self._busy.remove(driver)
+
+    def race(self, act: Act) -> None:
+        """A second attempt at the slot that is being pulled, as speculation starts it."""
+        if self._busy and self._busy[-1].slot is not None:
+            with self._watching(Act("rival")):
+                self._busy[-1].read_again()
+
+    def stop(self, act: Act) -> None:
+        if self.drivers.get(act.driver) not in self._busy:
+            self.drivers.pop(act.driver, None)
+
+
+# --- what happens beside the drivers -------------------------------------------------------------------------------
+
+
+def _publish(play: Play, act: Act) -> None:
+    play.publisher.publish(int(act.amount), random.Random(act.seed))
+
+
+def _wait(play: Play, act: Act) -> None:
+    play.world.now += timedelta(seconds=act.amount)
+
+
+def _weather(play: Play, act: Act) -> None:
+    chance = random.Random(act.seed)
+
+    def rate() -> float:
+        return chance.choice([0, 0, 0.1, 0.3])
+
+    play.world.broker.faults = RandomFaults(
+        act.seed,
+        refused=rate(),
+        answer_lost=rate(),
+        duplicated=rate(),
+        reordered=rate(),
+        delayed=rate(),
+        ack_dropped=rate(),
+        lease_cut=rate(),
+        longest_delay=timedelta(seconds=chance.choice([5, 600])),
+        codes=_PASSING if chance.random() < 0.7 else (*_PASSING, grpc.StatusCode.PERMISSION_DENIED),
+    )
+
+
+def _stages(play: Play, act: Act) -> None:
+    world = play.world
+    if not world.tables.has_ledger():
+        return
+    run = f"stages-{act.seed}"
+    seal_due(world.topic, world.config, run=run)
+    for hour in world.tables.history().due_to_validate():
+        validate_hour(world.topic, world.config, hour, run=run)
+    mirror_due(world.topic, world.config, None, run=run)
+
+
+def _close(play: Play, act: Act) -> None:
+    """Somebody asks for all hours so far to close."""
+    world = play.world
+    if world.tables.has_ledger():
+        world.ledger().record(CloseRequested(by="ann", reason="done"), hours.hour_of(world.now))
+
+
+def _release(play: Play, act: Act) -> None:
+    world = play.world
+    history = world.tables.history()
+    for hour in history.hours():
+        if history.state_of(hour) == State.INVALID:
+            release(world.topic, world.config, hour, "looked at", "ann")
+
+
+def _litter(play: Play, act: Act) -> None:
+    """Something lies where the next hours are to be mirrored."""
+    world = play.world
+    place = Path(str(world.config.settings.mirrors["folder"]["path"]), world.topic.name)
+    now = hours.hour_of(world.now)
+    for hour in hours.hours_between(hours.after(now, -3), hours.after(now)):
+        if not (place / hour).exists():
+            (place / hour).mkdir(parents=True)
+            (place / hour / "half.crc").write_text("left over")
+
+
+_ACTS: Mapping[str, Callable[[Play, Act], None]] = {
+    "start": Play.start,
+    "batch": Play.batch,
+    "rival": Play.race,
+    "stop": Play.stop,
+    "publish": _publish,
+    "wait": _wait,
+    "weather": _weather,
+    "stages": _stages,
+    "close": _close,
+    "release": _release,
+    "litter": _litter,
+    "lose": lambda play, act: play.checkpoints.lose(),
+    "save": lambda play, act: play.checkpoints.save(),
+    "restore": lambda play, act: play.checkpoints.restore(),
+    "log twice": lambda play, act: play.checkpoints.log_twice(),
+}
+"""What each kind of act does."""
+
+
+# --- the end -------------------------------------------------------------------------------------------------------
+
+
+def _ended_in_peace(play: Play) -> list[str]:
+    """One driver without faults, until all is delivered, sealed, cleared and mirrored; what is wrong then."""
+    play.world.broker.faults = Faults()
+    play.drivers.clear()
+    play.world.now += timedelta(hours=1)
+    quiet = Act("batch", 0, "z")
+    try:
+        _until_finished(play, quiet)
+        _close(play, quiet)
+        _until_finished(play, quiet)
+        for _ in range(5):  # a pass may die, and what it finds invalid is for the next one
+            play.perform(Act("stages"))
+            play.perform(Act("release"))
+            if not _is_anything_due(play.world):
+                break
+    except LakehouseError as error:
+        play.unexpected.append(str(error))
+    world, publisher = play.world, play.publisher
+    expected = Expected(publisher.good, publisher.bad, set(world.published()) - set(world.unacked()))
+    return [*play.unexpected, *violations(world.topic, world.config, expected)]
+
+
+def _until_finished(play: Play, act: Act) -> None:
+    """As `--until-drained` ends; twice, as the first may die once more."""
+    for _ in range(_MOST_BATCHES):
+        play.perform(act)
+        driver = play.drivers.get(act.driver)
+        last = driver.last_batch if driver else None
+        if last and last.is_finished and not play.world.unacked():
+            return
+        play.world.now += timedelta(seconds=11)
+    play.unexpected.append(f"not finished after {_MOST_BATCHES} batches in peace")
+
+
+def _is_anything_due(world: World) -> bool:
+    history = world.tables.history()
+    return bool(history.due_to_seal() or history.due_to_validate() or history.due_to_mirror("folder"))

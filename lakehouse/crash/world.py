@@ -1,0 +1,83 @@
+"""What outlives every driver: the broker and its clock, and the lake."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from google.cloud.monitoring_v3 import types as monitoring
+from google.pubsub_v1 import types
+
+from lakehouse.config import Config
+from lakehouse.crash.small_lake import PUBSUB_TOPIC, SUBSCRIPTION
+from lakehouse.ingest.frontier import MonitoringFrontier
+from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel, DirectError
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import TopicTables
+
+ACK_DEADLINE = timedelta(seconds=10)
+_START = datetime(2035, 3, 5, 9, 20, tzinfo=UTC)
+"""Later than any real time, as files carry the time of their writing and hours must be quiet by this clock."""
+
+
+class World:
+    """A broker with one topic, the lake of it, and one clock for all. Sweeps come at every `sweep_every`th batch."""
+
+    def __init__(self, config: Config, *, sweep_every: int = 3) -> None:
+        self.config, self.sweep_every = config, sweep_every
+        self.topic = config.topic("plays")
+        self.tables = TopicTables(self.topic, config.settings)
+        self.now = _START
+        self.broker = Broker(clock=lambda: self.now.timestamp())
+        self._channel = DirectChannel(self.broker)
+        self._call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
+        seconds = int(ACK_DEADLINE.total_seconds())
+        self._call(
+            "CreateSubscription",
+            types.Subscription,
+            name=SUBSCRIPTION,
+            topic=PUBSUB_TOPIC,
+            ack_deadline_seconds=seconds,
+        )
+
+    def publish(self, payload: bytes) -> None:
+        """DirectError when the broker refuses, or loses its answer."""
+        message = types.PubsubMessage.pb()(data=payload)
+        self._call("Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=[message])
+
+    def published(self) -> list[str]:
+        """The ids of all messages that the broker has taken."""
+        return list(self.broker.published(PUBSUB_TOPIC))
+
+    def unacked(self) -> list[str]:
+        return list(self.broker.unacked(SUBSCRIPTION))
+
+    def frontier(self) -> MonitoringFrontier:
+        client = _Monitoring(DirectChannel(self.broker).unary_unary("/x/ListTimeSeries"))
+        return MonitoringFrontier(SUBSCRIPTION, client, timedelta(minutes=5), ask_every=timedelta(0))
+
+    def ledger(self) -> Ledger:
+        return self.tables.ledger("world", lambda: self.now)
+
+    def _call(self, method: str, kind: Any, **values: Any) -> Any:
+        return self._channel.unary_unary(f"/x/{method}")(kind.pb()(**values))
+
+
+class _Monitoring:
+    """The one call of a MetricServiceClient that a frontier makes."""
+
+    def __init__(self, call: Callable[[Any], Any]) -> None:
+        self._call = call
+
+    def list_time_series(self, request: Mapping[str, Any], timeout: float) -> Iterable[Any]:
+        from google.api_core.exceptions import from_grpc_status
+
+        try:
+            answer = self._call(monitoring.ListTimeSeriesRequest.pb(monitoring.ListTimeSeriesRequest(**request)))
+        except DirectError as error:
+            refused: Exception = from_grpc_status(error.code(), error.details())  # type: ignore[no-untyped-call]
+            raise refused from error
+        series: Iterable[Any] = answer.time_series
+        return series
