@@ -17,6 +17,8 @@ from itertools import chain, combinations
 from typing import NamedTuple
 
 Messages = frozenset[int]
+EVENTS = (("x", 0), ("x", 1), ("y", 0))
+"""(id, hour) of the event that each message delivers: two of them have one id, and are two events."""
 Key = tuple[int, int]
 """(epoch, slot), as a manifest is named."""
 
@@ -110,6 +112,7 @@ class Rules:
     clears_by_log: bool = True
     clears_what_it_listed: bool = True
     checks_newest: bool = True
+    matches_time: bool = True
 
 
 Next = Iterator[tuple[World, Driver]]
@@ -448,8 +451,23 @@ def _wrong_in_the_end(world: World, messages: int, rules: Rules) -> str | None:
             return f"lost: in no commit in the end: {sorted(segment.key for segment in lost)}"
         if not _is_done(end):
             return f"stuck: the last driver {me.at}, {sorted(end.unacked)} not acknowledged"
-        if wrong := _wrong_now(end, messages):
+        if wrong := _wrong_now(end, messages) or _wrong_when_sealed(end, messages, rules):
             return wrong
+    return None
+
+
+def _wrong_when_sealed(world: World, messages: int, rules: Rules) -> str | None:
+    """seal/dedup.py: of each event the first delivery, whatever was delivered again, late, or under the same id."""
+    buckets: dict[int, list[tuple[str, int]]] = {}
+    for commit in world.log:
+        for event in (EVENTS[message] for segment in commit.segments for message in segment.messages):
+            buckets.setdefault(max(event[1], commit.hour), []).append(event)
+    sealed: list[tuple[str, int]] = []
+    for event in chain.from_iterable(buckets[bucket] for bucket in sorted(buckets)):
+        if all(event != known if rules.matches_time else event[0] != known[0] for known in sealed):
+            sealed.append(event)
+    if merged := set(EVENTS[:messages]) - set(sealed):
+        return f"merged: {sorted(merged)} with another event of the same id"
     return None
 
 

@@ -13,6 +13,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from itertools import chain
 from pathlib import Path
 
 import pytest
@@ -21,12 +22,18 @@ from google.pubsub_v1 import types
 from lakehouse import failpoints
 from lakehouse.crash import kit, lives
 from lakehouse.crash.playing import Outcome, played
-from lakehouse.crash.schedules import Act, Schedule, dying_at, random_schedule, shrunk
+from lakehouse.crash.publisher import TRICKLES
+from lakehouse.crash.schedules import Act, Schedule, dying_at, random_schedule, shrunk, torn, trickling
 from lakehouse.crash.small_lake import SUBSCRIPTION
+from lakehouse.ingest import batch, closing
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.manifests import Manifests
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.seal import dedup, deliveries
+from lakehouse.store.delta import open_table
+from lakehouse.store.ledger import Ledger
+from lakehouse.store.records import Closed, State
 
 HOUSE = Path(__file__).parent.parent
 SCHEDULES = 25
@@ -177,6 +184,72 @@ def test_an_epoch_that_two_drivers_logged_under_two_numbers_is_gone_over(tmp_pat
         (Act("publish", 1, amount=9), Act("batch"), Act("stop"), Act("log twice"), Act("batch"), Act("batch")),
     )
     assert played(schedule, tmp_path).violations == NOTHING
+
+
+# --- what is torn, trickles, has one id or is empty for long --------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("part", "step"),
+    [("offsets", "ingest.offsets_logged"), ("commits", "ingest.committed"), ("metadata", "pull.manifest_durable")],
+)
+def test_a_torn_checkpoint_loses_and_doubles_nothing(part: str, step: str, tmp_path: Path) -> None:
+    """A crash of the machine leaves a file empty, cut or full of zeros: Spark could not start with it, ever."""
+    outcome = played(torn(part, step), tmp_path)
+    assert outcome.violations == NOTHING
+    assert outcome.set_aside == 2
+
+
+@pytest.mark.parametrize(
+    "kind", [kind if kind == "rejected" else pytest.param(kind, marks=pytest.mark.slow) for kind in TRICKLES]
+)
+def test_a_steady_trickle_holds_no_hour_for_longer_than_promised(kind: str, tmp_path: Path) -> None:
+    assert played(trickling(kind), tmp_path).violations == NOTHING
+
+
+@pytest.mark.slow
+def test_the_schedules_find_an_hour_that_a_trickle_holds(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """They are hard enough: without the bounds, late events keep their hour open, and the promise is seen broken."""
+    monkeypatch.setattr(closing, "LONGEST_QUIET_WAIT", 10**6)
+    monkeypatch.setattr(batch, "counts_for_quiet", lambda published, bucket, topic: True)
+    found = played(trickling("late"), tmp_path).violations
+    assert any("is still open at" in wrong for wrong in found)
+
+
+BATCHES = [(Act("publish", seed, amount=14), Act("batch"), Act("wait", amount=1800)) for seed in range(3)]
+ONE_ID_TWICE = Schedule(
+    "ids of two events",
+    (
+        *chain.from_iterable(BATCHES),
+        Act("wait", amount=7200),
+        Act("batch"),
+        Act("stages"),
+        Act("publish", 9, amount=14),
+    ),
+)
+
+
+def test_events_of_one_id_are_all_delivered(tmp_path: Path) -> None:
+    """In one hour, in two, late and delivered again."""
+    assert played(ONE_ID_TWICE, tmp_path).violations == NOTHING
+
+
+def test_the_schedules_find_a_seal_by_the_id_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(deliveries, "duplicates", lambda scan, identity: dedup.duplicates(scan, ("event_id",)))
+    assert any("is not in silver" in wrong for wrong in played(ONE_ID_TWICE, tmp_path).violations)
+
+
+def test_many_empty_hours_close_as_one_range(tmp_path: Path) -> None:
+    schedule = Schedule(
+        "six weeks of nothing",
+        (Act("publish", 1, amount=6), Act("batch"), Act("wait", amount=1100 * 3600), Act("publish", 2), Act("batch")),
+        empty_hours="close",
+        first_hour="now",
+    )
+    assert played(schedule, tmp_path).violations == NOTHING
+    history = Ledger(open_table(str(tmp_path / "sealed" / "plays" / "ledger"), {}), by="").history()
+    closes = [entry.of(Closed) for entry in history.entries if entry.state == State.CLOSED]
+    assert [close.rows for close in closes if close.through] == [0]
 
 
 # --- two drivers ---------------------------------------------------------------------------------------------------

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Iterator
 from datetime import UTC, datetime, timedelta
 
 import pytest
 
 from lakehouse import hours
+from lakehouse.crash.liveness import Liveness
+from lakehouse.ingest import batch, closing
 from lakehouse.ingest.batch import Observed, plan
 from lakehouse.ingest.facts import Fact
 from lakehouse.progress import Frontier, IngestState
@@ -26,7 +29,7 @@ TOPIC = topic_from(
 )
 
 
-def fact(epoch: int, published: datetime, event_time: datetime | None) -> Fact:
+def fact(epoch: int, published: datetime, event_time: datetime | None, written_at: datetime | None = None) -> Fact:
     return {
         "epoch": epoch,
         "slot": 0,
@@ -39,7 +42,7 @@ def fact(epoch: int, published: datetime, event_time: datetime | None) -> Fact:
         "max_event_time": event_time,
         "min_publish_time": published,
         "max_publish_time": published,
-        "written_at": published,
+        "written_at": written_at or published,
         "dry_at": published,
         "counts": None,
     }
@@ -78,3 +81,78 @@ def test_a_steady_trickle_holds_no_hour(kind: str, seed: int) -> None:
     due = {hour: hours.end_of(hour) + TOPIC.lateness for hour in hours.hours_between("2026-11-23T05", "2026-11-23T14")}
     assert {hour for hour in due if hour not in closed_at} == set()
     assert max(closed_at[hour] - due[hour] for hour in due) <= delay + timedelta(minutes=6)
+
+
+# --- whatever comes in a few triggers, in every order --------------------------------------------------------------
+
+FIRST = START + timedelta(minutes=30)
+COMING = {
+    "nothing": lambda now: None,
+    "on time": lambda now: (now, now),
+    "a little late": lambda now: (now, now - timedelta(minutes=2)),
+    "late": lambda now: (now, now - timedelta(hours=2, minutes=30)),
+    "rejected": lambda now: (now, None),
+    "repeated": lambda now: (FIRST, FIRST),
+    "a clock that stands still": lambda now: (now, FIRST),
+}
+"""What is published when, and the event's time."""
+UNTIL_DUE = [timedelta(minutes=30)] * 3
+AFTER_IT = [TOPIC.quiet_period / 2] * 16
+"""From 05:30 to 07:00, when the hour `05` is due; then twice in each quiet period for as long as any bound may take."""
+
+
+def too_long_open(coming: tuple[str, ...]) -> Iterator[tuple[tuple[str, ...], str]]:
+    """Every way in which the hour `05` stays open for longer than promised, and what is wrong there."""
+    first = plan(IngestState(open_hour="2026-11-23T05"), 1, [fact(1, FIRST, FIRST)], [], observed(FIRST), TOPIC).state
+    waiting = [((), first, FIRST, None, Liveness(TOPIC))]
+    seen = set()
+    while waiting:
+        way, state, before, awaited, liveness = waiting.pop()
+        if len(way) == len(UNTIL_DUE + AFTER_IT):
+            continue
+        now = before + (UNTIL_DUE + AFTER_IT)[len(way)]
+        for kind in coming:
+            came = COMING[kind](now)
+            facts = [fact(len(way) + 2, *came, now)] if came else []
+            made = plan(state, len(way) + 2, facts, [], observed(now, awaited), TOPIC)
+            watched = liveness.copy()
+            if wrong := watched.batch_done("run", made.state, now, now):
+                yield (*way, kind), wrong
+            elif made.state.open_hour == state.open_hour:
+                waits = (made.held.hour, awaited[1] if awaited else now) if made.awaits_quiet_alone else None
+                held = made.state.hours[made.state.open_hour].last_write
+                world = len(way), held, made.state.max_event_time, made.state.newest, waits, str(watched.since)
+                if world not in seen:  # what else a state holds decides nothing
+                    seen.add(world)
+                    waiting.append(((*way, kind), made.state, now, waits, watched))
+
+
+def observed(now: datetime, awaited: tuple[str, datetime] | None = None) -> Observed:
+    return Observed(now, Frontier(now, now, "drained"), quiet_awaited=awaited)
+
+
+def test_no_order_of_what_may_come_keeps_an_hour_open_for_longer_than_promised() -> None:
+    """Seven kinds of what may come at each of 19 triggers; a way ends where the hour closes."""
+    assert list(too_long_open(tuple(COMING))) == []
+
+
+def test_without_a_bound_on_waiting_for_quiet_a_repeated_message_holds_its_hour(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.setattr(closing, "LONGEST_QUIET_WAIT", 10**6)
+    ways = [way for way, _ in too_long_open(("repeated", "nothing"))]
+    assert ways
+    assert all("repeated" in way[-2:] for way in ways)
+
+
+def test_without_any_bound_late_events_hold_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The rule of release 0.1.0: each write of the last minute counted."""
+    monkeypatch.setattr(closing, "LONGEST_QUIET_WAIT", 10**6)
+    monkeypatch.setattr(batch, "counts_for_quiet", lambda published, bucket, topic: True)
+    assert list(too_long_open(("late",)))
+
+
+def test_without_a_clock_that_is_carried_on_rejected_messages_hold_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
+    """They move no watermark, and once a newer event has come the topic is not idle."""
+    monkeypatch.setattr(closing, "_carried_watermark", lambda signals, topic: None)
+    assert list(too_long_open(("a little late", "rejected")))

@@ -52,8 +52,8 @@ SEEDS = range(300)
 HOLDS = Outcome(lost=set(), in_closed_hours=[], committed_twice=[])
 
 
-def test_no_message_is_lost_and_no_closed_hour_written_to() -> None:
-    """With two drivers, deaths between any two steps, lost checkpoints and redelivery."""
+def test_no_message_is_lost_no_closed_hour_written_to_and_every_hour_closes() -> None:
+    """With two drivers, deaths between any two steps, lost checkpoints, redelivery, ids of two events, late events."""
     broken = {seed: found for seed in SEEDS if (found := outcome(seed)) != HOLDS}
     assert broken == {}
 
@@ -62,6 +62,18 @@ def test_without_adoption_messages_would_be_lost() -> None:
     """The schedules are hard enough: what adoption is there for does happen in most of them."""
     losing = [seed for seed in SEEDS if outcome(seed, adopts=False).lost]
     assert len(losing) > len(SEEDS) / 2
+
+
+def test_events_of_one_id_would_be_lost_if_the_id_alone_told_them_apart() -> None:
+    """In one hour, in two, late and redelivered."""
+    losing = [seed for seed in SEEDS if outcome(seed, matches_time=False).lost_events]
+    assert len(losing) > len(SEEDS) / 2
+
+
+def test_a_trickle_of_late_events_would_hold_hours_if_all_writes_counted() -> None:
+    """The last driver's hours are then never quiet; with the bound none is held in any schedule."""
+    holding = [seed for seed in SEEDS if outcome(seed, waits_for_quiet_bounded=False).held]
+    assert len(holding) > len(SEEDS) / 2
 
 
 def test_a_schedule_is_its_seed() -> None:
@@ -153,6 +165,12 @@ def test_a_protocol_without_one_of_its_rules_is_found_out(broken: str, wrong: st
     found = explored(drivers(ONE_CHECKPOINT, batches=(2, 2)), 1, replace(Rules(), **{broken: False}))
     assert (found.wrong or "").startswith(wrong), found.way
     assert found.way
+
+
+def test_a_seal_by_the_id_alone_is_found_out() -> None:
+    """Two of the messages are events of one id in two hours."""
+    found = explored(drivers(ONE_CHECKPOINT), 2, Rules(matches_time=False))
+    assert (found.wrong or "").startswith("merged")
 
 
 def sleeps(me: Driver, living: Sequence[Driver]) -> bool:

@@ -1,16 +1,21 @@
-"""Spark's checkpoints, which may be lost, restored from an old copy or logged to by two drivers."""
+"""Spark's checkpoints, which may be lost, torn, restored from an old copy or logged to by two drivers."""
 
 from __future__ import annotations
 
 import json
+import random
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from lakehouse.ingest.checkpoint import ASIDE, FOLDER
+
 SHARED = "shared"
 """The checkpoint that drivers have in common."""
+PARTS = ("offsets", "commits", "metadata")
+"""Of a checkpoint: its two logs, and the file that names the query."""
 
 
 class CheckpointInUseError(Exception):
@@ -42,31 +47,63 @@ class Checkpoints:
 
     def log_twice(self) -> None:
         """A checkpoint that was lost under two living drivers: both have logged the same epoch, under two numbers."""
-        for offsets in self._folder.glob("*/offsets"):
+        for offsets in self._folder.glob(f"*/{FOLDER}/offsets"):
             (offsets / "1").write_text((offsets / "0").read_text())
+
+    def tear(self, part: str, chance: random.Random) -> None:
+        """What a crash of the machine leaves of the newest file of that part: nothing, half of it, or other bytes."""
+        for folder in self._folder.glob(f"*/{FOLDER}"):
+            if (newest := _newest(folder, part)) is not None:
+                content = newest.read_bytes()
+                newest.write_bytes(chance.choice([b"", content[: len(content) // 2], bytes(len(content))]))
+
+    def set_aside(self) -> int:
+        """How many damaged ones ingest has moved out of the way."""
+        return len(list(self._folder.glob(f"*/{ASIDE}-*")))
+
+
+def _newest(folder: Path, part: str) -> Path | None:
+    if part == "metadata":
+        return folder / part if (folder / part).exists() else None
+    entries = [path for path in (folder / part).glob("*") if path.name.isdigit()]
+    return max(entries, key=lambda path: int(path.name), default=None)
 
 
 @dataclass
 class Log:
-    """One of a checkpoint's logs: numbered entries, each put once."""
+    """One of a checkpoint's logs: numbered entries in Spark's form, each put once."""
 
     folder: Path
-    _mine: dict[int, Any] = field(default_factory=dict)
 
-    def put(self, number: int, entry: Mapping[str, Any]) -> None:
+    def put(self, number: int, entry: Mapping[str, Any] | None = None) -> None:
         self.folder.mkdir(parents=True, exist_ok=True)
+        lines = ["v1", "{}"] if entry is None else ["v1", "{}", json.dumps(entry)]
         try:
             with (self.folder / str(number)).open("x") as file:
-                json.dump(entry, file)
+                file.write("\n".join(lines))
         except FileExistsError as taken:
             raise CheckpointInUseError(f"{self.folder.name}/{number} is there already") from taken
 
+    def has(self, number: int) -> bool:
+        """Whether there is such an entry. ValueError when it cannot be read, as Spark would not start with it."""
+        return self._lines(number) is not None
+
     def read(self, number: int) -> dict[str, Any] | None:
-        path = self.folder / str(number)
-        return dict(json.loads(path.read_text())) if path.exists() else None
+        """What was put; None when there is no such entry. ValueError when it cannot be read."""
+        lines = self._lines(number)
+        return None if lines is None else dict(json.loads(lines[1]))
 
     def latest(self) -> tuple[int, dict[str, Any]] | None:
         numbers = [int(path.name) for path in self.folder.glob("*")] if self.folder.exists() else []
-        if not numbers:
+        return (max(numbers), self.read(max(numbers)) or {}) if numbers else None
+
+    def _lines(self, number: int) -> list[str] | None:
+        path = self.folder / str(number)
+        if not path.exists():
             return None
-        return max(numbers), self.read(max(numbers)) or {}
+        version, *lines = path.read_text().splitlines() or [""]
+        if version != "v1":
+            raise ValueError(f"{path} begins with {version!r}")
+        for line in lines:
+            json.loads(line)
+        return lines

@@ -7,9 +7,9 @@ the broker's clock.
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,14 +19,18 @@ import pyarrow as pa
 from lakehouse.crash.checkpoints import Log
 from lakehouse.crash.world import ACK_DEADLINE, World
 from lakehouse.ingest.batch import Batch
+from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
+from lakehouse.ingest.frontier import FrontierSource
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.pull import Puller
 from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import FACTS
+from lakehouse.store.files import storage_for
 from lakehouse.topics import Topic
 
 
@@ -43,10 +47,12 @@ class Driver:
         raw = world.tables.raw
         self._options = source_options(topic, raw.uri, bounds, raw.options)
         config = replace(world.config, topics={topic.name: topic})
+        self._world, self._checkpoint, self.run = world, checkpoint, run
+        self.frontier = _Remembered(world.frontier())
         self._ingest = TopicIngest(
-            topic, config, run=run, clock=lambda: world.now, frontier=world.frontier(), sweep_every=world.sweep_every
+            topic, config, run=run, clock=lambda: world.now, frontier=self.frontier, sweep_every=world.sweep_every
         )
-        self._offsets, self._commits = Log(checkpoint / "offsets"), Log(checkpoint / "commits")
+        self._offsets, self._commits = (Log(checkpoint / FOLDER / name) for name in ("offsets", "commits"))
         self._puller = hasty_puller(world.broker)
         self._stream = SegmentStream(self._options, self._puller)
         self._batch: int | None = None
@@ -58,7 +64,11 @@ class Driver:
         return self._ingest.last_batch
 
     def open(self) -> None:
+        """As `TopicIngest.start` does."""
         self._ingest.open_topic(ACK_DEADLINE)
+        storage = storage_for(str(self._checkpoint))
+        set_aside_if_damaged(storage, self._ingest.name, self._world.now)
+        storage.put_if_absent(f"{FOLDER}/metadata", b'{"id":"the query"}')
 
     def batch(self) -> None:
         """One trigger; the first one of a life may be the last one of another that was not finished."""
@@ -68,7 +78,7 @@ class Driver:
         slots = [slot for slot in self._stream.partitions(start, end) if isinstance(slot, Slot)]
         frame: Any = _Frame(lambda: [batch for slot in slots for batch in self._read(slot)])
         self._ingest.on_batch(frame, number)
-        self._commits.put(number, {})
+        self._commits.put(number)
         self._batch, self._end = number, end
 
     def read_again(self) -> None:
@@ -80,7 +90,7 @@ class Driver:
         """The batch's number, start and end: the next one, or at first the one that has no entry in the commit log."""
         if self._batch is None and (last := self._offsets.latest()) is not None:
             number, end = last
-            if self._commits.read(number) is None:
+            if not self._commits.has(number):
                 return number, self._offsets.read(number - 1), end
             self._stream.partitions(end, end)
             self._batch, self._end = number, end
@@ -91,8 +101,24 @@ class Driver:
 
     def _read(self, slot: Slot) -> Iterator[pa.RecordBatch]:
         self.slot = slot
-        yield from self._stream.read(slot)
+        for batch in self._stream.read(slot):
+            # What an executor writes, it writes by the world's clock.
+            place = batch.schema.get_field_index("written_at")
+            written_at = pa.array([self._world.now] * len(batch), batch.schema.field(place).type)
+            yield batch.set_column(place, batch.schema.field(place), written_at)
         self.slot = None
+
+
+class _Remembered:
+    """A source of the frontier, and what it said last."""
+
+    def __init__(self, source: FrontierSource) -> None:
+        self._source = source
+        self.newest: Frontier | None = None
+
+    def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
+        self.newest = self._source.observe(facts, now)
+        return self.newest
 
 
 class _Frame:

@@ -9,8 +9,9 @@ from __future__ import annotations
 import json
 import re
 from collections import Counter
-from collections.abc import Collection, Iterable, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -23,18 +24,22 @@ from lakehouse.landing.manifests import listed_manifests
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.files import Storage
 from lakehouse.store.ledger import Entry
-from lakehouse.store.records import VERDICTS, Mirrored, Sealed, State
+from lakehouse.store.records import VERDICTS, Closed, Mirrored, Sealed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
+Event = tuple[Any, ...]
 _ENTRY = re.compile(r"_delta_log/\d{20}\.json")
 
 
 @dataclass(frozen=True)
 class Expected:
-    """What the world outside the tables knows: ids of good events, messages that were bad, message ids acknowledged."""
+    """What the world outside the tables knows: good events, messages that were bad, message ids acknowledged.
 
-    event_ids: Collection[str]
+    An event is its values of `Topic.identity`: its id, and its time where it has one of its own.
+    """
+
+    events: Collection[Event]
     rejected: int | None = None
     acknowledged: Collection[str] = ()
 
@@ -75,6 +80,7 @@ def violations(topic: Topic, config: Config, expected: Expected) -> list[str]:
         _manifests_are_in_the_log(lake),
         _acknowledged_is_in_bronze(lake, expected),
         _closes_are_recorded(lake),
+        _each_hour_closed_once(lake),
         _states_are_in_order(lake),
         _sealed_hours_never_changed(lake),
         _each_event_is_there_once(lake, expected),
@@ -87,7 +93,12 @@ def violations(topic: Topic, config: Config, expected: Expected) -> list[str]:
 def violations_so_far(topic: Topic, config: Config) -> list[str]:
     """What must hold at each moment, in the middle of everything: nothing twice, nothing late, nothing out of order."""
     lake = Lake(topic, config)
-    checks = (_bronze_has_each_file_once(lake), _no_closed_hour_was_written_to(lake), _states_are_in_order(lake))
+    checks = (
+        _bronze_has_each_file_once(lake),
+        _no_closed_hour_was_written_to(lake),
+        _each_hour_closed_once(lake),
+        _states_are_in_order(lake),
+    )
     return [wrong for check in checks for wrong in check]
 
 
@@ -137,19 +148,39 @@ def _acknowledged_is_in_bronze(lake: Lake, expected: Expected) -> Iterator[str]:
 
 
 def _closes_are_recorded(lake: Lake) -> Iterator[str]:
-    """Bronze's log and the ledger tell the same closes, of the same versions; no hour in between is left out."""
-    logged = {
-        details["hour"]: commit.version for commit in lake.bronze for details in commit.metadata.get("closed", [])
-    }
-    told = {hour: close.bronze_version for hour in lake.history.hours() if (close := lake.history.close_of(hour))}
-    for hour in sorted(logged.keys() | told.keys()):
-        if logged.get(hour) != told.get(hour):
-            yield f"{hour} closed at bronze version {logged.get(hour)}, and at {told.get(hour)} by the ledger"
-    if logged and lake.topic.empty_hours == "close":
-        first, last = min(logged), max(logged)
-        for hour in hours.hours_between(first, last):
-            if hour not in logged:
-                yield f"{hour} never closed, between {first} and {last}, which did"
+    """Bronze's log and the ledger have the same closes, of the same versions, each as far as it reaches."""
+    logged = dict(_closes_in_log(lake))
+    rows = [entry for entry in lake.history.sound_entries if entry.state == State.CLOSED]
+    recorded = {str(row.hour): (row.of(Closed).bronze_version, row.of(Closed).through or row.hour) for row in rows}
+    for hour, count in Counter(row.hour for row in rows).items():
+        if count > 1:
+            yield f"{hour} is recorded as closed {count} times"
+    for hour in sorted(logged.keys() | recorded.keys()):
+        if logged.get(hour) != recorded.get(hour):
+            found = f"{hour} closed at (bronze version, through) {logged.get(hour)}"
+            yield f"{found}, and at {recorded.get(hour)} by the ledger"
+
+
+def _each_hour_closed_once(lake: Lake) -> Iterator[str]:
+    """Closes follow each other, without holes where empty hours close, too; one that covers a range has no event."""
+    closes = sorted((hour, str(through)) for hour, (_, through) in _closes_in_log(lake))
+    for (first, last), (following, _) in pairwise(closes):
+        if following <= last:
+            yield f"{following} closed alone, and in the range from {first} to {last}"
+        elif following != hours.after(last) and lake.topic.empty_hours == "close":
+            yield f"{hours.after(last)} never closed, between {last} and {following}, which did"
+    ranges = [close for close in closes if close[0] != close[1]]
+    filled = {hour for commit in lake.bronze for hour in commit.added.values() if hour}
+    for first, last in ranges:
+        inside = [hour for hour in sorted(filled.union(lake.history.hours())) if first <= hour <= last]
+        yield from (f"{hour} closed as empty with {first}, and holds events or has rows of its own" for hour in inside)
+
+
+def _closes_in_log(lake: Lake) -> Iterator[tuple[str, tuple[int, str]]]:
+    """(first hour, (version, last hour)) of each close: the two hours differ where empty hours closed as one range."""
+    for commit in lake.bronze:
+        for details in commit.metadata.get("closed", []):
+            yield details["hour"], (commit.version, details.get("through") or details["hour"])
 
 
 def _states_are_in_order(lake: Lake) -> Iterator[str]:
@@ -205,11 +236,16 @@ def _sealed_hours_never_changed(lake: Lake) -> Iterator[str]:
 
 
 def _each_event_is_there_once(lake: Lake, expected: Expected) -> Iterator[str]:
-    counts = Counter(each for commit in lake.silver for each in _ids(lake.silver_files, commit.added))
-    wanted = set(expected.event_ids)
-    yield from (f"{each} is not in silver" for each in sorted(wanted - counts.keys()))
-    yield from (f"{each} is in silver, and nobody published it" for each in sorted(counts.keys() - wanted))
-    yield from (f"{each} is in silver {count} times" for each, count in sorted(counts.items()) if count > 1)
+    identity = lake.topic.identity
+    counts = Counter(each for commit in lake.silver for each in _rows(lake.silver_files, commit.added, identity))
+    wanted = set(expected.events)
+    yield from (f"{_name(each)} is not in silver" for each in sorted(wanted - counts.keys()))
+    yield from (f"{_name(each)} is in silver, and nobody published it" for each in sorted(counts.keys() - wanted))
+    yield from (f"{_name(each)} is in silver {count} times" for each, count in sorted(counts.items()) if count > 1)
+
+
+def _name(event: Event) -> str:
+    return " of ".join(map(str, event))
 
 
 def _rejects_are_kept(lake: Lake, expected: Expected) -> Iterator[str]:
@@ -235,21 +271,26 @@ def _mirrors_equal_silver(lake: Lake) -> Iterator[str]:
         yield from (f"{hour} is cleared and not in mirror {name}" for hour in sorted(cleared - shown))
         yield from (f"{hour} is in mirror {name} and not cleared" for hour in sorted(shown - cleared))
         for hour in sorted(cleared & shown):
-            mirrored = [each for file in (place / hour).glob("part-*") for each in _column(file, "event_id")]
-            if Counter(mirrored) != Counter(_ids(lake.silver_files, seals[hour].added)):
+            files, identity = (place / hour).glob("part-*"), lake.topic.identity
+            mirrored = Counter(each for file in files for each in _columns(file, identity))
+            if mirrored != Counter(_rows(lake.silver_files, seals[hour].added, identity)):
                 yield f"{hour} in mirror {name} is not what silver holds"
             if name not in lake.history.targets_done(hour):
                 yield f"{hour} is in mirror {name}, and the ledger does not say so"
 
 
 def _ids(table: Storage, paths: Iterable[str], column: str = "event_id") -> list[str]:
-    return [each for path in paths for each in _column(table.open(path), column)]
+    return [each for (each,) in _rows(table, paths, (column,))]
 
 
-def _column(source: Any, name: str) -> list[str]:
+def _rows(table: Storage, paths: Iterable[str], columns: Sequence[str]) -> list[tuple[Any, ...]]:
+    return [row for path in paths for row in _columns(table.open(path), columns)]
+
+
+def _columns(source: Any, names: Sequence[str]) -> list[tuple[Any, ...]]:
     with pq.ParquetFile(source) as file:
-        values: list[str] = file.read(columns=[name]).column(name).to_pylist()
-    return values
+        rows = file.read(columns=list(names))
+        return list(zip(*(rows.column(name).to_pylist() for name in names), strict=True))
 
 
 def _log(table: Storage) -> list[_Commit]:

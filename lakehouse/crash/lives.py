@@ -87,7 +87,7 @@ class KilledLake:
         self.tables = TopicTables(self.topic, self.config.settings)
         self._hour = hours.after(hours.hour_of(datetime.now(UTC)), -100)
         self._asked: Hour | None = None
-        self._ids: list[str] = []
+        self._events: list[tuple[str, datetime]] = []
         self._hours = self._lives = 0
         self.log = self.folder
         self._call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
@@ -135,20 +135,22 @@ class KilledLake:
     def violations(self) -> list[str]:
         """What is wrong once everything that was published is delivered."""
         acknowledged = set(self.broker.published(PUBSUB_TOPIC)) - set(self.broker.unacked(SUBSCRIPTION))
-        wrong = violations(self.topic, self.config, Expected(set(self._ids), self._hours, acknowledged))
+        wrong = violations(self.topic, self.config, Expected(set(self._events), self._hours, acknowledged))
         return [*wrong, *(f"{left} is left over" for left in Path(self._mirror, "_staging").glob("*"))]
 
     def new_hour(self, count: int) -> None:
-        """Publish so many events of the present hour, some late, some twice, and one message that is none."""
+        """Publish events of the present hour, some late, some twice, some under a used id; one message is none."""
         self._hours += 1
         self._asked = None
         start = hours.start_of(self._hour)
         payloads = [b"not json"]
         for _ in range(count):
             late = timedelta(hours=self._chance.choice([0, 0, 0, 2, 30]))
-            event_id = f"e{len(self._ids)}"
+            event_id = f"e{len(self._events)}"
+            if self._events and self._chance.random() < 0.1:  # another event, as its time is another
+                event_id, _ = self._chance.choice(self._events[-10:])
             played_at = start + timedelta(seconds=self._chance.uniform(0, 3599)) - late
-            self._ids.append(event_id)
+            self._events.append((event_id, played_at))
             payloads.append(json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1}).encode())
             if self._chance.random() < 0.1:
                 payloads.append(payloads[-1])

@@ -15,6 +15,7 @@ from lakehouse import failpoints, hours
 from lakehouse.crash.checkpoints import SHARED, CheckpointInUseError, Checkpoints
 from lakehouse.crash.driver import Death, Driver
 from lakehouse.crash.invariants import Expected, violations
+from lakehouse.crash.liveness import Liveness
 from lakehouse.crash.publisher import Publisher
 from lakehouse.crash.schedules import Act, Schedule
 from lakehouse.crash.small_lake import small_config
@@ -23,12 +24,14 @@ from lakehouse.errors import LakehouseError
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.seal.stage import seal_due
+from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.records import CloseRequested, State
 from lakehouse.topics import Slots
 from lakehouse.validate.release import release
 from lakehouse.validate.stage import validate_hour
 
 _MOST_BATCHES = 80
+_RESTART, _TRICKLE = timedelta(seconds=30), timedelta(minutes=1)
 _PASSING = (
     grpc.StatusCode.UNAVAILABLE,
     grpc.StatusCode.DEADLINE_EXCEEDED,
@@ -38,12 +41,13 @@ _PASSING = (
 
 @dataclass
 class Outcome:
-    """What was found wrong, and whether the death that the schedule is about did come."""
+    """What was found wrong, whether the death of the schedule came, and how many damaged checkpoints were set aside."""
 
     schedule: Schedule
     violations: list[str]
     has_died: bool
     trace: list[str]
+    set_aside: int = 0
 
     @property
     def is_right(self) -> bool:
@@ -56,7 +60,7 @@ def played(schedule: Schedule, folder: Path) -> Outcome:
     for act in schedule.acts:
         play.perform(act)
     wrong = _ended_in_peace(play)
-    return Outcome(schedule, wrong, play.has_died, play.trace)
+    return Outcome(schedule, wrong, play.has_died, play.trace, play.checkpoints.set_aside())
 
 
 class Play:
@@ -64,10 +68,13 @@ class Play:
 
     def __init__(self, schedule: Schedule, folder: Path) -> None:
         self._schedule = schedule
-        config = small_config(folder, first_hour=schedule.first_hour, empty_hours=schedule.empty_hours)
+        config = small_config(
+            folder, first_hour=schedule.first_hour, empty_hours=schedule.empty_hours, quiet_period=schedule.quiet_period
+        )
         self.world = World(config)
         self.publisher = Publisher(self.world)
         self.checkpoints = Checkpoints(folder)
+        self._liveness = Liveness(self.world.topic)
         self.drivers: dict[str, Driver] = {}
         self._busy: list[Driver] = []
         self._number = 0
@@ -142,6 +149,7 @@ class Play:
         self._busy.append(driver)
         try:
             driver.batch()
+            self._check_liveness(driver)
         except Exception as error:
             if not isinstance(error, (LakehouseError, CheckpointInUseError)):
                 self.unexpected.append(f"{type(error).__name__}: {error}")
@@ -150,6 +158,28 @@ class Play:
             raise
         finally:
             self._busy.remove(driver)
+
+    def _check_liveness(self, driver: Driver) -> None:
+        frontier = driver.frontier.newest
+        state = newest_state(self.world.tables.bronze())
+        wrong = self._liveness.batch_done(driver.run, state, frontier.at if frontier else None, self.world.now)
+        if wrong is not None:
+            self.unexpected.append(wrong)
+
+    def crash_machine(self, act: Act) -> None:
+        """All drivers die, and a file of their checkpoint is not as it was written; nothing within a batch."""
+        if not self._busy:
+            self.drivers.clear()
+            self.checkpoints.tear(act.what, random.Random(act.seed))
+            self.world.now += _RESTART
+
+    def trickle(self, act: Act) -> None:
+        """A message within each quiet period, and a batch for each."""
+        chance = random.Random(act.seed)
+        for _ in range(int(act.amount)):
+            self.publisher.trickle(act.what, chance)
+            self.perform(Act("batch", driver=act.driver))
+            self.world.now += _TRICKLE
 
     def race(self, act: Act) -> None:
         """A second attempt at the slot that is being pulled, as speculation starts it."""
@@ -235,6 +265,8 @@ _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
     "batch": Play.batch,
     "rival": Play.race,
     "stop": Play.stop,
+    "tear": Play.crash_machine,
+    "trickle": Play.trickle,
     "publish": _publish,
     "wait": _wait,
     "weather": _weather,

@@ -7,6 +7,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 
 from lakehouse import failpoints
+from lakehouse.crash.checkpoints import PARTS
+from lakehouse.crash.publisher import TRICKLES
 
 
 @dataclass(frozen=True)
@@ -17,6 +19,7 @@ class Act:
     seed: int = 0
     driver: str = "a"
     amount: float = 0
+    what: str = ""
     at: str | None = None
     nth: int = 1
     meanwhile: tuple[Act, ...] = ()
@@ -24,6 +27,7 @@ class Act:
 
     def __str__(self) -> str:
         what = f"{self.kind} {self.driver}" if self.kind in ("batch", "start", "stop") else self.kind
+        what += f" {self.what}" if self.what else ""
         what += f" {self.amount:g}" if self.amount else ""
         if self.meanwhile:
             what += f" [at {self.at!r}" + (f" ({self.nth}.): " if self.nth > 1 else ": ")
@@ -39,6 +43,7 @@ class Schedule:
     acts: tuple[Act, ...]
     empty_hours: str = "skip"
     first_hour: str = "earliest"
+    quiet_period: str = "0 seconds"
     dies_once_at: str | None = None
     nth: int = 1
 
@@ -93,7 +98,30 @@ def random_schedule(seed: int) -> Schedule:
         (Act("publish", chance.randrange(10**6), amount=6), *acts),
         empty_hours="skip" if is_long else "close",
         first_hour=chance.choice(["earliest", "now"]),
+        quiet_period=chance.choice(["0 seconds", "2 minutes"]),
     )
+
+
+def trickling(kind: str, seed: int = 0) -> Schedule:
+    """An hour that could close, and from then on a message of the kind within each quiet period."""
+    day = (
+        Act("publish", seed, amount=6),
+        Act("batch"),
+        Act("wait", amount=5400),
+        Act("trickle", seed, what=kind, amount=14),
+    )
+    return Schedule(f"a trickle of {kind}, seed {seed}", day, quiet_period="2 minutes")
+
+
+def torn(part: str, step: str, seed: int = 0) -> Schedule:
+    """A crash of the machine at the step, which leaves that part of the checkpoint empty or cut."""
+    chance = random.Random(f"{part} {step} {seed}")
+    acts: list[Act] = []
+    for _ in range(2):
+        acts += [Act("publish", chance.randrange(10**6), amount=9), Act("start", 3), Act("batch")]
+        acts += [Act("publish", chance.randrange(10**6), amount=9), Act("batch", dies_at=step)]
+        acts += [Act("tear", chance.randrange(10**6), what=part), Act("batch"), Act("wait", amount=3600), Act("batch")]
+    return Schedule(f"{part} torn at {step!r}, seed {seed}", tuple(acts))
 
 
 _STEPS_OF = {
@@ -102,7 +130,9 @@ _STEPS_OF = {
     "stages": list(failpoints.STEPS)[list(failpoints.STEPS).index("seal.files_durable") :],
 }
 _LIKELY = {"publish": 8, "batch": 16, "wait": 5, "stages": 3, "weather": 2, "start": 3, "close": 2, "stop": 1}
-_LIKELY |= {"lose": 1, "save": 1, "restore": 1, "litter": 1, "release": 1}
+_LIKELY |= {"lose": 1, "save": 1, "restore": 1, "tear": 1, "litter": 1, "release": 1, "trickle": 1}
+_MANY_HOURS_SECONDS = 1_100 * 3600
+"""So long that the empty hours close as one range."""
 
 
 def _random_act(chance: random.Random, is_long: bool, depth: int = 0) -> Act:
@@ -111,7 +141,13 @@ def _random_act(chance: random.Random, is_long: bool, depth: int = 0) -> Act:
     if kind == "publish":
         return replace(act, amount=chance.randrange(1, 12))
     if kind == "wait":
-        return replace(act, amount=chance.choice([1, 5, 11, 60, 1800, 7200] + [86_400, 200_000] * is_long))
+        is_very_long = not is_long and depth == 0 and chance.random() < 0.05
+        longer = [86_400, 200_000] if is_long else [_MANY_HOURS_SECONDS] * is_very_long
+        return replace(act, amount=chance.choice([1, 5, 11, 60, 1800, 7200, *longer]))
+    if kind == "tear":
+        return replace(act, what=chance.choice(PARTS))
+    if kind == "trickle":
+        return replace(act, what=chance.choice(TRICKLES), amount=chance.randrange(2, 6))
     if kind not in _STEPS_OF or depth > 1:
         return act
     if chance.random() < 0.35:

@@ -12,7 +12,9 @@ PUBSUB_TOPIC = "projects/sandbox/topics/plays"
 SUBSCRIPTION = "projects/sandbox/subscriptions/plays"
 
 
-def small_config(folder: Path, *, first_hour: str = "earliest", empty_hours: str = "skip") -> Config:
+def small_config(
+    folder: Path, *, first_hour: str = "earliest", empty_hours: str = "skip", quiet_period: str = "0 seconds"
+) -> Config:
     """One topic, `plays`, mirrored into a folder; everything of it below `folder`."""
     topic = topic_from(
         "plays",
@@ -22,7 +24,7 @@ def small_config(folder: Path, *, first_hour: str = "earliest", empty_hours: str
             "event_time": "payload.played_at",
             "fields": {"n": "bigint"},
             "lateness": "30 minutes",
-            "quiet_period": "0 seconds",
+            "quiet_period": quiet_period,
             "dedup_horizon": "60 days",
             "first_hour": first_hour,
             "empty_hours": empty_hours,
