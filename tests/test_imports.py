@@ -29,7 +29,7 @@ BREAKING = [
         ("lakehouse.decode.events", "lakehouse.store.delta"),
         ("lakehouse.hours", "lakehouse.durations"),
     ]),
-    (CIRCLES, "lakehouse.store.delta_log", "lakehouse.store.ledger"),
+    (CIRCLES, "lakehouse.store.records", "lakehouse.store.ledger"),
     (CIRCLES, "lakehouse.mirrors.bigquery.quota", "lakehouse.mirrors.bigquery.mirror"),
     (PAGES, "lakehouse.pages.words", "pyarrow"),
     *((PURE, "lakehouse.pages.words", name) for name in ("socket", "requests", "os", "pathlib", "pandas", "google")),
