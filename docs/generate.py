@@ -21,11 +21,12 @@ from pydantic.fields import FieldInfo
 
 from bench.report import RESULTS
 from bench.table import table as figures
+from docs import comments
 from docs.columns import MEANING
+from docs.keys import default_of, is_literal, unit_of
 from lakehouse import schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
-from lakehouse.durations import written
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
 from lakehouse.topics import Topic, topic_from
@@ -38,7 +39,6 @@ PAGES = {
     "tables.md": HERE / "tables.md",
     "performance.md": HERE / "performance.md",
     "targets.md": HERE / "targets.md",
-    "topics.md": HERE.parent / "conf" / "topics" / "README.md",
 }
 """Template, and the page that is made from it."""
 
@@ -55,13 +55,19 @@ SAMPLE = {
 
 def main(arguments: list[str]) -> int:
     if "--check" in arguments:
-        stale = [PAGES[name] for name, text in pages().items() if _read(PAGES[name]) != text]
+        stale = [file for file, text in texts().items() if _read(file) != text]
         for page in stale:
             print(f"{page} is not as the code says: run `make docs`", file=sys.stderr)
         return int(bool(stale))
-    for name, text in pages().items():
-        PAGES[name].write_text(text, encoding="utf-8")
+    for file, text in texts().items():
+        file.write_text(text, encoding="utf-8")
     return 0
+
+
+def texts() -> dict[Path, str]:
+    """What each generated page and each commented configuration must hold."""
+    made = {PAGES[name]: text for name, text in pages().items()}
+    return made | {file: comments.commented(_read(file), MIRROR_OPTIONS) for file in comments.FILES}
 
 
 def pages() -> dict[str, str]:
@@ -112,18 +118,12 @@ def _flat(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, Field
 
 
 def _unit(field: FieldInfo) -> str:
-    extra = field.json_schema_extra
-    unit = str(extra.get("unit", "")) if isinstance(extra, Mapping) else ""
+    unit = unit_of(field)
     return f"`{unit}`" if "<" in unit else unit
 
 
 def _default(field: FieldInfo) -> str:
-    if field.is_required():
-        return "required"
-    value = field.get_default(call_default_factory=True)
-    if hasattr(value, "total_seconds"):
-        return f"`{written(value)}`"
-    return "none" if value in (None, "", (), [], {}) else f"`{value}`"
+    return f"`{default_of(field)}`" if is_literal(field) else default_of(field)
 
 
 def _cell(text: str) -> str:

@@ -60,7 +60,7 @@ class Ingest(Frozen):
     trigger: Wait = key(
         timedelta(seconds=10),
         unit="duration",
-        doc="Shorter closes hours sooner, longer makes fewer and larger files.",
+        doc="How often a batch begins. Shorter closes hours sooner, longer makes fewer and larger files.",
     )
     max_messages: int = key(
         200_000,
@@ -72,7 +72,7 @@ class Ingest(Frozen):
         128 * 1024**2,
         ge=1024,
         unit="payload bytes per slot and epoch",
-        doc="As above; a slot holds about three times as much.",
+        doc="As above. A slot holds about three times as much.",
     )
     max_pull: Wait = key(
         timedelta(seconds=10),
@@ -110,7 +110,10 @@ class Frontier(Frozen):
     source: Annotated[Literal["monitoring", "drained"], BeforeValidator(_present_source)] = key(
         "monitoring",
         unit="monitoring | drained",
-        doc="`drained` only where there is no Cloud Monitoring (emulators). (`dry` in 0.1, still read.)",
+        doc=(
+            "`drained` only where there is no Cloud Monitoring (Google's emulator; the sandbox's broker has one at "
+            "MONITORING_EMULATOR_HOST). (`dry` in 0.1, still read.)"
+        ),
     )
     max_age: Wait = key(
         timedelta(minutes=5),
@@ -152,7 +155,8 @@ class MLflow(Frozen):
     tracking_uri: str = key(
         "",
         unit="address",
-        doc="Give a tracking server to have runs: gs:// holds no sqlite.",
+        shown="sqlite in sealed_root, where that is a folder",
+        doc="An MLflow tracking server. A lake on gs:// has no runs without one, as no sqlite can be there.",
     )
     experiment: str = key(
         "lakehouse",
@@ -171,12 +175,14 @@ class Settings(Frozen):
     sealed_root: Root = key(
         "",
         unit="folder or gs:// address",
-        doc="A bucket of its own: analysts read only this one.",
+        shown="raw_root",
+        doc="Sealed hours and the ledger: a bucket of its own where analysts may read only these.",
     )
     release: str = key(
         default_factory=lambda: os.environ.get("LAKEHOUSE_RELEASE", __version__),
         min_length=1,
         unit="text",
+        shown="$LAKEHOUSE_RELEASE, else the package's version",
         doc="What every commit says it was written by.",
     )
     topics: str = key(

@@ -58,9 +58,12 @@ class Frozen(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
-def key(default: Any = PydanticUndefined, *, unit: str, doc: str, **bounds: Any) -> Any:
-    """A key that an operator sets: its unit and default, what it is and when to change it. The manual shows these."""
-    return Field(default, description=doc, json_schema_extra={"unit": unit}, **bounds)
+def key(default: Any = PydanticUndefined, *, unit: str, doc: str, shown: str = "", **bounds: Any) -> Any:
+    """A key that an operator sets: its unit and default, what it is and when to change it. The manual shows these.
+
+    `shown` is the default in words, where it depends on other keys or on the machine.
+    """
+    return Field(default, description=doc, json_schema_extra={"unit": unit, "shown": shown}, **bounds)
 
 
 class Slots(Frozen):

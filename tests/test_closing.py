@@ -405,7 +405,7 @@ TOPICS = [topic_from("plays", {**PLAYS, "empty_hours": empty_hours}) for empty_h
 
 
 def may_close(hour: Hour, given: Signals, topic: Topic) -> bool:
-    """DESIGN §5, said once more and in another way."""
+    """docs/architecture.md, "Closing", said once more and in another way."""
     if given.requested_through and hour <= given.requested_through:
         return True
     due = hours.end_of(hour) + topic.lateness

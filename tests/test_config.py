@@ -67,8 +67,9 @@ def test_every_environment_shows_every_key(file: Path) -> None:
             assert re.search(rf"^  {key}: .+ # .+ · .+ · ", text, re.MULTILINE), f"{name}.{key}"
 
 
-def test_the_topics_readme_names_every_key_and_its_default() -> None:
-    text = (HOUSE / "conf" / "topics" / "README.md").read_text(encoding="utf-8")
+def test_the_manual_names_every_key_of_a_topic_and_its_default() -> None:
+    page = (HOUSE / "docs" / "configuration.md").read_text(encoding="utf-8")
+    text = page.partition("## A topic")[2].partition("\n## ")[0]
     rows = dict(re.findall(r"^\| `([a-z0-9_.]+)` \| [^|]+ \| ([^|]+) \|", text, re.MULTILINE))
     slots = {f"slots.{key}" for key in Slots.model_fields}
     assert set(rows) == set(Topic.model_fields) - {"name", "slots"} | slots

@@ -8,11 +8,12 @@ import shutil
 from pathlib import Path
 
 import pytest
+import yaml
 from flights_lake import FlightsLake, shared_lake
 from pydantic import BaseModel
 from typer.testing import CliRunner
 
-from docs import generate
+from docs import comments, generate
 from docs.columns import MEANING
 from lakehouse import schemas
 from lakehouse.cli.app import app
@@ -28,10 +29,23 @@ DOCS = HOUSE / "docs"
 PAGES = [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]
 
 
-@pytest.mark.parametrize("name", generate.PAGES)
-def test_a_generated_page_is_as_the_code_says(name: str) -> None:
-    """A key, a command or a column that changes must change the manual, too."""
-    assert generate.PAGES[name].read_text(encoding="utf-8") == generate.pages()[name], "run `make docs`"
+@pytest.mark.parametrize("file", generate.texts(), ids=lambda file: file.name)
+def test_what_is_generated_is_as_the_code_says(file: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A key, a command or a column that changes must change the manual and the comments in conf/, on every machine."""
+    monkeypatch.setenv("LAKEHOUSE_RELEASE", "another")
+    assert file.read_text(encoding="utf-8") == generate.texts()[file], "run `make docs`"
+
+
+@pytest.mark.parametrize("file", comments.FILES, ids=lambda file: file.name)
+def test_every_key_of_an_environment_has_its_comment_again(file: Path) -> None:
+    """Comments that are lost or wrong are written again; the values stay."""
+    text = file.read_text(encoding="utf-8")
+    wrong = re.sub(r"^(?!# Each key)(.*?) · .* · .*$", r"\1 · 7 · another text", text, flags=re.MULTILINE)
+    assert wrong != text
+    again = comments.commented(wrong, generate.MIRROR_OPTIONS)
+    declared, spark = again.partition("\nspark:")[0], text.partition("\nspark:")[0]
+    assert declared == spark
+    assert yaml.safe_load(again) == yaml.safe_load(text)
 
 
 @pytest.mark.parametrize("model", [Topic, Settings, *generate.MIRROR_OPTIONS.values()])
