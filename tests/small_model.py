@@ -1,4 +1,4 @@
-"""The ingest protocol ("Ingest" in docs/architecture.md) with so few messages, slots and batches that every order of its steps can be tried.
+"""The ingest protocol (docs/architecture.md, "Ingest"), with so few messages that every order of its steps is tried.
 
 `model.py` plays long random schedules; this one leaves out nothing, in a world that is small. A move is what the code
 does between two looks at what others can change: the subscription, manifests, the log, the ledger, a checkpoint. Where

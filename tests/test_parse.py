@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
 from math import copysign
-from typing import Any
+from typing import Any, get_args
 
 import pyarrow as pa
 import pytest
@@ -16,7 +16,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lakehouse.decode import json_pages
-from lakehouse.decode.events import FROM_THE_FUTURE, NO_EVENT_ID, NO_EVENT_TIME, Decoded, decode, decode_by_message
+from lakehouse.decode.events import (
+    FORMATS,
+    FROM_THE_FUTURE,
+    NO_EVENT_ID,
+    NO_EVENT_TIME,
+    Decoded,
+    decode,
+    decode_by_message,
+)
 from lakehouse.decode.json_messages import NOT_JSON
 from lakehouse.decode.undeclared import KEPT, OTHERS
 from lakehouse.schemas import DELIVERED, decoded_schema
@@ -79,6 +87,10 @@ def play(**fields: Any) -> bytes:
 def with_value(text: str) -> bytes:
     """A play whose field `x` holds the JSON text as it stands."""
     return b'{"event_id": "e1", "played_at": "2026-11-23T05:30:00Z", "x": %s}' % text.encode()
+
+
+def test_every_format_of_a_topic_can_be_read() -> None:
+    assert set(FORMATS) == set(get_args(Topic.model_fields["format"].annotation))
 
 
 @pytest.fixture

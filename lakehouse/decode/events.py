@@ -1,6 +1,6 @@
 """Delivered messages to events, Arrow to Arrow: pure, and exact about why a message is rejected.
 
-`decode` is the one door. Another payload format is one more function from a page to `Parsed` in `_PARSERS`.
+`decode` is the one door. Another payload format is one more entry in `FORMATS`.
 """
 
 from __future__ import annotations
@@ -46,18 +46,28 @@ class Decoded:
 
 def decode(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     """The events in a page of messages (columns `DELIVERED`); the same for any way of cutting messages into pages."""
-    return _decoded(messages, topic, _PARSERS[topic.format])
+    return _decoded(messages, topic, FORMATS[topic.format].page)
 
 
 def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     """What `decode` must equal, one message at a time: the reference of the fast path."""
-    return _decoded(messages, topic, _REFERENCES[topic.format])
+    return _decoded(messages, topic, FORMATS[topic.format].reference)
 
 
 Parser = Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]
 """From payloads, the type that is wanted and whether a 64-bit integer may be text."""
-_PARSERS: dict[str, Parser] = {"json": json_pages.page}
-_REFERENCES: dict[str, Parser] = {"json": json_messages.by_message}
+
+
+@dataclass(frozen=True)
+class Format:
+    """How payloads of one `Topic.format` are read: a page at a time, and the reference that goes message by message."""
+
+    page: Parser
+    reference: Parser
+
+
+FORMATS = {"json": Format(json_pages.page, json_messages.by_message)}
+"""By the names that `Topic.format` allows."""
 
 
 def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:

@@ -37,7 +37,8 @@ def _texts(names: Iterable[str], topic: Topic, config: Config) -> dict[str, str]
             raise SuiteError(
                 str(file),
                 found="no such file" if isinstance(error, FileNotFoundError) else str(error),
-                expected=f"the expectations for the hours of {topic.name}",
+                expected="the expectations for the hours of "
+                + ("every topic" if file.stem == EVERY_TOPIC else topic.name),
                 next_step='Create it; {"name": "' + file.stem + '", "expectations": []} expects nothing more.',
             ) from error
     return texts
