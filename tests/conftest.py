@@ -13,6 +13,7 @@ from lakehouse.config import Config, Settings
 from lakehouse.crash.processes import UnavailableError
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic, topic_from
+from tests.clock import Clock
 from tests.servers.together import Servers
 
 SPARK_SETTINGS = {
@@ -76,6 +77,11 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     running = ServersOrSkip(tmp_path_factory.mktemp("servers"))
     yield running
     running.end()
+
+
+@pytest.fixture
+def clock() -> Clock:
+    return Clock()
 
 
 @pytest.fixture

@@ -1,24 +1,13 @@
-"""What tests put into a broker: a clock that stands still, and faults that record what was called."""
+"""Faults that record what a broker was called for."""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Iterable
-from datetime import UTC, datetime
 
 import grpc
 
 from lakehouse.sandbox.faults import Faults
-
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = NOON.timestamp()
-
-    def __call__(self) -> float:
-        return self.seconds
 
 
 class Recorded(Faults):

@@ -36,24 +36,13 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import CODES, Faults, RandomFaults
 from lakehouse.sandbox.monitoring import DENIED, MISSING, OLDEST_UNACKED_MESSAGE_AGE, stale
 from lakehouse.sandbox.subscriptions import Message
+from tests.clock import Clock
 
 pytestmark = pytest.mark.filterwarnings("ignore:The return_immediately flag:DeprecationWarning")
 
 PROJECT = "projects/contract"
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 PATIENCE_SECONDS = 15
 """For answers that are due at once; only a failing test waits this long."""
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.seconds = NOON.timestamp()
-
-    def __call__(self) -> float:
-        return self.seconds
-
-    def advance(self, seconds: float) -> None:
-        self.seconds += seconds
 
 
 @dataclass
@@ -144,13 +133,8 @@ def _emulator_program() -> Path | None:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def broker(clock: Clock) -> Iterator[Broker]:
-    with Broker(clock=clock) as broker:
+    with Broker(clock=clock.seconds) as broker:
         yield broker
 
 
@@ -160,7 +144,7 @@ def server(request: pytest.FixtureRequest) -> Server:
         emulator: Server = request.getfixturevalue("emulator")
         return emulator
     clock = request.getfixturevalue("clock")
-    return Server(request.getfixturevalue("broker").address, clock, clock.advance)
+    return Server(request.getfixturevalue("broker").address, clock.seconds, clock.advance)
 
 
 @contextmanager
@@ -187,7 +171,7 @@ def session(server: Server) -> Iterator[Session]:
 @pytest.fixture
 def own(broker: Broker, clock: Clock) -> Iterator[Session]:
     """A session with the broker alone."""
-    with opened(Server(broker.address, clock, clock.advance)) as session:
+    with opened(Server(broker.address, clock.seconds, clock.advance)) as session:
         yield session
 
 
@@ -611,7 +595,7 @@ def test_a_stream_holds_no_more_than_it_asked_for(own: Session) -> None:
 
 def test_a_nacked_message_of_a_lane_comes_before_its_successors(broker: Broker, clock: Clock) -> None:
     """Order holds over redelivery."""
-    with opened(Server(broker.address, clock, clock.advance), enable_message_ordering=True) as own:
+    with opened(Server(broker.address, clock.seconds, clock.advance), enable_message_ordering=True) as own:
         own.publish(b"0", b"1", b"2", ordering_key="tail")
         first, second = own.pull(2)
         own.ack([second])
@@ -800,14 +784,14 @@ def test_the_metric_is_the_age_of_the_oldest_unacked_message(own: Session, clock
     clock.advance(30)
     own.publish(b"young")
     clock.advance(12.7)
-    assert _sampled(own) == [(42, clock.seconds)]
+    assert _sampled(own) == [(42, clock.seconds())]
     own.ack(own.pull(1))
-    assert _sampled(own) == [(12, clock.seconds)]
+    assert _sampled(own) == [(12, clock.seconds())]
 
 
 def test_the_metric_is_zero_when_nothing_waits(own: Session, clock: Clock) -> None:
     """A sample that says so is other than no sample."""
-    assert _sampled(own) == [(0, clock.seconds)]
+    assert _sampled(own) == [(0, clock.seconds())]
 
 
 def test_a_stale_sample_has_its_own_time(own: Session, broker: Broker, clock: Clock) -> None:
@@ -815,7 +799,7 @@ def test_a_stale_sample_has_its_own_time(own: Session, broker: Broker, clock: Cl
     own.publish(b"one")
     clock.advance(600)
     broker.sampling = stale(timedelta(minutes=4))
-    assert _sampled(own) == [(360, clock.seconds - 240)]
+    assert _sampled(own) == [(360, clock.seconds() - 240)]
     assert _sampled(own, span=timedelta(minutes=3)) == []
 
 

@@ -31,9 +31,9 @@ from lakehouse.store.bronze_log import (
 )
 from lakehouse.store.delta import ConflictError, DataFile, commit, open_table
 from lakehouse.topics import Topic
+from tests.clock import NOON
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 STATE = IngestState(
     epoch=7,

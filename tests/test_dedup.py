@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 import duckdb
 import pyarrow as pa
@@ -15,8 +15,8 @@ from hypothesis import strategies as st
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.store.parquet import FILE, ROW, Scan
+from tests.clock import NOON
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SCHEMA = pa.schema(
     [
         ("event_id", pa.string()),

@@ -28,8 +28,8 @@ from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
 from lakehouse.topics import Topic
+from tests.clock import NOON, Clock
 
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 ACK_DEADLINE = timedelta(seconds=10)
 MAX_AGE = timedelta(minutes=5)
 
@@ -175,22 +175,9 @@ def test_a_slot_on_a_machine_whose_clock_is_ahead_does_not_count(dry: DryFrontie
 # --- Cloud Monitoring ----------------------------------------------------------------------------------------------
 
 
-class Clock:
-    def __init__(self) -> None:
-        self.now = NOON
-
-    def __call__(self) -> float:
-        return self.now.timestamp()
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
 @pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with subscribed_broker(monkeypatch, clock) as broker:
+    with subscribed_broker(monkeypatch, clock.seconds) as broker:
         yield broker
 
 
@@ -302,7 +289,7 @@ def test_without_a_fresh_sample_hours_are_held_and_explain_says_why(
     broker.sampling = sampling
     now = clock.now = datetime.now(UTC) + timedelta(hours=1)  # files are written by real time, and must be old by it
     hour = hour_of(now - timedelta(hours=9))
-    driver = TopicIngest(topic, config, run="one", clock=lambda: clock.now, frontier=monitoring())
+    driver = TopicIngest(topic, config, run="one", clock=clock, frontier=monitoring())
     driver.open_topic(ACK_DEADLINE)
     raw = folders_of(config.settings, topic.name).raw
     stream = SegmentStream(source_options(topic, raw, config.settings.ingest, {}))

@@ -50,6 +50,7 @@ from lakehouse.store.delta import ConflictError, files
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.topics import Topic
+from tests.clock import Clock
 
 NINE, TEN, ELEVEN, TWELVE = (f"2026-11-23T{hour:02d}" for hour in (9, 10, 11, 12))
 ACK_DEADLINE = timedelta(seconds=10)
@@ -60,14 +61,6 @@ PATIENCE_SECONDS = 100
 def at(text: str) -> datetime:
     """`08:30` on the day of these tests."""
     return datetime.fromisoformat(f"2026-11-23T{text}:00+00:00")
-
-
-class Clock:
-    def __init__(self) -> None:
-        self.now = at("12:00")
-
-    def __call__(self) -> datetime:
-        return self.now
 
 
 class Told:
@@ -86,18 +79,13 @@ def play(played_at: str, event_id: str = "", **more: Any) -> bytes:
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def frontier() -> Told:
     return Told(None)
 
 
 @pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with subscribed_broker(monkeypatch, lambda: clock.now.timestamp()) as broker:
+    with subscribed_broker(monkeypatch, clock.seconds) as broker:
         yield broker
 
 

@@ -7,7 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
+from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -38,22 +38,9 @@ from lakehouse.store.records import (
     meanings,
 )
 from lakehouse.topics import Topic
+from tests.clock import NOON, Clock
 
 FIVE, SIX, SEVEN = "2026-11-23T05", "2026-11-23T06", "2026-11-23T07"
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
-
-
-class Clock:
-    def __init__(self, now: datetime = NOON) -> None:
-        self.now = now
-
-    def __call__(self) -> datetime:
-        return self.now
-
-
-@pytest.fixture
-def clock() -> Clock:
-    return Clock()
 
 
 @pytest.fixture

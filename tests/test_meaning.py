@@ -23,6 +23,7 @@ from lakehouse.validate import gx
 from lakehouse.validate.findings import Finding, plain
 from lakehouse.validate.scan import of_files
 from lakehouse.validate.suites import Expectation, Suite
+from tests.clock import NOON
 
 Row = Mapping[str, Any]
 
@@ -42,7 +43,6 @@ SCHEMA = pa.schema(
         ("tags", pa.list_(pa.string())),
     ]
 )
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 VALUES: dict[str, list[Any]] = {
     "n": [0, 1, 2, -1, 2**53, 2**53 + 1, 2**63 - 1, -(2**63)],
     "m": [0, 1, 2, -(2**31)],

@@ -30,9 +30,9 @@ from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.files import Storage, storage_for
 from lakehouse.topics import Topic
+from tests.clock import NOON
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 def at(text: str) -> str:

@@ -16,7 +16,7 @@ import pytest
 from folders import bronze_table, folders_of
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1 import types
-from recorded import NOON, Clock, Recorded
+from recorded import Recorded
 from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscription, subscribed_broker
 
 from lakehouse import failpoints
@@ -35,19 +35,15 @@ from lakehouse.schemas import FACTS
 from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.files import LocalStorage, Storage, storage_for
 from lakehouse.topics import Topic
+from tests.clock import NOON, Clock
 
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with subscribed_broker(monkeypatch, clock) as broker:
+    with subscribed_broker(monkeypatch, clock.seconds) as broker:
         yield broker
 
 
@@ -572,7 +568,7 @@ def test_leases_are_kept_while_a_slot_writes(
     def take_long() -> None:
         for _ in range(2):
             assert recorded.extended.acquire(timeout=PATIENCE_SECONDS)
-            clock.seconds += 0.9
+            clock.advance(0.9)
 
     watched["pull.files_durable"] = take_long
     lake.read()

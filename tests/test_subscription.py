@@ -15,7 +15,7 @@ from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1.types import PublishRequest, PubsubMessage, PullResponse
 from hypothesis import given
 from hypothesis import strategies as st
-from recorded import Clock, Recorded
+from recorded import Recorded
 from subscribing import SUBSCRIPTION, TOPIC, create_subscription, create_topic, subscribed_broker
 
 from lakehouse.errors import SourceError
@@ -25,6 +25,7 @@ from lakehouse.landing.brokers.pubsub import MAX_ACK_IDS, Pauses, SubscriptionRe
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import DELIVERED
+from tests.clock import Clock
 
 SHORT = 0.05
 """Seconds; how long an empty subscription is waited for."""
@@ -35,13 +36,8 @@ IMPATIENT = Pauses(patience=timedelta(0))
 
 
 @pytest.fixture
-def clock() -> Clock:
-    return Clock()
-
-
-@pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with subscribed_broker(monkeypatch, clock, ack_deadline_seconds=30) as broker:
+    with subscribed_broker(monkeypatch, clock.seconds, ack_deadline_seconds=30) as broker:
         yield broker
 
 
@@ -363,7 +359,7 @@ def test_leases_are_extended_while_messages_are_held(
     leases.hold(page.ack_ids)
     for _ in range(2):
         assert faults.extended.acquire(timeout=PATIENCE_SECONDS)
-        clock.seconds += 0.9
+        clock.advance(0.9)
         assert is_dry(reader)
     leases.acknowledge()
     assert broker.unacked(SUBSCRIPTION) == []
@@ -375,7 +371,7 @@ def test_leases_end_when_nobody_extends_them(
     """What the test before this one would see if the leases were not kept."""
     publish(1)
     assert len(payloads(reader)) == 1
-    clock.seconds += 31
+    clock.advance(31)
     assert len(payloads(reader)) == 1
 
 

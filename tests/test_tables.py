@@ -26,9 +26,9 @@ from lakehouse.store.delta import (
     table_exists,
 )
 from lakehouse.topics import Topic
+from tests.clock import NOON
 
 FIVE, SIX = "2026-11-23T05", "2026-11-23T06"
-NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 
 
 @pytest.fixture
