@@ -26,8 +26,8 @@ from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.delta import open_table
 from lakehouse.store.ledger import Ledger
+from tests.jobs import ROOT, run_job
 
-ROOT = Path(__file__).parent.parent
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}
 
 
@@ -79,78 +79,83 @@ def started(job: str, conf: Path, *arguments: str, **environment: str) -> subpro
     )
 
 
-def refused(job: str, conf: Path, *arguments: str, **environment: str) -> str:
+@pytest.fixture
+def refused(conf: Path, tmp_path: Path) -> Callable[..., str]:
     """The one message of a job that must fail."""
-    process = started(job, conf, *arguments, **environment)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 1, said
-    assert "Traceback" not in said
-    (message,) = [line for line in said.splitlines() if " ERROR " in line]
+
+    def message(job: str, *arguments: str, conf: Path = conf, **environment: str) -> str:
+        told = ["--conf", str(conf), *arguments]
+        ended = run_job(job, told, {**os.environ, **environment}, tmp_path / "said")
+        assert ended.returncode == 1, ended.stderr
+        assert "Traceback" not in ended.stderr
+        (line,) = [line for line in ended.stderr.splitlines() if " ERROR " in line]
+        return line
+
     return message
 
 
-def test_an_unreachable_broker_is_named_before_anything_is_made(conf: Path) -> None:
+def test_an_unreachable_broker_is_named_before_anything_is_made(conf: Path, refused: Callable[..., str]) -> None:
     """Half a lake without a source would look like a topic that has no events."""
-    message = refused("ingest", conf, PUBSUB_EMULATOR_HOST="127.0.0.1:1")
+    message = refused("ingest", PUBSUB_EMULATOR_HOST="127.0.0.1:1")
     assert "127.0.0.1:1" in message
     assert "lakehouse sandbox" in message
     assert not (conf.parent.parent / "lake").exists()
 
 
-def test_a_subscription_that_does_not_exist_is_named(conf: Path, broker: Broker) -> None:
+def test_a_subscription_that_does_not_exist_is_named(conf: Path, broker: Broker, refused: Callable[..., str]) -> None:
     """The commonest slip of a new topic."""
-    message = refused("ingest", conf, PUBSUB_EMULATOR_HOST=broker.address)
+    message = refused("ingest", PUBSUB_EMULATOR_HOST=broker.address)
     assert PLAYS["subscription"] in message
     assert "no such subscription" in message
     assert not (conf.parent.parent / "lake").exists()
 
 
 @pytest.mark.usefixtures("subscription")
-def test_a_lake_that_cannot_be_written_is_named(conf: Path) -> None:
+def test_a_lake_that_cannot_be_written_is_named(conf: Path, refused: Callable[..., str]) -> None:
     """A wrong raw_root must not end in a stack trace of a storage library."""
     file = conf.parent.parent / "file"
     file.write_text("")
     settings = yaml.safe_load(conf.read_text()) | {"raw_root": str(file / "lake")}
     conf.write_text(yaml.safe_dump(settings))
-    message = refused("ingest", conf)
+    message = refused("ingest")
     assert str(file / "lake") in message
     assert "raw_root" in message
 
 
 @pytest.mark.usefixtures("subscription")
-def test_a_topic_without_expectations_is_refused_before_it_is_read(conf: Path) -> None:
+def test_a_topic_without_expectations_is_refused_before_it_is_read(conf: Path, refused: Callable[..., str]) -> None:
     """Its hours could never be mirrored; better said now than after the first hour."""
     (conf.parent.parent / "expectations" / "plays.json").unlink()
-    message = refused("run", conf)
+    message = refused("run")
     assert "plays.json" in message
     assert not (conf.parent.parent / "lake").exists()
 
 
 @pytest.mark.usefixtures("subscription")
-def test_a_malformed_suite_is_refused_before_the_topic_is_read(conf: Path) -> None:
+def test_a_malformed_suite_is_refused_before_the_topic_is_read(conf: Path, refused: Callable[..., str]) -> None:
     """As above, for a file that is there and no JSON."""
     (conf.parent.parent / "expectations" / "plays.json").write_text("{")
-    assert "plays.json" in refused("run", conf)
+    assert "plays.json" in refused("run")
     assert not (conf.parent.parent / "lake").exists()
 
 
-def test_an_unknown_topic_is_named_with_those_that_there_are(conf: Path) -> None:
+def test_an_unknown_topic_is_named_with_those_that_there_are(conf: Path, refused: Callable[..., str]) -> None:
     """A mistyped topic on a cluster's command line."""
-    message = refused("seal", conf, "palys")
+    message = refused("seal", "palys")
     assert "palys" in message
     assert "plays" in message.replace("palys", "")
 
 
-def test_a_missing_configuration_is_named(conf: Path) -> None:
+def test_a_missing_configuration_is_named(conf: Path, refused: Callable[..., str]) -> None:
     """On Dataproc the files travel in an archive; a wrong name must be told, not guessed."""
-    message = refused("seal", conf.with_name("other.yaml"))
+    message = refused("seal", conf=conf.with_name("other.yaml"))
     assert "other.yaml" in message
 
 
 @pytest.mark.usefixtures("subscription")
-def test_no_java_is_told_in_one_sentence(conf: Path, tmp_path: Path) -> None:
+def test_no_java_is_told_in_one_sentence(conf: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     """Spark's own words are a page of bash and Py4J."""
-    message = refused("ingest", conf, JAVA_HOME=str(tmp_path / "nowhere"))
+    message = refused("ingest", JAVA_HOME=str(tmp_path / "nowhere"))
     assert "Java 17" in message
     assert "make set-up" in message
 
