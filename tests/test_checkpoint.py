@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -114,11 +115,15 @@ def test_no_checkpoint_and_a_whole_one_are_left_alone(tmp_path: Path) -> None:
     assert (tmp_path / "checkpoint" / "metadata").exists()
 
 
+LIVED_WITH = "offsets cut in the middle", "metadata gone"
+"""Once it is aside, one damage is like another: these two have a life of the query after them."""
+
+
 @pytest.mark.timeout(300)
 def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_lost_or_doubled(
-    config: Config, spark: SparkSession, broker: Broker, caplog: pytest.LogCaptureFixture
+    config: Config, spark: SparkSession, broker: Broker, caplog: pytest.LogCaptureFixture, tmp_path: Path
 ) -> None:
-    """One damage after the other in one lake, with Spark's own files."""
+    """Every damage of a checkpoint that Spark wrote is found; and a topic lives on after one and another."""
     tables = TopicTables(config.topic("plays"), config.settings)
     raw = Path(tables.raw.uri)
     subscription = config.topic("plays").subscription
@@ -128,12 +133,19 @@ def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_lost_or_doubled(
 
     publish("first")
     ingest_once(config, spark, "run-0", is_read)
-    for number, (name, damage) in enumerate(DAMAGES.items(), 1):
-        damage(raw / "checkpoint")
+    for name, damage in DAMAGES.items():
+        copy = tmp_path / name
+        shutil.copytree(raw / "checkpoint", copy / "checkpoint")
+        assert set_aside_if_damaged(storage_for(str(copy)), "plays", datetime.now(UTC)) is None
+        damage(copy / "checkpoint")
+        assert set_aside_if_damaged(storage_for(str(copy)), "plays", datetime.now(UTC)), name
+        assert [path.name.startswith("checkpoint-damaged-") for path in copy.iterdir()] == [True], name
+    for number, name in enumerate(LIVED_WITH, 1):
+        DAMAGES[name](raw / "checkpoint")
         publish(f"after {name}")
         caplog.clear()
         ingest_once(config, spark, f"run-{number}", is_read)
         assert "its checkpoint was damaged" in caplog.text, name
         assert len(list(raw.glob("checkpoint-damaged-*"))) == number, name
     ids = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
-    assert sorted(ids) == sorted(["first", *(f"after {name}" for name in DAMAGES)])
+    assert sorted(ids) == sorted(["first", *(f"after {name}" for name in LIVED_WITH)])
