@@ -8,6 +8,9 @@ unexport SPARK_HOME PYTHONPATH
 export NO_MKDOCS_2_WARNING = 1
 python = GRPC_VERBOSITY=ERROR JAVA_HOME="$$(cat .venv/java-home)" PYSPARK_PYTHON="$$PWD/.venv/bin/python" .venv/bin/python
 
+# Two workers; a group of tests stays with one of them, and tests/conftest.py puts the longest first.
+pytest = $(python) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
+
 .PHONY: help
 help: ## this list
 	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
@@ -38,15 +41,15 @@ services-stop: set-up ## end what `make services` started
 
 .PHONY: test
 test: lint types docs-check ## all checks of a change: format, lint, types, manual, and the tests that need no big download
-	$(python) -m pytest -n 2 --dist loadgroup -m "not stores and not long"
+	$(pytest) -m "not stores and not long"
 
 .PHONY: test-fast
 test-fast: set-up ## of the tests only those that take seconds and start no servers
-	$(python) -m pytest -n 2 --dist loadgroup -m "not slow and not long and not services and not stores"
+	$(pytest) -m "not slow and not long and not services and not stores"
 
 .PHONY: test-all
 test-all: lint types docs-check ## everything: with real HDFS and Hive, emulators of BigQuery and GCS (900 MB, once), long lives
-	$(python) -m pytest -n 2 --dist loadgroup
+	$(pytest)
 
 .PHONY: test-stores
 test-stores: set-up ## of these only the mirrors against real HDFS and Hive and emulators of BigQuery and GCS

@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import tempfile
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -44,14 +48,40 @@ _FETCHED_SECONDS = 900
 """Whichever test with servers is first on a fresh machine waits until what they are made of is there."""
 
 
+_IN_MEMORY, _LEAST_FREE_BYTES = Path("/dev/shm"), 4 * 1024**3
+"""Where folders of tests are: nearly all that a test on a disk waits for is that each file is durable."""
+
+
+def pytest_configure() -> None:
+    """A `--basetemp` or a temporary folder that the caller names are used as they are."""
+    if _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free >= _LEAST_FREE_BYTES:
+        for variable in ("PYTEST_DEBUG_TEMPROOT", "TMPDIR"):
+            os.environ.setdefault(variable, str(_IN_MEMORY))
+        tempfile.tempdir = None  # asked for already, by pytest
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """For `--dist loadgroup`: a file's tests stay together, and those with servers do, which are so started once."""
+    """What starts Spark is slow; and for `--dist loadgroup`, which tests are of one worker, the longest first."""
+    slow: Counter[str] = Counter()
+    groups: dict[pytest.Item, str] = {}
     for item in items:
-        has_servers = item.get_closest_marker("stores") is not None
-        item.add_marker(pytest.mark.xdist_group("stores" if has_servers else item.path.name))
-        if has_servers and not item.get_closest_marker("timeout"):
+        if "spark" in getattr(item, "fixturenames", ()):
+            item.add_marker(pytest.mark.slow)
+        groups[item] = _group(item)
+        item.add_marker(pytest.mark.xdist_group(groups[item]))
+        slow[groups[item]] += any(item.iter_markers("slow"))
+        if groups[item] == "stores" and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_FETCHED_SECONDS))
+    items.sort(key=lambda item: -slow[groups[item]])
+
+
+def _group(item: pytest.Item) -> str:
+    """A file's tests stay together; and those that share what takes long to make: servers, or the flights' lake."""
+    if item.get_closest_marker("stores") is not None:
+        return "stores"
+    asked = item.get_closest_marker("xdist_group")
+    return str(asked.args[0]) if asked else item.path.name
 
 
 @pytest.fixture(scope="session")

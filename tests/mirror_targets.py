@@ -802,7 +802,14 @@ TARGETS: dict[str, Opened] = {
 SERVED = ("hdfs", "gcs", "bigquery", "hive")
 """By servers that the tests start; the first use may fetch them."""
 
-PARAMS = [
-    pytest.param(name, marks=[pytest.mark.stores, pytest.mark.timeout(600)] if name in SERVED else [])
-    for name in TARGETS
-]
+BY_SPARK = ("hadoop",)
+"""By Hadoop's classes in Spark's JVM, with no server."""
+
+
+def _marks(name: str) -> list[pytest.MarkDecorator]:
+    if name in SERVED:
+        return [pytest.mark.stores, pytest.mark.timeout(600)]
+    return [pytest.mark.slow] if name in BY_SPARK else []
+
+
+PARAMS = [pytest.param(name, marks=_marks(name)) for name in TARGETS]

@@ -13,6 +13,8 @@ from lakehouse.cli import app
 from lakehouse.operations import status
 from tests.flights_lake import DIRTY, FlightsLake, shared_lake
 
+pytestmark = pytest.mark.xdist_group("flights")
+
 LATE = "expect_column_values_to_be_between.arrival_delay_minutes"
 
 

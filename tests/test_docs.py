@@ -24,6 +24,8 @@ from lakehouse.ingest.closing import RULES
 from lakehouse.landing.quarantine import KILLS_THE_DECODER
 from lakehouse.topics import Topic
 
+pytestmark = pytest.mark.xdist_group("flights")
+
 HOUSE = Path(__file__).parent.parent
 DOCS = HOUSE / "docs"
 PAGES = [HOUSE / "README.md", HOUSE / "CONTRIBUTING.md", *sorted(DOCS.glob("*.md"))]

@@ -26,7 +26,12 @@ from lakehouse.pages.lake import STATES, Line
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.release import release
 
-pytestmark = [pytest.mark.slow, pytest.mark.timeout(300), pytest.mark.filterwarnings("default")]
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.timeout(300),
+    pytest.mark.filterwarnings("default"),
+    pytest.mark.xdist_group("flights"),
+]
 
 NOW = datetime(2013, 1, 3, 2, tzinfo=UTC)
 CHROMIUM = next(

@@ -143,6 +143,7 @@ def assert_as_expected(lake: Lake, expected: list[dict[Event, Delivery]]) -> Non
         assert [row["event_hour"] for row in rows] == [hours.hour_of(wanted[key].event_time) for key in sorted(wanted)]
 
 
+@pytest.mark.slow
 @given(deliveries())
 @given_with(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_hours_hold_what_plain_python_says(
@@ -381,6 +382,7 @@ def test_a_late_neighbour_does_not_decide_over_an_event(lake: Lake, neighbour: i
 PUBLICATIONS = st.lists(st.tuples(st.sampled_from("abc"), st.integers(0, 239)), min_size=1, max_size=10)
 
 
+@pytest.mark.slow
 @given(PUBLICATIONS, st.integers(1, 4))
 @given_with(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_what_is_published_again_over_the_full_hour_is_delivered_once(
