@@ -256,6 +256,7 @@ def asked_of(rows: list[Row], condition: Any, scope: Callable[[Row], bool]) -> l
     return asked
 
 
+@pytest.mark.slow
 @settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(ROWS, st.sampled_from(CONDITIONS))
 @pytest.mark.timeout(300)

@@ -78,8 +78,13 @@ def test_an_escape_and_a_line_end_are_written_out() -> None:
     assert printable("a\x1b[2Jb\nc\u202ed") == "a\\x1b[2Jb\\nc\\u202ed"
 
 
-@pytest.mark.parametrize("encoding", ["ascii", "latin-1", "cp1252", "utf-8"])
-@pytest.mark.parametrize("command", [["status"], ["status", "plays"], ["hours", "plays"], ["explain", "plays", FIVE]])
+COMMANDS = [["status"], ["status", "plays"], ["hours", "plays"], ["explain", "plays", FIVE]]
+
+
+@pytest.mark.parametrize(
+    ("command", "encoding"),
+    [*((command, "ascii") for command in COMMANDS), *((COMMANDS[-1], each) for each in ("latin-1", "cp1252", "utf-8"))],
+)
 def test_a_stream_of_any_encoding_takes_what_is_printed(lake: Lake, encoding: str, command: list[str]) -> None:
     """Cron and old terminals have no UTF-8: dashes and signs become ASCII, not a traceback."""
     lake.start(hours={FIVE: OpenHour(40, NOON)})
@@ -91,8 +96,7 @@ def test_a_stream_of_any_encoding_takes_what_is_printed(lake: Lake, encoding: st
     assert FIVE in done.stdout.decode(encoding)
 
 
-@pytest.mark.parametrize("width", [80, 120])
-@pytest.mark.parametrize("command", [["status"], ["status", "plays"], ["hours", "plays"], ["explain", "plays", FIVE]])
+@pytest.mark.parametrize(("command", "width"), [*((command, 80) for command in COMMANDS), (["hours", "plays"], 120)])
 def test_commands_fit_a_terminal(lake: Lake, width: int, command: list[str]) -> None:
     """On a real terminal of that width, no line is broken by it."""
     lake.start()
