@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import json
 from datetime import UTC, datetime, timedelta
+from random import Random
 from typing import Any
 
 import pytest
@@ -15,7 +16,7 @@ from tests.fuzz_payloads import topic_with
 
 AT = datetime(2016, 12, 31, 23, 59, 59, tzinfo=UTC)
 FIELDS: dict[str, Any] = {"fields": {"n": "int"}}
-OLD = {**FIELDS, "past_tolerance": "9999999 days"}
+OLD = {**FIELDS, "past_tolerance": "3660000 days"}
 CLEAN = {"id": "e", "t": "2026-11-23T05:30:00Z"}
 
 
@@ -140,6 +141,24 @@ def test_a_decimal_beside_undeclared_fields_does_not_pass_through_a_double(numbe
     assert row_of({"fields": {"x": "decimal(5,2)"}}, payload)["reject_reason"] == "wrong type: x"
     escaped = payload.replace(b'"x"', b'"\\u0078"')
     assert row_of({"fields": {"x": "decimal(5,2)"}}, escaped)["reject_reason"] == "wrong type: x"
+
+
+@pytest.mark.parametrize("spark_type", ["decimal(5,2)", "decimal(18,6)", "decimal(15,15)", "decimal(38,22)"])
+def test_numbers_around_a_doubles_digits_are_read_as_decimals_exactly(spark_type: str) -> None:
+    """Up to 15 digits a double says which decimal was written; from there on, only the text does."""
+    random = Random(spark_type)
+    numbers = []
+    for digits in range(1, 19):
+        for _ in range(20):
+            whole = str(random.randrange(10 ** (digits - 1), 10**digits))
+            point = random.randrange(len(whole))
+            numbers.append(f"{random.choice(['', '-'])}{whole[:point] or 0}.{whole[point:]}")
+            numbers.append(f"{whole}e-{random.randrange(24)}")
+    payloads = [b'{"id":"e","t":"2026-11-23T05:30:00Z","other":1,"x":%s}' % number.encode() for number in numbers]
+    topic = topic_with({"fields": {"x": spark_type}})
+    check(topic, payloads)
+    reasons = decode(delivered(payloads), topic).columns.column("reject_reason")
+    assert 0 < reasons.null_count < len(payloads)
 
 
 @pytest.mark.parametrize("hidden", ["1e400", r'"\ud83d"'])

@@ -5,7 +5,9 @@ What Arrow's reader of JSON has not: maps, undeclared fields, a value of a wrong
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from itertools import accumulate, chain, compress
 from typing import Any
 
@@ -16,6 +18,8 @@ import pyarrow.compute as pc
 from lakehouse.decode.columns import FLOAT_OVERFLOW, decimals_or_null, each_or_null
 
 _NULL = type(None)
+_EXACT_DIGITS, _EXACT_POWERS = 15, 22
+"""What a double holds exactly: decimals of so many digits, powers of ten up to this one."""
 
 
 @dataclass
@@ -63,19 +67,27 @@ def column(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: 
     if pa.types.is_struct(wanted):
         values = _of_kinds(values, {dict}, wrong, place)
         objects = [value or {} for value in values]
-        columns = [
-            column([each.get(member.name) for each in objects], member.type, wrong, int64_as_text,
-                   place.member(member.name))
-            for member in wanted
-        ]  # fmt: skip
+        columns = []
+        for name, member in _members_of(wanted):
+            members = [each.get(name) for each in objects]
+            columns.append(column(members, member, wrong, int64_as_text, place.member(name)))
         return pa.StructArray.from_arrays(columns, fields=list(wanted), mask=_nulls(values))
     if pa.types.is_list(wanted) or pa.types.is_map(wanted):
         return _nested(values, wanted, wrong, int64_as_text, place)
     return _leaves(values, wanted, wrong, int64_as_text, place)
 
 
+@lru_cache(maxsize=1024)
+def _members_of(wanted: pa.StructType) -> list[tuple[str, pa.DataType]]:
+    return [(member.name, member.type) for member in wanted]
+
+
 def _nested(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: bool, place: Place) -> pa.Array:
     values = _of_kinds(values, {list} if pa.types.is_list(wanted) else {dict}, wrong, place)
+    inner_type = wanted.value_type if pa.types.is_list(wanted) else wanted.item_type
+    if _is_strict(inner_type):
+        with suppress(pa.ArrowException):
+            return pa.array(values, wanted)
     lengths = [len(value or ()) for value in values]
     offsets = pa.array(list(accumulate(lengths, initial=0)), pa.int32())
     some, inner = list(filter(None, values)), place.items(lengths)
@@ -89,6 +101,9 @@ def _nested(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text:
 
 
 def _leaves(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: bool, place: Place) -> pa.Array:
+    if _is_strict(wanted):
+        with suppress(pa.ArrowException):
+            return pa.array(values, wanted)
     values = _of_kinds(values, _kinds_of(wanted, int64_as_text), wrong, place)
     if pa.types.is_floating(wanted):
         return _doubles(values, wanted, wrong, place)
@@ -99,14 +114,45 @@ def _leaves(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text:
     return _from_texts(values, wanted, wrong, place)
 
 
+def _is_strict(wanted: pa.DataType) -> bool:
+    """Whether Arrow refuses what `_of_kinds` would call wrong, so that its types need not be looked at."""
+    return bool(pa.types.is_string(wanted) or pa.types.is_boolean(wanted))
+
+
 def _from_texts(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Place) -> pa.Array:
+    exact = None
     if not set(map(type, values)) <= {str, _NULL}:
+        if pa.types.is_decimal(wanted) and wanted.scale <= _EXACT_POWERS:
+            exact, values = _exact_decimals(values, wanted)
         values = [each if each is None or type(each) is str else repr(each) for each in values]
     texts = pa.array(values, pa.string())
+    if exact is not None and texts.null_count == len(texts):
+        return exact
     read = decimals_or_null(texts, wanted) if pa.types.is_decimal(wanted) else each_or_null(texts, wanted)
     if read.null_count > texts.null_count:
         wrong.add(place, np.flatnonzero(pc.and_(pc.is_valid(texts), pc.is_null(read))))
-    return read
+    return read if exact is None else pc.coalesce(exact, read)
+
+
+def _exact_decimals(values: list[Any], wanted: pa.DataType) -> tuple[pa.Array, list[Any]]:
+    """Numbers as decimals, null where the double does not say which; and the values that are left.
+
+    Decimals of at most 15 digits differ as doubles. So the one whose double this is, is what its shortest text says.
+    """
+    numbers = [None if type(each) is str else each for each in values]
+    doubles, power = np.array(numbers, np.float64), 10.0**wanted.scale
+    with np.errstate(over="ignore"):
+        unscaled = np.rint(doubles * power)
+        is_exact = np.abs(unscaled) < 10.0 ** min(_EXACT_DIGITS, wanted.precision)
+        is_exact &= unscaled / power == doubles
+    words = np.zeros((len(values), 2), np.int64)
+    words[:, 0] = np.where(is_exact, unscaled, 0)
+    words[:, 1] = words[:, 0] >> 63
+    validity = pa.py_buffer(np.packbits(is_exact, bitorder="little"))
+    exact = pa.Array.from_buffers(wanted, len(values), [validity, pa.py_buffer(words)])
+    if is_exact.all():
+        return exact, [None] * len(values)
+    return exact, [None if known else each for each, known in zip(values, is_exact.tolist(), strict=True)]
 
 
 def _kinds_of(wanted: pa.DataType, int64_as_text: bool) -> set[type]:

@@ -43,6 +43,7 @@ _COMPRESSED = {
     b"\x78\xda": "zlib",
 }
 """How compressed data begins. None of it begins a JSON document."""
+_FIRST_OF_COMPRESSED = frozenset(beginning[0] for beginning in _COMPRESSED)
 
 MAX_DEPTH = 200
 """Brackets nested deeper than this are not JSON to us: Python and Arrow would each find limits of their own."""
@@ -72,9 +73,10 @@ def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: b
 
 def reason_of_no_object(payload: bytes | None) -> str:
     """Why a payload that is no JSON object is rejected: `compressed (gzip)`, where its first bytes say so."""
-    for beginning, name in _COMPRESSED.items():
-        if payload is not None and payload.startswith(beginning):
-            return f"compressed ({name})"
+    if payload and payload[0] in _FIRST_OF_COMPRESSED:
+        for beginning, name in _COMPRESSED.items():
+            if payload.startswith(beginning):
+                return f"compressed ({name})"
     return NOT_JSON
 
 

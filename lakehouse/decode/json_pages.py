@@ -31,7 +31,15 @@ from lakehouse.decode.columns import (
     typed_or_wrong,
 )
 from lakehouse.decode.documents import Place, Wrong, column
-from lakehouse.decode.json_messages import MAX_DEPTH, Names, by_message, is_too_deep, names_of, reason_of_no_object
+from lakehouse.decode.json_messages import (
+    MAX_DEPTH,
+    Names,
+    by_message,
+    is_too_deep,
+    names_of,
+    reason_of_no_object,
+    undeclared_names,
+)
 
 _JSON_SPACE = " \t\r\n"
 _SAFE_SCALE = 18
@@ -39,7 +47,9 @@ _SAFE_SCALE = 18
 _ESCAPED_NAME = r"\\u00(3[0-9]|[46][0-9a-fA-F]|5[0-9aAfF]|7[0-9aA])"
 """A letter, digit or underscore that is written as an escape: a field's name, or a number as text, may be hidden."""
 _PLAIN_NAME = re.compile(r"[A-Za-z0-9_]+")
-_LONG_NUMBER = r"([0-9]{12,}\.[0-9]|[0-9]{7,}\.[0-9]{4,}|[0-9]+\.[0-9]{9,}|[0-9]{19,}|[0-9.]+[eE][+-]?[0-9]{3,})"
+_LONG_NUMBER = (
+    r"([0-9]{12,}\.[0-9]|[0-9]{7,}\.[0-9]{4,}|[0-9]+\.[0-9]{9,}|[0-9]{19,}|[0-9]{16,}[eE]|[0-9.]+[eE][+-]?[0-9]{3,})"
+)
 """What may have more than 15 digits, or be beyond a double: with fewer, a double's shortest text is the number."""
 _FEW_NAMES = 6
 """So many are counted one after another, more of them all together with the declared ones."""
@@ -48,7 +58,16 @@ _MINUS_ZERO = re.compile(rb"-0[\s,\]}]")
 
 def page(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
     """All messages of a page at once; the few that are not of usual form one by one."""
-    return _by_arrow(payloads, wanted, int64_as_text) or _by_documents(payloads, wanted, int64_as_text)
+    parsed = None
+    if not has_map(wanted) and len(payloads) and not _has_undeclared(payloads[0].as_py(), wanted):
+        parsed = _by_arrow(payloads, wanted, int64_as_text)
+    return parsed or _by_documents(payloads, wanted, int64_as_text)
+
+
+def _has_undeclared(payload: bytes | None, wanted: pa.StructType) -> bool:
+    """Whether Arrow's reader refuses a page that begins so: where one message has such fields, most have."""
+    document = _document(payload)
+    return document is not None and bool(undeclared_names(document, names_of(wanted)))
 
 
 # --- by Arrow's reader ---------------------------------------------------------------------------------------------
@@ -56,8 +75,6 @@ def page(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = 
 
 def _by_arrow(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed | None:
     """None unless all messages are objects, with declared fields only and values of the right JSON types."""
-    if has_map(wanted) or not len(payloads):
-        return None
     texts = _trimmed(payloads)
     if not pc.all(_is_delimited(texts)).as_py() or not _is_safe(texts, wanted):
         return None
