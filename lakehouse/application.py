@@ -82,7 +82,7 @@ def run_job(job: Job) -> NoReturn:
     try:
         _command(job)(standalone_mode=True)
     except LakehouseError as error:
-        log.error("%s", error)
+        log.error("application: error=%s", error)
         sys.exit(error.exit_code)
     sys.exit(0)
 
@@ -169,7 +169,7 @@ def _mirror(topic: Topic, application: Application) -> object:
 def _maintain(topic: Topic, application: Application) -> object:
     removals = maintain_topic(topic, application.config, datetime.now(UTC), dry_run=application.dry_run)
     for removal in removals:
-        log.info("maintain: topic=%s %s: %s (%s)", topic.name, removal.kind, removal.path, removal.why)
+        log.info("maintain: topic=%s kind=%s path=%s why=%s", topic.name, removal.kind, removal.path, removal.why)
     return removals
 
 
@@ -225,7 +225,7 @@ class _Stages:
             try:
                 self.finish()
             except Exception as error:
-                log.error("stages: failed while the run ended: %s", unexpected("stages", error))
+                log.error("stages: error=%s", unexpected("stages", error))
 
     def _follow(self, topic: Topic) -> None:
         pauses = Pauses(self._pause)
@@ -255,7 +255,7 @@ class _Stages:
             ours = self._errors[topic.name, name] = unexpected(f"{name} of {topic.name}", error)
             if str(ours) != str(before):
                 trace = None if ours is error else error
-                log.error("%s: topic=%s parked, the others go on: %s", name, topic.name, ours, exc_info=trace)
+                log.error("%s: topic=%s state=parked error=%s", name, topic.name, ours, exc_info=trace)
             return False
         return True
 

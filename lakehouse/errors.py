@@ -120,7 +120,7 @@ def unexpected(subject: str, error: BaseException) -> LakehouseError:
     ours = UnexpectedError(
         subject,
         found=f"{type(error).__name__}: {said}" if said else type(error).__name__,
-        expected="nothing that this release does not foresee",
+        expected="an error that this release handles",
         next_step="Only this topic waits, and is tried again; the log has the trace.",
     )
     ours.__cause__ = error

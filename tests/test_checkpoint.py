@@ -145,7 +145,7 @@ def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_lost_or_doubled(
         publish(f"after {name}")
         caplog.clear()
         ingest_once(config, spark, f"run-{number}", is_read)
-        assert "its checkpoint was damaged" in caplog.text, name
+        assert "error=damaged checkpoint" in caplog.text, name
         assert len(list(raw.glob("checkpoint-damaged-*"))) == number, name
     ids = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
     assert sorted(ids) == sorted(["first", *(f"after {name}" for name in LIVED_WITH)])

@@ -367,7 +367,7 @@ def test_the_page_and_its_numbers_are_where_the_ledger_says(lake: Lake) -> None:
 
 def test_an_hour_that_is_not_sealed_cannot_be_judged(lake: Lake) -> None:
     """The files of an open hour are not there yet."""
-    with pytest.raises(LakeError, match=r"2026-11-23T05: found the hour open; expected a sealed one"):
+    with pytest.raises(LakeError, match=r"2026-11-23T05: found the hour open; expected a sealed hour"):
         validate_hour(lake.topic, lake.config, HOUR, run="run")
 
 
@@ -410,7 +410,7 @@ def test_a_released_hour_goes_on(lake: Lake) -> None:
 def test_only_an_invalid_hour_can_be_released_and_only_once(lake: Lake) -> None:
     """A release that changes nothing would hide a mistyped hour."""
     lake.seal(plays(5, n={1: -1}))
-    with pytest.raises(ReleaseError, match="found the hour sealed; expected an invalid one"):
+    with pytest.raises(ReleaseError, match="found the hour sealed; expected an invalid hour"):
         release(lake.topic, lake.config, HOUR, "because", "ann")
     lake.validate()
     with pytest.raises(ReleaseError, match="no reason"):

@@ -64,7 +64,7 @@ def person_of(by: str | None) -> str:
         person = ""
     if not person:
         raise LakehouseError(
-            "--by", found="no name", expected="the name of who decides it", next_step="Give one with --by NAME."
+            "--by", found="no name", expected="the name of the person who decides", next_step="Give it with --by NAME."
         )
     return person
 

@@ -30,8 +30,8 @@ def set_aside_if_damaged(storage: Storage, topic_name: str, now: datetime) -> st
     aside = f"{ASIDE}-{now:%Y%m%dT%H%M%S%f}"
     storage.move(FOLDER, aside)
     log.warning(
-        "ingest: topic=%s its checkpoint was damaged (%s) and is now at %s; nothing is lost, ingest goes on without",
-        *(topic_name, damage, aside),
+        "ingest: topic=%s moved_to=%s next=go on without it, nothing is lost error=damaged checkpoint: %s",
+        *(topic_name, aside, damage),
     )
     return damage
 

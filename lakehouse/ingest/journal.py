@@ -133,7 +133,7 @@ class Journal:
         try:
             self.ledger.record(Stopped(run=self._run, host=socket.gethostname()), unless=is_another_runs)
         except Exception as unwritable:  # the end of a run waits for nothing
-            log.warning("ingest: topic=%s its end is not in the ledger: %s", self._tables.topic.name, unwritable)
+            log.warning("ingest: topic=%s not_recorded=stopped error=%s", self._tables.topic.name, unwritable)
 
     def record_failure(self, error: BaseException, *, has_claimed: bool) -> None:
         """Why the topic's query ended or could not start; once for each reason.
@@ -153,4 +153,4 @@ class Journal:
                 failed = Failed(error=str(error), run=self._run, host=socket.gethostname())
                 self.ledger.record(failed, unless=is_known)
         except Exception as unwritable:  # the failure itself is what matters, and is raised by the caller
-            log.warning("ingest: topic=%s its failure is not in the ledger: %s", self._tables.topic.name, unwritable)
+            log.warning("ingest: topic=%s not_recorded=failed error=%s", self._tables.topic.name, unwritable)

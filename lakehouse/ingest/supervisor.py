@@ -54,7 +54,7 @@ def _own(ingest: TopicIngest, error: BaseException) -> LakehouseError:
     if concerns_all(error):
         raise error
     if not isinstance(error, LakehouseError):
-        log.error("ingest: topic=%s parked, unexpected %s", ingest.name, type(error).__name__, exc_info=error)
+        log.error("ingest: topic=%s error=unexpected %s", ingest.name, type(error).__name__, exc_info=error)
     return unexpected(f"ingest of {ingest.name}", error)
 
 
@@ -203,7 +203,7 @@ class _Topics:
         before = self.failing.get(ingest)
         if self.running and (before is None or str(before.error) != str(error)):
             then = f"tried again in {written(pause)}" if may_try else "left to the newer run"
-            log.error("ingest: topic=%s parked, the others go on; %s: %s", ingest.name, then, error)
+            log.error("ingest: topic=%s state=parked next=%s error=%s", ingest.name, then, error)
         self.failing[ingest] = _Failing(error, time.monotonic() + pause.total_seconds() if may_try else None)
 
 

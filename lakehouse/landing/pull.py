@@ -179,9 +179,9 @@ class _Attempt:
         if winner is None:
             raise UnknownOutcomeError(
                 path,
-                found="neither our manifest nor another's",
-                expected="one of them",
-                next_step="Start ingest again.",
+                found="no manifest, though one was there a moment ago",
+                expected="this driver's manifest, or that of a newer one",
+                next_step="The topic is tried again by itself; see what deletes files below `segments/`.",
             )
         return winner
 

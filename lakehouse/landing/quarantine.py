@@ -114,7 +114,7 @@ class _Child:
             self.end()
             raise SourceError(
                 "decoding in a process of its own",
-                found=f"that it cannot start (exit code {self._process.returncode})",
+                found=f"a process that did not start (exit code {self._process.returncode})",
                 expected="a second Python beside this one",
                 next_step="See the executor's log; give executors more memory if that is what it lacks.",
             )

@@ -23,7 +23,7 @@ def files_at(
         raise MirrorError(
             f"mirror {mirror}",
             found=f"no Spark session for {path}",
-            expected="one: only its Hadoop reaches that address",
+            expected="a Spark session, whose Hadoop reaches that address",
             next_step="Run the mirror stage as a Spark job.",
         )
     from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles

@@ -73,7 +73,7 @@ class TargetRun:
                 failures_in_a_row += 1
             if failures_in_a_row >= FAILURES_IN_A_ROW and not self._answers():
                 log.warning(
-                    "mirror: topic=%s target=%s left after %d failures in a row",
+                    "mirror: topic=%s target=%s failures_in_a_row=%d next=the next run goes on",
                     self._topic.name, self._mirror.name, failures_in_a_row,
                 )  # fmt: skip
                 break
@@ -113,7 +113,7 @@ class TargetRun:
         count = self._publish_and_count(hour, force=False)
         if count != expected:
             log.warning(
-                "mirror: topic=%s hour=%s target=%s counted %s, publishes again",
+                "mirror: topic=%s hour=%s target=%s next=publish again error=it counted %s",
                 self._topic.name, hour.hour, self._mirror.name, count,
             )  # fmt: skip
             count = self._publish_and_count(hour, force=True)
@@ -166,7 +166,7 @@ def as_lakehouse_error(error: Exception, subject: str) -> LakehouseError:
     """The error itself if it is ours; a target's own kind, which is logged, as a MirrorError."""
     if isinstance(error, LakehouseError):
         return error
-    log.error("%s failed", subject, exc_info=error)
+    log.error("mirror: subject=%s error=unexpected %s", subject, type(error).__name__, exc_info=error)
     ours = MirrorError(
         subject,
         found=f"{type(error).__name__}: {error}",

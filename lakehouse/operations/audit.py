@@ -126,7 +126,7 @@ def check_topic(topic: Topic, config: Config, now: datetime) -> None:
             expected="every sealed hour as it was sealed",
             next_step=f"`lakehouse verify {topic.name}` and `lakehouse audit {topic.name} HOUR` show all of it.",
         )
-    log.info("audit: topic=%s hours=%d all as sealed", topic.name, len(sealed))
+    log.info("audit: topic=%s hours=%d differing=0", topic.name, len(sealed))
 
 
 class _Row(NamedTuple):

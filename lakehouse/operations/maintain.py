@@ -97,7 +97,7 @@ class _Maintenance:
                     conflicts.meet(conflict)
                     continue
                 self._raw.delete(f"bronze/{file.path}" for file in due)
-            log.info("maintain: topic=%s retired=%d hours files=%d", self._topic.name, len(retired), len(due))
+            log.info("maintain: topic=%s retired_hours=%d files=%d", self._topic.name, len(retired), len(due))
             break
         for file in due:
             what = "sealed, mirrored" if file.hour else "rejected"

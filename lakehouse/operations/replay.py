@@ -102,7 +102,7 @@ def replay_rejected(
             raise LakeError(
                 f"topic {topic.name}",
                 found="no open hour",
-                expected="one, as the topic's first batch sets it",
+                expected="an open hour, which the topic's first batch sets",
                 next_step="Let the topic deliver its first event, then replay.",
             )
         rejected = [file for file in files(table) if file.hour is None]

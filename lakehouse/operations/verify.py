@@ -72,7 +72,7 @@ def verify_hours(
             f"{topic.name} {hour}",
             found="no seal of it in the ledger",
             expected="a sealed hour",
-            next_step="`lakehouse hours` lists the hours; what is not sealed has nothing to be held to.",
+            next_step="`lakehouse hours` lists them; an hour without a seal cannot be verified.",
         )
     try:
         state = read_state(tables, history, now)

@@ -186,7 +186,7 @@ class Sealer:
                 hour,
                 found=f"{manifest['rows']} rows copied of {manifest['deliveries']} deliveries",
                 expected=f"all but {len(doubled)} duplicates and {len(late)} late duplicates",
-                next_step="Nothing was committed; report this.",
+                next_step="Nothing was committed. Run `lakehouse verify`; if it finds nothing, report a defect.",
             )
         return manifest, [copy.as_data_file(hour) for copy in copied]
 

@@ -50,7 +50,7 @@ def watch_jvm(
     def look() -> None:
         while not ended.wait(look_every.total_seconds()):
             if is_gone():
-                log.error("spark: the JVM is gone; this process ends within %d s", grace.total_seconds())
+                log.error("spark: seconds_to_end=%d error=the JVM is gone", grace.total_seconds())
                 stop.set()
                 if not ended.wait(grace.total_seconds()):
                     end(1)

@@ -107,7 +107,7 @@ def open_table(uri: str, options: Mapping[str, str], version: int | None = None)
         table = DeltaTable(uri, version=version, storage_options=dict(options) or None)
     except TableNotFoundError as missing:
         raise LakeError(
-            uri, found="no Delta table", expected="one, as ingest creates it", next_step="Run ingest for this topic."
+            uri, found="no Delta table", expected="a table made by ingest", next_step="Run ingest for this topic."
         ) from missing
     except (DeltaError, OSError, ValueError) as unreadable:
         raise LakeError(
@@ -146,7 +146,7 @@ def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
         table.table_uri,
         found=f"no version as of {as_of}",
         expected="a time or a version since the table was created, within the audit window",
-        next_step="See the ledger for when things happened.",
+        next_step="Give a later time; `lakehouse hours` says when each hour was sealed.",
     )
 
 
@@ -344,9 +344,9 @@ def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[s
             return ((newest - age, entry) for age, entry in enumerate(entries))
     raise LakeError(
         table.table_uri,
-        found=f"a new version at each of {MOST_CONFLICTS} looks at its history",
-        expected="a moment in which nobody writes",
-        next_step="See who writes to it so often.",
+        found=f"{MOST_CONFLICTS} commits in a row by others while its log was read",
+        expected="a log that can be read between two commits",
+        next_step="Try again; if it goes on, find the program that commits so often.",
     )
 
 

@@ -247,7 +247,7 @@ def _shared_metrics(hour: HourScan, questions: Sequence[_Question], extra: Mappi
     try:
         return hour.metrics(wanted | dict(extra))
     except duckdb.Error as broken:
-        log.debug("measured one by one: %s", broken)
+        log.debug("validate: next=measure one by one error=%s", broken)
         return hour.metrics(extra)
 
 

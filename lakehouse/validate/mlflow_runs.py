@@ -153,7 +153,7 @@ def _log_or_warn(tables: TopicTables) -> int:
         if not _is_a_refusal(error):
             _left_alone_until[uri] = time.monotonic() + _LEFT_ALONE / timedelta(seconds=1)
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("validate: topic=%s not logged to MLflow, the next run tries again: %s", tables.topic.name, reason)
+        log.warning("validate: topic=%s next=log to MLflow in the next run error=%s", tables.topic.name, reason)
         return 0
 
 

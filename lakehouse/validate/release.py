@@ -21,7 +21,7 @@ def release(topic: Topic, config: Config, hour: Hour, reason: str, by: str) -> E
         raise ReleaseError(
             f"{topic.name} {hour}",
             found="no reason",
-            expected="one, for who reads the ledger later",
+            expected="a reason, which the ledger keeps",
             next_step="Give it with --reason.",
         )
     ledger = TopicTables(topic, config.settings).ledger(f"release/{config.settings.release}/{by}")
@@ -34,7 +34,7 @@ def release(topic: Topic, config: Config, hour: Hour, reason: str, by: str) -> E
         raise ReleaseError(
             f"{topic.name} {hour}",
             found=f"the hour {ledger.history().state_of(hour)}",
-            expected="an invalid one",
+            expected="an invalid hour",
             next_step="`lakehouse explain` says what happened to it.",
         )
     return entry

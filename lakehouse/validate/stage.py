@@ -100,7 +100,7 @@ class Validation:
             try:
                 verdicts.append(self.validate(hour))
             except LakeError as error:
-                log.warning("validate: topic=%s hour=%s not judged: %s", self.topic.name, hour, error)
+                log.warning("validate: topic=%s hour=%s error=%s", self.topic.name, hour, error)
                 errors.append(error)
         return verdicts, errors
 
@@ -126,7 +126,7 @@ class Validation:
             raise LakeError(
                 f"{self.topic.name} {hour}",
                 found=f"the hour {history.state_of(hour)}",
-                expected="a sealed one",
+                expected="a sealed hour",
                 next_step="Run seal first.",
             )
         judgement = self._judgement(hour, seal)

@@ -105,6 +105,6 @@ def _registered(model: Model, tables: TopicTables) -> Model:
         )
     except Exception as error:  # whatever a server can answer: hours are judged without it
         reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("validate: topic=%s model=volume not registered, the next one will be: %s", model.topic, reason)
+        log.warning("validate: topic=%s model=volume next=register the next model error=%s", model.topic, reason)
         return model
     return replace(model, version=version)

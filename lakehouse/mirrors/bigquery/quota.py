@@ -34,6 +34,6 @@ class LoadQuota:
                     f"mirror {self._dataset.mirror}: {hour.topic.name} {hour.hour}",
                     found=f"{known} loads into {self._dataset.options.dataset}.{table} within a day",
                     expected=f"fewer than {self._limit}, the limit for a table",
-                    next_step="Nothing to do: the hour stays due, and is loaded when the day has room again.",
+                    next_step="Nothing to do: the hour stays due, and is loaded when fewer loads lie in the last day.",
                 )
             self._counts[table] = known + 1, since
