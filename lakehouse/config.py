@@ -57,6 +57,8 @@ FORMER_KEYS = {"dry_after": "empty_after"}
 
 
 class Ingest(Frozen):
+    """The section `ingest`: how often a topic's subscription is pulled, and how much a slot pulls at a time."""
+
     trigger: Wait = key(
         timedelta(seconds=10),
         unit="duration",
@@ -107,6 +109,8 @@ def _present_source(source: object) -> object:
 
 
 class Frontier(Frozen):
+    """The section `frontier`: from where ingest learns up to which publish time everything is consumed."""
+
     source: Annotated[Literal["monitoring", "drained"], BeforeValidator(_present_source)] = key(
         "monitoring",
         unit="monitoring | drained",
@@ -123,6 +127,8 @@ class Frontier(Frozen):
 
 
 class Seal(Frozen):
+    """The section `seal`: how silver's files are written and protected."""
+
     target_file_bytes: int = key(
         256 * 1024**2,
         ge=1024**2,
@@ -143,6 +149,8 @@ class Seal(Frozen):
 
 
 class Validate(Frozen):
+    """The section `validation`; it has no effect any more, and is read so that older files stay right."""
+
     small_rows: int = key(
         200_000,
         ge=0,
@@ -152,6 +160,8 @@ class Validate(Frozen):
 
 
 class MLflow(Frozen):
+    """The section `mlflow`: where the runs of verdicts go. The ledger and the reports do not depend on it."""
+
     tracking_uri: str = key(
         "",
         unit="address",
@@ -230,6 +240,7 @@ class Config:
     expectations: Path
 
     def topic(self, name: str) -> Topic:
+        """The topic of that name; ConfigError, with the names there are, when there is none."""
         if name not in self.topics:
             raise ConfigError(
                 f"topic {name!r}",
@@ -279,6 +290,7 @@ def _topics(folder: Path) -> dict[str, Topic]:
 
 
 def topic_of(file: Path) -> Topic:
+    """The topic that a file declares, named as the file; ConfigError for the first thing that is wrong in it."""
     values = values_of(file)
     try:
         return topic_from(file.stem, values)
@@ -294,6 +306,7 @@ def model_of(kind: type[Model], file: Path, values: dict[str, Any], folder: Path
 
 
 def values_of(file: Path) -> dict[str, Any]:
+    """The keys and values of a YAML file, unchecked; ConfigError when it cannot be read or is no mapping."""
     try:
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
     except OSError as error:

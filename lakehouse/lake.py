@@ -86,6 +86,7 @@ class Rows:
         return dataset.to_table(columns=wanted, filter=kept)
 
     def pandas(self, columns: Sequence[str] | None = None) -> PandasFrame:
+        """As a pandas DataFrame, all in memory; times are in UTC."""
         frame: PandasFrame = self.arrow(columns).to_pandas()
         return frame
 
@@ -109,6 +110,7 @@ class Rows:
         return rows.where(F.col("hour").isin(list(self._hours)))
 
     def __len__(self) -> int:
+        """Rows by the table's log; no file is read."""
         kept = [file for file in files(self._open()) if self._hours is None or file.hour in self._hours]
         return sum(file.rows for file in kept)
 
@@ -120,12 +122,15 @@ class Lake:
     config: Config
 
     def topics(self) -> list[str]:
+        """Names of the topics that are configured, also of those that never started."""
         return sorted(self.config.topics)
 
     def topic(self, name: str) -> TopicLake:
+        """One topic; ConfigError when there is none of that name."""
         return TopicLake(self.config.topic(name), self.config, self.spark)
 
     def spark(self) -> SparkSession:
+        """The session of the configuration, started if there is none."""
         return spark_session(self.config.settings, "lakehouse notebook")
 
     def grid(self, last: int = _SHOWN_HOURS) -> PandasFrame:

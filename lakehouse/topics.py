@@ -97,6 +97,8 @@ class Slots(Frozen):
 class Topic(Frozen):
     """One `conf/topics/<name>.yaml`."""
 
+    # Over 200 lines: a list of keys, each with the text that the manual shows for it. What they decide is elsewhere.
+
     name: str
     subscription: Annotated[str, AfterValidator(_subscription)] = key(
         unit="projects/<project>/subscriptions/<subscription>",

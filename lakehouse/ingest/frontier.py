@@ -21,6 +21,8 @@ UNACKED_AGE = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
 
 
 class FrontierSource(Protocol):
+    """What knows up to which publish time a subscription is consumed: Cloud Monitoring, or that it was drained."""
+
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
         """The frontier after an epoch with these facts (columns `FACTS`)."""
 

@@ -92,9 +92,11 @@ class PubSubSource(DataSource):
         return FORMAT
 
     def schema(self) -> StructType:
+        """`FACTS`, rows for each part of a slot; with the option `read=messages` the topic's `segment_schema`."""
         return from_arrow_schema(segment_schema(topic_named(self.options)) if self._serves_messages() else FACTS)
 
     def streamReader(self, schema: StructType) -> DataSourceStreamReader:
+        """The reader that Spark plans and pulls with, by the option `read`."""
         if self._serves_messages():
             return MessageStream(source_options_of(self.options))
         return SegmentStream(self.options)
@@ -137,6 +139,7 @@ class SegmentStream(DataSourceStreamReader):
             return self._planned(Offset(epoch, self._next_slots(), state.open_hour))
 
     def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
+        """The slots of the epoch `end`, a task each; none when it is `start`."""
         end_offset = Offset(**end)
         self._remember(end_offset)
         if start == end:
@@ -153,6 +156,7 @@ class SegmentStream(DataSourceStreamReader):
         """Nothing: ingest clears manifests away by what bronze's log says of them."""
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
+        """On an executor: the facts (`FACTS`) of the slot's parts, once their segments and manifests are durable."""
         assert isinstance(partition, Slot)
         with noting_errors(self._raw.uri):
             parts = list(self._puller().pulled(self._topic, self._ingest, self._raw.files(), partition, lambda: None))

@@ -23,6 +23,11 @@ _TURN = Lock()
 
 
 class DuckDBMirror(Mirror):
+    """Hours as tables in one DuckDB file on this machine: a table for each topic with the column `hour`.
+
+    `_hours` lists what is there, empty hours too. Each hour is published in one transaction.
+    """
+
     class Options(Frozen):
         kind: Literal["duckdb"]
         path: Root = key(

@@ -72,10 +72,13 @@ class Cell:
 
 @dataclass(frozen=True)
 class Reconciliation:
+    """What each hour came to in each store, one cell for each."""
+
     cells: Sequence[Cell] = field(default_factory=tuple)
 
     @property
     def wrong(self) -> list[Cell]:
+        """Cells of hours that are missing, different, extra, or could not be counted."""
         return [cell for cell in self.cells if not cell.is_right]
 
 

@@ -34,10 +34,16 @@ class Stored:
 
 
 class Storage(Protocol):
+    """Files below one root. Paths are relative to it, with `/` between their parts.
+
+    OSError or Google's own errors when the store does not answer; UnknownOutcomeError only where it is said.
+    """
+
     def create(self, path: str) -> Any:
         """A binary file to write to; complete and durable once `finish` was called with its path."""
 
-    def finish(self, paths: Iterable[str]) -> None: ...
+    def finish(self, paths: Iterable[str]) -> None:
+        """Make created files durable, whose streams are closed, with the folders that they are in."""
 
     def open(self, path: str) -> Any:
         """A binary file to read from, at any place."""
@@ -48,7 +54,8 @@ class Storage(Protocol):
     def write(self, path: str, content: bytes) -> None:
         """Write or replace, all or nothing to a reader."""
 
-    def read(self, path: str) -> bytes | None: ...
+    def read(self, path: str) -> bytes | None:
+        """All of a file; None when it is not there."""
 
     def listed(self, folder: str) -> list[Stored]:
         """Every file below the folder, ordered by path; none when there is no such folder."""
@@ -76,6 +83,8 @@ def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
 
 
 class LocalStorage:
+    """A folder of the file system. What is written is synced, with its folder, before the call returns."""
+
     def __init__(self, root: str) -> None:
         self._root = root
 

@@ -118,6 +118,7 @@ class History:
         return next((entry for entry in reversed(self.sound_entries) if entry.state in states), None)
 
     def first(self, state: str, hour: Hour) -> Entry | None:
+        """The oldest row of that state of the hour."""
         return next((entry for entry in self.of_hour(hour) if entry.state == state), None)
 
     @cached_property
@@ -157,12 +158,15 @@ class History:
         return bool(verdicts) and verdicts[-1] != State.INVALID
 
     def targets_done(self, hour: Hour) -> set[str]:
+        """Names of the mirrors that have the newest revision. LakeError when such a row is broken."""
         return {entry.of(Mirrored).target for entry in self.current(hour) if entry.state == State.MIRRORED}
 
     def due_to_seal(self) -> list[Hour]:
+        """Closed hours that were never sealed, oldest first."""
         return [hour for hour in self.hours() if not self.first(State.SEALED, hour)]
 
     def due_to_validate(self) -> list[Hour]:
+        """Sealed hours whose newest revision has no verdict yet, oldest first."""
         return [
             hour
             for hour in self.hours()
@@ -170,6 +174,7 @@ class History:
         ]
 
     def due_to_mirror(self, target: str) -> list[Hour]:
+        """Hours, valid or released, whose newest revision the target does not have, oldest first."""
         return [hour for hour in self.hours() if self.is_cleared(hour) and target not in self.targets_done(hour)]
 
     def requested_close(self) -> Entry | None:
