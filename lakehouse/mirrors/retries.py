@@ -26,11 +26,12 @@ def with_retries(
         if_exception_type(*passing),
         exponential_sleep_generator(initial=0.5, maximum=4.0),
         timeout=patience / timedelta(seconds=1),
-        exception_factory=_last_error,
+        exception_factory=last_error,
     )
     return result
 
 
-def _last_error(errors: list[Exception], *_: object) -> tuple[Exception, Exception | None]:
+def last_error(errors: list[Exception], *_: object) -> tuple[Exception, Exception | None]:
+    """What `retry_target` raises in the end: the last error with its own cause."""
     cause = errors[-1].__cause__
     return errors[-1], cause if isinstance(cause, Exception) else None

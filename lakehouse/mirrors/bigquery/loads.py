@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from datetime import timedelta
 from typing import Any
@@ -11,7 +10,7 @@ from urllib.parse import urlsplit
 
 import pyarrow.parquet as pq
 from google.api_core.exceptions import Conflict
-from google.api_core.retry import exponential_sleep_generator
+from google.api_core.retry import exponential_sleep_generator, if_exception_type, retry_target
 from google.cloud import bigquery
 from google.cloud.bigquery.format_options import ParquetOptions
 
@@ -21,6 +20,7 @@ from lakehouse.mirrors.bigquery.layouts import Layout
 from lakehouse.mirrors.bigquery.quota import LoadQuota
 from lakehouse.mirrors.bigquery.schema import labels_of
 from lakehouse.mirrors.contract import SealedHour
+from lakehouse.mirrors.retries import last_error
 
 TRIES = 3
 """Load jobs for one publish: as long as they fail for reasons that BigQuery says may pass."""
@@ -51,6 +51,10 @@ def load_config(schema: Sequence[Any], labels: Mapping[str, str]) -> Any:
     return config
 
 
+class _PassingError(Exception):
+    """A job failed for a reason that may pass: the next one may succeed."""
+
+
 class LoadAttempts:
     """The load jobs of an hour's revision, numbered from 1: this process's and those of others before it."""
 
@@ -63,25 +67,33 @@ class LoadAttempts:
 
         MirrorError when a job fails for a reason that does not pass, or too many have failed.
         """
-        config = load_config(self._layout.schema(hour), labels_of(hour))
-        longest = self._dataset.options.patience / timedelta(seconds=1)
-        pauses: Iterator[float] = exponential_sleep_generator(self._pause / timedelta(seconds=1), longest)
+        jobs = self._jobs(hour, uris, force)
         tries = 0
+
+        def load_once() -> None:
+            nonlocal tries
+            job, is_ours = next(jobs)
+            tries += is_ours
+            error = self._dataset.outcome(job)
+            if error is not None:
+                failure = load_failure(self._dataset.mirror, hour, job, error)
+                raise _PassingError(failure) if error.get("reason") in _PASSING and tries < TRIES else failure
+
+        longest = self._dataset.options.patience / timedelta(seconds=1)
+        pauses = exponential_sleep_generator(self._pause / timedelta(seconds=1), longest)
+        retry_target(load_once, if_exception_type(_PassingError), pauses, timeout=None, exception_factory=last_error)
+
+    def _jobs(self, hour: SealedHour, uris: Sequence[str], force: bool) -> Iterator[tuple[Any, bool]]:
+        """The jobs of this revision that can serve, each with whether we started it; MirrorError after very many."""
+        config = load_config(self._layout.schema(hour), labels_of(hour))
         for attempt in range(1, _ATTEMPTS):
             job_id = self._dataset.job_id(hour, attempt)
             try:
-                job = self._start(hour, uris, job_id, config)
-                tries += 1
+                yield self._start(hour, uris, job_id, config), True
             except Conflict:
                 job = self._dataset.job(job_id)
-                if not self._is_usable(job, hour, uris, force):
-                    continue
-            error = self._dataset.outcome(job)
-            if error is None:
-                return
-            if error.get("reason") not in _PASSING or tries >= TRIES:
-                raise load_failure(self._dataset.mirror, hour, job, error)
-            time.sleep(next(pauses))
+                if self._is_usable(job, hour, uris, force):
+                    yield job, False
         raise MirrorError(
             f"mirror {self._dataset.mirror}: {hour.topic.name} {hour.hour}",
             found=f"{_ATTEMPTS} load jobs of this revision",
