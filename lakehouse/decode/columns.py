@@ -44,7 +44,7 @@ Wrong = tuple[str, pa.BooleanArray]
 
 @dataclass(frozen=True)
 class Parsed:
-    """`values` has the type that was asked for; where `reasons` has one, the value is null."""
+    """`values` has the type that was asked for; where `reasons` has one, the value means nothing."""
 
     values: pa.StructArray
     reasons: pa.StringArray

@@ -26,7 +26,6 @@ from lakehouse.decode.columns import (
     has_map,
     is_sound,
     largest_scale,
-    rows_or_null,
     spelled_type,
     typed_or_wrong,
 )
@@ -53,15 +52,18 @@ _LONG_NUMBER = (
 """What may have more than 15 digits, or be beyond a double: with fewer, a double's shortest text is the number."""
 _FEW_NAMES = 6
 """So many are counted one after another, more of them all together with the declared ones."""
+_BRACKET_BIT, _OPENING = 0x20, 0x7B
+"""`[` and `{` differ in one bit; with it, both are `{`."""
 _MINUS_ZERO = re.compile(rb"-0[\s,\]}]")
 
 
 def page(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
     """All messages of a page at once; the few that are not of usual form one by one."""
-    parsed = None
-    if not has_map(wanted) and len(payloads) and not _has_undeclared(payloads[0].as_py(), wanted):
-        parsed = _by_arrow(payloads, wanted, int64_as_text)
-    return parsed or _by_documents(payloads, wanted, int64_as_text)
+    is_tried = not has_map(wanted) and len(payloads) and not _has_undeclared(payloads[0].as_py(), wanted)
+    texts = _trimmed(payloads) if is_tried else None
+    is_safe = texts is not None and _is_safe(texts, wanted)
+    parsed = _by_arrow(texts, wanted, int64_as_text) if is_safe else None
+    return parsed or _by_documents(payloads, wanted, int64_as_text, is_safe)
 
 
 def _has_undeclared(payload: bytes | None, wanted: pa.StructType) -> bool:
@@ -73,10 +75,9 @@ def _has_undeclared(payload: bytes | None, wanted: pa.StructType) -> bool:
 # --- by Arrow's reader ---------------------------------------------------------------------------------------------
 
 
-def _by_arrow(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed | None:
+def _by_arrow(texts: pa.StringArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed | None:
     """None unless all messages are objects, with declared fields only and values of the right JSON types."""
-    texts = _trimmed(payloads)
-    if not pc.all(_is_delimited(texts)).as_py() or not _is_safe(texts, wanted):
+    if not pc.all(_is_delimited(texts)).as_py():
         return None
     joined = _lines(texts)
     if joined is None:
@@ -105,7 +106,8 @@ def _is_safe(texts: pa.StringArray, wanted: pa.StructType) -> bool:
     """Whether Arrow's reader meets no decimal that it cannot read.
 
     It looks up powers of ten by the exponent without a check (`1e-999999999` ends the process, `1e-41` is 0), and a
-    number that it scales up may wrap around 128 bits. Neither can happen without exponent and with so few digits.
+    number that it scales up may wrap around 128 bits. Neither can happen without exponent and with so few digits: a
+    double holds them all, too.
     """
     if not has_decimal(wanted):
         return True
@@ -143,7 +145,7 @@ def _judged(read: pa.StructArray, wanted: pa.StructType) -> Parsed | None:
     if not wrong:
         return Parsed(values, pa.nulls(len(values), pa.string()))
     reasons = first_reason([(is_wrong, pa.scalar(f"wrong type: {path}")) for path, is_wrong in wrong])
-    return Parsed(rows_or_null(values, pc.is_null(reasons)), reasons)
+    return Parsed(values, reasons)
 
 
 def _lines(payloads: pa.StringArray) -> pa.Buffer | None:
@@ -179,14 +181,16 @@ def _read_lines(joined: pa.Buffer, rows: int, spelled: pa.StructType) -> pa.Stru
 # --- from parsed documents -----------------------------------------------------------------------------------------
 
 
-def _by_documents(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed:
+def _by_documents(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool, is_safe: bool) -> Parsed:
     """From Python's objects, a column at a time; a message that these do not hold exactly is read on its own.
+
+    `is_safe`: what `_is_safe` says of the page, if that is known.
 
     Arrow could infer undeclared fields too, but makes a column of each name, which fills the memory when names are ids,
     and goes down into nested values until the stack ends.
     """
     texts = payloads.to_pylist()
-    inexact, wrong = _inexact(payloads, texts, wanted), Wrong()
+    inexact, wrong = _inexact(payloads, texts, wanted, is_safe), Wrong()
     documents = _documents(texts, inexact)
     values = column(documents, wanted, wrong, int64_as_text, Place())
     unclear = sorted(inexact | wrong.unclear)
@@ -198,8 +202,6 @@ def _by_documents(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text
     for row, path in wrong.paths.items():
         reasons[row] = f"wrong type: {path}"
     read = pa.array(reasons, pa.string())
-    if wrong.paths:
-        values = rows_or_null(values, pc.is_null(read))
     parsed = Parsed(values, read, _counted(list(filter(None, documents)), names_of(wanted)))
     return _with_exact(parsed, payloads, unclear, wanted, int64_as_text) if unclear else parsed
 
@@ -235,16 +237,27 @@ def _document(text: bytes | None) -> dict[str, Any] | None:
     return read if type(read) is dict else None
 
 
-def _inexact(payloads: pa.BinaryArray, texts: list[bytes | None], wanted: pa.StructType) -> set[int]:
+def _inexact(payloads: pa.BinaryArray, texts: list[bytes | None], wanted: pa.StructType, is_safe: bool) -> set[int]:
     """The rows whose objects may differ from what is written: a double for a decimal, 0 for -0, too many levels."""
-    rows = {row for row, text in enumerate(texts) if text and len(text) > 2 * MAX_DEPTH and is_too_deep(text)}
+    rows = {row for row in _bracketed(payloads) if is_too_deep(texts[row] or b"")}
     if has_floating(wanted) and _MINUS_ZERO.search(b"\n".join(filter(None, texts))):
         rows |= {row for row, text in enumerate(texts) if text and _MINUS_ZERO.search(text)}
-    if has_decimal(wanted):
+    if has_decimal(wanted) and not is_safe:
         is_inexact = pc.match_substring_regex(payloads, _inexact_decimal(wanted))
         is_inexact = pc.fill_null(pc.or_(is_inexact, _has_escaped_name(payloads)), False)
         rows |= set(np.flatnonzero(is_inexact).tolist())
     return rows
+
+
+def _bracketed(payloads: pa.BinaryArray) -> list[int]:
+    """The rows with so many opening brackets that they may nest too deep."""
+    _, ends, data = payloads.buffers()
+    if data is None:
+        return []
+    offsets = np.frombuffer(ends, np.int32)[payloads.offset : payloads.offset + len(payloads) + 1]
+    characters = np.frombuffer(data, np.uint8, offsets[-1])
+    openings = np.flatnonzero((characters | _BRACKET_BIT) == _OPENING)
+    return np.flatnonzero(np.diff(np.searchsorted(openings, offsets)) > MAX_DEPTH).tolist()
 
 
 def _has_escaped_name(texts: pa.Array) -> pa.BooleanArray:
