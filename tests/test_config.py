@@ -237,6 +237,11 @@ def test_a_wrong_configuration_ends_the_command_with_one_message(
             {"fields": {"played_at": "boolean"}, "event_time_unit": "ms"},
             "an integer, a double, a decimal, a string or a timestamp",
         ),
+        *(
+            ({"fields": {"played_at": "float"}, "event_time_unit": unit}, "(a float has too few digits)")
+            for unit in ("s", "ms", "us", "ns")
+        ),
+        ({"fields": {"played_at": "float"}}, "a string or a timestamp"),
     ],
 )
 def test_an_id_or_a_time_is_declared_as_something_that_can_be_one(

@@ -26,7 +26,7 @@ from lakehouse.decode.events import (
     decode_by_message,
 )
 from lakehouse.decode.json_messages import NOT_JSON
-from lakehouse.decode.undeclared import KEPT, OTHERS
+from lakehouse.decode.undeclared import KEPT, OTHERS, top_names
 from lakehouse.schemas import DELIVERED, decoded_schema
 from lakehouse.topics import Topic, topic_from
 
@@ -599,6 +599,20 @@ def test_names_that_are_ids_do_not_fill_memory(topic: Topic) -> None:
     assert decoded.undeclared[OTHERS] == 3 * 5_000 + 15_001 - sum(
         count for name, count in decoded.undeclared.items() if name != OTHERS
     )
+
+
+@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@given(st.integers(0, 3 * KEPT), st.integers(1, 5), st.booleans())
+def test_the_most_frequent_names_are_counted_each_and_the_others_together(names: int, kinds: int, twice: bool) -> None:
+    counts = Counter({f"n{number:03d}" + "x" * (number % 7 * 20): 1 + number % kinds for number in range(names)})
+    named = [(name if len(name) <= 100 else f"{name[:100]}…", count) for name, count in counts.items()]
+    ranked = sorted(named, key=lambda each: (-each[1], each[0]))
+    expected = dict(ranked[:KEPT])
+    if others := sum(count for _, count in ranked[KEPT:]):
+        expected[OTHERS] = others
+    top = top_names(counts)
+    assert list(top.items()) == list(expected.items()) if names > KEPT else top == expected
+    assert not twice or top_names(top) == expected
 
 
 def test_a_page_may_be_a_slice(topic_with: Callable[..., Topic]) -> None:
