@@ -20,7 +20,7 @@ from lakehouse.landing import segments
 from lakehouse.landing.manifests import (
     Manifest,
     SegmentFile,
-    epoch_and_slot,
+    _epoch_and_slot,
     listed_manifests,
     manifest_path,
     read_manifest,
@@ -334,4 +334,4 @@ def test_what_a_crash_left_aside_is_no_manifest(storage: Storage, folders: Folde
 
 def test_a_manifest_s_path_sorts_and_names_its_slot() -> None:
     assert manifest_path(9, 0) < manifest_path(9, 1) < manifest_path(10, 0)
-    assert epoch_and_slot(manifest_path(123, 45)) == (123, 45)
+    assert _epoch_and_slot(manifest_path(123, 45)) == (123, 45)
