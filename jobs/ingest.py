@@ -1,6 +1,9 @@
 """spark-submit's door to `lakehouse.application.ingest`; `--help` lists the arguments."""
 
-from lakehouse.application import ingest, run_job
+from lakehouse.errors import ended_without_extras
+
+with ended_without_extras():
+    from lakehouse.application import ingest, run_job
 
 if __name__ == "__main__":
     run_job(ingest)

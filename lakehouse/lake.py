@@ -22,12 +22,11 @@ import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from lakehouse.config import Config, load
-from lakehouse.errors import LakeError
+from lakehouse.errors import LakeError, extras_named
 from lakehouse.hours import Hour, parsed
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.schemas import bronze_schema, silver_schema
-from lakehouse.spark.session import spark_session
 from lakehouse.store.delta import as_it_was, files
 from lakehouse.store.ledger import History
 from lakehouse.store.place import Place
@@ -130,7 +129,10 @@ class Lake:
         return TopicLake(self.config.topic(name), self.config, self.spark)
 
     def spark(self) -> SparkSession:
-        """The session of the configuration, started if there is none."""
+        """The session of the configuration, started if there is none; MissingExtraError where Spark is not installed."""
+        with extras_named():
+            from lakehouse.spark.session import spark_session
+
         return spark_session(self.config.settings, "lakehouse notebook")
 
     def grid(self, last: int = _SHOWN_HOURS) -> PandasFrame:

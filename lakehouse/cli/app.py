@@ -13,7 +13,7 @@ from lakehouse.cli import decide, drafts, examine, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import confirm, make_encodable, print_error
 from lakehouse.config import DEFAULT_CONF
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, extras_named
 
 app = typer.Typer(
     help="Hourly event delivery: how topics are, why hours wait, and what a person decides.",
@@ -29,7 +29,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     make_encodable()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
-        app(args=given, prog_name="lakehouse")
+        with extras_named():
+            app(args=given, prog_name="lakehouse")
     except LakehouseError as error:
         print_error(error, as_json="--json" in given)
         raise SystemExit(error.exit_code) from error

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -23,7 +23,10 @@ from lakehouse.cli.output import (
     value_text,
 )
 from lakehouse.cli.progress import progress
-from lakehouse.config import load
+from lakehouse.config import Config, load
+
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
 
 _BATCH = {"bronze version": "bronze_version", "release": "release", "run": "run"}
 
@@ -147,14 +150,13 @@ def reconcile(
 ) -> None:
     """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
     from lakehouse.operations import reconcile as reconciling
-    from lakehouse.spark.session import spark_session
 
     config = load(context.obj)
     first, _, last = (hours_text or "").partition("..")
     bounds = (hour_of(first), hour_of(last or first)) if first else (None, None)
     names = [topic] if topic else [name for name in sorted(config.topics) if is_started(config, name)]
     chosen = [started_topic(context, topic).topic] if topic else [config.topic(name) for name in names]
-    session = spark_session(config.settings, "reconcile") if reconciling.needs_spark(config, chosen) else None
+    session = _session(config) if reconciling.needs_spark(config, chosen) else None
     open_mirror = reconciling.mirrors_of(config, session)
     found = reconciling.reconcile(
         config, chosen, open_mirror, first=bounds[0], last=bounds[1], repair=repair, track=progress("topics compared")
@@ -171,3 +173,9 @@ def reconcile(
             print_line(next_step)
     if found.wrong:
         raise typer.Exit(1)
+
+
+def _session(config: Config) -> SparkSession:
+    from lakehouse.spark.session import spark_session
+
+    return spark_session(config.settings, "reconcile")

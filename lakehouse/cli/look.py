@@ -35,7 +35,7 @@ from lakehouse.cli.output import (
 )
 from lakehouse.cli.progress import progress
 from lakehouse.config import DEFAULT_CONF, Config, load
-from lakehouse.errors import ConfigError, LakehouseError
+from lakehouse.errors import ConfigError, LakehouseError, require
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.status import STATES, TopicStatus, file_complaints, hour_statuses, statuses
 from lakehouse.printable import printable
@@ -183,6 +183,8 @@ def lateness(
     from lakehouse.operations.lateness import outlook, picture
 
     config = load(context.obj)
+    if png is not None:
+        require("matplotlib")
     found = outlook(config.topic(topic), config, tolerated=skewed)
     if png is not None:
         picture(found, str(png))

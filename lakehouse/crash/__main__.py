@@ -2,6 +2,9 @@
 
 import sys
 
-from lakehouse.crash.kit import main
+from lakehouse.errors import ended_without_extras
+
+with ended_without_extras():
+    from lakehouse.crash.kit import main
 
 sys.exit(main())

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib import import_module
-from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -13,7 +12,7 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from lakehouse.config import Config, Settings, config_error
-from lakehouse.errors import ConfigError, MirrorError
+from lakehouse.errors import EXTRAS, ConfigError, require
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.topics import Frozen, Topic
@@ -28,9 +27,6 @@ KINDS = {
     "hive": "lakehouse.mirrors.hive:HiveMirror",
 }
 """Kind to class. A target's client library is imported only when the target is used."""
-
-PACKAGES = {"bigquery": ("google.cloud.bigquery",), "hive": ("puresasl", "pyhive", "thrift", "thrift_sasl")}
-"""What a kind needs of the extra that is named as the kind."""
 
 
 class MirrorKind(Protocol):
@@ -105,7 +101,9 @@ def _kind(name: str, values: dict[str, Any], config_path: Path) -> MirrorKind:
             expected="one of " + ", ".join(sorted(KINDS)),
             next_step="Fix that key.",
         )
-    _require_extra(found, name)
+    if found in EXTRAS:
+        _, packages = EXTRAS[found]
+        require(*packages)
     return class_of(found)
 
 
@@ -113,22 +111,6 @@ def class_of(kind: str) -> MirrorKind:
     module, _, attribute = KINDS[kind].partition(":")
     found: MirrorKind = getattr(import_module(module), attribute)
     return found
-
-
-def _require_extra(kind: str, name: str) -> None:
-    """MirrorError when a package is missing that the kind's extra installs."""
-    for package in PACKAGES.get(kind, ()):
-        try:
-            is_there = find_spec(package) is not None
-        except ModuleNotFoundError:  # the package that it is in
-            is_there = False
-        if not is_there:
-            raise MirrorError(
-                f"mirror {name}",
-                found=f"no Python package {package}",
-                expected=f"the extra for mirrors of kind {kind}",
-                next_step=f"Install it: pip install 'lakehouse[{kind}]'.",
-            )
 
 
 def _options(kind: MirrorKind, name: str, values: dict[str, Any], config_path: Path) -> Frozen:

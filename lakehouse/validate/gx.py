@@ -20,8 +20,7 @@ import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.errors import SuiteError
-from lakehouse.validate.extra import needs_quality
+from lakehouse.errors import SuiteError, extras_named
 from lakehouse.validate.findings import EXAMPLES_BYTES, Finding, example_rows, observed_value
 from lakehouse.validate.literals import NotExpressibleInSql, judged_bound
 from lakehouse.validate.metrics import measure
@@ -57,7 +56,7 @@ def load() -> None:
     with _importing:
         os.environ["GX_ANALYTICS_ENABLED"] = "false"
         logging.getLogger("great_expectations").setLevel(logging.ERROR)
-        with needs_quality("Great Expectations"):
+        with extras_named():
             import_module("great_expectations.validator.validator")
         import_module("lakehouse.validate.volume_expectation")
 

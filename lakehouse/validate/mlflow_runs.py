@@ -23,9 +23,9 @@ from typing import Any
 from urllib.parse import unquote, urlsplit
 
 from lakehouse.config import Settings
+from lakehouse.errors import extras_named
 from lakehouse.store.files import Storage
 from lakehouse.store.tables import TopicTables
-from lakehouse.validate.extra import needs_quality
 
 log = logging.getLogger(__name__)
 
@@ -178,7 +178,7 @@ def _client(uri: str) -> Any:
         os.environ.setdefault(name, value)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", "IProgress not found")  # in every notebook, and of no use there
-        with needs_quality("MLflow"):
+        with extras_named():
             from mlflow.tracking import MlflowClient
 
     for chatty in ("mlflow", "alembic"):

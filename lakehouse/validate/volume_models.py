@@ -13,11 +13,11 @@ from pathlib import Path
 from typing import Any
 
 from lakehouse import hours
+from lakehouse.errors import extras_named
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate import mlflow_runs
-from lakehouse.validate.extra import needs_quality
 from lakehouse.validate.volume import DAYS, ROWS, Model, Observed, fit
 
 log = logging.getLogger(__name__)
@@ -48,7 +48,7 @@ def model_at(address: str) -> Model | None:
     MlflowException when the registry has no such model or does not answer.
     """
     if address.startswith(_REGISTRY):
-        with needs_quality("MLflow"):
+        with extras_named():
             from mlflow.artifacts import download_artifacts
 
         return Model.from_json(Path(download_artifacts(address), "model.json").read_bytes())
