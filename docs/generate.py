@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator, Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ from docs.keys import default_of, is_literal, unit_of
 from lakehouse import schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
+from lakehouse.errors import EXIT_CODES, LakehouseError
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
 from lakehouse.topics import Topic, topic_from
@@ -85,6 +87,7 @@ def pages() -> dict[str, str]:
         "target_types": "\n".join(_target_types()),
         "target_names": "\n".join(_target_names()),
         "commands": "\n\n".join(_commands()),
+        "exit_codes": "\n".join(_exit_codes()),
         "figures": figures(RESULTS).rstrip(),
         **{name: "\n".join(_columns(name, schema)) for name, schema in _schemas().items()},
         "ledger_details": "\n\n".join(_ledger_details()),
@@ -206,6 +209,21 @@ def _target_row(first: str, objections: Mapping[str, list[str]]) -> str:
 def _commands() -> Iterator[str]:
     group = typer.main.get_command(app)
     yield from _described(group, "lakehouse")
+
+
+def kinds_of_errors() -> list[type[LakehouseError]]:
+    """Every kind of error that an operator can meet, wherever it is defined."""
+    import_module("lakehouse.validate.release")
+    return LakehouseError.__subclasses__()
+
+
+def _exit_codes() -> Iterator[str]:
+    """A line per code, with the kinds of errors that have it, as `--json` names them."""
+    yield "| code | it means | `kind` with `--json` |"
+    yield "|---|---|---|"
+    for code, meaning in EXIT_CODES.items():
+        kinds = sorted(f"`{kind.__name__}`" for kind in kinds_of_errors() if kind.exit_code == code)
+        yield f"| {code} | {_cell(meaning)} | {', '.join(kinds)} |"
 
 
 def command_named(application: typer.Typer, *words: str) -> Any:

@@ -74,7 +74,7 @@ class Stage(Protocol):
 
 
 def run_job(job: Job) -> NoReturn:
-    """The whole life of a job's process; ends it with 0, or with 1 and one message in the words of `errors.py`."""
+    """The whole life of a job's process; ends it with 0, or with one message and the exit code of `errors.py`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
     for chatty in ("py4j", "great_expectations", "mlflow", "alembic", "google"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
@@ -89,7 +89,7 @@ def run_job(job: Job) -> NoReturn:
 
 
 def ingest(application: Application) -> None:
-    """Ingest all topics until asked to stop or, with --until-dry, until nothing is left to pull or close."""
+    """Ingest all topics until asked to stop or, with --until-drained, until nothing is left to pull or close."""
     _ingested(application, lambda: None)
 
 
@@ -282,15 +282,21 @@ def _run_by(job: Job, application: Application) -> None:
         application.close()
 
 
-_Topics = Annotated[list[str] | None, typer.Argument(metavar="TOPIC", help="topics to work on (default: all)")]
-_Conf = Annotated[Path | None, typer.Option(help="the environment (default: $LAKEHOUSE_CONF or conf/local.yaml)")]
+_Topics = Annotated[
+    list[str] | None, typer.Argument(metavar="TOPIC", help="The topics to work on; all when none is given.")
+]
+_Conf = Annotated[
+    Path | None,
+    typer.Option(help="The environment's configuration; $LAKEHOUSE_CONF or conf/local.yaml when not given."),
+]
 _UntilDrained = Annotated[
-    bool, typer.Option("--until-drained", "--until-dry", help="end when nothing is left to pull or to close")
+    bool, typer.Option("--until-drained", "--until-dry", help="End when nothing is left to pull or to close.")
 ]
 _Every = Annotated[
-    timedelta | None, typer.Option(parser=durations.parsed, metavar="DURATION", help="go on, with this pause between")
+    timedelta | None,
+    typer.Option(parser=durations.parsed, metavar="DURATION", help="Run again and again, with this pause between."),
 ]
-_DryRun = Annotated[bool, typer.Option("--dry-run", help="only say what would be removed")]
+_DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 
 
 def _command(job: Job) -> typer.Typer:

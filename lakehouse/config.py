@@ -12,6 +12,7 @@ from typing import Annotated, Any, Literal, TypeVar
 
 import yaml
 from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError, ValidationInfo, model_validator
+from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
 from lakehouse.durations import Wait
@@ -312,7 +313,7 @@ def values_of(file: Path) -> dict[str, Any]:
     except OSError as error:
         raise ConfigError(
             str(file),
-            found=error.strerror or str(error),
+            found="no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error),
             expected="a readable YAML file",
             next_step="Give the path with --conf or LAKEHOUSE_CONF.",
         ) from error
@@ -338,17 +339,37 @@ def _place_of(error: yaml.YAMLError) -> str:
 
 
 def config_error(file: Path, error: ValidationError) -> ConfigError:
-    """The first complaint in full: file, key, found, expected; and how many more there are."""
+    """The first complaint in full: file, key, found, expected; and which other keys are wrong."""
     first, *others = error.errors()
-    key = ".".join(str(part) for part in first["loc"]) or "(whole file)"
-    expected = first["msg"].removeprefix("Value error, ")
-    found = repr(_shown(first["input"], first["loc"]))
+    key = _key_of(first)
+    found = "nothing" if first["type"] == "missing" else repr(_shown(first["input"], first["loc"]))
     if first["type"] == "extra_forbidden":
-        expected, found = "a key that the application knows", f"the unknown key {key!r}"
-    elif first["type"] == "missing":
-        found = "nothing"
-    more = f" {len(others)} more to fix in this file." if others else ""
-    return ConfigError(f"{file}: {key}", found=found, expected=expected, next_step=f"Fix that key.{more}")
+        found = f"the unknown key {key!r}"
+    wrong = list(dict.fromkeys(other for each in others if (other := _key_of(each)) != key))
+    more = (
+        f" {len(wrong)} more to fix in this file: {', '.join(wrong[:10])}{', …' * (len(wrong) > 10)}." if wrong else ""
+    )
+    return ConfigError(f"{file}: {key}", found=found, expected=_expected(first), next_step=f"Fix that key.{more}")
+
+
+def _key_of(complaint: ErrorDetails) -> str:
+    return ".".join(str(part) for part in complaint["loc"]) or "(whole file)"
+
+
+def _expected(complaint: ErrorDetails) -> str:
+    """What the key should be, in our words: pydantic's say that an input should be something."""
+    known = {"missing": "a value, as this key is required", "extra_forbidden": "a key that the application knows"}
+    if complaint["type"] in known:
+        return known[complaint["type"]]
+    said = complaint["msg"].removeprefix("Value error, ")
+    if said.startswith("Input should be "):
+        said, _, _ = said.removeprefix("Input should be ").removeprefix("a valid ").partition(", unable to")
+        return f"{'an' if said[:1] in 'aeiou' else 'a'} {said}" if " a valid " in complaint["msg"] else said
+    if " should " in said:
+        kind, _, rule = said.partition(" should ")
+        kind, rule = kind.lower(), rule.partition(" after validation")[0]
+        return f"{'an' if kind[:1] in 'aeiou' else 'a'} {kind} that should {rule}".replace(" that should have", " of")
+    return said
 
 
 def _shown(value: Any, location: tuple[int | str, ...]) -> Any:

@@ -11,11 +11,24 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+FOUND_WRONG, MISUSE, LAKE, SOURCE, TARGET, UNFORESEEN = range(1, 7)
+
+EXIT_CODES = {
+    0: "all is well",
+    FOUND_WRONG: "a check found something wrong, or a topic is in error or failing",
+    MISUSE: "wrong arguments, a wrong configuration or suite, or something that is not installed",
+    LAKE: "the lake cannot be read or written, or has not what was asked for",
+    SOURCE: "the subscription cannot be read",
+    TARGET: "a mirror's target did not take an hour, or has it otherwise",
+    UNFORESEEN: "an error that this release does not know; the log has its trace",
+}
+"""What the commands and jobs end with; a process that a signal kills has the shell's own code."""
+
 
 class LakehouseError(Exception):
     """An error with an operator for a reader; `str()` is the whole message, in one or two lines."""
 
-    exit_code = 1
+    exit_code = UNFORESEEN
 
     def __init__(self, subject: str, *, found: str, expected: str, next_step: str) -> None:
         super().__init__(subject, found, expected, next_step)
@@ -33,44 +46,76 @@ def _rebuilt(kind: type[LakehouseError], subject: str, found: str, expected: str
     return kind(subject, found=found, expected=expected, next_step=next_step)
 
 
+class UsageError(LakehouseError):
+    """An argument or option that cannot be meant; names it."""
+
+    exit_code = MISUSE
+
+
+class CheckError(LakehouseError):
+    """What a check found wrong, where a job has nobody to print it to."""
+
+    exit_code = FOUND_WRONG
+
+
 class ConfigError(LakehouseError):
     """A configuration that cannot be used; names file and key."""
+
+    exit_code = MISUSE
 
 
 class MissingExtraError(LakehouseError):
     """A Python package is not installed that an extra of the application brings."""
 
+    exit_code = MISUSE
+
 
 class NoJavaError(LakehouseError):
     """Spark cannot be started."""
+
+    exit_code = MISUSE
 
 
 class SourceError(LakehouseError):
     """The subscription cannot be read: unreachable, missing or refused."""
 
+    exit_code = SOURCE
+
 
 class LakeError(LakehouseError):
     """The lake's folders or tables cannot be read or written."""
+
+    exit_code = LAKE
 
 
 class StaleDriverError(LakehouseError):
     """A newer ingest run of the same topic has started; this one must stop."""
 
+    exit_code = LAKE
+
 
 class SealError(LakehouseError):
     """An hour cannot be sealed as its tables stand."""
+
+    exit_code = LAKE
 
 
 class SuiteError(LakehouseError):
     """An expectation suite is missing, malformed or names what does not exist."""
 
+    exit_code = MISUSE
+
 
 class MirrorError(LakehouseError):
     """A target refused an hour, or counts it differently from the seal."""
 
+    exit_code = TARGET
+
 
 class UnknownOutcomeError(LakehouseError):
     """Something was asked of a store and no answer came: it may or may not have happened."""
+
+    exit_code = LAKE
 
 
 class ExecutorError(LakehouseError):

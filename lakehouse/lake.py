@@ -129,7 +129,7 @@ class Lake:
         return TopicLake(self.config.topic(name), self.config, self.spark)
 
     def spark(self) -> SparkSession:
-        """The session of the configuration, started if there is none; MissingExtraError where Spark is not installed."""
+        """The session of the configuration, started if there is none; MissingExtraError without Spark."""
         with extras_named():
             from lakehouse.spark.session import spark_session
 

@@ -17,6 +17,7 @@ import yaml
 from typer.testing import CliRunner
 
 from lakehouse.cli import app
+from lakehouse.errors import LAKE, MISUSE
 from lakehouse.operations import status as fleet
 from lakehouse.progress import OpenHour
 from lakehouse.store.delta import commit
@@ -415,7 +416,7 @@ def test_last_counts_from_the_newest_hour(lake: Lake, run: Callable[..., tuple[i
 
 def test_a_topic_that_never_started_has_no_hours(refused: Callable[..., tuple[object, str]]) -> None:
     code, err = refused("hours", "plays")
-    assert code == 1
+    assert code == LAKE
     assert "topic 'plays': found no lake at" in err
 
 
@@ -561,7 +562,11 @@ def test_close_asks_ingest_through_the_ledger(lake: Lake, run: Callable[..., tup
         (SIX, ("--reason", "x", "--by", ""), "--by: found no name"),
         ("2025-06-01T6", ("--reason", "x"), "HOUR: found '2025-06-01T6'; expected a UTC hour"),
         (FIVE, ("--reason", "x"), f"plays {FIVE}: found an hour that is no longer open"),
-        ("2025-06-01T04", ("--reason", "x"), "plays 2025-06-01T04: found an hour that is no longer open"),
+        (
+            "2025-06-01T04",
+            ("--reason", "x"),
+            "plays 2025-06-01T04: found no such hour; expected an hour from 2025-06-01T05 on",
+        ),
         (
             "2999-01-01T00",
             ("--reason", "x"),
@@ -577,7 +582,7 @@ def test_close_refuses_what_cannot_be_meant(
     lake.closed(FIVE)
     before = lake.ledger()
     code, err = refused("close", "plays", hour, *options)
-    assert code == 1
+    assert code in (MISUSE, LAKE)
     assert complaint in err
     assert lake.ledger() == before
 
@@ -604,7 +609,7 @@ def test_release_refuses_an_hour_that_is_not_invalid(lake: Lake, refused: Callab
     lake.start(open_hour=SIX)
     lake.sealed(FIVE)
     code, err = refused("release", "plays", FIVE, "--reason", "known gap", "--by", "ada")
-    assert code == 1
+    assert code == LAKE
     assert f"plays {FIVE}" in err
 
 
@@ -674,7 +679,7 @@ def test_settings_that_do_not_load_are_no_topics_complaint(
 ) -> None:
     lake.conf.write_text("raw_rot: x\n", encoding="utf-8")
     code, err = refused("topics", "check")
-    assert code == 1
+    assert code == MISUSE
     assert "test.yaml: raw_root: found nothing" in err
 
 
@@ -683,7 +688,7 @@ def test_settings_that_do_not_load_are_no_topics_complaint(
 
 def test_an_error_is_one_line_without_a_trace(refused: Callable[..., tuple[object, str]]) -> None:
     code, err = refused("status", "plaice")
-    assert code == 1
+    assert code == MISUSE
     assert err.startswith("topic 'plaice': found no such file")
     assert "Traceback" not in err
     assert err.count("\n") == 1

@@ -169,7 +169,7 @@ def test_a_wrong_topic_is_named_with_file_key_found_and_expected(
 def test_a_key_that_is_missing_is_named(write: Callable[..., Path]) -> None:
     error = refusal(write(others={"skips": {key: PLAYS[key] for key in PLAYS if key != "event_id"}}))
     assert error.subject.endswith("skips.yaml: event_id")
-    assert (error.found, error.expected) == ("nothing", "Field required")
+    assert (error.found, error.expected) == ("nothing", "a value, as this key is required")
 
 
 def test_two_topics_cannot_read_one_subscription(write: Callable[..., Path]) -> None:
@@ -188,7 +188,7 @@ def test_further_mistakes_in_a_file_are_counted(write: Callable[..., Path]) -> N
 def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
     error = refusal(tmp_path / "nowhere.yaml")
     assert error.subject == str(tmp_path / "nowhere.yaml")
-    assert error.found == "No such file or directory"
+    assert error.found == "no such file"
     assert "--conf or LAKEHOUSE_CONF" in error.next_step
 
 
@@ -259,3 +259,31 @@ def test_the_spellings_of_the_first_release_are_still_read(write: Callable[..., 
     assert (former.frontier.source, former.ingest.empty_after) == ("drained", timedelta(seconds=3))
     assert Ingest.model_validate_json(former.ingest.model_dump_json()) == former.ingest
     assert Ingest(empty_after=timedelta(seconds=3)) == former.ingest
+
+
+@pytest.mark.parametrize(
+    ("plays", "key", "expected"),
+    [
+        ({"fields": "x"}, "fields", "a dictionary"),
+        ({"mirrors": "folder"}, "mirrors", "a "),
+        ({"event_id": 5}, "event_id", "a string"),
+        ({"max_rejected_share": "much"}, "max_rejected_share", "a number"),
+        ({"max_rejected_share": 2}, "max_rejected_share", "less than or equal to 1"),
+        ({"empty_hours": "sometimes"}, "empty_hours", "'"),
+    ],
+)
+def test_what_a_key_should_be_is_said_in_our_words(
+    write: Callable[..., Path], plays: dict[str, Any], key: str, expected: str
+) -> None:
+    error = refusal(write(plays=plays))
+    assert error.subject.endswith(f"plays.yaml: {key}")
+    assert error.expected.startswith(expected)
+    assert not any(said in str(error) for said in ("Input should", "Field required", "valid"))
+
+
+def test_every_wrong_key_of_a_file_is_named(write: Callable[..., Path]) -> None:
+    """A file that is given in another's place would else say one key of many at each try."""
+    conf = write()
+    error = refusal(conf.parent / "topics" / "plays.yaml")
+    assert (error.found, error.expected) == ("nothing", "a value, as this key is required")
+    assert re.search(r"more to fix in this file: .*subscription", error.next_step)

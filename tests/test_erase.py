@@ -384,7 +384,7 @@ def test_the_command_asks_for_a_reason(lake: Lake, tmp_path: Path, capsys: pytes
         captured = capsys.readouterr()
         return ended.value.code, captured.out + captured.err
 
-    assert command("--reason", " ")[0] == 1
+    assert command("--reason", " ")[0] == 2
     code, text = command("--reason", "asked", "--by", "ann", "--dry-run")
     assert (code, "would" in text) == (0, True)
     code, text = command("--reason", "asked", "--by", "ann", "--json")

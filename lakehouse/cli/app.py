@@ -16,7 +16,7 @@ from lakehouse.config import DEFAULT_CONF
 from lakehouse.errors import LakehouseError, extras_named
 
 app = typer.Typer(
-    help="Hourly event delivery: how topics are, why hours wait, and what a person decides.",
+    help="Inspect topics and hours, and take the decisions that need a person.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
     add_completion=False,

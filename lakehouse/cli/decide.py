@@ -10,12 +10,26 @@ import typer
 
 from lakehouse import hours
 from lakehouse.cli import columns
-from lakehouse.cli.arguments import AsJson, By, HourText, Reason, TopicName, hour_of, moment_of, person_of, reason_of
+from lakehouse.cli.arguments import (
+    AsJson,
+    By,
+    HourText,
+    Reason,
+    TopicName,
+    hour_of,
+    known_hour,
+    moment_of,
+    person_of,
+    reason_of,
+    started_topic,
+    topic_with_lake,
+    topics_with_lake,
+)
 from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
 from lakehouse.config import load
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
-from lakehouse.operations.status import TopicSnapshot, is_open, read_topic
+from lakehouse.operations.status import TopicSnapshot, is_open
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import TopicTables
 
@@ -27,9 +41,9 @@ def close(
     config = load(context.obj)
     person = person_of(by)
     details = {"reason": reason_of(reason), "by": person}
-    standing = read_topic(config.topic(topic), config)
-    through = _closable(standing, hour_of(hour))
-    tables = TopicTables(standing.topic, config.settings)
+    wanted, snapshot = hour_of(hour), started_topic(config, topic)
+    through = _closable(snapshot, wanted)
+    tables = TopicTables(snapshot.topic, config.settings)
     ledger = tables.ledger(f"close/{config.settings.release}/{person}")
     if ledger.record("close_requested", through, details, unless=lambda history: _has_closed(history, through)) is None:
         raise _closed_already(topic, through)
@@ -45,10 +59,12 @@ def release(
 ) -> None:
     """Let an invalid hour go to its mirrors as it is."""
     config = load(context.obj)
-    named, wanted, why, person = config.topic(topic), hour_of(hour), reason_of(reason), person_of(by)
+    wanted, why, person = hour_of(hour), reason_of(reason), person_of(by)
+    snapshot = started_topic(config, topic)
+    known_hour(snapshot, wanted)
     from lakehouse.validate import release as validate
 
-    validate.release(named, config, wanted, why, person)
+    validate.release(snapshot.topic, config, wanted, why, person)
     confirm(
         f"{topic}: {wanted} is released and goes to its mirrors next.",
         {"topic": topic, "hour": wanted, "state": "released", "reason": why, "by": person},
@@ -75,8 +91,8 @@ def replay_rejected(
     from lakehouse.operations.replay import replay_rejected as replay
 
     config = load(context.obj)
-    chosen = Choice(reason, moment_of(since) if since else None)
-    done = replay(config.topic(topic), config, chosen, by=person_of(by), dry_run=dry_run)
+    chosen = Choice(_known_reason(reason), moment_of(since, "--since"))
+    done = replay(topic_with_lake(config, topic), config, chosen, by=person_of(by), dry_run=dry_run)
     if as_json:
         print_json({**done.as_json(), "dry_run": dry_run})
         return
@@ -95,11 +111,11 @@ def maintain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what nobody needs any more: old deliveries of hours that are everywhere, orphans, expired reports."""
+    """Remove what nobody needs any more: old deliveries of hours that every mirror has, orphans, expired reports."""
     from lakehouse.operations.maintain import maintain_topic
 
     config = load(context.obj)
-    chosen = [config.topic(name) for name in topics or sorted(config.topics)]
+    chosen = topics_with_lake(config, topics)
     removals = [each for topic in chosen for each in maintain_topic(topic, config, datetime.now(UTC), dry_run=dry_run)]
     if as_json:
         print_json({"dry_run": dry_run, "removals": [asdict(removal) for removal in removals]})
@@ -125,7 +141,7 @@ def erase(
 
     config = load(context.obj)
     why, person = reason_of(reason), person_of(by)
-    erasure = erasing.erase(config.topic(topic), config, where, reason=why, by=person, dry_run=dry_run)
+    erasure = erasing.erase(topic_with_lake(config, topic), config, where, reason=why, by=person, dry_run=dry_run)
     if as_json:
         print_json({"dry_run": dry_run, **asdict(erasure)})
         return
@@ -135,17 +151,30 @@ def erase(
     print_line(f"{rows:,} rows of {len(erasure.hours)} hours and {erasure.deliveries:,} deliveries {would}erased")
 
 
-def _closable(standing: TopicSnapshot, hour: Hour) -> Hour:
+def _known_reason(reason: str | None) -> str | None:
+    from lakehouse.operations.replay import REASONS
+
+    if reason is not None and reason.partition(":")[0] not in REASONS:
+        raise UsageError(
+            "--reason",
+            found=repr(reason),
+            expected="one of " + ", ".join(REASONS),
+            next_step="Check the spelling, or leave it out to replay whatever can be decoded.",
+        )
+    return reason
+
+
+def _closable(snapshot: TopicSnapshot, hour: Hour) -> Hour:
     """An hour that is over and still open: nobody may close an hour that goes on, for all its later events."""
-    if not is_open(standing, hour):
-        raise _closed_already(standing.topic.name, hour)
     if hours.end_of(hour) > datetime.now(UTC):
-        raise LakehouseError(
-            f"{standing.topic.name} {hour}",
+        raise LakeError(
+            f"{snapshot.topic.name} {hour}",
             found=f"an hour that ends at {instant_text(hours.end_of(hour))}",
             expected="an hour that is over",
             next_step="Name an earlier hour, or wait: what comes after a close is skewed into a later hour.",
         )
+    if not is_open(snapshot, known_hour(snapshot, hour)):
+        raise _closed_already(snapshot.topic.name, hour)
     return hour
 
 
@@ -153,8 +182,8 @@ def _has_closed(history: History, hour: Hour) -> bool:
     return history.first("closed", hour) is not None
 
 
-def _closed_already(topic: str, hour: Hour) -> LakehouseError:
-    return LakehouseError(
+def _closed_already(topic: str, hour: Hour) -> LakeError:
+    return LakeError(
         f"{topic} {hour}",
         found="an hour that is no longer open",
         expected="an open hour",

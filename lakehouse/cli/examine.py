@@ -11,7 +11,18 @@ import typer
 from rich.text import Text
 
 from lakehouse.cli import columns
-from lakehouse.cli.arguments import AsJson, HourText, TopicName, Wide, hour_of, is_started, moment_of, started_topic
+from lakehouse.cli.arguments import (
+    AsJson,
+    HourText,
+    TopicName,
+    Wide,
+    hour_of,
+    known_hour,
+    moment_of,
+    started_topic,
+    topic_with_lake,
+    topics_with_lake,
+)
 from lakehouse.cli.output import (
     Column,
     instant_text,
@@ -44,7 +55,7 @@ def verify(
 
     config = load(context.obj)
     wanted = [hour_of(each) for each in hour or []]
-    result = verify_hours(config.topic(topic), config, wanted, datetime.now(UTC), progress("hours verified"))
+    result = verify_hours(topic_with_lake(config, topic), config, wanted, datetime.now(UTC), progress("hours verified"))
     if as_json:
         print_json(asdict(result))
     else:
@@ -64,11 +75,13 @@ def audit(
     limit: Annotated[int, typer.Option(min=1, help="How many of each kind to list; all are counted.")] = 100,
     as_json: AsJson = False,
 ) -> None:
-    """What an hour should hold by its deliveries, and why each is or is not in it. Exit code 1 if it differs."""
+    """Compute an hour again from its deliveries, and say why each is or is not in it. Exit code 1 if it differs."""
     from lakehouse.operations.audit import audit_hour
 
     config = load(context.obj)
-    result = audit_hour(config.topic(topic), config, hour_of(hour), moment_of(as_of) if as_of else None, limit)
+    wanted, then = hour_of(hour), moment_of(as_of, "--as-of")
+    snapshot = started_topic(config, topic)
+    result = audit_hour(snapshot.topic, config, known_hour(snapshot, wanted), then, limit)
     if as_json:
         print_json(asdict(result))
     else:
@@ -94,7 +107,8 @@ def trace(
     from lakehouse.operations.trace import trace_event
 
     config = load(context.obj)
-    result = trace_event(config.topic(topic), config, event_id, moment_of(as_of) if as_of else None)
+    then = moment_of(as_of, "--as-of")
+    result = trace_event(topic_with_lake(config, topic), config, event_id, then)
     if as_json:
         print_json(asdict(result))
         return
@@ -121,10 +135,11 @@ def failing(
 ) -> None:
     """The rows of a sealed hour that break an expectation, looked up in silver."""
     config = load(context.obj)
-    named, wanted = config.topic(topic), hour_of(hour)
+    wanted, snapshot = hour_of(hour), started_topic(config, topic)
+    known_hour(snapshot, wanted)
     from lakehouse.validate import failing as validate
 
-    finding = validate.failing(named, config, wanted, expectation, limit)
+    finding = validate.failing(snapshot.topic, config, wanted, expectation, limit)
     if as_json:
         print_json({"topic": topic, "hour": wanted, **finding.as_json()})
         return
@@ -153,9 +168,8 @@ def reconcile(
 
     config = load(context.obj)
     first, _, last = (hours_text or "").partition("..")
-    bounds = (hour_of(first), hour_of(last or first)) if first else (None, None)
-    names = [topic] if topic else [name for name in sorted(config.topics) if is_started(config, name)]
-    chosen = [started_topic(context, topic).topic] if topic else [config.topic(name) for name in names]
+    bounds = (hour_of(first, "--hours"), hour_of(last or first, "--hours")) if hours_text is not None else (None, None)
+    chosen = topics_with_lake(config, [topic] if topic else None)
     session = _session(config) if reconciling.needs_spark(config, chosen) else None
     open_mirror = reconciling.mirrors_of(config, session)
     found = reconciling.reconcile(

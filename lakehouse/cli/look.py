@@ -19,7 +19,17 @@ from rich.live import Live
 from rich.text import Text
 
 from lakehouse.cli import columns
-from lakehouse.cli.arguments import AsJson, HourText, TopicName, Wide, hour_of, started_topic
+from lakehouse.cli.arguments import (
+    AsJson,
+    HourText,
+    TopicName,
+    Wide,
+    hour_of,
+    known_hour,
+    started_topic,
+    topic_with_lake,
+    topics_with_lake,
+)
 from lakehouse.cli.output import (
     NOTHING,
     Column,
@@ -35,7 +45,7 @@ from lakehouse.cli.output import (
 )
 from lakehouse.cli.progress import progress
 from lakehouse.config import DEFAULT_CONF, Config, load
-from lakehouse.errors import ConfigError, LakehouseError, require
+from lakehouse.errors import ConfigError, LakehouseError, UsageError, in_one_line, require
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.status import STATES, TopicStatus, file_complaints, hour_statuses, statuses
 from lakehouse.printable import printable
@@ -56,7 +66,7 @@ def status(
 ) -> None:
     """A line per topic, what is wrong first; all about a topic when one is named. Exit code 1 if any fails.
 
-    `behind` is how long ago the newest hour ended that is everywhere it goes.
+    `behind` is the age of the newest hour that every mirror of the topic has. A topic without a lake is `not started`.
     """
     config = load(context.obj)
     names = topics or sorted(config.topics)
@@ -116,7 +126,7 @@ def topic_hours(
     as_json: AsJson = False,
 ) -> None:
     """A line per hour of a topic: counts, verdict, targets, and how long after its end it got there."""
-    rows = hour_statuses(started_topic(context, topic), last, datetime.now(UTC))
+    rows = hour_statuses(started_topic(load(context.obj), topic), last, datetime.now(UTC))
     if as_json:
         print_json({"topic": topic, "hours": [asdict(row) for row in rows]})
     else:
@@ -125,7 +135,8 @@ def topic_hours(
 
 def explain(context: typer.Context, topic: TopicName, hour: HourText, as_json: AsJson = False) -> None:
     """Why an hour is open, held or closed, with every number behind it, and all that the ledger says of it."""
-    explanation = explain_hour(started_topic(context, topic), hour_of(hour), datetime.now(UTC))
+    wanted, snapshot = hour_of(hour), started_topic(load(context.obj), topic)
+    explanation = explain_hour(snapshot, known_hour(snapshot, wanted), datetime.now(UTC))
     if as_json:
         print_json(asdict(explanation))
     else:
@@ -149,11 +160,10 @@ def report(
     from lakehouse.operations import report as report_site
 
     config = load(context.obj)
+    topics_with_lake(config, None)
     folder = (out or f"{config.settings.sealed_root}/_report").rstrip("/")
     if serve and "://" in folder:
-        raise LakehouseError(
-            "--serve", found=folder, expected="a folder of this machine", next_step="Give one with --out."
-        )
+        raise UsageError("--serve", found=folder, expected="a folder of this machine", next_step="Give one with --out.")
     built = report_site.build(config, folder, datetime.now(UTC), last=last, track=progress("topics drawn"))
     document = {"index": f"{folder}/index.html", **asdict(built)}
     confirm(
@@ -179,15 +189,23 @@ def lateness(
     skewed: Annotated[float, typer.Option(min=0, max=1, help="Share of skewed events that is tolerable.")] = 0.001,
     as_json: AsJson = False,
 ) -> None:
-    """For each possible lateness: the share of skewed events, the hours' delay, the duplicates caught; recommends."""
+    """Compare possible values of `lateness` and recommend one, by the deliveries of a topic that bronze has.
+
+    For each: the share of skewed events, the delay of the hours, and the duplicates that each dedup horizon catches.
+    """
     from lakehouse.operations.lateness import outlook, picture
 
     config = load(context.obj)
     if png is not None:
         require("matplotlib")
-    found = outlook(config.topic(topic), config, tolerated=skewed)
+        if not png.parent.is_dir():
+            raise _no_picture(f"no folder {png.parent}")
+    found = outlook(topic_with_lake(config, topic), config, tolerated=skewed)
     if png is not None:
-        picture(found, str(png))
+        try:
+            picture(found, png)
+        except (OSError, ValueError) as refused:
+            raise _no_picture(in_one_line(refused)) from refused
     if as_json:
         print_json(asdict(found))
         return
@@ -196,6 +214,15 @@ def lateness(
     horizons = [Column(f"≤ {each} h", partial(columns.caught, hours=each), True) for each in found.choices[0].caught]
     print_table((*columns.CHOICE, *horizons), found.choices)
     print_line(Text(found.why, "green"))
+
+
+def _no_picture(found: str) -> UsageError:
+    return UsageError(
+        "--png",
+        found=found,
+        expected="a file that can be written, such as lateness.png",
+        next_step="Give another path.",
+    )
 
 
 def check(context: typer.Context, as_json: AsJson = False) -> None:

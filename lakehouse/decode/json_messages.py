@@ -33,7 +33,7 @@ from lakehouse.decode.columns import (
 )
 
 NOT_JSON = "not JSON"
-_COMPRESSED = {
+COMPRESSED = {
     b"\x1f\x8b": "gzip",  # RFC 1952
     b"\x28\xb5\x2f\xfd": "zstd",  # RFC 8878
     b"\x04\x22\x4d\x18": "lz4",  # the LZ4 frame format
@@ -43,7 +43,7 @@ _COMPRESSED = {
     b"\x78\xda": "zlib",
 }
 """How compressed data begins. None of it begins a JSON document."""
-_FIRST_OF_COMPRESSED = frozenset(beginning[0] for beginning in _COMPRESSED)
+_FIRST_OF_COMPRESSED = frozenset(beginning[0] for beginning in COMPRESSED)
 
 MAX_DEPTH = 200
 """Brackets nested deeper than this are not JSON to us: Python and Arrow would each find limits of their own."""
@@ -74,7 +74,7 @@ def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: b
 def reason_of_no_object(payload: bytes | None) -> str:
     """Why a payload that is no JSON object is rejected: `compressed (gzip)`, where its first bytes say so."""
     if payload and payload[0] in _FIRST_OF_COMPRESSED:
-        for beginning, name in _COMPRESSED.items():
+        for beginning, name in COMPRESSED.items():
             if payload.startswith(beginning):
                 return f"compressed ({name})"
     return NOT_JSON

@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 from lakehouse import hours
 from lakehouse.config import Config
-from lakehouse.errors import LakeError, LakehouseError
+from lakehouse.errors import CheckError, LakeError
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import TablesAsOf
 from lakehouse.operations.verify import verify_hours
@@ -120,7 +120,7 @@ def check_topic(topic: Topic, config: Config, now: datetime) -> None:
             audit = audit_hour(topic, config, hour)
             wrong += [f"{hour}: {audit.counts[what]} {what}" for what in (MISSING, EXTRA) if audit.counts.get(what)]
     if wrong:
-        raise LakehouseError(
+        raise CheckError(
             f"topic {topic.name}",
             found="; ".join(wrong[:10]) + (f"; and {len(wrong) - 10} more" if len(wrong) > 10 else ""),
             expected="every sealed hour as it was sealed",

@@ -7,7 +7,7 @@ import pyarrow as pa
 import sqlglot
 from sqlglot import exp
 
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, UsageError
 from lakehouse.schemas import silver_schema
 from lakehouse.topics import Topic
 
@@ -77,7 +77,7 @@ class Condition:
         return [name for name in self._schema.names if name in used]
 
     def _refused(self, found: str) -> LakehouseError:
-        return LakehouseError(
+        return UsageError(
             "--where",
             found=found,
             expected=f"one condition over {', '.join(self._schema.names)}",

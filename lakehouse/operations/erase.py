@@ -26,7 +26,7 @@ from deltalake import DeltaTable
 from lakehouse import hours
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
-from lakehouse.errors import LakehouseError, lake_errors
+from lakehouse.errors import LakeError, LakehouseError, lake_errors
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import in_parallel
 from lakehouse.operations.condition import Condition
@@ -165,7 +165,7 @@ class _Claim:
         return {ERASE: self._number}
 
     def lost(self) -> LakehouseError:
-        return LakehouseError(
+        return LakeError(
             f"topic {self._topic.name}",
             found="another erasure, or another revision, that was made at the same time",
             expected="one erasure at a time",
@@ -341,7 +341,7 @@ class BronzeErasure:
         """A closed hour is sealed from the files that it closed with: these must not change before."""
         due = self._ledger.history().due_to_seal()
         if due:
-            raise LakehouseError(
+            raise LakeError(
                 f"topic {self._topic.name}",
                 found=f"{len(due)} closed hours without a seal, the oldest {due[0]}",
                 expected="every closed hour sealed",

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from functools import partial
+from pathlib import Path
 
 import duckdb
 import pyarrow as pa
@@ -174,7 +175,7 @@ def _why(topic: Topic, chosen: Choice | None, horizon: timedelta | None, tolerat
     )
 
 
-def picture(outlook: Outlook, path: str) -> None:
+def picture(outlook: Outlook, path: Path) -> None:
     """A PNG: the share of skewed events over the lateness, and the duplicates caught over the horizon."""
     import matplotlib
 

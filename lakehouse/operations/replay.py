@@ -23,10 +23,12 @@ from deltalake import DeltaTable
 
 from lakehouse import hours
 from lakehouse.config import Config
-from lakehouse.decode.events import decode
+from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME, decode
+from lakehouse.decode.json_messages import COMPRESSED, NOT_JSON
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.ingest.buckets import bucket_of
+from lakehouse.landing.quarantine import KILLS_THE_DECODER
 from lakehouse.landing.segments import LATE
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.schemas import DELIVERED, segment_schema
@@ -40,6 +42,18 @@ from lakehouse.topics import Topic
 log = logging.getLogger(__name__)
 
 REPLAY = "replay"
+
+REASONS = (
+    NOT_JSON,
+    *sorted({f"compressed ({name})" for name in COMPRESSED.values()}),
+    "wrong type",
+    NO_EVENT_ID,
+    NO_EVENT_TIME,
+    FROM_THE_FUTURE,
+    FROM_THE_PAST,
+    KILLS_THE_DECODER,
+)
+"""All reasons of rejection; those with a colon, such as `wrong type: user`, by the part before it."""
 
 
 @dataclass(frozen=True)

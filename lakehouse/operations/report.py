@@ -6,6 +6,7 @@ import hashlib
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -15,7 +16,7 @@ from typing import Any
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import brief
-from lakehouse.errors import lake_errors
+from lakehouse.errors import LakeError, UsageError, in_one_line
 from lakehouse.hours import Hour
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
@@ -66,7 +67,8 @@ def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, t
     read of one topic or hour is said on its page, and holds up no other. `track` counts topics.
     """
     storage = storage_for(out, config.settings.storage_options)
-    before = _built_before(storage)
+    with _refusals_of(out):
+        before = _built_before(storage)
     topics = [config.topics[name] for name in sorted(config.topics)]
     with ThreadPoolExecutor(_READERS) as readers:
         built = readers.map(lambda topic: _topic_built(topic, config, storage, before, last, now), topics)
@@ -75,11 +77,25 @@ def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, t
     pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
     axis = _axis(views, last)
     lines = [Line(view.topic.name, {row.hour: _state(row) for row in view.rows}, view.complaint) for view in views]
-    with lake_errors(out):
+    with _refusals_of(out):
         storage.write("index.html", index(lines, axis, now, config.settings.release).encode())
         storage.write(_BUILT, json.dumps(before | pages).encode())
     drawn = sum(before.get(page) != key for page, key in pages.items())
     return Built(len(topics), len(pages), drawn)
+
+
+@contextmanager
+def _refusals_of(out: str) -> Iterator[None]:
+    """A folder of pages is none of the lake's: what it refuses is an option that cannot be meant."""
+    try:
+        yield
+    except (OSError, LakeError) as refused:
+        raise UsageError(
+            out,
+            found=refused.found if isinstance(refused, LakeError) else in_one_line(refused),
+            expected="a folder or gs:// address for pages that can be written",
+            next_step="Give access to it, or name another with --out.",
+        ) from refused
 
 
 def server(folder: str, port: int) -> ThreadingHTTPServer:

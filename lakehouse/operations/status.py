@@ -277,6 +277,22 @@ def is_open(snapshot: TopicSnapshot, hour: Hour) -> bool:
     return not is_passed and snapshot.history.first(State.CLOSED, hour) is None
 
 
+def first_hour(snapshot: TopicSnapshot) -> Hour | None:
+    """The oldest hour that closed, was held or is open; None before the first event."""
+    return min(_hours_known(snapshot), default=None)
+
+
+def has_hour(snapshot: TopicSnapshot, hour: Hour, now: datetime) -> bool:
+    """Whether the topic has or had the hour: from its first on, up to now or to its newest."""
+    known = _hours_known(snapshot)
+    return bool(known) and min(known) <= hour and (hour <= max(known) or hours.start_of(hour) <= now)
+
+
+def _hours_known(snapshot: TopicSnapshot) -> set[Hour]:
+    recorded = {entry.hour for entry in snapshot.history.entries if entry.state in (State.CLOSED, State.HELD)}
+    return {hour for hour in recorded | {snapshot.open_hour} if hour} | set(snapshot.history.hours())
+
+
 def waits_for(snapshot: TopicSnapshot, hour: Hour) -> str | None:
     """The next thing that must happen to an hour; None when it is everywhere it goes."""
     history = snapshot.history

@@ -12,7 +12,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lakehouse.config import Config
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import TablesAsOf, in_parallel
 from lakehouse.store.bronze_log import ingest_commits, segment_of
@@ -65,7 +65,7 @@ def trace_event(topic: Topic, config: Config, event_id: str, as_of: datetime | N
     sealed = {row for found in in_parallel(partial(_sealed_rows_of, lake, event_id), files(lake.silver))
               for row in found}  # fmt: skip
     if not deliveries and not sealed:
-        raise LakehouseError(
+        raise LakeError(
             f"{topic.name} event {event_id!r}",
             found="no delivery and no sealed row",
             expected="an id that was delivered",

@@ -14,7 +14,7 @@ from deltalake import DeltaTable
 
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
-from lakehouse.errors import LakeError, LakehouseError
+from lakehouse.errors import LakeError
 from lakehouse.hours import Hour, hours_among
 from lakehouse.operations.tracking import Track, untracked
 from lakehouse.store.delta import DataFile, files, first_line, table_errors
@@ -68,7 +68,7 @@ def verify_hours(
     sealed = history.sealed_hours()
     wanted = sorted(set(hours)) or sealed
     for hour in set(wanted) - set(sealed):
-        raise LakehouseError(
+        raise LakeError(
             f"{topic.name} {hour}",
             found="no seal of it in the ledger",
             expected="a sealed hour",

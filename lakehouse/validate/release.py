@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from lakehouse.config import Config
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LAKE, LakehouseError
 from lakehouse.hours import Hour
 from lakehouse.store.ledger import Entry, History
 from lakehouse.store.records import VERDICTS, Released, State
@@ -13,6 +13,8 @@ from lakehouse.topics import Topic
 
 class ReleaseError(LakehouseError):
     """An hour that is not held back by a verdict cannot be released, nor one without a reason."""
+
+    exit_code = LAKE
 
 
 def release(topic: Topic, config: Config, hour: Hour, reason: str, by: str) -> Entry:
