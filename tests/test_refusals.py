@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from pathlib import Path
 
@@ -148,6 +149,13 @@ def test_every_kind_of_error_has_a_documented_exit_code() -> None:
     assert {kind.exit_code for kind in kinds} == set(EXIT_CODES) - {0}
     undecided = [kind.__name__ for kind in kinds if "exit_code" not in vars(kind)]
     assert undecided == ["ExecutorError", "UnexpectedError"]
+
+
+def test_every_error_that_is_raised_says_its_kind() -> None:
+    """One of the general class would end with the code of what nobody foresaw."""
+    sources = Path(app.__file__).parent.parent.rglob("*.py")
+    general = [path.name for path in sources if re.search(r"\bLakehouseError\($", path.read_text(), re.MULTILINE)]
+    assert general == []
 
 
 @pytest.mark.parametrize("kind", kinds_of_errors(), ids=lambda kind: kind.__name__)

@@ -17,7 +17,7 @@ from pydantic import ValidationError
 
 from lakehouse.config import Config, config_error
 from lakehouse.decode.events import decode
-from lakehouse.errors import ConfigError, LakehouseError
+from lakehouse.errors import ConfigError, UsageError
 from lakehouse.operations.draft_files import suite_json, topic_yaml
 from lakehouse.operations.identity import EventTime, Message, ids, times
 from lakehouse.operations.inference import NOT_DECLARED, Doubt, Doubting, declared
@@ -89,7 +89,7 @@ def draft(
     event_id: str | None = None,
     event_time: str | None = None,
 ) -> Draft:
-    """A topic that rejects none of the samples that are JSON objects; LakehouseError where there can be none.
+    """A topic that rejects none of the samples that are JSON objects; UsageError where there can be none.
 
     A location that is given takes precedence over what the samples suggest.
     """
@@ -183,7 +183,7 @@ def _readable(samples: Samples) -> tuple[list[Message], Counter[str]]:
             left_out[reason or "not JSON"] += 1
     if not messages:
         first = next(iter(left_out))
-        raise LakehouseError(
+        raise UsageError(
             samples.source,
             found=f"{len(samples.messages)} messages, none of which is a JSON object ({first})",
             expected="JSON objects, as a topic's payloads are",
@@ -265,8 +265,8 @@ def _worst(samples: Samples, topic: Topic) -> tuple[str, int]:
     return max(counts.items(), key=lambda each: each[1], default=("", 0))
 
 
-def _no_topic(samples: Samples, complaint: str) -> LakehouseError:
-    return LakehouseError(
+def _no_topic(samples: Samples, complaint: str) -> UsageError:
+    return UsageError(
         samples.source,
         found=complaint,
         expected="an id in each message, and members that can be fields",

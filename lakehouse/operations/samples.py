@@ -12,7 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import SourceError, UsageError
 from lakehouse.schemas import DELIVERED
 
 ENOUGH_MESSAGES = 1_000
@@ -48,16 +48,16 @@ def samples_of(source: str, now: datetime, most: int = ENOUGH_MESSAGES) -> Sampl
 
 
 def file_samples(file: Path, now: datetime) -> Samples:
-    """LakehouseError when it cannot be read, or has no message. What is not JSON is a message, too."""
+    """UsageError when it cannot be read, or has no message. What is not JSON is a message, too."""
     try:
         content = file.read_bytes()
     except OSError as error:
-        raise LakehouseError(
+        raise UsageError(
             str(file), found=error.strerror or str(error), expected=f"a file: {_FORM}", next_step="Check the path."
         ) from error
     rows = [_row(payload, f"{file}, message {number}", number, now) for number, payload in enumerate(_cut(content), 1)]
     if not rows:
-        raise LakehouseError(str(file), found="no message", expected=_FORM, next_step="Give a file with messages.")
+        raise UsageError(str(file), found="no message", expected=_FORM, next_step="Give a file with messages.")
     are_timed = all(is_timed for _, is_timed in rows)
     return Samples(str(file), pa.RecordBatch.from_pylist([row for row, _ in rows], schema=DELIVERED), are_timed)
 
@@ -80,7 +80,7 @@ def peek(subscription: str, most: int) -> Samples:
         finally:
             reader.close()
     if not pages:
-        raise LakehouseError(
+        raise SourceError(
             subscription,
             found=f"no message within {_PEEK_SECONDS:.0f} seconds",
             expected="messages that wait",
@@ -134,7 +134,7 @@ def _row(document: bytes, place: str, number: int, now: datetime) -> tuple[dict[
             "ordering_key": message.get("orderingKey") or None,
         }
     except (ValueError, TypeError, AttributeError) as error:
-        raise LakehouseError(
+        raise UsageError(
             place,
             found=f"a Pub/Sub message that cannot be read: {error}",
             expected="`data` in base64, `attributes` as an object and `publishTime` as RFC 3339",
