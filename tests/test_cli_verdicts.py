@@ -60,7 +60,7 @@ def test_failing_says_what_the_hour_was_judged_by(
     message = refused(lake, capsys, "failing", DIRTY, judged, "expect_nothing")
     assert "0 expectations of that name" in message
     assert f"one of {LATE}" in message
-    assert "without a verdict" in refused(lake, capsys, "failing", DIRTY, "2012-01-01T00", LATE)
+    assert "found no such hour" in refused(lake, capsys, "failing", DIRTY, "2012-01-01T00", LATE)
 
 
 def test_report_writes_the_pages_and_says_where(lake: FlightsLake, judged: str, tmp_path: Path) -> None:
