@@ -26,9 +26,11 @@ from lakehouse.ingest.supervisor import opened, run_until_stopped, started
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
 from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.spark.shutdown import concerns_all, end_in_order
+from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate.stage import validate_due
 from lakehouse.validate.suite_files import suite_of
@@ -257,6 +259,8 @@ class _Stages:
             if str(ours) != str(before):
                 trace = None if ours is error else error
                 log.error("%s: topic=%s state=parked error=%s", name, topic.name, ours, exc_info=trace)
+            config = self._application.config
+            record_stage_failure(TopicTables(topic, config.settings), name, ours, self._application.run)
             return False
         return True
 

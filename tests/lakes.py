@@ -77,6 +77,7 @@ class Lake:
         metadata = {
             "release": "r1", "run": "run", "epochs": [self._epoch], "rows": 1000, "rejected": 3, "closed": list(closed),
             "watermark": (seen - timedelta(hours=1)).isoformat(), "frontier": state.pop("frontier", None),
+            "unacknowledged": state.pop("unacknowledged", 0), "segments": [],
         }  # fmt: skip
         commit_batch(bronze, [], IngestState(**common | state), metadata)
 

@@ -17,8 +17,9 @@ import yaml
 from typer.testing import CliRunner
 
 from lakehouse.cli import app
-from lakehouse.errors import LAKE, MISUSE
+from lakehouse.errors import LAKE, MISUSE, LakeError
 from lakehouse.operations import status as fleet
+from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.progress import OpenHour
 from lakehouse.store.delta import commit
 from tests.lakes import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
@@ -92,6 +93,36 @@ def test_status_says_where_a_topic_stands(lake: Lake) -> None:
     assert (status.last_batch_rows, status.slots, status.release) == (1000, 2, "r1")
     assert (status.due.seal, status.due.validate, status.due.mirrors) == (1, 1, {"folder": 0})
     assert status.last_commit is not None
+
+
+def test_status_counts_what_could_not_be_acknowledged(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    lake.start()
+    for count in (2, 0, 1000):
+        lake.batch(unacknowledged=count)
+    assert lake.status().unacknowledged == 1002
+    assert "1,002 messages in the newest 20 commits: refused by Pub/Sub for good" in " ".join(
+        run("status", "plays")[1].split()
+    )
+
+
+def test_a_stage_that_fails_is_said_until_its_hour_is_done(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """Once for each hour and cause, however often it is tried."""
+    lake.start(open_hour=SIX)
+    lake.closed(FIVE)
+    damaged = LakeError("part-0.parquet", found="half a file", expected="all of it", next_step="Restore it.")
+    for _ in range(3):
+        record_stage_failure(lake.tables(), "seal", damaged, "run", lambda: lake.now)
+    assert lake.ledger().count(("stage_failed", FIVE)) == 1
+    (failure,) = lake.status().stage_failures
+    assert (failure.stage, failure.hour, failure.error) == ("seal", FIVE, str(damaged))
+    assert timedelta(0) <= failure.since - NOON < timedelta(seconds=1)
+    code, text = run("status", "plays")
+    assert (code, "part-0.parquet" in text) == (1, True)
+    record_stage_failure(lake.tables(), "mirror", damaged, "run", lambda: lake.now)
+    assert len(lake.status().stage_failures) == 1, "nothing is due there"
+    lake.record("sealed", FIVE, SEALED)
+    assert lake.status().stage_failures == ()
+    assert lake.status().state != "failing"
 
 
 def test_what_an_hour_waits_for_follows_its_states(lake: Lake) -> None:

@@ -12,6 +12,7 @@ import pytest
 from lakehouse.schemas import segment_schema
 from lakehouse.seal.copying import packed, pieces_of
 from lakehouse.store import parquet
+from lakehouse.store.files import storage_for
 from lakehouse.store.parquet import FILE, ROW
 from lakehouse.topics import Topic
 
@@ -28,7 +29,7 @@ def written(folder: Path, *sizes: int, row_group_size: int = 3) -> list[Path]:
 
 
 def openers(paths: list[Path]) -> list[parquet.Opener]:
-    return [partial(open, path, "rb") for path in paths]
+    return [partial(parquet.LakeFile, storage_for(str(path.parent)), path.name) for path in paths]
 
 
 def test_every_row_has_its_file_and_its_place(tmp_path: Path) -> None:
@@ -43,10 +44,10 @@ def test_every_row_has_its_file_and_its_place(tmp_path: Path) -> None:
 
 def test_files_are_open_only_around_their_turn(tmp_path: Path) -> None:
     """An hour has more files than a process may have open."""
-    opened = []
+    opened: list[parquet.LakeFile] = []
 
-    def opener(path: Path) -> object:
-        opened.append(pa.OSFile(str(path)))
+    def opener(path: Path) -> parquet.LakeFile:
+        opened.append(parquet.LakeFile(storage_for(str(tmp_path)), path.name))
         return opened[-1]
 
     sources = [partial(opener, path) for path in written(tmp_path, *[1] * 40)]

@@ -17,10 +17,11 @@ from sealing import FIVE, SIX, Delivery, Lake
 
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError
+from lakehouse.ingest.claim import claim
 from lakehouse.operations.erase import erase
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.report import build
-from lakehouse.store.records import CloseRequested
+from lakehouse.store.records import CloseRequested, Released
 from lakehouse.topics import Topic
 
 LATER = datetime.now(UTC) + timedelta(days=500)
@@ -71,6 +72,8 @@ ACTS: dict[str, Callable[[Lake], Any]] = {
     "close": lambda lake: lake.tables.ledger("close").record(CloseRequested(by="ann", reason="done"), SIX),
     "report": lambda lake: build(lake.config, f"{lake.settings.sealed_root}/_report", LATER),
     "seal": lambda lake: lake.sealer().seal(SIX),
+    "ingest": lambda lake: claim(lake.topic, lake.config, run="one", ack_deadline=timedelta(seconds=10)),
+    "release": lambda lake: lake.tables.ledger("release").record(Released(by="ann", reason="known"), FIVE),
 }
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -373,6 +373,36 @@ def test_leases_end_when_nobody_extends_them(
     assert len(payloads(reader)) == 1
     clock.advance(31)
     assert len(payloads(reader)) == 1
+
+
+class _Refusing:
+    """A broker that takes nothing about leases any more; as `LeaseHolder`."""
+
+    def __init__(self) -> None:
+        self.extended = threading.Event()
+
+    def acknowledge(self, ack_ids: Iterable[str]) -> Refused:
+        return Refused(len(list(ack_ids)), "PERMISSION_DENIED: no")
+
+    def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> Refused:
+        self.extended.set()
+        return self.acknowledge(ack_ids)
+
+    def give_back(self, ack_ids: Iterable[str]) -> Refused:
+        return self.acknowledge(ack_ids)
+
+
+def test_refusals_of_leases_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
+    """What is not extended comes to somebody else while it is written, and again later."""
+    broker = _Refusing()
+    leases = Leases(broker, timedelta(seconds=0.1), "topic=plays epoch=1 slot=0")
+    leases.hold(["a", "b"])
+    assert broker.extended.wait(PATIENCE_SECONDS)
+    leases.give_back()
+    assert leases.refused["give_back"] == 2
+    assert leases.refused["extend"] >= 2
+    text = "give_back: topic=plays epoch=1 slot=0 messages=2 error=PERMISSION_DENIED: no"
+    assert text in [record.getMessage() for record in caplog.records]
 
 
 def test_what_was_let_go_is_never_extended_again(

@@ -9,7 +9,7 @@ from rich.text import Text
 
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
 from lakehouse.durations import written
-from lakehouse.operations.status import HourStatus, TopicStatus
+from lakehouse.operations.status import RECENT, HourStatus, TopicStatus
 
 _SIGNS = {
     "ok": ("✓", "green"),
@@ -34,6 +34,9 @@ def cause_of(row: TopicStatus) -> Text:
         words = f"error: {row.error}"
     elif row.state == "failing" and row.failure:
         words = f"failing for {age_text(row.failure.seconds)}: {row.failure.error}"
+    elif row.state == "failing" and row.stage_failures:
+        failed = row.stage_failures[0]
+        words = f"{failed.stage} of {failed.hour} fails: {failed.error}"
     elif row.state == "not running" and row.not_running_since:
         words = f"not running since {row.not_running_since:%-d %b %H:%M}"
     elif row.state == "stuck" and row.stuck:
@@ -77,6 +80,13 @@ def _status_due(row: TopicStatus) -> str:
         if row.state in ("error", "not started")
         else ", ".join(f"{stage} {count}" for stage, count in counts.items())
     )
+
+
+def _status_unacknowledged(row: TopicStatus) -> str:
+    if not row.unacknowledged:
+        return number_text(row.unacknowledged)
+    of = f"in the newest {RECENT} commits"
+    return f"{row.unacknowledged:,} messages {of}: refused by Pub/Sub for good; they come again, as duplicates"
 
 
 def _instant_and_age(instant: datetime | None, age_seconds: float | None) -> str:
@@ -136,11 +146,16 @@ def status_fields(row: TopicStatus) -> list[tuple[str, str | Text]]:
         ("open hour", row.open_hour or NOTHING),
         ("held", "; ".join(f"{held.hour}: {', '.join(held.reasons)}" for held in row.held) or NOTHING),
         ("oldest unfinished", _status_waiting(row)),
+        *(
+            (f"{each.stage} fails", f"{each.hour}, since {instant_text(each.since)}: {each.error}")
+            for each in row.stage_failures
+        ),
         ("newest sealed", row.newest_sealed_hour or NOTHING),
         ("newest delivered", _delivered(row)),
         ("invalid", ", ".join(row.invalid_hours) or NOTHING),
         ("due", _status_due(row)),
         ("rejected", rejected_text(row.rejected, row.rejected_share)),
+        ("unacknowledged", _status_unacknowledged(row)),
         ("watermark", instant_text(row.watermark)),
         ("frontier", _instant_and_age(row.frontier, row.frontier_age_seconds)),
         ("last commit", _instant_and_age(row.last_commit, row.last_commit_age_seconds)),

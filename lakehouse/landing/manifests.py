@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, fields, replace
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime, timedelta
+from functools import cache
 from typing import Any
 
+from pydantic import TypeAdapter, ValidationError
 from pyspark.sql.datasource import InputPartition
 
+from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.store.files import Storage, Stored
@@ -80,10 +83,18 @@ class Manifest:
 
     @classmethod
     def from_json(cls, content: bytes) -> Manifest:
-        """Keys that a newer release added are ignored; ValueError, TypeError or KeyError when it is no manifest."""
-        values = json.loads(content)
-        files = tuple(SegmentFile(**_known(SegmentFile, file)) for file in values.pop("files"))
-        return cls(**_known(cls, values), files=files)
+        """Keys that a newer release added are ignored; ValueError, in one line, when it is no manifest."""
+        try:
+            manifest = _adapter().validate_json(content)
+        except ValidationError as wrong:
+            first, *others = wrong.errors()
+            where = ".".join(map(str, first["loc"]))
+            more = f", and {len(others)} more" if others else ""
+            raise ValueError(f"{where}: {first['msg']}{more}" if where else first["msg"]) from wrong
+        for file in manifest.files:
+            if file.event_hour is not None and not hours.is_hour(file.event_hour):
+                raise ValueError(f"files: {file.event_hour!r} as an hour")
+        return manifest
 
 
 def _iso(value: Any) -> str:
@@ -92,13 +103,9 @@ def _iso(value: Any) -> str:
     raise TypeError(type(value).__name__)
 
 
-def _known(kind: type[Any], values: dict[str, Any]) -> dict[str, Any]:
-    names = {each.name for each in fields(kind)}
-    return {
-        key: datetime.fromisoformat(value) if value and key.endswith(("_at", "_time")) else value
-        for key, value in values.items()
-        if key in names
-    }
+@cache
+def _adapter() -> TypeAdapter[Manifest]:
+    return TypeAdapter(Manifest)
 
 
 _MANIFEST = re.compile(r"segments/([0-9]{12,})-([0-9]{4,})\.json")
@@ -117,14 +124,18 @@ def _epoch_and_slot(path: str) -> tuple[int, int] | None:
 
 def read_manifest(storage: Storage, epoch: int, slot: int) -> Manifest | None:
     """LakeError when something is there that is no manifest."""
-    content = storage.read(manifest_path(epoch, slot))
+    path = manifest_path(epoch, slot)
+    content = storage.read(path)
     if content is None:
         return None
     try:
-        return Manifest.from_json(content)
-    except (ValueError, TypeError, KeyError, AttributeError) as broken:
+        manifest = Manifest.from_json(content)
+        if (manifest.epoch, manifest.slot) != (epoch, slot):
+            raise ValueError(f"that of epoch {manifest.epoch}, slot {manifest.slot}")
+        return manifest
+    except ValueError as broken:
         raise LakeError(
-            manifest_path(epoch, slot),
+            storage.address(path),
             found=f"a file that is no manifest ({broken})",
             expected="what a slot wrote",
             next_step="Restore it from a backup. The segment's files are in the bronze folder, by its epoch and slot.",

@@ -106,7 +106,9 @@ class _Attempt:
     def pulled(self) -> Pulled:
         reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers)
         try:
-            leases = Leases(reader, self._slot.ack_deadline or reader.ack_deadline())
+            slot = self._slot
+            subject = f"topic={self._topic.name} epoch={slot.epoch} slot={slot.slot}"
+            leases = Leases(reader, slot.ack_deadline or reader.ack_deadline(), subject)
             try:
                 return self._pulled(reader, leases)
             except _TIDIED_AFTER:
@@ -231,8 +233,10 @@ class _Attempt:
                 yield page
         finally:
             for _, pending in out:
-                if (page := pending.page()) is not None:
-                    reader.give_back(page.ack_ids)
+                if (page := pending.page()) is not None and (refused := reader.give_back(page.ack_ids)).messages:
+                    log.warning(
+                        "give_back: topic=%s messages=%d error=%s", self._topic.name, refused.messages, refused.error
+                    )
                 self._note_silence(pending)
         self._full = not empty
         if empty and not self._has_keys and all(pending.is_empty for pending in empty):

@@ -19,6 +19,7 @@ from lakehouse import failpoints
 from lakehouse.checksum import id_checksum
 from lakehouse.mirrors.contract import Count, SealedHour
 from lakehouse.store.delta import first_line
+from lakehouse.store.parquet import LakeFile
 from lakehouse.store.place import Place
 
 COPIERS = 8
@@ -139,8 +140,8 @@ class LocalFiles:
 def rows_of(hour: SealedHour) -> Iterator[pa.RecordBatchReader]:
     """The hour's rows as Arrow, one stream for each file, for a target that takes no files."""
     for file in hour.files:
-        with hour.silver.open(file.path) as source, pq.ParquetFile(source) as parquet:
-            yield pa.RecordBatchReader.from_batches(parquet.schema_arrow, parquet.iter_batches())
+        with LakeFile(hour.silver.files(), file.path) as opened:
+            yield pa.RecordBatchReader.from_batches(opened.schema_arrow, opened.iter_batches())
 
 
 def is_local(address: str) -> bool:

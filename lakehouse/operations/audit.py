@@ -24,7 +24,7 @@ from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.store.delta import DataFile, files, files_of_hour
-from lakehouse.store.parquet import FILE, ROW
+from lakehouse.store.parquet import FILE, ROW, readers
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -227,9 +227,9 @@ def _compare(
 
 
 def _load(database: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Iterable[pa.RecordBatch]) -> None:
-    reader = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in rows))
-    database.register("reader", reader)
-    database.execute(f"create table {name} as select * from reader")
+    with readers() as reader_of:
+        database.register("reader", reader_of(schema, (batch.cast(schema) for batch in rows)))
+        database.execute(f"create table {name} as select * from reader")
 
 
 def _holders(lake: TablesAsOf, event_ids: pa.ChunkedArray, before: Hour) -> Iterable[pa.RecordBatch]:

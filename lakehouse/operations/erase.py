@@ -43,6 +43,7 @@ from lakehouse.store.delta import (
     files,
     files_of_hour,
     metadata_of_commits,
+    table_errors,
 )
 from lakehouse.store.delta_log import commits, commits_at
 from lakehouse.store.files import Storage
@@ -92,7 +93,7 @@ def erase(topic: Topic, config: Config, where: str, *, reason: str, by: str, dry
     again once it has.
     """
     order = _Order(Condition(where, topic), reason, by, config.settings.release)
-    with lake_errors(f"topic {topic.name}"):
+    with table_errors(f"topic {topic.name}"), lake_errors(f"topic {topic.name}"):
         return _erase(TopicTables(topic, config.settings), order, dry_run=dry_run)
 
 
@@ -430,7 +431,7 @@ class BronzeErasure:
         path = f"{_ERASED_FOLDER}{uuid.uuid4().hex[:8]}/{file.path}"
         rows = 0
         times: list[Any] = []
-        with self._storage.open(f"bronze/{file.path}") as source, pq.ParquetFile(source) as opened:
+        with parquet.LakeFile(self._storage, f"bronze/{file.path}") as opened:
             schema = opened.schema_arrow
             with self._storage.create(f"bronze/{path}") as sink:
                 with pq.ParquetWriter(sink, schema, **parquet.options(schema)) as writer:
@@ -466,7 +467,7 @@ def _with_hour(batch: pa.RecordBatch, file: DataFile) -> pa.Table:
 
 def _batches(storage: Storage, path: str, columns: list[str] | None) -> Iterator[pa.RecordBatch]:
     """The columns that the file has of those asked for."""
-    with storage.open(path) as source, pq.ParquetFile(source) as file:
+    with parquet.LakeFile(storage, path) as file:
         present = file.schema_arrow.names
         yield from file.iter_batches(columns=None if columns is None else [name for name in columns if name in present])
 

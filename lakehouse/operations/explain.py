@@ -24,6 +24,7 @@ from lakehouse.store.records import (
     Mirrored,
     Released,
     Sealed,
+    StageFailed,
     State,
     Valid,
 )
@@ -231,6 +232,8 @@ def _sentence(entry: Entry) -> str:
             failed = [f"failed {_expectation(row)}" for row in record.failed]
             warnings = [f"warning {_expectation(row)}" for row in record.warnings]
             return "; ".join([*failed, *warnings, *_report(record)])
+        case StageFailed():
+            return f"{record.stage}: {record.error}"
         case Released() | CloseRequested():
             return f"by {record.by}: {record.reason}"
         case Mirrored():

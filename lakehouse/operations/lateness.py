@@ -110,19 +110,20 @@ def _load(database: duckdb.DuckDBPyConnection, topic: Topic, config: Config) -> 
     step = max(1, -(-sum(file.rows for file in wanted) // SAMPLED_ROWS))
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for file in parquet.opened_ahead(partial(storage.open, each.path) for each in wanted):
+        for file in parquet.opened_ahead(partial(parquet.LakeFile, storage, each.path) for each in wanted):
             for batch in file.iter_batches(columns=_SCHEMA.names):
                 yield batch.select(_SCHEMA.names).cast(_SCHEMA)
 
-    database.register("reader", pa.RecordBatchReader.from_batches(_SCHEMA, batches()))
-    database.execute(
-        f"""
-        create table came as
-        select {_event(topic)} as event, epoch_us(event_time) as event_us, epoch_us(publish_time) as publish_us,
-            least(publish_us, max(event_us) over (order by publish_us)) as clock_us
-        from reader where hash(event_id) % {step} = 0
-        """
-    )
+    with parquet.readers() as reader_of:
+        database.register("reader", reader_of(_SCHEMA, batches()))
+        database.execute(
+            f"""
+            create table came as
+            select {_event(topic)} as event, epoch_us(event_time) as event_us, epoch_us(publish_time) as publish_us,
+                least(publish_us, max(event_us) over (order by publish_us)) as clock_us
+            from reader where hash(event_id) % {step} = 0
+            """
+        )
     return 1 / step
 
 

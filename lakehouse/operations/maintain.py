@@ -21,7 +21,7 @@ from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
-from lakehouse.store.delta import ConflictError, Conflicts, DataFile, files
+from lakehouse.store.delta import ConflictError, Conflicts, DataFile, files, table_errors
 from lakehouse.store.delta_log import commits
 from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
@@ -57,7 +57,7 @@ def maintain_topic(topic: Topic, config: Config, now: datetime, *, dry_run: bool
     tables = TopicTables(topic, config.settings)
     if not (tables.has_bronze() and tables.has_ledger()):
         return []
-    with lake_errors(f"topic {topic.name}"):
+    with table_errors(f"topic {topic.name}"), lake_errors(f"topic {topic.name}"):
         return list(_Maintenance(tables, now, dry_run).removals())
 
 

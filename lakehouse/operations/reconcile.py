@@ -7,8 +7,6 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 
-import pyarrow.parquet as pq
-
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, MirrorError
@@ -18,6 +16,7 @@ from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.sealed import sealed_hour
 from lakehouse.operations.tracking import Track, untracked
 from lakehouse.store.delta import DataFile, files
+from lakehouse.store.parquet import LakeFile
 from lakehouse.store.place import Place
 from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
@@ -162,9 +161,8 @@ class TopicComparison:
             count = _count(parts, silver)
             return self._cell(hour, SILVER, where, count, verdict="extra" if extra is not None else None)
         except LakeError as error:
-            return self._cell(hour, SILVER, where, error=error, verdict="different")
-        except FileNotFoundError as error:
-            return self._cell(hour, SILVER, where, error=error, verdict="missing")
+            is_gone = isinstance(error.__cause__, FileNotFoundError)
+            return self._cell(hour, SILVER, where, error=error, verdict="missing" if is_gone else "different")
         except (OSError, LakehouseError) as error:
             return self._cell(hour, SILVER, where, error=error, verdict="error")
 
@@ -261,11 +259,12 @@ def _files_by_hour(silver: Place) -> dict[Hour, list[DataFile]]:
 
 
 def _count(parts: Iterable[DataFile], silver: Place) -> Count:
-    """From the ids alone; FileNotFoundError when a file is missing."""
+    """From the ids alone; LakeError when a file is missing or damaged."""
     rows = checksum = 0
+    storage = silver.files()
     for file in parts:
-        with silver.open(file.path) as source, pq.ParquetFile(source) as parquet:
-            for batch in parquet.iter_batches(1_000_000, columns=["event_id"]):
+        with LakeFile(storage, file.path) as opened:
+            for batch in opened.iter_batches(1_000_000, columns=["event_id"]):
                 rows += batch.num_rows
                 checksum += id_checksum(batch.column(0))
     return Count(rows, checksum)

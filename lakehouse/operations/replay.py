@@ -196,7 +196,7 @@ def _moves(
 
 def _rows(tables: TopicTables, file: DataFile) -> pa.Table:
     """The file with the columns of today: what bronze has gained since is null."""
-    with tables.raw.open(f"bronze/{file.path}") as source, pq.ParquetFile(source) as opened:
+    with parquet.LakeFile(tables.raw.files(), f"bronze/{file.path}") as opened:
         rows = opened.read()
     wanted = segment_schema(tables.topic)
     return pa.table(

@@ -17,9 +17,11 @@ from lakehouse import hours
 from lakehouse.config import Config, Settings, model_of, topic_of, values_of
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.hours import Hour
+from lakehouse.operations.stage_failures import StageFailure, stage_failures
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.store import records
-from lakehouse.store.bronze_log import ingest_commits
+from lakehouse.store.bronze_log import INGEST, ingest_commits
+from lakehouse.store.delta import metadata_of_commits
 from lakehouse.store.ledger import Entry, History, Ledger
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
@@ -32,18 +34,24 @@ BEHIND_AFTER = timedelta(hours=1)
 """How long a closed hour may wait for its next stage."""
 _INGESTS = (State.STARTED, State.RECOVERED, State.FAILED, State.STOPPED, State.HELD, State.CLOSED)
 """What only a run of ingest records."""
+RECENT = 20
+"""Commits of bronze in which what went wrong is counted."""
 _READERS = 16
 """Topics read at the same time: nearly all of it is waiting for storage."""
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Ingest's last commit to bronze: the heartbeat, and what the next batch starts from."""
+    """Ingest's last commit to bronze: the heartbeat, and what the next batch starts from.
+
+    `unacknowledged` counts, in the newest `RECENT` commits, messages whose acknowledgement Pub/Sub refused for good.
+    """
 
     version: int
     committed_at: datetime
     state: IngestState
     metadata: Mapping[str, Any]
+    unacknowledged: int = 0
 
     @property
     def rows(self) -> int:
@@ -118,7 +126,7 @@ class Due:
 
 STATES = {
     "error": "its lake cannot be read",
-    "failing": "ingest cannot go on",
+    "failing": "ingest or a later stage cannot go on",
     "not running": "its application has ended, and none has started since",
     "stuck": "the frontier has long kept the open hour from closing",
     "silent": "longer than an hour can stay open nothing has been recorded: it is idle, or nobody runs it",
@@ -139,12 +147,14 @@ class TopicStatus:
     that has closed and is not everywhere it goes; `waits_since` is when something last happened to it.
     `delivered_hour` is the newest that is everywhere it goes, `behind_seconds` how long ago that hour ended. `rejected`
     counts messages since the close before last, `rejected_share` is their share of all messages since then.
+    `unacknowledged` counts messages of the newest `RECENT` commits whose acknowledgement was refused for good.
     """
 
     topic: str
     state: str
     error: str | None = None
     failure: Failure | None = None
+    stage_failures: tuple[StageFailure, ...] = ()
     stuck: Stuck | None = None
     not_running_since: datetime | None = None
     last_sign: datetime | None = None
@@ -171,6 +181,7 @@ class TopicStatus:
     release: str | None = None
     invalid_hours: tuple[Hour, ...] = ()
     due: Due = Due()
+    unacknowledged: int | None = None
 
 
 @dataclass(frozen=True)
@@ -338,13 +349,15 @@ def _table(place: Place) -> DeltaTable | None:
 
 
 def _last_batch(bronze: DeltaTable) -> Batch | None:
-    newest = next(ingest_commits(bronze), None)
+    recent = [found for found in metadata_of_commits(bronze, RECENT) if found[1].get("kind") == INGEST]
+    newest = next(iter(recent), None) or next(ingest_commits(bronze), None)
     if newest is None:
         return None
     version, metadata = newest
+    unacknowledged = sum(int(each.get("unacknowledged") or 0) for _, each in recent)
     *_, committed = bronze.history(int(bronze.version()) - version + 1)
     committed_at = datetime.fromtimestamp(committed["timestamp"] / 1000, UTC)
-    return Batch(version, committed_at, IngestState.from_json(metadata["state"]), metadata)
+    return Batch(version, committed_at, IngestState.from_json(metadata["state"]), metadata, unacknowledged)
 
 
 def _file_complaint(file: Path) -> str | None:
@@ -378,6 +391,7 @@ def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
         topic.name,
         "ok",
         failure=failure(snapshot, now),
+        stage_failures=tuple(stage_failures(history, topic)),
         stuck=stuck(snapshot, now),
         not_running_since=_stopped_at(snapshot),
         last_sign=last_sign,
@@ -403,6 +417,7 @@ def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
         slots_max=topic.slots.max,
         release=started.of(records.Started).release if started else None,
         invalid_hours=tuple(hour for hour, what in waits.items() if what == "release"),
+        unacknowledged=batch.unacknowledged if batch else None,
         due=Due(
             len(history.due_to_seal()),
             len(history.due_to_validate()),
@@ -416,7 +431,7 @@ def _worst(status: TopicStatus, topic: Topic, now: datetime) -> str:
     longest_silence = hours.ONE_HOUR + topic.lateness + STUCK_AFTER
     is_behind = status.waits_since is not None and now - status.waits_since > BEHIND_AFTER
     holds = {
-        "failing": status.failure is not None,
+        "failing": status.failure is not None or bool(status.stage_failures),
         "not running": status.not_running_since is not None,
         "stuck": status.stuck is not None,
         "silent": status.last_sign is not None and now - status.last_sign > longest_silence,

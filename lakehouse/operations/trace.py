@@ -9,12 +9,12 @@ from functools import partial
 from typing import Any
 
 import pyarrow.compute as pc
-import pyarrow.parquet as pq
 
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import TablesAsOf, in_parallel
+from lakehouse.store import parquet
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.store.delta import DataFile, files
 from lakehouse.store.ledger import Entry
@@ -128,7 +128,7 @@ def _deliveries_of(lake: TablesAsOf, event_id: str, file: DataFile) -> list[dict
     """The id's rows in one bronze file: first the ids, then the rest of the row groups that have it."""
     names = ["message_id", "publish_time", "event_time", "reject_reason", "epoch", "slot", "position"]
     found = []
-    with lake.tables.raw.open(f"bronze/{file.path}") as source, pq.ParquetFile(source) as opened:
+    with parquet.LakeFile(lake.tables.raw.files(), f"bronze/{file.path}") as opened:
         for group in range(opened.num_row_groups):
             if not pc.any(pc.equal(opened.read_row_group(group, ["event_id"])["event_id"], event_id)).as_py():
                 continue

@@ -121,7 +121,7 @@ def packed(pieces: Iterable[Piece], target_bytes: int) -> Iterator[tuple[Piece, 
 def copy_rows(copy: Copy) -> Copied:
     """Write one silver file: the rows that are kept, in their order, with the sealed columns.
 
-    FileNotFoundError when a bronze file is gone, pa.ArrowInvalid or OSError when one is damaged.
+    LakeError when a bronze file is gone or damaged.
     """
     topic = Topic.from_json(copy.topic_json)
     schema = sealed_schema(topic)
@@ -135,6 +135,14 @@ def write_silver(sealed: Storage, target: str, hour: Hour, rows: Iterable[pa.Rec
     Each try has a name of its own: a speculative attempt must not overwrite a committed file.
     """
     path = f"hour={hour}/{target}-{uuid.uuid4().hex[:12]}.parquet"
+    try:
+        return _written(sealed, path, hour, rows, schema)
+    except Exception:
+        sealed.delete([f"silver/{path}"])  # a disk that is full must not get fuller with each try
+        raise
+
+
+def _written(sealed: Storage, path: str, hour: Hour, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> Copied:
     start = pa.scalar(hours.start_of(hour))
     count = skewed = checksum = 0
     times: list[int] = []
@@ -165,7 +173,7 @@ def _bits_without(lost: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -
 
 def _kept(raw: Storage, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
     for path, of_file in groupby(pieces, key=lambda piece: piece.path):
-        with raw.open(f"bronze/{path}") as source, pq.ParquetFile(source) as file:
+        with parquet.LakeFile(raw, f"bronze/{path}") as file:
             for piece in of_file:
                 batches = file.iter_batches(_BATCH_ROWS, row_groups=[piece.row_group], columns=READ_COLUMNS)
                 yield from batches if piece.kept is None else _filtered(batches, piece)

@@ -15,7 +15,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.schemas import TIMESTAMP
-from lakehouse.store.parquet import FILE, ROW, Scan
+from lakehouse.store.parquet import FILE, ROW, ReaderOf, Scan, readers
 
 MEMORY_LIMIT = "1GB"
 
@@ -33,8 +33,8 @@ def duplicates(scan: Scan, identity: Sequence[str]) -> pa.Table:
     """
     event = ", ".join(identity)
     columns = list(dict.fromkeys([*identity, "publish_time", "message_id"]))
-    with _database() as database:
-        ids = _reader(scan, ["event_id"])
+    with _database() as database, readers() as reader_of:
+        ids = _reader(reader_of, scan, ["event_id"])
         database.register("ids", ids)
         database.execute(f"create temp table hashes as select hash(event_id) as h, {FILE}, {ROW} from ids")
         database.execute("create temp table often as select h from hashes group by h having count(*) > 1")
@@ -42,7 +42,7 @@ def duplicates(scan: Scan, identity: Sequence[str]) -> pa.Table:
         if not suspects:
             return ADDRESS.empty_table()
         database.execute(f"create temp table suspects as select {FILE}, {ROW} from hashes semi join often using (h)")
-        database.register("deliveries", _reader(scan, columns))
+        database.register("deliveries", _reader(reader_of, scan, columns))
         return database.sql(
             f"""
             select {FILE}, {ROW} from (
@@ -61,11 +61,11 @@ def late_duplicates(scan: Scan, sealed: Scan, identity: Sequence[str]) -> pa.Tab
     """
     event = ", ".join(identity)
     schema = pa.schema([(name, _TYPES[name]) for name in identity])
-    with _database() as database:
-        ids = _reader(scan, ["event_id"])
+    with _database() as database, readers() as reader_of:
+        ids = _reader(reader_of, scan, ["event_id"])
         database.register("ids", ids)
         database.execute("create temp table hashes as select distinct hash(event_id) as h from ids")
-        rows = pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in sealed(list(identity))))
+        rows = reader_of(schema, (batch.cast(schema) for batch in sealed(list(identity))))
         database.register("sealed", rows)
         database.execute(
             f"""
@@ -76,15 +76,15 @@ def late_duplicates(scan: Scan, sealed: Scan, identity: Sequence[str]) -> pa.Tab
         [(found,)] = database.execute("select count(*) from known").fetchall()
         if not found:
             return ADDRESS.empty_table()
-        database.register("deliveries", _reader(scan, list(identity)))
+        database.register("deliveries", _reader(reader_of, scan, list(identity)))
         return database.sql(
             f"select {FILE}, {ROW} from deliveries semi join known using ({event}) order by {FILE}, {ROW}"
         ).to_arrow_table()
 
 
-def _reader(scan: Scan, columns: list[str]) -> pa.RecordBatchReader:
+def _reader(reader_of: ReaderOf, scan: Scan, columns: list[str]) -> pa.RecordBatchReader:
     schema = pa.schema([*((name, _TYPES[name]) for name in columns), *ADDRESS])
-    return pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in scan(columns)))
+    return reader_of(schema, (batch.cast(schema) for batch in scan(columns)))
 
 
 @contextmanager

@@ -103,7 +103,7 @@ def _scan_of(rows: pa.Table) -> parquet.Scan:
 
 def _openers(place: Place, table: str, files: Sequence[DataFile]) -> list[parquet.Opener]:
     storage = place.files()
-    return [partial(storage.open, f"{table}/{file.path}") for file in files]
+    return [partial(parquet.LakeFile, storage, f"{table}/{file.path}") for file in files]
 
 
 def _may_hold(file: DataFile, first: datetime, last: datetime) -> bool:

@@ -16,7 +16,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse import failpoints
 from lakehouse.config import Config, Settings
-from lakehouse.errors import LakeError, SealError
+from lakehouse.errors import SealError, unavailable
 from lakehouse.hours import Hour
 from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
 from lakehouse.seal.deliveries import Deliveries
@@ -28,8 +28,8 @@ from lakehouse.store.delta import (
     DataFile,
     commit,
     files_of_hour,
-    first_line,
     metadata_of_commits,
+    table_errors,
 )
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Entry
@@ -168,8 +168,8 @@ class Sealer:
             doubled, late = deliveries.doubled, deliveries.late(silver)
             copies = self._planned(hour, deliveries, footers, pa.concat_tables([doubled, late]))
             copied = [copy for copy in self._run(copies, deliveries.count) if copy.rows]
-        except (OSError, pa.ArrowException) as unreadable:
-            raise self._unreadable(hour, bronze_version, unreadable) from unreadable
+        except (OSError, pa.ArrowException) as refused:
+            raise unavailable(f"{self._tables.sealed.uri}/silver: {hour}", refused) from refused
         manifest = {
             "kind": SEAL,
             "hour": hour,
@@ -219,14 +219,6 @@ class Sealer:
         numbers = spark.range(0, len(copies), 1, len(copies))
         return [Copied(**row.asDict()) for row in numbers.mapInArrow(run, _COPIED_DDL).collect()]
 
-    def _unreadable(self, hour: Hour, bronze_version: int, error: Exception) -> LakeError:
-        return LakeError(
-            f"{self._tables.raw.uri}/bronze at version {bronze_version}: {hour}",
-            found=first_line(error),
-            expected="every file that the log names, as it was written",
-            next_step="Restore the file: the hour cannot be sealed without it, and the topic's later hours wait.",
-        )
-
     def _error(self, hour: Hour, *, found: str, expected: str, next_step: str) -> SealError:
         return SealError(f"{self._topic.name} {hour}", found=found, expected=expected, next_step=next_step)
 
@@ -239,7 +231,9 @@ def app_of(hour: Hour) -> str:
 def newest_seal(silver: DeltaTable, hour: Hour) -> tuple[int, dict[str, Any]]:
     """(version, manifest) of the newest commit that sealed the hour."""
     for version, metadata in metadata_of_commits(silver):
-        if metadata.get("kind") == SEAL and metadata["hour"] == hour:
+        if metadata.get("kind") == SEAL and metadata.get("hour") == hour:
+            with table_errors(f"{silver.table_uri} version {version}: the seal of {hour}"):
+                Sealed.from_json({**metadata, "silver_version": version})
             return version, metadata
     raise SealError(
         f"{silver.table_uri} {hour}",

@@ -17,7 +17,7 @@ from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
-from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits, reaches_back
+from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits, reaches_back, table_errors
 
 INGEST = "ingest"
 OPEN_HOUR = "open-hour"
@@ -41,8 +41,9 @@ def newest_state(bronze: DeltaTable) -> IngestState:
     Where the log no longer has a commit that carries it, it is put together from the checkpoint. LakeError when that
     does not have it either: to begin again would write to hours that are sealed.
     """
-    for _, metadata in _commits(bronze, lambda metadata: "state" in metadata):
-        return IngestState.from_json(metadata["state"])
+    for version, metadata in _commits(bronze, lambda metadata: "state" in metadata):
+        with table_errors(f"{bronze.table_uri} version {version}: the state of ingest"):
+            return IngestState.from_json(metadata["state"])
     epoch = bronze.transaction_version(INGEST)
     if epoch is None and reaches_back(bronze):
         return IngestState()
@@ -50,8 +51,22 @@ def newest_state(bronze: DeltaTable) -> IngestState:
 
 
 def ingest_commits(bronze: DeltaTable) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(version, metadata) of ingest's commits, newest first; the whole log is read only when it is asked for."""
-    return _commits(bronze, lambda metadata: metadata.get("kind") == INGEST)
+    """(version, metadata) of ingest's commits, newest first; the whole log is read only when it is asked for.
+
+    LakeError at one that lacks what each of them has.
+    """
+    for version, metadata in _commits(bronze, lambda metadata: metadata.get("kind") == INGEST):
+        with table_errors(f"{bronze.table_uri} version {version}: what ingest said of its commit"):
+            _check(metadata)
+        yield version, metadata
+
+
+def _check(metadata: Mapping[str, Any]) -> None:
+    """KeyError, TypeError or ValueError when it is not what ingest writes."""
+    IngestState.from_json(metadata["state"])
+    closed = [hours.parsed(details["hour"]) for details in metadata["closed"]]
+    if not all(isinstance(segment, str) for segment in (*metadata["segments"], *closed)):
+        raise TypeError("segments that are no text")
 
 
 def _commits(

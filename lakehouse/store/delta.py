@@ -20,10 +20,14 @@ from deltalake.transaction import AddAction, RemoveAction
 from lakehouse import hours
 from lakehouse.errors import LakeError, LakehouseError, in_one_line, unavailable
 from lakehouse.hours import Hour
-from lakehouse.store.files import sync
+from lakehouse.store.files import storage_for, sync
 
 MOST_CONFLICTS = 100
 """In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
+
+
+_NEWEST_COMMITS = 100
+"""That are looked through for what is damaged."""
 
 
 class ConflictError(Exception):
@@ -31,23 +35,31 @@ class ConflictError(Exception):
 
 
 @contextmanager
-def table_errors(subject: str) -> Iterator[None]:
+def table_errors(subject: str, passing: tuple[type[Exception], ...] = ()) -> Iterator[None]:
     """The store's edge: what delta-rs, Arrow, the file system or Google's clients raise within becomes a LakeError.
 
     So does what is damaged: a log or a file that is no JSON, or lacks what it must have. ConflictError and our own
-    errors pass, and so does FileNotFoundError, which callers explain better.
+    errors pass, those that are `passing`, too, and so does FileNotFoundError, which callers explain better.
     """
     try:
         yield
-    except (LakehouseError, ConflictError, FileNotFoundError):
-        raise
-    except (DeltaError, OSError, pa.ArrowException, ValueError, KeyError, TypeError) as refused:
-        raise unavailable(subject, refused) from refused
     except BaseException as raised:
-        # Rust's panics are no Exceptions; Google's errors are not imported only to be named.
-        if type(raised).__name__ == "PanicException" or type(raised).__module__.startswith("google."):
-            raise unavailable(subject, raised) from raised
-        raise
+        passes = isinstance(raised, (LakehouseError, ConflictError, FileNotFoundError, *passing))
+        if passes or not is_of_a_library(raised):
+            raise
+        raise unavailable(subject, raised) from raised
+
+
+def is_of_a_library(raised: BaseException) -> bool:
+    """Whether delta-rs, Arrow, the file system or Google's clients raise such errors, or what is damaged does."""
+    known = (DeltaError, OSError, pa.ArrowException, ValueError, KeyError, TypeError, OverflowError, AttributeError)
+    # Rust's panics are no Exceptions; Google's errors are not imported only to be named. DataFusion's have no class.
+    return (
+        isinstance(raised, known)
+        or type(raised) is Exception
+        or type(raised).__name__ == "PanicException"
+        or type(raised).__module__.startswith("google.")
+    )
 
 
 @dataclass
@@ -109,15 +121,36 @@ def open_table(uri: str, options: Mapping[str, str], version: int | None = None)
         raise LakeError(
             uri, found="no Delta table", expected="a table made by ingest", next_step="Run ingest for this topic."
         ) from missing
-    except (DeltaError, OSError, ValueError) as unreadable:
+    except BaseException as unreadable:
+        if not is_of_a_library(unreadable):
+            raise
         raise LakeError(
-            uri,
+            _damaged_commit(uri, options) or uri,
             found=first_line(unreadable),
             expected="a readable Delta table",
             next_step="Check the path, the permissions and the version.",
         ) from unreadable
     _refuse_empty_commits(table, int(table.version()), 1)
     return table
+
+
+def _damaged_commit(uri: str, options: Mapping[str, str]) -> str | None:
+    """The newest commit that is no JSON, when delta-rs says that something is wrong, but not where."""
+    with suppress(Exception):  # what cannot be listed or read is not named either
+        storage = storage_for(uri, options)
+        entries = [stored.path for stored in storage.listed("_delta_log") if stored.path.endswith(".json")]
+        for path in entries[: -_NEWEST_COMMITS - 1 : -1]:
+            lines = (storage.read(path) or b"").decode(errors="replace").splitlines()
+            if not lines or not all(map(_is_json, lines)):
+                return storage.address(path)
+    return None
+
+
+def _is_json(line: str) -> bool:
+    try:
+        return isinstance(json.loads(line), dict)
+    except ValueError:
+        return False
 
 
 def as_it_was(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:

@@ -48,6 +48,9 @@ class Storage(Protocol):
     def open(self, path: str) -> Any:
         """A binary file to read from, at any place."""
 
+    def address(self, path: str) -> str:
+        """The path with all before it, for people."""
+
     def put_if_absent(self, path: str, content: bytes) -> bool:
         """Whether this call wrote the file; False when one is there. UnknownOutcomeError when no answer came."""
 
@@ -95,6 +98,9 @@ class LocalStorage:
 
     def open(self, path: str) -> Any:
         return fs.LocalFileSystem().open_input_file(self._at(path))
+
+    def address(self, path: str) -> str:
+        return self._at(path)
 
     def finish(self, paths: Iterable[str]) -> None:
         targets = [self._at(path) for path in paths]
@@ -158,10 +164,15 @@ class LocalStorage:
         target = self._at(path)
         _make_folder(os.path.dirname(target))
         temporary = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{uuid.uuid4().hex}"
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
+        try:
+            with open(temporary, "wb") as file:
+                file.write(content)
+                file.flush()
+                os.fsync(file.fileno())
+        except BaseException:  # each try has a name of its own: a full disk would fill up with them
+            with suppress(FileNotFoundError):
+                os.unlink(temporary)
+            raise
         return temporary
 
     def _at(self, path: str) -> str:
@@ -216,6 +227,9 @@ class GoogleStorage:
 
     def open(self, path: str) -> Any:
         return self._files().open_input_file(f"{self._bucket_name}/{self._at(path)}")
+
+    def address(self, path: str) -> str:
+        return f"gs://{self._bucket_name}/{self._at(path)}"
 
     def finish(self, paths: Iterable[str]) -> None:
         """Nothing: closing the stream ended the upload."""

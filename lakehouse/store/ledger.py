@@ -11,13 +11,13 @@ from typing import Any, TypeVar
 
 import pyarrow as pa
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError, DeltaError
+from deltalake.exceptions import CommitFailedError
 
 from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.store.delta import Conflicts, first_line, make_durable
+from lakehouse.store.delta import Conflicts, make_durable, table_errors
 from lakehouse.store.records import HOUR_STATES, VERDICTS, Closed, Mirrored, Record, Sealed, State, record_of
 
 R = TypeVar("R", bound=Record)
@@ -192,18 +192,11 @@ class Ledger:
 
     def history(self) -> History:
         """All rows as of now; read again only when the table has moved on."""
-        try:
+        with table_errors(self._table.table_uri):
             self._table.update_incremental()
             version = int(self._table.version())
             if self._read is None or self._read[0] != version:
                 self._read = version, History(tuple(_entries(self._table)))
-        except (DeltaError, OSError) as unreadable:
-            raise LakeError(
-                self._table.table_uri,
-                found=first_line(unreadable),
-                expected="a ledger that can be read",
-                next_step="Check the permissions below sealed_root, and `lakehouse verify`.",
-            ) from unreadable
         return self._read[1]
 
     def record(
@@ -229,16 +222,10 @@ class Ledger:
                 return None
             entry = Entry(hour, state, self._now(history), self._by, dict(details or {}), ledger=self._table.table_uri)
             try:
-                self._append(entry)
+                with table_errors(self._table.table_uri, passing=(CommitFailedError,)):
+                    self._append(entry)
             except CommitFailedError as conflict:
                 conflicts.meet(conflict)
-            except (DeltaError, OSError) as refused:
-                raise LakeError(
-                    self._table.table_uri,
-                    found=first_line(refused),
-                    expected="a ledger that can be written",
-                    next_step="Check the permissions below sealed_root; nothing was recorded.",
-                ) from refused
             else:
                 return entry
 
@@ -305,4 +292,7 @@ def _entry(
         problem = f"{hour!r} as its hour"
     if hour is None and state in HOUR_STATES:
         problem = "no hour"
+    through = parsed.get("through") if state == State.CLOSED else None
+    if through is not None and not (isinstance(through, str) and hours.is_hour(through)):
+        problem = f"{through!r} as the end of a range of hours"
     return Entry(hour, state or "", moment or EPOCH, by or "", parsed, problem, ledger)

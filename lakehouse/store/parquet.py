@@ -5,17 +5,21 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 
+from lakehouse.errors import LakeError, LakehouseError, in_one_line
+from lakehouse.store.files import Storage
+
 FILE, ROW = "file", "row"
 """Address of a row: the file's place in a list of files, and the row's place in the file."""
 
-Opener = Callable[[], Any]
-"""Gives a binary file to read from, open."""
+Opener = Callable[[], pq.ParquetFile]
+"""Gives a Parquet file, open; it is closed with its stream."""
 
 Scan = Callable[[list[str]], Iterable[pa.RecordBatch]]
 """Rows: for some of their columns, batches of these (of bronze's rows with `FILE` and `ROW` after them)."""
@@ -58,24 +62,86 @@ def addressed(sources: Iterable[Opener], columns: list[str]) -> Iterator[pa.Reco
             first += len(batch)
 
 
+class LakeFile(pq.ParquetFile):  # type: ignore[misc]
+    """A Parquet file of the lake. LakeError that names it when it is not there or cannot be read."""
+
+    def __init__(self, storage: Storage, path: str) -> None:
+        self._name = storage.address(path)
+        with _named(self._name):
+            stream = storage.open(path)
+            try:
+                super().__init__(stream)
+            except BaseException:
+                stream.close()
+                raise
+            self._stream = stream
+
+    def iter_batches(self, *args: Any, **more: Any) -> Iterator[pa.RecordBatch]:
+        with _named(self._name):
+            yield from super().iter_batches(*args, **more)
+
+    def read(self, *args: Any, **more: Any) -> pa.Table:
+        with _named(self._name):
+            return super().read(*args, **more)
+
+    def read_row_group(self, *args: Any, **more: Any) -> pa.Table:
+        with _named(self._name):
+            return super().read_row_group(*args, **more)
+
+    def close(self, force: bool = False) -> None:
+        super().close(force=True)
+        self._stream.close()
+
+
+@contextmanager
+def _named(name: str) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, pa.ArrowException) as unreadable:
+        is_gone = isinstance(unreadable, FileNotFoundError)
+        raise LakeError(
+            name,
+            found="no such file" if is_gone else f"a file that cannot be read: {in_one_line(unreadable)}",
+            expected="the Parquet file that the log names, as it was written",
+            next_step="Restore it from a copy; `lakehouse verify` says whether sealed files are damaged, too.",
+        ) from unreadable
+
+
+ReaderOf = Callable[[pa.Schema, Iterable[pa.RecordBatch]], pa.RecordBatchReader]
+
+
+@contextmanager
+def readers() -> Iterator[ReaderOf]:
+    """Makes readers for another library, which says of an error of ours only its text: here it is that error again."""
+    raised: list[LakehouseError] = []
+
+    def noted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+        try:
+            yield from batches
+        except LakehouseError as error:
+            raised.append(error)
+            raise
+
+    try:
+        yield lambda schema, batches: pa.RecordBatchReader.from_batches(schema, noted(batches))
+    except Exception:
+        if raised:
+            raise raised[0] from None
+        raise
+
+
 def opened_ahead(sources: Iterable[Opener]) -> Iterator[pq.ParquetFile]:
     """Each file in order, open until the next is asked for; footers are read ahead, as a store takes its time."""
-    waiting: deque[Future[tuple[Any, pq.ParquetFile]]] = deque()
+    waiting: deque[Future[pq.ParquetFile]] = deque()
     with ThreadPoolExecutor(_AHEAD) as readers:
         for source in sources:
-            waiting.append(readers.submit(_opened, source))
+            waiting.append(readers.submit(source))
             if len(waiting) == _AHEAD:
                 yield from _in_turn(waiting.popleft())
         while waiting:
             yield from _in_turn(waiting.popleft())
 
 
-def _opened(source: Opener) -> tuple[Any, pq.ParquetFile]:
-    stream = source()
-    return stream, pq.ParquetFile(stream)
-
-
-def _in_turn(opening: Future[tuple[Any, pq.ParquetFile]]) -> Iterator[pq.ParquetFile]:
-    stream, file = opening.result()
-    with stream, file:
+def _in_turn(opening: Future[pq.ParquetFile]) -> Iterator[pq.ParquetFile]:
+    with opening.result() as file:
         yield file

@@ -32,6 +32,7 @@ class State(StrEnum):
     HELD = "held"
     CLOSE_REQUESTED = "close_requested"
     REPLAYED = "replayed"
+    STAGE_FAILED = "stage_failed"
 
 
 HOUR_STATES = (State.CLOSED, State.SEALED, State.VALID, State.INVALID, State.RELEASED, State.MIRRORED)
@@ -57,6 +58,8 @@ class Record:
         """ValueError when a key without a default is missing, or a value has another type; it names the keys."""
         try:
             read: Self = _adapter(cls).validate_python(cls._with_present_keys(details))
+        except (TypeError, AttributeError) as wrong:  # of keys that were written otherwise before
+            raise ValueError(f"details of other types: {wrong}") from wrong
         except ValidationError as wrong:
             found = [f"{'.'.join(map(str, each['loc'])) or 'details'}: {each['msg']}" for each in wrong.errors()]
             raise ValueError("; ".join(found[:3])) from wrong
@@ -325,11 +328,23 @@ class Replayed(Record):
     by: Annotated[str, "who replayed them"] = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class StageFailed(Record):
+    """A stage after ingest failed; the row's hour is the oldest that was due there. Over when the hour is not due."""
+
+    state = State.STAGE_FAILED
+
+    stage: Annotated[str, "`seal`, `validate` or `mirror`"] = ""
+    error: Annotated[str, "the whole message"] = ""
+    run: Annotated[str, "id of the run"] = ""
+    host: Annotated[str, "host it ran on"] = ""
+
+
 RECORDS: Mapping[State, type[Record]] = {
     kind.state: kind
     for kind in (
         Closed, Sealed, Valid, Invalid, Released, Mirrored, Started, Failed, Recovered, Stopped, Held, CloseRequested,
-        Replayed,
+        Replayed, StageFailed,
     )
 }  # fmt: skip
 """The class of each state's `details`."""

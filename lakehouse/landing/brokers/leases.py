@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import threading
 import time
+from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
+
+log = logging.getLogger(__name__)
 
 
 class LeaseHolder(Protocol):
@@ -29,10 +33,15 @@ class Refused:
 
 
 class Leases:
-    """Keeps pulled messages leased, by a thread, until they are acknowledged or given back."""
+    """Keeps pulled messages leased, by a thread, until they are acknowledged or given back.
 
-    def __init__(self, reader: LeaseHolder, deadline: timedelta) -> None:
-        self._reader, self._deadline = reader, deadline
+    `refused` counts the messages for which an extension or a return was refused for good, by `extend` or `give_back`:
+    they come again, sooner or later than they should. `subject` says in the log whose they are.
+    """
+
+    def __init__(self, reader: LeaseHolder, deadline: timedelta, subject: str = "") -> None:
+        self._reader, self._deadline, self._subject = reader, deadline, subject
+        self.refused: Counter[str] = Counter()
         self._held: list[_Lease] = []
         self._lock = threading.Lock()
         self._stopped = threading.Event()
@@ -52,7 +61,7 @@ class Leases:
         return self._reader.acknowledge(self._let_go())
 
     def give_back(self) -> None:
-        self._reader.give_back(self._let_go())
+        self._count("give_back", self._reader.give_back(self._let_go()))
 
     def stop(self) -> None:
         """Extend nothing any more: what is still held then comes again by itself."""
@@ -74,9 +83,15 @@ class Leases:
             with self._lock:
                 due = [lease for lease in self._held if lease.until < soon]
             if due:
-                self._reader.extend((ack_id for lease in due for ack_id in lease.ack_ids), self._deadline)
+                ack_ids = (ack_id for lease in due for ack_id in lease.ack_ids)
+                self._count("extend", self._reader.extend(ack_ids, self._deadline))
                 for lease in due:
                     lease.until = self._from_now()
+
+    def _count(self, verb: str, refused: Refused) -> None:
+        if refused.messages:
+            self.refused[verb] += refused.messages
+            log.warning("%s: %s messages=%d error=%s", verb, self._subject, refused.messages, refused.error)
 
     def _from_now(self) -> float:
         return time.monotonic() + self._deadline.total_seconds()

@@ -1,0 +1,196 @@
+"""A lake of two topics that is made once, without Spark, and copied for each case; and all that a release does to it.
+
+Of each topic FIVE is sealed, judged and mirrored, SIX has closed, SEVEN is open, and two segments have manifests that
+no commit took. Every table has a checkpoint, and commits after it.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from datetime import datetime, timedelta
+from pathlib import Path
+from typing import Any
+
+import yaml
+from conftest import PLAYS, SPARK_SETTINGS
+from pyspark.sql import SparkSession
+from sealing import FIVE, SEVEN, SIX, Delivery, Lake
+
+from lakehouse.application import Application
+from lakehouse.cli import app
+from lakehouse.config import Config, load
+from lakehouse.ingest import supervisor
+from lakehouse.ingest.query import TopicIngest
+from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path
+from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.mirrors.stage import mirror_due
+from lakehouse.progress import Frontier
+from lakehouse.store.ledger import Clock, History, now
+from lakehouse.store.tables import TopicTables
+from lakehouse.validate.stage import validate_due
+
+Facts = Callable[[str], list[dict[str, Any]]]
+
+DAMAGED, NEIGHBOUR = "plays", "skips"
+ADOPTED, READ = 900, 901
+"""Epochs of the manifests that no commit took: a sweep finds the first, a slot that is read again the second."""
+ACK_DEADLINE = timedelta(seconds=10)
+
+
+@dataclass
+class TwoTopics:
+    """The lake below a folder, and its stages in the words of an operator: each gives what was said of each topic."""
+
+    folder: Path
+    spark: SparkSession | None = None
+
+    @classmethod
+    def made(cls, folder: Path) -> TwoTopics:
+        lake = cls(folder)
+        lake._configure()
+        config = lake.config
+        for name in (DAMAGED, NEIGHBOUR):
+            _fill(Lake(config.topic(name), config.settings, config))
+        return lake
+
+    def copied(self, folder: Path, spark: SparkSession | None = None) -> TwoTopics:
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        copy = TwoTopics(folder, spark)
+        copy._configure()
+        return copy
+
+    @property
+    def config(self) -> Config:
+        return load(self.folder / "conf" / "test.yaml")
+
+    def tables(self, name: str = DAMAGED) -> TopicTables:
+        return TopicTables(self.config.topic(name), self.config.settings)
+
+    def at(self, path: str, name: str = DAMAGED) -> Path:
+        return self.folder / "lake" / name / path
+
+    def history(self, name: str = NEIGHBOUR) -> History:
+        return self.tables(name).history()
+
+    # --- stages --------------------------------------------------------------------------------------------------
+
+    def ingest(self, facts: Facts | None = None, clock: Clock = now) -> dict[str, BaseException]:
+        """Open every topic, plan and read an epoch, commit it: the steps that Spark calls; what failed, by topic."""
+        config, facts = self.config, facts or self.known_facts
+        ingests = [
+            _Ingest(topic, config, run=uuid.uuid4().hex[:8], clock=clock, frontier=_Drained())
+            for topic in config.topics.values()
+        ]
+        ready, failures = supervisor.opened(ingests)
+        failed: dict[str, BaseException] = {ingest.name: error for ingest, error in failures.items()}
+        for ingest in ready:
+            try:
+                ingest.commit_facts(facts(ingest.name))
+            except Exception as error:
+                ingest.record_failure(error)
+                failed[ingest.name] = error
+        for ingest in ready:
+            if ingest.name not in failed:
+                ingest.record_stop()
+        return failed
+
+    def known_facts(self, name: str) -> list[dict[str, Any]]:
+        """Of an epoch that is planned, but whose slot another attempt has pulled."""
+        stream = self._stream(name)
+        stream.latestOffset(stream.initialOffset())
+        return [row for batch in stream.read(Slot(READ, 0, SEVEN)) for row in batch.to_pylist()]
+
+    def pulled_facts(self, name: str) -> list[dict[str, Any]]:
+        """Of a new epoch, from the broker."""
+        stream = self._stream(name)
+        start = stream.initialOffset()
+        slots = stream.partitions(start, stream.latestOffset(start))
+        return [row for slot in slots for batch in stream.read(slot) for row in batch.to_pylist()]
+
+    def _stream(self, name: str) -> SegmentStream:
+        config, tables = self.config, self.tables(name)
+        return SegmentStream(source_options(config.topic(name), tables.raw.uri, config.settings.ingest, {}))
+
+    def stage(self, job: Callable[[Application], None]) -> BaseException | None:
+        """A job of `jobs/` over both topics; what it ended with."""
+        config = self.config
+        application = Application(config, tuple(config.topics.values()), run="one")
+        application.__dict__["spark"] = self.spark
+        try:
+            job(application)
+        except Exception as error:
+            return error
+        return None
+
+    def command(self, *arguments: str) -> int:
+        """A command line in this process; gives its exit code, and raises what is none of our errors."""
+        try:
+            app.main(["--conf", str(self.folder / "conf" / "test.yaml"), *arguments])
+        except SystemExit as end:
+            return int(end.code or 0)
+        return 0
+
+    def _configure(self) -> None:
+        conf = self.folder / "conf"
+        (conf / "topics").mkdir(parents=True, exist_ok=True)
+        (self.folder / "expectations").mkdir(exist_ok=True)
+        settings = {
+            "raw_root": str(self.folder / "lake"),
+            "release": "test",
+            "frontier": {"source": "drained"},
+            "ingest": {"trigger": "1 second", "empty_after": "0.2 seconds"},
+            "mirrors": {"folder": {"kind": "folder", "path": str(self.folder / "mirror")}},
+            "spark": SPARK_SETTINGS,
+        }
+        (conf / "test.yaml").write_text(yaml.safe_dump(settings))
+        for name in (DAMAGED, NEIGHBOUR):
+            topic = {**PLAYS, "subscription": f"projects/test/subscriptions/{name}"}
+            (conf / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(topic))
+        for name in ("_every_topic", DAMAGED, NEIGHBOUR):
+            suite = {"name": name, "expectations": []}
+            (self.folder / "expectations" / f"{name}.json").write_text(json.dumps(suite))
+
+
+class _Ingest(TopicIngest):
+    def ack_deadline(self) -> timedelta:
+        return ACK_DEADLINE
+
+
+class _Drained:
+    """All that was ever published has been consumed: every hour with rows closes."""
+
+    def observe(self, facts: Any, now: datetime) -> Frontier:
+        return Frontier(now, now, "drained")
+
+
+def _fill(lake: Lake) -> None:
+    lake.deliver(Delivery("a", 1, 0, "a1", 7), Delivery("b", 2, 0, "b1", 1), Delivery("b", 2, 3, "b2"))
+    lake.seal(FIVE)
+    validate_due(lake.topic, lake.config, run="test")
+    mirror_due(lake.topic, lake.config, None, run="test")
+    for table in (lake.bronze, lake.silver, lake.tables.sealed.below("ledger").table()):
+        table.create_checkpoint()
+    lake.deliver(Delivery("c", 61, 0, "c1"), Delivery("d", 62, 0, "d1"), hour=SIX)
+    lake.deliver(Delivery("x", 0, 0, "x1", reject_reason="not JSON"), hour=None)
+    lake.silver.alter.set_table_properties({"delta.checkpointInterval": "51"})  # a commit after the checkpoint
+    lake.close(SIX)
+    lake.deliver(Delivery("e", 121, 0, "e1"), hour=SEVEN)
+    for epoch in (ADOPTED, READ):
+        _segment(lake, epoch, Delivery(f"s{epoch}", 130, 0, f"s{epoch}"))
+
+
+def _segment(lake: Lake, epoch: int, delivery: Delivery) -> None:
+    """A durable segment as a slot leaves it, which no commit took."""
+    before, lake.epoch = lake.epoch, epoch
+    file = lake._written([delivery], SEVEN, 0)
+    lake.epoch = before
+    at = delivery.publish_time
+    segment = SegmentFile(
+        file.path, SEVEN, file.rows, file.size_bytes, delivery.event_time, delivery.event_time, at, at
+    )
+    manifest = Manifest(epoch, 0, "a" * 32, 0, at, at, False, (segment,))
+    assert lake.tables.raw.files().put_if_absent(manifest_path(epoch, 0), manifest.as_json())
