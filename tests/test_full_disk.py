@@ -171,32 +171,40 @@ def test_a_topic_that_finds_no_room_at_any_step_fails_alone_and_goes_on_by_itsel
 
 
 @pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of 16 MiB; skipped where nobody lets us mount one."""
-    folder = tmp_path / "disk"
-    folder.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
-    done = subprocess.run(mount, capture_output=True, text=True, check=False)
-    if done.returncode:
-        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
-    try:
-        yield folder
-    finally:
+def on_a_small_disk() -> Iterator[Callable[[Path], None]]:
+    """Moves a folder to a file system of 16 MiB, mounted in its place; skipped where nobody lets us mount one."""
+    mounted: list[Path] = []
+
+    def move(folder: Path) -> None:
+        aside = folder.rename(folder.with_suffix(".aside"))
+        folder.mkdir()
+        mount = ["mount", "-t", "tmpfs", "-o", "size=16m", "tmpfs", str(folder)]
+        done = subprocess.run(mount, capture_output=True, text=True, check=False)
+        if done.returncode:
+            pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+        mounted.append(folder)
+        shutil.copytree(aside, folder, dirs_exist_ok=True)
+
+    yield move
+    for folder in mounted:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_a_disk_that_is_really_full_loses_and_doubles_nothing(
-    made: TwoTopics, broker: Broker, clock: Clock, tmp_path: Path, spark: SparkSession, small_disk: Path
+    made: TwoTopics,
+    broker: Broker,
+    clock: Clock,
+    tmp_path: Path,
+    spark: SparkSession,
+    on_a_small_disk: Callable[[Path], None],
 ) -> None:
     """The damaged topic's folders are on a disk of their own, with room for a few pages more each time."""
     world = World(made.copied(tmp_path / "lakes", spark), broker, clock)
     place = world.lake.at("")
-    shutil.copytree(place, small_disk, dirs_exist_ok=True)
-    shutil.rmtree(place)
-    place.symlink_to(small_disk)
-    filler = small_disk / "filler"
+    on_a_small_disk(place)
+    filler = place / "filler"
     fails = 0
     for free_pages in (0, 1, 2, 4, 7, 10, 14, 20, 30):
         world.publish()

@@ -23,6 +23,7 @@ from sealing import FIVE, SEVEN, SIX, Delivery, Lake
 from lakehouse.application import Application
 from lakehouse.cli import app
 from lakehouse.config import Config, load
+from lakehouse.errors import unexpected
 from lakehouse.ingest import supervisor
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path
@@ -91,8 +92,8 @@ class TwoTopics:
             try:
                 ingest.commit_facts(facts(ingest.name))
             except Exception as error:
-                ingest.record_failure(error)
-                failed[ingest.name] = error
+                failed[ingest.name] = unexpected(f"ingest of {ingest.name}", error)
+                ingest.record_failure(failed[ingest.name])
         for ingest in ready:
             if ingest.name not in failed:
                 ingest.record_stop()
