@@ -93,7 +93,8 @@ def sealed(lake: Lake) -> int:
 
 
 def driver_of(process: subprocess.Popen[str]) -> psutil.Process:
-    (driver,) = [each for each in psutil.Process(process.pid).children() if "run.py" in " ".join(each.cmdline())]
+    children = [each for each in psutil.Process(process.pid).children() if each.status() != psutil.STATUS_ZOMBIE]
+    (driver,) = [each for each in children if "run.py" in " ".join(each.cmdline())]
     return driver
 
 
