@@ -103,7 +103,7 @@ def _is_delimited(texts: pa.StringArray) -> pa.BooleanArray:
 
 
 def _is_safe(texts: pa.StringArray, wanted: pa.StructType) -> bool:
-    """Whether Arrow's reader meets no decimal that it cannot read.
+    """Whether Arrow's reader meets no decimal that it cannot read, or of more digits than it takes.
 
     It looks up powers of ten by the exponent without a check (`1e-999999999` ends the process, `1e-41` is 0), and a
     number that it scales up may wrap around 128 bits. Neither can happen without exponent and with so few digits: a
@@ -114,7 +114,8 @@ def _is_safe(texts: pa.StringArray, wanted: pa.StructType) -> bool:
     names, others = _decimal_names(wanted)
     if others or largest_scale(wanted) > _SAFE_SCALE or not all(map(_PLAIN_NAME.fullmatch, names)):
         return False
-    unsafe = rf'"({"|".join(sorted(names))})"\s*:\s*"?[+-]?([0-9.]{{16}}|[0-9.]*[\\eE])'
+    scale = largest_scale(wanted)
+    unsafe = rf'"({"|".join(sorted(names))})"\s*:\s*"?[+-]?([0-9.]{{16}}|[0-9.]*[\\eE]|[0-9]*\.[0-9]{{{scale + 1}}})'
     return not pc.any(pc.or_(pc.match_substring_regex(texts, unsafe), _has_escaped_name(texts))).as_py()
 
 
