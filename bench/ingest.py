@@ -38,7 +38,7 @@ from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import started
+from lakehouse.ingest.supervisor import start_queries
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.source import FORMAT, PubSubSource
 from lakehouse.schemas import DELIVERED
@@ -434,7 +434,7 @@ class Running:
 def _ingesting(bench: Bench, topics: Sequence[Topic], trigger: str = "0 seconds") -> Iterator[list[Running]]:
     settings = _settings(f"lake-{next(_runs)}", trigger)
     running = [Running(topic, settings, bench.server) for topic in topics]
-    queries = started([each.ingest for each in running], lambda ingest: ingest.start(bench.spark))
+    queries = start_queries([each.ingest for each in running], lambda ingest: ingest.start(bench.spark))
     for each in running:
         each.query = queries[each.ingest]
     try:

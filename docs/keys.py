@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from pydantic.fields import FieldInfo
 
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 
 _MIB = 1024**2
 _EMPTY: tuple[object, ...] = (None, "", (), [], {})
@@ -26,7 +26,7 @@ def default_of(field: FieldInfo) -> str:
         return "required"
     value = _extra(field, "shown") or _value(field)
     if isinstance(value, timedelta):
-        return written(value)
+        return duration_text(value)
     if "bytes" in unit_of(field) and isinstance(value, int) and value and value % _MIB == 0:
         return f"{value // _MIB} MiB"
     return "none" if value in _EMPTY else str(value)

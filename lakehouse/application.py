@@ -22,7 +22,7 @@ from lakehouse import durations, failpoints
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError, extras_named, unexpected
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import opened, run_until_stopped, started
+from lakehouse.ingest.supervisor import open_topics, run_until_stopped, start_queries
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
 from lakehouse.operations.maintain import maintain_topic
@@ -92,7 +92,7 @@ def run_job(job: Job) -> NoReturn:
 
 def ingest(application: Application) -> None:
     """Ingest all topics until asked to stop or, with --until-drained, until nothing is left to pull or close."""
-    _ingested(application, lambda: None)
+    _run_ingest(application, lambda: None)
 
 
 def seal(application: Application) -> None:
@@ -126,17 +126,17 @@ def run(application: Application) -> None:
     _check_suites(application)
     stages = _Stages(application, [_seal, _validate, _mirror], application.config.settings.ingest.trigger)
     try:
-        _ingested(application, stages.start)
+        _run_ingest(application, stages.start)
     except BaseException:
         stages.abandon()
         raise
     stages.finish()
 
 
-def _ingested(application: Application, begin: Callable[[], None]) -> None:
+def _run_ingest(application: Application, begin: Callable[[], None]) -> None:
     topics = (TopicIngest(topic, application.config, run=application.run) for topic in application.topics)
-    ready, failures = opened(topics)
-    queries = started(ready, lambda ingest: ingest.start(application.spark), failures)
+    ready, failures = open_topics(topics)
+    queries = start_queries(ready, lambda ingest: ingest.start(application.spark), failures)
     if queries:
         begin()
     run_until_stopped(
@@ -298,7 +298,9 @@ _UntilDrained = Annotated[
 ]
 _Every = Annotated[
     timedelta | None,
-    typer.Option(parser=durations.parsed, metavar="DURATION", help="Run again and again, with this pause between."),
+    typer.Option(
+        parser=durations.parse_duration, metavar="DURATION", help="Run again and again, with this pause between."
+    ),
 ]
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 

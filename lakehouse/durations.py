@@ -15,7 +15,7 @@ LONGEST = timedelta(days=3_660_000)
 _MICROSECONDS = {"day": 86_400_000_000, "hour": 3_600_000_000, "minute": 60_000_000, "second": 1_000_000}
 
 
-def parsed(value: object) -> timedelta:
+def parse_duration(value: object) -> timedelta:
     """A timedelta from `<number> seconds|minutes|hours|days`, to the microsecond; ValueError for anything else."""
     if isinstance(value, timedelta):
         return value
@@ -24,11 +24,11 @@ def parsed(value: object) -> timedelta:
         raise ValueError("a duration such as '90 seconds', '10 minutes', '3 hours' or '400 days'")
     microseconds = round(Fraction(match[1]) * _MICROSECONDS[match[2]])
     if microseconds > LONGEST // timedelta(microseconds=1):
-        raise ValueError(f"a duration such as '400 days', of at most {written(LONGEST)}")
+        raise ValueError(f"a duration such as '400 days', of at most {duration_text(LONGEST)}")
     return timedelta(microseconds=microseconds)
 
 
-def written(duration: timedelta) -> str:
+def duration_text(duration: timedelta) -> str:
     """The shortest exact text, in the largest unit that is whole: 5400 seconds are `90 minutes`. `parsed` reads it."""
     microseconds = duration // timedelta(microseconds=1)
     for unit, size in _MICROSECONDS.items():
@@ -59,11 +59,11 @@ def _counted(number: str, unit: str) -> str:
 
 def _short(duration: timedelta) -> timedelta:
     if duration > LONGEST_WAIT:
-        raise ValueError(f"a duration of at most {written(LONGEST_WAIT)}: so long a process waits")
+        raise ValueError(f"a duration of at most {duration_text(LONGEST_WAIT)}: so long a process waits")
     return duration
 
 
-Duration = Annotated[timedelta, BeforeValidator(parsed), PlainSerializer(written)]
+Duration = Annotated[timedelta, BeforeValidator(parse_duration), PlainSerializer(duration_text)]
 """A key of the configuration: any span of time."""
 
 LONGEST_WAIT = timedelta(days=1)

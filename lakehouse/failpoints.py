@@ -52,7 +52,7 @@ _seen: Counter[str] = Counter()
 _watcher: Callable[[str], None] | None = None
 
 
-def reached(step: str) -> None:
+def reach(step: str) -> None:
     """Say that everything before `step` is done and nothing after it has begun.
 
     ValueError for a step that `STEPS` does not have, whenever somebody watches.

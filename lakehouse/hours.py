@@ -29,7 +29,7 @@ LAST_HOUR: Hour = "9999-12-31T23"
 """None comes after it: `after` gives it again."""
 
 
-def parsed(text: str) -> Hour:
+def parse_hour(text: str) -> Hour:
     """`text` when it is an hour; ValueError otherwise."""
     if not _FORM.fullmatch(text):
         raise ValueError(f"{text!r} is not an hour such as 2026-11-23T05")
@@ -50,7 +50,7 @@ def hours_among(names: Iterable[str]) -> set[Hour]:
     found = set()
     for name in names:
         with suppress(ValueError):
-            found.add(parsed(name))
+            found.add(parse_hour(name))
     return found
 
 

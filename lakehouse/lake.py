@@ -23,7 +23,7 @@ from deltalake import DeltaTable
 
 from lakehouse.config import Config, load
 from lakehouse.errors import LakeError, extras_named
-from lakehouse.hours import Hour, parsed
+from lakehouse.hours import Hour, parse_hour
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.schemas import bronze_schema, silver_schema
@@ -191,7 +191,7 @@ class TopicLake:
 
     def explain(self, hour: Hour) -> Explanation:
         """Why the hour is in its state, as `lakehouse explain` shows it."""
-        return explain_hour(self._standing(), parsed(hour), datetime.now(UTC))
+        return explain_hour(self._standing(), parse_hour(hour), datetime.now(UTC))
 
     def result(self, hour: Hour) -> Mapping[str, Any] | None:
         """The newest revision's result of validation; None before it is judged, LakeError when it cannot be read."""
@@ -228,7 +228,7 @@ class TopicLake:
         """The hour computed again from bronze and held to silver, as `lakehouse audit` shows it."""
         from lakehouse.operations.audit import audit_hour
 
-        return audit_hour(self.topic, self._config, parsed(hour), as_of)
+        return audit_hour(self.topic, self._config, parse_hour(hour), as_of)
 
     def verify(self, *hours: Hour) -> Verification:
         """Whether any sealed hour ever changed, as `lakehouse verify` shows it; all hours when none is given."""
@@ -251,7 +251,7 @@ class TopicLake:
         self, name: str, place: Place, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None
     ) -> Rows:
         version = int(as_it_was(place.table(), as_of).version())
-        kept = (parsed(hour),) if hour is not None else None
+        kept = (parse_hour(hour),) if hour is not None else None
 
         def opened() -> DeltaTable:
             return place.table(version)

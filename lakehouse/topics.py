@@ -40,7 +40,7 @@ def _location(text: str) -> str:
 
 
 def _first_hour(text: str) -> str:
-    return text if text in ("now", "earliest") else hours.parsed(text)
+    return text if text in ("now", "earliest") else hours.parse_hour(text)
 
 
 def _subscription(text: str) -> str:

@@ -18,7 +18,7 @@ from subscribing import TOPIC, subscribed_broker
 from lakehouse.config import Config
 from lakehouse.ingest.checkpoint import damage_of, set_aside_if_damaged
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import run_until_stopped, started
+from lakehouse.ingest.supervisor import run_until_stopped, start_queries
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import TopicTables
@@ -92,7 +92,7 @@ def publish(*event_ids: str) -> None:
 def ingest_once(config: Config, spark: SparkSession, run: str, until: Callable[[], bool]) -> None:
     """A life of the query, from its claim to its end between two triggers."""
     ingest = TopicIngest(config.topic("plays"), config, run=run)
-    queries = started([ingest], lambda each: each.start(spark))
+    queries = start_queries([ingest], lambda each: each.start(spark))
     stop, deadline = threading.Event(), time.monotonic() + 100
     waiting = threading.Thread(target=lambda: (_wait(until, deadline), stop.set()))
     waiting.start()

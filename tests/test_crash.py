@@ -64,10 +64,10 @@ def test_the_catalogue_has_every_step_of_the_code_and_no_other() -> None:
 def test_a_step_that_the_catalogue_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:
     """Else a misspelled death would never come, and its test would pass."""
     monkeypatch.setenv(failpoints.GROUP_VARIABLE, "")
-    failpoints.reached("half way there")
+    failpoints.reach("half way there")
     monkeypatch.setenv(failpoints.VARIABLE, "half way there")
     with pytest.raises(ValueError, match=r"no step 'half way there'; there are: ingest\.started, "):
-        failpoints.reached("half way there")
+        failpoints.reach("half way there")
     with pytest.raises(ValueError, match="no step 'half way there'"):
         failpoints.lead()
 
@@ -76,7 +76,7 @@ def test_a_process_can_die_at_its_nth_step_whichever_that_is() -> None:
     """Moments that nobody thought of."""
     code = (
         "from lakehouse import failpoints\n"
-        "for n, step in enumerate(failpoints.STEPS): print(n, flush=True); failpoints.reached(step)"
+        "for n, step in enumerate(failpoints.STEPS): print(n, flush=True); failpoints.reach(step)"
     )
     environment = {**os.environ, failpoints.VARIABLE: "any:3", failpoints.GROUP_VARIABLE: ""}
     died = subprocess.run(
@@ -293,7 +293,7 @@ def test_the_application_goes_on_after_each_sigkill(tmp_path: Path) -> None:
         "ingest.committed",
         "seal.committed",
     ]
-    results = list(kit.killed_at(chosen, tmp_path))
+    results = list(kit.kill_at(chosen, tmp_path))
     assert [result.name for result in results] == [*chosen, lives.END]
     assert {result.name: result.violations for result in results if result.violations} == {}
 

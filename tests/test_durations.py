@@ -7,7 +7,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import TypeAdapter, ValidationError
 
-from lakehouse.durations import LONGEST, LONGEST_WAIT, Wait, parsed, written
+from lakehouse.durations import LONGEST, LONGEST_WAIT, Wait, duration_text, parse_duration
 
 
 @pytest.mark.parametrize(
@@ -23,7 +23,7 @@ from lakehouse.durations import LONGEST, LONGEST_WAIT, Wait, parsed, written
     ],
 )
 def test_a_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> None:
-    assert parsed(text) == duration
+    assert parse_duration(text) == duration
 
 
 @pytest.mark.parametrize(
@@ -32,11 +32,11 @@ def test_a_duration_is_a_number_and_a_unit(text: str, duration: timedelta) -> No
 def test_a_duration_without_a_clear_unit_is_refused(value: object) -> None:
     """A bare 90 could be meant as seconds, minutes or hours, and it would only show as hours that close late."""
     with pytest.raises(ValueError, match="a duration such as"):
-        parsed(value)
+        parse_duration(value)
 
 
 def test_a_timedelta_is_taken_as_it_is() -> None:
-    assert parsed(timedelta(minutes=7)) == timedelta(minutes=7)
+    assert parse_duration(timedelta(minutes=7)) == timedelta(minutes=7)
 
 
 @pytest.mark.parametrize(
@@ -51,7 +51,7 @@ def test_a_timedelta_is_taken_as_it_is() -> None:
     ],
 )
 def test_a_duration_is_written_in_its_largest_whole_unit(duration: timedelta, text: str) -> None:
-    assert written(duration) == text
+    assert duration_text(duration) == text
 
 
 @pytest.mark.parametrize(
@@ -65,13 +65,13 @@ def test_a_duration_is_written_in_its_largest_whole_unit(duration: timedelta, te
     ],
 )
 def test_no_digit_is_lost(text: str, again: str) -> None:
-    assert written(parsed(text)) == again
+    assert duration_text(parse_duration(text)) == again
 
 
 def test_a_duration_that_no_timedelta_can_hold_is_refused() -> None:
     """An OverflowError would not be shown as a mistake in the file."""
     with pytest.raises(ValueError, match="at most 3660000 days"):
-        parsed("1000000000 days")
+        parse_duration("1000000000 days")
 
 
 def test_no_process_waits_for_longer_than_its_clocks_can_count() -> None:
@@ -84,4 +84,4 @@ def test_no_process_waits_for_longer_than_its_clocks_can_count() -> None:
 @given(st.timedeltas(min_value=timedelta(), max_value=LONGEST))
 def test_any_duration_survives_being_written(duration: timedelta) -> None:
     """Topics travel to the executors as JSON."""
-    assert parsed(written(duration)) == duration
+    assert parse_duration(duration_text(duration)) == duration

@@ -51,11 +51,11 @@ def test_an_instant_without_a_time_zone_is_refused() -> None:
 def test_what_is_not_an_hour_is_refused(text: str) -> None:
     """`strptime` alone would take `2026-11-23T5`, which sorts after `2026-11-23T10`."""
     with pytest.raises(ValueError, match=r"hour|date|day|unconverted|time data"):
-        hours.parsed(text)
+        hours.parse_hour(text)
 
 
 def test_an_hour_is_parsed_to_itself() -> None:
-    assert hours.parsed("2026-11-23T05") == "2026-11-23T05"
+    assert hours.parse_hour("2026-11-23T05") == "2026-11-23T05"
 
 
 def test_1970_begins_at_ordinal_0() -> None:

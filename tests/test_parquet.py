@@ -51,7 +51,7 @@ def test_files_are_open_only_around_their_turn(tmp_path: Path) -> None:
         return opened[-1]
 
     sources = [partial(opener, path) for path in written(tmp_path, *[1] * 40)]
-    for _ in parquet.opened_ahead(sources):
+    for _ in parquet.open_ahead(sources):
         assert sum(not file.closed for file in opened) <= 9
     assert all(file.closed for file in opened)
 

@@ -203,7 +203,7 @@ def test_a_replay_that_is_cut_off_and_run_again_moves_each_delivery_once(
 def test_a_batch_that_commits_meanwhile_loses_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both change the open hour: one of them must decide again."""
     lake.deliver(play(uuid="a"))
-    written = replay._written
+    written = replay._write_parts
     others: Iterator[Callable[[], None]] = iter([lambda: lake.deliver(play(uuid="b"), play(id="c", uuid="c"))])
 
     def beaten(*told: Any) -> Any:
@@ -212,7 +212,7 @@ def test_a_batch_that_commits_meanwhile_loses_nothing(lake: Lake, monkeypatch: p
             break
         return written(*told)
 
-    monkeypatch.setattr(replay, "_written", beaten)
+    monkeypatch.setattr(replay, "_write_parts", beaten)
     lake.replay()
     assert sorted(row["event_id"] for row in lake.rows()) == ["a", "b", "c"]
     assert all(row["hour"] == OPEN for row in lake.rows())

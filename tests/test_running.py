@@ -20,7 +20,7 @@ from lakehouse.errors import LakeError, SourceError, StaleDriverError, noting_er
 from lakehouse.ingest import supervisor
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import run_until_stopped, started
+from lakehouse.ingest.supervisor import run_until_stopped, start_queries
 from lakehouse.operations import status
 from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.ledger import Ledger
@@ -85,7 +85,9 @@ def test_topics_that_cannot_be_read_or_opened_hold_up_no_other(
     (damaged / "00000000000000000000.json").write_text("no commit")
     with subscribed_broker(monkeypatch):
         create_subscription(stops.subscription)
-        ready, failures = supervisor.opened(TopicIngest(topic, config, run="one") for topic in config.topics.values())
+        ready, failures = supervisor.open_topics(
+            TopicIngest(topic, config, run="one") for topic in config.topics.values()
+        )
     assert [ingest.name for ingest in ready] == ["plays"]
     assert {ingest.name: type(error) for ingest, error in failures.items()} == {
         "skips": SourceError,
@@ -128,7 +130,7 @@ def test_no_more_queries_are_starting_than_there_are_cores(config: Config, monke
         return begun[-1]
 
     ingests = [TopicIngest(config.topic("plays"), config, run=f"run-{number}") for number in range(9)]
-    queries = started(ingests, start)  # type: ignore[arg-type]
+    queries = start_queries(ingests, start)  # type: ignore[arg-type]
     assert len(queries) == 9
     assert max(starting) == 2
     assert all(query.is_up for query in begun)
@@ -146,7 +148,7 @@ def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
         begun.append(Starting(is_late=len(begun) < late))
         return begun[-1]
 
-    (query,) = started([TopicIngest(config.topic("plays"), config, run="one")], start).values()  # type: ignore[arg-type]
+    (query,) = start_queries([TopicIngest(config.topic("plays"), config, run="one")], start).values()  # type: ignore[arg-type]
     assert query.isActive == (late == 1)
     assert len(begun) == min(late + 1, 5)
 
@@ -297,7 +299,7 @@ def test_a_topic_that_cannot_be_opened_or_started_holds_up_no_other(
                 raise error
             super().open_topic(ack_deadline)
 
-    ready, failures = supervisor.opened(Broken(topic, config, run="one") for topic in config.topics.values())
+    ready, failures = supervisor.open_topics(Broken(topic, config, run="one") for topic in config.topics.values())
     assert [ingest.name for ingest in ready] == ["skips"]
     plays = TopicIngest(config.topic("plays"), config, run="one")
 
@@ -306,7 +308,7 @@ def test_a_topic_that_cannot_be_opened_or_started_holds_up_no_other(
             raise error
         return Query(ingest)
 
-    queries = started([plays, *ready], start, failures)  # type: ignore[arg-type]
+    queries = start_queries([plays, *ready], start, failures)  # type: ignore[arg-type]
     assert [ingest.name for ingest in queries] == ["skips"]
     assert {ingest.name for ingest in failures} == {"plays"}
 

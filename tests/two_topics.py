@@ -86,7 +86,7 @@ class TwoTopics:
             _Ingest(topic, config, run=uuid.uuid4().hex[:8], clock=clock, frontier=_Drained())
             for topic in config.topics.values()
         ]
-        ready, failures = supervisor.opened(ingests)
+        ready, failures = supervisor.open_topics(ingests)
         failed: dict[str, BaseException] = {ingest.name: error for ingest, error in failures.items()}
         for ingest in ready:
             try:

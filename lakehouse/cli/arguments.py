@@ -32,7 +32,7 @@ By = Annotated[str | None, typer.Option(help="Who decides it.", show_default="th
 def hour_of(text: str, name: str = "HOUR") -> Hour:
     """The hour that the argument or option `name` says; UsageError when it says none."""
     try:
-        return hours.parsed(text)
+        return hours.parse_hour(text)
     except ValueError as error:
         raise UsageError(
             name, found=repr(text), expected="a UTC hour such as 2026-11-23T05", next_step="Write it in that form."

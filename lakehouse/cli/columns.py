@@ -8,7 +8,7 @@ from typing import Any
 from rich.text import Text
 
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.operations.status import RECENT, HourStatus, TopicStatus
 
 _SIGNS = {
@@ -270,7 +270,7 @@ ERASED = (
 _BAR_WIDTH = 40
 
 CHOICE = (
-    Column("lateness", lambda row: written(row.lateness)),
+    Column("lateness", lambda row: duration_text(row.lateness)),
     Column("hours' delay", lambda row: age_text(row.delay.total_seconds()), is_number=True),
     Column("skewed", lambda row: f"{row.skewed_share:.3%}", is_number=True),
     Column("", lambda row: _bar(row.skewed_share)),

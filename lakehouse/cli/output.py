@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
-from lakehouse.durations import brief, written
+from lakehouse.durations import brief, duration_text
 from lakehouse.errors import LakehouseError
 from lakehouse.printable import printable, printable_json
 
@@ -233,5 +233,5 @@ def _console(is_error: bool = False) -> Console:
 
 def _as_text(value: object) -> str:
     if isinstance(value, timedelta):
-        return written(value)
+        return duration_text(value)
     return value.isoformat() if isinstance(value, datetime) else str(value)

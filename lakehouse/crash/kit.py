@@ -66,7 +66,7 @@ def main() -> int:
             console.print(f"[red]{result.kind}: {result.name}: {'; '.join(result.violations[:3])}[/red]")
     if arguments.json:
         arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    return _told(results, time.monotonic() - started)
+    return _print_report(results, time.monotonic() - started)
 
 
 def _arguments() -> argparse.Namespace:
@@ -90,10 +90,10 @@ def _results(arguments: argparse.Namespace) -> Iterator[Result]:
         yield from _only(arguments.only, cases, seed)
         return
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_ending_at_once) as pool:
-        yield from _counted("in one process", _played_all(pool, cases), len(cases), tells=False)
+        yield from _counted("in one process", _play_all(pool, cases), len(cases), tells=False)
     if not arguments.no_spark:
         deaths = deaths_of(seed, arguments.kills)
-        lakes = [killed_at(deaths[first::LAKES], BUILD / f"lake-{first + 1}", seed=seed) for first in range(LAKES)]
+        lakes = [kill_at(deaths[first::LAKES], BUILD / f"lake-{first + 1}", seed=seed) for first in range(LAKES)]
         yield from _counted("by SIGKILL", _side_by_side(lakes), len(deaths) + LAKES)
         yield from _counted(_EXECUTORS, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
 
@@ -104,7 +104,7 @@ def _only(name: str, cases: Sequence[Schedule], seed: int) -> Iterator[Result]:
         wanted = [random_schedule(int(name.removeprefix("seed ")))]
     yield from (_explained(case) for case in wanted)
     if name.partition(":")[0] in (*failpoints.STEPS, failpoints.ANY) and name not in NOT_BY_SIGKILL:
-        yield from _counted("by SIGKILL", killed_at([name], BUILD / "lake", seed=seed), 2)
+        yield from _counted("by SIGKILL", kill_at([name], BUILD / "lake", seed=seed), 2)
     if name == _EXECUTORS:
         yield from _counted(name, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
 
@@ -114,7 +114,7 @@ def _ending_at_once() -> None:
     atexit.register(os._exit, 0)
 
 
-def _played_all(pool: Executor, cases: Sequence[Schedule]) -> Iterator[Result]:
+def _play_all(pool: Executor, cases: Sequence[Schedule]) -> Iterator[Result]:
     yield from pool.map(result_of, cases)
 
 
@@ -159,11 +159,11 @@ def _side_by_side(lakes: Sequence[Iterator[Result]]) -> Iterator[Result]:
 
 def result_of(schedule: Schedule) -> Result:
     started = time.monotonic()
-    outcome = _played_apart(schedule)
+    outcome = _play_apart(schedule)
     return _as_result(outcome, time.monotonic() - started)
 
 
-def _played_apart(schedule: Schedule) -> Outcome:
+def _play_apart(schedule: Schedule) -> Outcome:
     """In memory where there is a file system for that: what is played here, no power cut can reach."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
@@ -181,11 +181,11 @@ def _as_result(outcome: Outcome, seconds: float) -> Result:
 def _explained(schedule: Schedule) -> Result:
     """The case again, in words; a failing one as short as it can be made."""
     started = time.monotonic()
-    outcome = _played_apart(schedule)
+    outcome = _play_apart(schedule)
     if outcome.violations:
         console.print(f"{len(schedule.acts)} acts fail; looking for fewer …")
-        shorter = shrunk(schedule, lambda fewer: bool(_played_apart(fewer).violations))
-        outcome = _played_apart(shorter)
+        shorter = shrunk(schedule, lambda fewer: bool(_play_apart(fewer).violations))
+        outcome = _play_apart(shorter)
         console.print(repr(shorter))
     console.print("\n".join(outcome.trace), markup=False)
     return _as_result(outcome, time.monotonic() - started)
@@ -203,7 +203,7 @@ def deaths_of(seed: int, at_random: int) -> list[str]:
     return deaths
 
 
-def killed_at(deaths: Sequence[str], folder: Path, *, seed: int = 0) -> Iterator[Result]:
+def kill_at(deaths: Sequence[str], folder: Path, *, seed: int = 0) -> Iterator[Result]:
     """The real application in one lake: a life for each death, and one that goes to the end."""
     with Broker() as broker:
         lake = KilledLake(folder, broker, random.Random(seed))
@@ -219,7 +219,7 @@ def killed_at(deaths: Sequence[str], folder: Path, *, seed: int = 0) -> Iterator
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-def _told(results: Sequence[Result], seconds: float) -> int:
+def _print_report(results: Sequence[Result], seconds: float) -> int:
     table = Table("step", "played in one process", "killed, with Spark", "an executor killed")
     table.title = "Died there, went on, and what came out"
     by_number = sorted({each.name for each in results if each.name.startswith(f"{failpoints.ANY}:")}, key=_number)

@@ -12,7 +12,7 @@ from deltalake import DeltaTable
 
 from lakehouse import failpoints, hours
 from lakehouse.config import Config, Settings
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.errors import ConfigError, SourceError
 from lakehouse.ingest.batch import Batch, BatchPlan, Observed, metadata_of, plan
 from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH
@@ -60,7 +60,7 @@ def claim(
     bronze = tables.ensure_bronze()
     journal = Journal(tables, run, clock)
     is_first_run = journal.take_over()
-    failpoints.reached("ingest.started")
+    failpoints.reach("ingest.started")
     journal.record_missing_closes(bronze)
     recorded_until = bronze_log.newest_state(bronze).open_hour
     claimed = ClaimedTopic(
@@ -83,7 +83,7 @@ def _check_first_hour(topic: Topic, now: datetime) -> None:
     if first not in ("now", "earliest") and hours.start_of(first) > now + FARTHEST_FIRST_HOUR:
         raise ConfigError(
             f"topic {topic.name}: first_hour",
-            found=f"{first}, more than {written(FARTHEST_FIRST_HOUR)} ahead",
+            found=f"{first}, more than {duration_text(FARTHEST_FIRST_HOUR)} ahead",
             expected="an hour that is over, or that comes soon",
             next_step="Correct it in conf/topics: all events before it would be delivered in that hour.",
         )
@@ -151,9 +151,9 @@ class ClaimedTopic:
         """
         started = time.monotonic()
         epoch = max(fact["epoch"] for fact in facts)
-        batch = more = self._committed(facts, epoch)
+        batch = more = self._commit_facts(facts, epoch)
         while len(more.closed) == MAX_CLOSES_PER_BATCH:
-            more = self._committed([], epoch)
+            more = self._commit_facts([], epoch)
             batch = replace(batch, version=more.version or batch.version, closed=batch.closed + more.closed)
         if batch.version is not None:
             log.info(
@@ -163,13 +163,13 @@ class ClaimedTopic:
             )
         return batch
 
-    def _committed(self, facts: Sequence[Fact], epoch: int) -> Batch:
+    def _commit_facts(self, facts: Sequence[Fact], epoch: int) -> Batch:
         """One commit, on the state that the log has then; of no facts, when only more hours are to close."""
         self.check_newest()
         conflicts = Conflicts(self._tables.raw.below("bronze").uri)
         while True:
             self._bronze.update_incremental()
-            batch_plan = self._planned(facts, epoch)
+            batch_plan = self._plan(facts, epoch)
             try:
                 version = self._commit(batch_plan, facts) if batch_plan.is_change else None
                 break
@@ -182,7 +182,7 @@ class ClaimedTopic:
         self._note_waits(batch_plan)
         return self._result(batch_plan, facts, version)
 
-    def _planned(self, facts: Sequence[Fact], epoch: int) -> BatchPlan:
+    def _plan(self, facts: Sequence[Fact], epoch: int) -> BatchPlan:
         state = bronze_log.newest_state(self._bronze)
         if state.open_hour != self._recorded_until:
             self._journal.record_missing_closes(self._bronze)
@@ -190,9 +190,9 @@ class ClaimedTopic:
         adopted = self._manifests.adoptable(self._bronze, max(epoch, state.epoch), facts) if facts else []
         new = with_files(unknown_to_log(self._bronze, facts, state))
         slots = len({fact["slot"] for fact in facts}) or None
-        return plan(state, epoch, new, adopted, self._observed(facts), self._topic, slots=slots)
+        return plan(state, epoch, new, adopted, self._observe(facts), self._topic, slots=slots)
 
-    def _observed(self, facts: Sequence[Fact]) -> Observed:
+    def _observe(self, facts: Sequence[Fact]) -> Observed:
         assert self._frontier is not None
         now = self._clock()
         frontier = self._frontier.observe(facts, now)
@@ -207,9 +207,9 @@ class ClaimedTopic:
             # Of all that the epoch pulled: a segment without files, or one that the log has, may have some, too.
             unacknowledged=sum(fact["unacknowledged"] or 0 for fact in facts),
         )
-        failpoints.reached("ingest.decided")
+        failpoints.reach("ingest.decided")
         version = bronze_log.commit_batch(self._bronze, batch_plan.files, batch_plan.state, metadata)
-        failpoints.reached("ingest.committed")
+        failpoints.reach("ingest.committed")
         self._journal.record_closes(metadata["closed"], version)
         self._recorded_until = batch_plan.state.open_hour
         return version
@@ -252,7 +252,7 @@ class ClaimedTopic:
             return None
         return SourceError(
             f"topic {self._topic.name}: {signals.open_hour}",
-            found=f"for {written(self._patience)} no frontier that lets it close: {signals.frontier.text}",
+            found=f"for {duration_text(self._patience)} no frontier that lets it close: {signals.frontier.text}",
             expected="a frontier at or past its end and lateness",
             next_step="Fix what it says (Cloud Monitoring needs roles/monitoring.viewer), or use `lakehouse close`.",
         )

@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from lakehouse import hours
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.hours import Hour
 from lakehouse.progress import Frontier, IngestState, NewestEvent, OpenHour, watermark
 from lakehouse.store.records import Condition
@@ -329,7 +329,7 @@ def _backlog(hour: Hour, signals: Signals, topic: Topic) -> Answer:
 
 
 def _quiet(hour: Hour, signals: Signals, topic: Topic) -> Answer:
-    newest, required = _newest_write(signals, hour), f"no write for {written(topic.quiet_period)}"
+    newest, required = _newest_write(signals, hour), f"no write for {duration_text(topic.quiet_period)}"
     if newest is None:
         return Answer(True, required, None, "nothing of its own time was written to the hour")
     quiet, since = signals.now - newest, signals.quiet_awaited_since

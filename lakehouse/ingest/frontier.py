@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.progress import Frontier
 
 EMULATOR = "MONITORING_EMULATOR_HOST"
@@ -137,7 +137,9 @@ class MonitoringFrontier:
         newest = max(points, key=lambda point: _instant(point.interval.end_time))
         sampled_at = _instant(newest.interval.end_time)
         age = timedelta(seconds=newest.value.int64_value)
-        return Frontier(sampled_at - age - _ROUNDED_DOWN, sampled_at, f"the oldest message was {written(age)} old")
+        return Frontier(
+            sampled_at - age - _ROUNDED_DOWN, sampled_at, f"the oldest message was {duration_text(age)} old"
+        )
 
     def _series(self, now: datetime) -> Iterable[Any]:
         request = {
@@ -167,8 +169,8 @@ def fresh(frontier: Frontier, now: datetime, max_age: timedelta) -> Frontier:
     """The frontier, or none when its sample is older than `max_age`: what is old says nothing about now."""
     if frontier.sampled_at is None or now - frontier.sampled_at <= max_age:
         return frontier
-    age = written(timedelta(seconds=int((now - frontier.sampled_at).total_seconds())))
-    text = f"the newest sample is {age} old, older than {written(max_age)}"
+    age = duration_text(timedelta(seconds=int((now - frontier.sampled_at).total_seconds())))
+    text = f"the newest sample is {age} old, older than {duration_text(max_age)}"
     return Frontier(None, frontier.sampled_at, text, "old sample")
 
 
@@ -178,4 +180,4 @@ def _instant(timestamp: Any) -> datetime:
 
 
 def _whole(duration: timedelta) -> str:
-    return written(timedelta(seconds=int(duration.total_seconds())))
+    return duration_text(timedelta(seconds=int(duration.total_seconds())))

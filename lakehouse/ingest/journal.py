@@ -91,7 +91,7 @@ class Journal:
             return history.first(State.CLOSED, hour) is not None
 
         self.ledger.record(Closed.from_json({**details, "bronze_version": version}), hour, unless=is_known)
-        failpoints.reached("ingest.close_recorded")
+        failpoints.reach("ingest.close_recorded")
 
     def record_held(self, plan: BatchPlan) -> None:
         """When the oldest open hour changes, or what it waits for first, or what is known of the frontier."""

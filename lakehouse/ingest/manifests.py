@@ -47,7 +47,7 @@ class Manifests:
         for key, stored in sorted(past.items()):
             if key not in waiting:
                 self._storage.delete_as_listed(stored)
-                failpoints.reached("ingest.manifests_half_cleared")
+                failpoints.reach("ingest.manifests_half_cleared")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
 
     def _left_out(self, bronze: DeltaTable, keys: list[tuple[int, int]]) -> list[Fact]:

@@ -124,11 +124,11 @@ class TopicIngest:
             if self._stopping.is_set():
                 return
             try:
-                failpoints.reached("ingest.offsets_logged")
+                failpoints.reach("ingest.offsets_logged")
                 # Two drivers on one checkpoint can log one epoch under two numbers; the second is then of nothing.
                 if facts := frame.toArrow().to_pylist():
                     self.commit_facts(facts)
-                failpoints.reached("ingest.batch_done")
+                failpoints.reach("ingest.batch_done")
             except BaseException as failure:
                 self.failure = failure
                 raise

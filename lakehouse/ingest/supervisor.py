@@ -13,7 +13,7 @@ from datetime import timedelta
 
 from pyspark.sql.streaming.query import StreamingQuery
 
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.errors import LakehouseError, StaleDriverError, from_trace, unexpected
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.spark.shutdown import concerns_all
@@ -29,7 +29,7 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
 Start = Callable[[TopicIngest], StreamingQuery]
 
 
-def opened(ingests: Iterable[TopicIngest]) -> tuple[list[TopicIngest], dict[TopicIngest, LakehouseError]]:
+def open_topics(ingests: Iterable[TopicIngest]) -> tuple[list[TopicIngest], dict[TopicIngest, LakehouseError]]:
     """Those that are claimed and can start, and why the others are not; none holds up another.
 
     Whether each can be read is found before the first is claimed, so that a run that can read nothing claims nothing.
@@ -58,7 +58,7 @@ def _own(ingest: TopicIngest, error: BaseException) -> LakehouseError:
     return unexpected(f"ingest of {ingest.name}", error)
 
 
-def started(
+def start_queries(
     ingests: Iterable[TopicIngest], start: Start, failures: dict[TopicIngest, LakehouseError] | None = None
 ) -> dict[TopicIngest, StreamingQuery]:
     """Their queries, all of them up; no more are starting at a time than there are cores.
@@ -171,7 +171,7 @@ class _Topics:
         for ingest, failing in list(self.failing.items()):
             if failing.next_at is not None and time.monotonic() >= failing.next_at:
                 try:
-                    self.running |= started([ingest], start_again)
+                    self.running |= start_queries([ingest], start_again)
                     del self.failing[ingest]
                 except BaseException as error:
                     self._fail(ingest, error)
@@ -202,7 +202,7 @@ class _Topics:
         may_try = not isinstance(error, StaleDriverError)
         before = self.failing.get(ingest)
         if self.running and (before is None or str(before.error) != str(error)):
-            then = f"tried again in {written(pause)}" if may_try else "left to the newer run"
+            then = f"tried again in {duration_text(pause)}" if may_try else "left to the newer run"
             log.error("ingest: topic=%s state=parked next=%s error=%s", ingest.name, then, error)
         self.failing[ingest] = _Failing(error, time.monotonic() + pause.total_seconds() if may_try else None)
 

@@ -127,12 +127,12 @@ class _Attempt:
             try:
                 for messages in self._messages(reader, leases):
                     writer.add(messages)
-                failpoints.reached("pull.received")
+                failpoints.reach("pull.received")
                 files = writer.close()
             except _TIDIED_AFTER:
                 writer.abandon()
                 raise
-        failpoints.reached("pull.files_durable")
+        failpoints.reach("pull.files_durable")
         goes_on = self._goes_on()
         mine = writer.manifest(
             files,
@@ -144,11 +144,11 @@ class _Attempt:
         )
         winner = self._published(mine)
         if winner.attempt_id != mine.attempt_id:
-            failpoints.reached("pull.race_lost")
+            failpoints.reach("pull.race_lost")
             writer.abandon()
             leases.give_back()
             return Pulled(winner)
-        failpoints.reached("pull.manifest_durable")
+        failpoints.reach("pull.manifest_durable")
         self._check()
         refused = leases.acknowledge()
         if refused.messages:
@@ -156,7 +156,7 @@ class _Attempt:
                 "acknowledge: topic=%s epoch=%d slot=%d messages=%d error=%s",
                 *(self._topic.name, mine.epoch, mine.slot, refused.messages, refused.error),
             )
-        failpoints.reached("pull.acknowledged")
+        failpoints.reach("pull.acknowledged")
         return Pulled(winner, refused)
 
     def _goes_on(self) -> bool:

@@ -113,7 +113,7 @@ class LocalFiles:
                 with copy.source.open(copy.path) as source, open(copy.target, "xb") as target:
                     shutil.copyfileobj(source, target, CHUNK_BYTES)
             _sync(copy.target, os.O_RDONLY)
-            failpoints.reached("mirror.half_copied")
+            failpoints.reach("mirror.half_copied")
 
         in_parallel(copy_one, copies)
 

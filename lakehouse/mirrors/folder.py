@@ -108,7 +108,7 @@ class FolderMirror(Mirror):
             self._sweep(hour)
             if force or not self._is_published(folder, manifest):
                 self._publish(hour, folder, manifest)
-                failpoints.reached("mirror.in_place")
+                failpoints.reach("mirror.in_place")
             self._sweep(hour)
         except OSError as refused:
             raise MirrorError(
@@ -160,14 +160,14 @@ class FolderMirror(Mirror):
         ]
         self._files.copy(copies)
         self._files.write(f"{staged}/{MANIFEST}", manifest)
-        failpoints.reached("mirror.copied")
+        failpoints.reach("mirror.copied")
         written, expected = _sizes(self._files.listing(staged) or {}), _sizes_in(manifest)
         if written != expected:
             raise OSError(f"copies of {written} bytes where silver's log says {expected}")
         if self._files.renames_are_atomic:
             self._files.write(f"{staged}/{SUCCESS}", "")
         self._files.settle(staged)
-        failpoints.reached("mirror.whole")
+        failpoints.reach("mirror.whole")
 
     def _swap(self, staged: str, folder: str) -> None:
         old = self._files.listing(folder)
@@ -178,7 +178,7 @@ class FolderMirror(Mirror):
         if not self._files.renames_are_atomic:
             self._files.remove(f"{folder}/{SUCCESS}")
         self._files.rename(folder, aside)
-        failpoints.reached("mirror.old_aside")
+        failpoints.reach("mirror.old_aside")
         try:
             self._reveal(staged, folder)
         except Exception:
@@ -190,7 +190,7 @@ class FolderMirror(Mirror):
     def _reveal(self, whole: str, folder: str) -> None:
         self._files.rename(whole, folder)
         if not self._files.renames_are_atomic:
-            failpoints.reached("mirror.copied")
+            failpoints.reach("mirror.copied")
             self._files.write(f"{folder}/{SUCCESS}", "")
         self._files.settle(folder.rpartition("/")[0])
 

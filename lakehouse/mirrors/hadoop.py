@@ -96,7 +96,7 @@ class HadoopFiles:
             self._jvm.org.apache.hadoop.fs.FileUtil.copy(
                 source_system, source, self._system, self._path(copy.target), False, True, self._conf
             )
-        failpoints.reached("mirror.half_copied")
+        failpoints.reach("mirror.half_copied")
 
     def settle(self, folder: str) -> None:
         """Nothing to do: a closed file and a finished rename are durable there."""

@@ -39,12 +39,12 @@ def mirror_due(
     tables = TopicTables(topic, config.settings)
     by = f"mirror/{config.settings.release}/{run}"
 
-    def configured(name: str) -> Mirror:
+    def mirror_of(name: str) -> Mirror:
         check(name, topic, config)
         return mirror_named(name, config.settings, config.path, spark)
 
     def run_target(name: str) -> Outcome:
-        return _run_target(name, tables, by, lambda: given.get(name) or configured(name), is_stopping)
+        return _run_target(name, tables, by, lambda: given.get(name) or mirror_of(name), is_stopping)
 
     with ThreadPoolExecutor(max(1, len(topic.mirrors))) as pool:
         outcomes = list(pool.map(run_target, topic.mirrors))

@@ -133,7 +133,7 @@ class TargetRun:
 
     def _record(self, delivery: Delivery) -> bool:
         """Record it; False when meanwhile another run has, or the hour was sealed again."""
-        failpoints.reached("mirror.counted")
+        failpoints.reach("mirror.counted")
         hour, count = delivery.hour, delivery.count
 
         def is_overtaken(history: History) -> bool:
@@ -151,7 +151,7 @@ class TargetRun:
         )
         if not self._ledger.record(record, hour, unless=is_overtaken):
             return False
-        failpoints.reached("mirror.recorded")
+        failpoints.reach("mirror.recorded")
         log.info(
             "mirror: topic=%s hour=%s target=%s rows=%d seconds=%.3f",
             self._topic.name, hour, self._mirror.name, count.rows, delivery.seconds,

@@ -49,5 +49,5 @@ def in_parallel(read: Callable[[DataFile], Found], files: Iterable[DataFile]) ->
 
 def _rows(place: Place, files: Sequence[DataFile], columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
     storage = place.files()
-    for file in parquet.opened_ahead(partial(parquet.LakeFile, storage, each.path) for each in files):
+    for file in parquet.open_ahead(partial(parquet.LakeFile, storage, each.path) for each in files):
         yield from file.iter_batches(columns=list(columns))

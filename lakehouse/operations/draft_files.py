@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.operations.identity import Message
 from lakehouse.operations.inference import Doubt
 from lakehouse.printable import printable
@@ -27,7 +27,7 @@ def topic_yaml(topic: Topic, source: str, doubts: Sequence[Doubt], count: int, m
     lines += [_commented(f"  {_scalar(name)}: {_scalar(kind)}", name, doubts) for name, kind in topic.fields.items()]
     told = {"samples", "subscription", "event_id", "event_time", "lateness", *topic.fields}
     lines += [f"  # {printable(each.about)}: {printable(each.text)}" for each in doubts if each.about not in told]
-    lines.append(_commented(f"lateness: {written(topic.lateness)}", "lateness", doubts))
+    lines.append(_commented(f"lateness: {duration_text(topic.lateness)}", "lateness", doubts))
     names = ", ".join(mirrors)
     lines.append("mirrors: []" + (f"  # of {printable(names)}" if names else ""))
     return "\n".join(lines) + "\n"

@@ -12,7 +12,7 @@ import duckdb
 import pyarrow as pa
 
 from lakehouse.config import Config
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.store import parquet
@@ -110,7 +110,7 @@ def _load(database: duckdb.DuckDBPyConnection, topic: Topic, config: Config) -> 
     step = max(1, -(-sum(file.rows for file in wanted) // SAMPLED_ROWS))
 
     def batches() -> Iterator[pa.RecordBatch]:
-        for file in parquet.opened_ahead(partial(parquet.LakeFile, storage, each.path) for each in wanted):
+        for file in parquet.open_ahead(partial(parquet.LakeFile, storage, each.path) for each in wanted):
             for batch in file.iter_batches(columns=_SCHEMA.names):
                 yield batch.select(_SCHEMA.names).cast(_SCHEMA)
 
@@ -167,12 +167,13 @@ def _why(topic: Topic, chosen: Choice | None, horizon: timedelta | None, tolerat
     if chosen is None:
         text = f"no lateness skews at most {tolerated:.2%} of the events: what comes later than that is skewed anyway"
     else:
-        text = f"{written(chosen.lateness)} is the shortest lateness that skews at most {tolerated:.2%} of the events"
-        text += " (as it is now)" if chosen.lateness == topic.lateness else f" (now {written(topic.lateness)})"
+        shortest = duration_text(chosen.lateness)
+        text = f"{shortest} is the shortest lateness that skews at most {tolerated:.2%} of the events"
+        text += " (as it is now)" if chosen.lateness == topic.lateness else f" (now {duration_text(topic.lateness)})"
     if horizon is None:
         return f"{text}; no horizon catches {wanted:.1%} of the duplicates"
-    return f"{text}; a dedup horizon of {written(horizon)} catches at least {wanted:.1%} of the duplicates" + (
-        " (as it is now)" if horizon == topic.dedup_horizon else f" (now {written(topic.dedup_horizon)})"
+    return f"{text}; a dedup horizon of {duration_text(horizon)} catches at least {wanted:.1%} of the duplicates" + (
+        " (as it is now)" if horizon == topic.dedup_horizon else f" (now {duration_text(topic.dedup_horizon)})"
     )
 
 
@@ -191,7 +192,7 @@ def picture(outlook: Outlook, path: Path) -> None:
     skew.set(xlabel="lateness", ylabel="skewed events, %", title=f"{outlook.topic}: {outlook.events:,} events")
     for choice in (each for each in outlook.choices if each.lateness in _drawn(outlook)):
         shares = [100 * share for share in choice.caught.values()]
-        caught.plot(range(len(shares)), shares, marker="o", label=f"lateness {written(choice.lateness)}")
+        caught.plot(range(len(shares)), shares, marker="o", label=f"lateness {duration_text(choice.lateness)}")
     caught.set_xticks(range(len(HORIZONS)), _short(HORIZONS), rotation=60)
     caught.set(xlabel="dedup horizon", ylabel="duplicates left out, %", title=f"{outlook.duplicates:,} duplicates")
     caught.legend()
@@ -204,4 +205,4 @@ def _drawn(outlook: Outlook) -> set[timedelta]:
 
 
 def _short(durations: Sequence[timedelta] | Iterator[timedelta]) -> list[str]:
-    return [written(each).replace(" minutes", " min").replace(" minute", " min") for each in durations]
+    return [duration_text(each).replace(" minutes", " min").replace(" minute", " min") for each in durations]

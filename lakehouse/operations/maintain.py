@@ -15,7 +15,7 @@ from deltalake.exceptions import CommitFailedError
 
 from lakehouse import hours
 from lakehouse.config import Config
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
@@ -72,7 +72,7 @@ class _Maintenance:
 
     def removals(self) -> Iterator[Removal]:
         yield from self._manifests()  # before files go: the table says which segments are committed
-        yield from self._retired()
+        yield from self._retire()
         yield from self._bronze_orphans()
         yield from self._silver_orphans()
         yield from self._reports()
@@ -80,7 +80,7 @@ class _Maintenance:
 
     # --- bronze ----------------------------------------------------------------------------------------------------
 
-    def _retired(self) -> Iterator[Removal]:
+    def _retire(self) -> Iterator[Removal]:
         """Deliveries of hours that are everywhere they go, and rejected ones, after `bronze_retention`."""
         conflicts = Conflicts(f"{self._tables.raw.uri}/bronze")
         while True:
@@ -105,7 +105,7 @@ class _Maintenance:
                 "bronze file",
                 f"bronze/{file.path}",
                 file.size_bytes,
-                f"{what} and older than {written(self._topic.bronze_retention)}",
+                f"{what} and older than {duration_text(self._topic.bronze_retention)}",
                 file.hour,
             )
 
@@ -154,8 +154,8 @@ class _Maintenance:
             and _epoch_of(stored.path) <= epoch
             and self._is_settled(stored)
         ]
-        yield from self._deleted("orphan", orphans, "neither the log nor a manifest names it")
-        yield from self._deleted("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
+        yield from self._delete("orphan", orphans, "neither the log nor a manifest names it")
+        yield from self._delete("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
 
     # --- silver and what lies beside it ---------------------------------------------------------------------------
 
@@ -178,7 +178,7 @@ class _Maintenance:
         ]
         if self._holds is not None and not self._dry_run:
             self._holds.lift(stored.path for stored in orphans)
-        yield from self._deleted("orphan", orphans, "no version of the sealed hour has it")
+        yield from self._delete("orphan", orphans, "no version of the sealed hour has it")
 
     def _reports(self) -> Iterator[Removal]:
         expired = [
@@ -186,7 +186,7 @@ class _Maintenance:
             for stored in self._sealed.listed("reports")
             if hours.shifted(stored.modified_at, self._topic.audit_window) < self._now
         ]
-        yield from self._deleted("report", expired, f"older than {written(self._topic.audit_window)}")
+        yield from self._delete("report", expired, f"older than {duration_text(self._topic.audit_window)}")
 
     def _ledger(self) -> Iterator[Removal]:
         """Many files of a row or two become one; the rows stay what they are."""
@@ -200,7 +200,7 @@ class _Maintenance:
 
     # --- removing --------------------------------------------------------------------------------------------------
 
-    def _deleted(self, kind: str, found: Iterable[Stored], why: str) -> Iterator[Removal]:
+    def _delete(self, kind: str, found: Iterable[Stored], why: str) -> Iterator[Removal]:
         found = list(found)
         if not self._dry_run and found:
             storage = self._sealed if found[0].path.startswith(("silver/", "reports/")) else self._raw
@@ -224,6 +224,6 @@ def _epoch_of(path: str) -> float:
 def _hour_of_path(path: str) -> Hour:
     folder = path.removeprefix("silver/").partition("/")[0]
     try:
-        return hours.parsed(folder.removeprefix("hour="))
+        return hours.parse_hour(folder.removeprefix("hour="))
     except ValueError:
         return ""

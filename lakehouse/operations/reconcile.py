@@ -183,7 +183,7 @@ class TopicComparison:
         found = self._counted(mirror, hour)
         is_ours = self._history.is_cleared(hour) and mirror.name in self._history.targets_done(hour)
         if repair and is_ours and not found.is_right:
-            return self._repaired(mirror, found)
+            return self._repair(mirror, found)
         return found
 
     def _counted(self, mirror: Mirror, hour: Hour) -> Cell:
@@ -193,7 +193,7 @@ class TopicComparison:
         except MirrorError as error:
             return self._cell(hour, mirror.name, where, error=error, verdict="error")
 
-    def _repaired(self, mirror: Mirror, found: Cell) -> Cell:
+    def _repair(self, mirror: Mirror, found: Cell) -> Cell:
         """The cell after the hour was published again; with its former verdict and the error when that failed."""
         try:
             mirror.publish(sealed_hour(self._tables, self._history, found.hour), force=True)

@@ -191,7 +191,7 @@ def _moves(
         parts = [_Part(None, rows.filter(pc.invert(moving))), *_by_bucket(events, open_hour)]
         for part in parts[1:]:
             done.hours[part.bucket or ""] += len(part.rows)
-        yield _Moved(file) if written_at is None else _Moved(file, _written(tables, file, parts, written_at))
+        yield _Moved(file) if written_at is None else _Moved(file, _write_parts(tables, file, parts, written_at))
 
 
 def _rows(tables: TopicTables, file: DataFile) -> pa.Table:
@@ -249,7 +249,7 @@ def _by_bucket(events: pa.Table, open_hour: Hour) -> Iterator[_Part]:
         yield _Part(bucket, events.filter(here), is_skewed)
 
 
-def _written(tables: TopicTables, file: DataFile, parts: list[_Part], at: datetime) -> tuple[DataFile, ...]:
+def _write_parts(tables: TopicTables, file: DataFile, parts: list[_Part], at: datetime) -> tuple[DataFile, ...]:
     """New files under the same segment's name, in a folder of this replay's own; durable."""
     folder, name = f"replayed-{uuid.uuid4().hex[:8]}", file.path.rpartition("/")[2]
     return tuple(

@@ -63,12 +63,12 @@ def main() -> int:
             os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
             _create_subscriptions(config)
             with _application() as application:
-                _replayed(application, broker, config, messages, number)
+                _replay(application, broker, config, messages, number)
         outcomes = {name: outcome_of(topic, config, messages) for name, topic in sorted(config.topics.items())}
     except DemoError as failure:
         console.print(f"[red]demo: {failure}[/red]")
         return 1
-    return _told(outcomes, config, time.monotonic() - started)
+    return _print_report(outcomes, config, time.monotonic() - started)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -107,7 +107,7 @@ def _topic_path(topic: Topic) -> str:
     return topic.subscription.replace("/subscriptions/", "/topics/")
 
 
-def _replayed(
+def _replay(
     application: subprocess.Popen[bytes], broker: Broker, config: Config, messages: Sequence[Message], number: int
 ) -> None:
     """From the first message published to the last hour mirrored."""
@@ -124,7 +124,7 @@ def _replayed(
         through = {topic.name: _last_hour(topic, messages) for topic in _topics(config)}
         expected = sum(len(_hours_due(topic, config, through)) for topic in _topics(config))
         finishing = progress.add_task("hours sealed, valid and mirrored", total=expected or None)
-        _wait(application, progress, finishing, lambda: _finished(config, through, progress, finishing))
+        _wait(application, progress, finishing, lambda: _finish(config, through, progress, finishing))
 
 
 def _wait(application: subprocess.Popen[bytes], progress: Progress, task: TaskID, count: object) -> None:
@@ -197,7 +197,7 @@ def _hours_due(topic: Topic, config: Config, through: Mapping[str, str]) -> list
     return sorted({*tables.history().hours(), *(hour for hour in state.hours if hour <= through[topic.name])})
 
 
-def _finished(config: Config, through: Mapping[str, str], progress: Progress, task: TaskID) -> int:
+def _finish(config: Config, through: Mapping[str, str], progress: Progress, task: TaskID) -> int:
     due = [(topic, hour) for topic in _topics(config) for hour in _hours_due(topic, config, through)]
     progress.update(task, total=len(due))
     histories = {topic.name: TopicTables(topic, config.settings).history() for topic in _topics(config)}
@@ -207,7 +207,7 @@ def _finished(config: Config, through: Mapping[str, str], progress: Progress, ta
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-def _told(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> int:
+def _print_report(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> int:
     columns = ("published", "distinct", "delivered", "duplicates\nremoved", "skewed", "rejected")
     table = Table(title="What became of every message")
     table.add_column("topic", no_wrap=True)
@@ -228,11 +228,11 @@ def _told(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> in
                 console.print(f"[red]{name}: {what}: {value}[/red]")
     if colour == "red":
         return 1
-    _told_where_to_look(config)
+    _print_where_to_look(config)
     return 0
 
 
-def _told_where_to_look(config: Config) -> None:
+def _print_where_to_look(config: Config) -> None:
     topic = config.topic("flight_departed")
     history = TopicTables(topic, config.settings).history()
     skewed = {hour: seal.skewed for hour in history.hours() if (seal := history.seal_of(hour))}

@@ -44,7 +44,7 @@ class Deliveries:
 
     def footers(self) -> Iterator[pq.FileMetaData]:
         """The footer of each file, in their order."""
-        return (file.metadata for file in parquet.opened_ahead(_openers(self._raw, "bronze", self.files)))
+        return (file.metadata for file in parquet.open_ahead(_openers(self._raw, "bronze", self.files)))
 
     def has_skewed(self, file: DataFile) -> bool:
         """Whether the file may hold skewed events; a file holds these only, or none."""
@@ -80,7 +80,7 @@ class Deliveries:
 
     def _sealed_scan(self, files: Sequence[DataFile]) -> parquet.Scan:
         def scan(columns: list[str]) -> Iterator[pa.RecordBatch]:
-            for file in parquet.opened_ahead(_openers(self._sealed, "silver", files)):
+            for file in parquet.open_ahead(_openers(self._sealed, "silver", files)):
                 yield from (batch.select(columns) for batch in file.iter_batches(columns=columns))
 
         return scan

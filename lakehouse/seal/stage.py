@@ -87,13 +87,13 @@ class Sealer:
         the hour was closed at. LakeError when a file of bronze is missing or damaged.
         """
         started = time.monotonic()
-        version, manifest = self._committed(hour, self._bronze_version(hour))
+        version, manifest = self._commit(hour, self._bronze_version(hour))
         self._hold(hour, version)
-        failpoints.reached("seal.committed")
+        failpoints.reach("seal.committed")
         seconds = round(time.monotonic() - started, 3)
         sealed = Sealed.from_json({**manifest, "silver_version": version, "seconds": seconds})
         entry = self._ledger.record(sealed, hour, unless=lambda history: bool(history.first(State.SEALED, hour)))
-        failpoints.reached("seal.recorded")
+        failpoints.reach("seal.recorded")
         log.info(
             "seal: topic=%s hour=%s rows=%d duplicates=%d late_duplicates=%d skewed=%d seconds=%.2f",
             self._topic.name,
@@ -132,7 +132,7 @@ class Sealer:
             )
         return close.bronze_version
 
-    def _committed(self, hour: Hour, bronze_version: int) -> tuple[int, dict[str, Any]]:
+    def _commit(self, hour: Hour, bronze_version: int) -> tuple[int, dict[str, Any]]:
         """(version, manifest) of the seal that silver has, else of one made now."""
         conflicts = Conflicts(f"{self._tables.sealed.uri}/silver", most=_MOST_CONFLICTS)
         while True:
@@ -140,7 +140,7 @@ class Sealer:
             if silver.transaction_version(app_of(hour)) is not None:
                 return self._sealed_before(silver, hour, bronze_version)
             manifest, files = self._sealed_files(silver, hour, bronze_version)
-            failpoints.reached("seal.files_durable")
+            failpoints.reach("seal.files_durable")
             try:
                 version = commit(silver, files, metadata=manifest, transactions={app_of(hour): manifest["revision"]})
             except ConflictError as conflict:
@@ -166,7 +166,7 @@ class Sealer:
         try:
             footers = list(deliveries.footers())
             doubled, late = deliveries.doubled, deliveries.late(silver)
-            copies = self._planned(hour, deliveries, footers, pa.concat_tables([doubled, late]))
+            copies = self._plan_copies(hour, deliveries, footers, pa.concat_tables([doubled, late]))
             copied = [copy for copy in self._run(copies, deliveries.count) if copy.rows]
         except (OSError, pa.ArrowException) as refused:
             raise unavailable(f"{self._tables.sealed.uri}/silver: {hour}", refused) from refused
@@ -190,7 +190,7 @@ class Sealer:
             )
         return manifest, [copy.as_data_file(hour) for copy in copied]
 
-    def _planned(
+    def _plan_copies(
         self, hour: Hour, deliveries: Deliveries, footers: list[pq.FileMetaData], losers: pa.Table
     ) -> list[Copy]:
         """Copies of about the target size; skewed rows apart, so that few files are read to find a late duplicate."""

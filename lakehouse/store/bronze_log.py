@@ -64,7 +64,7 @@ def ingest_commits(bronze: DeltaTable) -> Iterator[tuple[int, dict[str, Any]]]:
 def _check(metadata: Mapping[str, Any]) -> None:
     """KeyError, TypeError or ValueError when it is not what ingest writes."""
     IngestState.from_json(metadata["state"])
-    closed = [hours.parsed(details["hour"]) for details in metadata["closed"]]
+    closed = [hours.parse_hour(details["hour"]) for details in metadata["closed"]]
     if not all(isinstance(segment, str) for segment in (*metadata["segments"], *closed)):
         raise TypeError("segments that are no text")
 

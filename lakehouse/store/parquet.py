@@ -53,7 +53,7 @@ def _leaves(column: pa.Field, prefix: str = "") -> Iterator[str]:
 
 def addressed(sources: Iterable[Opener], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The columns of all files, with `file` and `row`, in the files' order."""
-    for index, file in enumerate(opened_ahead(sources)):
+    for index, file in enumerate(open_ahead(sources)):
         first = 0
         for batch in file.iter_batches(batch_size=_BATCH_ROWS, columns=columns):
             rows = pa.array(np.arange(first, first + len(batch), dtype=np.int64))
@@ -130,7 +130,7 @@ def readers() -> Iterator[ReaderOf]:
         raise
 
 
-def opened_ahead(sources: Iterable[Opener]) -> Iterator[pq.ParquetFile]:
+def open_ahead(sources: Iterable[Opener]) -> Iterator[pq.ParquetFile]:
     """Each file in order, open until the next is asked for; footers are read ahead, as a store takes its time."""
     waiting: deque[Future[pq.ParquetFile]] = deque()
     with ThreadPoolExecutor(_AHEAD) as readers:

@@ -11,7 +11,7 @@ from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
 from lakehouse.config import Settings
-from lakehouse.durations import written
+from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
@@ -58,7 +58,7 @@ class TopicTables:
 
     def ledger(self, by: str, clock: Clock = now) -> Ledger:
         """The ledger to record in as `by` (`<stage>/<release>/<run>`); created where there is none."""
-        table = _ensured(self._ledger, LEDGER, [], _properties(self.topic))
+        table = _ensure(self._ledger, LEDGER, [], _properties(self.topic))
         return Ledger(table, by, clock)
 
     def history(self) -> History:
@@ -76,12 +76,12 @@ class TopicTables:
 
     def ensure_bronze(self) -> DeltaTable:
         """Bronze, created or given new declared fields where that is due."""
-        return _ensured(self.raw.below("bronze"), bronze_schema(self.topic), ["hour"], _properties(self.topic))
+        return _ensure(self.raw.below("bronze"), bronze_schema(self.topic), ["hour"], _properties(self.topic))
 
     def ensure_silver(self) -> DeltaTable:
         """Silver, created or given new declared fields where that is due; append-only."""
         properties = _properties(self.topic) | {"delta.appendOnly": "true"}
-        return _ensured(self.sealed.below("silver"), silver_schema(self.topic), ["hour"], properties)
+        return _ensure(self.sealed.below("silver"), silver_schema(self.topic), ["hour"], properties)
 
     @property
     def _ledger(self) -> Place:
@@ -103,10 +103,10 @@ def _properties(topic: Topic) -> dict[str, str]:
 def _interval(duration: timedelta) -> str:
     """Delta knows whole units only."""
     seconds = duration // timedelta(seconds=1)
-    return written(timedelta(seconds=seconds))
+    return duration_text(timedelta(seconds=seconds))
 
 
-def _ensured(place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]) -> DeltaTable:
+def _ensure(place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]) -> DeltaTable:
     if not place.has_table():
         try:
             DeltaTable.create(

@@ -115,7 +115,7 @@ class Validation:
         if has_verdict(history, hour):
             return verdict
         write_result(self.tables.reports, self.config.settings, result)
-        failpoints.reached("validate.report_durable")
+        failpoints.reach("validate.report_durable")
         return self._record(verdict, result)
 
     def judge(self, hour: Hour, history: History) -> tuple[Verdict, dict[str, Any]]:
@@ -183,7 +183,7 @@ class Validation:
             hour,
             unless=lambda newest: newest.revision(hour) != revision or has_verdict(newest, hour),
         )
-        failpoints.reached("validate.recorded")
+        failpoints.reach("validate.recorded")
         log.info(
             "validate: topic=%s hour=%s state=%s rows=%d failed=%d warnings=%d expectations=%d seconds=%.2f",
             self.topic.name, hour, verdict.state, verdict.rows, len(verdict.failed), len(verdict.warnings),

@@ -62,7 +62,7 @@ def learn(tables: TopicTables, history: History) -> Model:
 
     Hours that were held back do not count. Without MLflow, or when it is away, the model is without a version.
     """
-    model = _registered(fit(tables.topic.name, _observed(tables, history)), tables)
+    model = _register(fit(tables.topic.name, _observed(tables, history)), tables)
     tables.reports.files().write(_FILE, model.as_json().encode())
     log.info("validate: topic=%s model=volume hours=%d version=%s", model.topic, model.hours, model.version)
     return model
@@ -95,7 +95,7 @@ def _measures(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _registered(model: Model, tables: TopicTables) -> Model:
+def _register(model: Model, tables: TopicTables) -> Model:
     try:
         version = mlflow_runs.register(
             registered_name(model.topic),

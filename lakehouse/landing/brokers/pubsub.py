@@ -149,7 +149,7 @@ class SubscriptionReader:
             return self._retry(call)()
         except (grpc.RpcError, RetryError) as error:
             cause = error.cause if isinstance(error, RetryError) else error
-            raise self.explained(cause) from error
+            raise self.source_error_of(cause) from error
 
     def _method(self, name: str, request: Any, read: Callable[[bytes], Any] | None = None) -> Any:
         return self._channel.unary_unary(
@@ -169,7 +169,7 @@ class SubscriptionReader:
             sending.give_up(error.cause)
         return sending.refused
 
-    def explained(self, error: Any) -> SourceError:
+    def source_error_of(self, error: Any) -> SourceError:
         found, next_step = _FATAL.get(error.code(), (None, None))
         return SourceError(
             self.subscription,
@@ -243,7 +243,7 @@ class PendingPull:
         except grpc.RpcError as error:
             if _is_passing(error):
                 return None
-            raise self._reader.explained(error) from error
+            raise self._reader.source_error_of(error) from error
 
     def _left(self) -> float:
         return self._deadline - time.monotonic()
@@ -271,7 +271,7 @@ class _Sending:
             calls = []
             for number, chunk in enumerate(self._waiting):
                 if self._halfway and number and number == len(self._waiting) // 2:
-                    failpoints.reached(self._halfway)
+                    failpoints.reach(self._halfway)
                 calls.append((chunk, self._method.future(self._request(ack_ids=chunk), timeout=_CALL_SECONDS)))
             passing, halves = [], []
             failure = None

@@ -26,7 +26,7 @@ from lakehouse.mirrors.bigquery.layouts import Layout, Partition, TablePerHour
 from lakehouse.mirrors.bigquery.loads import PAUSE, LoadAttempts
 from lakehouse.mirrors.bigquery.quota import LoadQuota
 from lakehouse.mirrors.bigquery.schema import type_name
-from lakehouse.mirrors.bigquery.staging import staged
+from lakehouse.mirrors.bigquery.staging import stage_files
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.store.delta import first_line
@@ -70,7 +70,7 @@ class BigQueryMirror(Mirror):
             name,
             options,
             client_of(options),
-            lambda hour: staged(hour, options.staging, name, drops_nulls=options.array_nulls == "drop"),
+            lambda hour: stage_files(hour, options.staging, name, drops_nulls=options.array_nulls == "drop"),
         )
 
     @classmethod

@@ -19,7 +19,7 @@ from lakehouse.store.place import Place
 
 
 @contextmanager
-def staged(hour: SealedHour, staging: str, mirror: str, *, drops_nulls: bool = False) -> Iterator[list[str]]:
+def stage_files(hour: SealedHour, staging: str, mirror: str, *, drops_nulls: bool = False) -> Iterator[list[str]]:
     """The addresses of the hour's files: silver's own on GCS, else copies that are removed after the load.
 
     With `drops_nulls` they are copies wherever an array holds a null, which the copy leaves out.
