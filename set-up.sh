@@ -11,7 +11,7 @@ jars_of_spark='org.apache.hadoop:*,org.apache.parquet:*,org.apache.logging.log4j
 # Where a distribution puts its Javas.
 jvms=${JVMS:-/usr/lib/jvm}
 
-# The tree's place counts too: scripts and the editable install hold it, so a copied tree is set up anew.
+# The tree's place counts too: scripts and the editable install hold it, so a copied tree is set up again.
 stamp=.venv/.set-up-$({ pwd; cat pyproject.toml constraints.txt set-up.sh; } | cksum | cut -d ' ' -f 1)
 
 main() {

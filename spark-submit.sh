@@ -26,7 +26,7 @@ main() {
                 shift 2 ;;
             --dry-run) dry_run=yes; shift ;;
             --help | -h) usage; exit ;;
-            -*) die "there is no option $1. A job's own arguments stand after its name." ;;
+            -*) die "there is no option $1. Put a job's own arguments after its name." ;;
             *) break ;;
         esac
     done
@@ -38,7 +38,7 @@ main() {
     if [ -n "$cluster" ]; then on_dataproc "$@"; else on_this_machine "$@"; fi
 }
 
-# What a job's code cannot set any more once its JVM runs stands here; everything else is in conf/local.yaml.
+# What a job's code cannot set any more once its JVM runs is here; everything else is in conf/local.yaml.
 on_this_machine() {
     if [ -z "$dry_run" ]; then "$here/set-up.sh"; fi
     local spark_home
@@ -85,7 +85,7 @@ on_dataproc() {
         -- --conf "$(basename "$settings")/conf/dataproc.yaml" "$@"
 }
 
-# A zip of folders as they stand in the tree, without what Python leaves in them and what only one machine tries out.
+# A zip of folders as they are in the tree, without what Python leaves in them and what only one machine tries out.
 pack() {
     python3 - "$@" <<'END'
 import sys

@@ -157,7 +157,7 @@ def _deliveries(hour: Hour, first: int, rows: int, duplicates: float, republishe
                         then range - 1 - (hash(range + 1) % 1000)::bigint
                     else range end as e
                 from range({first}, {first + rows})
-            ), told as (
+            ), recorded as (
                 select *, md5(e::varchar) as id, md5((e + 1)::varchar) as other,
                     timestamptz '{hours.start_of(hour).isoformat()}' + to_milliseconds(e % 3600000) as moment
                 from numbered
@@ -174,7 +174,7 @@ def _deliveries(hour: Hour, first: int, rows: int, duplicates: float, republishe
                     'shuffled': e % 3 = 0, 'position': e
                 }} as event,
                 null::varchar as reject_reason, 1::bigint as epoch, 0::int as slot, (n % 2000000000)::int as position
-            from told
+            from recorded
             """
         ).to_arrow_table()
 

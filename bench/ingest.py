@@ -241,7 +241,7 @@ def _textbook(bench: Bench) -> None:
     bench.spark.dataSource.register(PubSubSource)
     source = bench.spark.readStream.format(FORMAT).option("read", "messages").option("topic", topic.as_json())
     source = source.option("segments", str(BUILD / "textbook")).option("max_messages", 250_000)
-    rows = source.option("dry_after", "0.3 seconds").load().withWatermark("event_time", "1 hour")
+    rows = source.option("empty_after", "0.3 seconds").load().withWatermark("event_time", "1 hour")
     query = (
         rows.dropDuplicatesWithinWatermark(["event_id"])
         .writeStream.format("delta")
@@ -415,9 +415,9 @@ class Running:
         return max((progress["batchId"] for progress in self.query.recentProgress), default=-1)
 
     def batch_seconds(self, after: int = -1) -> list[float]:
-        """How long each trigger took, of the batches after that one that Spark still tells of (the last hundred)."""
-        told = [progress for progress in self.query.recentProgress if progress["batchId"] > after]
-        return [progress["durationMs"]["triggerExecution"] / 1000 for progress in told]
+        """How long each trigger took, of the batches after that one that Spark still knows (the last hundred)."""
+        known = [progress for progress in self.query.recentProgress if progress["batchId"] > after]
+        return [progress["durationMs"]["triggerExecution"] / 1000 for progress in known]
 
     def _counted(self, facts: list[dict[str, Any]]) -> Any:
         batch = self._commit_facts(facts)
@@ -450,10 +450,10 @@ def _config(settings: Settings, topic: Topic) -> Config:
 
 
 def _settings(name: str, trigger: str = "0 seconds") -> Settings:
-    ingest = {"trigger": trigger, "dry_after": "0.3 seconds", "max_messages": 250_000}
+    ingest = {"trigger": trigger, "empty_after": "0.3 seconds", "max_messages": 250_000}
     root = str(BUILD / name)
     return Settings(
-        raw_root=root, sealed_root=root, release="bench", frontier={"source": "dry"}, ingest=ingest, spark=SPARK
+        raw_root=root, sealed_root=root, release="bench", frontier={"source": "drained"}, ingest=ingest, spark=SPARK
     )
 
 
@@ -475,7 +475,7 @@ def _subscription(name: str) -> str:
 
 
 def _is_ours(process: psutil.Process) -> bool:
-    """Not the server, which stands for Pub/Sub; one that ended and is a zombie, without a command line, is."""
+    """Not the server, which plays Pub/Sub; one that ended and is a zombie, without a command line, is."""
     try:
         return is_python(process) and pages.MODULE not in process.cmdline()
     except psutil.ZombieProcess:

@@ -24,7 +24,7 @@ MODULE = "bench.pages"
 DISTINCT = 64 * PAGE
 """Messages that are prepared; they are served again and again, each time with ids of their own."""
 _MARK = b"@@@@@@@@"
-"""Stands in every id for how often its page was served."""
+"""In every id, replaced by how often its page was served."""
 
 
 def payload(number: int, hour: str = "05") -> bytes:

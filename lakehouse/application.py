@@ -44,7 +44,7 @@ class Application:
 
     config: Config
     topics: tuple[Topic, ...]
-    until_dry: bool = False
+    until_drained: bool = False
     every: timedelta | None = None
     dry_run: bool = False
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
@@ -142,7 +142,7 @@ def _run_ingest(application: Application, begin: Callable[[], None]) -> None:
     run_until_stopped(
         queries,
         application.stop,
-        until_dry=application.until_dry,
+        until_drained=application.until_drained,
         failures=failures,
         start_again=lambda ingest: ingest.start_again(application.spark),
     )
@@ -314,7 +314,7 @@ def _command(job: Job) -> typer.Typer:
         _run_by(job, Application(config, tuple(config.topic(name) for name in names), **options))
 
     def endless(topics: _Topics = None, conf: _Conf = None, until_drained: _UntilDrained = False) -> None:
-        application(topics, conf, until_dry=until_drained)
+        application(topics, conf, until_drained=until_drained)
 
     def repeated(topics: _Topics = None, conf: _Conf = None, every: _Every = None) -> None:
         application(topics, conf, every=every)

@@ -172,12 +172,12 @@ class MLflow(Frozen):
     experiment: str = key(
         "lakehouse",
         unit="text",
-        doc="Runs of all topics stand under it; another one for each environment of a shared server.",
+        doc="The experiment of all topics' runs; another one for each environment of a shared server.",
     )
 
 
 class Settings(Frozen):
-    """One `conf/<environment>.yaml`; unit, default and when to change a key stand in the file itself."""
+    """One `conf/<environment>.yaml`; unit, default and when to change a key are in the file itself."""
 
     raw_root: Root = key(
         unit="folder or gs:// address",

@@ -95,7 +95,7 @@ class StaleDriverError(LakehouseError):
 
 
 class SealError(LakehouseError):
-    """An hour cannot be sealed as its tables stand."""
+    """An hour cannot be sealed in the present state of its tables."""
 
     exit_code = LAKE
 

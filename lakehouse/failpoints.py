@@ -74,7 +74,7 @@ def reach(step: str) -> None:
 
 
 def lead() -> None:
-    """Make this process the one whose group dies with it: Spark's Python workers stand in groups of their own."""
+    """Make this process the one whose group dies with it: Spark's Python workers have groups of their own."""
     os.environ[GROUP_VARIABLE] = str(os.getpgrp())
     name = os.environ.get(VARIABLE, "").partition(":")[0]
     if name not in ("", ANY):

@@ -83,7 +83,7 @@ class Slots(Frozen):
         unit="slots, 1 to 1024",
         doc=(
             "How many at most; more than the application's cores only queue. Raise it when the frontier falls "
-            "behind and slots stand at the bound (`lakehouse status`)."
+            "behind and slots are at their bound (`lakehouse status`)."
         ),
     )
 
@@ -145,7 +145,7 @@ class Topic(Frozen):
         doc=(
             "The payload's members that become columns. Types are `string`, `tinyint`, `smallint`, `int`, "
             "`bigint`, `float`, `double`, `boolean`, `timestamp`, `date`, `binary`, `decimal(p,s)`, and "
-            "`array<…>`, `map<string, …>`, `struct<name: …>` of them; those with a colon stand in quotes. A value "
+            "`array<…>`, `map<string, …>`, `struct<name: …>` of them; quote those with a colon. A value "
             "of another type rejects its event; a missing one is null. Add fields at any time; what changes its "
             "type takes a new name. `event_id`, `event_time`, `event_hour`, `publish_time`, `message_id` and "
             "`hour` are columns of every topic, and no field's name."
@@ -269,7 +269,7 @@ class Topic(Frozen):
                 raise ValueError(f"for {name!r} {unknown}; {spark_type!r} is none") from unknown
         lowered = [name.lower() for name in fields]
         if len(set(lowered)) < len(lowered):
-            raise ValueError("names that differ in more than case: Spark does not tell them apart")
+            raise ValueError("names that differ in more than case: Spark does not distinguish them")
         return fields
 
     @model_validator(mode="after")
@@ -301,7 +301,7 @@ class Topic(Frozen):
         """The columns that are the same in every delivery of one event, and in no two events: its id and its time.
 
         Where the time is `publish_time` it is not the event's own: one that is published again has another, and only
-        the id tells.
+        the id decides.
         """
         return ("event_id",) if self.event_time == "publish_time" else ("event_id", "event_time")
 

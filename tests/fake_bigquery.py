@@ -373,8 +373,8 @@ def serving(fake: FakeBigQuery) -> Iterator[str]:
             except Refused as refused:
                 status, document, headers = refused.status, refused.document(), {}
             except Exception as broken:  # the fake's own fault, which must not look like a server that is away
-                told = Refused(400, "invalid", f"{type(broken).__name__}: {broken}")
-                status, document, headers = 400, told.document(), {}
+                reported = Refused(400, "invalid", f"{type(broken).__name__}: {broken}")
+                status, document, headers = 400, reported.document(), {}
             data = json.dumps(document).encode()
             self.send_response(status)
             for name, value in {

@@ -180,13 +180,13 @@ def _publish(world: World, me: Driver, rules: Rules) -> Next:
     """_Pull._published: the manifest, put if absent, when all files are durable. Who loses tells the winner's facts."""
     mine, present = Segment(me.key, me.name, me.pulled), world.manifest(me.key)
     if present is not None and rules.puts_if_absent:
-        told = me._replace(facts=me.facts | {present})
-        yield world, _next_slot(told) if rules.loser_gives_back else told._replace(at="acknowledge")
+        answer = me._replace(facts=me.facts | {present})
+        yield world, _next_slot(answer) if rules.loser_gives_back else answer._replace(at="acknowledge")
         return
     others = world.manifests - {present} if present else world.manifests
     world = world._replace(manifests=others | {mine}, made=world.made | {mine})
-    told = me._replace(facts=me.facts | {mine})
-    yield world, told._replace(at="acknowledge") if rules.acknowledges_last else _next_slot(told)
+    answer = me._replace(facts=me.facts | {mine})
+    yield world, answer._replace(at="acknowledge") if rules.acknowledges_last else _next_slot(answer)
 
 
 def _acknowledge(world: World, me: Driver, rules: Rules) -> Next:

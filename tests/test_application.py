@@ -85,8 +85,8 @@ def refused(conf: Path, tmp_path: Path) -> Callable[..., str]:
     """The one message of a job that must fail."""
 
     def message(job: str, *arguments: str, conf: Path = conf, **environment: str) -> str:
-        told = ["--conf", str(conf), *arguments]
-        ended = run_job(job, told, {**os.environ, **environment}, tmp_path / "said")
+        answer = ["--conf", str(conf), *arguments]
+        ended = run_job(job, answer, {**os.environ, **environment}, tmp_path / "said")
         assert ended.returncode in (MISUSE, LAKE, SOURCE), ended.stderr
         assert "Traceback" not in ended.stderr
         (line,) = [line for line in ended.stderr.splitlines() if " ERROR " in line]
@@ -154,7 +154,7 @@ def test_a_missing_configuration_is_named(conf: Path, refused: Callable[..., str
 
 
 @pytest.mark.usefixtures("subscription")
-def test_no_java_is_told_in_one_sentence(conf: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
+def test_no_java_is_reported_in_one_sentence(conf: Path, tmp_path: Path, refused: Callable[..., str]) -> None:
     """Spark's own words are a page of bash and Py4J."""
     message = refused("ingest", JAVA_HOME=str(tmp_path / "nowhere"))
     assert "Java 17" in message

@@ -31,7 +31,7 @@ def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
     return lake
 
 
-def told(audit: Audit) -> list[tuple[str, str | None, str | None, str]]:
+def answer(audit: Audit) -> list[tuple[str, str | None, str | None, str]]:
     return [(each.what, each.event_id, each.message_id, each.where) for each in audit.explained]
 
 
@@ -40,7 +40,7 @@ def test_an_untouched_hour_is_what_its_deliveries_come_to(lake: Lake) -> None:
     audit = audit_hour(lake.topic, lake.config, FIVE)
     assert audit.is_right
     assert (audit.deliveries, audit.rows, audit.sealed_rows) == (3, 2, 2)
-    assert told(audit) == [
+    assert answer(audit) == [
         ("duplicate", "a", "a2", "first delivered as a1"),
         ("in another hour", "b", "b2", f"came after the close, delivered in {SIX}"),
         ("in another hour", "late", "l1", f"came after the close, delivered in {SIX}"),
@@ -48,9 +48,9 @@ def test_an_untouched_hour_is_what_its_deliveries_come_to(lake: Lake) -> None:
     ]
 
 
-def test_a_late_duplicate_is_told_with_the_hour_that_has_it(lake: Lake) -> None:
+def test_a_late_duplicate_is_reported_with_the_hour_that_has_it(lake: Lake) -> None:
     audit = audit_hour(lake.topic, lake.config, SIX)
-    assert told(audit) == [("late duplicate", "b", "b2", f"sealed in {FIVE}")]
+    assert answer(audit) == [("late duplicate", "b", "b2", f"sealed in {FIVE}")]
     assert (audit.rows, audit.is_right) == (2, True)
 
 
@@ -114,7 +114,7 @@ def test_an_event_is_traced_from_its_first_delivery_to_its_mirrors(lake: Lake) -
     assert [entry.state for entry in trace.story if entry.hour == FIVE] == ["closed", "sealed", "valid", "mirrored"]
 
 
-def test_what_became_of_a_delivery_is_told(lake: Lake) -> None:
+def test_what_became_of_a_delivery_is_reported(lake: Lake) -> None:
     def outcomes(event_id: str) -> list[str]:
         return [each.outcome for each in trace_event(lake.topic, lake.config, event_id).deliveries]
 
@@ -137,7 +137,7 @@ def test_an_unknown_event_is_an_error(lake: Lake) -> None:
         trace_event(lake.topic, lake.config, "nobody")
 
 
-def test_the_commands_tell_it(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_show_it(lake: Lake, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     conf = conf_of(lake, tmp_path)
 
     def run(*arguments: str) -> tuple[object, str]:

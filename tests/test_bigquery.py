@@ -84,7 +84,7 @@ def test_a_failure_that_may_pass_is_followed_by_the_next_attempt(
     assert [job[-3:] for job in loads(fake)] == ["_a1", "_a2", "_a3"]
 
 
-def test_other_failures_are_told_in_its_own_words(
+def test_other_failures_are_reported_in_its_own_words(
     tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic
 ) -> None:
     hour = lake.sealed(topic, HOUR, plays(["a"], topic))
@@ -192,7 +192,9 @@ def test_a_server_that_stumbles_is_asked_again(
     assert fake.requests[0] == fake.requests[2]
 
 
-def test_what_is_refused_is_told_at_once(tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic) -> None:
+def test_what_is_refused_is_reported_at_once(
+    tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic
+) -> None:
     fake.refusals = [Refused(403, "accessDenied", "Permission bigquery.tables.get denied on table")]
     with pytest.raises(MirrorError, match=r"Forbidden: 403 .*Permission bigquery.tables.get denied"):
         tables.mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))

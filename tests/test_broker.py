@@ -233,7 +233,7 @@ def test_an_empty_message_is_invalid(session: Session) -> None:
 
 
 def test_an_empty_subscription_answers_an_impatient_pull(session: Session) -> None:
-    """So that `ran dry` can be told without waiting."""
+    """So that `drained` is known without waiting."""
     assert session.ready() == []
 
 
@@ -381,7 +381,7 @@ def test_ordering_keys_need_not_be_honoured(session: Session) -> None:
 
 
 def test_what_does_not_exist_is_not_found(session: Session) -> None:
-    """`Missing` must be told apart from `empty`."""
+    """`Missing` must differ from `empty`."""
     missing = {"topic": f"{session.topic}-x", "subscription": f"{session.subscription}-x"}
     topic, subscription = {"topic": missing["topic"]}, {"subscription": missing["subscription"]}
     calls: list[tuple[Callable[..., object], dict[str, Any], str]] = [
@@ -603,7 +603,7 @@ def test_a_nacked_message_of_a_lane_comes_before_its_successors(broker: Broker, 
         assert own.ready() == [b"0", b"2"]
 
 
-def test_a_pull_that_waits_on_a_deleted_subscription_is_told(own: Session) -> None:
+def test_a_pull_that_waits_on_a_deleted_subscription_is_reported(own: Session) -> None:
     """At once, not when its wait is over."""
     timer = threading.Timer(0.2, own.subscriber.delete_subscription, [{"subscription": own.subscription}])
     timer.start()
@@ -631,7 +631,7 @@ def test_a_broker_that_went_away_comes_back_with_what_it_owed() -> None:
         assert broker.unacked(session.subscription) == ids
 
 
-def test_serve_ends_in_peace_when_told_to() -> None:
+def test_serve_ends_in_peace_when_asked_to() -> None:
     """SIGTERM is how a terminal, a container or a test ends the sandbox."""
     program = "from lakehouse.sandbox.broker import serve; serve('127.0.0.1', 0, lambda a: print(a, flush=True))"
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:

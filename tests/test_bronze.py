@@ -80,7 +80,7 @@ def test_a_state_survives_json(state: IngestState) -> None:
     assert IngestState.from_json(json.loads(json.dumps(state.as_json()))) == state
 
 
-def test_a_new_table_stands_at_the_beginning(table: DeltaTable) -> None:
+def test_a_new_table_is_at_the_beginning(table: DeltaTable) -> None:
     assert newest_state(table) == IngestState()
     assert newest_state(table).epoch == 0
 

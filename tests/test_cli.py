@@ -80,7 +80,7 @@ def test_looking_creates_nothing(lake: Lake, run: Callable[..., tuple[int, str]]
     assert not Path(lake.config.settings.raw_root).exists()
 
 
-def test_status_says_where_a_topic_stands(lake: Lake) -> None:
+def test_status_says_how_a_topic_is(lake: Lake) -> None:
     frontier = NOON - timedelta(minutes=2)
     lake.start(open_hour=SEVEN, frontier=frontier.isoformat())
     lake.sealed(FIVE)
@@ -140,7 +140,7 @@ def test_what_an_hour_waits_for_follows_its_states(lake: Lake) -> None:
     assert seen == [("seal", ()), ("validate", ()), ("release", (FIVE,)), ("mirror folder", ()), (None, ())]
 
 
-def test_an_hour_that_is_sealed_anew_waits_again(lake: Lake) -> None:
+def test_an_hour_that_is_sealed_again_waits_again(lake: Lake) -> None:
     """What was said of the older revision no longer counts."""
     lake.start(open_hour=SIX)
     lake.sealed(FIVE)
@@ -159,7 +159,7 @@ def test_an_hour_is_held_when_the_clock_says_that_it_should_have_closed(lake: La
     assert fleet.held_hours(lake.standing(), before_its_time) == []
 
 
-def test_an_hour_is_held_no_more_once_it_closed_or_was_passed_over(lake: Lake) -> None:
+def test_an_hour_is_held_no_more_once_it_closed_or_was_skipped(lake: Lake) -> None:
     lake.start()
     for hour in (FIVE, SIX):
         lake.record("held", hour, {"reasons": [BACKLOG | {"text": "messages wait"}]})
@@ -244,11 +244,11 @@ def test_a_topic_whose_ingest_cannot_go_on_is_failing(lake: Lake, run: Callable[
     lake.record("failed", details=details)
     lake.now += timedelta(minutes=1)
     lake.record("failed", details=details)
-    (told,) = fleet.statuses(lake.config, ["plays"], since + timedelta(minutes=5))
-    assert told.failure is not None
-    assert (told.state, told.failure.since, told.failure.seconds) == ("failing", since, 300)
-    (told,) = fleet.statuses(lake.config, ["skips"], NOON)
-    assert told.state == "ok"
+    (answer,) = fleet.statuses(lake.config, ["plays"], since + timedelta(minutes=5))
+    assert answer.failure is not None
+    assert (answer.state, answer.failure.since, answer.failure.seconds) == ("failing", since, 300)
+    (answer,) = fleet.statuses(lake.config, ["skips"], NOON)
+    assert answer.state == "ok"
     code, out = run("status")
     assert code == 1
     assert f": {gone}" in out
@@ -459,16 +459,18 @@ def test_a_held_hour_is_explained_by_all_three_conditions(lake: Lake) -> None:
     text = "the backlog is unknown: the sample is 9 minutes old"
     held = {"reasons": [BACKLOG | {"text": text}], "frontier_text": "the sample is 9 minutes old"}
     lake.record("held", FIVE, held)
-    told = lake.explained(FIVE)
-    assert told.state == "held"
-    assert told.why.startswith("Held since 2025-06-01T12:00:00Z: the backlog is unknown: the sample is 9 minutes old; ")
-    measured = [(row.condition, row.is_met, row.required, row.measured) for row in told.conditions]
+    answer = lake.explained(FIVE)
+    assert answer.state == "held"
+    assert answer.why.startswith(
+        "Held since 2025-06-01T12:00:00Z: the backlog is unknown: the sample is 9 minutes old; "
+    )
+    measured = [(row.condition, row.is_met, row.required, row.measured) for row in answer.conditions]
     assert measured == [
         ("time", True, "2025-06-01T06:00:00+00:00", "2025-06-01T06:30:00+00:00"),
         ("backlog", False, "2025-06-01T07:00:00+00:00", None),
         ("quiet", False, "no write for 1 minute", "2025-06-01T11:59:30+00:00"),
     ]
-    assert (told.numbers["rows"], told.numbers["epoch"], told.waits_for) == (40, 1, "close")
+    assert (answer.numbers["rows"], answer.numbers["epoch"], answer.waits_for) == (40, 1, "close")
 
 
 def test_the_ledgers_word_counts_where_it_is_newer_than_the_log(lake: Lake) -> None:
@@ -478,15 +480,15 @@ def test_the_ledgers_word_counts_where_it_is_newer_than_the_log(lake: Lake) -> N
     text = "the backlog is unknown: the sample is 9 minutes old"
     reasons = [BACKLOG | {"text": text}]
     lake.record("held", FIVE, {"reasons": reasons, "frontier": None, "frontier_text": "the sample is 9 minutes old"})
-    told = lake.explained(FIVE)
-    assert told.conditions[1].text == text
-    assert told.measured_at == lake.now
+    answer = lake.explained(FIVE)
+    assert answer.conditions[1].text == text
+    assert answer.measured_at == lake.now
 
 
 def test_an_hour_after_the_open_one_waits_for_it(lake: Lake) -> None:
     lake.start()
-    told = lake.explained(SEVEN)
-    assert (told.state, told.why) == ("open", f"Hours close oldest first, and {FIVE} is still open.")
+    answer = lake.explained(SEVEN)
+    assert (answer.state, answer.why) == ("open", f"Hours close oldest first, and {FIVE} is still open.")
 
 
 def test_an_hour_whose_conditions_are_all_met_closes_next(lake: Lake) -> None:
@@ -502,15 +504,15 @@ def test_a_topic_without_events_has_no_first_hour_to_explain(lake: Lake) -> None
 def test_a_closed_hour_is_explained_by_what_was_measured_then(lake: Lake) -> None:
     lake.start(open_hour=SIX)
     lake.closed(FIVE)
-    told = lake.explained(FIVE)
-    assert (told.state, told.waits_for, told.measured_at) == ("closed", "seal", NOON)
-    assert told.why.startswith("Closed at 2025-06-01T12:00:00Z because time met, backlog met and quiet met.")
-    assert [(row.condition, row.is_met) for row in told.conditions] == [
+    answer = lake.explained(FIVE)
+    assert (answer.state, answer.waits_for, answer.measured_at) == ("closed", "seal", NOON)
+    assert answer.why.startswith("Closed at 2025-06-01T12:00:00Z because time met, backlog met and quiet met.")
+    assert [(row.condition, row.is_met) for row in answer.conditions] == [
         ("time", True),
         ("backlog", True),
         ("quiet", True),
     ]
-    assert (told.numbers["bronze_version"], told.numbers["epoch"], told.numbers["release"]) == (3, 7, "r1")
+    assert (answer.numbers["bronze_version"], answer.numbers["epoch"], answer.numbers["release"]) == (3, 7, "r1")
 
 
 def test_a_close_on_request_names_who_asked_and_why(lake: Lake) -> None:
@@ -518,14 +520,14 @@ def test_a_close_on_request_names_who_asked_and_why(lake: Lake) -> None:
     lake.record("close_requested", SIX, {"reason": "publisher is gone", "by": "ada"})
     asked = {"why": "request", "requested_by": "ada", "request_reason": "publisher is gone"}
     lake.record("closed", FIVE, CLOSED | asked)
-    told = lake.explained(FIVE)
-    assert told.why.endswith("because ada asked for it: publisher is gone.")
-    assert [(request.through, request.by, request.reason) for request in told.requests] == [
+    answer = lake.explained(FIVE)
+    assert answer.why.endswith("because ada asked for it: publisher is gone.")
+    assert [(request.through, request.by, request.reason) for request in answer.requests] == [
         (SIX, "ada", "publisher is gone")
     ]
 
 
-def test_a_request_that_is_not_carried_out_yet_is_told(lake: Lake) -> None:
+def test_a_request_that_is_not_carried_out_yet_is_reported(lake: Lake) -> None:
     lake.start()
     lake.record("close_requested", FIVE, {"reason": "publisher is gone", "by": "ada"})
     assert "ada asked for its close (publisher is gone)" in lake.explained(FIVE).why
@@ -534,19 +536,19 @@ def test_a_request_that_is_not_carried_out_yet_is_told(lake: Lake) -> None:
 def test_a_close_that_only_the_log_knows_is_explained(lake: Lake) -> None:
     """A crash can come between bronze's commit and the ledger's row."""
     lake.start(open_hour=SIX, closed=({"hour": FIVE, **CLOSED},))
-    told = lake.explained(FIVE)
-    assert (told.state, told.waits_for) == ("closed", "seal")
-    assert told.why.endswith("Ingest writes it to the ledger when it starts next.")
+    answer = lake.explained(FIVE)
+    assert (answer.state, answer.waits_for) == ("closed", "seal")
+    assert answer.why.endswith("Ingest writes it to the ledger when it starts next.")
 
 
-def test_an_hour_that_was_passed_over_is_explained(lake: Lake) -> None:
+def test_an_hour_that_was_skipped_is_explained(lake: Lake) -> None:
     lake.start(open_hour=SEVEN)
-    told = lake.explained(FIVE)
-    assert (told.state, told.waits_for, told.conditions) == ("passed over", None, ())
-    assert f"first open hour is {SEVEN}" in told.why
+    answer = lake.explained(FIVE)
+    assert (answer.state, answer.waits_for, answer.conditions) == ("skipped", None, ())
+    assert f"first open hour is {SEVEN}" in answer.why
 
 
-def test_the_ledgers_story_is_told_in_order(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+def test_the_ledgers_story_is_reported_in_order(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
     lake.start(open_hour=SIX)
     lake.record("held", FIVE, {"reasons": [BACKLOG | {"text": "messages wait"}]})
     lake.sealed(FIVE)
@@ -755,7 +757,7 @@ def test_status_answers_a_shell(lake: Lake) -> None:
     assert FIVE in done.stdout
 
 
-def test_the_sandbox_says_how_to_reach_it_and_stops_when_told(lake: Lake) -> None:
+def test_the_sandbox_says_how_to_reach_it_and_stops_when_asked(lake: Lake) -> None:
     command = [sys.executable, "-m", "lakehouse.cli", "sandbox", "--port", "0"]
     with subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.PIPE, text=True) as broker:
         assert broker.stdout is not None

@@ -137,7 +137,7 @@ def test_an_hour_awaits_the_frontier_when_nothing_else_would_keep_it_for_long(
     assert awaits_frontier(decide(signals, topic), signals, topic) is awaits
 
 
-def test_all_unmet_conditions_are_told(topic: Topic) -> None:
+def test_all_unmet_conditions_are_reported(topic: Topic) -> None:
     """An operator who mends one must see that another is left."""
     busy = {FIVE: OpenHour(10, at("09:00"))}
     decision = decide(replace(READY, max_event_time=None, frontier=UNKNOWN, hours=busy), topic)
@@ -154,7 +154,7 @@ def test_a_held_hour_says_what_was_measured_and_what_is_missing(topic: Topic) ->
     assert "the frontier is 0:15:00 before 2026-11-23 07:00:00" in backlog.text
 
 
-def test_an_old_sample_is_told_as_what_it_is(topic: Topic) -> None:
+def test_an_old_sample_is_reported_as_what_it_is(topic: Topic) -> None:
     stale = Frontier(None, at("08:00"), "the newest sample is 60 minutes old, older than 5 minutes")
     decision = decide(replace(READY, frontier=stale), topic)
     assert decision.held is not None
@@ -218,7 +218,7 @@ def test_a_topic_that_never_had_a_message_is_idle(topic: Topic) -> None:
     assert decision.open_hour == SEVEN
 
 
-def test_the_watermark_is_told_before_idleness_when_both_hold(topic: Topic, idle: Signals) -> None:
+def test_the_watermark_is_reported_before_idleness_when_both_hold(topic: Topic, idle: Signals) -> None:
     decision = decide(replace(idle, max_event_time=at("07:00")), topic)
     assert decision.closed[0].why == "watermark"
 

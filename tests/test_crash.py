@@ -156,7 +156,7 @@ def test_a_topic_s_very_first_batch_can_be_planned_again(step: str, tmp_path: Pa
 def test_a_close_of_a_driver_that_died_is_recorded_by_the_one_that_lives(tmp_path: Path) -> None:
     """It started before the other's last commit, so its start could not find it."""
     schedule = Schedule(
-        "a close nobody told",
+        "a close nobody recorded",
         (
             Act("publish", 1, amount=6),
             Act("batch"),

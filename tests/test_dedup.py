@@ -96,7 +96,7 @@ def test_a_delivery_is_late_exactly_when_its_event_is_sealed(
     assert found.schema == ADDRESS
 
 
-def test_ids_that_share_a_hash_are_told_apart(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_ids_that_share_a_hash_are_reported_apart(monkeypatch: pytest.MonkeyPatch) -> None:
     """The hash finds suspects, the ids decide."""
     connect = duckdb.connect
 

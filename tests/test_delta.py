@@ -81,7 +81,7 @@ def test_an_address_that_libraries_read_differently_is_refused(root: str) -> Non
         Settings(raw_root=root)
 
 
-def test_the_folder_that_a_relative_root_counts_from_is_looked_at_too(
+def test_the_folder_that_a_relative_root_counts_from_is_checked_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (tmp_path / "a#b").mkdir()

@@ -101,7 +101,7 @@ def _as_gcloud_prints(message: flights.Message) -> dict[str, Any]:
     }
 
 
-def test_a_subscription_is_looked_at_and_keeps_its_messages(
+def test_a_subscription_is_checked_and_keeps_its_messages(
     run: Callable[..., tuple[int, Any]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     topic, subscription = "projects/p/topics/looked", "projects/p/subscriptions/looked"

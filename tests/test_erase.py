@@ -138,7 +138,7 @@ def test_an_open_hour_closes_without_them(lake: Lake) -> None:
 
 
 def test_every_delivery_of_an_erased_event_goes(lake: Lake) -> None:
-    """Also one that says something else: or it would be told as missing, and sealed at the next chance."""
+    """Also one that says something else: or it would be reported as missing, and sealed at the next chance."""
     lake.deliver(Delivery("d", 62, 70, "d2", 1), hour=SEVEN)
     assert run(lake, "n = 8").deliveries == 2
     assert lake.seal(SEVEN)["deliveries"] == 2

@@ -1,6 +1,6 @@
 """Real executors: one dies in the middle of a batch, two pull for one slot, and each event is delivered once.
 
-One life of the application on a master and two workers, told by Spark's own event log; `make crash` lets executors die
+One life of the application on a master and two workers, as in Spark's own event log; `make crash` lets executors die
 at all of their steps.
 """
 

@@ -18,7 +18,7 @@ from subscribing import SUBSCRIPTION, subscribed_broker
 from lakehouse.config import Config
 from lakehouse.hours import hour_of
 from lakehouse.ingest.batch import Batch
-from lakehouse.ingest.frontier import ClockCheck, DryFrontier, MonitoringFrontier, fresh, monitoring_client
+from lakehouse.ingest.frontier import ClockCheck, DrainedFrontier, MonitoringFrontier, fresh, monitoring_client
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
@@ -55,46 +55,46 @@ class Steady:
         return self.seconds
 
 
-def drained(trusted_from: datetime = NOON) -> DryFrontier:
+def drained(trusted_from: datetime = NOON) -> DrainedFrontier:
     """By a clock that can be believed, whatever the test says that it is."""
 
     class Believed(ClockCheck):
         def problem(self, now: datetime, newest_publish_time: datetime | None) -> str | None:
             return None
 
-    return DryFrontier(ACK_DEADLINE, MAX_AGE, trusted_from, Believed())
+    return DrainedFrontier(ACK_DEADLINE, MAX_AGE, trusted_from, Believed())
 
 
 @pytest.fixture
-def dry() -> DryFrontier:
+def dry() -> DrainedFrontier:
     return drained()
 
 
-def test_the_frontier_is_when_the_dry_subscription_was_asked(dry: DryFrontier) -> None:
+def test_the_frontier_is_when_the_drained_subscription_was_asked(dry: DrainedFrontier) -> None:
     assert dry.observe([slot(after_noon(1))], after_noon(2)).at == after_noon(1)
 
 
-def test_all_slots_must_have_run_dry(dry: DryFrontier) -> None:
+def test_all_slots_must_be_drained(dry: DrainedFrontier) -> None:
     """What one slot could not finish may be older than what the other found nothing of."""
     assert dry.observe([slot(after_noon(1)), slot(None)], after_noon(2)).at is None
 
 
-def test_the_slot_that_ran_dry_first_counts(dry: DryFrontier) -> None:
+def test_the_slot_that_was_drained_first_counts(dry: DrainedFrontier) -> None:
     assert dry.observe([slot(after_noon(3)), slot(after_noon(1))], after_noon(4)).at == after_noon(1)
 
 
-def test_an_epoch_that_is_not_dry_keeps_what_was_known(dry: DryFrontier) -> None:
+def test_an_epoch_that_is_not_drained_keeps_what_was_known(dry: DrainedFrontier) -> None:
     dry.observe([slot(after_noon(1))], after_noon(2))
     assert dry.observe([slot(None)], after_noon(60)).at == after_noon(1)
 
 
-def test_the_frontier_never_goes_back(dry: DryFrontier) -> None:
+def test_the_frontier_never_goes_back(dry: DrainedFrontier) -> None:
     """A replayed epoch tells of an older dry moment."""
     dry.observe([slot(after_noon(9))], after_noon(10))
     assert dry.observe([slot(after_noon(1))], after_noon(11)).at == after_noon(9)
 
 
-def test_an_old_dry_moment_is_no_frontier(dry: DryFrontier) -> None:
+def test_an_old_drained_moment_is_no_frontier(dry: DrainedFrontier) -> None:
     dry.observe([slot(after_noon(0))], after_noon(1))
     frontier = dry.observe([slot(None)], after_noon(301))
     assert frontier.at is None
@@ -102,7 +102,7 @@ def test_an_old_dry_moment_is_no_frontier(dry: DryFrontier) -> None:
     assert "older than 5 minutes" in frontier.text
 
 
-def test_a_dry_slot_counts_only_when_no_dead_attempt_can_hold_messages() -> None:
+def test_a_drained_slot_counts_only_when_no_dead_attempt_can_hold_messages() -> None:
     """An earlier run's leases end one ack deadline after its death."""
     dry = drained(after_noon(10))
     early = dry.observe([slot(after_noon(5))], after_noon(6))
@@ -111,7 +111,7 @@ def test_a_dry_slot_counts_only_when_no_dead_attempt_can_hold_messages() -> None
     assert dry.observe([slot(after_noon(10))], after_noon(11)).at == after_noon(10)
 
 
-def test_a_retried_slot_makes_the_frontier_wait_again(dry: DryFrontier) -> None:
+def test_a_retried_slot_makes_the_frontier_wait_again(dry: DrainedFrontier) -> None:
     """Its first attempt died with messages in its hands."""
     retried = dry.observe([slot(after_noon(1), attempt=1)], after_noon(2))
     assert retried.at is None
@@ -119,7 +119,7 @@ def test_a_retried_slot_makes_the_frontier_wait_again(dry: DryFrontier) -> None:
     assert dry.observe([slot(after_noon(12))], after_noon(13)).at == after_noon(12)
 
 
-def test_before_the_subscription_ran_dry_the_reason_says_so(dry: DryFrontier) -> None:
+def test_before_the_subscription_was_drained_the_reason_says_so(dry: DrainedFrontier) -> None:
     expected = Frontier(None, None, "the subscription was not drained yet", "not dry")
     assert dry.observe([slot(None)], after_noon(1)) == expected
 
@@ -132,7 +132,7 @@ TEN_HOURS = 36_000
 def test_a_clock_that_jumps_ahead_and_back_closes_nothing() -> None:
     """Ten hours closed at once, and stayed ahead of every event that came after."""
     steady = Steady()
-    dry = DryFrontier(ACK_DEADLINE, MAX_AGE, NOON, ClockCheck(steady))
+    dry = DrainedFrontier(ACK_DEADLINE, MAX_AGE, NOON, ClockCheck(steady))
     assert dry.observe([slot(after_noon(1))], after_noon(2)).at == after_noon(1)
     steady.seconds += 10
     ahead = dry.observe([slot(after_noon(TEN_HOURS))], after_noon(TEN_HOURS + 1))
@@ -168,7 +168,7 @@ def test_a_clock_that_drifts_or_steps_as_ntp_lets_it_is_believed() -> None:
         assert check.problem(now, None) is None
 
 
-def test_a_slot_on_a_machine_whose_clock_is_ahead_does_not_count(dry: DryFrontier) -> None:
+def test_a_slot_on_a_machine_whose_clock_is_ahead_does_not_count(dry: DrainedFrontier) -> None:
     assert dry.observe([slot(after_noon(TEN_HOURS))], after_noon(1)).at is None
 
 
@@ -257,7 +257,7 @@ def test_an_old_sample_is_no_frontier(
     assert frontier.sampled_at is not None
 
 
-def test_a_refusal_is_no_frontier_and_is_told(
+def test_a_refusal_is_no_frontier_and_is_reported(
     broker: Broker, monitoring: Callable[..., MonitoringFrontier], clock: Clock
 ) -> None:
     """The topic goes on without; its hours are held, with this reason."""
@@ -300,9 +300,9 @@ def test_without_a_fresh_sample_hours_are_held_and_explain_says_why(
     for played_at in (now - timedelta(hours=9), now):
         publish(b'{"event_id": "%s", "played_at": "%s"}' % ((played_at.isoformat().encode(),) * 2))
     assert batch(1).closed == ()
-    told = explain_hour(read_topic(topic, config), hour, clock.now)
-    assert told.state == "held"
-    assert reason in " ".join(condition.text for condition in told.conditions)
+    answer = explain_hour(read_topic(topic, config), hour, clock.now)
+    assert answer.state == "held"
+    assert reason in " ".join(condition.text for condition in answer.conditions)
     broker.sampling = FRESH
     clock.now += timedelta(minutes=1)
     assert [closed.hour for closed in batch(2).closed][:1] == [hour]

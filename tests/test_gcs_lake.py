@@ -141,8 +141,8 @@ def test_of_many_attempts_at_one_slot_one_is_real_and_the_others_leave_nothing(
         settings, raw = google_config.settings, folders_of(google_config.settings, topic.name).raw
         few = settings.ingest.model_copy(update={"max_messages": 10})
         source = source_options(topic, raw, few, settings.storage_options)
-        told = at_once(lambda _: [batch.to_pylist() for batch in SegmentStream(source).read(Slot(1, 0, None))])
-        assert all(facts == told[0] for facts in told)
+        reported = at_once(lambda _: [batch.to_pylist() for batch in SegmentStream(source).read(Slot(1, 0, None))])
+        assert all(facts == reported[0] for facts in reported)
         storage = storage_for(raw, settings.storage_options)
         manifest = read_manifest(storage, 1, 0)
         assert manifest is not None

@@ -150,7 +150,7 @@ def test_what_a_dead_seal_held_is_not_kept_for_ever(lake: Lake, bucket: Bucket, 
     assert held(google, lake.topic) == paths(lake, FIVE, SIX)
 
 
-def test_a_store_that_refuses_is_told_in_our_words(bucket: Bucket, google: FakeGoogleStorage, topic: Topic) -> None:
+def test_a_store_that_refuses_is_reported_in_our_words(bucket: Bucket, google: FakeGoogleStorage, topic: Topic) -> None:
     bucket.write("guarded", b"")
     google.denied = {f"{topic.name}/guarded"}
     with pytest.raises(LakeError, match=r"someone@example.com does not have storage\.objects\.update access"):

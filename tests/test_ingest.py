@@ -66,8 +66,8 @@ def at(text: str) -> datetime:
 class Told:
     """A frontier that the test decides on."""
 
-    def __init__(self, told: datetime | None) -> None:
-        self.at = told
+    def __init__(self, answer: datetime | None) -> None:
+        self.at = answer
 
     def observe(self, facts: Iterable[Any], now: datetime) -> Frontier:
         return Frontier(self.at, self.at, "no sample")
@@ -156,8 +156,8 @@ def lake(config: Config, clock: Clock, frontier: Told, broker: Broker, monkeypat
     """Files are written at the clock's time."""
     manifest = SegmentWriter.manifest
 
-    def stamped(writer: SegmentWriter, *told: Any, **more: Any) -> Manifest:
-        return replace(manifest(writer, *told, **more), written_at=clock.now)
+    def stamped(writer: SegmentWriter, *answer: Any, **more: Any) -> Manifest:
+        return replace(manifest(writer, *answer, **more), written_at=clock.now)
 
     monkeypatch.setattr(SegmentWriter, "manifest", stamped)
     return Lake(config, clock, frontier)
@@ -346,7 +346,7 @@ def test_a_close_is_recorded_with_what_was_measured(lake: Lake) -> None:
     assert "requested_by" not in details
 
 
-def test_what_was_rejected_is_told_with_the_next_close_and_once(lake: Lake) -> None:
+def test_what_was_rejected_is_reported_with_the_next_close_and_once(lake: Lake) -> None:
     """It has no hour of its own; in the sum over all hours each counts once."""
     lake.frontier.at = at("12:00")
     driver = lake.driver()
@@ -432,7 +432,7 @@ def test_half_recorded_closes_are_completed(lake: Lake, crash: Callable[[str], N
     assert [len(lake.history().of_hour(hour)) for hour in (TEN, ELEVEN, TWELVE)] == [1, 1, 1]
 
 
-def test_an_hour_is_told_to_be_held_only_when_the_reason_changes(lake: Lake) -> None:
+def test_an_hour_is_reported_to_be_held_only_when_the_reason_changes(lake: Lake) -> None:
     """Batches come every few seconds. A backlog of which nothing is known is another reason than one that waits."""
     driver = lake.driver()
     publish(play("10:10"))
@@ -446,8 +446,8 @@ def test_an_hour_is_told_to_be_held_only_when_the_reason_changes(lake: Lake) -> 
     driver.commit_facts(lake.pulled(6))
     driver.commit_facts(lake.pulled(7))
     held = [entry for entry in lake.history().entries if entry.state == "held"]
-    told = [(each.hour, each.details["reasons"][0]["condition"], each.details.get("problem")) for each in held]
-    assert told == [
+    answer = [(each.hour, each.details["reasons"][0]["condition"], each.details.get("problem")) for each in held]
+    assert answer == [
         (TEN, "time", "unknown"),
         (TEN, "backlog", "unknown"),
         (TEN, "backlog", None),
@@ -512,7 +512,7 @@ def test_a_driver_that_commits_second_looks_again(lake: Lake, sweeps: bool, buck
 def test_a_commit_that_always_meets_a_conflict_is_an_error(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Not a batch that never ends: somebody has to look. What was pulled stays in its manifest."""
 
-    def refused(*told: object) -> int:
+    def refused(*answer: object) -> int:
         raise ConflictError("Concurrent transaction failed")
 
     driver = lake.driver()
@@ -675,7 +675,7 @@ def finished(batch: Batch) -> bool:
     return batch.is_finished
 
 
-def test_a_topic_is_finished_when_it_is_dry_and_waits_for_events_alone(lake: Lake) -> None:
+def test_a_topic_is_finished_when_it_is_drained_and_waits_for_events_alone(lake: Lake) -> None:
     lake.frontier.at = at("12:00")
     driver = lake.driver()
     publish(play("10:10"), play("12:00"))
@@ -797,13 +797,13 @@ def of_config(config: Config) -> Lake:
     return Lake(config, Clock(), Told(None))
 
 
-def test_a_query_runs_until_dry_and_goes_on_where_it_was(config: Config, live: Broker, spark: SparkSession) -> None:
+def test_a_query_runs_until_drained_and_goes_on_where_it_was(config: Config, live: Broker, spark: SparkSession) -> None:
     """From the subscription to bronze and the ledger; then a second run on the same checkpoint."""
     now = datetime.now(UTC)
     long_ago = now - timedelta(hours=5)
     publish(real_play(long_ago, "old"), real_play(now, "new"), b"not json")
     first = TopicIngest(config.topic("plays"), config, run="one")
-    run_until_stopped({first: first.start(spark)}, threading.Event(), until_dry=True)
+    run_until_stopped({first: first.start(spark)}, threading.Event(), until_drained=True)
     lake = of_config(config)
     assert live.unacked(SUBSCRIPTION) == []
     assert {key: len(buckets) for key, buckets in lake.delivered().items()} == {"old": 1, "new": 1, "-": 1}
@@ -913,9 +913,9 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
     delete_subscription(skips.subscription)
     assert seen == [True] * 5
     assert [sorted(lake.delivered()) for lake in lakes] == [["after", "first", "meanwhile"], ["after", "first"]]
-    told = [entry for entry in lakes[1].history().entries if entry.state != "held"]
-    assert [entry.state for entry in told] == ["started", "failed", "recovered", "stopped"]
-    assert f"{skips.subscription}: found no such subscription" in told[1].details["error"]
+    answer = [entry for entry in lakes[1].history().entries if entry.state != "held"]
+    assert [entry.state for entry in answer] == ["started", "failed", "recovered", "stopped"]
+    assert f"{skips.subscription}: found no such subscription" in answer[1].details["error"]
 
 
 def _follow(happenings: Iterator[Callable[[], bool]], seen: list[bool], stop: threading.Event) -> None:
@@ -923,10 +923,10 @@ def _follow(happenings: Iterator[Callable[[], bool]], seen: list[bool], stop: th
     try:
         for is_so in happenings:
             deadline = time.monotonic() + PATIENCE_SECONDS
-            while not (told := is_so()) and time.monotonic() < deadline:
+            while not (answer := is_so()) and time.monotonic() < deadline:
                 time.sleep(0.2)
-            seen.append(told)
-            if not told:
+            seen.append(answer)
+            if not answer:
                 return
     finally:
         stop.set()
@@ -946,7 +946,7 @@ def test_an_executor_s_error_reaches_the_operator_in_its_own_words(
     assert not query.isActive
 
 
-def test_a_missing_subscription_is_told_before_the_query_starts(
+def test_a_missing_subscription_is_reported_before_the_query_starts(
     config: Config, live: Broker, spark: SparkSession, topic_with: Callable[..., Topic]
 ) -> None:
     missing = topic_with(subscription="projects/test/subscriptions/skips")

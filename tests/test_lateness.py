@@ -36,7 +36,7 @@ def choice(found: Outlook, lateness: timedelta) -> Choice:
     return next(each for each in found.choices if each.lateness == lateness)
 
 
-def test_the_share_of_skewed_events_is_told_for_each_lateness(lake: Lake) -> None:
+def test_the_share_of_skewed_events_is_reported_for_each_lateness(lake: Lake) -> None:
     """An event is skewed when it is published after its hour's end and the lateness."""
     found = outlook(lake.topic, lake.config)
     shares = {lateness: choice(found, lateness * MINUTE).skewed for lateness in (0, 1, 5, 10, 30, 60, 180, 360)}

@@ -61,8 +61,8 @@ def sealed(revision: int = 1) -> dict[str, Any]:
 def happened(*states: str | tuple[str, str] | tuple[str, str, dict[str, Any]]) -> History:
     """A history of `state`s of hour 05, or of (state, hour), or of (state, hour, details)."""
     entries = []
-    for number, told in enumerate(states):
-        state, hour, details = (told, FIVE, {}) if isinstance(told, str) else (*told, {})[:3]
+    for number, answer in enumerate(states):
+        state, hour, details = (answer, FIVE, {}) if isinstance(answer, str) else (*answer, {})[:3]
         details = details or (sealed() if state == "sealed" else {})
         entries.append(Entry(hour, state, NOON + timedelta(seconds=number), "test", details))
     return History(tuple(entries))
@@ -174,7 +174,7 @@ def test_a_row_that_always_meets_a_conflict_is_an_error(
 ) -> None:
     """What never ends has another cause than other writers, and must be seen."""
 
-    def refused(*told: object, **more: object) -> None:
+    def refused(*answer: object, **more: object) -> None:
         raise CommitFailedError("Failed to commit transaction: 16")
 
     monkeypatch.setattr(ledger, "write_deltalake", refused)
@@ -286,7 +286,7 @@ def test_nothing_is_current_before_the_first_seal() -> None:
     assert happened("closed").due_to_validate() == []
 
 
-def test_first_and_last_of_a_state_are_told_apart() -> None:
+def test_first_and_last_of_a_state_are_reported_apart() -> None:
     history = happened(("sealed", FIVE, sealed(1)), ("sealed", SIX), ("sealed", FIVE, sealed(2)))
     first, last, newest = history.first("sealed", FIVE), history.last("sealed", FIVE), history.last("sealed")
     assert first is not None

@@ -33,7 +33,7 @@ def run(lake: Lake, now: datetime = LATER, *, dry_run: bool = False) -> list[Rem
     return maintain_topic(lake.topic, lake.config, now, dry_run=dry_run)
 
 
-def told(removals: list[Removal]) -> list[tuple[str, str]]:
+def answer(removals: list[Removal]) -> list[tuple[str, str]]:
     return [(removal.kind, removal.path) for removal in removals]
 
 
@@ -117,7 +117,7 @@ def test_rejected_deliveries_go_after_the_retention(lake: Lake) -> None:
     """No hour will ever have them; until then they can be looked at."""
     (path,) = lake.deliver(Delivery(None, reject_reason="no time"), hour=None)
     assert run(lake, LATER - timedelta(days=2)) == []
-    assert told(run(lake)) == [("bronze file", f"bronze/{path}")]
+    assert answer(run(lake)) == [("bronze file", f"bronze/{path}")]
 
 
 # --- what is not committed yet -------------------------------------------------------------------------------------
@@ -150,7 +150,7 @@ def test_files_of_attempts_that_lost_go(lake: Lake) -> None:
     """Neither the log nor a manifest names them, their epoch is over and nobody writes for a day."""
     lake.deliver(Delivery("a"))
     lost = stray(lake, "bronze", f"{FIVE}/000000000001-0000-def.parquet")
-    assert told(run(lake)) == [("orphan", f"bronze/{FIVE}/{lost.name}")]
+    assert answer(run(lake)) == [("orphan", f"bronze/{FIVE}/{lost.name}")]
     assert not lost.exists()
     assert len(files(lake.bronze)) == 1
 
@@ -186,7 +186,7 @@ def test_files_of_seals_that_died_go(lake: Lake) -> None:
     lake.deliver(Delivery("a"))
     lake.seal(FIVE)
     lost, open_hour = (stray(lake, "silver", f"hour={hour}/part-00000-dead.parquet") for hour in (FIVE, SIX))
-    assert told(run(lake)) == [("orphan", f"silver/hour={FIVE}/{lost.name}")]
+    assert answer(run(lake)) == [("orphan", f"silver/hour={FIVE}/{lost.name}")]
     assert open_hour.exists()
     assert lake.ids(FIVE) == ["a"]
 
@@ -209,7 +209,7 @@ def test_reports_go_after_the_audit_window(lake: Lake) -> None:
     report.parent.mkdir(parents=True)
     report.write_text("fine")
     assert run(lake, LATER) == []
-    assert told(run(lake, MUCH_LATER)) == [("report", f"reports/{FIVE}.html")]
+    assert answer(run(lake, MUCH_LATER)) == [("report", f"reports/{FIVE}.html")]
     assert not report.exists()
 
 
@@ -221,7 +221,7 @@ def test_the_ledger_becomes_one_file_with_the_same_rows(lake: Lake, monkeypatch:
     lake.seal(FIVE)
     lake.clear(FIVE, "folder")
     before = lake.ledger.history()
-    assert [kind for kind, _ in told(run(lake, datetime.now(UTC)))] == ["ledger"]
+    assert [kind for kind, _ in answer(run(lake, datetime.now(UTC)))] == ["ledger"]
     assert lake.ledger.history() == before
     assert stage.record("released", FIVE, {})
     assert [entry.state for entry in lake.ledger.history().entries] == [
@@ -244,7 +244,7 @@ def test_a_dry_run_shows_what_would_go_and_removes_nothing(lake: Lake) -> None:
     shown = run(lake, dry_run=True)
     assert sorted(str(file) for file in Path(lake.settings.raw_root).rglob("*")) == everything
     assert at(lake, path).exists()
-    assert told(run(lake)) == told(shown)
+    assert answer(run(lake)) == answer(shown)
     assert {removal.kind for removal in shown} == {"bronze file", "manifest", "orphan"}
 
 

@@ -123,7 +123,7 @@ def test_rows_have_bronze_s_columns_but_the_hour(
     assert columns == segment_schema(topic).names
 
 
-def told(stream: MessageStream, epoch: int, slots: int = 1) -> list[str]:
+def answer(stream: MessageStream, epoch: int, slots: int = 1) -> list[str]:
     batches = [batch for slot in range(slots) for batch in stream.read(Slot(epoch, slot, None))]
     return [event_id for batch in batches for event_id in batch.column("event_id").to_pylist()]
 
@@ -135,11 +135,11 @@ def test_without_its_checkpoint_a_query_starts_with_what_is_still_there(
     publish(broker, "a", "b")
     lost = MessageStream(source_options_of(options))
     assert lost.latestOffset()["epoch"] == 1
-    assert told(lost, 1) == ["a", "b"]
+    assert answer(lost, 1) == ["a", "b"]
     afresh = MessageStream(source_options_of(options))
     assert afresh.latestOffset()["epoch"] == 1
     assert afresh.initialOffset()["epoch"] == 0
-    assert told(afresh, 1) == ["a", "b"]
+    assert answer(afresh, 1) == ["a", "b"]
 
 
 def test_what_spark_has_committed_is_cleared_away_when_the_next_batch_is(
@@ -149,7 +149,7 @@ def test_what_spark_has_committed_is_cleared_away_when_the_next_batch_is(
     ends = [stream.latestOffset() for _ in range(3)]
     for end in ends:
         publish(broker, f"e{end['epoch']}")
-        told(stream, end["epoch"])
+        answer(stream, end["epoch"])
         stream.commit(end)
     stored = storage_for(options["segments"])
     assert listed_manifests(stored) == [(3, 0)]
@@ -161,11 +161,11 @@ def test_a_checkpoint_older_than_what_was_cleared_away_is_refused(broker: Broker
     stream = MessageStream(source_options_of(options))
     for _ in range(3):
         end = stream.latestOffset()
-        told(stream, end["epoch"])
+        answer(stream, end["epoch"])
         stream.commit(end)
     publish(broker, "new")
     with pytest.raises(SourceError, match="a checkpoint that plans epoch 1, whose files were delivered"):
-        told(MessageStream(source_options_of(options)), 1)
+        answer(MessageStream(source_options_of(options)), 1)
     assert len(broker.unacked(SUBSCRIPTION)) == 1
 
 
@@ -182,24 +182,24 @@ def test_an_attempt_that_wakes_after_its_epoch_was_cleared_away_acknowledges_not
         if step == "pull.files_durable" and not slept:
             slept.append(step)
             for end in ends:
-                told(MessageStream(source_options_of(options)), end["epoch"])
+                answer(MessageStream(source_options_of(options)), end["epoch"])
                 stream.commit(end)
 
     failpoints.watch(sleep)
     try:
         with pytest.raises(SourceError, match="plans epoch 1, whose files were delivered"):
-            told(stream, 1)
+            answer(stream, 1)
     finally:
         failpoints.watch(None)
     assert len(broker.unacked(SUBSCRIPTION)) == 1
-    assert told(stream, 4) == ["a"]
+    assert answer(stream, 4) == ["a"]
     stream.commit(ends[-1])  # once more: what the attempt left is cleared away, and no earlier epoch is open again
     with pytest.raises(SourceError, match="an epoch after 2"):
-        told(MessageStream(source_options_of(options)), 2)
+        answer(MessageStream(source_options_of(options)), 2)
 
 
 @pytest.mark.parametrize("missing", ["topic", "segments"])
-def test_an_option_that_is_missing_is_told(options: dict[str, str], missing: str) -> None:
+def test_an_option_that_is_missing_is_reported(options: dict[str, str], missing: str) -> None:
     del options[missing]
     with pytest.raises(SourceError, match=f"no option '{missing}'"):
         source_options_of(options)

@@ -369,7 +369,7 @@ def test_a_truncated_source_is_never_shown(folder: FolderTarget, lake: Lake, top
     assert folder.rows(topic, HOUR) is None
 
 
-def test_a_path_that_is_no_folder_is_told_clearly(tmp_path: Path, lake: Lake, topic: Topic) -> None:
+def test_a_path_that_is_no_folder_is_reported_clearly(tmp_path: Path, lake: Lake, topic: Topic) -> None:
     (tmp_path / "file").touch()
     mirror = FolderMirror("folder", str(tmp_path / "file"), LocalFiles())
     with pytest.raises(MirrorError, match=rf"mirror folder: plays {HOUR}: found .*Not a directory"):
@@ -496,7 +496,7 @@ def test_the_gcs_at_hand_keeps_preconditions(servers: Servers) -> None:
 
 @pytest.mark.stores
 @pytest.mark.timeout(900)
-def test_hdfs_that_loses_its_datanode_is_told_and_takes_the_hour_later(
+def test_hdfs_that_loses_its_datanode_is_reported_and_takes_the_hour_later(
     request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic
 ) -> None:
     target = TARGETS["hdfs"](tmp_path / "mirror", request)
@@ -564,7 +564,7 @@ def test_an_undefined_mirror_names_those_that_are(settings: Settings) -> None:
         mirror_named("elsewhere", settings, Path("conf/local.yaml"), None)
 
 
-def test_an_address_without_spark_is_told_so() -> None:
+def test_an_address_without_spark_is_reported_so() -> None:
     with pytest.raises(MirrorError, match="found no Spark session for hdfs://nowhere/x"):
         mirror_named("copy", settings_with(kind="folder", path="hdfs://nowhere/x"), Path("conf/local.yaml"), None)
 
@@ -573,7 +573,7 @@ def test_an_address_without_spark_is_told_so() -> None:
 
 
 class RecordingMirror:
-    """A target in memory, which counts as it is told to."""
+    """A target in memory, which counts as it is asked to."""
 
     hours_at_once = 1
 

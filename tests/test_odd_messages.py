@@ -1,4 +1,4 @@
-"""Messages and subscriptions that nobody expects: nothing is lost, and what is refused is told."""
+"""Messages and subscriptions that nobody expects: nothing is lost, and what is refused is reported."""
 
 from __future__ import annotations
 
@@ -227,7 +227,7 @@ def test_a_permission_that_is_revoked_for_a_while_costs_nothing(lake: Lake) -> N
     assert sorted(lake.bronze("event_id")) == ["a", "b"]
 
 
-def test_a_subscription_that_is_deleted_is_told_and_what_was_read_stays(lake: Lake) -> None:
+def test_a_subscription_that_is_deleted_is_reported_and_what_was_read_stays(lake: Lake) -> None:
     """What it still owed is gone with it: that is Pub/Sub's, not ours. What comes after its return is read."""
     lake.publish(event("a"))
     lake.ingest()

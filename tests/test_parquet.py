@@ -86,7 +86,7 @@ def test_pieces_fill_files_of_the_target_size(sizes: list[int], target: int, exp
 
 
 def test_a_piece_carries_its_own_losers_only(tmp_path: Path) -> None:
-    """One bit for each of its rows, and nothing when all are kept: a task is told no more than it needs."""
+    """One bit for each of its rows, and nothing when all are kept: a task gets no more than it needs."""
     import numpy as np
 
     (path,) = written(tmp_path, 10, row_group_size=4)

@@ -64,7 +64,7 @@ def test_without_adoption_messages_would_be_lost() -> None:
     assert len(losing) > len(SEEDS) / 2
 
 
-def test_events_of_one_id_would_be_lost_if_the_id_alone_told_them_apart() -> None:
+def test_events_of_one_id_would_be_lost_if_the_id_alone_decided() -> None:
     """In one hour, in two, late and redelivered."""
     losing = [seed for seed in SEEDS if outcome(seed, matches_time=False).lost_events]
     assert len(losing) > len(SEEDS) / 2
@@ -397,7 +397,7 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
     turns.publish(3)
     planned = drivers(chance.randrange(2), (chance.choice([1, 2]), chance.choice([1, 2])), (2, 2))
     states = {at_first([*planned, ATTEMPT], 3)}
-    told: list[str] = []
+    reported: list[str] = []
     player, stays = None, chance.choice([0, 0.5, 0.8])
     for each in planned:
         turns.add(each, most=chance.choice([1, 2, 50]))
@@ -406,12 +406,12 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
             turns.world.now += 2 * ACK_DEADLINE
         player = player if player in living and chance.random() < stays else chance.choice(living)
         at = player.goes_on()
-        told.append(f"{player.name}: {at}")
+        reported.append(f"{player.name}: {at}")
         known, seen = followed(states, player.name, at), turns.seen()
         states = {state for state in known if seen_in(state) == seen}
         if not states or player.failure is not None:
             turns.end()
-            return f"{player.failure!r}, saw {seen}, expected one of {[*map(seen_in, known)]}", told
+            return f"{player.failure!r}, saw {seen}, expected one of {[*map(seen_in, known)]}", reported
         if (
             at == "pull.files_durable"
             and named(ATTEMPT.name, next(iter(states))).at == "waits"
@@ -424,14 +424,14 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
         if chance.random() < 0.03:
             player.dies()
             turns.players.remove(player)
-    return None, told
+    return None, reported
 
 
 @pytest.mark.usefixtures("in_turns")
 @pytest.mark.parametrize("seed", range(12))
 def test_the_code_does_nothing_that_the_model_does_not_know(seed: int, tmp_path: Path) -> None:
-    wrong, told = disagreement(seed, tmp_path)
-    assert wrong is None, "\n".join([*told, wrong])
+    wrong, reported = disagreement(seed, tmp_path)
+    assert wrong is None, "\n".join([*reported, wrong])
 
 
 @pytest.mark.usefixtures("in_turns")

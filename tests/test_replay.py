@@ -79,9 +79,9 @@ class Lake:
                     "segments": sorted(segment_of(file.path) for file in added), "closed": []}  # fmt: skip
         commit_batch(table, added, IngestState(epoch=self.epoch, open_hour=OPEN), metadata)
 
-    def replay(self, choice: Choice = ALL, **told: Any) -> Replay:
+    def replay(self, choice: Choice = ALL, **answer: Any) -> Replay:
         config = self.config(AFTER)
-        return replay_rejected(config.topic("plays"), config, choice, by="ann", clock=lambda: AT, **told)
+        return replay_rejected(config.topic("plays"), config, choice, by="ann", clock=lambda: AT, **answer)
 
     def rows(self) -> list[dict[str, Any]]:
         """Every delivery of bronze, with its bucket."""
@@ -101,8 +101,8 @@ def lake(tmp_path: Path) -> Lake:
 
 
 def play(uuid: str | None = None, id: str | None = None, at: datetime = AT) -> bytes:
-    told = {"id": id, "uuid": uuid, "at": at.isoformat()}
-    return json.dumps({key: value for key, value in told.items() if value is not None}).encode()
+    answer = {"id": id, "uuid": uuid, "at": at.isoformat()}
+    return json.dumps({key: value for key, value in answer.items() if value is not None}).encode()
 
 
 def test_what_is_an_event_by_now_goes_into_its_hour_and_the_rest_stays(lake: Lake) -> None:
@@ -187,9 +187,9 @@ def test_a_replay_that_is_cut_off_and_run_again_moves_each_delivery_once(
     lake.deliver(play(uuid="a"), play(uuid="b"), b"[")
     commit = replay.bronze_log.commit_change
 
-    def dies(*told: Any, **named: Any) -> int:
+    def dies(*answer: Any, **named: Any) -> int:
         if after:
-            commit(*told, **named)
+            commit(*answer, **named)
         raise Killed
 
     with monkeypatch.context() as patched:
@@ -206,11 +206,11 @@ def test_a_batch_that_commits_meanwhile_loses_nothing(lake: Lake, monkeypatch: p
     written = replay._write_parts
     others: Iterator[Callable[[], None]] = iter([lambda: lake.deliver(play(uuid="b"), play(id="c", uuid="c"))])
 
-    def beaten(*told: Any) -> Any:
+    def beaten(*answer: Any) -> Any:
         for other in others:
             other()
             break
-        return written(*told)
+        return written(*answer)
 
     monkeypatch.setattr(replay, "_write_parts", beaten)
     lake.replay()

@@ -146,14 +146,14 @@ def test_the_filter_finds_topics_by_name_and_by_state_and_keeps_both_in_the_addr
     assert reader.topics() == ["flight_departed"]
 
 
-def test_an_hours_page_tells_all_that_is_known_of_it(reader: Reader, site: Path, lake: FlightsLake) -> None:
+def test_an_hours_page_has_all_that_is_known_of_it(reader: Reader, site: Path, lake: FlightsLake) -> None:
     """Verdict first; then what failed, numbers, lateness, rows beside other hours, why it closed, mirrors, release."""
     text = reader.open(site / DIRTY / f"{_invalid(lake)[0]}.html").page.inner_text("main")
-    for told in (
+    for reported in (
         *("Invalid", "What does not hold", "arrival_delay_minutes", "late duplicates", "How late its events came"),
         *("Rows, hour by hour", "Why it closed", "What happened to it", "waits for: release", "by release"),
     ):
-        assert told.lower() in text.lower(), told
+        assert reported.lower() in text.lower(), reported
     mirrored = reader.open(site / "weather_observed" / "2013-01-02T12.html").page.inner_text("main")
     assert "Where it was delivered" in mirrored
     assert "Now: mirrored" in mirrored

@@ -166,6 +166,6 @@ def test_light_dark_phone_and_paper_are_provided_for() -> None:
         ("expect_column_kl_divergence", {"column": "n", "threshold": 0.1}, "column kl divergence (threshold 0.1)"),
     ],
 )
-def test_expectations_are_told_in_words(kind: str, kwargs: dict[str, Any], told: str) -> None:
+def test_expectations_are_reported_in_words(kind: str, kwargs: dict[str, Any], answer: str) -> None:
     """One that has no words of its own is spelled out, so that nothing is left unsaid."""
-    assert sentence({"expectation": kind, "kwargs": kwargs}) == told
+    assert sentence({"expectation": kind, "kwargs": kwargs}) == answer

@@ -186,10 +186,10 @@ def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
     assert again.tried == ["plays"] * 3
     assert states(config) == ["started", "failed", "stopped"]
     assert states(config, "skips") == ["started", "stopped"]
-    told = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
-    assert [row.state for row in told] == ["failing", "not running"]
-    assert told[0].failure is not None
-    assert (told[0].failure.error, told[0].failure.run) == (str(DENIED), "one")
+    answer = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
+    assert [row.state for row in answer] == ["failing", "not running"]
+    assert answer[0].failure is not None
+    assert (answer[0].failure.error, answer[0].failure.run) == (str(DENIED), "one")
 
 
 def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(claimed: Callable[..., TopicIngest]) -> None:
@@ -349,7 +349,9 @@ def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, claimed: Cal
     assert states(config) == ["started", "started"]
 
 
-def test_until_dry_ends_when_the_others_are_finished_and_tells_who_failed(claimed: Callable[..., TopicIngest]) -> None:
+def test_until_drained_ends_when_the_others_are_finished_and_says_who_failed(
+    claimed: Callable[..., TopicIngest],
+) -> None:
     plays, skips = claimed("plays"), claimed("skips")
     skips.last_batch = DONE
     again = Tried()
@@ -357,18 +359,18 @@ def test_until_dry_ends_when_the_others_are_finished_and_tells_who_failed(claime
         run_until_stopped(
             {plays: Query(plays, DENIED), skips: Query(skips)},  # type: ignore[dict-item]
             threading.Event(),
-            until_dry=True,
+            until_drained=True,
             start_again=again,  # type: ignore[arg-type]
         )
     assert again.tried == []
 
 
-def test_until_dry_ends_with_what_keeps_a_topic_from_being_finished(claimed: Callable[..., TopicIngest]) -> None:
+def test_until_drained_ends_with_what_keeps_a_topic_from_being_finished(claimed: Callable[..., TopicIngest]) -> None:
     plays, skips = claimed("plays"), claimed("skips")
     plays.last_batch = replace(DONE, is_finished=False, blocked=DENIED)
     skips.last_batch = DONE
     with pytest.raises(SourceError, match="found no permission"):
-        run_until_stopped({plays: Query(plays), skips: Query(skips)}, threading.Event(), until_dry=True)  # type: ignore[dict-item]
+        run_until_stopped({plays: Query(plays), skips: Query(skips)}, threading.Event(), until_drained=True)  # type: ignore[dict-item]
 
 
 def test_a_topic_that_could_not_start_is_tried_again_and_has_no_lake_before_it_can(

@@ -92,7 +92,7 @@ def deliveries(draw: st.DrawFn) -> tuple[list[list[Delivery]], int, int]:
         for _ in range(draw(st.integers(1, 4))):
             bucket = draw(st.integers(own, 3))
             message = draw(st.sampled_from("abc"))
-            # One message has one content: what differs between deliveries of an event is told by both.
+            # One message has one content: what differs between deliveries of an event is reported by both.
             published = draw(st.integers(0, 2))
             value = published * 3 + "abc".index(message)
             buckets[bucket].append(Delivery(f"e{number % 3}", minute, published, message, value))
@@ -230,7 +230,7 @@ def test_files_without_rows_are_not_left(lake: Lake) -> None:
 
 
 def test_an_empty_hour_is_sealed_without_files(lake: Lake) -> None:
-    """Who waits for it must be told that it is over."""
+    """Who waits for it must learn that it is over."""
     manifest = lake.seal()
     assert (manifest["rows"], manifest["files"], manifest["id_checksum"]) == (0, 0, "0")
     assert lake.silver.transaction_version(app_of(FIVE)) == 1
@@ -301,7 +301,7 @@ def test_spark_and_duckdb_read_the_sealed_hour(lake: Lake, spark: SparkSession) 
 
 @pytest.mark.parametrize("microsecond", [0, 1, 999, 1000, 999_999])
 def test_a_late_duplicate_is_found_at_the_very_instant(lake: Lake, microsecond: int) -> None:
-    """Delta's bounds are whole milliseconds: a file must not be passed over for a part of one."""
+    """Delta's bounds are whole milliseconds: a file must not be skipped for a part of one."""
 
     class Exact(Delivery):
         event_time = property(lambda self: hours.start_of(FIVE) + timedelta(microseconds=microsecond))  # type: ignore[assignment]

@@ -180,8 +180,8 @@ def most_open(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     counts: list[int] = []
     opened, closed = pq.ParquetWriter.__init__, pq.ParquetWriter.close
 
-    def open_(writer: pq.ParquetWriter, *told: Any, **more: Any) -> None:
-        opened(writer, *told, **more)
+    def open_(writer: pq.ParquetWriter, *answer: Any, **more: Any) -> None:
+        opened(writer, *answer, **more)
         is_open.add(id(writer))
         counts.append(len(is_open))
 

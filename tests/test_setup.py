@@ -1,4 +1,4 @@
-"""The set-up: what a fresh machine gets, what it is told when something is missing, and how a job is submitted."""
+"""The set-up: what a fresh machine gets, what it says when something is missing, and how a job is submitted."""
 
 from __future__ import annotations
 

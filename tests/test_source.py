@@ -76,7 +76,7 @@ class Lake:
         return SegmentStream(source_options(self.topic, self.raw, settings, {}), self.puller)
 
     def read(self, epoch: int = 1, slot: int = 0, open_hour: str | None = None, **ingest: Any) -> list[dict[str, Any]]:
-        return told(self.stream(**ingest).read(Slot(epoch, slot, open_hour, ack_deadline=self.ack_deadline)))
+        return answer(self.stream(**ingest).read(Slot(epoch, slot, open_hour, ack_deadline=self.ack_deadline)))
 
     def commit(self, epoch: int, open_hour: str | None = None) -> None:
         bronze = bronze_table(folders_of_raw(self.raw), self.topic, {})
@@ -91,7 +91,7 @@ def folders_of_raw(raw: str) -> Any:
     return folders_of(Settings(raw_root=root, sealed_root=root), name)
 
 
-def told(batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
+def answer(batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
     return [row for batch in batches for row in batch.to_pylist()]
 
 
@@ -235,7 +235,7 @@ def test_slots_follow_the_load_between_their_bounds(
 # --- pulling -------------------------------------------------------------------------------------------------------
 
 
-def test_a_slot_tells_facts_about_its_files_and_acknowledges(
+def test_a_slot_gives_facts_about_its_files_and_acknowledges(
     lake: Lake, publish: Callable[..., None], broker: Broker
 ) -> None:
     publish(play(1), play(59), b"not json")
@@ -252,7 +252,7 @@ def test_a_slot_tells_facts_about_its_files_and_acknowledges(
     assert broker.unacked(SUBSCRIPTION) == []
 
 
-def test_an_empty_slot_tells_one_fact_without_a_file(lake: Lake, broker: Broker) -> None:
+def test_an_empty_slot_gives_one_fact_without_a_file(lake: Lake, broker: Broker) -> None:
     """It may say that the subscription ran dry."""
     (row,) = lake.read()
     assert (row["path"], row["event_hour"], row["rows"], row["rejected"], row["size_bytes"]) == (None, None, 0, 0, 0)
@@ -260,7 +260,7 @@ def test_an_empty_slot_tells_one_fact_without_a_file(lake: Lake, broker: Broker)
     assert lake.storage.listed("segments")
 
 
-def test_counts_are_told_once_for_a_segment(lake: Lake) -> None:
+def test_counts_are_reported_once_for_a_segment(lake: Lake) -> None:
     """Whoever sums them over rows must not count them twice."""
     files = tuple(
         SegmentFile(f"{hour}/a.parquet", hour, 1, 9, NOON, NOON, NOON, NOON)
@@ -317,7 +317,7 @@ def test_an_attempt_that_loses_the_race_gives_everything_back(
     winner = manifest(1, dry=True)
     watched["pull.files_durable"] = lambda: lake.put(winner)
     recorded = broker.faults = Recorded()
-    assert lake.read() == told([facts(winner)])
+    assert lake.read() == answer([facts(winner)])
     assert "Acknowledge" not in recorded.calls
     assert waiting() == [play(1), play(2)]
     assert [stored for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")] == []
@@ -423,7 +423,9 @@ def test_a_slot_stops_after_so_long(lake: Lake, publish: Callable[..., None]) ->
     assert (row["rows"], row["full"], row["dry_at"]) == (0, True, None)
 
 
-def test_a_subscription_is_dry_only_when_it_was_asked_and_had_nothing(lake: Lake, publish: Callable[..., None]) -> None:
+def test_a_subscription_is_drained_only_when_it_was_asked_and_had_nothing(
+    lake: Lake, publish: Callable[..., None]
+) -> None:
     """Three messages pulled of three is not the same as none left."""
     publish(play(1), play(2), play(3))
     (full,) = lake.read(epoch=1, max_messages=3)
@@ -511,7 +513,7 @@ class _Silent(Faults):
         return grpc.StatusCode.DEADLINE_EXCEEDED if method == "Pull" else None
 
 
-def test_a_pull_that_was_not_answered_is_not_a_dry_subscription(
+def test_a_pull_that_was_not_answered_is_no_drained_subscription(
     lake: Lake, publish: Callable[..., None], broker: Broker
 ) -> None:
     """Ten messages waited while five hours were closed."""
@@ -578,20 +580,20 @@ def test_leases_are_kept_while_a_slot_writes(
 # --- what an operator can meet -------------------------------------------------------------------------------------
 
 
-def test_a_missing_subscription_is_told(lake: Lake, broker: Broker, topic_with: Callable[..., Topic]) -> None:
+def test_a_missing_subscription_is_reported(lake: Lake, broker: Broker, topic_with: Callable[..., Topic]) -> None:
     lake.topic = topic_with(subscription="projects/test/subscriptions/skips")
     with pytest.raises(SourceError, match=r"projects/test/subscriptions/skips: found no such subscription"):
         lake.read()
     assert lake.storage.listed("segments") == []
 
 
-def test_a_denied_subscription_is_told(lake: Lake, broker: Broker) -> None:
+def test_a_denied_subscription_is_reported(lake: Lake, broker: Broker) -> None:
     broker.faults = Recorded(Pull=[grpc.StatusCode.PERMISSION_DENIED])
     with pytest.raises(SourceError, match=r"no permission.*Grant roles/pubsub\.subscriber"):
         lake.read()
 
 
-def test_an_unreachable_broker_is_told(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_broker_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     with Broker() as gone:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
     lake.puller = Puller(connect=partial(SubscriptionReader, pauses=Pauses(patience=timedelta(0))))

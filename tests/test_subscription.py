@@ -301,7 +301,7 @@ def test_an_acknowledgement_that_fails_for_good_is_no_error(
 # --- what fails for good -------------------------------------------------------------------------------------------
 
 
-def test_a_missing_subscription_is_told(broker: Broker) -> None:
+def test_a_missing_subscription_is_reported(broker: Broker) -> None:
     reader = SubscriptionReader("projects/test/subscriptions/skips")
     with pytest.raises(SourceError, match=r"skips: found no such subscription.*Create it, or fix `subscription`"):
         reader.ack_deadline()
@@ -319,23 +319,23 @@ def test_a_missing_subscription_is_told(broker: Broker) -> None:
         (grpc.StatusCode.DATA_LOSS, r"DATA_LOSS.*reached from here"),
     ],
 )
-def test_a_refusal_is_told_at_once(
-    reader: SubscriptionReader, broker: Broker, code: grpc.StatusCode, told: str
+def test_a_refusal_is_reported_at_once(
+    reader: SubscriptionReader, broker: Broker, code: grpc.StatusCode, reported: str
 ) -> None:
     """With all patience of a long-running query: waiting would not help."""
     faults = broker.faults = Recorded(Pull=[code, code])
-    with pytest.raises(SourceError, match=told):
+    with pytest.raises(SourceError, match=reported):
         reader.pull(10, PATIENCE_SECONDS)
     assert faults.calls == ["Pull"]
 
 
-def test_a_service_that_stays_away_is_told_when_patience_ends(hasty: SubscriptionReader, broker: Broker) -> None:
+def test_a_service_that_stays_away_is_reported_when_patience_ends(hasty: SubscriptionReader, broker: Broker) -> None:
     broker.faults = Recorded(Pull=[grpc.StatusCode.UNAVAILABLE])
     with pytest.raises(SourceError, match=f"the emulator at {broker.address} UNAVAILABLE"):
         hasty.pull(10, SHORT)
 
 
-def test_a_broker_that_is_not_there_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_broker_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with Broker() as gone:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
     reader = SubscriptionReader(SUBSCRIPTION, pauses=IMPATIENT)

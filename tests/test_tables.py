@@ -124,18 +124,18 @@ def test_whether_a_table_exists_can_be_asked_of_any_path(folders: Folders, topic
 # --- what an operator can meet -------------------------------------------------------------------------------------
 
 
-def test_a_missing_table_is_told_with_the_next_step(folders: Folders) -> None:
+def test_a_missing_table_is_reported_with_the_next_step(folders: Folders) -> None:
     with pytest.raises(LakeError, match=r"plays/bronze: found no Delta table; .* Run ingest for this topic\."):
         open_table(folders.bronze, {})
 
 
-def test_a_version_that_never_was_is_told(folders: Folders, bronze: Callable[[], DeltaTable]) -> None:
+def test_a_version_that_never_was_is_reported(folders: Folders, bronze: Callable[[], DeltaTable]) -> None:
     bronze()
     with pytest.raises(LakeError, match="expected a readable Delta table"):
         open_table(folders.bronze, {}, version=99)
 
 
-def test_a_root_that_cannot_be_written_to_is_told(settings: Settings, topic: Topic, tmp_path: Path) -> None:
+def test_a_root_that_cannot_be_written_to_is_reported(settings: Settings, topic: Topic, tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     below = settings.model_copy(update={"raw_root": str(tmp_path / "file")})
     with pytest.raises(LakeError, match="Check raw_root and sealed_root and the permissions there"):
@@ -191,11 +191,11 @@ def test_a_field_that_is_no_longer_declared_stays_in_the_table(
     ],
 )
 def test_a_field_whose_type_changes_is_refused(
-    folders: Folders, topic_with: Callable[..., Topic], name: str, kind: str, told: str
+    folders: Folders, topic_with: Callable[..., Topic], name: str, kind: str, answer: str
 ) -> None:
     """Files of both types cannot be read together."""
     bronze_table(folders, topic_with(), {})
-    with pytest.raises(LakeError, match=f"{told}.*Give a field whose type changes a new name"):
+    with pytest.raises(LakeError, match=f"{answer}.*Give a field whose type changes a new name"):
         bronze_table(folders, topic_with(fields={**FIELDS, name: kind}), {})
     assert bronze_table(folders, topic_with(), {}).version() == 0
 
@@ -257,11 +257,11 @@ def test_a_commit_s_version_is_its_own_when_another_comes_right_after_it(
     """The ledger names it, and an hour is sealed as of it."""
     table, update = bronze(), DeltaTable.update_incremental
 
-    def after_another(told: DeltaTable) -> None:
-        if told is table:
+    def after_another(answer: DeltaTable) -> None:
+        if answer is table:
             monkeypatch.setattr(DeltaTable, "update_incremental", update)
             commit(bronze(), [], metadata={"kind": "retire"}, transactions={"retire": 1})
-        update(told)
+        update(answer)
 
     monkeypatch.setattr(DeltaTable, "update_incremental", after_another)
     assert commit(table, [], metadata={"kind": "ingest"}, transactions={"ingest": 1}) == 1
@@ -287,7 +287,7 @@ def test_a_commit_can_take_files_out(bronze: Callable[[], DeltaTable]) -> None:
 
 
 def test_metadata_comes_back_newest_first(bronze: Callable[[], DeltaTable]) -> None:
-    """Commits without metadata, as of other tools, are passed over."""
+    """Commits without metadata, as of other tools, are skipped."""
     table = bronze()
     commit(table, [], metadata={"kind": "ingest", "reasons": {"Ænima\n": 2}}, transactions={"ingest": 1})
     commit(table, [], metadata={"kind": "retire", "none": None}, transactions={"retire": 1})

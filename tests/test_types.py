@@ -84,7 +84,7 @@ def test_what_spark_does_not_know_is_refused_with_what_it_knows(spark_type: str)
 
 
 def test_the_names_of_members_keep_their_case() -> None:
-    """JSON keys are told apart by case."""
+    """JSON keys differ by case."""
     assert arrow_type("struct<Origin: string>").field(0).name == "Origin"
 
 

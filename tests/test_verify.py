@@ -42,7 +42,7 @@ def look(lake: Lake, *hours: str) -> Verification:
     return verify_hours(lake.topic, lake.config, hours, datetime.now(UTC))
 
 
-def told(lake: Lake, *hours: str) -> list[tuple[str | None, str]]:
+def answer(lake: Lake, *hours: str) -> list[tuple[str | None, str]]:
     return [(finding.hour, finding.kind) for finding in look(lake, *hours).findings]
 
 
@@ -84,7 +84,7 @@ def test_an_appended_file_is_found(lake: Lake) -> None:
     rows = pq.ParquetFile(twin).metadata.num_rows
     data_file = DataFile(f"hour={FIVE}/twin.parquet", FIVE, rows, twin.stat().st_size, datetime.now(UTC))
     version = commit(lake.silver, [data_file], metadata={}, transactions={})
-    assert {kind for _, kind in told(lake)} == {"touched", "files", "rows", "id checksum"}
+    assert {kind for _, kind in answer(lake)} == {"touched", "files", "rows", "id checksum"}
     (touched,) = (finding for finding in look(lake, FIVE).findings if finding.kind == "touched")
     assert (touched.hour, touched.subject) == (FIVE, f"version {version}")
     assert touched.found.endswith("added 1 and removed 0 files")
@@ -100,7 +100,7 @@ def test_a_deleted_file_is_found(lake: Lake) -> None:
 def test_a_rewritten_file_is_found_by_its_size(lake: Lake) -> None:
     file = holding(lake, "old")
     pq.write_table(pq.ParquetFile(file).read(), file, compression="none")
-    assert told(lake) == [(FIVE, "changed file")]
+    assert answer(lake) == [(FIVE, "changed file")]
 
 
 def test_a_rewritten_file_of_the_same_size_is_found_by_its_ids(lake: Lake) -> None:
@@ -111,7 +111,7 @@ def test_a_rewritten_file_of_the_same_size_is_found_by_its_ids(lake: Lake) -> No
     other = table.set_column(column, "event_id", table["event_id"].combine_chunks().take([0, 0]))
     pq.write_table(other, file)
     edit_log_size(lake, file, file.stat().st_size)
-    assert told(lake) == [(FIVE, "id checksum")]
+    assert answer(lake) == [(FIVE, "id checksum")]
 
 
 def edit_log_size(lake: Lake, file: Path, size_bytes: int) -> None:
@@ -133,19 +133,19 @@ def edit_log_size(lake: Lake, file: Path, size_bytes: int) -> None:
 def test_a_file_with_fewer_rows_is_found(lake: Lake) -> None:
     file = holding(lake, "a")
     pq.write_table(pq.ParquetFile(file).read().slice(0, 1), file)
-    assert {"changed file", "rows", "id checksum"} <= {kind for _, kind in told(lake)}
+    assert {"changed file", "rows", "id checksum"} <= {kind for _, kind in answer(lake)}
 
 
 def test_a_file_that_is_no_parquet_is_found(lake: Lake) -> None:
     file = holding(lake, "a")
     file.write_bytes(b"x" * file.stat().st_size)
-    assert told(lake) == [(FIVE, "changed file")]
+    assert answer(lake) == [(FIVE, "changed file")]
 
 
 def test_an_optimize_is_found(lake: Lake) -> None:
     """The rows are all there; yet the hour is not what it was."""
     lake.silver.optimize.compact()
-    assert (FIVE, "touched") in told(lake)
+    assert (FIVE, "touched") in answer(lake)
     finding = next(finding for finding in look(lake).findings if finding.kind == "touched")
     assert finding.found.startswith("OPTIMIZE")
 
@@ -153,7 +153,7 @@ def test_an_optimize_is_found(lake: Lake) -> None:
 def test_a_delete_is_found(lake: Lake) -> None:
     unprotected(lake)
     open_table(lake.folders.silver, {}).delete("event_id = 'b'")
-    kinds = told(lake)
+    kinds = answer(lake)
     assert {(FIVE, "touched"), (FIVE, "rows"), (FIVE, "id checksum"), (None, "not append-only")} <= set(kinds)
     assert all(hour != SIX for hour, _ in kinds)
 
@@ -163,14 +163,14 @@ def test_a_guard_that_was_away_for_a_while_is_found(lake: Lake) -> None:
     unprotected(lake)
     lake.seal(SEVEN)
     assert lake.silver.metadata().configuration["delta.appendOnly"] == "true"
-    assert told(lake) == [(None, "not append-only")]
+    assert answer(lake) == [(None, "not append-only")]
 
 
 def test_a_file_that_no_commit_names_is_found(lake: Lake) -> None:
     """Readers of plain Parquet would see its rows."""
     file = files_of(lake)[0]
     file.with_name("stray.parquet").write_bytes(file.read_bytes())
-    assert told(lake) == [(FIVE, "extra file")]
+    assert answer(lake) == [(FIVE, "extra file")]
 
 
 def test_an_edited_manifest_is_found(lake: Lake) -> None:
@@ -233,14 +233,14 @@ def test_statistics_that_hide_rows_from_readers_are_found(lake: Lake, kind: str,
         add["stats"] = json.dumps(stats)
 
     edit_adds(lake, edit)
-    assert set(told(lake)) == {(FIVE, "edited statistics")}
+    assert set(answer(lake)) == {(FIVE, "edited statistics")}
 
 
 def test_a_deletion_vector_is_found(lake: Lake) -> None:
     inline = "wi5b=000010000siXQKl0rr91000f55c8Xg0@@D72lkbi5=-{L"
     vector = {"storageType": "i", "pathOrInlineDv": inline, "sizeInBytes": 40, "cardinality": 6}
     edit_adds(lake, lambda add: add.update(deletionVector=vector))
-    assert {kind for _, kind in told(lake)} & {"deletion vector", "unreadable log"}
+    assert {kind for _, kind in answer(lake)} & {"deletion vector", "unreadable log"}
 
 
 @pytest.mark.parametrize("is_mapped", [True, False])
@@ -325,7 +325,7 @@ FORGERIES: dict[str, Callable[[Lake], None]] = {
 
 
 @pytest.mark.parametrize("kind", FORGERIES)
-def test_a_change_that_only_a_checkpoint_still_tells_is_found(lake: Lake, kind: str) -> None:
+def test_a_change_that_only_a_checkpoint_still_has_is_found(lake: Lake, kind: str) -> None:
     """Delta cleans its log: the commit that made the change is gone, its effect is not."""
     FORGERIES[kind](lake)
     silver = DeltaTable(lake.folders.silver)
@@ -343,7 +343,7 @@ def test_columns_that_a_checkpoint_maps_are_found(lake: Lake) -> None:
     DeltaTable(lake.folders.silver).create_checkpoint()
     for file in Path(lake.folders.silver, "_delta_log").glob("*.json"):
         file.unlink()
-    assert {kind for _, kind in told(lake)} & {"edited schema", "unreadable log"}
+    assert {kind for _, kind in answer(lake)} & {"edited schema", "unreadable log"}
 
 
 def test_a_damaged_checkpoint_is_found(lake: Lake) -> None:
@@ -351,7 +351,7 @@ def test_a_damaged_checkpoint_is_found(lake: Lake) -> None:
     lake.silver.create_checkpoint()
     (checkpoint,) = Path(lake.folders.silver, "_delta_log").glob("*.checkpoint.parquet")
     checkpoint.write_bytes(checkpoint.read_bytes()[:100])
-    assert (None, "unreadable log") in told(lake)
+    assert (None, "unreadable log") in answer(lake)
 
 
 @pytest.mark.parametrize("hour", [None, "2020-01-01T00"])
@@ -360,11 +360,11 @@ def test_files_of_no_closed_hour_are_found(lake: Lake, hour: str | None) -> None
     folder = Path(lake.folders.silver, f"hour={hour}" if hour else "hour=__HIVE_DEFAULT_PARTITION__")
     folder.mkdir()
     shutil.copy(file, folder / "stray.parquet")
-    assert told(lake) == [(hour, "extra file")]
+    assert answer(lake) == [(hour, "extra file")]
     size = file.stat().st_size
     stray = DataFile(f"{folder.name}/stray.parquet", hour, pq.read_metadata(file).num_rows, size, datetime.now(UTC))
     commit(lake.silver, [stray], metadata={}, transactions={})
-    assert told(lake) == [(hour, "misplaced file")]
+    assert answer(lake) == [(hour, "misplaced file")]
 
 
 @pytest.mark.parametrize(
@@ -382,22 +382,22 @@ def test_a_forged_row_is_found_and_the_rest_is_still_checked(lake: Lake, row: di
     sound = {"hour": FIVE, "state": "sealed", "at": datetime.now(UTC), "by": "mallory", "details": "{}"}
     ledger = open_table(lake.folders.ledger, {})
     write_deltalake(ledger, pa.Table.from_pylist([sound | row], schema=LEDGER), mode="append")
-    assert [kind for _, kind in told(lake)] == ["broken row"]
+    assert [kind for _, kind in answer(lake)] == ["broken row"]
     holding(lake, "a").unlink()
-    assert [kind for _, kind in told(lake)] == ["broken row", "missing file"]
+    assert [kind for _, kind in answer(lake)] == ["broken row", "missing file"]
 
 
 def test_an_entry_taken_out_of_the_log_is_found(lake: Lake) -> None:
     version = lake.ledger.history().last("sealed", FIVE).details["silver_version"]  # type: ignore[union-attr]
     edit_log(lake, version, lambda actions: [action for action in actions if "add" not in action])
-    assert {"edited log", "files", "rows", "id checksum", "extra file"} <= {kind for _, kind in told(lake)}
+    assert {"edited log", "files", "rows", "id checksum", "extra file"} <= {kind for _, kind in answer(lake)}
 
 
 def test_a_log_cut_short_is_found(lake: Lake) -> None:
     """The last seal is gone without a trace but in the ledger."""
     newest = lake.silver.version()
     log_file(lake, newest).unlink()
-    kinds = told(lake)
+    kinds = answer(lake)
     assert (None, "edited log") in kinds
     assert (SIX, "files") in kinds
 
@@ -415,13 +415,13 @@ def test_an_entry_older_than_the_audit_window_may_be_gone(lake: Lake) -> None:
     for number in range(version):
         log_file(lake, number).unlink()
     assert verify_hours(lake.topic, lake.config, [], later).findings == ()
-    assert (FIVE, "edited log") in told(lake)
+    assert (FIVE, "edited log") in answer(lake)
 
 
-def test_only_the_hours_asked_for_are_looked_at(lake: Lake) -> None:
+def test_only_the_hours_asked_for_are_checked(lake: Lake) -> None:
     holding(lake, "a").unlink()
-    assert told(lake, SIX) == []
-    assert told(lake, FIVE) == [(FIVE, "missing file")]
+    assert answer(lake, SIX) == []
+    assert answer(lake, FIVE) == [(FIVE, "missing file")]
 
 
 def test_an_hour_without_a_seal_cannot_be_verified(lake: Lake) -> None:

@@ -24,7 +24,7 @@ From = Annotated[
         "--from",
         metavar="FILE|SUBSCRIPTION",
         help="A file of messages (a JSON payload per line, or what gcloud prints with --format=json), or "
-        "projects/…/subscriptions/…, whose messages are looked at and given back.",
+        "projects/…/subscriptions/…, whose messages are read and given back.",
     ),
 ]
 Most = Annotated[int, typer.Option("--messages", min=1, help="How many to take from a subscription at most.")]

@@ -125,7 +125,7 @@ def print_json(document: Mapping[str, Any]) -> None:
 
 
 def as_json(document: Mapping[str, Any]) -> str:
-    """The document as JSON; what a terminal would obey stands in it as `\\u….`."""
+    """The document as JSON; what a terminal would obey is in it as `\\u….`."""
     return printable_json(json.dumps(document, indent=2, ensure_ascii=False, default=_as_text))
 
 

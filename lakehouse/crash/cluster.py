@@ -80,7 +80,7 @@ def cluster(folder: Path) -> Iterator[str]:
 
 
 def _workers(pages: int) -> int:
-    """How many have come to the master; -1 before it can tell."""
+    """How many have come to the master; -1 before it knows."""
     try:
         with urllib.request.urlopen(f"http://{_HOSTS[0]}:{pages}/json/", timeout=10) as answer:
             return int(json.load(answer)["aliveworkers"])

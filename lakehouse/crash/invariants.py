@@ -1,6 +1,6 @@
 """What must be true of a topic's tables whatever was interrupted, lost or repeated: read from the tables alone.
 
-Each check gives sentences, one for each thing that is wrong. Delta's logs are read as they stand, not through what
+Each check gives sentences, one for each thing that is wrong. Delta's logs are read as they are, not through what
 wrote them.
 """
 
@@ -138,7 +138,7 @@ def _manifests_are_in_the_log(lake: Lake) -> Iterator[str]:
         manifest = json.loads(storage.read(f"segments/{epoch:012d}-{slot:04d}.json") or b"{}")
         for file in manifest.get("files", []):
             if file["path"] not in known:
-                yield f"{file['path']} stands in the manifest of epoch {epoch}, slot {slot}, and in no commit"
+                yield f"{file['path']} is in the manifest of epoch {epoch}, slot {slot}, and in no commit"
 
 
 def _acknowledged_is_in_bronze(lake: Lake, expected: Expected) -> Iterator[str]:
@@ -193,7 +193,7 @@ def _states_are_in_order(lake: Lake) -> Iterator[str]:
 
 
 def _may_follow(row: Entry, before: list[Entry]) -> bool:
-    """closed → sealed → valid | invalid → (released) → mirrored, one row for each target; a new seal begins anew."""
+    """closed → sealed → valid | invalid → (released) → mirrored, one row for each target; a new seal begins again."""
     states = [each.state for each in before]
     seals = [index for index, state in enumerate(states) if state == State.SEALED]
     since = before[seals[-1] :] if seals else []

@@ -1,4 +1,4 @@
-"""The crash kit: the application dies at each of its steps, goes on, and its tables must then tell the whole truth.
+"""The crash kit: the application dies at each of its steps, goes on, and its tables must then be complete and correct.
 
     python -m lakehouse.crash.kit                          # everything: in process, by SIGKILL, on a cluster
     python -m lakehouse.crash.kit --only 'seed 17'         # one case again, with what happened in it
@@ -77,7 +77,7 @@ def _arguments() -> argparse.Namespace:
     )
     parser.add_argument("--seed", type=int, default=0, metavar="N", help="what everything is drawn by (default: 0)")
     parser.add_argument("--no-spark", action="store_true", help="leave out what needs Spark, which takes minutes")
-    parser.add_argument("--only", metavar="NAME", help="only the cases with this name, told step by step")
+    parser.add_argument("--only", metavar="NAME", help="only the cases with this name, printed step by step")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there, too")
     return parser.parse_args()
 
@@ -90,7 +90,7 @@ def _results(arguments: argparse.Namespace) -> Iterator[Result]:
         yield from _only(arguments.only, cases, seed)
         return
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_ending_at_once) as pool:
-        yield from _counted("in one process", _play_all(pool, cases), len(cases), tells=False)
+        yield from _counted("in one process", _play_all(pool, cases), len(cases), is_shown=False)
     if not arguments.no_spark:
         deaths = deaths_of(seed, arguments.kills)
         lakes = [kill_at(deaths[first::LAKES], BUILD / f"lake-{first + 1}", seed=seed) for first in range(LAKES)]
@@ -118,11 +118,11 @@ def _play_all(pool: Executor, cases: Sequence[Schedule]) -> Iterator[Result]:
     yield from pool.map(result_of, cases)
 
 
-def _counted(what: str, results: Iterator[Result], total: int, *, tells: bool = True) -> Iterator[Result]:
+def _counted(what: str, results: Iterator[Result], total: int, *, is_shown: bool = True) -> Iterator[Result]:
     with console.status(f"{what}: 0 of {total}") as status:
         for number, result in enumerate(results, 1):
             status.update(f"{what}: {number} of {total}")
-            if tells and result.is_right:
+            if is_shown and result.is_right:
                 console.print(
                     f"[dim]{result.kind} {number} of {total}: {result.name}: right, {result.seconds:.0f} s[/dim]"
                 )

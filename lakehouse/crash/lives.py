@@ -67,7 +67,7 @@ class Result:
 class KilledLake:
     """A small topic, its broker, and the application as a process of its own. Each life has a new hour to deliver.
 
-    `settings` and `topic` change keys of the configuration; what is changed in `spark` is added to what stands there.
+    `settings` and `topic` change keys of the configuration; what is changed in `spark` is added to what is there.
     """
 
     def __init__(

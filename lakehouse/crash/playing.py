@@ -246,7 +246,7 @@ def _release(play: Play, act: Act) -> None:
     history = world.tables.history()
     for hour in history.hours():
         if history.state_of(hour) == State.INVALID:
-            release(world.topic, world.config, hour, "looked at", "ann")
+            release(world.topic, world.config, hour, "checked", "ann")
 
 
 def _litter(play: Play, act: Act) -> None:

@@ -22,7 +22,7 @@ class UnavailableError(Exception):
 
 @dataclass
 class Server:
-    """`address` is what clients are told; `folder` holds its log and whatever it keeps."""
+    """`address` is what clients get; `folder` holds its log and whatever it keeps."""
 
     name: str
     address: str

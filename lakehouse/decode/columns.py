@@ -222,7 +222,7 @@ def _unbase64(text: str | None) -> bytes | None:
 
 
 def typed_or_wrong(array: pa.Array, wanted: pa.DataType, path: str = "") -> tuple[pa.Array, list[Wrong]]:
-    """As `typed`, but a text that is no such value is null, and its row is told with the field's dotted name.
+    """As `typed`, but a text that is no such value is null, and its row is reported with the field's dotted name.
 
     In declared order. ArrowInvalid where such a text is an item of a list or map: rows have no mask there.
     """

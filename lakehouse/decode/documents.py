@@ -115,7 +115,7 @@ def _leaves(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text:
 
 
 def _is_strict(wanted: pa.DataType) -> bool:
-    """Whether Arrow refuses what `_of_kinds` would call wrong, so that its types need not be looked at."""
+    """Whether Arrow refuses what `_of_kinds` would call wrong, so that its types need no check."""
     return bool(pa.types.is_string(wanted) or pa.types.is_boolean(wanted))
 
 

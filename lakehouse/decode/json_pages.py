@@ -134,7 +134,7 @@ def _decimal_names(wanted: pa.DataType) -> tuple[frozenset[str], bool]:
 
 
 def _judged(read: pa.StructArray, wanted: pa.StructType) -> Parsed | None:
-    """Texts as what they stand for; a message with another text is rejected. None where Arrow is not exact."""
+    """Texts as the values that they spell; a message with another text is rejected. None where Arrow is not exact."""
     try:
         if not is_sound(read):
             return None
@@ -152,7 +152,7 @@ def _judged(read: pa.StructArray, wanted: pa.StructType) -> Parsed | None:
 def _lines(payloads: pa.StringArray) -> pa.Buffer | None:
     """The payloads, one after another, if as many objects as payloads in them means one object in each.
 
-    Each payload begins with { and ends with }. Where two meet, no object can go on: between a } and a { stands a comma
+    Each payload begins with { and ends with }. Where two meet, no object can go on: between a } and a { is a comma
     or it is another object, and no text of JSON holds a line break. So each payload is some whole objects, or an error.
     """
     try:

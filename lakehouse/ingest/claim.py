@@ -17,7 +17,7 @@ from lakehouse.errors import ConfigError, SourceError
 from lakehouse.ingest.batch import Batch, BatchPlan, Observed, metadata_of, plan
 from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH
 from lakehouse.ingest.facts import Fact, segments_of, with_files
-from lakehouse.ingest.frontier import DryFrontier, FrontierSource, MonitoringFrontier, monitoring_client
+from lakehouse.ingest.frontier import DrainedFrontier, FrontierSource, MonitoringFrontier, monitoring_client
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
 from lakehouse.progress import IngestState
@@ -272,5 +272,5 @@ def _frontier_source(
 ) -> FrontierSource:
     max_age = settings.frontier.max_age
     if settings.frontier.source == "drained":
-        return DryFrontier(ack_deadline, max_age, trusted_from)
+        return DrainedFrontier(ack_deadline, max_age, trusted_from)
     return MonitoringFrontier(topic.subscription, monitoring_client(), max_age, ask_every=_MONITORING_EVERY)

@@ -61,7 +61,7 @@ class ClockCheck:
         return f"this machine's clock jumped {'ahead' if jump > timedelta(0) else 'back'} by {_whole(abs(jump))}"
 
 
-class DryFrontier:
+class DrainedFrontier:
     """Where there is no Cloud Monitoring: a slot that asked and got nothing shows that nothing waits.
 
     Messages that a dead attempt had leased do not wait, they come back when their lease ends. So a drained slot counts
@@ -105,7 +105,7 @@ class DryFrontier:
         if now < self._trusted_from:
             text = f"until {self._trusted_from:%H:%M:%S} messages leased by an attempt that died may come back"
             return Frontier(None, None, text, "leases")
-        return Frontier(None, None, "the subscription was not drained yet", "not dry")
+        return Frontier(None, None, "the subscription was not drained yet", "not drained")
 
 
 class MonitoringFrontier:

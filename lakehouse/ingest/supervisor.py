@@ -108,11 +108,12 @@ def run_until_stopped(
     queries: Mapping[TopicIngest, StreamingQuery],
     stop: threading.Event,
     *,
-    until_dry: bool = False,
+    until_drained: bool = False,
     failures: Mapping[TopicIngest, LakehouseError] | None = None,
     start_again: Start | None = None,
 ) -> None:
-    """Wait for the queries; end them between two triggers when `stop` is set or, `until_dry`, when all are finished.
+    """Wait for the queries; end them between two triggers when `stop` is set or, `until_drained`, when all are
+    finished.
 
     A topic fails alone, also those of `failures`, which did not come so far: it is parked, the others go on, and it is
     tried by `start_again` with growing pauses until it works. When no query is left, or one ends for a cause that
@@ -121,12 +122,12 @@ def run_until_stopped(
     topics = _Topics(queries, failures or {})
     while topics.running and topics.fatal is None and not stop.wait(_POLL_SECONDS):
         topics.look()
-        if until_dry and all(map(_is_done, topics.running)):
+        if until_drained and all(map(_is_done, topics.running)):
             break
-        if start_again is not None and not until_dry and topics.running:
+        if start_again is not None and not until_drained and topics.running:
             topics.try_again(start_again)
     topics.end()
-    blocked = [ingest.last_batch.blocked for ingest in queries if until_dry and ingest.last_batch]
+    blocked = [ingest.last_batch.blocked for ingest in queries if until_drained and ingest.last_batch]
     for error in (topics.fatal, *(failing.error for failing in topics.failing.values()), *blocked):
         if error is not None:
             raise error

@@ -2,7 +2,7 @@
 
 A payload that crashes a library, takes all memory or never ends would kill its slot again at every attempt. So after a
 death the slot decodes in a child process: when the child dies the page is halved, until the messages that kill it
-stand alone. Those are rejected as `KILLS_THE_DECODER`, with their payload as delivered; all others are decoded.
+are alone. Those are rejected as `KILLS_THE_DECODER`, with their payload as delivered; all others are decoded.
 """
 
 from __future__ import annotations

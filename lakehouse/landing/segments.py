@@ -144,7 +144,7 @@ class SegmentWriter:
             return
         ordinals = rows.column("event_time").cast(pa.int64()).to_numpy() // _HOUR_US
         if self._open_ordinal is not None:
-            # Hours that have closed share a bucket, so they share a file; -1 below the first open hour stands for all.
+            # Hours that have closed share a bucket, so they share a file; -1 below the first open hour is for all.
             ordinals = np.maximum(ordinals, self._open_ordinal - 1)
         distinct, counts = np.unique(ordinals, return_counts=True)
         if len(distinct) > 1:

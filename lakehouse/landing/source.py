@@ -195,7 +195,7 @@ class SegmentStream(DataSourceStreamReader):
         return newest_state(self._raw.below("bronze").table())
 
     def _next_slots(self) -> int:
-        """More when every slot of the last epoch stopped at its bound, fewer when every one ran dry."""
+        """More when every slot of the last epoch stopped at its bound, fewer when every one was drained."""
         bounds = self._topic.slots
         if self._last is None:
             return bounds.min

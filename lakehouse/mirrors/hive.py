@@ -99,7 +99,7 @@ class HiveOptions(Frozen):
     password_env: str = key(
         "",
         unit="name of an environment variable",
-        doc="For LDAP: the variable that holds the password. The password itself stands in no file.",
+        doc="For LDAP: the variable that holds the password. The password itself is in no file.",
     )
     kerberos_service: str = key(
         "hive",

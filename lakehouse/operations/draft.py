@@ -271,7 +271,7 @@ def _no_topic(samples: Samples, complaint: str) -> UsageError:
         found=complaint,
         expected="an id in each message, and members that can be fields",
         next_step="Name the places with --event-id and --event-time. Where the publisher sets no id, it has to: "
-        "without one nobody can tell a duplicate.",
+        "without one no duplicate can be recognised.",
     )
 
 

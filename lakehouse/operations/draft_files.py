@@ -25,8 +25,8 @@ def topic_yaml(topic: Topic, source: str, doubts: Sequence[Doubt], count: int, m
         lines.append(_commented(f"{key}: {_scalar(getattr(topic, key))}", key, doubts))
     lines.append("fields:")
     lines += [_commented(f"  {_scalar(name)}: {_scalar(kind)}", name, doubts) for name, kind in topic.fields.items()]
-    told = {"samples", "subscription", "event_id", "event_time", "lateness", *topic.fields}
-    lines += [f"  # {printable(each.about)}: {printable(each.text)}" for each in doubts if each.about not in told]
+    shown = {"samples", "subscription", "event_id", "event_time", "lateness", *topic.fields}
+    lines += [f"  # {printable(each.about)}: {printable(each.text)}" for each in doubts if each.about not in shown]
     lines.append(_commented(f"lateness: {duration_text(topic.lateness)}", "lateness", doubts))
     names = ", ".join(mirrors)
     lines.append("mirrors: []" + (f"  # of {printable(names)}" if names else ""))

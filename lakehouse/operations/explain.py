@@ -1,4 +1,4 @@
-"""Why an hour is open, held, closed or passed over, as data, with every number behind it."""
+"""Why an hour is open, held, closed or skipped, as data, with every number behind it."""
 
 from __future__ import annotations
 
@@ -55,9 +55,9 @@ class Event:
 
 @dataclass(frozen=True)
 class Explanation:
-    """`state` is the ledger's, or `held`, or `passed over`; `conditions` are as of `measured_at`.
+    """`state` is the ledger's, or `held`, or `skipped`; `conditions` are as of `measured_at`.
 
-    `conditions` are empty for an hour that was passed over or of which no event has come to the topic.
+    `conditions` are empty for an hour that was skipped or of which no event has come to the topic.
     """
 
     topic: str
@@ -88,10 +88,10 @@ def explain_hour(snapshot: TopicSnapshot, hour: Hour, now: datetime) -> Explanat
         why = f"{_why_closed(measured_at, record)} Ingest writes it to the ledger when it starts next."
         conditions, numbers = _recorded(record.conditions), unrecorded
     elif not is_open(snapshot, hour):
-        state, measured_at, conditions, numbers = "passed over", None, (), {"open_hour": snapshot.open_hour}
+        state, measured_at, conditions, numbers = "skipped", None, (), {"open_hour": snapshot.open_hour}
         why = (
             f"The topic's first open hour is {snapshot.open_hour}, and no close of this one is recorded: "
-            "it lies before the topic's first hour, or held nothing and was passed over (`empty_hours: skip`)."
+            "it lies before the topic's first hour, or held nothing and was skipped (`empty_hours: skip`)."
         )
     else:
         measured_at = _measured_at(snapshot)

@@ -104,7 +104,7 @@ def _cut(content: bytes) -> Iterator[bytes]:
 
 
 def _documents(text: str, at: int, between: str) -> Iterator[tuple[int, int]]:
-    """Where each of several JSON documents begins and ends; ValueError where something else stands."""
+    """Where each of several JSON documents begins and ends; ValueError where there is something else."""
     decoder = json.JSONDecoder()
     skipped = _SPACE + between
     while True:

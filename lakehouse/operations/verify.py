@@ -378,7 +378,7 @@ def _content_findings(state: SilverState, hour: Hour, file: DataFile, content: _
 
 
 def _statistics_findings(hour: Hour, file: DataFile, content: _Content) -> Iterator[Finding]:
-    """Readers pass over a file whose bounds in the log say that it cannot have what they look for."""
+    """Readers skip a file whose bounds in the log say that it cannot have what they look for."""
     finding = partial(Finding, hour, "edited statistics", file.path)
     low, high = (file.stats.get(kind, {}).get("event_time") for kind in ("minValues", "maxValues"))
     if content.first_event is not None and low is not None and low > content.first_event:

@@ -15,7 +15,7 @@ from lakehouse.pages.words import counted, second, sentence, text
 
 
 def rendered(template: str, **values: Any) -> Markup:
-    """The template filled with the values: safe to stand in another one as it is."""
+    """The template filled with the values: safe to be put into another one as it is."""
     return Markup(_environment().get_template(template).render(values))
 
 

@@ -2,7 +2,7 @@
 
     python -m lakehouse.sandbox.demo        # DEMO_HOURS=<n> for more than 8 hours of publishing
 
-Exit code 0 only if every event that was published stands exactly once in the sealed hours and in their mirrors.
+Exit code 0 only if every event that was published is exactly once in the sealed hours and in their mirrors.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """Values as a suite writes them, for a column of a type: converted exactly or refused, and then SQL.
 
-JSON has text, numbers, true and false. A number stands for a column of integers or decimals if it is one of its values;
-for a column of floats it is the nearest of them. Text stands for strings, decimals (`"1.10"`), dates (ISO 8601) and
+JSON has text, numbers, true and false. A number is taken for a column of integers or decimals if it is one of its
+values; for a column of floats it is the nearest of them. Text is for strings, decimals (`"1.10"`), dates (ISO 8601) and
 instants (ISO 8601; without a zone it is UTC, and a date is its midnight). Nothing else is converted: `"1"` is no
 integer.
 """
@@ -64,7 +64,7 @@ def is_comparable(kind: pa.DataType) -> bool:
 
 
 def exact(value: Any, kind: pa.DataType) -> Any:
-    """The value of the column's type that `value` stands for; NotExpressibleInSql when there is none."""
+    """The value of the column's type that `value` spells; NotExpressibleInSql when there is none."""
     if pa.types.is_boolean(kind):
         if isinstance(value, bool):
             return value
@@ -203,4 +203,4 @@ def _spelling(kind: pa.DataType) -> str:
 
 
 def _refusal(value: Any, kind: pa.DataType, expected: str) -> NotExpressibleInSql:
-    return NotExpressibleInSql(f"{value!r} stands for no {type_name(kind)} (expected {expected})")
+    return NotExpressibleInSql(f"{value!r} is no {type_name(kind)} (expected {expected})")

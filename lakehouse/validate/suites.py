@@ -18,7 +18,7 @@ from lakehouse.topics import Topic
 from lakehouse.validate.conditions import columns_of
 
 EVERY_TOPIC = "_every_topic"
-"""The suite that stands before each topic's own."""
+"""The suite that comes before each topic's own."""
 
 Severity = Literal["critical", "warning"]
 

@@ -26,7 +26,7 @@ def start() -> int:
     servers_module.outlive_us = True
     servers = Servers((FOLDER / "run").absolute())
     found: list[Server] = []
-    told: list[str] = []
+    answer: list[str] = []
     missing: list[str] = []
     try:
         for each in (_hdfs, _hive, _bigquery, _gcs):
@@ -36,12 +36,12 @@ def start() -> int:
                 missing.append(str(reason))
                 continue
             found += started
-            told += lines
+            answer += lines
             RUNNING.write_text(json.dumps([_known(server) for server in found]))
     except BaseException:
         servers.end()
         raise
-    print("\n".join([*told, *(f"not to be had: {reason}" for reason in missing)]))
+    print("\n".join([*answer, *(f"not to be had: {reason}" for reason in missing)]))
     print("\nThey run until `make services-stop`; what they hold is gone then.")
     return 1 if missing else 0
 

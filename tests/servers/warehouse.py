@@ -62,7 +62,7 @@ def lake_options(address: str) -> dict[str, str]:
 
 
 def connector_settings(address: str) -> dict[str, str]:
-    """What Hadoop's GCS connector needs to be told of the emulator, which cannot move an object in one call."""
+    """What Hadoop's GCS connector needs to know of the emulator, which cannot move an object in one call."""
     return {
         "fs.gs.impl": "com.google.cloud.hadoop.fs.gcs.GoogleHadoopFileSystem",
         "fs.AbstractFileSystem.gs.impl": "com.google.cloud.hadoop.fs.gcs.GoogleHadoopFS",

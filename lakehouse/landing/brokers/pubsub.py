@@ -226,7 +226,7 @@ class PendingPull:
         return page
 
     def _confirmed(self) -> Page | None:
-        """A server that holds an empty pull looks like a network that is silent: only an answer tells them apart.
+        """A server that holds an empty pull looks like a network that is silent: only an answer shows which it is.
 
         So it is asked once more for what there is at this moment.
         """
@@ -314,7 +314,7 @@ def _chunks(ack_ids: list[str], most: int, most_bytes: int = MAX_REQUEST_BYTES) 
     chunk: list[str] = []
     left = most_bytes
     for ack_id in ack_ids:
-        size = len(ack_id.encode()) + 4  # field number and length stand before each
+        size = len(ack_id.encode()) + 4  # field number and length come before each
         if chunk and (len(chunk) == most or size > left):
             yield chunk
             chunk, left = [], most_bytes

@@ -24,14 +24,14 @@ function filter() {
 search.addEventListener('input', filter);
 for (const chip of chips) chip.addEventListener('change', filter);
 document.querySelector('form').addEventListener('submit', event => event.preventDefault());
-function tell(event) {
+function describe(event) {
   const cell = event.target;
   if (cell.parentElement?.className !== 'cells' || cell.title || cell.tagName !== 'A') return;
   const place = [...cell.parentElement.children].indexOf(cell), topic = cell.closest('.row').dataset.topic;
   cell.title = topic + ' ' + hours[place] + ': ' + cell.className.slice(2);
   cell.setAttribute('aria-label', cell.title);
 }
-grid.addEventListener('mouseover', tell);
-grid.addEventListener('focusin', tell);
+grid.addEventListener('mouseover', describe);
+grid.addEventListener('focusin', describe);
 if (search.value || chips.some(c => c.checked)) filter();
 wide.scrollLeft = wide.scrollWidth;
