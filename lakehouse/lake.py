@@ -183,15 +183,15 @@ class TopicLake:
 
     @cached_property
     def history(self) -> History:
-        return self._standing().history
+        return self._snapshot().history
 
     def hours(self, last: int = _SHOWN_HOURS) -> list[dict[str, Any]]:
         """The newest hours, oldest first, as `lakehouse hours` shows them."""
-        return [vars(row) for row in status.hour_statuses(self._standing(), last, datetime.now(UTC))]
+        return [vars(row) for row in status.hour_statuses(self._snapshot(), last, datetime.now(UTC))]
 
     def explain(self, hour: Hour) -> Explanation:
         """Why the hour is in its state, as `lakehouse explain` shows it."""
-        return explain_hour(self._standing(), parse_hour(hour), datetime.now(UTC))
+        return explain_hour(self._snapshot(), parse_hour(hour), datetime.now(UTC))
 
     def result(self, hour: Hour) -> Mapping[str, Any] | None:
         """The newest revision's result of validation; None before it is judged, LakeError when it cannot be read."""
@@ -244,7 +244,7 @@ class TopicLake:
     def _tables(self) -> TopicTables:
         return TopicTables(self.topic, self._config.settings)
 
-    def _standing(self) -> status.TopicSnapshot:
+    def _snapshot(self) -> status.TopicSnapshot:
         return status.read_topic(self.topic, self._config)
 
     def _rows(

@@ -68,7 +68,7 @@ class Lake:
         self.batch(topic=topic, **state)
 
     def batch(self, topic: str = "plays", closed: tuple[dict[str, Any], ...] = (), **state: Any) -> None:
-        """A bronze commit in which `plays` stands at the open hour FIVE, 07:30 being its newest event."""
+        """A bronze commit in which FIVE is the open hour of `plays`, 07:30 being its newest event."""
         bronze = self.tables(topic).ensure_bronze()
         self._epoch += 1
         seen = self.now.replace(hour=7, minute=30)
@@ -85,23 +85,24 @@ class Lake:
         self.record("closed", hour, CLOSED)
 
     def sealed(self, hour: str) -> None:
+        self.tables().ensure_silver()
         self.closed(hour)
         self.record("sealed", hour, SEALED)
 
-    def standing(self) -> fleet.TopicSnapshot:
+    def snapshot(self) -> fleet.TopicSnapshot:
         return fleet.read_topic(self.config.topic("plays"), self.config)
 
     def status(self) -> fleet.TopicStatus:
         return fleet.statuses(self.config, ["plays"], NOON)[0]
 
     def hours(self) -> list[fleet.HourStatus]:
-        return fleet.hour_statuses(self.standing(), 24, NOON)
+        return fleet.hour_statuses(self.snapshot(), 24, NOON)
 
     def explained(self, hour: str) -> Explanation:
-        return explain_hour(self.standing(), hour, NOON)
+        return explain_hour(self.snapshot(), hour, NOON)
 
     def ledger(self) -> list[tuple[str, str | None]]:
-        return [(entry.state, entry.hour) for entry in self.standing().history.entries]
+        return [(entry.state, entry.hour) for entry in self.snapshot().history.entries]
 
     def break_bronze(self, topic: str) -> None:
         log = Path(self.tables(topic).raw.uri, "bronze", "_delta_log")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -72,6 +73,33 @@ def test_a_topic_without_a_lake_is_not_started(run: Callable[..., tuple[int, str
     assert code == 0
     assert [line.split()[:2] for line in out.splitlines()[1:3]] == [["·", "plays"], ["·", "skips"]]
     assert out.splitlines()[-1] == "2 topics: 2 not started"
+
+
+@pytest.mark.parametrize("arguments", [("status",), ("status", "--json"), ("hours", "plays"), ("--help",)])
+def test_a_full_disk_behind_a_redirect_is_one_sentence(lake: Lake, arguments: tuple[str, ...]) -> None:
+    lake.start()
+    with open("/dev/full", "wb") as full:
+        done = subprocess.run(
+            [sys.executable, "-m", "lakehouse.cli", *arguments],
+            cwd=HOUSE, env={**os.environ, "LAKEHOUSE_CONF": str(lake.conf)}, stdout=full, stderr=subprocess.PIPE,
+            text=True, timeout=60, check=False,
+        )  # fmt: skip
+    assert done.returncode == MISUSE
+    assert "the output: found [Errno 28] No space left on device" in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("table", ["ledger", "bronze", "silver"])
+def test_a_table_that_is_gone_is_named(lake: Lake, run: Callable[..., tuple[int, str]], table: str) -> None:
+    """Without its ledger a topic looked as if nothing had ever happened to it, and all was well."""
+    lake.start(open_hour=SIX)
+    lake.sealed(FIVE)
+    tables = lake.tables()
+    root = tables.raw if table == "bronze" else tables.sealed
+    shutil.rmtree(Path(root.uri, table))
+    status = lake.status()
+    assert (status.state, f"{table}: found no Delta table" in str(status.error)) == ("error", True)
+    assert run("status")[0] == 1
 
 
 def test_looking_creates_nothing(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
@@ -156,7 +184,7 @@ def test_an_hour_is_held_when_the_clock_says_that_it_should_have_closed(lake: La
     (held,) = lake.status().held
     assert (held.hour, held.since, held.reasons) == (FIVE, NOON, ("the backlog is unknown: no sample",))
     before_its_time = datetime(2025, 6, 1, 6, 59, 59, tzinfo=UTC)
-    assert fleet.held_hours(lake.standing(), before_its_time) == []
+    assert fleet.held_hours(lake.snapshot(), before_its_time) == []
 
 
 def test_an_hour_is_held_no_more_once_it_closed_or_was_skipped(lake: Lake) -> None:
@@ -219,7 +247,7 @@ def test_an_hour_that_waits_for_something_else_is_not_stuck(lake: Lake, details:
     lake.record("held", FIVE, {"reasons": [BACKLOG | MISSING], "problem": "no sample"})
     lake.record("held", FIVE, details)
     later = NOON + timedelta(days=9)
-    assert fleet.stuck(lake.standing(), later) is None
+    assert fleet.stuck(lake.snapshot(), later) is None
     assert fleet.statuses(lake.config, ["plays"], later)[0].state != "stuck"
 
 
@@ -227,11 +255,11 @@ def test_a_frontier_that_lags_as_usual_is_not_stuck(lake: Lake) -> None:
     lake.start()
     lake.now = NOON.replace(hour=7)
     lake.record("held", FIVE, {"reasons": [BACKLOG | BEHIND]})
-    standing = lake.standing()
-    assert fleet.stuck(standing, lake.now + timedelta(minutes=14)) is None
-    assert fleet.stuck(standing, lake.now + timedelta(minutes=15)) is not None
+    snapshot = lake.snapshot()
+    assert fleet.stuck(snapshot, lake.now + timedelta(minutes=14)) is None
+    assert fleet.stuck(snapshot, lake.now + timedelta(minutes=15)) is not None
     lake.closed(FIVE)
-    assert fleet.stuck(lake.standing(), NOON) is None
+    assert fleet.stuck(lake.snapshot(), NOON) is None
 
 
 def test_a_topic_whose_ingest_cannot_go_on_is_failing(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
@@ -262,16 +290,16 @@ def test_a_topic_that_runs_again_fails_no_more(lake: Lake, state: str) -> None:
     lake.start()
     lake.now = datetime.now(UTC)
     lake.record("failed", details={"error": "no permission", "run": "run", "host": "here"})
-    assert fleet.failure(lake.standing(), NOON) is not None
+    assert fleet.failure(lake.snapshot(), NOON) is not None
     lake.record(state, details={"run": "run", "host": "here"})
-    assert fleet.failure(lake.standing(), NOON) is None
+    assert fleet.failure(lake.snapshot(), NOON) is None
 
 
 def test_a_topic_that_commits_after_a_failure_fails_no_more(lake: Lake) -> None:
     """Somebody without permission tried to run it; whoever has it goes on."""
     lake.start()
     lake.record("failed", details={"error": "no permission", "run": "other", "host": "laptop"})
-    assert fleet.failure(lake.standing(), NOON) is None
+    assert fleet.failure(lake.snapshot(), NOON) is None
 
 
 def test_slots_are_shown_with_their_bounds(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
@@ -515,6 +543,22 @@ def test_a_closed_hour_is_explained_by_what_was_measured_then(lake: Lake) -> Non
     assert (answer.numbers["bronze_version"], answer.numbers["epoch"], answer.numbers["release"]) == (3, 7, "r1")
 
 
+def test_a_range_of_empty_hours_is_one_row_and_waits_for_nothing(
+    lake: Lake, run: Callable[..., tuple[int, str]]
+) -> None:
+    lake.start(open_hour=SIX)
+    lake.record("closed", "2013-01-01T00", CLOSED | {"through": "2025-06-01T03", "rows": 0})
+    lake.closed(FIVE)
+    assert [(row.hour, row.through, row.state, row.waits_for) for row in lake.hours()] == [
+        ("2013-01-01T00", "2025-06-01T03", "closed", None),
+        (FIVE, None, "closed", "seal"),
+        (SIX, None, "open", "close"),
+    ]
+    assert "2013-01-01T00 to 2025-06-01T03" in run("hours", "plays")[1]
+    within = lake.explained("2020-02-29T12")
+    assert (within.state, within.waits_for) == ("closed", None)
+
+
 def test_a_close_on_request_names_who_asked_and_why(lake: Lake) -> None:
     lake.start(open_hour=SIX)
     lake.record("close_requested", SIX, {"reason": "publisher is gone", "by": "ada"})
@@ -582,7 +626,7 @@ def test_close_asks_ingest_through_the_ledger(lake: Lake, run: Callable[..., tup
     lake.start()
     code, out = run("close", "plays", SIX, "--reason", "publisher is gone", "--by", "ada")
     assert (code, out) == (0, f"plays: all hours through {SIX} close with the next batch of ingest.\n")
-    request = lake.standing().history.requested_close()
+    request = lake.snapshot().history.requested_close()
     assert request is not None
     assert (request.hour, request.by) == (SIX, "close/r1/ada")
     assert request.details == {"reason": "publisher is gone", "by": "ada"}
@@ -632,7 +676,7 @@ def test_release_lets_an_invalid_hour_go_on(lake: Lake, run: Callable[..., tuple
     code, out = run("release", "plays", FIVE, "--reason", "known gap", "--by", "ada", "--json")
     assert code == 0
     assert json.loads(out)["state"] == "released"
-    entry = lake.standing().history.last("released", FIVE)
+    entry = lake.snapshot().history.last("released", FIVE)
     assert entry is not None
     assert (entry.details["reason"], entry.details["by"]) == ("known gap", "ada")
     assert lake.status().waits_for == "mirror folder"

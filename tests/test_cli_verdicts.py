@@ -26,8 +26,8 @@ def lake() -> FlightsLake:
 @pytest.fixture(scope="module")
 def judged(lake: FlightsLake) -> str:
     """The first hour that somebody's delay holds back, or held back until it was released."""
-    standing = status.read_topic(lake.config.topic(DIRTY), lake.config)
-    return next(row.hour for row in standing.history.entries if row.state == "invalid" and row.hour)
+    snapshot = status.read_topic(lake.config.topic(DIRTY), lake.config)
+    return next(row.hour for row in snapshot.history.entries if row.state == "invalid" and row.hour)
 
 
 def said(lake: FlightsLake, *arguments: str) -> str:

@@ -51,8 +51,8 @@ def lake() -> FlightsLake:
 def _invalid(lake: FlightsLake) -> list[str]:
     from lakehouse.operations import status as fleet
 
-    standing = fleet.read_topic(lake.config.topic(DIRTY), lake.config)
-    return [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "invalid"]
+    snapshot = fleet.read_topic(lake.config.topic(DIRTY), lake.config)
+    return [row.hour for row in fleet.hour_statuses(snapshot, 72, NOW) if row.state == "invalid"]
 
 
 @pytest.fixture(scope="module")
@@ -164,8 +164,8 @@ def test_a_released_hour_names_who_let_it_go_and_why(reader: Reader, site: Path,
     """Who reads the page of an invalid hour that was delivered asks exactly this."""
     from lakehouse.operations import status as fleet
 
-    standing = fleet.read_topic(lake.config.topic(DIRTY), lake.config)
-    (released,) = [row.hour for row in fleet.hour_statuses(standing, 72, NOW) if row.state == "released"]
+    snapshot = fleet.read_topic(lake.config.topic(DIRTY), lake.config)
+    (released,) = [row.hour for row in fleet.hour_statuses(snapshot, 72, NOW) if row.state == "released"]
     assert "Released by ann: counted by hand" in reader.open(site / DIRTY / f"{released}.html").page.inner_text(
         "header"
     )

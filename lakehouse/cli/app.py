@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,7 +15,7 @@ from lakehouse.cli import decide, drafts, examine, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import confirm, make_encodable, print_error
 from lakehouse.config import DEFAULT_CONF
-from lakehouse.errors import LakehouseError, extras_named
+from lakehouse.errors import ConfigError, LakehouseError, extras_named, in_one_line
 
 app = typer.Typer(
     help="Inspect topics and hours, and take the decisions that need a person.",
@@ -34,6 +36,15 @@ def main(arguments: Sequence[str] | None = None) -> None:
     except LakehouseError as error:
         print_error(error, as_json="--json" in given)
         raise SystemExit(error.exit_code) from error
+    except OSError as error:
+        if error.errno not in (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG):
+            raise
+        where_to_write = ConfigError(
+            "the output", found=in_one_line(error), expected="a file or terminal with room", next_step="Make room."
+        )
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered is not tried again at the end
+        print_error(where_to_write, as_json=False)
+        raise SystemExit(where_to_write.exit_code) from error
 
 
 @app.callback()

@@ -177,7 +177,7 @@ def _hour_rejected(row: HourStatus) -> str:
 
 
 HOUR = (
-    Column("hour", lambda row: row.hour),
+    Column("hour", lambda row: row.hour if row.through is None else f"{row.hour} to {row.through}"),
     Column("state", lambda row: row.state),
     Column("waits for", lambda row: row.waits_for or NOTHING, least=9),
     Column("rows", lambda row: number_text(row.rows), is_number=True),

@@ -126,7 +126,8 @@ def _topic_built(
     """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
     try:
         snapshot = status.read_topic(topic, config)
-        view = _TopicView(topic, snapshot, status.hour_statuses(snapshot, last, now))
+        rows = [row for row in status.hour_statuses(snapshot, last, now) if row.through is None]
+        view = _TopicView(topic, snapshot, rows)
         return view, _written(view, snapshot, config, storage, before, now)
     except Exception as error:  # whatever breaks one topic must not hide the others
         return _TopicView(topic, None, complaint=str(error) or type(error).__name__), {}

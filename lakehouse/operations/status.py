@@ -190,7 +190,7 @@ class HourStatus:
 
     `deliveries` is what bronze holds; `rows` is known once the hour is sealed. `rejected` counts the messages of no
     hour that came between the close before and this one. `mirrored_after_seconds` is that of the last target, once all
-    of the topic's targets have the hour.
+    of the topic's targets have the hour. With `through` the row is a range of empty hours that closed together.
     """
 
     hour: Hour
@@ -209,6 +209,7 @@ class HourStatus:
     closed_after_seconds: float | None
     sealed_after_seconds: float | None
     mirrored_after_seconds: float | None
+    through: Hour | None = None
 
 
 def statuses(config: Config, topic_names: Iterable[str], now: datetime) -> list[TopicStatus]:
@@ -219,18 +220,32 @@ def statuses(config: Config, topic_names: Iterable[str], now: datetime) -> list[
 
 
 def hour_statuses(snapshot: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
-    """The `last` newest hours that closed or hold rows, oldest first."""
+    """The `last` newest hours that closed or hold rows, oldest first; a range of empty hours is one row."""
     held = {held.hour for held in held_hours(snapshot, now)}
-    known = sorted({*snapshot.history.hours(), *_open_hours(snapshot), *held})
+    known = sorted({*snapshot.history.hours(), *snapshot.history.ranges(), *_open_hours(snapshot), *held})
     return [_hour_status(snapshot, hour, hour in held) for hour in known[-last:]]
 
 
 def read_topic(topic: Topic, config: Config) -> TopicSnapshot:
-    """What the topic's lake says; LakeError when it is there and cannot be read."""
+    """What the topic's lake says; LakeError when it is there and cannot be read, or one of its tables is gone."""
     tables = TopicTables(topic, config.settings)
     ledger, bronze = _table(tables.sealed.below("ledger")), _table(tables.raw.below("bronze"))
     history = Ledger(ledger, by="").history() if ledger else History()
-    return TopicSnapshot(topic, history, _last_batch(bronze) if bronze else None)
+    batch = _last_batch(bronze) if bronze else None
+    missing = {
+        tables.sealed.below("ledger"): batch is not None and ledger is None,
+        tables.raw.below("bronze"): bool(history.hours()) and bronze is None,
+        tables.sealed.below("silver"): bool(history.sealed_hours()) and not tables.has_silver(),
+    }
+    for place, is_missing in missing.items():
+        if is_missing:
+            raise LakeError(
+                place.uri,
+                found="no Delta table",
+                expected="the topic's: its other tables know of hours that it must have",
+                next_step="Restore the folder from a backup.",
+            )
+    return TopicSnapshot(topic, history, batch)
 
 
 def held_hours(snapshot: TopicSnapshot, now: datetime) -> list[Held]:
@@ -311,7 +326,7 @@ def waits_for(snapshot: TopicSnapshot, hour: Hour) -> str | None:
         return "close"
     rows = history.current(hour)
     if not rows:
-        return "seal" if history.of_hour(hour) else None
+        return "seal" if history.of_hour(hour) and not history.is_in_range(hour) else None
     if not any(entry.state in records.VERDICTS for entry in rows):
         return "validate"
     if not history.is_cleared(hour):
@@ -503,6 +518,7 @@ def _hour_status(snapshot: TopicSnapshot, hour: Hour, is_held: bool) -> HourStat
         closed_after_seconds=_delay(hour, closed),
         sealed_after_seconds=_delay(hour, seal),
         mirrored_after_seconds=_delay(hour, mirrors[-1]) if mirrors and is_everywhere else None,
+        through=history.ranges().get(hour),
     )
 
 

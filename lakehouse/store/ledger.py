@@ -93,6 +93,14 @@ class History:
         """Hours that have closed, oldest first; without ranges of empty hours, with which no stage has to do."""
         return sorted(self._by_hour)
 
+    def ranges(self) -> dict[Hour, Hour]:
+        """Ranges of empty hours that closed together, first hour to last, oldest first."""
+        return {str(entry.hour): str(entry.details["through"]) for entry in self._ranges}
+
+    def is_in_range(self, hour: Hour) -> bool:
+        """Whether the hour closed in a range of empty hours: it is not sealed, and nothing waits for it."""
+        return hour not in self._by_hour and any(first <= hour <= last for first, last in self.ranges().items())
+
     def sealed_hours(self) -> list[Hour]:
         """Hours that were ever sealed, oldest first."""
         return [hour for hour in self.hours() if self.first(State.SEALED, hour)]
