@@ -56,6 +56,8 @@ class Lake:
     def record(
         self, state: str, hour: str | None = None, details: dict[str, Any] | None = None, topic: str = "plays"
     ) -> None:
+        if state == "sealed":
+            self.tables(topic).ensure_silver()
         self.tables(topic).ledger("test/r1/run", lambda: self.now).record(state, hour, details)
 
     def tables(self, topic: str = "plays") -> TopicTables:
@@ -85,7 +87,6 @@ class Lake:
         self.record("closed", hour, CLOSED)
 
     def sealed(self, hour: str) -> None:
-        self.tables().ensure_silver()
         self.closed(hour)
         self.record("sealed", hour, SEALED)
 

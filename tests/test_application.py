@@ -148,7 +148,7 @@ def test_an_unknown_topic_is_named_with_those_that_there_are(conf: Path, refused
 
 
 def test_a_missing_configuration_is_named(conf: Path, refused: Callable[..., str]) -> None:
-    """On Dataproc the files travel in an archive; a wrong name must be told, not guessed."""
+    """On Dataproc the files travel in an archive; a wrong name must be reported, not guessed."""
     message = refused("seal", conf=conf.with_name("other.yaml"))
     assert "other.yaml" in message
 

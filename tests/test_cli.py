@@ -552,7 +552,6 @@ def test_a_range_of_empty_hours_is_one_row_and_waits_for_nothing(
     assert [(row.hour, row.through, row.state, row.waits_for) for row in lake.hours()] == [
         ("2013-01-01T00", "2025-06-01T03", "closed", None),
         (FIVE, None, "closed", "seal"),
-        (SIX, None, "open", "close"),
     ]
     assert "2013-01-01T00 to 2025-06-01T03" in run("hours", "plays")[1]
     within = lake.explained("2020-02-29T12")

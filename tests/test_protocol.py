@@ -205,7 +205,7 @@ def test_the_model_knows_every_step_of_ingest() -> None:
 
 
 class Player(threading.Thread):
-    """One of the real drivers, or an attempt at a slot: goes on from step to step when it is told to."""
+    """One of the real drivers, or an attempt at a slot: goes on from step to step when it is asked to."""
 
     def __init__(self, name: str, life: Callable[[], Iterable[str]]) -> None:
         super().__init__(name=name, daemon=True)

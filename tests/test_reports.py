@@ -151,7 +151,7 @@ def test_light_dark_phone_and_paper_are_provided_for() -> None:
 
 
 @pytest.mark.parametrize(
-    ("kind", "kwargs", "told"),
+    ("kind", "kwargs", "answer"),
     [
         ("expect_column_values_to_not_be_null", {"mostly": 0.99}, "is not missing, in at least 99% of the rows"),
         ("expect_column_values_to_be_between", {"min_value": 1, "max_value": 9999}, "lies between 1 and 9999"),

@@ -1,4 +1,4 @@
-"""Several topics' queries in one application: one that fails is told, tried again, and holds up no other."""
+"""Several topics' queries in one application: one that fails is reported, tried again, and holds up no other."""
 
 from __future__ import annotations
 

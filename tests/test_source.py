@@ -1,4 +1,4 @@
-"""The source as Spark drives it, without Spark: epochs are planned, slots are pulled once, facts are told for ever."""
+"""The source as Spark drives it, without Spark: epochs are planned, slots are pulled once, facts are given for ever."""
 
 from __future__ import annotations
 
@@ -227,8 +227,8 @@ def test_slots_follow_the_load_between_their_bounds(
 ) -> None:
     """Doubled when every slot stopped at its bound, one less when every one ran dry; unknown changes nothing."""
     lake.topic = topic_with(slots={"min": 2, "max": 5})
-    for slot, told_ in enumerate(manifests):
-        lake.put(manifest(1, slot, **told_))
+    for slot, values in enumerate(manifests):
+        lake.put(manifest(1, slot, **values))
     assert lake.stream().latestOffset({"epoch": 1, "slots": slots, "open_hour": None})["slots"] == then
 
 

@@ -311,7 +311,7 @@ def test_a_missing_subscription_is_reported(broker: Broker) -> None:
 
 
 @pytest.mark.parametrize(
-    ("code", "told"),
+    ("code", "reported"),
     [
         (grpc.StatusCode.PERMISSION_DENIED, r"no permission.*roles/pubsub\.subscriber and roles/pubsub\.viewer"),
         (grpc.StatusCode.UNAUTHENTICATED, r"no valid credentials.*service account"),
@@ -395,13 +395,13 @@ class _Refusing:
 def test_refusals_of_leases_are_counted_and_logged(caplog: pytest.LogCaptureFixture) -> None:
     """What is not extended comes to somebody else while it is written, and again later."""
     broker = _Refusing()
-    leases = Leases(broker, timedelta(seconds=0.1), "topic=plays epoch=1 slot=0")
+    leases = Leases(broker, timedelta(seconds=0.1), ("plays", "1-0"))
     leases.hold(["a", "b"])
     assert broker.extended.wait(PATIENCE_SECONDS)
     leases.give_back()
     assert leases.refused["give_back"] == 2
     assert leases.refused["extend"] >= 2
-    text = "give_back: topic=plays epoch=1 slot=0 messages=2 error=PERMISSION_DENIED: no"
+    text = "leases: topic=plays slot=1-0 refused=give_back messages=2 error=PERMISSION_DENIED: no"
     assert text in [record.getMessage() for record in caplog.records]
 
 

@@ -183,7 +183,7 @@ def test_a_field_that_is_no_longer_declared_stays_in_the_table(
 
 
 @pytest.mark.parametrize(
-    ("name", "kind", "told"),
+    ("name", "kind", "answer"),
     [
         ("n", "string", "event.n as int64 in the table and as string in the configuration"),
         ("track", "struct<id: bigint, ms: int>", "event.track.id as string in the table and as int64"),

@@ -70,7 +70,7 @@ def edit_log(lake: Lake, version: int, edit: Callable[[list[dict[str, Any]]], li
 
 
 def test_untouched_hours_have_no_findings(lake: Lake) -> None:
-    """Counted from the files: what it looked at is told, too."""
+    """Counted from the files: what it checked is shown, too."""
     verification = look(lake)
     assert verification.findings == ()
     assert (verification.hours, verification.files, verification.rows) == ((FIVE, SIX), 3, 4)

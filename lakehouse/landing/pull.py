@@ -107,8 +107,8 @@ class _Attempt:
         reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers)
         try:
             slot = self._slot
-            subject = f"topic={self._topic.name} epoch={slot.epoch} slot={slot.slot}"
-            leases = Leases(reader, slot.ack_deadline or reader.ack_deadline(), subject)
+            of = self._topic.name, f"{slot.epoch}-{slot.slot}"
+            leases = Leases(reader, slot.ack_deadline or reader.ack_deadline(), of)
             try:
                 return self._pulled(reader, leases)
             except _TIDIED_AFTER:

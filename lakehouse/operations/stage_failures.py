@@ -50,7 +50,7 @@ def record_stage_failure(tables: TopicTables, stage: str, error: Exception, run:
         failed = StageFailed(stage=stage, error=str(error), run=run, host=socket.gethostname())
         ledger.record(failed, hour, unless=is_known)
     except Exception as unwritable:  # the failure itself is what matters, and is in the log
-        log.warning("%s: topic=%s its failure is not in the ledger: %s", stage, tables.topic.name, unwritable)
+        log.warning("%s: topic=%s state=unrecorded error=%s", stage, tables.topic.name, unwritable)
 
 
 def stage_failures(history: History, topic: Topic) -> Iterator[StageFailure]:

@@ -232,12 +232,12 @@ def read_topic(topic: Topic, config: Config) -> TopicSnapshot:
     ledger, bronze = _table(tables.sealed.below("ledger")), _table(tables.raw.below("bronze"))
     history = Ledger(ledger, by="").history() if ledger else History()
     batch = _last_batch(bronze) if bronze else None
-    missing = {
-        tables.sealed.below("ledger"): batch is not None and ledger is None,
-        tables.raw.below("bronze"): bool(history.hours()) and bronze is None,
-        tables.sealed.below("silver"): bool(history.sealed_hours()) and not tables.has_silver(),
-    }
-    for place, is_missing in missing.items():
+    known = (
+        (tables.sealed.below("ledger"), batch is not None and ledger is None),
+        (tables.raw.below("bronze"), bool(history.hours()) and bronze is None),
+        (tables.sealed.below("silver"), bool(history.sealed_hours()) and not tables.has_silver()),
+    )
+    for place, is_missing in known:
         if is_missing:
             raise LakeError(
                 place.uri,

@@ -36,11 +36,12 @@ class Leases:
     """Keeps pulled messages leased, by a thread, until they are acknowledged or given back.
 
     `refused` counts the messages for which an extension or a return was refused for good, by `extend` or `give_back`:
-    they come again, sooner or later than they should. `subject` says in the log whose they are.
+    they come again, sooner or later than they should. `of` says in the log whose they
+    are: topic, and epoch and slot.
     """
 
-    def __init__(self, reader: LeaseHolder, deadline: timedelta, subject: str = "") -> None:
-        self._reader, self._deadline, self._subject = reader, deadline, subject
+    def __init__(self, reader: LeaseHolder, deadline: timedelta, of: tuple[str, str] = ("", "")) -> None:
+        self._reader, self._deadline, self._of = reader, deadline, of
         self.refused: Counter[str] = Counter()
         self._held: list[_Lease] = []
         self._lock = threading.Lock()
@@ -91,7 +92,10 @@ class Leases:
     def _count(self, verb: str, refused: Refused) -> None:
         if refused.messages:
             self.refused[verb] += refused.messages
-            log.warning("%s: %s messages=%d error=%s", verb, self._subject, refused.messages, refused.error)
+            log.warning(
+                "leases: topic=%s slot=%s refused=%s messages=%d error=%s",
+                *self._of, verb, refused.messages, refused.error,
+            )  # fmt: skip
 
     def _from_now(self) -> float:
         return time.monotonic() + self._deadline.total_seconds()
