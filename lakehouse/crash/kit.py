@@ -35,10 +35,12 @@ from rich.console import Console
 from rich.table import Table
 
 from lakehouse import failpoints
+from lakehouse.crash.checkpoints import PARTS
 from lakehouse.crash.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
 from lakehouse.crash.lives import END, KilledLake, Result
 from lakehouse.crash.playing import Outcome, played
-from lakehouse.crash.schedules import Schedule, dying_at, random_schedule, shrunk
+from lakehouse.crash.publisher import TRICKLES
+from lakehouse.crash.schedules import Schedule, dying_at, random_schedule, shrunk, torn, trickling
 from lakehouse.sandbox.broker import Broker
 
 BUILD = Path("build/crash")
@@ -85,6 +87,8 @@ def _arguments() -> argparse.Namespace:
 def _results(arguments: argparse.Namespace) -> Iterator[Result]:
     seed = arguments.seed
     cases = [dying_at(step, seed + more) for step in failpoints.STEPS for more in range(_SEEDS)]
+    cases += [torn(part, step, seed) for part in PARTS for step in ("pull.manifest_durable", "ingest.committed")]
+    cases += [trickling(kind, seed) for kind in TRICKLES]
     cases += [random_schedule(number) for number in range(seed, seed + arguments.schedules)]
     if arguments.only:
         yield from _only(arguments.only, cases, seed)
