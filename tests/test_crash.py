@@ -50,7 +50,7 @@ def steps_in_code() -> Iterator[str]:
     for file in (HOUSE / "lakehouse").rglob("*.py"):
         if file.name not in ("failpoints.py", "schedules.py", "kit.py"):
             for node in ast.walk(ast.parse(file.read_text(encoding="utf-8"))):
-                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "reached":
+                if isinstance(node, ast.Call) and getattr(node.func, "attr", "") == "reach":
                     yield from (str(each.value) for each in node.args if isinstance(each, ast.Constant))
                 elif isinstance(node, ast.keyword) and node.arg == "halfway" and isinstance(node.value, ast.Constant):
                     yield str(node.value.value)
