@@ -62,6 +62,11 @@ def end_of(hour: Hour) -> datetime:
     return shifted(start_of(hour), ONE_HOUR)
 
 
+def instant_text(instant: datetime) -> str:
+    """For people: `2026-11-23T05:30:00Z`, to the second; `instant` is in UTC."""
+    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
+
+
 def shifted(instant: datetime, span: timedelta) -> datetime:
     """`instant + span`; the first or last instant that there is when that lies outside of the years 1 to 9999."""
     try:

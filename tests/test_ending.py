@@ -98,7 +98,7 @@ def driver_of(process: subprocess.Popen[str]) -> psutil.Process:
     return driver
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_sigterm_ends_a_run_between_two_hours(lake: Lake, submitted: subprocess.Popen[str]) -> None:
     """spark-submit was gone after two minutes, and its driver went on sealing for six more."""
@@ -112,7 +112,7 @@ def test_sigterm_ends_a_run_between_two_hours(lake: Lake, submitted: subprocess.
     assert "Traceback" not in said, said
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_a_driver_ends_by_itself_when_its_jvm_is_killed(lake: Lake, submitted: subprocess.Popen[str]) -> None:
     """By the kernel, short of memory: nobody is left who could end the driver, which needs no JVM to seal."""

@@ -190,7 +190,7 @@ def on_a_small_disk() -> Iterator[Callable[[Path], None]]:
         subprocess.run(["umount", "--lazy", str(folder)], check=True)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_disk_that_is_really_full_loses_and_doubles_nothing(
     made: TwoTopics,

@@ -17,6 +17,7 @@ from rich.console import Console
 from rich.padding import Padding
 from rich.text import Text
 
+from lakehouse import hours
 from lakehouse.durations import brief, duration_text
 from lakehouse.errors import LakehouseError
 from lakehouse.printable import printable, printable_json
@@ -160,7 +161,7 @@ def make_encodable() -> None:
 
 
 def instant_text(instant: datetime | None) -> str:
-    return f"{instant:%Y-%m-%dT%H:%M:%SZ}" if instant else NOTHING
+    return hours.instant_text(instant) if instant else NOTHING
 
 
 def value_text(name: str, row: Mapping[str, Any]) -> str:

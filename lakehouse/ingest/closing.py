@@ -26,7 +26,7 @@ from datetime import datetime, timedelta
 from enum import Enum
 
 from lakehouse import hours
-from lakehouse.durations import duration_text
+from lakehouse.durations import brief, duration_text
 from lakehouse.hours import Hour
 from lakehouse.progress import Frontier, IngestState, NewestEvent, OpenHour, watermark
 from lakehouse.store.records import Condition
@@ -263,12 +263,12 @@ def _time(hour: Hour, signals: Signals, topic: Topic) -> Answer:
         return Answer(True, end.isoformat(), mark.isoformat(), text, "watermark")
     if _is_idle(hour, signals, topic):
         since = signals.newest.publish_time.isoformat() if signals.newest else "ever"
-        text = f"the topic is idle: everything published by {_minute(due)} is here, no newer event since"
+        text = f"the topic is idle: everything published by {hours.instant_text(due)} is here, no newer event since"
         return Answer(True, f"no newer event since {due.isoformat()}", since, text, "idle")
     if carried is not None and carried >= end and signals.newest is not None:
         text = (
-            f"no newer event was published since {_minute(signals.newest.publish_time)}: with the time since then the "
-            f"watermark has passed the hour's end by {_span(carried - end)}"
+            f"no newer event was published since {hours.instant_text(signals.newest.publish_time)}: "
+            f"with the time since then the watermark has passed the hour's end by {_span(carried - end)}"
         )
         return Answer(True, end.isoformat(), carried.isoformat(), text, "idle")
     if mark is None:
@@ -323,7 +323,7 @@ def _backlog(hour: Hour, signals: Signals, topic: Topic) -> Answer:
     else:
         text = (
             "messages published before the hour's end and lateness may still wait: "
-            f"the frontier is {_span(due - frontier.at)} before {_minute(due)}"
+            f"the frontier is {_span(due - frontier.at)} before {hours.instant_text(due)}"
         )
     return Answer(is_met, due.isoformat(), measured, text)
 
@@ -372,10 +372,5 @@ def _due(hour: Hour, topic: Topic) -> datetime:
     return hours.shifted(hours.end_of(hour), topic.lateness)
 
 
-def _minute(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%d %H:%M:%S}"
-
-
 def _span(duration: timedelta) -> str:
-    """`1:02:03` or `3 days, 1:02:03`, whole seconds."""
-    return str(timedelta(seconds=int(duration.total_seconds())))
+    return brief(duration / timedelta(seconds=1))

@@ -9,7 +9,7 @@ from typing import Any
 
 from deltalake import DeltaTable
 
-from lakehouse import failpoints
+from lakehouse import failpoints, hours
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest.batch import BatchPlan, Request
 from lakehouse.ingest.closing import Awaits
@@ -52,7 +52,7 @@ class Journal:
         if entry is not None and newest is not None and newest.run != self._run:
             raise StaleDriverError(
                 f"topic {self._tables.topic.name}",
-                found=f"run {newest.run} on {newest.host}, started at {entry.at:%Y-%m-%d %H:%M:%S}",
+                found=f"run {newest.run} on {newest.host}, started at {hours.instant_text(entry.at)}",
                 expected=f"this run, {self._run}, to be the newest",
                 next_step="Leave the newer run alone; stop it first if this one should take over.",
             )

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
+from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.ingest.closing import Signals, conditions_of
@@ -117,7 +118,7 @@ def _why_open(
     held = next((held for held in held_hours(snapshot, now) if held.hour == hour), None)
     state, why = "open", f"Open: {unmet}."
     if held is not None:
-        state, why = "held", f"Held since {_second(held.since)}: {unmet or '; '.join(held.reasons)}."
+        state, why = "held", f"Held since {hours.instant_text(held.since)}: {unmet or '; '.join(held.reasons)}."
     if hour > batch.state.open_hour:
         why = f"Hours close oldest first, and {batch.state.open_hour} is still open."
     elif requests:
@@ -178,7 +179,7 @@ def _closed_in(batch: Batch | None, hour: Hour) -> Mapping[str, Any] | None:
 
 
 def _why_closed(at: datetime, closed: Closed) -> str:
-    return f"Closed at {_second(at)} because {closed.because}."
+    return f"Closed at {hours.instant_text(at)} because {closed.because}."
 
 
 def _recorded(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
@@ -270,7 +271,3 @@ def _count(number: int | None) -> str:
 
 def _taken(seconds: float | None) -> str:
     return "" if seconds is None else f", {seconds:.1f} s"
-
-
-def _second(instant: datetime) -> str:
-    return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
