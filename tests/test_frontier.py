@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import UTC, datetime, timedelta
-from typing import Any
+from pathlib import Path
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -18,7 +19,14 @@ from subscribing import SUBSCRIPTION, subscribed_broker
 from lakehouse.config import Config
 from lakehouse.hours import hour_of
 from lakehouse.ingest.batch import Batch
-from lakehouse.ingest.frontier import ClockCheck, DrainedFrontier, MonitoringFrontier, fresh, monitoring_client
+from lakehouse.ingest.frontier import (
+    ClockCheck,
+    DrainedFrontier,
+    MonitoringFrontier,
+    fresh,
+    monitoring_client,
+    store_ahead,
+)
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
@@ -27,6 +35,7 @@ from lakehouse.operations.status import read_topic
 from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
+from lakehouse.store.files import Storage, Stored, storage_for
 from lakehouse.topics import Topic
 from tests.clock import NOON, Clock
 
@@ -120,7 +129,7 @@ def test_a_retried_slot_makes_the_frontier_wait_again(dry: DrainedFrontier) -> N
 
 
 def test_before_the_subscription_was_drained_the_reason_says_so(dry: DrainedFrontier) -> None:
-    expected = Frontier(None, None, "the subscription was not drained yet", "not dry")
+    expected = Frontier(None, None, "the subscription was not drained yet", "not drained")
     assert dry.observe([slot(None)], after_noon(1)) == expected
 
 
@@ -151,6 +160,37 @@ def test_a_clock_that_was_set_right_is_believed_when_the_broker_says_the_same(ju
     assert check.problem(after_noon(jump), None) is not None
     assert check.problem(after_noon(jump + 1), after_noon(jump)) is None
     assert check.problem(after_noon(jump + 2), None) is None
+
+
+@pytest.mark.parametrize("ahead", [TEN_HOURS, -TEN_HOURS])
+def test_a_machine_that_starts_with_another_clock_than_its_store_closes_nothing(ahead: int) -> None:
+    """Until it is set right, by itself or by hand; then the store agrees."""
+    steady = Steady()
+    dry = DrainedFrontier(
+        ACK_DEADLINE, MAX_AGE, after_noon(-2 * TEN_HOURS), ClockCheck(steady, timedelta(seconds=-ahead))
+    )
+    wrong = dry.observe([slot(after_noon(ahead))], after_noon(ahead))
+    assert (wrong.at, wrong.problem) == (None, "clock")
+    assert f"10 hours {'ahead of' if ahead > 0 else 'behind'} the store's" in wrong.text
+    steady.seconds += 10
+    assert dry.observe([slot(after_noon(9))], after_noon(10)).at == after_noon(9)
+
+
+def test_the_store_s_clock_is_that_of_the_newest_row() -> None:
+    class Bucket:
+        has_clock = True
+
+        def listed(self, folder: str) -> list[Stored]:
+            assert folder == "_delta_log"
+            return [Stored(f"_delta_log/{n}.json", 1, after_noon(n)) for n in (7, 3)]
+
+    assert store_ahead(cast(Storage, Bucket()), lambda: after_noon(5)) == timedelta(seconds=2)
+
+
+def test_a_folder_has_no_clock_of_its_own(tmp_path: Path) -> None:
+    storage = storage_for(str(tmp_path))
+    assert storage.put_if_absent("_delta_log/0.json", b"{}")
+    assert store_ahead(storage, lambda: NOON) == timedelta(0)
 
 
 def test_a_clock_behind_the_broker_s_is_reported() -> None:

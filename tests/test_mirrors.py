@@ -527,11 +527,11 @@ def test_conf_shows_every_key_of_every_kind(kind: str) -> None:
         assert key == "kind" or re.search(rf"^[ #]+{key}: .+ # .+ · .+ · ", block, re.MULTILINE), key
 
 
-def test_a_target_takes_fewer_than_ninety_lines() -> None:
+def test_a_target_takes_fewer_than_a_hundred_lines() -> None:
     """CONTRIBUTING shows the shortest one and says so; imports and docstring count, blank lines do not."""
     module = KINDS["duckdb"].partition(":")[0].replace(".", "/")
     text = (Path(__file__).parent.parent / f"{module}.py").read_text(encoding="utf-8")
-    assert sum(bool(line.strip()) for line in text.splitlines()) < 90
+    assert sum(bool(line.strip()) for line in text.splitlines()) < 100
 
 
 def settings_with(**values: Any) -> Settings:

@@ -449,7 +449,8 @@ def test_another_content_under_the_same_hour_is_an_error(lake: Lake) -> None:
     """Silver says that the hour was sealed from another bronze version than the ledger closed it at."""
     lake.deliver(Delivery("e"))
     lake.close(FIVE)
-    metadata = {"kind": "seal", "hour": FIVE, "revision": 1, "bronze_version": 99, "rows": 0}
+    counts = {"rows": 0, "files": 0, "id_checksum": "0"}
+    metadata = {"kind": "seal", "hour": FIVE, "revision": 1, "bronze_version": 99, **counts}
     commit(lake.silver, [], metadata=metadata, transactions={app_of(FIVE): 1})
     with pytest.raises(SealError, match="from bronze version 99"):
         lake.sealer().seal(FIVE)

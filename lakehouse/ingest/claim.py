@@ -11,13 +11,20 @@ from datetime import UTC, datetime, timedelta
 from deltalake import DeltaTable
 
 from lakehouse import failpoints, hours
-from lakehouse.config import Config, Settings
+from lakehouse.config import Config
 from lakehouse.durations import duration_text
 from lakehouse.errors import ConfigError, SourceError
 from lakehouse.ingest.batch import Batch, BatchPlan, Observed, metadata_of, plan
 from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH
 from lakehouse.ingest.facts import Fact, segments_of, with_files
-from lakehouse.ingest.frontier import DrainedFrontier, FrontierSource, MonitoringFrontier, monitoring_client
+from lakehouse.ingest.frontier import (
+    ClockCheck,
+    DrainedFrontier,
+    FrontierSource,
+    MonitoringFrontier,
+    monitoring_client,
+    store_ahead,
+)
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
 from lakehouse.progress import IngestState
@@ -108,6 +115,7 @@ class ClaimedTopic:
         self._run, self._clock, self._given_frontier = run, clock, frontier
         self._frontier: FrontierSource | None = frontier
         self._patience = timedelta(0)
+        self._clock_check: ClockCheck | None = None
         self._recorded_until = recorded_until
         self._awaited: tuple[datetime | None, datetime] | None = None
         self._quiet_awaited: tuple[str, datetime] | None = None
@@ -126,9 +134,18 @@ class ClaimedTopic:
 
     def watch_frontier(self, ack_deadline: timedelta, trusted_from: datetime) -> None:
         """From a new start on; before `trusted_from` a drained subscription proves nothing."""
-        settings = self._tables.settings
-        self._patience = settings.frontier.max_age + ack_deadline
-        self._frontier = self._given_frontier or _frontier_source(self._topic, settings, ack_deadline, trusted_from)
+        self._patience = self._tables.settings.frontier.max_age + ack_deadline
+        self._frontier = self._given_frontier or self._frontier_source(ack_deadline, trusted_from)
+
+    def _frontier_source(self, ack_deadline: timedelta, trusted_from: datetime) -> FrontierSource:
+        settings, max_age = self._tables.settings, self._tables.settings.frontier.max_age
+        if settings.frontier.source == "drained":
+            if self._clock_check is None:  # at the claim, whose row the store has just taken
+                ahead = store_ahead(self._tables.sealed.below("ledger").files(), self._clock)
+                self._clock_check = ClockCheck(store_ahead=ahead)
+            return DrainedFrontier(ack_deadline, max_age, trusted_from, self._clock_check)
+        client = monitoring_client()
+        return MonitoringFrontier(self._topic.subscription, client, max_age, ask_every=_MONITORING_EVERY)
 
     def set_first_hour(self) -> None:
         """Once in a topic's life; `earliest` waits for the first events."""
@@ -265,12 +282,3 @@ def unknown_to_log(bronze: DeltaTable, facts: Sequence[Fact], state: IngestState
         return list(facts)
     known = bronze_log.segments_in_log(bronze, epoch)
     return [fact for fact in facts if not segments_of([fact]) or not segments_of([fact]) <= known]
-
-
-def _frontier_source(
-    topic: Topic, settings: Settings, ack_deadline: timedelta, trusted_from: datetime
-) -> FrontierSource:
-    max_age = settings.frontier.max_age
-    if settings.frontier.source == "drained":
-        return DrainedFrontier(ack_deadline, max_age, trusted_from)
-    return MonitoringFrontier(topic.subscription, monitoring_client(), max_age, ask_every=_MONITORING_EVERY)

@@ -8,8 +8,10 @@ from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
 from typing import Any, Protocol
 
+from lakehouse import hours
 from lakehouse.durations import duration_text
 from lakehouse.progress import Frontier
+from lakehouse.store.files import Storage
 
 EMULATOR = "MONITORING_EMULATOR_HOST"
 """`host:port` of a server that stands in for Cloud Monitoring, such as the sandbox's broker."""
@@ -33,21 +35,21 @@ def seconds_since_boot() -> float:
 
 
 class ClockCheck:
-    """Whether the machine's clock can be believed: it must go on as the steady clock does.
+    """Whether the machine's clock can be believed: it must begin with the store's and go on as the steady clock does.
 
-    Where it has jumped, it is believed again when it is back, or when a message arrives that the broker published at
-    such a time: then it was wrong before the jump.
+    Where it is not, it is believed when it is back, or when a message arrives that the broker published at such a time:
+    then it was wrong before. `store_ahead` is by how much the store's clock is ahead of this machine's.
     """
 
-    def __init__(self, steady: Callable[[], float] = seconds_since_boot) -> None:
-        self._steady = steady
+    def __init__(self, steady: Callable[[], float] = seconds_since_boot, store_ahead: timedelta = timedelta(0)) -> None:
+        self._steady, self._store_ahead = steady, store_ahead
         self._believed: tuple[datetime, float] | None = None
 
     def problem(self, now: datetime, newest_publish_time: datetime | None) -> str | None:
         """What is wrong with `now`, in a sentence; None when it can be believed."""
         steady = self._steady()
         if self._believed is None:
-            self._believed = now, steady
+            self._believed = hours.shifted(now, self._store_ahead), steady
         since, then = self._believed
         expected = since + timedelta(seconds=steady - then)
         jump = now - expected
@@ -58,7 +60,16 @@ class ClockCheck:
             return f"this machine's clock is {_whole(newest_publish_time - now)} behind the broker's"
         if abs(jump) <= LARGEST_STEP or is_confirmed:
             return None
-        return f"this machine's clock jumped {'ahead' if jump > timedelta(0) else 'back'} by {_whole(abs(jump))}"
+        is_ahead = jump > timedelta(0)
+        if abs(self._store_ahead) > LARGEST_STEP:
+            return f"this machine's clock is {_whole(abs(jump))} {'ahead of' if is_ahead else 'behind'} the store's"
+        return f"this machine's clock jumped {'ahead' if is_ahead else 'back'} by {_whole(abs(jump))}"
+
+
+def store_ahead(ledger: Storage, clock: Callable[[], datetime]) -> timedelta:
+    """By how much the store's clock is ahead of `clock`, by the row that was just written; 0 on local disks."""
+    written = [stored.modified_at for stored in ledger.listed("_delta_log")] if ledger.has_clock else []
+    return max(written) - clock() if written else timedelta(0)
 
 
 class DrainedFrontier:

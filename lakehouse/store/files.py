@@ -39,6 +39,9 @@ class Storage(Protocol):
     OSError or Google's own errors when the store does not answer; UnknownOutcomeError only where it is said.
     """
 
+    has_clock: bool
+    """Whether the times of files are by a clock of the store's own, not by this machine's."""
+
     def create(self, path: str) -> Any:
         """A binary file to write to; complete and durable once `finish` was called with its path."""
 
@@ -87,6 +90,8 @@ def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
 
 class LocalStorage:
     """A folder of the file system. What is written is synced, with its folder, before the call returns."""
+
+    has_clock = False
 
     def __init__(self, root: str) -> None:
         self._root = root
@@ -214,6 +219,8 @@ def sync(path: str) -> None:
 
 class GoogleStorage:
     """`gs://bucket/prefix`. Objects are durable when their upload ends; `put_if_absent` is Google's precondition."""
+
+    has_clock = True
 
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         address = urlsplit(root)
