@@ -198,7 +198,9 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     _, said = process.communicate(timeout=60)
     assert process.returncode == SOURCE, said
     (message,) = {
-        line.partition(" ERROR ")[2] for line in said.splitlines() if f" ERROR {PLAYS['subscription']}" in line
+        line.partition(" ERROR ")[2].partition("error=")[2]
+        for line in said.splitlines()
+        if " ERROR " in line and f"error={PLAYS['subscription']}" in line
     }
     assert message == (
         f"{PLAYS['subscription']}: found no such subscription (Subscription does not exist); "
@@ -211,7 +213,7 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     assert row.failure.error == message
     create_subscription(ack_deadline_seconds=10)
     subscription(plays("after"))
-    process = started("run", conf, "--until-dry")
+    process = started("run", conf, "--until-drained")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
     assert status.statuses(load(conf), ["plays"], datetime.now(UTC))[0].state == "not running"

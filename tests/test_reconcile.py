@@ -101,7 +101,7 @@ def test_silver_is_counted_from_its_files(mirrored: Lake, config: Config, topic:
     os.remove(Path(hour.silver.uri) / hour.files[0].path)
     (wrong,) = reconcile(config, [topic], mirrors_of(config, None), repair=True).wrong
     assert (wrong.store, wrong.verdict) == ("silver", "missing")
-    assert "No such file" in str(wrong.error)
+    assert f"{hour.files[0].path}: found no such file" in str(wrong.error)
 
 
 def test_what_the_ledger_says_nothing_of_is_extra_and_stays(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -320,9 +321,9 @@ def test_an_empty_manifest_survives_json() -> None:
 
 def test_manifests_are_found_by_epoch_and_slot(storage: Storage) -> None:
     for epoch, slot in ((10, 0), (9, 1), (9, 0)):
-        storage.put_if_absent(manifest_path(epoch, slot), MANIFEST.as_json())
+        storage.put_if_absent(manifest_path(epoch, slot), replace(MANIFEST, epoch=epoch, slot=slot).as_json())
     assert listed_manifests(storage) == [(9, 0), (9, 1), (10, 0)]
-    assert read_manifest(storage, 9, 1) == MANIFEST
+    assert read_manifest(storage, 9, 1) == replace(MANIFEST, epoch=9, slot=1)
     assert read_manifest(storage, 9, 2) is None
 
 
