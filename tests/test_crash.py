@@ -96,7 +96,12 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(step: str, tmp_path: Path
 
 
 @pytest.mark.parametrize(
-    "seed", [seed if seed < FAST else pytest.param(seed, marks=pytest.mark.slow) for seed in range(SCHEDULES)]
+    "seed",
+    [
+        *range(FAST),
+        *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(FAST, SCHEDULES // 2)),
+        *(pytest.param(seed, marks=pytest.mark.long) for seed in range(SCHEDULES // 2, SCHEDULES)),
+    ],
 )
 def test_a_random_schedule_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
     """Faults of the broker, deaths, two drivers, lost and restored checkpoints, events late by days."""

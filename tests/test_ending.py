@@ -78,6 +78,7 @@ def submitted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[subproces
             for driver in drivers:
                 if driver.is_running():
                     driver.kill()
+            process.communicate()
 
 
 def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:

@@ -194,7 +194,14 @@ def rounded(observed: Any) -> Any:
 
 @pytest.mark.slow
 @pytest.mark.timeout(300)
-@pytest.mark.parametrize("table", [CLEAN, DIRTY, ALL_MISSING], ids=["clean", "dirty", "all missing"])
+@pytest.mark.parametrize(
+    "table",
+    [
+        pytest.param(DIRTY, id="dirty"),
+        pytest.param(CLEAN, id="clean", marks=pytest.mark.long),
+        pytest.param(ALL_MISSING, id="all missing", marks=pytest.mark.long),
+    ],
+)
 def test_a_scan_finds_what_great_expectations_finds_on_spark(table: pa.Table, spark: SparkSession) -> None:
     """Verdict, count, observed value and examples: an hour must not be judged otherwise because it is done cheaply."""
     asked = [each for each in MEASURED if table is not ALL_MISSING or each.type not in OF_SOMETHING]

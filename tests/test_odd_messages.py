@@ -164,7 +164,7 @@ def test_a_hundred_attributes_are_kept(lake: Lake) -> None:
     assert [dict(each) for each in lake.bronze("attributes")] == [attributes]
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(300)
 def test_a_million_tiny_messages_all_arrive(lake: Lake) -> None:
     lake.publish(*(event(f"e{number}", number % 60) for number in range(1_000_000)))

@@ -67,7 +67,7 @@ def test_a_machine_that_cannot_decode_at_all_blames_no_message(topic: Topic) -> 
     """Else everything would be rejected where a process cannot start."""
     with (
         QuarantiningDecoder("tests.decoders:none_such") as decoder,
-        pytest.raises(SourceError, match="cannot start"),
+        pytest.raises(SourceError, match="did not start"),
     ):
         decoder(page([play(1)]), topic)
 
