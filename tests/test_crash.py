@@ -6,6 +6,7 @@
 from __future__ import annotations
 
 import ast
+import json
 import os
 import random
 import signal
@@ -18,6 +19,7 @@ from pathlib import Path
 
 import pytest
 from google.pubsub_v1 import types
+from typer.testing import CliRunner
 
 from lakehouse import failpoints
 from lakehouse.crash import kit, lives
@@ -25,6 +27,7 @@ from lakehouse.crash.playing import Outcome, played
 from lakehouse.crash.publisher import TRICKLES
 from lakehouse.crash.schedules import Act, Schedule, dying_at, random_schedule, shrunk, torn, trickling
 from lakehouse.crash.small_lake import SUBSCRIPTION
+from lakehouse.errors import MISUSE
 from lakehouse.ingest import batch, closing
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.manifests import Manifests
@@ -83,6 +86,25 @@ def test_a_process_can_die_at_its_nth_step_whichever_that_is() -> None:
         [sys.executable, "-c", code], env=environment, start_new_session=True, capture_output=True, text=True
     )
     assert (died.returncode, died.stdout.split()) == (-signal.SIGKILL, ["0", "1", "2"])
+
+
+# --- the kit's command line ----------------------------------------------------------------------------------------
+
+
+def test_the_kit_plays_one_case_and_writes_what_came_of_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(kit.main, ["--only", "seed 3", "--json", "results.json"])
+    assert done.exit_code == 0, done.output
+    (result,) = json.loads((tmp_path / "results.json").read_text())
+    assert (result["kind"], result["name"], result["violations"]) == ("random", "seed 3", [])
+
+
+def test_a_case_that_the_kit_does_not_know_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A table without a line looked like a run in which nothing is wrong."""
+    monkeypatch.chdir(tmp_path)
+    done = CliRunner().invoke(kit.main, ["--only", "sed 3"])
+    assert done.exit_code == MISUSE
+    assert "no case is named 'sed 3'" in done.output
 
 
 # --- deaths in one process -----------------------------------------------------------------------------------------

@@ -1,20 +1,13 @@
 """The crash kit: the application dies at each of its steps, goes on, and its tables must then be complete and correct.
 
-    python -m lakehouse.crash.kit                          # everything: in process, by SIGKILL, on a cluster
-    python -m lakehouse.crash.kit --only 'seed 17'         # one case again, with what happened in it
-    python -m lakehouse.crash.kit --only 'ingest.close_recorded'  # one death by SIGKILL, and the life after it
-    python -m lakehouse.crash.kit --only executors         # those on a cluster
-
 Most deaths are played in this process (`playing`), where a case takes a second or two. The same steps are then taken
 by the real application with Spark, in two lakes side by side: it is killed at one step after the other, and at random
 ones, each life going on in the lake that the last one left (`lives`). At last it runs on a cluster whose executors race
-and die while it goes on (`cluster`). Everything is drawn by the seed. Exit code 1 when anything is lost, doubled,
-changed or out of order, or when a death did not come.
+and die while it goes on (`cluster`). Everything is drawn by the seed.
 """
 
 from __future__ import annotations
 
-import argparse
 import atexit
 import json
 import os
@@ -25,12 +18,14 @@ import tempfile
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import Executor, ProcessPoolExecutor
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from multiprocessing import get_context
 from pathlib import Path
 from queue import SimpleQueue
 from threading import Thread
+from typing import Annotated
 
+import typer
 from rich.console import Console
 from rich.table import Table
 
@@ -56,47 +51,70 @@ _EXECUTORS = "executors"
 console = Console(width=None if sys.stdout.isatty() else 140)
 
 
-def main() -> int:
-    arguments = _arguments()
+@dataclass(frozen=True)
+class Choice:
+    """What to play. Everything is drawn by `seed`; `only` is the name of one case."""
+
+    schedules: int = 200
+    kills: int = 6
+    seed: int = 0
+    has_spark: bool = True
+    only: str | None = None
+
+
+main = typer.Typer(add_completion=False, pretty_exceptions_enable=False, rich_markup_mode="markdown")
+
+
+@main.command()
+def crash(
+    schedules: Annotated[int, typer.Option(metavar="N", help="Random schedules.")] = Choice.schedules,
+    kills: Annotated[int, typer.Option(metavar="N", help="Deaths at random steps, by SIGKILL.")] = Choice.kills,
+    seed: Annotated[int, typer.Option(metavar="N", help="What everything is drawn by.")] = Choice.seed,
+    no_spark: Annotated[
+        bool, typer.Option("--no-spark", help="Leave out what needs Spark: it takes most of the time.")
+    ] = False,
+    only: Annotated[str | None, typer.Option(metavar="NAME", help="One case, printed step by step.")] = None,
+    json_file: Annotated[
+        Path | None, typer.Option("--json", metavar="FILE", help="Write all results there, too.")
+    ] = None,
+) -> None:
+    """Let the application die at each of its steps and go on; its tables must then be complete and correct.
+
+    First by simulated deaths in this process, then by SIGKILL of the application with Spark, at last by those of
+    executors of a cluster. The exit code is 1 when anything is lost, doubled, changed or out of order, or when a death
+    did not come.
+
+    Names for `--only`: `'seed 17'` is a random schedule, `ingest.close_recorded` or another step one death by SIGKILL
+    and the life after it, `executors` all on a cluster.
+    """
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
     started = time.monotonic()
     results: list[Result] = []
-    for result in _results(arguments):
+    for result in _results(Choice(schedules, kills, seed, not no_spark, only)):
         results.append(result)
         if not result.is_right:
             console.print(f"[red]{result.kind}: {result.name}: {'; '.join(result.violations[:3])}[/red]")
-    if arguments.json:
-        arguments.json.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
-    return _print_report(results, time.monotonic() - started)
+    if only and not results:
+        raise typer.BadParameter(f"no case is named {only!r}; --help lists some names", param_hint="--only")
+    if json_file:
+        json_file.write_text(json.dumps([asdict(result) for result in results], indent=1) + "\n")
+    raise typer.Exit(_print_report(results, time.monotonic() - started))
 
 
-def _arguments() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="crash", description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--schedules", type=int, default=200, metavar="N", help="random schedules (default: 200)")
-    parser.add_argument(
-        "--kills", type=int, default=6, metavar="N", help="deaths at random steps, by SIGKILL (default: 6)"
-    )
-    parser.add_argument("--seed", type=int, default=0, metavar="N", help="what everything is drawn by (default: 0)")
-    parser.add_argument("--no-spark", action="store_true", help="leave out what needs Spark, which takes minutes")
-    parser.add_argument("--only", metavar="NAME", help="only the cases with this name, printed step by step")
-    parser.add_argument("--json", type=Path, metavar="FILE", help="write all results there, too")
-    return parser.parse_args()
-
-
-def _results(arguments: argparse.Namespace) -> Iterator[Result]:
-    seed = arguments.seed
+def _results(choice: Choice) -> Iterator[Result]:
+    seed = choice.seed
     cases = [dying_at(step, seed + more) for step in failpoints.STEPS for more in range(_SEEDS)]
     cases += [torn(part, step, seed) for part in PARTS for step in ("pull.manifest_durable", "ingest.committed")]
     cases += [trickling(kind, seed) for kind in TRICKLES]
-    cases += [random_schedule(number) for number in range(seed, seed + arguments.schedules)]
-    if arguments.only:
-        yield from _only(arguments.only, cases, seed)
+    cases += [random_schedule(number) for number in range(seed, seed + choice.schedules)]
+    if choice.only:
+        yield from _only(choice.only, cases, seed)
         return
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_ending_at_once) as pool:
         yield from _counted("in one process", _play_all(pool, cases), len(cases), is_shown=False)
-    if not arguments.no_spark:
-        deaths = deaths_of(seed, arguments.kills)
+    if choice.has_spark:
+        deaths = deaths_of(seed, choice.kills)
         lakes = [kill_at(deaths[first::LAKES], BUILD / f"lake-{first + 1}", seed=seed) for first in range(LAKES)]
         yield from _counted("by SIGKILL", _side_by_side(lakes), len(deaths) + LAKES)
         yield from _counted(_EXECUTORS, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
