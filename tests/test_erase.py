@@ -18,9 +18,11 @@ from lakehouse.checksum import checksum_of
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakehouseError
-from lakehouse.operations import erase as erase_module
 from lakehouse.operations.audit import audit_hour
-from lakehouse.operations.erase import Erasure, SilverErasure, erase
+from lakehouse.operations.erase import Erasure, erase
+from lakehouse.operations.erasure import claim as claim_module
+from lakehouse.operations.erasure import silver as silver_module
+from lakehouse.operations.erasure.silver import SilverErasure
 from lakehouse.operations.trace import trace_event
 from lakehouse.operations.verify import verify_hours
 from lakehouse.seal.stage import newest_seal
@@ -110,6 +112,18 @@ def test_other_events_are_what_they_were(lake: Lake) -> None:
     run(lake)
     for hour in (FIVE, SIX):
         assert all(row == before[hour][row["event_id"]] for row in lake.sealed(hour))
+
+
+def test_a_field_that_is_no_longer_declared_stays_of_the_others(lake: Lake) -> None:
+    """The file is written again as it was, whatever the topic declares by now."""
+    lake.deliver(Delivery("g", 63, 0, "g1", 2), Delivery("h", 64, 0, "h1", 7), hour=SEVEN)
+    lake.seal(SEVEN)
+    fields = {name: kind for name, kind in lake.topic.fields.items() if name != "n"} | {"track": "struct<id: string>"}
+    lake.topic = lake.topic.model_copy(update={"fields": fields})
+    run(lake)
+    assert [(row["n"], row["track"]) for row in lake.sealed(SEVEN) if row["event_id"] == "g"] == [
+        (2, {"id": "t2", "ms": 2})
+    ]
 
 
 def test_hours_and_files_without_such_rows_are_not_touched(lake: Lake) -> None:
@@ -265,7 +279,7 @@ class Killed(BaseException):
 
 DURABLE_STEPS = [
     (LocalStorage, "create"), (LocalStorage, "finish"), (LocalStorage, "delete"), (LocalStorage, "write"),
-    (erase_module, "commit"), (Ledger, "_append"),
+    (claim_module, "commit"), (silver_module, "commit"), (Ledger, "_append"),
 ]  # fmt: skip
 
 
