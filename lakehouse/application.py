@@ -30,6 +30,7 @@ from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.spark.shutdown import concerns_all, end_in_order
+from lakehouse.store.ledger import now
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate.stage import validate_due
@@ -47,6 +48,9 @@ class Application:
     until_drained: bool = False
     every: timedelta | None = None
     dry_run: bool = False
+    tries_all: bool = False
+    """Whether hours that a mirror refused are tried without waiting for their time: at the end of a run, or of a job
+    that a person started for one."""
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
@@ -165,7 +169,12 @@ def _validate(topic: Topic, application: Application) -> object:
 
 def _mirror(topic: Topic, application: Application) -> object:
     return mirror_due(
-        topic, application.config, application.spark, run=application.run, is_stopping=application.stop.is_set
+        topic,
+        application.config,
+        application.spark,
+        run=application.run,
+        is_stopping=application.stop.is_set,
+        clock=None if application.tries_all else now,
     )
 
 
@@ -211,6 +220,7 @@ class _Stages:
 
     def finish(self) -> None:
         """Run what is due once more for every topic, unless asked to stop; raises what still fails."""
+        self._application.tries_all = True
         self._finishing.set()
         if not self._threads:
             self.start()

@@ -211,6 +211,8 @@ def _may_follow(row: Entry, before: list[Entry]) -> bool:
             done = {each.of(Mirrored).target for each in since if each.state == State.MIRRORED}
             may_go = verdicts in ([State.VALID], [State.INVALID, State.RELEASED])
             return may_go and row.of(Mirrored).target not in done
+        case State.WITHDRAWN:
+            return verdicts == [State.INVALID]
     return False
 
 

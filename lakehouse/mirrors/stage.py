@@ -10,7 +10,8 @@ from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.mirrors.catalogue import check, mirror_named
 from lakehouse.mirrors.contract import Mirror
-from lakehouse.mirrors.target import Delivery, Outcome, TargetRun, as_lakehouse_error
+from lakehouse.mirrors.target import Delivery, Outcome, TargetRun, as_lakehouse_error, due_now
+from lakehouse.store.ledger import Clock, now
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -26,10 +27,14 @@ def mirror_due(
     run: str,
     mirrors: Mapping[str, Mirror] | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
+    clock: Clock | None = None,
 ) -> list[Delivery]:
     """Publish what is due to all targets at the same time; only what they count as the seal did is recorded.
 
     Each target takes its hours oldest first, as many at once as it says, and they are recorded in their order.
+
+    With a `clock` an hour that a target refused before waits for its next try (`backoff.py`); without one all are
+    tried. Where an erasure left an hour that is invalid, it is withdrawn.
 
     Raises a MirrorError at the end when anything failed; what failed stays due, and held up nothing else. Without
     `spark` only targets that need none can be served. `mirrors` take precedence over those of the configuration. No
@@ -44,7 +49,7 @@ def mirror_due(
         return mirror_named(name, config.settings, config.path, spark)
 
     def run_target(name: str) -> Outcome:
-        return _run_target(name, tables, by, lambda: given.get(name) or mirror_of(name), is_stopping)
+        return _run_target(name, tables, by, lambda: given.get(name) or mirror_of(name), is_stopping, clock)
 
     with ThreadPoolExecutor(max(1, len(topic.mirrors))) as pool:
         outcomes = list(pool.map(run_target, topic.mirrors))
@@ -53,14 +58,20 @@ def mirror_due(
 
 
 def _run_target(
-    name: str, tables: TopicTables, by: str, open_mirror: Callable[[], Mirror], is_stopping: Callable[[], bool]
+    name: str,
+    tables: TopicTables,
+    by: str,
+    open_mirror: Callable[[], Mirror],
+    is_stopping: Callable[[], bool],
+    clock: Clock | None,
 ) -> Outcome:
     """One target's due hours; it is opened only when there are any. Whatever it raises is an error of the outcome."""
     try:
-        ledger = tables.ledger(by)
-        if is_stopping() or not ledger.history().due_to_mirror(name):
+        ledger = tables.ledger(by, clock or now)
+        history = ledger.history()
+        if is_stopping() or not (due_now(history, name, clock) or history.due_to_withdraw(name)):
             return Outcome()
-        return TargetRun(open_mirror(), ledger, tables, is_stopping).run_due()
+        return TargetRun(open_mirror(), ledger, tables, is_stopping, clock).run_due()
     except Exception as error:
         return Outcome(errors=[as_lakehouse_error(error, f"mirror {name}: {tables.topic.name}")])
 

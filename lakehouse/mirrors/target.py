@@ -13,14 +13,17 @@ from itertools import takewhile
 from lakehouse import failpoints
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.hours import Hour
+from lakehouse.mirrors.backoff import next_try
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.sealed import sealed_hour
-from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.records import Mirrored
+from lakehouse.store.ledger import Clock, History, Ledger
+from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 from lakehouse.store.tables import TopicTables
 
 FAILURES_IN_A_ROW = 3
 """After so many the target is asked for its hours: when it does not answer either, the rest waits for the next run."""
+
+_ERROR_LETTERS = 2000
 
 log = logging.getLogger(__name__)
 
@@ -45,39 +48,86 @@ class Outcome:
     errors: list[LakehouseError] = field(default_factory=list)
 
 
+def due_now(history: History, target: str, clock: Clock | None) -> list[Hour]:
+    """Hours to publish, oldest first; with a clock without those that failed and whose time has not come."""
+    due = history.due_to_mirror(target)
+    if clock is None:
+        return due
+    times = {hour: next_try(history, hour, target) for hour in due}
+    return [hour for hour, at in times.items() if at is None or at <= clock()]
+
+
 class TargetRun:
     """One run over what is due at one target."""
 
     def __init__(
-        self, mirror: Mirror, ledger: Ledger, tables: TopicTables, is_stopping: Callable[[], bool] = lambda: False
+        self,
+        mirror: Mirror,
+        ledger: Ledger,
+        tables: TopicTables,
+        is_stopping: Callable[[], bool] = lambda: False,
+        clock: Clock | None = None,
     ) -> None:
+        """With a `clock`, hours that failed before wait for their time; without one everything is tried."""
         self._mirror, self._ledger, self._tables = mirror, ledger, tables
-        self._is_stopping = is_stopping
+        self._is_stopping, self._clock = is_stopping, clock
         self._topic = tables.topic
 
     def run_due(self) -> Outcome:
-        """Publish, count and record every due hour; what an hour raises is an error of the outcome."""
+        """Withdraw, publish, count and record what is due; what an hour raises is an error of the outcome."""
         outcome = Outcome()
-        failures_in_a_row = 0
-        due = self._ledger.history().due_to_mirror(self._mirror.name)
-        for hour, work in self._at_once(due):
+        self._withdraw_due(outcome)
+        failures: list[tuple[Hour, LakehouseError]] = []
+        in_a_row = 0
+        for hour, work in self._at_once(due_now(self._ledger.history(), self._mirror.name, self._clock)):
             try:
                 delivery = work.result()
                 if self._record(delivery):
                     outcome.deliveries.append(delivery)
-                failures_in_a_row = 0
+                in_a_row = 0
             except Exception as error:
-                outcome.errors.append(
-                    as_lakehouse_error(error, f"mirror {self._mirror.name}: {self._topic.name} {hour}")
-                )
-                failures_in_a_row += 1
-            if failures_in_a_row >= FAILURES_IN_A_ROW and not self._answers():
+                failures.append((hour, as_lakehouse_error(error, self._subject(hour))))
+                in_a_row += 1
+            if in_a_row >= FAILURES_IN_A_ROW and not self._answers():
                 log.warning(
                     "mirror: topic=%s target=%s failures_in_a_row=%d next=the next run goes on",
-                    self._topic.name, self._mirror.name, failures_in_a_row,
+                    self._topic.name, self._mirror.name, in_a_row,
                 )  # fmt: skip
                 break
+        if failures and (outcome.deliveries or self._answers()):
+            for hour, refused in failures:
+                self._record_failure(hour, refused)
+        outcome.errors += [error for _, error in failures]
         return outcome
+
+    def _withdraw_due(self, outcome: Outcome) -> None:
+        for hour in takewhile(lambda _: not self._is_stopping(), self._due_to_withdraw(self._ledger.history())):
+            try:
+                sealed = sealed_hour(self._tables, self._ledger.history(), hour)
+                self._mirror.withdraw(sealed)
+                self._record_withdrawn(hour, sealed.revision)
+            except Exception as error:
+                outcome.errors.append(as_lakehouse_error(error, self._subject(hour)))
+
+    def _due_to_withdraw(self, history: History) -> list[Hour]:
+        return history.due_to_withdraw(self._mirror.name)
+
+    def _record_withdrawn(self, hour: Hour, revision: int) -> None:
+        gone = Withdrawn(target=self._mirror.name, where=self._where(hour), revision=revision)
+        self._ledger.record(gone, hour, unless=lambda newest: hour not in self._due_to_withdraw(newest))
+        log.info("mirror: topic=%s hour=%s target=%s state=withdrawn", self._topic.name, hour, self._mirror.name)
+
+    def _record_failure(self, hour: Hour, error: LakehouseError) -> None:
+        """Of a target that answers: of one that is away no hour is to blame, and none waits longer for it."""
+        revision = self._ledger.history().revision(hour)
+        failed = MirrorFailed(target=self._mirror.name, error=str(error)[:_ERROR_LETTERS], revision=revision)
+        self._ledger.record(failed, hour, unless=lambda newest: not self._is_due(newest, hour))
+
+    def _is_due(self, history: History, hour: Hour) -> bool:
+        return history.is_cleared(hour) and self._mirror.name not in history.targets_done(hour)
+
+    def _subject(self, hour: Hour) -> str:
+        return f"mirror {self._mirror.name}: {self._topic.name} {hour}"
 
     def _answers(self) -> bool:
         """Whether the target is there at all: an hour that it cannot take must not hold up the others."""

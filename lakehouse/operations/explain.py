@@ -23,11 +23,13 @@ from lakehouse.store.records import (
     Invalid,
     Judged,
     Mirrored,
+    MirrorFailed,
     Released,
     Sealed,
     StageFailed,
     State,
     Valid,
+    Withdrawn,
 )
 
 _NOT_KNOWN = "it was not known at the last commit"
@@ -233,6 +235,10 @@ def _sentence(entry: Entry) -> str:
             failed = [f"failed {_expectation(row)}" for row in record.failed]
             warnings = [f"warning {_expectation(row)}" for row in record.warnings]
             return "; ".join([*failed, *warnings, *_report(record)])
+        case MirrorFailed():
+            return f"{record.target}: {record.error}"
+        case Withdrawn():
+            return f"{record.target}: revision {record.revision} is invalid, {record.where} is removed"
         case StageFailed():
             return f"{record.stage}: {record.error}"
         case Released() | CloseRequested():

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from lakehouse.hours import Hour
 from lakehouse.store.ledger import Clock, History, now
-from lakehouse.store.records import StageFailed, State
+from lakehouse.store.records import MirrorFailed, StageFailed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -54,14 +54,25 @@ def record_stage_failure(tables: TopicTables, stage: str, error: Exception, run:
 
 
 def stage_failures(history: History, topic: Topic) -> Iterator[StageFailure]:
-    """Of each stage the newest, as long as its hour is due there."""
+    """What fails at a target, hour by hour, and of each stage the newest, as long as its hour is due there."""
+    refused = list(_refused_hours(history, topic))
+    yield from refused
     rows = [entry for entry in history.sound_entries if entry.state == State.STAGE_FAILED]
     for stage in dict.fromkeys(entry.of(StageFailed).stage for entry in rows):
         mine = [entry for entry in rows if entry.of(StageFailed).stage == stage]
         hour = mine[-1].hour
-        if hour is not None and hour in set(due_hours(history, topic, stage)):
+        is_said = stage == "mirror" and any(each.hour == hour for each in refused)
+        if hour is not None and not is_said and hour in set(due_hours(history, topic, stage)):
             since = next(entry.at for entry in mine if entry.hour == hour)
             yield StageFailure(stage, hour, since, mine[-1].of(StageFailed).error)
+
+
+def _refused_hours(history: History, topic: Topic) -> Iterator[StageFailure]:
+    for target in topic.mirrors:
+        for hour in history.due_to_mirror(target):
+            if failures := history.mirror_failures(hour, target):
+                error = failures[-1].of(MirrorFailed).error
+                yield StageFailure(f"mirror {target}", hour, failures[0].at, error)
 
 
 def due_hours(history: History, topic: Topic, stage: str) -> Iterator[Hour]:
@@ -71,4 +82,5 @@ def due_hours(history: History, topic: Topic, stage: str) -> Iterator[Hour]:
     elif stage == "validate":
         yield from history.due_to_validate()
     elif stage == "mirror":
-        yield from sorted({hour for target in topic.mirrors for hour in history.due_to_mirror(target)})
+        due = ((*history.due_to_mirror(target), *history.due_to_withdraw(target)) for target in topic.mirrors)
+        yield from sorted({hour for hours in due for hour in hours})

@@ -18,7 +18,18 @@ from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
 from lakehouse.store.delta import Conflicts, make_durable, table_errors
-from lakehouse.store.records import HOUR_STATES, VERDICTS, Closed, Mirrored, Record, Sealed, State, record_of
+from lakehouse.store.records import (
+    HOUR_STATES,
+    VERDICTS,
+    Closed,
+    Mirrored,
+    MirrorFailed,
+    Record,
+    Sealed,
+    State,
+    Withdrawn,
+    record_of,
+)
 
 R = TypeVar("R", bound=Record)
 Clock = Callable[[], datetime]
@@ -81,6 +92,7 @@ class History:
     entries: tuple[Entry, ...] = ()
     _by_hour: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
     _ranges: list[Entry] = field(init=False, repr=False, compare=False, default_factory=list)
+    _mirror_failures: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in self.entries:
@@ -88,6 +100,8 @@ class History:
                 self._ranges.append(entry)
             elif entry.hour is not None and entry.state in HOUR_STATES and entry.problem is None:
                 self._by_hour.setdefault(entry.hour, []).append(entry)
+            elif entry.hour is not None and entry.state == State.MIRROR_FAILED and entry.problem is None:
+                self._mirror_failures.setdefault(entry.hour, []).append(entry)
 
     def hours(self) -> list[Hour]:
         """Hours that have closed, oldest first; without ranges of empty hours, with which no stage has to do."""
@@ -145,9 +159,12 @@ class History:
         return entry.of(Sealed) if entry else None
 
     def state_of(self, hour: Hour) -> str:
-        """`open` before it closed; else the newest of its states, `mirrored` only when nothing newer came."""
-        rows = self.of_hour(hour)
-        return rows[-1].state if rows else "open"
+        """`open` before it closed; else the newest of its states, `mirrored` only when nothing newer came.
+
+        That a target no longer has it is no state of the hour.
+        """
+        states = [entry.state for entry in self.of_hour(hour) if entry.state != State.WITHDRAWN]
+        return states[-1] if states else "open"
 
     def current(self, hour: Hour) -> list[Entry]:
         """The hour's rows from its newest seal on: what was said of an older revision no longer counts."""
@@ -184,6 +201,27 @@ class History:
     def due_to_mirror(self, target: str) -> list[Hour]:
         """Hours, valid or released, whose newest revision the target does not have, oldest first."""
         return [hour for hour in self.hours() if self.is_cleared(hour) and target not in self.targets_done(hour)]
+
+    def due_to_withdraw(self, target: str) -> list[Hour]:
+        """Hours that an erasure changed and whose newest revision is invalid, as long as the target may have an older
+        one, oldest first.
+        """
+        return [hour for hour in self.hours() if self._is_to_withdraw(hour, target)]
+
+    def _is_to_withdraw(self, hour: Hour, target: str) -> bool:
+        rows = self.current(hour)
+        verdicts = [entry.state for entry in rows if entry.state in VERDICTS]
+        is_invalid = bool(verdicts) and verdicts[-1] == State.INVALID
+        is_gone = any(entry.state == State.WITHDRAWN and entry.of(Withdrawn).target == target for entry in rows)
+        return is_invalid and not is_gone and self.revision(hour) > 1
+
+    def mirror_failures(self, hour: Hour, target: str) -> list[Entry]:
+        """How the target refused the hour's newest revision, oldest first, as long as it has not taken it."""
+        if hour not in self._mirror_failures or target in self.targets_done(hour):
+            return []
+        revision = self.revision(hour)
+        found = [(entry, entry.of(MirrorFailed)) for entry in self._mirror_failures[hour]]
+        return [entry for entry, failed in found if (failed.target, failed.revision) == (target, revision)]
 
     def requested_close(self) -> Entry | None:
         """The request that reaches furthest; its `hour` is the last one to close."""

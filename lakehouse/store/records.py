@@ -17,7 +17,7 @@ from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationEr
 
 
 class State(StrEnum):
-    """What happened. The first six happen to an hour, in this order; the others to the topic, or to an open hour."""
+    """What happened. The first six happen to an hour, in this order; the others to a target, topic or open hour."""
 
     CLOSED = "closed"
     SEALED = "sealed"
@@ -33,9 +33,13 @@ class State(StrEnum):
     CLOSE_REQUESTED = "close_requested"
     REPLAYED = "replayed"
     STAGE_FAILED = "stage_failed"
+    WITHDRAWN = "withdrawn"
+    MIRROR_FAILED = "mirror_failed"
 
 
-HOUR_STATES = (State.CLOSED, State.SEALED, State.VALID, State.INVALID, State.RELEASED, State.MIRRORED)
+HOUR_STATES = (
+    State.CLOSED, State.SEALED, State.VALID, State.INVALID, State.RELEASED, State.MIRRORED, State.WITHDRAWN,
+)  # fmt: skip
 VERDICTS = (State.VALID, State.INVALID, State.RELEASED)
 
 _Instant = Annotated[datetime, PlainSerializer(datetime.isoformat, return_type=str)]
@@ -235,6 +239,28 @@ class Mirrored(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class Withdrawn(Record):
+    """A target no longer has the hour: what an erasure left of it is invalid, and the revision before must go."""
+
+    state = State.WITHDRAWN
+
+    target: Annotated[str, "name of the target"]
+    where: Annotated[str, "address that the hour had there"] = ""
+    revision: Annotated[int, "revision of the hour that is invalid"] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
+class MirrorFailed(Record):
+    """A target that answers did not take the hour; it is tried again after a pause that grows, the others at once."""
+
+    state = State.MIRROR_FAILED
+
+    target: Annotated[str, "name of the target"]
+    error: Annotated[str, "the whole message"] = ""
+    revision: Annotated[int, "revision of the hour that was to be published"] = 1
+
+
+@dataclass(frozen=True, kw_only=True)
 class Started(Record):
     """A run of ingest took the topic over."""
 
@@ -344,7 +370,7 @@ RECORDS: Mapping[State, type[Record]] = {
     kind.state: kind
     for kind in (
         Closed, Sealed, Valid, Invalid, Released, Mirrored, Started, Failed, Recovered, Stopped, Held, CloseRequested,
-        Replayed, StageFailed,
+        Replayed, StageFailed, Withdrawn, MirrorFailed,
     )
 }  # fmt: skip
 """The class of each state's `details`."""
