@@ -417,7 +417,7 @@ def parquet(rows: pa.Table) -> bytes:
 
 @dataclass
 class DuckDBTarget:
-    """Its reader stays connected, as one who works with the file in this process."""
+    """Read by a connection for each look: who stays connected holds up the end of an erasure."""
 
     path: str
     replaces_at_once = True
@@ -427,10 +427,9 @@ class DuckDBTarget:
     def __post_init__(self) -> None:
         self.options = DuckDBMirror.Options(kind="duckdb", path=self.path)
         self.mirror: Mirror = DuckDBMirror("duckdb", self.options)
-        self._base = duckdb.connect(self.path)
 
     def rows(self, topic: Topic, hour: Hour) -> pa.Table | None:
-        with self._base.cursor() as base:
+        with duckdb.connect(self.path) as base:
             base.execute("set timezone = 'UTC'")
             try:
                 found = base.execute("from _hours where topic = ? and hour = ?", [topic.name, hour]).fetchall()
@@ -441,21 +440,21 @@ class DuckDBTarget:
         return None if rows is None else rows.select(sealed_schema(topic).names).cast(sealed_schema(topic))
 
     def identity(self, topic: Topic, hour: Hour) -> object:
-        with self._base.cursor() as base:
+        with duckdb.connect(self.path) as base:
             return base.execute(f"select rowid from {topic.name} where hour = ?", [hour]).fetchall()
 
     def overwrite(self, topic: Topic, hour: Hour, rows: pa.Table) -> None:
-        with self._base.cursor() as base:
+        with duckdb.connect(self.path) as base:
             base.execute(f"delete from {topic.name} where hour = ?", [hour])
             base.execute(f"insert into {topic.name} by name select *, ? as hour from rows", [hour])
 
     def drop(self, topic: Topic, hour: Hour) -> None:
-        with self._base.cursor() as base:
+        with duckdb.connect(self.path) as base:
             base.execute("delete from _hours where topic = ? and hour = ?", [topic.name, hour])
             base.execute(f"delete from {topic.name} where hour = ?", [hour])
 
     def lose(self, topic: Topic, hour: Hour) -> None:
-        with self._base.cursor() as base:
+        with duckdb.connect(self.path) as base:
             base.execute(f"delete from {topic.name} where hour = ? and event_id = 'a'", [hour])
 
     def storable(self, rows: pa.Table) -> pa.Table:

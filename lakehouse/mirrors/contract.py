@@ -109,6 +109,15 @@ class Mirror(Protocol):
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         """What a reader of the target now sees of the hour, counted by the target; None when it is not there."""
 
+    def withdraw(self, hour: SealedHour) -> None:
+        """Remove the hour and all that the target keeps of any revision of it; nothing there is fine."""
+
+    def remains(self, hour: SealedHour) -> list[str]:
+        """Where the target still keeps anything of a revision before this one: an erasure is to end with none.
+
+        Also what no reader finds: copies in staging, pages of a file that are free.
+        """
+
 
 def refuse_older(mirror: Mirror, hour: SealedHour, present: int) -> None:
     """MirrorError when the revision `present` is a newer one: a run that slept must not bring the old one back."""

@@ -13,6 +13,7 @@ import pyarrow as pa
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.hours import Hour
+from lakehouse.mirrors import duckdb_pages
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
 from lakehouse.mirrors.files import rows_of
 from lakehouse.mirrors.limits import Neighbour
@@ -25,7 +26,8 @@ _TURN = Lock()
 class DuckDBMirror(Mirror):
     """Hours as tables in one DuckDB file on this machine: a table for each topic with the column `hour`.
 
-    `_hours` lists what is there, empty hours too. Each hour is published in one transaction.
+    `_hours` lists what is there, empty hours too. Each hour is published in one transaction. After an erasure the file
+    is written again, as what was deleted would stay in its free pages.
     """
 
     class Options(Frozen):
@@ -67,9 +69,37 @@ class DuckDBMirror(Mirror):
             columns = hour.columns.append(pa.field("hour", pa.string()))
             db.register("declared", columns.empty_table())
             db.execute(f'create table if not exists "{topic}" as from declared')
-            row = db.execute("select manifest from _hours where topic = ? and hour = ?", [topic, hour.hour]).fetchone()
-            if is_wanted(self, hour, json.loads(row[0]) if row else None, force):
-                _replace(db, hour, topic)
+            present = _manifest(db, hour)
+            if is_wanted(self, hour, present, force):
+                _replace(db, hour, topic, is_final=bool(present and present["revision"] < hour.revision))
+        self._finish(hour)
+
+    def withdraw(self, hour: SealedHour) -> None:
+        with self._to_read(hour.topic, hour.hour) as db:
+            if db is None:
+                return
+        with self._table(hour.topic, hour.hour) as db:
+            db.begin()
+            db.execute(f'delete from "{hour.topic.name}" where hour = ?', [hour.hour])
+            db.execute("delete from _hours where topic = ? and hour = ?", [hour.topic.name, hour.hour])
+            duckdb_pages.mark(db)
+            db.commit()
+        self._finish(hour)
+
+    def remains(self, hour: SealedHour) -> list[str]:
+        with self._to_read(hour.topic, hour.hour) as db:
+            present = _manifest(db, hour) if db else None
+            is_older = present is not None and present["revision"] < hour.revision
+            pages = [f"{self._path}: free pages"] if db and duckdb_pages.is_marked(db) else []
+            return [self.where(hour.topic, hour.hour)] * is_older + pages
+
+    def _finish(self, hour: SealedHour) -> None:
+        """What was deleted for good, now or by a process that died since, goes out of the file."""
+        with _TURN, as_mirror_errors(self, hour.topic, hour.hour, duckdb.Error):
+            with self._connection(read_only=True) as db:
+                is_marked = duckdb_pages.is_marked(db)
+            if is_marked:
+                with_retries(lambda: duckdb_pages.write_again(self._path), (duckdb.IOException,))
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         query = f'''select count(*), {sql_for("duckdb")},
@@ -103,7 +133,13 @@ class DuckDBMirror(Mirror):
             return duckdb.connect(self._path)
 
 
-def _replace(db: duckdb.DuckDBPyConnection, hour: SealedHour, topic: str) -> None:
+def _manifest(db: duckdb.DuckDBPyConnection, hour: SealedHour) -> Any:
+    query = "select manifest from _hours where topic = ? and hour = ?"
+    row = db.execute(query, [hour.topic.name, hour.hour]).fetchone()
+    return json.loads(row[0]) if row else None
+
+
+def _replace(db: duckdb.DuckDBPyConnection, hour: SealedHour, topic: str, *, is_final: bool) -> None:
     new = f'(describe declared) anti join (describe "{topic}") using (column_name, column_type)'
     db.begin()
     for column, kind in db.execute(f"select column_name, column_type from {new}").fetchall():
@@ -113,5 +149,7 @@ def _replace(db: duckdb.DuckDBPyConnection, hour: SealedHour, topic: str) -> Non
     for rows in rows_of(hour):
         db.register("part", rows)
         db.execute(f'insert into "{topic}" by name select *, ? as hour from part', [hour.hour])
+    if is_final:
+        duckdb_pages.mark(db)
     db.execute("insert or replace into _hours values (?, ?, ?)", [topic, hour.hour, json.dumps(manifest_of(hour))])
     db.commit()

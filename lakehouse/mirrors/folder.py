@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import secrets
 from collections.abc import Mapping, Sequence
 from contextlib import suppress
@@ -133,6 +134,36 @@ class FolderMirror(Mirror):
                 next_step="Remove that folder if it is broken; the hour stays due and will be published again.",
             ) from refused
 
+    def withdraw(self, hour: SealedHour) -> None:
+        self.withdraw_from([self.where(hour.topic, hour.hour)], hour)
+
+    def withdraw_from(self, folders: Sequence[str], hour: SealedHour) -> None:
+        """As `withdraw`, of an hour that is in these folders: each goes in one step as a reader sees it."""
+        with as_mirror_errors(self, hour.topic, hour.hour):
+            for folder in folders:
+                self._files.remove(f"{folder}/{SUCCESS}")
+                if self._files.listing(folder) is not None:
+                    self._files.make_folder(self._staging(hour.topic))
+                    aside = f"{self._staging(hour.topic)}/{hour.hour}-r{hour.revision}-{_attempt()}{_ASIDE}"
+                    self._files.rename(folder, aside)
+            self._sweep(hour)
+
+    def remains(self, hour: SealedHour) -> list[str]:
+        with as_mirror_errors(self, hour.topic, hour.hour):
+            folder = self.where(hour.topic, hour.hour)
+            is_older = self._files.listing(folder) is not None and self._revision_of(folder) < hour.revision
+            return [folder] * is_older + self.remains_in_staging(hour)
+
+    def remains_in_staging(self, hour: SealedHour) -> list[str]:
+        """Of attempts at revisions before this one, and what was moved aside for it."""
+        staging, form = self._staging(hour.topic), re.compile(rf"{hour.hour}-r(\d+)-")
+        found = {name: form.match(name) for name in sorted(self._files.listing(staging) or {})}
+        return [
+            f"{staging}/{name}"
+            for name, revision in found.items()
+            if revision and (int(revision[1]) < hour.revision or name.endswith(_ASIDE))
+        ]
+
     def _is_published(self, folder: str, manifest: str) -> bool:
         listing = self._files.listing(folder)
         if listing is None or SUCCESS not in listing:
@@ -195,8 +226,11 @@ class FolderMirror(Mirror):
         self._files.settle(folder.rpartition("/")[0])
 
     def _refuse_older(self, hour: SealedHour, folder: str) -> None:
+        refuse_older(self, hour, self._revision_of(folder))
+
+    def _revision_of(self, folder: str) -> int:
         text = self._files.text(f"{folder}/{MANIFEST}")
-        refuse_older(self, hour, _revision_in(text) if text else 0)
+        return _revision_in(text) if text else 0
 
     def _staging(self, topic: Topic) -> str:
         return f"{self._path}/{topic.name}/{STAGING}"

@@ -128,7 +128,8 @@ class HiveMirror(Mirror):
     """An hour's folder is complete before its partition points there.
 
     Each revision has a folder of its own, `<path>/<topic>/<hour>-r<revision>`, and the partition moves from one to the
-    next in a single step of the metastore. The revision before stays for the queries that began on it, until the next.
+    next in a single step of the metastore. The folders of other revisions are then removed: a new revision is what an
+    erasure left. A query that began on the one before fails, and finds the new one when it is run again.
 
     Hive 4.0.1 fails to read a member alone that a struct gained later (`track.bpm`) from hours before it; it reads the
     whole struct, with a null there.
@@ -182,7 +183,8 @@ class HiveMirror(Mirror):
         self._folders.publish_at(folder, hour, force=force)
         with self._refusals(topic, hour.hour):
             self._ask(lambda hive: self._point(hive, hour, location, folder))
-            self._remove_before(topic, hour.hour, hour.revision - 1)
+            for older in range(1, hour.revision):
+                self._files.remove(self._folder(topic, hour.hour, older))
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         def counted(hive: _Hive) -> Count | None:
@@ -194,6 +196,25 @@ class HiveMirror(Mirror):
 
         with self._refusals(topic, hour):
             return self._ask(counted)
+
+    def withdraw(self, hour: SealedHour) -> None:
+        partition = f"partition (hour = '{hour.hour}')"
+
+        def drop(hive: _Hive) -> None:
+            if hive.location(self._table(hour.topic), hour.hour) is not None:
+                hive.run(f"alter table {self._table(hour.topic)} drop if exists {partition}")
+
+        with self._refusals(hour.topic, hour.hour):
+            self._ask(drop)
+            self._folders.withdraw_from(self._folders_of(hour.topic, hour.hour), hour)
+
+    def remains(self, hour: SealedHour) -> list[str]:
+        with self._refusals(hour.topic, hour.hour):
+            location = self._ask(lambda hive: hive.location(self._table(hour.topic), hour.hour))
+            folders = self._folders_of(hour.topic, hour.hour)
+            staged = self._folders.remains_in_staging(hour)
+        kept = {location, *folders} if location else set(folders)
+        return [*sorted(each for each in kept if _revision_in(each) < hour.revision), *staged]
 
     def _point(self, hive: _Hive, hour: SealedHour, location: str | None, folder: str) -> None:
         table = self._table(hour.topic)
@@ -216,9 +237,11 @@ class HiveMirror(Mirror):
         )
         _follow(hive, table, columns)
 
-    def _remove_before(self, topic: Topic, hour: Hour, revision: int) -> None:
-        for old in range(1, revision):
-            self._files.remove(self._folder(topic, hour, old))
+    def _folders_of(self, topic: Topic, hour: Hour) -> list[str]:
+        """Of all revisions that are there."""
+        above = f"{self._options.path}/{topic.name}"
+        form = re.compile(rf"{hour}-r\d+")
+        return [f"{above}/{name}" for name in sorted(self._files.listing(above) or {}) if form.fullmatch(name)]
 
     def _table(self, topic: Topic) -> str:
         return f"`{self._options.database}`.`{topic.name}`"

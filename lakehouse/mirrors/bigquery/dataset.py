@@ -154,6 +154,10 @@ class Dataset:
     def update(self, table: Any, fields: Sequence[str]) -> None:
         self._client.update_table(table, fields, **self._one_call)
 
+    def delete(self, table_id: str) -> None:
+        """Delete a table or partition; none there is fine."""
+        self._client.delete_table(self.address(table_id), not_found_ok=True, **self._one_call)
+
     def query(self, text: str) -> list[tuple[Any, ...]]:
         seconds = self.options.timeout / timedelta(seconds=1)
         rows = self._client.query_and_wait(

@@ -50,6 +50,9 @@ class Layout(Protocol):
     def show(self, topic: Topic) -> None:
         """The view over all hours."""
 
+    def remove(self, topic: Topic, hour: Hour) -> None:
+        """Rows first, then the manifest."""
+
 
 class TablePerHour:
     """`<topic>_<YYYYMMDDHH>`."""
@@ -103,6 +106,9 @@ class TablePerHour:
             table.expires = datetime.now(UTC) + self._dataset.options.expires_after
             fields.append("expires")
         self._dataset.update(table, fields)
+
+    def remove(self, topic: Topic, hour: Hour) -> None:
+        self._dataset.delete(self.table_id(topic, hour))
 
     def show(self, topic: Topic) -> None:
         """The view named as the topic. Tables of topics whose names begin with this one's must not get into it."""
@@ -183,6 +189,10 @@ class Partition:
         job = self._dataset.load_from_memory(line, f"{name}${stamp(hour.hour)}", job_id, config)
         if error := self._dataset.outcome(job):
             raise load_failure(self._dataset.mirror, hour, job, error)
+
+    def remove(self, topic: Topic, hour: Hour) -> None:
+        self._dataset.delete(self.table_id(topic, hour))
+        self._dataset.delete(f"{self._manifests(topic)}${stamp(hour)}")
 
     def show(self, topic: Topic) -> None:
         view = self._dataset.table(f"{topic.name}_hours")

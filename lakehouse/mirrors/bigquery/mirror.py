@@ -26,7 +26,7 @@ from lakehouse.mirrors.bigquery.layouts import Layout, Partition, TablePerHour
 from lakehouse.mirrors.bigquery.loads import PAUSE, LoadAttempts
 from lakehouse.mirrors.bigquery.quota import LoadQuota
 from lakehouse.mirrors.bigquery.schema import type_name
-from lakehouse.mirrors.bigquery.staging import stage_files
+from lakehouse.mirrors.bigquery.staging import remove_staged, stage_files, staged_before
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.store.delta import first_line
@@ -100,6 +100,7 @@ class BigQueryMirror(Mirror):
                 with self._defining:
                     self._layout.prepare(hour)
                 self._load(hour, force)
+                remove_staged(hour, self._dataset.options.staging, self.name, before=hour.revision)
                 self._layout.describe(hour)
                 with self._defining:
                     self._layout.show(hour.topic)
@@ -114,6 +115,19 @@ class BigQueryMirror(Mirror):
             count = Count(int(rows), int(checksum))
             is_there = count.rows > 0 or self._layout.manifest(topic, hour) is not None
             return count if is_there else None
+
+    def withdraw(self, hour: SealedHour) -> None:
+        with self._refusals(hour.topic, hour.hour):
+            self._layout.remove(hour.topic, hour.hour)
+            remove_staged(hour, self._dataset.options.staging, self.name, before=hour.revision + 1)
+
+    def remains(self, hour: SealedHour) -> list[str]:
+        """Beside it BigQuery itself keeps what was replaced for the dataset's time travel."""
+        with self._refusals(hour.topic, hour.hour):
+            present = self._layout.manifest(hour.topic, hour.hour)
+            is_older = present is not None and int(present["revision"]) < hour.revision
+            staged = staged_before(hour, self._dataset.options.staging, self.name, hour.revision)
+        return [self.where(hour.topic, hour.hour)] * is_older + staged
 
     def _load(self, hour: SealedHour, force: bool) -> None:
         with self._uris(hour) as uris:

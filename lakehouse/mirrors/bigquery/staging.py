@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -35,8 +36,7 @@ def stage_files(hour: SealedHour, staging: str, mirror: str, *, drops_nulls: boo
             expected="a place for copies without them" if drops else "one on gs://, which BigQuery can read",
             next_step=f"Give `staging` of mirrors.{mirror} a gs:// folder for copies.",
         )
-    # Below the mirror's name: mirrors that share a staging folder would delete each other's files.
-    folder = f"{mirror}/{hour.topic.name}/{hour.hour}-r{hour.revision}"
+    folder = f"{_folder(hour, mirror)}/{hour.hour}-r{hour.revision}"
     parts = {f"{folder}/{number:05d}.parquet": file for number, file in enumerate(hour.files)}
     storage = Place(staging, hour.silver.options).files() if parts else None
     try:
@@ -46,6 +46,30 @@ def stage_files(hour: SealedHour, staging: str, mirror: str, *, drops_nulls: boo
     finally:
         if storage is not None:
             storage.delete(parts)
+
+
+def staged_before(hour: SealedHour, staging: str, mirror: str, revision: int) -> list[str]:
+    """Copies of revisions of the hour before that one, which a process left that died."""
+    return [f"{staging}/{path}" for path in _paths_before(hour, staging, mirror, revision)]
+
+
+def remove_staged(hour: SealedHour, staging: str, mirror: str, *, before: int) -> None:
+    """Remove such copies."""
+    if paths := _paths_before(hour, staging, mirror, before):
+        Place(staging, hour.silver.options).files().delete(paths)
+
+
+def _paths_before(hour: SealedHour, staging: str, mirror: str, revision: int) -> list[str]:
+    if not staging or revision < 2:
+        return []
+    form = re.compile(rf"{re.escape(_folder(hour, mirror))}/{hour.hour}-r(\d+)/")
+    listed = [stored.path for stored in Place(staging, hour.silver.options).files().listed(_folder(hour, mirror))]
+    return [path for path in listed if (found := form.match(path)) and int(found[1]) < revision]
+
+
+def _folder(hour: SealedHour, mirror: str) -> str:
+    """Below the mirror's name: mirrors that share a staging folder would delete each other's files."""
+    return f"{mirror}/{hour.topic.name}"
 
 
 def _stage(storage: Any, path: str, hour: SealedHour, file: DataFile, drops_nulls: bool) -> None:
