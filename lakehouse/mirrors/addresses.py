@@ -3,14 +3,25 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
 
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.files import Files, LocalFiles
 from lakehouse.store.delta import first_line
+from lakehouse.topics import key
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+StorageOptions = Annotated[
+    dict[str, str] | None,
+    key(
+        None,
+        unit="delta-rs' options",
+        doc="How `path` is reached, where the lake's own options do not serve: in another account than the lake.",
+    ),
+]
+"""A key of every target whose `path` can be an address."""
 
 
 def files_at(

@@ -16,7 +16,7 @@ from lakehouse import failpoints
 from lakehouse.config import Root
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
-from lakehouse.mirrors.addresses import files_at
+from lakehouse.mirrors.addresses import StorageOptions, files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, manifest_of, refuse_older
 from lakehouse.mirrors.files import Copy, Files, Found
 from lakehouse.mirrors.limits import Neighbour, too_long
@@ -50,11 +50,7 @@ class FolderOptions(Frozen):
         unit="folder, hdfs:// or gs:// address",
         doc="Where hours appear, as `<path>/<topic>/<hour>/`.",
     )
-    storage_options: dict[str, str] | None = key(
-        None,
-        unit="delta-rs' options",
-        doc="How `path` is reached, where the lake's own options do not serve: in another account than the lake.",
-    )
+    storage_options: StorageOptions = None
     hours_at_once: int = key(
         4,
         ge=1,

@@ -18,7 +18,7 @@ from lakehouse.config import Root
 from lakehouse.durations import Wait
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
-from lakehouse.mirrors.addresses import files_at
+from lakehouse.mirrors.addresses import StorageOptions, files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
 from lakehouse.mirrors.files import Files
 from lakehouse.mirrors.folder import FolderMirror, folder_objections
@@ -111,11 +111,7 @@ class HiveOptions(Frozen):
         unit="duration",
         doc="Longest wait for one answer; longer where counting an hour takes longer.",
     )
-    storage_options: dict[str, str] | None = key(
-        None,
-        unit="delta-rs' options",
-        doc="How `path` is reached, where the lake's own options do not serve: in another account than the lake.",
-    )
+    storage_options: StorageOptions = None
     hours_at_once: int = key(
         4,
         ge=1,
