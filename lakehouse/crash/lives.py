@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import yaml
-from google.pubsub_v1 import types
 
 from lakehouse import failpoints, hours
 from lakehouse.config import Config, load
@@ -90,15 +89,8 @@ class KilledLake:
         self._events: list[tuple[str, datetime]] = []
         self._hours = self._lives = 0
         self.log = self.folder
-        self._call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
-        seconds = int(ack_deadline.total_seconds())
-        self._call(
-            "CreateSubscription",
-            types.Subscription,
-            name=SUBSCRIPTION,
-            topic=PUBSUB_TOPIC,
-            ack_deadline_seconds=seconds,
-        )
+        self._channel = DirectChannel(broker)
+        self._channel.create(PUBSUB_TOPIC, SUBSCRIPTION, ack_deadline)
 
     # --- lives
 
@@ -154,9 +146,7 @@ class KilledLake:
             payloads.append(json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1}).encode())
             if self._chance.random() < 0.1:
                 payloads.append(payloads[-1])
-        messages = [types.PubsubMessage.pb()(data=payload) for payload in payloads]
-        for first in range(0, len(messages), 1000):
-            self._call("Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=messages[first : first + 1000])
+        self._channel.publish(PUBSUB_TOPIC, payloads)
 
     # --- its process
 
@@ -222,9 +212,6 @@ class KilledLake:
     @property
     def _mirror(self) -> str:
         return f"{self.config.settings.mirrors['folder']['path']}/plays"
-
-    def _call(self, method: str, kind: Any, **values: Any) -> None:
-        DirectChannel(self.broker).unary_unary(f"/x/{method}")(kind.pb()(**values))
 
 
 def _ended(code: int | None) -> str:

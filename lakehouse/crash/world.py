@@ -7,7 +7,6 @@ from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.cloud.monitoring_v3 import types as monitoring
-from google.pubsub_v1 import types
 
 from lakehouse.config import Config
 from lakehouse.crash.small_lake import PUBSUB_TOPIC, SUBSCRIPTION
@@ -32,20 +31,11 @@ class World:
         self.now = _START
         self.broker = Broker(clock=lambda: self.now.timestamp())
         self._channel = DirectChannel(self.broker)
-        self._call("CreateTopic", types.Topic, name=PUBSUB_TOPIC)
-        seconds = int(ACK_DEADLINE.total_seconds())
-        self._call(
-            "CreateSubscription",
-            types.Subscription,
-            name=SUBSCRIPTION,
-            topic=PUBSUB_TOPIC,
-            ack_deadline_seconds=seconds,
-        )
+        self._channel.create(PUBSUB_TOPIC, SUBSCRIPTION, ACK_DEADLINE)
 
     def publish(self, payload: bytes) -> None:
         """DirectError when the broker refuses, or loses its answer."""
-        message = types.PubsubMessage.pb()(data=payload)
-        self._call("Publish", types.PublishRequest, topic=PUBSUB_TOPIC, messages=[message])
+        self._channel.publish(PUBSUB_TOPIC, [payload])
 
     def published(self) -> list[str]:
         """The ids of all messages that the broker has taken."""
@@ -55,14 +45,11 @@ class World:
         return list(self.broker.unacked(SUBSCRIPTION))
 
     def frontier(self) -> MonitoringFrontier:
-        client = _Monitoring(DirectChannel(self.broker).unary_unary("/x/ListTimeSeries"))
+        client = _Monitoring(self._channel.unary_unary("/x/ListTimeSeries"))
         return MonitoringFrontier(SUBSCRIPTION, client, timedelta(minutes=5), ask_every=timedelta(0))
 
     def ledger(self) -> Ledger:
         return self.tables.ledger("world", lambda: self.now)
-
-    def _call(self, method: str, kind: Any, **values: Any) -> Any:
-        return self._channel.unary_unary(f"/x/{method}")(kind.pb()(**values))
 
 
 class _Monitoring:

@@ -5,10 +5,12 @@ What goes over it depends on no thread and no clock but the broker's, so a run t
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from datetime import timedelta
 from typing import Any, NoReturn
 
 import grpc
+from google.pubsub_v1 import types
 
 from lakehouse.sandbox.broker import Broker
 
@@ -37,6 +39,24 @@ class DirectChannel:
         self, path: str, *, response_deserializer: Callable[[bytes], Any] | None = None, **_: Any
     ) -> DirectCall:
         return DirectCall(self._broker.answer(path.rpartition("/")[2]), response_deserializer)
+
+    def create(self, topic: str, subscription: str, ack_deadline: timedelta = timedelta(seconds=10)) -> None:
+        """A topic and a subscription to it."""
+        self.call("CreateTopic", types.Topic, name=topic)
+        seconds = int(ack_deadline.total_seconds())
+        self.call(
+            "CreateSubscription", types.Subscription, name=subscription, topic=topic, ack_deadline_seconds=seconds
+        )
+
+    def publish(self, topic: str, payloads: Sequence[bytes]) -> None:
+        """In requests of at most 1,000 messages; DirectError when the broker refuses, or loses its answer."""
+        messages = [types.PubsubMessage.pb()(data=payload) for payload in payloads]
+        for first in range(0, len(messages), 1000):
+            self.call("Publish", types.PublishRequest, topic=topic, messages=messages[first : first + 1000])
+
+    def call(self, method: str, kind: Any, **values: Any) -> Any:
+        """The answer to a request of a kind of `google.pubsub_v1` with these values."""
+        return self.unary_unary(f"/x/{method}")(kind.pb()(**values))
 
     def close(self) -> None:
         """Nothing is held."""
