@@ -31,6 +31,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import EXIT_CODES, LakehouseError
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
+from lakehouse.store.heartbeats import Heartbeat, Pulse
 from lakehouse.topics import Topic, topic_from
 from lakehouse.types import arrow_type
 
@@ -91,6 +92,7 @@ def pages() -> dict[str, str]:
         "figures": figures(RESULTS).rstrip(),
         **{name: "\n".join(_columns(name, schema)) for name, schema in _schemas().items()},
         "ledger_details": "\n\n".join(_ledger_details()),
+        "heartbeat": "\n".join([*_details(Heartbeat), "", "Each of `topics`:", "", *_details(Pulse)]),
     }
     return {name: templates.get_template(name).render(values) for name in PAGES}
 
@@ -285,10 +287,13 @@ def _ledger_details() -> Iterator[str]:
     ]
     for title, kind in named:
         lines = [f"### {title}", "", (kind.__doc__ or "").strip().splitlines()[0]]
-        rows = [f"| `{each.key}` | {_cell(each.type)} | {_cell(each.meaning)} |" for each in records.meanings(kind)]
-        if rows:
-            lines += ["", "| key | type | meaning |", "|---|---|---|", *rows]
-        yield "\n".join(lines)
+        yield "\n".join([*lines, *(["", *rows] if (rows := _details(kind)) else [])])
+
+
+def _details(kind: type[Any]) -> list[str]:
+    """`| key | type | meaning |` for each field of a class whose JSON is documented; nothing where it has none."""
+    rows = [f"| `{each.key}` | {_cell(each.type)} | {_cell(each.meaning)} |" for each in records.meanings(kind)]
+    return ["| key | type | meaning |", "|---|---|---|", *rows] if rows else []
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from pathlib import Path
@@ -17,16 +18,19 @@ from typing import Annotated, Any, NoReturn, Protocol
 import typer
 from pyspark import InheritableThread
 from pyspark.sql import SparkSession
+from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import durations, failpoints
 from lakehouse.config import Config, load
-from lakehouse.errors import LakehouseError, extras_named, unexpected
+from lakehouse.errors import ConfigError, LakehouseError, extras_named, unexpected
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import open_topics, run_until_stopped, start_queries
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.stage_failures import record_stage_failure
+from lakehouse.running.identity import application_name
+from lakehouse.running.life import Life
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.spark.shutdown import concerns_all, end_in_order
@@ -55,6 +59,11 @@ class Application:
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
     _unhook: Callable[[], None] = lambda: None
+
+    def __post_init__(self) -> None:
+        name = application_name(self.config, self.topics)
+        settings = self.config.settings.model_copy(update={"application": name})
+        self.config = replace(self.config, settings=settings)
 
     @cached_property
     def spark(self) -> SparkSession:
@@ -96,7 +105,8 @@ def run_job(job: Job) -> NoReturn:
 
 def ingest(application: Application) -> None:
     """Ingest all topics until asked to stop or, with --until-drained, until nothing is left to pull or close."""
-    _run_ingest(application, lambda: None)
+    with _living(application) as life:
+        _run_ingest(application, life, lambda: None)
 
 
 def seal(application: Application) -> None:
@@ -129,26 +139,46 @@ def run(application: Application) -> None:
     """All stages: ingest closes hours, and for each topic one thread takes them through the rest."""
     _check_suites(application)
     stages = _Stages(application, [_seal, _validate, _mirror], application.config.settings.ingest.trigger)
+    with _living(application) as life:
+        try:
+            _run_ingest(application, life, stages.start)
+        except BaseException:
+            stages.abandon()
+            raise
+        stages.finish()
+
+
+@contextmanager
+def _living(application: Application) -> Iterator[Life]:
+    """The run's heartbeat, until what is within has ended, and why it has."""
+    life = Life(application.config, application.topics, application.run)
     try:
-        _run_ingest(application, stages.start)
-    except BaseException:
-        stages.abandon()
+        yield life
+    except BaseException as error:
+        life.end(str(unexpected("application", error)))
         raise
-    stages.finish()
+    life.end("asked to" if application.stop.is_set() else "drained")
 
 
-def _run_ingest(application: Application, begin: Callable[[], None]) -> None:
-    topics = (TopicIngest(topic, application.config, run=application.run) for topic in application.topics)
-    ready, failures = open_topics(topics)
+def _run_ingest(application: Application, life: Life, begin: Callable[[], None]) -> None:
+    ingests = [TopicIngest(topic, application.config, run=application.run) for topic in application.topics]
+    life.follow(ingests)
+    ready, failures = open_topics(ingests, life.check)
+    life.start(has_topics=bool(ready))
     queries = start_queries(ready, lambda ingest: ingest.start(application.spark), failures)
     if queries:
         begin()
+
+    def start_again(ingest: TopicIngest) -> StreamingQuery:
+        life.check(ingest)
+        return ingest.start_again(application.spark)
+
     run_until_stopped(
         queries,
         application.stop,
         until_drained=application.until_drained,
         failures=failures,
-        start_again=lambda ingest: ingest.start_again(application.spark),
+        start_again=start_again,
     )
 
 
@@ -320,7 +350,14 @@ def _command(job: Job) -> typer.Typer:
 
     def application(topics: list[str] | None, conf: Path | None, **options: Any) -> None:
         config = load(conf)
-        names = topics or sorted(config.topics)
+        names = dict.fromkeys(topics or sorted(config.topics))
+        if not names:
+            raise ConfigError(
+                str(config.path.parent / config.settings.topics),
+                found="no topic",
+                expected="a <topic>.yaml for each topic of the application",
+                next_step="Add one (`lakehouse topics new`), or point the key `topics` of the configuration there.",
+            )
         _run_by(job, Application(config, tuple(config.topic(name) for name in names), **options))
 
     def endless(topics: _Topics = None, conf: _Conf = None, until_drained: _UntilDrained = False) -> None:

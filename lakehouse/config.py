@@ -52,6 +52,15 @@ def _plain(path: str, odd: re.Pattern[str]) -> str:
 
 Root = Annotated[str, AfterValidator(_rooted)]
 
+_APPLICATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
+
+
+def _application(name: str) -> str:
+    """It names a folder of the lake."""
+    if name and not _APPLICATION.fullmatch(name):
+        raise ValueError("up to 100 letters, digits, _, . and -, beginning with a letter or a digit")
+    return name
+
 
 FORMER_KEYS = {"dry_after": "empty_after"}
 """Of `ingest`, as release 0.1 spelled them."""
@@ -195,6 +204,13 @@ class Settings(Frozen):
         unit="text",
         shown="$LAKEHOUSE_RELEASE, else the package's version",
         doc="What every commit says it was written by.",
+    )
+    application: Annotated[str, AfterValidator(_application)] = key(
+        default_factory=lambda: os.environ.get("LAKEHOUSE_APPLICATION", ""),
+        validate_default=True,
+        unit="name",
+        shown="$LAKEHOUSE_APPLICATION, else the topics given to the job, else this file's name",
+        doc="Whose heartbeat it is. Set it where several applications of one lake would have one name.",
     )
     topics: str = key(
         "topics",

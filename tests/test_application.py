@@ -147,6 +147,15 @@ def test_an_unknown_topic_is_named_with_those_that_there_are(conf: Path, refused
     assert "plays" in message.replace("palys", "")
 
 
+@pytest.mark.parametrize("job", ["run", "seal"])
+def test_an_application_without_topics_is_refused(conf: Path, refused: Callable[..., str], job: str) -> None:
+    """Exit code 0 said that all is well, and nothing ran."""
+    (conf.parent / "topics" / "plays.yaml").unlink()
+    message = refused(job)
+    assert str(conf.parent / "topics") in message
+    assert "found no topic" in message
+
+
 def test_a_missing_configuration_is_named(conf: Path, refused: Callable[..., str]) -> None:
     """On Dataproc the files travel in an archive; a wrong name must be reported, not guessed."""
     message = refused("seal", conf=conf.with_name("other.yaml"))
@@ -183,6 +192,10 @@ def test_a_run_takes_events_to_a_mirror_and_ends_on_sigterm(
     assert seal is not None
     assert (seal.details["rows"], seal.details["duplicates"]) == (6, 3)
     assert (conf.parent.parent / "mirror" / "plays" / "2026-01-01T01" / "_SUCCESS").exists()
+    (row,) = status.statuses(load(conf), ["plays"], datetime.now(UTC))
+    assert row.life is not None
+    assert (row.state, row.life.application, row.life.why_ended) == ("not running", "test", "asked to")
+    assert row.life.last_trigger is not None
 
 
 @pytest.mark.slow

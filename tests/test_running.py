@@ -192,6 +192,51 @@ def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
     assert (answer[0].failure.error, answer[0].failure.run) == (str(DENIED), "one")
 
 
+def test_a_heartbeat_says_how_often_a_topic_fails_and_why(claimed: Callable[..., TopicIngest]) -> None:
+    """The same of one whose query dies at its start, of one that is parked, and of one that works again."""
+    plays, skips, stop = claimed("plays"), claimed("skips"), threading.Event()
+    pulses = []
+
+    def start_again(ingest: TopicIngest) -> Query:
+        pulses.append(ingest.pulse)
+        if len(pulses) < 3:
+            raise DENIED
+        stop.set()
+        ingest.failure = None
+        return Query(ingest)
+
+    assert plays.pulse.state == "starting"
+    run_until_stopped({plays: Query(plays, DENIED), skips: Query(skips)}, stop, start_again=start_again)  # type: ignore[dict-item, arg-type]
+    assert [(pulse.state, pulse.failures, pulse.error) for pulse in pulses] == [
+        ("failed at start", count, str(DENIED)) for count in (1, 2, 3)
+    ]
+    assert all(pulse.next_try_at is not None for pulse in pulses)
+    assert plays.pulse.state == "ended"
+    skips.last_batch = DONE
+    skips.record_failure(DENIED)
+    assert (skips.pulse.state, skips.pulse.failures) == ("parked", 1)
+    well = skips.pulse.triggered(datetime.now(UTC), 1, None)
+    assert (well.state, well.failures, well.error, well.next_try_at) == ("running", 0, None, None)
+
+
+def test_the_fence_names_both_applications(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Who finds a topic in two applications must know which to stop."""
+    monkeypatch.setattr(TopicIngest, "ack_deadline", lambda ingest: ACK_DEADLINE)
+
+    def ingest(application: str, run: str) -> TopicIngest:
+        settings = config.settings.model_copy(update={"application": application})
+        opened = TopicIngest(config.topic("plays"), replace(config, settings=settings), run=run)
+        opened.open_topic(ACK_DEADLINE)
+        return opened
+
+    older = ingest("royalties", "one")
+    ingest("charts", "two")
+    with pytest.raises(StaleDriverError) as stale:
+        older.start_again(None)  # type: ignore[arg-type]
+    assert "found run two of application charts on " in str(stale.value)
+    assert "expected this run, one of application royalties, to be the newest" in str(stale.value)
+
+
 def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(claimed: Callable[..., TopicIngest]) -> None:
     """Exit code 0 would say that all is well."""
     plays, skips = claimed("plays"), claimed("skips")

@@ -9,6 +9,7 @@ from rich.text import Text
 
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
 from lakehouse.durations import duration_text
+from lakehouse.operations.life import TopicLife
 from lakehouse.operations.status import RECENT, HourStatus, TopicStatus
 
 _SIGNS = {
@@ -32,6 +33,8 @@ def cause_of(row: TopicStatus) -> Text:
     words = row.state
     if row.state == "error":
         words = f"error: {row.error}"
+    elif row.state == "failing" and row.life and row.life.is_failing:
+        words = _parked(row.life)
     elif row.state == "failing" and row.failure:
         words = f"failing for {age_text(row.failure.seconds)}: {row.failure.error}"
     elif row.state == "failing" and row.stage_failures:
@@ -41,6 +44,14 @@ def cause_of(row: TopicStatus) -> Text:
         words = f"not running since {row.not_running_since:%-d %b %H:%M}"
     elif row.state == "stuck" and row.stuck:
         words = f"stuck at {row.stuck.hour} for {age_text(row.stuck.seconds)}: {row.stuck.reason}"
+    elif row.state == "ok" and row.life and row.life.last_trigger:
+        words = f"ok, last trigger {age_text(row.life.last_trigger_age_seconds)} ago"
+    elif row.state == "silent" and row.life:
+        has_hung = row.life.hangs_for_seconds is not None
+        what, age = (
+            ("batch", row.life.hangs_for_seconds) if has_hung else ("sign of life", row.life.written_age_seconds)
+        )
+        words = f"no {what} for {age_text(age)}"
     elif row.state == "silent" and row.last_sign:
         words = f"no sign since {row.last_sign:%-d %b %H:%M}"
     elif row.state == "rejecting":
@@ -51,6 +62,26 @@ def cause_of(row: TopicStatus) -> Text:
         first, *others = row.invalid_hours
         words = f"{first} is invalid" + (f", and {len(others)} more" if others else "")
     return Text(words, _SIGNS.get(row.state, _BROKEN)[1])
+
+
+def _parked(life: TopicLife) -> str:
+    """How its application fails at the topic, how often in a row, and when it tries again."""
+    what = "parked" if life.state == "parked" else "fails at its start"
+    times = f", {life.failures} times" if life.failures > 1 else ""
+    then = f", next try in {age_text(life.next_try_in_seconds)}" if life.next_try_in_seconds is not None else ""
+    return f"{what}{times}{then}: {life.error}"
+
+
+def _run_of(life: TopicLife | None) -> str:
+    if life is None:
+        return NOTHING
+    end = f", ended {instant_text(life.ended_at)}: {life.why_ended}" if life.ended_at else ""
+    also = f"; run {life.other_run} has the same name" if life.other_run else ""
+    return f"{life.application} (run {life.run} on {life.host}, configuration {life.configuration}{end}{also})"
+
+
+def _last_trigger(life: TopicLife | None) -> str:
+    return _instant_and_age(life.last_trigger, life.last_trigger_age_seconds) if life else NOTHING
 
 
 def rejected_text(rejected: int | None, share: float | None) -> str:
@@ -158,6 +189,8 @@ def status_fields(row: TopicStatus) -> list[tuple[str, str | Text]]:
         ("unacknowledged", _status_unacknowledged(row)),
         ("watermark", instant_text(row.watermark)),
         ("frontier", _instant_and_age(row.frontier, row.frontier_age_seconds)),
+        ("application", _run_of(row.life)),
+        ("last trigger", _last_trigger(row.life)),
         ("last commit", _instant_and_age(row.last_commit, row.last_commit_age_seconds)),
         ("last sign of life", _instant_and_age(row.last_sign, row.last_sign_age_seconds)),
         ("rows of last batch", number_text(row.last_batch_rows)),

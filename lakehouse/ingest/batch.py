@@ -34,7 +34,8 @@ from lakehouse.topics import Topic
 class Batch:
     """The result of a batch. `is_finished`: nothing is left to pull, nor an hour that would soon close by itself.
 
-    `blocked` is the error that keeps the topic from ever being finished while nobody acts.
+    `blocked` is the error that keeps the topic from ever being finished while nobody acts. `frontier` is None where it
+    was not known.
     """
 
     epoch: int
@@ -43,6 +44,7 @@ class Batch:
     closed: tuple[ClosedHour, ...]
     is_finished: bool
     blocked: SourceError | None = None
+    frontier: datetime | None = None
 
 
 @dataclass(frozen=True)

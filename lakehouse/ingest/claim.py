@@ -249,6 +249,7 @@ class ClaimedTopic:
             batch_plan.decision.closed,
             is_drained and not awaits_frontier and self._is_finished(batch_plan),
             self._blocked(awaits_frontier, batch_plan),
+            batch_plan.signals.frontier.at,
         )
 
     def _is_finished(self, batch_plan: BatchPlan) -> bool:

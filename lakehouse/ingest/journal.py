@@ -41,8 +41,9 @@ class Journal:
     def take_over(self) -> bool:
         """Record that this run has the topic from now on; whether it is the first one ever."""
         is_first = self.ledger.history().last(State.STARTED) is None
-        host = socket.gethostname()
-        self.ledger.record(Started(run=self._run, host=host, release=self._tables.settings.release))
+        settings, host = self._tables.settings, socket.gethostname()
+        application = settings.application or None
+        self.ledger.record(Started(run=self._run, host=host, release=settings.release, application=application))
         return is_first
 
     def check_newest(self) -> None:
@@ -52,8 +53,9 @@ class Journal:
         if entry is not None and newest is not None and newest.run != self._run:
             raise StaleDriverError(
                 f"topic {self._tables.topic.name}",
-                found=f"run {newest.run} on {newest.host}, started at {hours.instant_text(entry.at)}",
-                expected=f"this run, {self._run}, to be the newest",
+                found=f"run {_named(newest.run, newest.application)} on {newest.host}, "
+                f"started at {hours.instant_text(entry.at)}",
+                expected=f"this run, {_named(self._run, self._tables.settings.application)}, to be the newest",
                 next_step="Leave the newer run alone; stop it first if this one should take over.",
             )
 
@@ -154,3 +156,8 @@ class Journal:
                 self.ledger.record(failed, unless=is_known)
         except Exception as unwritable:  # the failure itself is what matters, and is raised by the caller
             log.warning("ingest: topic=%s not_recorded=failed error=%s", self._tables.topic.name, unwritable)
+
+
+def _named(run: str, application: str | None) -> str:
+    """A run with the name of its application, where it has one."""
+    return f"{run} of application {application}" if application else run

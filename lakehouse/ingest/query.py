@@ -12,6 +12,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import failpoints
 from lakehouse.config import Config
+from lakehouse.errors import StaleDriverError
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.checkpoint import set_aside_if_damaged
 from lakehouse.ingest.claim import ClaimedTopic, Clock, claim, now
@@ -21,6 +22,7 @@ from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import SWEEP_EVERY
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
+from lakehouse.store.heartbeats import Pulse, TopicState
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -42,7 +44,7 @@ class TopicIngest:
         frontier: FrontierSource | None = None,
         sweep_every: int = SWEEP_EVERY,
     ) -> None:
-        self._topic, self._config, self._run, self._clock = topic, config, run, clock
+        self.topic, self._config, self._run, self._clock = topic, config, run, clock
         self._frontier, self._sweep_every = frontier, sweep_every
         self._tables = TopicTables(topic, config.settings)
         self._journal = Journal(self._tables, run, clock)
@@ -53,14 +55,16 @@ class TopicIngest:
         self._batch_under_way = threading.Lock()
         self.failure: BaseException | None = None
         self.last_batch: Batch | None = None
+        self.pulse = Pulse(subscription=topic.subscription, state="starting", since=clock())
+        """How the topic is; a new value with each change, so that another thread may read it."""
 
     @property
     def name(self) -> str:
-        return self._topic.name
+        return self.topic.name
 
     def ack_deadline(self) -> timedelta:
         """The subscription's; SourceError when it cannot be read, before anything of the topic is touched."""
-        reader = SubscriptionReader(self._topic.subscription, pauses=Pauses(patience=timedelta(seconds=5)))
+        reader = SubscriptionReader(self.topic.subscription, pauses=Pauses(patience=timedelta(seconds=5)))
         try:
             return reader.ack_deadline()
         finally:
@@ -70,7 +74,7 @@ class TopicIngest:
         """Claim the topic, see `claim`."""
         self._ack_deadline = ack_deadline
         self._claimed = claim(
-            self._topic,
+            self.topic,
             self._config,
             run=self._run,
             ack_deadline=ack_deadline,
@@ -83,14 +87,14 @@ class TopicIngest:
         """Start the query, on a topic that is claimed first where that was not done."""
         if self._claimed is None:
             self.open_topic(self.ack_deadline())
-        set_aside_if_damaged(self._tables.raw.files(), self._topic.name, self._clock())
+        set_aside_if_damaged(self._tables.raw.files(), self.topic.name, self._clock())
         spark.dataSource.register(PubSubSource)
-        spark.sparkContext.setLocalProperty("spark.scheduler.pool", self._topic.name)
+        spark.sparkContext.setLocalProperty("spark.scheduler.pool", self.topic.name)
         facts = spark.readStream.format(FORMAT).options(**self._source_options()).load()
         trigger_ms = int(self._config.settings.ingest.trigger.total_seconds() * 1000)
         return (
-            facts.withWatermark("max_event_time", f"{int(self._topic.lateness.total_seconds())} seconds")
-            .writeStream.queryName(f"ingest {self._topic.name}")
+            facts.withWatermark("max_event_time", f"{int(self.topic.lateness.total_seconds())} seconds")
+            .writeStream.queryName(f"ingest {self.topic.name}")
             .foreachBatch(self.on_batch)
             .option("checkpointLocation", self._tables.checkpoint)
             .trigger(processingTime=f"{trigger_ms} milliseconds")
@@ -105,6 +109,7 @@ class TopicIngest:
             self._ack_deadline = deadline
             self._claimed.watch_frontier(deadline, self._clock() + deadline)
         self.failure = self.last_batch = None
+        self.pulse = self.pulse.changed("starting", self._clock())
         return self.start(spark)
 
     def commit_facts(self, facts: Sequence[Fact]) -> Batch:
@@ -112,6 +117,7 @@ class TopicIngest:
         if self._claimed is None:
             raise ValueError(f"topic {self.name} is not claimed")
         self.last_batch = self._claimed.commit(facts)
+        self.pulse = self.pulse.triggered(self._clock(), self.last_batch.epoch, self.last_batch.frontier)
         if self._has_failed:
             self._journal.record_recovery()
             self._has_failed = False
@@ -133,13 +139,19 @@ class TopicIngest:
                 self.failure = failure
                 raise
 
-    def record_failure(self, error: BaseException) -> None:
-        """Why the topic's query ended or could not start, see `Journal.record_failure`."""
+    def record_failure(self, error: BaseException, tried_again_in: timedelta | None = None) -> None:
+        """Why the topic's query ended or could not start, see `Journal.record_failure`; None: nobody tries again."""
         self._has_failed = True
+        at = self._clock()
+        state: TopicState = "parked" if self.last_batch else "failed at start"
+        state = "taken over" if isinstance(error, StaleDriverError) else state
+        next_try_at = None if tried_again_in is None else at + tried_again_in
+        self.pulse = self.pulse.failed(state, at, str(error), next_try_at)
         self._journal.record_failure(error, has_claimed=self._claimed is not None)
 
     def record_stop(self) -> None:
         """That nobody runs the topic from here on, see `Journal.record_stop`."""
+        self.pulse = self.pulse.changed("ended", self._clock())
         if self._claimed is not None:  # else there may be no lake yet, and this must not make one
             self._journal.record_stop()
 
@@ -161,4 +173,4 @@ class TopicIngest:
 
     def _source_options(self) -> dict[str, str]:
         raw = self._tables.raw
-        return source_options(self._topic, raw.uri, self._config.settings.ingest, raw.options, self._ack_deadline)
+        return source_options(self.topic, raw.uri, self._config.settings.ingest, raw.options, self._ack_deadline)

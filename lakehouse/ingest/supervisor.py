@@ -29,15 +29,19 @@ _FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
 Start = Callable[[TopicIngest], StreamingQuery]
 
 
-def open_topics(ingests: Iterable[TopicIngest]) -> tuple[list[TopicIngest], dict[TopicIngest, LakehouseError]]:
+def open_topics(
+    ingests: Iterable[TopicIngest], check: Callable[[TopicIngest], None] = lambda ingest: None
+) -> tuple[list[TopicIngest], dict[TopicIngest, LakehouseError]]:
     """Those that are claimed and can start, and why the others are not; none holds up another.
 
-    Whether each can be read is found before the first is claimed, so that a run that can read nothing claims nothing.
+    Whether each can be read, and passes `check`, is found before the first is claimed, so that a run that can read
+    nothing claims nothing.
     """
     deadlines: dict[TopicIngest, timedelta] = {}
     failures: dict[TopicIngest, LakehouseError] = {}
     for ingest in ingests:
         try:
+            check(ingest)
             deadlines[ingest] = ingest.ack_deadline()
         except BaseException as error:
             failures[ingest] = _own(ingest, error)
@@ -197,10 +201,10 @@ class _Topics:
             self.fatal = self.fatal or error
             return
         error = _own(ingest, error)
-        ingest.record_failure(error)
         pause = self._pauses.get(ingest, _FIRST_PAUSE)
         self._pauses[ingest] = min(2 * pause, _LONGEST_PAUSE)
         may_try = not isinstance(error, StaleDriverError)
+        ingest.record_failure(error, pause if may_try else None)
         before = self.failing.get(ingest)
         if self.running and (before is None or str(before.error) != str(error)):
             then = f"tried again in {duration_text(pause)}" if may_try else "left to the newer run"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -17,11 +17,13 @@ from lakehouse import hours
 from lakehouse.config import Config, Settings, model_of, topic_of, values_of
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.hours import Hour
+from lakehouse.operations.life import TopicLife, signs_of, topic_life
 from lakehouse.operations.stage_failures import StageFailure, stage_failures
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.store import records
 from lakehouse.store.bronze_log import INGEST, ingest_commits
 from lakehouse.store.delta import metadata_of_commits
+from lakehouse.store.heartbeats import SILENT_AFTER, Sign
 from lakehouse.store.ledger import Entry, History, Ledger
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
@@ -127,9 +129,9 @@ class Due:
 STATES = {
     "error": "its lake cannot be read",
     "failing": "ingest or a later stage cannot go on",
-    "not running": "its application has ended, and none has started since",
+    "not running": "its application has ended in order and none has started since, or no application names it",
+    "silent": "its application, or the topic alone, gives no sign of life",
     "stuck": "the frontier has long kept the open hour from closing",
-    "silent": "longer than an hour can stay open nothing has been recorded: it is idle, or nobody runs it",
     "rejecting": "more messages are rejected than `max_rejected_share` allows",
     "behind": "a closed hour has long waited for its next stage",
     "invalid": "an hour waits until a person releases it",
@@ -147,12 +149,14 @@ class TopicStatus:
     that has closed and is not everywhere it goes; `waits_since` is when something last happened to it.
     `delivered_hour` is the newest that is everywhere it goes, `behind_seconds` how long ago that hour ended. `rejected`
     counts messages since the close before last, `rejected_share` is their share of all messages since then.
-    `unacknowledged` counts messages of the newest `RECENT` commits whose acknowledgement was refused for good.
+    `unacknowledged` counts messages of the newest `RECENT` commits whose acknowledgement was refused for good. `life`
+    is what the topic's application says of it; None where none names it, as before the first heartbeat of a lake.
     """
 
     topic: str
     state: str
     error: str | None = None
+    life: TopicLife | None = None
     failure: Failure | None = None
     stage_failures: tuple[StageFailure, ...] = ()
     stuck: Stuck | None = None
@@ -215,8 +219,9 @@ class HourStatus:
 def statuses(config: Config, topic_names: Iterable[str], now: datetime) -> list[TopicStatus]:
     """A row for each topic, in the order asked for; a topic that cannot be read is a row that says why."""
     topics = [config.topic(name) for name in topic_names]
+    signs = signs_of(config.settings)
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(lambda topic: _status_or_error(topic, config, now), topics))
+        return list(readers.map(lambda topic: _status_or_error(topic, config, signs, now), topics))
 
 
 def hour_statuses(snapshot: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
@@ -383,34 +388,38 @@ def _file_complaint(file: Path) -> str | None:
     return None
 
 
-def _status_or_error(topic: Topic, config: Config, now: datetime) -> TopicStatus:
+def _status_or_error(topic: Topic, config: Config, signs: Sequence[Sign], now: datetime) -> TopicStatus:
+    life = topic_life(topic.name, signs, now)
     try:
-        return _status(read_topic(topic, config), now)
+        return _status(read_topic(topic, config), life, signs, now)
     except Exception as error:  # whatever breaks one topic must not hide the others
-        return TopicStatus(topic.name, "error", error=str(error) or type(error).__name__)
+        return TopicStatus(topic.name, "error", error=str(error) or type(error).__name__, life=life)
 
 
-def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
+def _status(snapshot: TopicSnapshot, life: TopicLife | None, signs: Sequence[Sign], now: datetime) -> TopicStatus:
     topic, history, batch = snapshot.topic, snapshot.history, snapshot.batch
     if not snapshot.is_started:
-        return TopicStatus(topic.name, "not started")
+        return TopicStatus(topic.name, "failing" if life and life.is_failing else "not started", life=life)
+    started = history.last(State.STARTED)
+    if life is not None and _is_outdated(life, started, signs):
+        life = None
     closed = history.hours()
     waits = {hour: what for hour in closed if (what := waits_for(snapshot, hour))}
     waiting = next(iter(waits), None)
     delivered = next((hour for hour in reversed(closed) if hour not in waits and history.current(hour)), None)
-    started = history.last(State.STARTED)
     frontier = batch.instant("frontier") if batch else None
     rejected, messages = _rejected(snapshot)
-    last_sign = _last_sign(snapshot)
+    last_sign = _last_sign(snapshot, life)
     status = TopicStatus(
         topic.name,
         "ok",
         failure=failure(snapshot, now),
         stage_failures=tuple(stage_failures(history, topic)),
         stuck=stuck(snapshot, now),
-        not_running_since=_stopped_at(snapshot),
+        life=life,
+        not_running_since=_not_running_since(snapshot, life, signs, now),
         last_sign=last_sign,
-        last_sign_age_seconds=_seconds(last_sign, now),
+        last_sign_age_seconds=_age(last_sign, now),
         open_hour=snapshot.open_hour,
         waiting_hour=waiting,
         waits_for=waits.get(waiting) if waiting else None,
@@ -423,9 +432,9 @@ def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
         held=tuple(held_hours(snapshot, now)),
         watermark=batch.instant("watermark") if batch else None,
         frontier=frontier,
-        frontier_age_seconds=_seconds(frontier, now),
+        frontier_age_seconds=_age(frontier, now),
         last_commit=batch.committed_at if batch else None,
-        last_commit_age_seconds=_seconds(batch.committed_at, now) if batch else None,
+        last_commit_age_seconds=_age(batch.committed_at, now) if batch else None,
         last_batch_rows=batch.rows if batch else None,
         slots=batch.state.slots if batch else None,
         slots_min=topic.slots.min,
@@ -443,18 +452,47 @@ def _status(snapshot: TopicSnapshot, now: datetime) -> TopicStatus:
 
 
 def _worst(status: TopicStatus, topic: Topic, now: datetime) -> str:
-    longest_silence = hours.ONE_HOUR + topic.lateness + STUCK_AFTER
     is_behind = status.waits_since is not None and now - status.waits_since > BEHIND_AFTER
     holds = {
-        "failing": status.failure is not None or bool(status.stage_failures),
+        "failing": status.failure is not None
+        or bool(status.stage_failures)
+        or (status.life is not None and status.life.is_failing),
         "not running": status.not_running_since is not None,
+        "silent": _is_silent(status, topic, now),
         "stuck": status.stuck is not None,
-        "silent": status.last_sign is not None and now - status.last_sign > longest_silence,
         "rejecting": status.rejected_share is not None and status.rejected_share > topic.max_rejected_share,
         "behind": is_behind and status.waits_for != "release",
         "invalid": bool(status.invalid_hours),
     }
     return next((state for state in STATES if holds.get(state)), "ok")
+
+
+def _is_silent(status: TopicStatus, topic: Topic, now: datetime) -> bool:
+    """By the heartbeat; without one, nothing in the lake for longer than an hour of the topic can stay open."""
+    if status.life is not None:
+        return not status.life.is_alive or status.life.hangs_for_seconds is not None
+    longest_silence = hours.ONE_HOUR + topic.lateness + STUCK_AFTER
+    return status.last_sign is not None and now - status.last_sign > longest_silence
+
+
+def _is_outdated(life: TopicLife, started: Entry | None, signs: Sequence[Sign]) -> bool:
+    """Whether a run that writes no heartbeat, such as an older release's, has the topic since."""
+    runs = {sign.heartbeat.run: sign.heartbeat.started_at for sign in signs}
+    newest = started.of(records.Started).run if started else life.run
+    return newest not in runs and started is not None and started.at > runs[life.run]
+
+
+def _not_running_since(
+    snapshot: TopicSnapshot, life: TopicLife | None, signs: Sequence[Sign], now: datetime
+) -> datetime | None:
+    """Since when nobody runs the topic, as far as that is known; None while somebody does, or may."""
+    if life is not None:
+        return life.not_running_since
+    last_sign, stopped_at = _last_sign(snapshot, None), _stopped_at(snapshot)
+    is_complete = bool(signs) and not any(sign.is_alive(now) and sign.heartbeat.other_run for sign in signs)
+    if stopped_at is None and is_complete and last_sign is not None and now - last_sign > SILENT_AFTER:
+        return last_sign
+    return stopped_at
 
 
 def _stopped_at(snapshot: TopicSnapshot) -> datetime | None:
@@ -465,10 +503,11 @@ def _stopped_at(snapshot: TopicSnapshot) -> datetime | None:
     return None if snapshot.batch is not None and snapshot.batch.committed_at > newest.at else newest.at
 
 
-def _last_sign(snapshot: TopicSnapshot) -> datetime | None:
-    """When ingest last left anything in the ledger or in bronze's log."""
+def _last_sign(snapshot: TopicSnapshot, life: TopicLife | None) -> datetime | None:
+    """When ingest last left anything in the ledger, in bronze's log or in a heartbeat."""
     left = snapshot.history.newest(*_INGESTS)
     signs = [left.at if left else None, snapshot.batch.committed_at if snapshot.batch else None]
+    signs.append(life.written_at if life else None)
     return max((sign for sign in signs if sign), default=None)
 
 
@@ -535,3 +574,8 @@ def _delay(hour: Hour, entry: Entry | None) -> float | None:
 
 def _seconds(since: datetime | None, now: datetime) -> float | None:
     return round((now - since) / timedelta(seconds=1), 3) if since else None
+
+
+def _age(since: datetime | None, now: datetime) -> float | None:
+    """Never negative: the clock that wrote `since` may be ahead of ours."""
+    return max(_seconds(since, now) or 0.0, 0.0) if since else None

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import MISSING, dataclass, field, fields
 from datetime import datetime
 from enum import StrEnum
-from typing import Annotated, Any, ClassVar, Self, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
 from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
@@ -269,6 +269,7 @@ class Started(Record):
     run: Annotated[str, "id of the run"] = ""
     host: Annotated[str, "host it runs on"] = ""
     release: Annotated[str | None, "release it runs"] = None
+    application: Annotated[str | None, "name of its application"] = None
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -392,7 +393,7 @@ class Meaning:
 
 
 def meanings(kind: type[Any]) -> Iterator[Meaning]:
-    """The keys of a class of this module, in order."""
+    """The keys of a class whose fields are annotated as those of this module are, in order."""
     hints = get_type_hints(kind, include_extras=True)
     for each in fields(kind):
         annotated, *metadata = get_args(hints[each.name])
@@ -409,6 +410,10 @@ def _type_name(kind: Any) -> str:
         return _type_name(get_args(kind)[0])
     if get_origin(kind) is tuple:
         return f"list of {_type_name(get_args(kind)[0])}"
+    if get_origin(kind) is Mapping:
+        return f"object of {_type_name(get_args(kind)[1])}"
+    if get_origin(kind) is Literal:
+        return "text"
     if members := [member for member in get_args(kind) if member is not type(None)]:
         return _type_name(members[0])
     return _TYPE_NAMES.get(kind, getattr(kind, "__name__", str(kind)))

@@ -1,0 +1,68 @@
+"""One run of an application as others see it: its heartbeat, and what it sees of the other applications."""
+
+from __future__ import annotations
+
+import logging
+import socket
+from collections.abc import Sequence
+from datetime import datetime
+
+from lakehouse.config import Config
+from lakehouse.errors import in_one_line
+from lakehouse.ingest.query import TopicIngest
+from lakehouse.running.heart import Heart, now
+from lakehouse.running.identity import configuration_hash
+from lakehouse.running.neighbours import check_subscription
+from lakehouse.store.heartbeats import BEAT_EVERY, Heartbeat, Heartbeats, Pulse, Sign
+from lakehouse.topics import Topic
+
+log = logging.getLogger(__name__)
+
+
+class Life:
+    """From the first topic that is claimed, the application's heartbeat is written; `end` says why it ended."""
+
+    def __init__(self, config: Config, topics: Sequence[Topic], run: str) -> None:
+        self._heartbeats = Heartbeats(config.settings)
+        self._ours = Heartbeat(
+            application=config.settings.application,
+            run=run,
+            host=socket.gethostname(),
+            release=config.settings.release,
+            configuration=configuration_hash(config, topics),
+            started_at=now(),
+            written_at=now(),
+        )
+        self._ingests: Sequence[TopicIngest] = ()
+        self._heart = Heart(self._heartbeats, self._ours, self._pulses)
+        self._seen: tuple[datetime, list[Sign]] | None = None
+
+    def follow(self, ingests: Sequence[TopicIngest]) -> None:
+        """The topics whose pulses the heartbeat has."""
+        self._ingests = ingests
+
+    def start(self, *, has_topics: bool) -> None:
+        """Let the heart beat. A run that could claim no topic makes no heartbeat where there was none before."""
+        if has_topics or any(sign.heartbeat.application == self._ours.application for sign in self._signs(now())):
+            self._heart.start()
+
+    def check(self, ingest: TopicIngest) -> None:
+        """ConfigError when another application reads the topic's subscription."""
+        at = now()
+        check_subscription(ingest.topic, self._ours, self._signs(at), at)
+
+    def end(self, why: str) -> None:
+        self._heart.end(why)
+
+    def _pulses(self) -> dict[str, Pulse]:
+        return {ingest.name: ingest.pulse for ingest in self._ingests}
+
+    def _signs(self, at: datetime) -> list[Sign]:
+        """Of all applications, at most `BEAT_EVERY` old; none where the store does not say, which holds up nobody."""
+        if self._seen is None or at - self._seen[0] > BEAT_EVERY:
+            try:
+                self._seen = at, self._heartbeats.all()
+            except Exception as refused:
+                log.warning("heartbeat: application=%s error=%s", self._ours.application, in_one_line(refused))
+                self._seen = at, []
+        return self._seen[1]
