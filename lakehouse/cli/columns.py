@@ -300,6 +300,12 @@ ERASED = (
     Column("rows", lambda row: number_text(row.rows), is_number=True),
 )
 
+OPEN_ITEM = (
+    Column("store", lambda row: row.store),
+    Column("hour", lambda row: row.hour or NOTHING),
+    Column("found", lambda row: row.found),
+)
+
 _BAR_WIDTH = 40
 
 CHOICE = (

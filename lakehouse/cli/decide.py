@@ -25,8 +25,9 @@ from lakehouse.cli.arguments import (
     topic_with_lake,
     topics_with_lake,
 )
+from lakehouse.cli.examine import reconcile_session
 from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
-from lakehouse.config import load
+from lakehouse.config import Config, load
 from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
 from lakehouse.operations.status import TopicSnapshot, is_open
@@ -129,19 +130,28 @@ def erase(
     context: typer.Context,
     topic: TopicName,
     where: Annotated[
-        str, typer.Option(metavar="CONDITION", help="Over silver's columns, as after `where` in DuckDB's SQL.")
-    ],
-    reason: Reason,
+        str | None, typer.Option(metavar="CONDITION", help="Over silver's columns, as after `where` in DuckDB's SQL.")
+    ] = None,
+    reason: Annotated[str | None, typer.Option(help="Why; it stays in the ledger.")] = None,
     by: By = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be erased.")] = False,
+    status: Annotated[
+        bool, typer.Option("--status", help="Erase nothing: what of earlier erasures is outstanding, store by store.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Erase a person's events from bronze and silver; sealed hours get a new revision, and are mirrored again."""
+    """Erase a person's events from bronze and silver; sealed hours get a new revision, and are mirrored again.
+
+    With --status, exit code 1 as long as any store may still hold what was erased.
+    """
     from lakehouse.operations import erase as erasing
 
     config = load(context.obj)
-    why, person = reason_of(reason), person_of(by)
-    erasure = erasing.erase(topic_with_lake(config, topic), config, where, reason=why, by=person, dry_run=dry_run)
+    if status:
+        _erasure_status(config, topic, as_json)
+        return
+    condition, why, person = _given(where, "--where"), reason_of(_given(reason, "--reason")), person_of(by)
+    erasure = erasing.erase(topic_with_lake(config, topic), config, condition, reason=why, by=person, dry_run=dry_run)
     if as_json:
         print_json({"dry_run": dry_run, **asdict(erasure)})
         return
@@ -149,6 +159,38 @@ def erase(
     would = "would be " if dry_run else ""
     rows = sum(hour.erased for hour in erasure.hours)
     print_line(f"{rows:,} rows of {len(erasure.hours)} hours and {erasure.deliveries:,} deliveries {would}erased")
+    if erasure.hours and not dry_run:
+        print_line(f"Reports and mirrors follow: `lakehouse erase {topic} --status` says what still holds them.")
+
+
+def _given(text: str | None, option: str) -> str:
+    if text is None:
+        raise UsageError(
+            option,
+            found="nothing",
+            expected="--where and --reason, or --status",
+            next_step="Say what is to be erased and why, or ask for what is outstanding.",
+        )
+    return text
+
+
+def _erasure_status(config: Config, name: str, as_json: bool) -> None:
+    from lakehouse.operations import reconcile as reconciling
+    from lakehouse.operations.erasure.outstanding import outstanding
+
+    topic = topic_with_lake(config, name)
+    session = reconcile_session(config) if reconciling.needs_spark(config, [topic]) else None
+    items = outstanding(topic, config, reconciling.mirrors_of(config, session))
+    if as_json:
+        print_json({"topic": name, "is_finished": not items, "outstanding": [asdict(item) for item in items]})
+    elif items:
+        print_table(columns.OPEN_ITEM, items)
+        for next_step in dict.fromkeys(item.next_step for item in items):
+            print_line(next_step)
+    else:
+        print_line(f"{name}: nothing is outstanding, every erasure is finished.")
+    if items:
+        raise typer.Exit(1)
 
 
 def _known_reason(reason: str | None) -> str | None:

@@ -170,7 +170,7 @@ def reconcile(
     first, _, last = (hours_text or "").partition("..")
     bounds = (hour_of(first, "--hours"), hour_of(last or first, "--hours")) if hours_text is not None else (None, None)
     chosen = topics_with_lake(config, [topic] if topic else None)
-    session = _session(config) if reconciling.needs_spark(config, chosen) else None
+    session = reconcile_session(config) if reconciling.needs_spark(config, chosen) else None
     open_mirror = reconciling.mirrors_of(config, session)
     found = reconciling.reconcile(
         config, chosen, open_mirror, first=bounds[0], last=bounds[1], repair=repair, track=progress("topics compared")
@@ -189,7 +189,7 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def _session(config: Config) -> SparkSession:
+def reconcile_session(config: Config) -> SparkSession:
     from lakehouse.spark.session import spark_session
 
     return spark_session(config.settings, "reconcile")

@@ -13,7 +13,7 @@ import logging
 from dataclasses import dataclass, field
 
 from lakehouse.config import Config
-from lakehouse.errors import lake_errors
+from lakehouse.errors import in_one_line, lake_errors
 from lakehouse.operations.condition import Condition
 from lakehouse.operations.erasure.bronze import BronzeErasure
 from lakehouse.operations.erasure.order import ERASE, Order
@@ -21,6 +21,7 @@ from lakehouse.operations.erasure.silver import ErasedHour, SilverErasure
 from lakehouse.store.delta import table_errors
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from lakehouse.validate import mlflow_runs
 
 log = logging.getLogger(__name__)
 
@@ -57,6 +58,7 @@ def _erase(tables: TopicTables, order: Order, *, dry_run: bool) -> Erasure:
     bronze = BronzeErasure(tables, ledger, order)
     bronze.check_sealed()
     if not dry_run:
+        mlflow_runs.note_erasure(tables)
         bronze.claim()
         silver.claim()
         bronze.finish_interrupted()
@@ -68,5 +70,14 @@ def _erase(tables: TopicTables, order: Order, *, dry_run: bool) -> Erasure:
         return Erasure(topic.name, would_be, sum(match.count for match in bronze.matches(events)))
     deliveries = bronze.rewrite(events)
     sealed_again = tuple(silver.seal_again(hour, matches) for hour, matches in sorted(found.items()))
+    _end_in_mlflow(tables)
     log.info("erase: topic=%s hours=%d deliveries=%d", topic.name, len(sealed_again), deliveries)
     return Erasure(topic.name, sealed_again, deliveries, (*bronze.deleted, *silver.deleted))
+
+
+def _end_in_mlflow(tables: TopicTables) -> None:
+    """A server that is away holds up no erasure: the next verdict tries again, and `outstanding` says so."""
+    try:
+        mlflow_runs.remove_erased(tables)
+    except Exception as error:  # whatever a server can answer
+        log.warning("erase: topic=%s store=MLflow state=outstanding error=%s", tables.topic.name, in_one_line(error))

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
@@ -20,6 +20,7 @@ from lakehouse.errors import LakeError, UsageError, in_one_line
 from lakehouse.hours import Hour
 from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
+from lakehouse.operations.report_sites import register
 from lakehouse.operations.status import HourStatus, TopicSnapshot
 from lakehouse.operations.tracking import Track, untracked
 from lakehouse.pages import charts, hour
@@ -71,7 +72,7 @@ def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, t
         before = _built_before(storage)
     topics = [config.topics[name] for name in sorted(config.topics)]
     with ThreadPoolExecutor(_READERS) as readers:
-        built = readers.map(lambda topic: _topic_built(topic, config, storage, before, last, now), topics)
+        built = readers.map(lambda topic: _topic_built(topic, config, out, storage, before, last, now), topics)
         results = list(track(built, len(topics)))
     views = [view for view, _ in results]
     pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
@@ -121,14 +122,17 @@ def _built_before(storage: Storage) -> dict[str, str]:
 
 
 def _topic_built(
-    topic: Topic, config: Config, storage: Storage, before: Mapping[str, str], last: int, now: datetime
+    topic: Topic, config: Config, out: str, storage: Storage, before: Mapping[str, str], last: int, now: datetime
 ) -> tuple[_TopicView, dict[str, str]]:
     """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
     try:
         snapshot = status.read_topic(topic, config)
-        rows = [row for row in status.hour_statuses(snapshot, last, now) if row.through is None]
+        rows = _rows(snapshot, last, now)
         view = _TopicView(topic, snapshot, rows)
-        return view, _written(view, snapshot, config, storage, before, now)
+        pages = _written(view, snapshot, config, storage, before, now)
+        pages |= _erased_pages(view, snapshot, config, storage, before, now)
+        register(TopicTables(topic, config.settings), out, snapshot.history)
+        return view, pages
     except Exception as error:  # whatever breaks one topic must not hide the others
         return _TopicView(topic, None, complaint=str(error) or type(error).__name__), {}
 
@@ -174,6 +178,10 @@ def _state(row: HourStatus) -> str:
 # --- writing -------------------------------------------------------------------------------------------------------
 
 
+def _rows(snapshot: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
+    return [row for row in status.hour_statuses(snapshot, last, now) if row.through is None]
+
+
 def _written(
     view: _TopicView,
     snapshot: TopicSnapshot,
@@ -183,11 +191,49 @@ def _written(
     now: datetime,
 ) -> dict[str, str]:
     """The topic's page, and those of its hours that changed; gives what each was drawn from, as a hash."""
-    name = view.topic.name
     model = _model_of(view.topic, config)
+    keys = _drawn(view, range(len(view.rows)), snapshot, config, storage, before, now)
+    storage.write(f"{view.topic.name}/index.html", _topic_page(view, snapshot, model, now).encode())
+    return keys
+
+
+def _erased_pages(
+    view: _TopicView,
+    snapshot: TopicSnapshot,
+    config: Config,
+    storage: Storage,
+    before: Mapping[str, str],
+    now: datetime,
+) -> dict[str, str]:
+    """Pages of older hours that an erasure has changed: no page may stay that shows what is erased."""
+    erased = snapshot.history.erased_hours().keys() - {row.hour for row in view.rows}
+    if not erased:
+        return {}
+    present = {stored.path for stored in storage.listed(view.topic.name)}
+    complete = replace(view, rows=_rows(snapshot, len(snapshot.history.entries), now))
+    places = [
+        place
+        for place, row in enumerate(complete.rows)
+        if row.hour in erased and f"{view.topic.name}/{row.hour}.html" in present
+    ]
+    return _drawn(complete, places, snapshot, config, storage, before, now)
+
+
+def _drawn(
+    view: _TopicView,
+    places: Iterable[int],
+    snapshot: TopicSnapshot,
+    config: Config,
+    storage: Storage,
+    before: Mapping[str, str],
+    now: datetime,
+) -> dict[str, str]:
+    """What the pages of the hours at these places are drawn from; those that changed are written."""
+    name, model = view.topic.name, _model_of(view.topic, config)
     reports = TopicTables(view.topic, config.settings).reports.files()
     keys: dict[str, str] = {}
-    for place, row in enumerate(view.rows):
+    for place in places:
+        row = view.rows[place]
         page = f"{name}/{row.hour}.html"
         explanation = explain_hour(snapshot, row.hour, now)
         key = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2])
@@ -198,7 +244,6 @@ def _written(
             storage.write(page, drawn.encode())
             key = f"{key} unreadable" if complaint else key
         keys[page] = key
-    storage.write(f"{name}/index.html", _topic_page(view, snapshot, model, now).encode())
     return keys
 
 

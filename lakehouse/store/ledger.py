@@ -119,6 +119,10 @@ class History:
         """Hours that were ever sealed, oldest first."""
         return [hour for hour in self.hours() if self.first(State.SEALED, hour)]
 
+    def erased_hours(self) -> dict[Hour, int]:
+        """Hours that an erasure sealed again, with their newest revision, oldest first."""
+        return {hour: revision for hour in self.sealed_hours() if (revision := self.revision(hour)) > 1}
+
     def closed_through(self) -> Hour | None:
         """The newest hour that has closed, alone or in a range of empty hours."""
         ends = [str(entry.details["through"]) for entry in self._ranges]

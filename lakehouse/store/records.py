@@ -180,7 +180,7 @@ class FailedExpectation:
     column: Annotated[str | None, "columns it is about"] = None
     severity: Annotated[str, "`critical` or `warning`"] = ""
     unexpected: Annotated[int | None, "rows that break it"] = None
-    observed: Annotated[Any, "the value that was observed"] = None
+    observed: Annotated[Any, "what was observed of the hour as a whole; of columns only the report has it"] = None
 
 
 @dataclass(frozen=True, kw_only=True)

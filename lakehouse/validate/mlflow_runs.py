@@ -26,11 +26,12 @@ from lakehouse.config import Settings
 from lakehouse.errors import extras_named
 from lakehouse.store.files import Storage
 from lakehouse.store.tables import TopicTables
+from lakehouse.validate.mlflow_erasure import VERDICT, older_artifacts
 
 log = logging.getLogger(__name__)
 
 _NOTES = "_unlogged"
-_VERDICT = "lakehouse.verdict"
+_ERASED = "_erased"
 _DEADLINES = {
     "MLFLOW_HTTP_REQUEST_TIMEOUT": "5",
     "MLFLOW_HTTP_REQUEST_MAX_RETRIES": "0",
@@ -97,6 +98,39 @@ def log_due(tables: TopicTables) -> int:
     return logged
 
 
+def note_erasure(tables: TopicTables) -> None:
+    """Remember that runs on older revisions may have artifacts that must go; before a revision is replaced."""
+    if _has_runs(tables.settings):
+        tables.reports.files().write(_ERASED, b"")
+
+
+def remove_erased(tables: TopicTables) -> None:
+    """Remove artifacts on revisions that an erasure replaced, where one is noted. The runs keep their figures."""
+    storage = tables.reports.files()
+    if storage.read(_ERASED) is None or not _has_runs(tables.settings):
+        return
+    client = _client(tracking_uri(tables.settings) or "")
+    for repository, path in older_artifacts(client, tables.topic.name, tables.history().erased_hours()):
+        repository.delete_artifacts(path)
+    storage.delete([_ERASED])
+
+
+def erased_artifacts(tables: TopicTables) -> list[str]:
+    """Artifacts on revisions that an erasure replaced, which are still there: an erasure is to end with none."""
+    newest = tables.history().erased_hours()
+    if not newest or not _has_runs(tables.settings):
+        return []
+    client = _client(tracking_uri(tables.settings) or "")
+    found = older_artifacts(client, tables.topic.name, newest)
+    return [f"{repository.artifact_uri}/{path}" for repository, path in found]
+
+
+def _has_runs(settings: Settings) -> bool:
+    """Whether there may be any: not where a local database was never made."""
+    uri = tracking_uri(settings)
+    return uri is not None and (bool(settings.mlflow.tracking_uri) or os.path.exists(uri.removeprefix("sqlite:///")))
+
+
 def runs(settings: Settings, limit: int = 1000) -> list[dict[str, Any]]:
     """The verdicts' runs, newest first: `run`, `state`, and each parameter and metric by its name."""
     uri = tracking_uri(settings)
@@ -148,7 +182,9 @@ def _log_or_warn(tables: TopicTables) -> int:
     if time.monotonic() < _left_alone_until.get(uri, 0.0):
         return 0
     try:
-        return log_due(tables)
+        logged = log_due(tables)
+        remove_erased(tables)
+        return logged
     except Exception as error:  # whatever a server can answer: the verdicts are in the ledger
         if not _is_a_refusal(error):
             _left_alone_until[uri] = time.monotonic() + _LEFT_ALONE / timedelta(seconds=1)
@@ -208,7 +244,7 @@ def _local_path(address: str) -> str:
 def _log(client: Any, experiment: str, result: Mapping[str, Any], html: str) -> None:
     """The verdict's run, unless it has one; one that was begun and not finished goes."""
     verdict = f"{result['topic']}/{result['hour']}/r{result['revision']}"
-    for run in client.search_runs([experiment], f"tags.`{_VERDICT}` = '{verdict}'"):
+    for run in client.search_runs([experiment], f"tags.`{VERDICT}` = '{verdict}'"):
         if run.info.status == "FINISHED":
             return
         client.delete_run(run.info.run_id)
@@ -217,7 +253,7 @@ def _log(client: Any, experiment: str, result: Mapping[str, Any], html: str) -> 
         experiment,
         start_time=at,
         run_name=f"{result['topic']} {result['hour']}",
-        tags={_VERDICT: verdict, "state": result["state"]},
+        tags={VERDICT: verdict, "state": result["state"]},
     )
     run_id = begun.info.run_id
     try:

@@ -75,12 +75,13 @@ def record_of(verdict: Verdict, result: Mapping[str, Any]) -> Judged:
 
 
 def _brief(finding: Finding) -> FailedExpectation:
+    """Without what was observed of a column: it can be a row's value, and the ledger outlives every erasure."""
     return FailedExpectation(
         expectation=finding.expectation.type,
         column=finding.column,
         severity=finding.expectation.severity,
         unexpected=finding.unexpected,
-        observed=finding.observed,
+        observed=finding.observed if finding.expectation.is_about_the_hour else None,
     )
 
 

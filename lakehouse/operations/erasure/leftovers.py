@@ -52,14 +52,9 @@ def bronze_leftovers(bronze: DeltaTable, storage: Storage) -> list[str]:
 
 def older_reports(storage: Storage, history: History) -> list[str]:
     """Reports on revisions before the newest, and the notes that MLflow lacks them: their examples are rows."""
-    newest = erased_hours(history)
+    newest = history.erased_hours()
     listed = [stored.path for stored in storage.listed("reports")] if newest else []
     return [path for path in listed for hour in newest if hour in path and _revision_of(path) < newest[hour]]
-
-
-def erased_hours(history: History) -> dict[Hour, int]:
-    """Hours that an erasure sealed again, with their newest revision."""
-    return {hour: revision for hour in history.sealed_hours() if (revision := history.revision(hour)) > 1}
 
 
 def stem_of(path: str) -> str:

@@ -1,0 +1,224 @@
+"""No byte that the product has written holds the erased, and until then it says which store does."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import sqlite3
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+
+from lakehouse.cli import app
+from lakehouse.config import Config, Settings
+from lakehouse.errors import MirrorError
+from lakehouse.mirrors.folder import FolderMirror
+from lakehouse.mirrors.stage import mirror_due
+from lakehouse.operations import report
+from lakehouse.operations.erase import erase
+from lakehouse.operations.erasure.outstanding import OpenItem, outstanding
+from lakehouse.operations.reconcile import mirrors_of
+from lakehouse.topics import Topic
+from lakehouse.validate import mlflow_runs
+from lakehouse.validate.stage import validate_due
+
+PERSON = 1777040123
+WHERE = f"n = {PERSON}"
+NOW = datetime(2025, 6, 1, 12, tzinfo=UTC)
+
+
+def expectation(kind: str, severity: str, **values: Any) -> dict[str, Any]:
+    return {"type": kind, "kwargs": values, "meta": {"severity": severity}}
+
+
+SUITE = [
+    expectation("expect_column_values_to_be_in_set", "warning", column="user", value_set=["nobody"]),
+    expectation("expect_column_max_to_be_between", "warning", column="user", min_value="a", max_value="b"),
+    expectation("expect_column_most_common_value_to_be_in_set", "warning", column="user", value_set=["nobody"]),
+    expectation("expect_column_max_to_be_between", "warning", column="n", min_value=0, max_value=1),
+]
+"""Their examples and observed values are the person's."""
+AT_LEAST_THREE = expectation("expect_table_row_count_to_be_between", "critical", min_value=3)
+
+
+@dataclass
+class World:
+    """A lake with all that follows it: mirrors, pages in two places, MLflow."""
+
+    lake: Lake
+    root: Path
+
+    def suite(self, *more: dict[str, Any]) -> None:
+        for name, expectations in (("plays", [*SUITE, *more]), ("_every_topic", [])):
+            path = self.lake.config.expectations / f"{name}.json"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(json.dumps({"name": name, "expectations": expectations}))
+
+    def follow(self) -> None:
+        """All stages that come after the seal, and the pages."""
+        validate_due(self.lake.topic, self.lake.config, run="r")
+        mirror_due(self.lake.topic, self.lake.config, None, run="r")
+        mlflow_runs._log_or_warn(self.lake.tables)
+
+    def draw(self, site: str = "site", last: int = 1) -> None:
+        report.build(self.lake.config, str(self.root / site), NOW, last=last)
+
+    def erase(self) -> None:
+        erase(self.lake.topic, self.lake.config, WHERE, reason="asked by letter", by="ann")
+
+    def outstanding(self) -> list[OpenItem]:
+        return outstanding(self.lake.topic, self.lake.config, mirrors_of(self.lake.config, None))
+
+    def open_stores(self) -> set[str]:
+        return {item.store for item in self.outstanding()}
+
+    def holders(self) -> set[str]:
+        """The files of the whole world that hold the person, by the first two parts of their paths."""
+        found = {path for path in self.root.rglob("*") if path.is_file() and holds(path)}
+        return {"/".join(path.relative_to(self.root).parts[:3]) for path in found}
+
+
+def holds(path: Path) -> bool:
+    """In its bytes, or in what a reader makes of them."""
+    data = path.read_bytes()
+    if str(PERSON).encode() in data:
+        return True
+    if data[:4] == b"PAR1":
+        return str(PERSON) in str(pq.ParquetFile(path).read().to_pydict())
+    if data.startswith(b"SQLite"):
+        with sqlite3.connect(path) as base:
+            return any(str(PERSON) in line for line in base.iterdump())
+    return False
+
+
+@pytest.fixture
+def world(topic: Topic, settings: Settings, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+    """User PERSON has events in two sealed hours and in the open one; everything has followed."""
+    monkeypatch.setattr(mlflow_runs, "log_soon", lambda tables: None)
+    monkeypatch.setattr(mlflow_runs, "_left_alone_until", {})
+    mirrors = {
+        "folder": {"kind": "folder", "path": str(tmp_path / "mirror")},
+        "base": {"kind": "duckdb", "path": str(tmp_path / "mirror.duckdb")},
+    }
+    topic = topic.model_copy(update={"mirrors": ("folder", "base")})
+    settings = settings.model_copy(update={"mirrors": mirrors})
+    lake = Lake(topic, settings, replace(config, settings=settings, topics={topic.name: topic}))
+    world = World(lake, tmp_path)
+    world.suite()
+    for hour, minute in ((FIVE, 1), (SIX, 61), (SEVEN, 121)):
+        person = [Delivery(f"p{PERSON}-{n}", minute, 0, f"p{hour}{n}", PERSON) for n in range(3)]
+        others = [Delivery(name, minute, 0, f"{name}{hour}", number) for number, name in enumerate("bc")]
+        lake.deliver(*person, *others, hour=hour)
+        if hour != SEVEN:
+            lake.seal(hour)
+    world.follow()
+    world.draw("site", last=2)
+    world.draw("other", last=2)
+    return world
+
+
+def test_the_erased_is_in_no_byte_once_all_stages_have_followed(world: World) -> None:
+    held = world.holders()
+    for store in ("lake/plays/bronze", "lake/plays/silver", "lake/plays/reports", "mirror/plays/", "mirror.duckdb",
+                  "lake/mlflow/", "site/plays/", "other/plays/"):  # fmt: skip
+        assert any(path.startswith(store) for path in held), (store, held)
+    assert world.outstanding() == []
+    world.erase()
+    assert world.open_stores() == {"mirror folder", "mirror base", "report pages"}
+    assert {path.split("/")[0] for path in world.holders()} == {"mirror", "mirror.duckdb", "site", "other"}
+    world.follow()
+    assert world.open_stores() == {"report pages"}
+    world.draw("site")  # its page of the older hour, too
+    world.draw("other")
+    assert (world.outstanding(), world.holders()) == ([], set())
+
+
+def test_a_new_revision_that_is_invalid_takes_the_old_one_from_the_mirrors(world: World) -> None:
+    """Nothing is due there, and the person must not stay."""
+    world.suite(AT_LEAST_THREE)
+    world.erase()
+    world.follow()
+    assert world.lake.ledger.history().state_of(FIVE) == "invalid"
+    assert not {path for path in world.holders() if path.startswith("mirror")}
+    assert world.open_stores() == {"report pages"}
+
+
+def test_what_cannot_be_asked_is_open(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not knowing is no success: a mirror, and MLflow."""
+
+    def away(*_: object) -> Any:
+        raise MirrorError("mirror folder", found="no route", expected="an answer", next_step="Wait.")
+
+    world.erase()
+    world.follow()
+    for site in ("site", "other"):
+        world.draw(site)
+    with monkeypatch.context() as patched:
+        patched.setattr(FolderMirror, "remains", away)
+        patched.setattr(mlflow_runs, "_client", away)
+        assert world.open_stores() == {"mirror folder", "MLflow"}
+        assert all("no route" in item.found for item in world.outstanding())
+    assert world.outstanding() == []
+
+
+def test_mlflow_that_was_away_is_cleared_by_the_next_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
+    def away(*_: object) -> Any:
+        raise ConnectionError("no route")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(mlflow_runs, "_client", away)
+        world.erase()
+    assert "MLflow" in world.open_stores()
+    world.follow()
+    assert not {path for path in world.holders() if "mlflow" in path}
+    assert "MLflow" not in world.open_stores()
+
+
+def test_a_mirror_that_the_topic_no_longer_has_is_open(world: World) -> None:
+    """It still holds the hours; what is no longer configured cannot be asked at all."""
+    world.erase()
+    topic = world.lake.topic.model_copy(update={"mirrors": ("base",)})
+    mirror_due(topic, world.lake.config, None, run="r")
+    found = {item.store for item in outstanding(topic, world.lake.config, mirrors_of(world.lake.config, None))}
+    assert "mirror folder" in found
+    settings = world.lake.settings.model_copy(update={"mirrors": {"base": world.lake.settings.mirrors["base"]}})
+    config = replace(world.lake.config, settings=settings)
+    items = outstanding(topic, config, mirrors_of(config, None))
+    assert [item.found for item in items if item.store == "mirror folder"] == ["a mirror that is no longer configured"]
+
+
+def test_pages_that_were_removed_hold_nobody(world: World) -> None:
+    world.erase()
+    world.follow()
+    shutil.rmtree(world.root / "site")
+    assert [item.found.split(" on ")[0] for item in world.outstanding()] == [str(world.root / "other")]
+
+
+def commands(world: World, capsys: pytest.CaptureFixture[str], *arguments: str) -> Iterator[Any]:
+    with pytest.raises(SystemExit) as ended:
+        app.main(["--conf", str(world.root / "conf" / "test.yaml"), "erase", "plays", *arguments])
+    captured = capsys.readouterr()
+    yield ended.value.code
+    yield captured.out + captured.err
+
+
+def test_the_command_says_what_is_outstanding_until_nothing_is(
+    world: World, capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf_of(world.lake, world.root)
+    world.erase()
+    code, text = commands(world, capsys, "--status")
+    assert (code, "mirror folder" in text, "report pages" in text) == (1, True, True)
+    world.follow()
+    world.draw("site")
+    world.draw("other")
+    code, text = commands(world, capsys, "--status", "--json")
+    assert (code, json.loads(text)) == (0, {"topic": "plays", "is_finished": True, "outstanding": []})
+    code, text = commands(world, capsys, "--where", "n = 1")
+    assert (code, "--status" in text) == (2, True)
