@@ -15,6 +15,7 @@ import pytest
 from pyspark.sql import SparkSession
 
 from lakehouse.config import Config, Settings
+from lakehouse.crash.lives import SHORT_LIVED_JVM
 from lakehouse.crash.processes import UnavailableError
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic, topic_from
@@ -29,6 +30,7 @@ SPARK_SETTINGS = {
     "spark.ui.showConsoleProgress": "false",
     "spark.scheduler.mode": "FAIR",
     "spark.driver.memory": "2g",
+    "spark.driver.extraJavaOptions": SHORT_LIVED_JVM,
     "spark.sql.warehouse.dir": "build/spark-warehouse",
     # How long a closed file on HDFS is waited for when its one DataNode has not reported it yet; 400 without.
     "spark.hadoop.dfs.client.block.write.locateFollowingBlock.initial.delay.ms": "10",
@@ -66,20 +68,29 @@ hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
 
-@pytest.hookimpl(tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+@pytest.hookimpl(wrapper=True, tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
     """What starts Spark is slow; and for `--dist loadgroup`, which tests are of one worker, the longest first."""
-    slow: Counter[str] = Counter()
     groups: dict[pytest.Item, str] = {}
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
         groups[item] = _group(item)
         item.add_marker(pytest.mark.xdist_group(groups[item]))
-        slow[groups[item]] += any(item.iter_markers("slow"))
         if groups[item] == "stores" and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_FETCHED_SECONDS))
-    items.sort(key=lambda item: -slow[groups[item]])
+    yield  # here those that were not asked for are left out
+    seconds: Counter[str] = Counter()
+    for item in items:
+        seconds[groups[item]] += _guessed_seconds(item)
+    items.sort(key=lambda item: -seconds[groups[item]])
+
+
+def _guessed_seconds(item: pytest.Item) -> float:
+    """A long group that comes last keeps one worker busy while the other has nothing left to do."""
+    if item.get_closest_marker("timeout"):  # it asks for more time than usual
+        return 30
+    return 3 if item.get_closest_marker("slow") else 0.4
 
 
 def _group(item: pytest.Item) -> str:

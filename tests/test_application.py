@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 import shutil
-import signal
 import subprocess
 import sys
 import time
@@ -17,7 +16,6 @@ from typing import Any
 import pytest
 import yaml
 from conftest import PLAYS, SPARK_SETTINGS
-from folders import folders_of
 from google.cloud import pubsub_v1
 from subscribing import TOPIC, create_subscription, create_topic, delete_subscription
 
@@ -25,8 +23,7 @@ from lakehouse.config import load
 from lakehouse.errors import LAKE, MISUSE, SOURCE
 from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
-from lakehouse.store.delta import open_table
-from lakehouse.store.ledger import Ledger
+from lakehouse.store.tables import TopicTables
 from tests.jobs import ROOT, run_job
 
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}
@@ -171,40 +168,15 @@ def test_no_java_is_reported_in_one_sentence(conf: Path, tmp_path: Path, refused
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(240)
-def test_a_run_takes_events_to_a_mirror_and_ends_on_sigterm(
-    conf: Path, subscription: Callable[[list[dict[str, Any]]], None]
-) -> None:
-    """The door that the demo and a laptop use: all stages in one application, and an orderly end."""
-    minutes = [f"2026-01-01T0{hour}:{minute:02d}:00Z" for hour in range(4) for minute in range(0, 60, 10)]
-    track = {"id": "t", "ms": 1}
-    events = [
-        {"event_id": f"e{n}", "played_at": at, "user": "u", "track": track, "n": n} for n, at in enumerate(minutes)
-    ]
-    subscription(events + events[:3])
-    process = started("run", conf)
-    ledger = _ledger_when_there(conf, process)
-    _wait(process, lambda: len([hour for hour in ledger.history().hours() if ledger.history().targets_done(hour)]) == 2)
-    process.send_signal(signal.SIGTERM)
-    _, said = process.communicate(timeout=60)
-    assert process.returncode == 0, said
-    seal = ledger.history().last("sealed", "2026-01-01T00")
-    assert seal is not None
-    assert (seal.details["rows"], seal.details["duplicates"]) == (6, 3)
-    assert (conf.parent.parent / "mirror" / "plays" / "2026-01-01T01" / "_SUCCESS").exists()
-    (row,) = status.statuses(load(conf), ["plays"], datetime.now(UTC))
-    assert row.life is not None
-    assert (row.state, row.life.application, row.life.why_ended) == ("not running", "test", "asked to")
-    assert row.life.last_trigger is not None
-
-
-@pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes_on_when_it_is_back(
+def test_a_run_ends_with_its_subscription_and_another_takes_all_events_to_a_mirror(
     conf: Path, broker: Broker, subscription: Callable[[list[dict[str, Any]]], None]
 ) -> None:
-    """With all its stages, their threads and the JVM; and nothing that it had acknowledged is lost."""
-    subscription(plays("before"))
+    """Both with all their stages, their threads and the JVM; and nothing that the first acknowledged is lost.
+
+    A SIGTERM ends the lives of test_crash.
+    """
+    subscription(plays("before", 12))
     process = started("run", conf)
     _wait(process, lambda: not broker.unacked(PLAYS["subscription"]))
     delete_subscription()
@@ -225,26 +197,31 @@ def test_a_run_whose_subscription_is_deleted_ends_with_an_error_and_another_goes
     assert row.failure is not None
     assert row.failure.error == message
     create_subscription(ack_deadline_seconds=10)
-    subscription(plays("after"))
+    subscription(plays("after", 24) + plays("after", 3))
     process = started("run", conf, "--until-drained")
     _, said = process.communicate(timeout=120)
     assert process.returncode == 0, said
-    assert status.statuses(load(conf), ["plays"], datetime.now(UTC))[0].state == "not running"
-    table = open_table(folders_of(load(conf).settings, "plays").bronze, {}).to_pyarrow_table(columns=["event_id"])
-    wanted = [f"{when}-{n}" for n in range(12) for when in ("before", "after")]
-    assert sorted(table["event_id"].to_pylist()) == sorted(wanted)
+    tables = TopicTables(load(conf).topic("plays"), load(conf).settings)
+    seal = tables.history().last("sealed", "2026-01-01T00")
+    assert seal is not None
+    assert (seal.details["rows"], seal.details["duplicates"]) == (12, 3)
+    assert (conf.parent.parent / "mirror" / "plays" / "2026-01-01T01" / "_SUCCESS").exists()
+    delivered = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
+    assert set(delivered) == {f"before-{n}" for n in range(12)} | {f"after-{n}" for n in range(24)}
+    assert len(delivered) == 12 + 24 + 3
+    (row,) = status.statuses(load(conf), ["plays"], datetime.now(UTC))
+    assert row.life is not None
+    assert (row.state, row.life.application, row.life.why_ended) == ("not running", "test", "drained")
+    assert row.life.last_trigger is not None
 
 
-def plays(when: str) -> list[dict[str, Any]]:
-    """An event every ten minutes for two hours, long ago."""
-    return [{"event_id": f"{when}-{n}", "played_at": f"2026-01-01T0{n // 6}:{n % 6}0:00Z", "n": n} for n in range(12)]
-
-
-def _ledger_when_there(conf: Path, process: subprocess.Popen[str]) -> Ledger:
-    config = load(conf)
-    uri = folders_of(config.settings, "plays").ledger
-    _wait(process, lambda: Path(uri, "_delta_log", f"{0:020d}.json").exists())
-    return Ledger(open_table(uri, {}), "test")
+def plays(when: str, count: int) -> list[dict[str, Any]]:
+    """An event every ten minutes, long ago."""
+    track = {"id": "t", "ms": 1}
+    times = [f"2026-01-01T0{n // 6}:{n % 6}0:00Z" for n in range(count)]
+    return [
+        {"event_id": f"{when}-{n}", "played_at": at, "user": "u", "track": track, "n": n} for n, at in enumerate(times)
+    ]
 
 
 def _wait(process: subprocess.Popen[str], is_so: Callable[[], bool]) -> None:

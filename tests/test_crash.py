@@ -14,6 +14,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 
@@ -22,6 +23,7 @@ from google.pubsub_v1 import types
 from typer.testing import CliRunner
 
 from lakehouse import failpoints
+from lakehouse.config import load
 from lakehouse.crash import kit, lives
 from lakehouse.crash.playing import Outcome, played
 from lakehouse.crash.publisher import TRICKLES
@@ -31,6 +33,7 @@ from lakehouse.errors import MISUSE
 from lakehouse.ingest import batch, closing
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.manifests import Manifests
+from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.seal import dedup, deliveries
@@ -313,16 +316,21 @@ def test_the_older_of_two_drivers_stops_and_harms_nothing(seed: int, tmp_path: P
 
 @pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_the_application_goes_on_after_each_sigkill(tmp_path: Path) -> None:
-    """Three lives end in the middle, the fourth delivers everything; `make crash` dies at all steps."""
-    chosen = [
-        "pull.manifest_durable",
-        "ingest.committed",
-        "seal.committed",
-    ]
-    results = list(kit.kill_at(chosen, tmp_path))
-    assert [result.name for result in results] == [*chosen, lives.END]
+@pytest.mark.parametrize(
+    "deaths",
+    [
+        pytest.param(["ingest.committed"], id="once"),
+        pytest.param(["pull.manifest_durable", "seal.committed"], id="twice", marks=pytest.mark.long),
+    ],
+)
+def test_the_application_goes_on_after_each_sigkill(deaths: list[str], tmp_path: Path) -> None:
+    """The last life delivers everything and ends on SIGTERM. `make crash` dies at all steps."""
+    results = list(kit.kill_at(deaths, tmp_path))
+    assert [result.name for result in results] == [*deaths, lives.END]
     assert {result.name: result.violations for result in results if result.violations} == {}
+    (row,) = status.statuses(load(tmp_path / "conf" / "crash.yaml"), ["plays"], datetime.now(UTC))
+    assert row.life is not None
+    assert (row.state, row.life.why_ended) == ("not running", "asked to")
 
 
 # --- SIGTERM -------------------------------------------------------------------------------------------------------

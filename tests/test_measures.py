@@ -160,9 +160,7 @@ def ours(expectations: list[Expectation], table: pa.Table) -> list[Finding]:
 def on_spark(
     expectations: list[Expectation], table: pa.Table, spark: SparkSession, with_examples: bool
 ) -> list[Finding]:
-    from pyspark.sql.pandas.types import from_arrow_schema
-
-    frame = spark.createDataFrame(table.to_pylist(), from_arrow_schema(SCHEMA)).coalesce(1)
+    frame = spark.createDataFrame(table).coalesce(1)
     details = DETAILS | {"partial_unexpected_count": len(table)}  # each names the first 100 in an order of its own
     return findings_on_spark(expectations, frame, details if with_examples else OBSERVED)
 
