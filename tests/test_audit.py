@@ -7,21 +7,21 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
-from lakehouse.config import Config, Settings
+from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.operations.audit import Audit, audit_hour, check_topic
 from lakehouse.operations.trace import trace_event
 from lakehouse.store.delta import DataFile, commit, files_of_hour
 from lakehouse.topics import Topic
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 
 @pytest.fixture
-def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+def lake(topic: Topic, config: Config) -> Lake:
     """Two sealed hours with everything that can happen to a delivery."""
-    lake = Lake(topic, settings, config)
+    lake = Lake(topic, config)
     lake.deliver(Delivery("a", 1, 0, "a1"), Delivery("a", 1, 2, "a2"), Delivery("b", 2, 0, "b1"))
     lake.deliver(Delivery("bad", 3, 0, "x1", reject_reason="event.n: not a number"), hour=None)
     lake.seal(FIVE)

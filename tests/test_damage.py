@@ -13,7 +13,6 @@ import pyarrow as pa
 import pytest
 from deltalake import write_deltalake
 from pyspark.sql import SparkSession
-from sealing import FIVE, SEVEN, SIX
 from two_topics import ADOPTED, DAMAGED, NEIGHBOUR, READ, TwoTopics
 
 from lakehouse import application as doors
@@ -21,6 +20,7 @@ from lakehouse.errors import LAKE, LakeError, LakehouseError, UnexpectedError
 from lakehouse.landing.manifests import manifest_path, read_manifest
 from lakehouse.schemas import LEDGER
 from lakehouse.store.files import storage_for
+from tests.lake import FIVE, SEVEN, SIX
 
 JOBS = (doors.seal, doors.validate, doors.mirror, doors.audit)
 COMMANDS = (

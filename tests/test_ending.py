@@ -16,7 +16,6 @@ import psutil
 import pyspark
 import pytest
 from deltalake import write_deltalake
-from sealing import FIVE, Delivery, Lake
 from subscribing import subscribed_broker
 from two_topics import DAMAGED, TwoTopics
 
@@ -25,6 +24,7 @@ from lakehouse.spark.shutdown import GRACE
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
 from lakehouse.store.ledger import Entry, _rows
 from lakehouse.store.records import Closed, State
+from tests.lake import FIVE, Delivery, Lake
 
 ROOT = Path(__file__).parent.parent
 DUE_HOURS = 300
@@ -41,9 +41,9 @@ def lake(tmp_path: Path) -> Lake:
     folder = TwoTopics(tmp_path)
     folder._configure()
     config = folder.config
-    lake = Lake(config.topic(DAMAGED), config.settings, config)
+    lake = Lake(config.topic(DAMAGED), config)
     names = [hours.from_ordinal(hours.ordinal_of(FIVE) + number) for number in range(DUE_HOURS)]
-    files = [lake._written([Delivery(f"e{n}", 60 * n)], hour, n) for n, hour in enumerate(names)]
+    files = [lake.bronze_file([Delivery(f"e{n}", 60 * n)], hour, 0, n) for n, hour in enumerate(names)]
     state = replace(newest_state(lake.bronze), epoch=1, open_hour=hours.after(names[-1]))
     segments = [segment_of(file.path) for file in files]
     metadata = {"release": "test", "run": "run", "epochs": [1], "rows": len(files), "rejected": 0, "closed": []}

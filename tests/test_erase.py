@@ -12,11 +12,10 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse.checksum import checksum_of
 from lakehouse.cli import app
-from lakehouse.config import Config, Settings
+from lakehouse.config import Config
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.erase import Erasure, erase
@@ -31,12 +30,13 @@ from lakehouse.store.delta import files, files_of_hour
 from lakehouse.store.files import LocalStorage
 from lakehouse.store.ledger import Ledger
 from lakehouse.topics import Topic
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 
 @pytest.fixture
-def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+def lake(topic: Topic, config: Config) -> Lake:
     """User 7 has events in both sealed hours and in the open one, user 8 in the second."""
-    lake = Lake(topic, settings, config)
+    lake = Lake(topic, config)
     lake.deliver(Delivery("a", 1, 0, "a1", 7), Delivery("b", 2, 0, "b1", 1), Delivery("b", 2, 1, "b2", 1))
     lake.deliver(Delivery("old", -30, 0, "o1", 7))
     lake.seal(FIVE)
@@ -302,7 +302,7 @@ def killed_at(point: int, monkeypatch: pytest.MonkeyPatch) -> None:
 def copied(lake: Lake, folder: Path) -> Lake:
     shutil.copytree(lake.settings.raw_root, folder)
     settings = lake.settings.model_copy(update={"raw_root": str(folder), "sealed_root": str(folder)})
-    return Lake(lake.topic, settings, replace(lake.config, settings=settings))
+    return Lake(lake.topic, replace(lake.config, settings=settings))
 
 
 def test_an_erasure_that_was_killed_anywhere_is_finished_by_the_next(

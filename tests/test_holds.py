@@ -8,6 +8,7 @@ it by.
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from typing import Any
 import pytest
 from fake_gcs import PAGE, FakeGoogleStorage, serving
 from google.api_core.exceptions import Forbidden
-from sealing import FIVE, SIX, Delivery, Lake
 
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import ConfigError, LakeError
@@ -29,6 +29,7 @@ from lakehouse.store.delta import files_of_hour
 from lakehouse.store.files import GoogleStorage, LocalStorage, Storage
 from lakehouse.store.holds import Holds, holds_for
 from lakehouse.topics import Topic
+from tests.lake import FIVE, SIX, Delivery, Lake
 from tests.servers.together import Servers
 
 NOW = datetime.now(UTC)
@@ -81,7 +82,7 @@ def bucket(
 @pytest.fixture
 def lake(bucket: Bucket, topic: Topic, settings: Settings, config: Config) -> Lake:
     held = settings.model_copy(update={"seal": Seal(protect="hold")})
-    lake = Lake(topic, held, Config(config.path, held, config.topics, config.expectations))
+    lake = Lake(topic, replace(config, settings=held))
     lake.deliver(Delivery("a", value=7), Delivery("b", value=1))
     lake.seal(FIVE)
     lake.deliver(Delivery("c", 61), hour=SIX)

@@ -8,22 +8,22 @@ from datetime import timedelta
 from pathlib import Path
 
 import pytest
-from sealing import SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
-from lakehouse.config import Config, Settings
+from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.operations import lateness
 from lakehouse.operations.lateness import Choice, Outlook, outlook
 from lakehouse.topics import Topic
+from tests.lake import SIX, Delivery, Lake, conf_of
 
 MINUTE, HOUR = timedelta(minutes=1), timedelta(hours=1)
 
 
 @pytest.fixture
-def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+def lake(topic: Topic, config: Config) -> Lake:
     """Of 1,000 events nearly all are published at once; of those at 05:30 20 by 06:05, 5 by 06:40 and one by 10:00."""
-    lake = Lake(topic, settings, config)
+    lake = Lake(topic, config)
     lake.deliver(*(Delivery(f"p{minute}", minute) for minute in range(31, 421)))
     delays = [0] * 584 + [35] * 20 + [70] * 5 + [270]
     lake.deliver(*(Delivery(f"e{number}", 30, delay, f"m{number}") for number, delay in enumerate(delays)))
@@ -45,9 +45,9 @@ def test_the_share_of_skewed_events_is_reported_for_each_lateness(lake: Lake) ->
     assert (found.events, found.duplicates, found.sampled_share) == (1000, 10, 1.0)
 
 
-def test_a_replay_is_judged_by_its_own_time(topic: Topic, settings: Settings, config: Config) -> None:
+def test_a_replay_is_judged_by_its_own_time(topic: Topic, config: Config) -> None:
     """All of it is published years late, and in order: no hour would close before its events are there."""
-    lake, years = Lake(topic, settings, config), 10 * 365 * 24 * 60
+    lake, years = Lake(topic, config), 10 * 365 * 24 * 60
     lake.deliver(*(Delivery(f"e{minute}", minute, years) for minute in range(300)))
     lake.deliver(Delivery("late", 30, years + 250))
     found = outlook(lake.topic, lake.config)
@@ -76,10 +76,8 @@ def test_a_longer_wait_delays_the_hours(lake: Lake) -> None:
     assert choice(found, 30 * MINUTE).delay == 31 * MINUTE
 
 
-def test_the_topic_s_own_lateness_is_among_them(
-    topic_with: Callable[..., Topic], settings: Settings, config: Config
-) -> None:
-    lake = Lake(topic_with(lateness="7 minutes"), settings, config)
+def test_the_topic_s_own_lateness_is_among_them(topic_with: Callable[..., Topic], config: Config) -> None:
+    lake = Lake(topic_with(lateness="7 minutes"), config)
     lake.deliver(Delivery("a"))
     assert choice(outlook(lake.topic, lake.config), 7 * MINUTE).skewed == 0
 
@@ -93,7 +91,7 @@ def test_of_many_events_a_share_is_taken_with_all_their_deliveries(lake: Lake, m
 
 
 def test_a_topic_without_events_has_no_outlook(lake: Lake, topic_with: Callable[..., Topic]) -> None:
-    empty = Lake(topic_with(name="empty"), lake.settings, lake.config)
+    empty = Lake(topic_with(name="empty"), lake.config)
     empty.deliver(Delivery(None, reject_reason="no time"), hour=None)
     with pytest.raises(LakeError, match="no events in bronze"):
         outlook(empty.topic, empty.config)

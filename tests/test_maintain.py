@@ -9,24 +9,24 @@ from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
-from sealing import FIVE, SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
-from lakehouse.config import Config, Settings
+from lakehouse.config import Config
 from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain
 from lakehouse.operations.maintain import Removal, maintain_topic
 from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
 from lakehouse.topics import Topic
+from tests.lake import FIVE, SIX, Delivery, Lake, conf_of
 
 LATER = datetime.now(UTC) + timedelta(days=31)
 MUCH_LATER = datetime.now(UTC) + timedelta(days=401)
 
 
 @pytest.fixture
-def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
-    return Lake(topic, settings, config)
+def lake(topic: Topic, config: Config) -> Lake:
+    return Lake(topic, config)
 
 
 def run(lake: Lake, now: datetime = LATER, *, dry_run: bool = False) -> list[Removal]:
@@ -101,10 +101,8 @@ def test_an_hour_that_is_not_delivered_stays(lake: Lake, state: str) -> None:
     assert len(files_of_hour(lake.bronze, FIVE)) == 1
 
 
-def test_an_hour_waits_for_its_last_target(
-    topic_with: Callable[..., Topic], settings: Settings, config: Config
-) -> None:
-    lake = Lake(topic_with(mirrors=["folder", "hive"]), settings, config)
+def test_an_hour_waits_for_its_last_target(topic_with: Callable[..., Topic], config: Config) -> None:
+    lake = Lake(topic_with(mirrors=["folder", "hive"]), config)
     lake.deliver(Delivery("a"))
     lake.seal(FIVE)
     lake.clear(FIVE, "folder")

@@ -13,7 +13,6 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from sealing import FIVE, SIX, Delivery, Lake
 
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError, UsageError
@@ -23,6 +22,7 @@ from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.report import build
 from lakehouse.store.records import CloseRequested, Released
 from lakehouse.topics import Topic
+from tests.lake import FIVE, SIX, Delivery, Lake
 
 LATER = datetime.now(UTC) + timedelta(days=500)
 NOBODY = 65534
@@ -35,7 +35,7 @@ def lake(topic: Topic, settings: Settings, config: Config) -> Iterator[Lake]:
         os.chmod(root, 0o755)
         place = {"raw_root": f"{root}/lake", "sealed_root": f"{root}/lake"}
         settings = settings.model_copy(update=place)
-        lake = Lake(topic, settings, replace(config, settings=settings))
+        lake = Lake(topic, replace(config, settings=settings))
         lake.deliver(Delivery("a", 1, 0, "a1", 7), Delivery("b", 2, 0, "b1", 1))
         lake.seal(FIVE)
         yield lake

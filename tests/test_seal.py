@@ -16,24 +16,24 @@ from hypothesis import HealthCheck, given
 from hypothesis import settings as given_with
 from hypothesis import strategies as st
 from pyspark.sql import SparkSession
-from sealing import FIVE, SEVEN, SIX, Delivery, Lake
 
 from lakehouse import failpoints, hours
 from lakehouse.checksum import checksum_of
-from lakehouse.config import Config, Seal, Settings
+from lakehouse.config import Config, Seal
 from lakehouse.errors import LakeError, SealError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import app_of, newest_seal, seal_due
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.delta import commit, files_of_hour
 from lakehouse.topics import Topic
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake
 
 EIGHT = "2025-06-01T08"
 
 
 @pytest.fixture
-def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
-    return Lake(topic, settings, config)
+def lake(topic: Topic, config: Config) -> Lake:
+    return Lake(topic, config)
 
 
 @pytest.fixture(autouse=True)
@@ -111,7 +111,6 @@ def numbered(tmp_path: Path, topic_with: Callable[..., Topic], config: Config) -
         settings = config.settings.model_copy(update={"raw_root": root, "sealed_root": root})
         return Lake(
             topic_with(dedup_horizon=f"{horizon_hours} hours", **changes),
-            settings,
             replace(config, settings=settings),
             row_group_rows=2,
         )
@@ -170,8 +169,7 @@ def test_spark_s_tasks_seal_the_same(numbered: Callable[[int], Lake], spark: Spa
         [Delivery(f"e{number % 40}", number % 40, number % 3, f"m{number}", number) for number in range(100)],
         [Delivery(f"e{number}", number, 70, "late", number) for number in range(30, 90)],
     ]
-    here, there = numbered(24), numbered(24)
-    there.settings = there.settings.model_copy(update={"seal": Seal(small_rows=0)})
+    here, there = numbered(24), numbered(24).with_settings(seal=Seal(small_rows=0))
     sealed_by(here, buckets, files=3)
     sealed_by(there, buckets, files=3, spark=lambda: spark)
     assert_as_expected(there, reference(buckets, 24))
@@ -182,14 +180,9 @@ def test_spark_s_tasks_seal_the_same(numbered: Callable[[int], Lake], spark: Spa
 # --- files -----------------------------------------------------------------------------------------------------------
 
 
-def _sized(lake: Lake, target_bytes: int) -> None:
-    seal = lake.settings.seal.model_copy(update={"target_file_bytes": target_bytes})
-    lake.settings = lake.settings.model_copy(update={"seal": seal})
-
-
 def test_one_bronze_file_is_split_over_several_silver_files(lake: Lake) -> None:
     """An hour in one giant file must not become one task."""
-    _sized(lake, 1500)
+    lake = lake.with_settings(seal=lake.settings.seal.model_copy(update={"target_file_bytes": 1500}))
     lake.row_group_rows = 10
     lake.deliver(*(Delivery(f"e{number:03d}", number % 60, 0, f"m{number}", number) for number in range(95)))
     lake.deliver(*(Delivery(f"e{number:03d}", number % 60, 5, f"n{number}", 0) for number in range(0, 95, 9)))
@@ -243,7 +236,7 @@ def test_rejected_deliveries_are_in_no_hour(lake: Lake) -> None:
 
 
 def test_fields_that_the_topic_gained_are_null_in_older_rows(
-    lake: Lake, topic_with: Callable[..., Topic], settings: Settings, config: Config
+    lake: Lake, topic_with: Callable[..., Topic], config: Config
 ) -> None:
     """At any depth: hours closed before a release are sealed after it."""
     lake.deliver(Delivery("before", value=7))
@@ -253,7 +246,7 @@ def test_fields_that_the_topic_gained_are_null_in_older_rows(
         "n": "bigint",
         "tags": "array<struct<k: string>>",
     }
-    after = Lake(topic_with(fields=fields), settings, config, epoch=lake.epoch)
+    after = Lake(topic_with(fields=fields), config, epoch=lake.epoch)
     after.seal()
     (row,) = after.sealed()
     assert row["track"] == {"id": "t7", "ms": 7, "album": None}
@@ -314,10 +307,10 @@ def test_a_late_duplicate_is_found_at_the_very_instant(lake: Lake, microsecond: 
 
 @pytest.mark.parametrize(("horizon", "found"), [("3 hours", 1), ("2 hours", 0), ("150 minutes", 1), ("0 hours", 0)])
 def test_the_horizon_reaches_back_by_whole_hours(
-    topic_with: Callable[..., Topic], settings: Settings, config: Config, horizon: str, found: int
+    topic_with: Callable[..., Topic], config: Config, horizon: str, found: int
 ) -> None:
     """The hour in which the horizon begins is searched; the one before it is not."""
-    lake = Lake(topic_with(dedup_horizon=horizon), settings, config)
+    lake = Lake(topic_with(dedup_horizon=horizon), config)
     lake.deliver(Delivery("e", 10))
     for hour in (FIVE, SIX, SEVEN):
         lake.seal(hour)

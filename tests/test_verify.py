@@ -14,22 +14,22 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
-from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
-from lakehouse.config import Config, Settings
+from lakehouse.config import Config
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.verify import Verification, verify_hours
 from lakehouse.schemas import LEDGER
 from lakehouse.store.delta import DataFile, commit, files_of_hour, open_table
 from lakehouse.store.delta_log import commits
 from lakehouse.topics import Topic
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 
 @pytest.fixture
-def lake(topic: Topic, settings: Settings, config: Config) -> Lake:
+def lake(topic: Topic, config: Config) -> Lake:
     """Two sealed hours, the first with an own and a skewed event."""
-    lake = Lake(topic, settings, config)
+    lake = Lake(topic, config)
     lake.deliver(Delivery("a", 1, value=1), Delivery("b", 2, value=2), Delivery("b", 2, 3))
     lake.deliver(Delivery("old", -30))
     lake.seal(FIVE)

@@ -18,7 +18,6 @@ from typing import Any
 import yaml
 from conftest import PLAYS, SPARK_SETTINGS
 from pyspark.sql import SparkSession
-from sealing import FIVE, SEVEN, SIX, Delivery, Lake
 
 from lakehouse.application import Application
 from lakehouse.cli import app
@@ -33,6 +32,7 @@ from lakehouse.progress import Frontier
 from lakehouse.store.ledger import Clock, History, now
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.stage import validate_due
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake
 
 Facts = Callable[[str], list[dict[str, Any]]]
 
@@ -55,7 +55,7 @@ class TwoTopics:
         lake._configure()
         config = lake.config
         for name in (DAMAGED, NEIGHBOUR):
-            _fill(Lake(config.topic(name), config.settings, config))
+            _fill(Lake(config.topic(name), config))
         return lake
 
     def copied(self, folder: Path, spark: SparkSession | None = None) -> TwoTopics:
@@ -186,9 +186,7 @@ def _fill(lake: Lake) -> None:
 
 def _segment(lake: Lake, epoch: int, delivery: Delivery) -> None:
     """A durable segment as a slot leaves it, which no commit took."""
-    before, lake.epoch = lake.epoch, epoch
-    file = lake._written([delivery], SEVEN, 0)
-    lake.epoch = before
+    file = lake.bronze_file([delivery], SEVEN, epoch)
     at = delivery.publish_time
     segment = SegmentFile(
         file.path, SEVEN, file.rows, file.size_bytes, delivery.event_time, delivery.event_time, at, at

@@ -1,4 +1,8 @@
-"""A bronze table as ingest leaves it, for the tests of what comes after: files by pyarrow, commits and closes by us."""
+"""The one builder of a topic's lake: its tables as the product makes them, and in them what stages would have left.
+
+Files are written by pyarrow, and their commits, closes, seals and verdicts come one call at a time. A test module that
+needs more has functions, or a class of its own, upon `Lake`.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
-from folders import folders_of
+from folders import Folders, folders_of
 
 from lakehouse import hours
 from lakehouse.config import Config, Settings
@@ -20,6 +24,7 @@ from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
 from lakehouse.store.delta import DataFile, event_time_stats, files_of_hour
+from lakehouse.store.ledger import Clock, History, Ledger, now
 from lakehouse.store.records import Closed, Mirrored, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -63,19 +68,39 @@ class Delivery:
 
 @dataclass
 class Lake:
-    """A topic whose epochs, closes and seals come one call at a time."""
+    """A topic whose epochs, closes and seals come one call at a time; `by` is who writes in its ledger."""
 
     topic: Topic
-    settings: Settings
     config: Config
+    by: str = "ingest/test/run"
+    clock: Clock = now
     epoch: int = 0
     row_group_rows: int = 1000
     written_at: datetime = field(default_factory=lambda: datetime.now(UTC))
 
     def __post_init__(self) -> None:
-        self.tables = TopicTables(self.topic, self.settings)
-        self.folders = folders_of(self.settings, self.topic.name)
-        self.ledger = self.tables.ledger("ingest/test/run")
+        """A topic that was ever started has a ledger."""
+        self.tables.ledger(self.by, self.clock)
+
+    @property
+    def settings(self) -> Settings:
+        return self.config.settings
+
+    def with_settings(self, **changes: Any) -> Lake:
+        """The same tables under other settings."""
+        return replace(self, config=replace(self.config, settings=self.settings.model_copy(update=changes)))
+
+    @property
+    def tables(self) -> TopicTables:
+        return TopicTables(self.topic, self.settings)
+
+    @property
+    def folders(self) -> Folders:
+        return folders_of(self.settings, self.topic.name)
+
+    @property
+    def ledger(self) -> Ledger:
+        return self.tables.ledger(self.by, self.clock)
 
     @property
     def bronze(self) -> Any:
@@ -85,29 +110,38 @@ class Lake:
     def silver(self) -> Any:
         return self.tables.ensure_silver()
 
+    def history(self) -> History:
+        return self.tables.history()
+
+    # --- bronze ----------------------------------------------------------------------------------------------------
+
+    def commit(self, files: Sequence[DataFile] = (), *, open_hour: Hour | None = None, **said: Any) -> int:
+        """The next epoch: what ingest commits with the files, and what is `said` beside that; its version."""
+        self.epoch += 1
+        before = newest_state(self.bronze)
+        state = replace(before, epoch=self.epoch, open_hour=open_hour or before.open_hour or FIVE)
+        metadata = {
+            "release": "test", "run": "run", "epochs": [self.epoch], "rows": sum(file.rows for file in files),
+            "rejected": 0, "segments": sorted({segment_of(file.path) for file in files}), "closed": [],
+        }  # fmt: skip
+        return commit_batch(self.bronze, files, state, metadata | said)
+
     def deliver(self, *deliveries: Delivery, hour: Hour | None = FIVE, files: int = 1) -> list[str]:
         """One epoch: the deliveries in the bucket `hour`, dealt out to some files as they come."""
-        self.epoch += 1
         share = -(-len(deliveries) // files)
         parts = [deliveries[first : first + share] for first in range(0, len(deliveries), share or 1)]
-        added = [self._written(part, hour, slot) for slot, part in enumerate(parts)]
-        state = replace(
-            newest_state(self.bronze), epoch=self.epoch, open_hour=newest_state(self.bronze).open_hour or FIVE
-        )
-        metadata = {
-            "release": "test", "run": "run", "epochs": [self.epoch], "rows": len(deliveries), "rejected": 0,
-            "segments": sorted(segment_of(file.path) for file in added), "closed": [],
-        }  # fmt: skip
-        commit_batch(self.bronze, added, state, metadata)
+        added = [self.bronze_file(part, hour, self.epoch + 1, slot) for slot, part in enumerate(parts)]
+        self.commit(added)
         return [file.path for file in added]
 
-    def _written(self, deliveries: Sequence[Delivery], hour: Hour | None, slot: int) -> DataFile:
+    def bronze_file(self, deliveries: Sequence[Delivery], hour: Hour | None, epoch: int, slot: int = 0) -> DataFile:
+        """As a slot writes it; no commit names it yet."""
         has_own_time = self.topic.event_time != "publish_time"
         rows = [
-            {**delivery.as_row(has_own_time), "epoch": self.epoch, "slot": slot, "position": position}
+            {**delivery.as_row(has_own_time), "epoch": epoch, "slot": slot, "position": position}
             for position, delivery in enumerate(deliveries)
         ]
-        path = f"{hour or 'rejected'}/{self.epoch:012d}-{slot:04d}-abc.parquet"
+        path = f"{hour or 'rejected'}/{epoch:012d}-{slot:04d}-abc.parquet"
         file = Path(self.folders.bronze, path)
         file.parent.mkdir(parents=True, exist_ok=True)
         table = pa.Table.from_pylist(rows, schema=segment_schema(self.topic))
@@ -116,15 +150,11 @@ class Lake:
         stats = event_time_stats(min(times, default=None), max(times, default=None))
         return DataFile(path, hour, len(rows), file.stat().st_size, self.written_at, stats)
 
+    # --- closes and seals ------------------------------------------------------------------------------------------
+
     def close(self, hour: Hour) -> None:
-        self.epoch += 1
-        state = replace(newest_state(self.bronze), epoch=self.epoch, open_hour=hours.after(hour))
-        closed = {"hour": hour, "why": "watermark", "conditions": [], "epoch": self.epoch, "release": "test"}
-        metadata = {
-            "release": "test", "run": "run", "epochs": [self.epoch], "rows": 0, "rejected": 0, "segments": [],
-            "closed": [closed],
-        }  # fmt: skip
-        version = commit_batch(self.bronze, [], state, metadata)
+        closed = {"hour": hour, "why": "watermark", "conditions": [], "epoch": self.epoch + 1, "release": "test"}
+        version = self.commit(open_hour=hours.after(hour), closed=[closed])
         rows = sum(file.rows for file in files_of_hour(self.bronze, hour))
         close = Closed(bronze_version=version, why="watermark", rows=rows, epoch=self.epoch, release="test")
         self.ledger.record(close, hour)
