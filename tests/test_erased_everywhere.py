@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
-from sealing import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
@@ -27,6 +26,7 @@ from lakehouse.operations.reconcile import mirrors_of
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs
 from lakehouse.validate.stage import validate_due
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
 PERSON = 1777040123
 WHERE = f"n = {PERSON}"
@@ -108,7 +108,7 @@ def world(topic: Topic, settings: Settings, config: Config, tmp_path: Path, monk
     }
     topic = topic.model_copy(update={"mirrors": ("folder", "base")})
     settings = settings.model_copy(update={"mirrors": mirrors})
-    lake = Lake(topic, settings, replace(config, settings=settings, topics={topic.name: topic}))
+    lake = Lake(topic, replace(config, settings=settings, topics={topic.name: topic}))
     world = World(lake, tmp_path)
     world.suite()
     for hour, minute in ((FIVE, 1), (SIX, 61), (SEVEN, 121)):
