@@ -281,7 +281,7 @@ def _columns(table: str, schema: pa.Schema) -> Iterator[str]:
 
 def _ledger_details() -> Iterator[str]:
     """A table for each state, from the dataclasses through which its `details` are written and read."""
-    parts = (records.Condition, records.FailedExpectation, records.PreviousSeal)
+    parts = (records.Condition, records.FailedExpectation, records.PreviousSeal, records.DamagedFile)
     named = [(f"`{state}`", kind) for state, kind in records.RECORDS.items()] + [
         (part.__name__, part) for part in parts
     ]

@@ -27,6 +27,7 @@ from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import open_topics, run_until_stopped, start_queries
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
+from lakehouse.operations.damage import record_damage
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.running.identity import application_name
@@ -41,6 +42,9 @@ from lakehouse.validate.stage import validate_due
 from lakehouse.validate.suite_files import suite_of
 
 log = logging.getLogger("lakehouse")
+
+LOOK_EVERY = timedelta(hours=6)
+"""At all files of a topic, by their sizes: some requests for a listing."""
 
 
 @dataclass
@@ -58,6 +62,8 @@ class Application:
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
+    looked_at: dict[str, datetime] = field(default_factory=dict)
+    """When each topic's files were compared with its logs."""
     _unhook: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -138,7 +144,7 @@ def audit(application: Application) -> None:
 def run(application: Application) -> None:
     """All stages: ingest closes hours, and for each topic one thread takes them through the rest."""
     _check_suites(application)
-    stages = _Stages(application, [_seal, _validate, _mirror], application.config.settings.ingest.trigger)
+    stages = _Stages(application, [_seal, _validate, _mirror, _look], application.config.settings.ingest.trigger)
     with _living(application) as life:
         try:
             _run_ingest(application, life, stages.start)
@@ -206,6 +212,16 @@ def _mirror(topic: Topic, application: Application) -> object:
         is_stopping=application.stop.is_set,
         clock=None if application.tries_all else now,
     )
+
+
+def _look(topic: Topic, application: Application) -> object:
+    """Record what is damaged, at the start of a run and at times after it."""
+    last, this = application.looked_at.get(topic.name), datetime.now(UTC)
+    if last is None or this - last >= LOOK_EVERY:
+        settings = application.config.settings
+        record_damage(TopicTables(topic, settings), f"look/{settings.release}/{application.run}")
+        application.looked_at[topic.name] = this
+    return None
 
 
 def _maintain(topic: Topic, application: Application) -> object:

@@ -193,6 +193,79 @@ def is_ours(error: BaseException | None) -> bool:
     return isinstance(error, LakehouseError) and not isinstance(error, UnexpectedError)
 
 
+SAID = {
+    **dict.fromkeys(NAMED, "damaged"),
+    **dict.fromkeys(("close without keys", "seal of other types", "bronze log halved", "bronze log empty"), "error"),
+    **{name: "error" for name in NAMED if name.startswith("ledger")},
+    "request of other types": "ok",  # ingest meets it at its next trigger, and `verify` finds it
+    **dict.fromkeys(NOT_MET, "ok"),
+    "odd rows": "error",
+    "silver file halved": "damaged",
+    "silver file gone": "damaged",
+    "checkpoints halved": "error",
+}
+"""What `status TOPIC` calls a topic as soon as it is damaged, before any stage or `verify` has met it."""
+
+HARMLESS: dict[str, Callable[[TwoTopics], object]] = {
+    "nothing": lambda lake: None,
+    "Spark's checkpoint": lambda lake: garbled(lake.made_file("checkpoint/offsets/0")),
+    "a report": lambda lake: [gone(each) for each in lake.at("reports").rglob("*.html")],
+}
+"""What may be lost: a run starts without it, or nobody needs it."""
+
+
+@pytest.mark.parametrize("damage", [*NAMED, *NOT_MET, *HARMLESS])
+def test_status_of_a_topic_names_what_is_damaged(
+    made: TwoTopics, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """No stage and no `verify` has met it yet."""
+    lake = made.copied(tmp_path)
+    damaged = (NAMED | NOT_MET | HARMLESS)[damage](lake)
+    (row,) = lake.statuses(DAMAGED, looks_at_files=True)
+    assert row.state == SAID.get(damage, "ok"), row.error
+    capsys.readouterr()
+    code = lake.command("status", DAMAGED)
+    page = "".join(capsys.readouterr().out.split())
+    assert code == (row.state != "ok")
+    if row.state == "damaged":
+        assert isinstance(damaged, Path)
+        assert str(damaged).replace(" ", "") in page
+        assert f"`lakehouseverify{DAMAGED}`" in page
+    elif row.state == "error":
+        names = [damaged.name] if isinstance(damaged, Path) else ["lake/plays/ledger"]
+        assert any(name in page for name in names)
+
+
+def test_status_of_all_topics_says_what_the_last_look_found(
+    made: TwoTopics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A run looks at its start and every few hours, `maintain` each time; `status` of 300 topics lists no folder."""
+    lake = made.copied(tmp_path)
+    file = newest(lake, "silver", f"hour={FIVE}/*.parquet")
+    kept = file.read_bytes()
+    halved(file)
+    application = doors.Application(lake.config, (lake.config.topic(DAMAGED),), run="one")
+    for _ in range(2):
+        doors._look(application.topics[0], application)
+    assert [(row.state, row.error) for row in lake.statuses(DAMAGED, NEIGHBOUR)] == [("damaged", None), ("ok", None)]
+    assert lake.command("status", "--wide") == 1
+    page = "".join(capsys.readouterr().out.split())
+    assert f"1filemissingordamaged,see`lakehousestatus{DAMAGED}`" in page
+    file.write_bytes(kept)
+    assert lake.statuses(DAMAGED, looks_at_files=True)[0].state == "ok"
+    doors._look(application.topics[0], application)
+    assert lake.statuses(DAMAGED)[0].state == "damaged", "not so often"
+    assert lake.command("maintain", "--dry-run") == 0
+    assert lake.statuses(DAMAGED)[0].state == "damaged", "nothing is written"
+    for _ in range(2):
+        assert lake.command("maintain") == 0
+    assert lake.statuses(DAMAGED)[0].state == "ok"
+    assert [entry.by for entry in lake.history(DAMAGED).entries if entry.state == "damaged"] == [
+        "look/test/one",
+        "maintain/test",
+    ]
+
+
 NO_MANIFESTS: tuple[bytes | tuple[str, object], ...] = (
     b"", b"\xff", b"{}", b"[]", b"null", b'{"files": 1}', b'{"files": [1]}',
     ("rows", "many"), ("event_hour", "noon"), ("epoch", None), ("slot", 7), ("written_at", "never"),

@@ -14,6 +14,7 @@ from lakehouse.cli import app
 from lakehouse.config import Config
 from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain
+from lakehouse.operations.damage import damage
 from lakehouse.operations.maintain import Removal, maintain_topic
 from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
@@ -80,6 +81,18 @@ def test_deliveries_stay_for_the_retention(lake: Lake) -> None:
     lake.seal(FIVE)
     lake.clear(FIVE, "folder")
     assert run(lake, LATER - timedelta(days=2)) == []
+
+
+def test_what_was_retired_is_not_damaged(lake: Lake) -> None:
+    """Also where its manifest is still there, as of an idle topic's last epoch."""
+    (path,) = lake.deliver(Delivery("a"))
+    left = manifest(lake, lake.epoch, path)
+    assert damage(lake.tables).count == 0
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    run(lake)
+    assert (at(lake, path).exists(), left.exists()) == (False, True)
+    assert damage(lake.tables).count == 0
 
 
 @pytest.mark.parametrize("state", ["open", "closed", "sealed", "invalid", "valid", "mirrored, sealed anew"])

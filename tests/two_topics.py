@@ -28,6 +28,8 @@ from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.operations import status
+from lakehouse.operations.status import TopicStatus
 from lakehouse.progress import Frontier
 from lakehouse.store.ledger import Clock, History, now
 from lakehouse.store.tables import TopicTables
@@ -59,7 +61,7 @@ class TwoTopics:
         return lake
 
     def copied(self, folder: Path, spark: SparkSession | None = None) -> TwoTopics:
-        shutil.copytree(self.folder, folder, dirs_exist_ok=True)
+        shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlflow*"))
         copy = TwoTopics(folder, spark)
         copy._configure()
         return copy
@@ -76,6 +78,13 @@ class TwoTopics:
 
     def history(self, name: str = NEIGHBOUR) -> History:
         return self.tables(name).history()
+
+    def made_file(self, path: str) -> Path:
+        self.at(path).parent.mkdir(parents=True)
+        return self.at(path)
+
+    def statuses(self, *names: str, looks_at_files: bool = False) -> list[TopicStatus]:
+        return status.statuses(self.config, names, now(), looks_at_files=looks_at_files)
 
     # --- stages --------------------------------------------------------------------------------------------------
 

@@ -40,6 +40,10 @@ def cause_of(row: TopicStatus) -> Text:
     elif row.state == "failing" and row.stage_failures:
         failed = row.stage_failures[0]
         words = f"{failed.stage} of {failed.hour} fails: {failed.error}"
+    elif row.state == "damaged" and row.damage.files:
+        count = row.damage.count
+        files = "1 file" if count == 1 else f"{count:,} files"
+        words = f"{files} missing or damaged, see `lakehouse status {row.topic}`: {row.damage.files[0].path}"
     elif row.state == "not running" and row.not_running_since:
         words = f"not running since {row.not_running_since:%-d %b %H:%M}"
     elif row.state == "stuck" and row.stuck:
@@ -180,6 +184,12 @@ def status_fields(row: TopicStatus) -> list[tuple[str, str | Text]]:
         *(
             (f"{each.stage} fails", f"{each.hour}, since {instant_text(each.since)}: {each.error}")
             for each in row.stage_failures
+        ),
+        *(("damaged", f"{each.path}: {each.found}, expected {each.expected}") for each in row.damage.files),
+        *(
+            [("more of it", f"`lakehouse verify {row.topic}`, and `lakehouse audit {row.topic} HOUR` for deliveries")]
+            if row.damage.count
+            else []
         ),
         ("newest sealed", row.newest_sealed_hour or NOTHING),
         ("newest delivered", _delivered(row)),

@@ -67,13 +67,15 @@ def status(
     """A line per topic, what is wrong first; all about a topic when one is named. Exit code 1 if any fails.
 
     `behind` is the age of the newest hour that every mirror of the topic has. A topic without a lake is `not started`.
+    Files of topics that are named are compared with the logs by their sizes; else the last look of `run` or `maintain`
+    counts.
     """
     config = load(context.obj)
     names = topics or sorted(config.topics)
     if watch:
         _watch(config, names)
         return
-    rows = statuses(config, names, datetime.now(UTC))
+    rows = statuses(config, names, datetime.now(UTC), looks_at_files=bool(topics))
     if as_json:
         print_json({"topics": [asdict(row) for row in rows]})
     elif len(rows) == 1 and topics and not wide:
@@ -82,7 +84,7 @@ def status(
     else:
         print_table(columns.STATUS, _worst_first(rows), wide=wide)
         print_line(Text(_totals(rows), "bold"))
-    if any(row.state in ("error", "failing") for row in rows):
+    if any(row.state in ("error", "failing", "damaged") for row in rows):
         raise typer.Exit(1)
 
 

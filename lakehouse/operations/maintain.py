@@ -19,6 +19,7 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
+from lakehouse.operations.damage import record_damage
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
 from lakehouse.store.delta import ConflictError, Conflicts, DataFile, files, table_errors
@@ -53,11 +54,16 @@ class Removal:
 
 
 def maintain_topic(topic: Topic, config: Config, now: datetime, *, dry_run: bool = False) -> list[Removal]:
-    """Remove what is due, and say what it was; with `dry_run` only say it. A topic without a lake has nothing."""
+    """Remove what is due, and say what it was; with `dry_run` only say it. A topic without a lake has nothing.
+
+    What is damaged is recorded before.
+    """
     tables = TopicTables(topic, config.settings)
     if not (tables.has_bronze() and tables.has_ledger()):
         return []
     with table_errors(f"topic {topic.name}"), lake_errors(f"topic {topic.name}"):
+        if not dry_run:
+            record_damage(tables, f"maintain/{config.settings.release}")
         return list(_Maintenance(tables, now, dry_run).removals())
 
 

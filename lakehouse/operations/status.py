@@ -17,6 +17,7 @@ from lakehouse import hours
 from lakehouse.config import Config, Settings, model_of, topic_of, values_of
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.hours import Hour
+from lakehouse.operations.damage import damage, recorded_damage
 from lakehouse.operations.life import TopicLife, signs_of, topic_life
 from lakehouse.operations.stage_failures import StageFailure, stage_failures
 from lakehouse.progress import IngestState, OpenHour
@@ -129,6 +130,7 @@ class Due:
 STATES = {
     "error": "its lake cannot be read",
     "failing": "ingest or a later stage cannot go on",
+    "damaged": "a file is missing, or is not as it was written",
     "not running": "its application has ended in order and none has started since, or no application names it",
     "silent": "its application, or the topic alone, gives no sign of life",
     "stuck": "the frontier has long kept the open hour from closing",
@@ -151,6 +153,7 @@ class TopicStatus:
     counts messages since the close before last, `rejected_share` is their share of all messages since then.
     `unacknowledged` counts messages of the newest `RECENT` commits whose acknowledgement was refused for good. `life`
     is what the topic's application says of it; None where none names it, as before the first heartbeat of a lake.
+    `damage` is what a look at the files found, or the newest that is recorded, for which see `maintain`.
     """
 
     topic: str
@@ -186,6 +189,7 @@ class TopicStatus:
     invalid_hours: tuple[Hour, ...] = ()
     due: Due = Due()
     unacknowledged: int | None = None
+    damage: records.Damaged = records.NO_DAMAGE
 
 
 @dataclass(frozen=True)
@@ -216,12 +220,17 @@ class HourStatus:
     through: Hour | None = None
 
 
-def statuses(config: Config, topic_names: Iterable[str], now: datetime) -> list[TopicStatus]:
-    """A row for each topic, in the order asked for; a topic that cannot be read is a row that says why."""
+def statuses(
+    config: Config, topic_names: Iterable[str], now: datetime, *, looks_at_files: bool = False
+) -> list[TopicStatus]:
+    """A row for each topic, in the order asked for; a topic that cannot be read is a row that says why.
+
+    `looks_at_files` lists the topics' folders: without it a missing file is known when the application has seen it.
+    """
     topics = [config.topic(name) for name in topic_names]
     signs = signs_of(config.settings)
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(lambda topic: _status_or_error(topic, config, signs, now), topics))
+        return list(readers.map(lambda topic: _status_or_error(topic, config, signs, now, looks_at_files), topics))
 
 
 def hour_statuses(snapshot: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
@@ -388,15 +397,22 @@ def _file_complaint(file: Path) -> str | None:
     return None
 
 
-def _status_or_error(topic: Topic, config: Config, signs: Sequence[Sign], now: datetime) -> TopicStatus:
+def _status_or_error(
+    topic: Topic, config: Config, signs: Sequence[Sign], now: datetime, looks_at_files: bool
+) -> TopicStatus:
     life = topic_life(topic.name, signs, now)
     try:
-        return _status(read_topic(topic, config), life, signs, now)
+        snapshot = read_topic(topic, config)
+        tables = TopicTables(topic, config.settings)
+        seen = damage(tables) if looks_at_files else recorded_damage(snapshot.history)
+        return _status(snapshot, life, signs, seen, now)
     except Exception as error:  # whatever breaks one topic must not hide the others
         return TopicStatus(topic.name, "error", error=str(error) or type(error).__name__, life=life)
 
 
-def _status(snapshot: TopicSnapshot, life: TopicLife | None, signs: Sequence[Sign], now: datetime) -> TopicStatus:
+def _status(
+    snapshot: TopicSnapshot, life: TopicLife | None, signs: Sequence[Sign], seen: records.Damaged, now: datetime
+) -> TopicStatus:
     topic, history, batch = snapshot.topic, snapshot.history, snapshot.batch
     if not snapshot.is_started:
         return TopicStatus(topic.name, "failing" if life and life.is_failing else "not started", life=life)
@@ -442,6 +458,7 @@ def _status(snapshot: TopicSnapshot, life: TopicLife | None, signs: Sequence[Sig
         release=started.of(records.Started).release if started else None,
         invalid_hours=tuple(hour for hour, what in waits.items() if what == "release"),
         unacknowledged=batch.unacknowledged if batch else None,
+        damage=seen,
         due=Due(
             len(history.due_to_seal()),
             len(history.due_to_validate()),
@@ -457,6 +474,7 @@ def _worst(status: TopicStatus, topic: Topic, now: datetime) -> str:
         "failing": status.failure is not None
         or bool(status.stage_failures)
         or (status.life is not None and status.life.is_failing),
+        "damaged": status.damage.count > 0,
         "not running": status.not_running_since is not None,
         "silent": _is_silent(status, topic, now),
         "stuck": status.stuck is not None,

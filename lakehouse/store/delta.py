@@ -13,6 +13,7 @@ from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
 from deltalake.transaction import AddAction, RemoveAction
@@ -20,7 +21,7 @@ from deltalake.transaction import AddAction, RemoveAction
 from lakehouse import hours
 from lakehouse.errors import LakeError, LakehouseError, in_one_line, unavailable
 from lakehouse.hours import Hour
-from lakehouse.store.files import storage_for, sync
+from lakehouse.store.files import Storage, storage_for, sync
 
 MOST_CONFLICTS = 100
 """In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
@@ -125,7 +126,7 @@ def open_table(uri: str, options: Mapping[str, str], version: int | None = None)
         if not is_of_a_library(unreadable):
             raise
         raise LakeError(
-            _damaged_commit(uri, options) or uri,
+            _damaged_entry(uri, options) or uri,
             found=first_line(unreadable),
             expected="a readable Delta table",
             next_step="Check the path, the permissions and the version.",
@@ -134,16 +135,28 @@ def open_table(uri: str, options: Mapping[str, str], version: int | None = None)
     return table
 
 
-def _damaged_commit(uri: str, options: Mapping[str, str]) -> str | None:
-    """The newest commit that is no JSON, when delta-rs says that something is wrong, but not where."""
+def _damaged_entry(uri: str, options: Mapping[str, str]) -> str | None:
+    """The newest commit that is no JSON, or checkpoint that is no Parquet, where delta-rs says what, but not where."""
     with suppress(Exception):  # what cannot be listed or read is not named either
         storage = storage_for(uri, options)
-        entries = [stored.path for stored in storage.listed("_delta_log") if stored.path.endswith(".json")]
-        for path in entries[: -_NEWEST_COMMITS - 1 : -1]:
+        entries = [stored.path for stored in storage.listed("_delta_log")]
+        for path in [each for each in entries if each.endswith(".json")][: -_NEWEST_COMMITS - 1 : -1]:
             lines = (storage.read(path) or b"").decode(errors="replace").splitlines()
             if not lines or not all(map(_is_json, lines)):
                 return storage.address(path)
+        newest = [each for each in entries if each.endswith(".parquet")][-1]
+        if not _is_parquet(storage, newest):
+            return storage.address(newest)
     return None
+
+
+def _is_parquet(storage: Storage, path: str) -> bool:
+    try:
+        with storage.open(path) as file:
+            pq.read_metadata(file)
+    except pa.ArrowInvalid:
+        return False
+    return True
 
 
 def _is_json(line: str) -> bool:

@@ -33,6 +33,7 @@ class State(StrEnum):
     CLOSE_REQUESTED = "close_requested"
     REPLAYED = "replayed"
     STAGE_FAILED = "stage_failed"
+    DAMAGED = "damaged"
     WITHDRAWN = "withdrawn"
     MIRROR_FAILED = "mirror_failed"
 
@@ -367,11 +368,33 @@ class StageFailed(Record):
     host: Annotated[str, "host it ran on"] = ""
 
 
+@dataclass(frozen=True, kw_only=True)
+class DamagedFile:
+    """One file that is missing, or is not as it was written."""
+
+    path: Annotated[str, "its address"]
+    found: Annotated[str, "what is there"] = ""
+    expected: Annotated[str, "what the log or the manifest says"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class Damaged(Record):
+    """A look at the topic's files found other damage than the look before; a `count` of 0 says that all is repaired."""
+
+    state = State.DAMAGED
+
+    count: Annotated[int, "how many files"] = 0
+    files: Annotated[tuple[DamagedFile, ...], "the first of them"] = ()
+
+
+NO_DAMAGE = Damaged()
+
+
 RECORDS: Mapping[State, type[Record]] = {
     kind.state: kind
     for kind in (
         Closed, Sealed, Valid, Invalid, Released, Mirrored, Started, Failed, Recovered, Stopped, Held, CloseRequested,
-        Replayed, StageFailed, Withdrawn, MirrorFailed,
+        Replayed, StageFailed, Withdrawn, MirrorFailed, Damaged,
     )
 }  # fmt: skip
 """The class of each state's `details`."""
