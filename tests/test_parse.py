@@ -52,14 +52,22 @@ def delivered(payloads: Sequence[bytes | None], attributes: Sequence[Attributes]
 
 
 def read(topic: Topic, messages: pa.RecordBatch) -> Decoded:
-    """What both ways of decoding agree on."""
-    fast, exact = decode(messages, topic), decode_by_message(messages, topic)
+    """What all ways of decoding agree on, whatever the page before was like."""
+    exact = decode_by_message(messages, topic)
+    after_odd, fast = (_decoded_after(page, messages, topic) for page in (b'{"nobody": "declared it"}', b"{}"))
+    assert repr(after_odd) == repr(fast)
+    assert after_odd.columns.equals(fast.columns)
     fast.columns.validate(full=True)
     assert fast.columns.schema == decoded_schema(topic)
     assert repr(fast.columns.to_pylist()) == repr(exact.columns.to_pylist()), "-0.0 is not 0.0"
     assert fast.columns.equals(exact.columns)
     assert fast.undeclared == exact.undeclared
     return fast
+
+
+def _decoded_after(payload: bytes, messages: pa.RecordBatch, topic: Topic) -> Decoded:
+    decode(delivered([payload]), topic)
+    return decode(messages, topic)
 
 
 def rows_of(topic: Topic, *payloads: bytes | None) -> list[dict[str, Any]]:
@@ -641,6 +649,62 @@ def test_a_clean_page_is_read_at_once(topic: Topic, monkeypatch: pytest.MonkeyPa
     assert decode(delivered(undeclared), topic).undeclared == {"other": 1_000, "track.genre": 1_000}
 
 
+@pytest.fixture
+def read_from_documents(monkeypatch: pytest.MonkeyPatch) -> list[int]:
+    """How many messages were read from documents, each time that some were."""
+    counts: list[int] = []
+    by_documents = json_pages._by_documents
+
+    def counted(payloads: pa.BinaryArray, *arguments: Any) -> Any:
+        counts.append(len(payloads))
+        return by_documents(payloads, *arguments)
+
+    monkeypatch.setattr(json_pages, "_by_documents", counted)
+    return counts
+
+
+def test_a_few_messages_of_odd_form_are_read_alone(
+    topic_with: Callable[..., Topic], read_from_documents: list[int]
+) -> None:
+    """One cut off, compressed or too fine would else cost its whole page the quick way."""
+    topic = topic_with(fields={"price": "decimal(5,2)"})
+    payloads: list[bytes | None] = [play(price=number) for number in range(100)]
+    payloads[3], payloads[40], payloads[41], payloads[99] = b'{"event_id": ', play(price=1.255), None, play(price="1e2")
+    decoded = decode(delivered(payloads), topic)
+    assert read_from_documents == [4]
+    rejected = decoded.columns.column("reject_reason").to_pylist()
+    assert {row: reason for row, reason in enumerate(rejected) if reason} == {
+        3: NOT_JSON,
+        40: "wrong type: price",
+        41: NOT_JSON,
+    }
+    read(topic, delivered(payloads))
+
+
+def test_decimals_of_many_digits_written_as_text_are_read_at_once(
+    topic_with: Callable[..., Topic], read_from_documents: list[int]
+) -> None:
+    topic = topic_with(fields={"price": "decimal(38,18)"})
+    page = delivered([play(price=f"{number}12345678901234.123456789012345678") for number in range(10)])
+    decoded = decode(page, topic)
+    assert not read_from_documents
+    assert decoded.columns.column("reject_reason").null_count == 10
+    assert read(topic, page).columns.equals(decoded.columns)
+
+
+def test_after_an_odd_page_the_quick_way_is_not_tried_until_one_is_clean(
+    topic: Topic, read_from_documents: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tried: list[int] = []
+    by_arrow = json_pages._by_arrow
+    monkeypatch.setattr(json_pages, "_by_arrow", lambda *given: tried.append(len(given[0])) or by_arrow(*given))
+    decode(delivered([b"{}"]), topic)
+    tried.clear()
+    for payloads in ([play(n="x")] * 2, [play(n="x")] * 3, [play()] * 4, [play()] * 5):
+        decode(delivered(payloads), topic)
+    assert tried == [2, 5]
+
+
 # --- any page ------------------------------------------------------------------------------------------------------
 
 EVERY_TYPE = {
@@ -664,7 +728,7 @@ TOPICS = [
             **PLAYED_AT,
             "event_id": "payload.track.id",
             "event_time": "payload.track.at",
-            "fields": {name: EVERY_TYPE[name] for name in ("user", "track", "n", "score", "tags")},
+            "fields": {name: EVERY_TYPE[name] for name in ("user", "track", "n", "score", "tags", "price")},
         },
     ),
     topic_from("plays", {**PLAYED_AT, "event_time": "payload.n", "event_time_unit": "ms", "fields": {"n": "bigint"}}),

@@ -52,15 +52,22 @@ class Parsed:
 
 
 @lru_cache(maxsize=1024)
-def spelled_type(wanted: pa.DataType, int64_as_text: bool = False) -> pa.DataType:
+def spelled_type(wanted: pa.DataType, int64_as_text: bool = False, decimal_as_text: bool = False) -> pa.DataType:
     """How a value of the type is read first: what JSON writes as text is text, all floating point is double."""
+
+    def spelled(inner: pa.DataType) -> pa.DataType:
+        return spelled_type(inner, int64_as_text, decimal_as_text)
+
     if pa.types.is_struct(wanted):
-        return pa.struct([(member.name, spelled_type(member.type, int64_as_text)) for member in wanted])
+        return pa.struct([(member.name, spelled(member.type)) for member in wanted])
     if pa.types.is_list(wanted):
-        return pa.list_(pa.field("element", spelled_type(wanted.value_type, int64_as_text)))
+        return pa.list_(pa.field("element", spelled(wanted.value_type)))
     if pa.types.is_map(wanted):
-        return pa.map_(pa.string(), spelled_type(wanted.item_type, int64_as_text))
-    if is_text(wanted) or (int64_as_text and pa.types.is_int64(wanted)):
+        return pa.map_(pa.string(), spelled(wanted.item_type))
+    is_number_as_text = (int64_as_text and pa.types.is_int64(wanted)) or (
+        decimal_as_text and pa.types.is_decimal(wanted)
+    )
+    if is_text(wanted) or is_number_as_text:
         return pa.string()
     return pa.float64() if pa.types.is_floating(wanted) else wanted
 
@@ -151,6 +158,8 @@ def each_or_null(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
         return pc.if_else(pc.greater_equal(days.cast(pa.int32()), _DAY_ONE), days, pa.scalar(None, wanted))
     if pa.types.is_binary(wanted):
         return pa.array([_unbase64(text) for text in texts.to_pylist()], wanted)
+    if pa.types.is_decimal(wanted):
+        return decimals_or_null(texts, wanted)
     return _each_number_or_null(_matching(texts, INTEGER) if pa.types.is_integer(wanted) else texts, wanted)
 
 
@@ -186,8 +195,10 @@ def decimals_or_null(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
     is_plain = pc.match_substring_regex(texts, f"^-?{integer}{fraction}$")
     if pc.all(is_plain).as_py() is not False:
         return texts.cast(wanted)
-    plain = pc.if_else(is_plain, texts, pa.scalar(None, pa.string())).cast(wanted)
-    others = pc.if_else(is_plain, pa.scalar(None, pa.string()), texts).to_pylist()
+    none = pa.scalar(None, pa.string())
+    plain = pc.if_else(is_plain, texts, none).cast(wanted)
+    is_too_fine = pc.match_substring_regex(texts, rf"^-?[0-9]+\.[0-9]{{{wanted.scale}}}[0-9]*[1-9]$")
+    others = pc.if_else(pc.or_(is_plain, is_too_fine), none, texts).to_pylist()
     read = pa.array([None if text is None else decimal_or_none(text, wanted) for text in others], wanted)
     return pc.coalesce(plain, read)
 
@@ -211,7 +222,7 @@ def decimal_or_none(text: str, wanted: pa.DataType) -> Decimal | None:
     exponent = int(f"{exponent_sign}{exponent_digits or 0}") - len(fraction) + len(digits) - len(significant)
     if exponent < -wanted.scale or len(significant) + exponent > wanted.precision - wanted.scale:
         return None
-    return Decimal((int(sign == "-"), tuple(map(int, significant)), exponent))
+    return Decimal(f"{sign}{significant}E{exponent}")
 
 
 def _unbase64(text: str | None) -> bytes | None:

@@ -8,14 +8,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
-from itertools import accumulate, chain, compress
+from itertools import accumulate, chain
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.decode.columns import FLOAT_OVERFLOW, decimals_or_null, each_or_null
+from lakehouse.decode.columns import FLOAT_OVERFLOW, each_or_null
 
 _NULL = type(None)
 _EXACT_DIGITS, _EXACT_POWERS = 15, 22
@@ -31,8 +31,8 @@ class Wrong:
     """Rows whose first wrong field is not known: two in the items of one list, which are checked item by item."""
     _lists: dict[int, str] = field(default_factory=dict)
 
-    def add(self, place: Place, positions: np.ndarray) -> None:
-        for position in positions.tolist():
+    def add(self, place: Place, positions: list[int]) -> None:
+        for position in positions:
             row = position if place.rows is None else int(place.rows[position])
             if row not in self.paths:
                 self.paths[row] = place.path
@@ -128,9 +128,9 @@ def _from_texts(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Pla
     texts = pa.array(values, pa.string())
     if exact is not None and texts.null_count == len(texts):
         return exact
-    read = decimals_or_null(texts, wanted) if pa.types.is_decimal(wanted) else each_or_null(texts, wanted)
+    read = each_or_null(texts, wanted)
     if read.null_count > texts.null_count:
-        wrong.add(place, np.flatnonzero(pc.and_(pc.is_valid(texts), pc.is_null(read))))
+        wrong.add(place, np.flatnonzero(pc.and_(pc.is_valid(texts), pc.is_null(read))).tolist())
     return read if exact is None else pc.coalesce(exact, read)
 
 
@@ -166,15 +166,18 @@ def _kinds_of(wanted: pa.DataType, int64_as_text: bool) -> set[type]:
 
 
 def _of_kinds(values: list[Any], allowed: set[type], wrong: Wrong, place: Place) -> list[Any]:
-    if set(map(type, values)) <= {*allowed, _NULL}:
+    allowed = {*allowed, _NULL}
+    if set(map(type, values)) <= allowed:
         return values
-    is_wrong = [type(value) not in allowed and value is not None for value in values]
-    return _without(values, is_wrong, wrong, place)
+    return _without(values, [at for at, kind in enumerate(map(type, values)) if kind not in allowed], wrong, place)
 
 
-def _without(values: list[Any], is_wrong: list[bool], wrong: Wrong, place: Place) -> list[Any]:
-    wrong.add(place, np.fromiter(compress(range(len(values)), is_wrong), np.int64))
-    return [None if each else value for value, each in zip(values, is_wrong, strict=True)]
+def _without(values: list[Any], positions: list[int], wrong: Wrong, place: Place) -> list[Any]:
+    wrong.add(place, positions)
+    left = values.copy()
+    for position in positions:
+        left[position] = None
+    return left
 
 
 def _integers(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Place) -> pa.Array:
@@ -182,7 +185,7 @@ def _integers(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Place
         return pa.array(values, wanted)
     except (pa.ArrowException, OverflowError):
         bound = 2 ** (wanted.bit_width - 1)
-        is_wrong = [value is not None and not -bound <= value < bound for value in values]
+        is_wrong = [at for at, value in enumerate(values) if value is not None and not -bound <= value < bound]
         return pa.array(_without(values, is_wrong, wrong, place), wanted)
 
 
@@ -191,8 +194,8 @@ def _doubles(values: list[Any], wanted: pa.DataType, wrong: Wrong, place: Place)
     if int in set(map(type, values)):
         values = [None if value is None else float(value) for value in values]
     if wanted.bit_width < 64:
-        is_wrong = [value is not None and abs(value) >= FLOAT_OVERFLOW for value in values]
-        values = _without(values, is_wrong, wrong, place) if True in is_wrong else values
+        is_wrong = [at for at, value in enumerate(values) if value is not None and abs(value) >= FLOAT_OVERFLOW]
+        values = _without(values, is_wrong, wrong, place) if is_wrong else values
     return pa.array(values, pa.float64()).cast(wanted)
 
 

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
 from typing import Any
@@ -37,7 +38,6 @@ from lakehouse.decode.json_messages import (
     is_too_deep,
     names_of,
     reason_of_no_object,
-    undeclared_names,
 )
 
 _JSON_SPACE = " \t\r\n"
@@ -54,36 +54,79 @@ _FEW_NAMES = 6
 """So many are counted one after another, more of them all together with the declared ones."""
 _BRACKET_BIT, _OPENING = 0x20, 0x7B
 """`[` and `{` differ in one bit; with it, both are `{`."""
-_MINUS_ZERO = re.compile(rb"-0[\s,\]}]")
+_MINUS_ZERO = r"-0[\s,\]}]"
+_FEW_SUSPECTS = 0.5
+"""The share of a page's messages up to which the others are worth a way of their own."""
 
 
 def page(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
     """All messages of a page at once; the few that are not of usual form one by one."""
-    is_tried = not has_map(wanted) and len(payloads) and not _has_undeclared(payloads[0].as_py(), wanted)
-    texts = _trimmed(payloads) if is_tried else None
-    is_safe = texts is not None and _is_safe(texts, wanted)
-    parsed = _by_arrow(texts, wanted, int64_as_text) if is_safe else None
-    return parsed or _by_documents(payloads, wanted, int64_as_text, is_safe)
+    texts, habit = _trimmed(payloads), _habit_of(wanted)
+    is_suspect = _is_suspect(texts, wanted)
+    is_tried = not has_map(wanted) and not habit.is_odd
+    parsed = _by_arrow_or_alone(payloads, texts, is_suspect, wanted, int64_as_text) if is_tried else None
+    if parsed is None:
+        parsed = _by_documents(payloads, wanted, int64_as_text, is_suspect)
+        is_odd = parsed.reasons.is_valid().to_numpy(zero_copy_only=False) & ~is_suspect
+        habit.is_odd = bool(parsed.undeclared) or bool(is_odd.any())
+    return parsed
 
 
-def _has_undeclared(payload: bytes | None, wanted: pa.StructType) -> bool:
-    """Whether Arrow's reader refuses a page that begins so: where one message has such fields, most have."""
-    document = _document(payload)
-    return document is not None and bool(undeclared_names(document, names_of(wanted)))
+@dataclass
+class _Habit:
+    """Whether the last page of a type had what Arrow's reader refuses: then the next one has, too, mostly.
+
+    Decides only by which way a page is read first, not what is read.
+    """
+
+    is_odd: bool = False
+
+
+@lru_cache(maxsize=1024)
+def _habit_of(wanted: pa.StructType) -> _Habit:
+    return _Habit()
+
+
+def _by_arrow_or_alone(
+    payloads: pa.BinaryArray, texts: pa.StringArray, is_suspect: np.ndarray, wanted: pa.StructType, int64_as_text: bool
+) -> Parsed | None:
+    """By Arrow's reader but for the suspects, if they are few; None where that refuses another message.
+
+    Where most are suspect, it is as decimals that are written as text: these it does not read as numbers.
+    """
+    suspects = np.flatnonzero(is_suspect)
+    if not len(suspects):
+        return _by_arrow(texts, wanted, int64_as_text)
+    if len(suspects) > _FEW_SUSPECTS * len(texts):
+        return _by_arrow(texts, wanted, int64_as_text, True) if has_decimal(wanted) and _are_delimited(texts) else None
+    usual = _by_arrow(texts.filter(pa.array(~is_suspect)), wanted, int64_as_text)
+    if usual is None:
+        return None
+    alone = payloads.take(pa.array(suspects))
+    others = _by_documents(alone, wanted, int64_as_text, np.ones(len(alone), bool))
+    order = np.where(is_suspect, np.cumsum(is_suspect) + len(usual.values), np.cumsum(~is_suspect)) - 1
+    return _rows_of(usual, others, order)
+
+
+def _rows_of(first: Parsed, second: Parsed, order: np.ndarray) -> Parsed:
+    """The rows at these places of both, one after the other; what is undeclared in either is counted."""
+    values = pa.concat_arrays([first.values, second.values]).take(pa.array(order))
+    reasons = pa.concat_arrays([first.reasons, second.reasons]).take(pa.array(order))
+    return Parsed(values, reasons, first.undeclared + second.undeclared)
 
 
 # --- by Arrow's reader ---------------------------------------------------------------------------------------------
 
 
-def _by_arrow(texts: pa.StringArray, wanted: pa.StructType, int64_as_text: bool) -> Parsed | None:
-    """None unless all messages are objects, with declared fields only and values of the right JSON types."""
-    if not pc.all(_is_delimited(texts)).as_py():
-        return None
+def _by_arrow(
+    texts: pa.StringArray, wanted: pa.StructType, int64_as_text: bool, decimal_as_text: bool = False
+) -> Parsed | None:
+    """None unless all messages, which are delimited, are objects with declared fields and values of their types."""
     joined = _lines(texts)
     if joined is None:
         return None
     as_text = [True, False] if int64_as_text and has_int64(wanted) else [False]
-    for spelled in (spelled_type(wanted, each) for each in as_text):
+    for spelled in (spelled_type(wanted, each, decimal_as_text) for each in as_text):
         values = _read_lines(joined, len(texts), spelled)
         parsed = None if values is None else _judged(values, wanted)
         if parsed is not None:
@@ -94,7 +137,11 @@ def _by_arrow(texts: pa.StringArray, wanted: pa.StructType, int64_as_text: bool)
 def _trimmed(payloads: pa.BinaryArray) -> pa.StringArray:
     """Without JSON's white space around them; not checked to be UTF-8."""
     texts = payloads.cast(pa.string(), safe=False)
-    return texts if pc.all(_is_delimited(texts)).as_py() else pc.ascii_trim(texts, characters=_JSON_SPACE)
+    return texts if _are_delimited(texts) else pc.ascii_trim(texts, characters=_JSON_SPACE)
+
+
+def _are_delimited(texts: pa.StringArray) -> bool:
+    return bool(pc.all(_is_delimited(texts), min_count=0).as_py())
 
 
 def _is_delimited(texts: pa.StringArray) -> pa.BooleanArray:
@@ -102,21 +149,29 @@ def _is_delimited(texts: pa.StringArray) -> pa.BooleanArray:
     return pc.fill_null(pc.and_(pc.starts_with(texts, "{"), pc.ends_with(texts, "}")), False)
 
 
-def _is_safe(texts: pa.StringArray, wanted: pa.StructType) -> bool:
-    """Whether Arrow's reader meets no decimal that it cannot read, or of more digits than it takes.
+def _is_suspect(texts: pa.StringArray, wanted: pa.StructType) -> np.ndarray:
+    """Which messages Arrow's reader must not or can not read, as far as their form says."""
+    is_usual = _is_delimited(texts)
+    if has_decimal(wanted):
+        is_usual = pc.and_not(is_usual, _is_unsafe(texts, wanted))
+    is_suspect: np.ndarray = ~is_usual.to_numpy(zero_copy_only=False)
+    return is_suspect
+
+
+def _is_unsafe(texts: pa.StringArray, wanted: pa.StructType) -> pa.BooleanArray:
+    """Where Arrow's reader may meet a decimal that it cannot read, or of more digits than it takes.
 
     It looks up powers of ten by the exponent without a check (`1e-999999999` ends the process, `1e-41` is 0), and a
     number that it scales up may wrap around 128 bits. Neither can happen without exponent and with so few digits: a
     double holds them all, too.
     """
-    if not has_decimal(wanted):
-        return True
     names, others = _decimal_names(wanted)
     if others or largest_scale(wanted) > _SAFE_SCALE or not all(map(_PLAIN_NAME.fullmatch, names)):
-        return False
+        return pa.array(np.ones(len(texts), bool))
     scale = largest_scale(wanted)
     unsafe = rf'"({"|".join(sorted(names))})"\s*:\s*"?[+-]?([0-9.]{{16}}|[0-9.]*[\\eE]|[0-9]*\.[0-9]{{{scale + 1}}})'
-    return not pc.any(pc.or_(pc.match_substring_regex(texts, unsafe), _has_escaped_name(texts))).as_py()
+    is_unsafe = pc.or_(pc.match_substring_regex(texts, unsafe), _has_escaped_name(texts))
+    return pc.fill_null(is_unsafe, False)
 
 
 @lru_cache(maxsize=1024)
@@ -182,16 +237,16 @@ def _read_lines(joined: pa.Buffer, rows: int, spelled: pa.StructType) -> pa.Stru
 # --- from parsed documents -----------------------------------------------------------------------------------------
 
 
-def _by_documents(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool, is_safe: bool) -> Parsed:
+def _by_documents(
+    payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool, is_suspect: np.ndarray
+) -> Parsed:
     """From Python's objects, a column at a time; a message that these do not hold exactly is read on its own.
-
-    `is_safe`: what `_is_safe` says of the page, if that is known.
 
     Arrow could infer undeclared fields too, but makes a column of each name, which fills the memory when names are ids,
     and goes down into nested values until the stack ends.
     """
     texts = payloads.to_pylist()
-    inexact, wrong = _inexact(payloads, texts, wanted, is_safe), Wrong()
+    inexact, wrong = _inexact(payloads, texts, wanted, is_suspect), Wrong()
     documents = _documents(texts, inexact)
     values = column(documents, wanted, wrong, int64_as_text, Place())
     unclear = sorted(inexact | wrong.unclear)
@@ -204,19 +259,11 @@ def _by_documents(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text
         reasons[row] = f"wrong type: {path}"
     read = pa.array(reasons, pa.string())
     parsed = Parsed(values, read, _counted(list(filter(None, documents)), names_of(wanted)))
-    return _with_exact(parsed, payloads, unclear, wanted, int64_as_text) if unclear else parsed
-
-
-def _with_exact(
-    parsed: Parsed, payloads: pa.BinaryArray, rows: list[int], wanted: pa.StructType, int64_as_text: bool
-) -> Parsed:
-    """With those rows read message by message; they are not counted yet."""
-    exact = by_message(payloads.take(pa.array(rows)), wanted, int64_as_text)
+    if not unclear:
+        return parsed
     order = np.arange(len(payloads))
-    order[rows] = len(payloads) + np.arange(len(rows))
-    values = pa.concat_arrays([parsed.values, exact.values]).take(pa.array(order))
-    reasons = pa.concat_arrays([parsed.reasons, exact.reasons]).take(pa.array(order))
-    return Parsed(values, reasons, parsed.undeclared + exact.undeclared)
+    order[unclear] = len(payloads) + np.arange(len(unclear))
+    return _rows_of(parsed, by_message(payloads.take(pa.array(unclear)), wanted, int64_as_text), order)
 
 
 def _documents(texts: list[bytes | None], left_out: set[int]) -> list[dict[str, Any] | None]:
@@ -238,15 +285,19 @@ def _document(text: bytes | None) -> dict[str, Any] | None:
     return read if type(read) is dict else None
 
 
-def _inexact(payloads: pa.BinaryArray, texts: list[bytes | None], wanted: pa.StructType, is_safe: bool) -> set[int]:
+def _inexact(
+    payloads: pa.BinaryArray, texts: list[bytes | None], wanted: pa.StructType, is_suspect: np.ndarray
+) -> set[int]:
     """The rows whose objects may differ from what is written: a double for a decimal, 0 for -0, too many levels."""
     rows = {row for row in _bracketed(payloads) if is_too_deep(texts[row] or b"")}
-    if has_floating(wanted) and _MINUS_ZERO.search(b"\n".join(filter(None, texts))):
-        rows |= {row for row, text in enumerate(texts) if text and _MINUS_ZERO.search(text)}
-    if has_decimal(wanted) and not is_safe:
-        is_inexact = pc.match_substring_regex(payloads, _inexact_decimal(wanted))
-        is_inexact = pc.fill_null(pc.or_(is_inexact, _has_escaped_name(payloads)), False)
-        rows |= set(np.flatnonzero(is_inexact).tolist())
+    if has_floating(wanted):
+        has_minus_zero = pc.fill_null(pc.match_substring_regex(payloads, _MINUS_ZERO), False)
+        rows.update(np.flatnonzero(has_minus_zero).tolist())
+    suspects = np.flatnonzero(is_suspect)
+    if has_decimal(wanted) and len(suspects):
+        alone = payloads if len(suspects) == len(payloads) else payloads.take(pa.array(suspects))
+        is_inexact = pc.or_(pc.match_substring_regex(alone, _inexact_decimal(wanted)), _has_escaped_name(alone))
+        rows.update(suspects[np.flatnonzero(pc.fill_null(is_inexact, False))].tolist())
     return rows
 
 
