@@ -25,6 +25,7 @@ from lakehouse.config import Config, load
 from lakehouse.errors import ConfigError, LakehouseError, extras_named, unexpected
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import open_topics, run_until_stopped, start_queries
+from lakehouse.mirrors.catalogue import Checks
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
 from lakehouse.operations.damage import record_damage
@@ -70,6 +71,10 @@ class Application:
         name = application_name(self.config, self.topics)
         settings = self.config.settings.model_copy(update={"application": name})
         self.config = replace(self.config, settings=settings)
+
+    @cached_property
+    def mirror_checks(self) -> Checks:
+        return Checks(self.config)
 
     @cached_property
     def spark(self) -> SparkSession:
@@ -211,6 +216,7 @@ def _mirror(topic: Topic, application: Application) -> object:
         run=application.run,
         is_stopping=application.stop.is_set,
         clock=None if application.tries_all else now,
+        checks=application.mirror_checks,
     )
 
 

@@ -49,6 +49,7 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Settings
 from lakehouse.errors import ConfigError, MirrorError
 from lakehouse.hours import Hour, after
+from lakehouse.mirrors import catalogue
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
@@ -627,6 +628,26 @@ def test_a_mirror_is_opened_by_its_kind(tmp_path: Path, topic: Topic) -> None:
 def test_what_cannot_be_a_mirror_names_file_and_key(values: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
         mirror_named("copy", settings_with(**values), Path("conf/local.yaml"), None)
+
+
+def test_a_run_reads_a_mirror_s_options_once_for_all_topics(
+    config: Config, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """300 topics each compared with all others: options read again for each pair took minutes."""
+    topics = {f"t{n}": topic.model_copy(update={"name": f"t{n}", "mirrors": ["copy", "other"]}) for n in range(300)}
+    mirrors = {name: {"kind": "folder", "path": f"/tmp/{name}"} for name in ("copy", "other")}
+    many = replace(config, topics=topics, settings=config.settings.model_copy(update={"mirrors": mirrors}))
+    read: list[str] = []
+    options = catalogue._options
+
+    def recorded(kind: Any, name: str, *rest: Any) -> Any:
+        read.append(name)
+        return options(kind, name, *rest)
+
+    monkeypatch.setattr(catalogue, "_options", recorded)
+    checks = catalogue.Checks(many)
+    assert [checks.check(name, each) for each in topics.values() for name in mirrors] == [[]] * 600
+    assert sorted(read) == ["copy", "other"]
 
 
 def test_an_undefined_mirror_names_those_that_are(settings: Settings) -> None:

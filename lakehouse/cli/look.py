@@ -11,7 +11,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Group
@@ -49,6 +49,9 @@ from lakehouse.errors import ConfigError, LakehouseError, UsageError, in_one_lin
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.status import STATES, TopicStatus, file_complaints, hour_statuses, statuses
 from lakehouse.printable import printable
+
+if TYPE_CHECKING:
+    from lakehouse.mirrors.catalogue import Checks
 
 _REFRESH_SECONDS = 5.0
 _COLUMN_LINES = 4
@@ -236,7 +239,10 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
         complaints = file_complaints(Path(context.obj or DEFAULT_CONF), error)
         found = {name: (text, []) for name, text in complaints.items()}
     else:
-        found = {name: _checked(name, config) for name in sorted(config.topics)}
+        from lakehouse.mirrors.catalogue import Checks
+
+        checks = Checks(config)
+        found = {name: _checked(name, config, checks) for name in sorted(config.topics)}
     if as_json:
         checked = [
             {"topic": name, "ok": not text, "complaint": text, "warnings": warnings}
@@ -252,9 +258,8 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
         raise typer.Exit(1)
 
 
-def _checked(name: str, config: Config) -> tuple[str | None, list[str]]:
+def _checked(name: str, config: Config, checks: Checks) -> tuple[str | None, list[str]]:
     """(what is wrong with a topic's suite and mirrors, what may keep single hours out); no mirror is opened for it."""
-    from lakehouse.mirrors import catalogue
     from lakehouse.validate import suite_files
 
     topic = config.topic(name)
@@ -266,7 +271,7 @@ def _checked(name: str, config: Config) -> tuple[str | None, list[str]]:
         complaints.append(str(error))
     for mirror in topic.mirrors:
         try:
-            warnings += catalogue.check(mirror, topic, config)
+            warnings += checks.check(mirror, topic)
         except LakehouseError as error:
             complaints.append(str(error))
     return "\n".join(complaints) or None, warnings

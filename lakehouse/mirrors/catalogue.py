@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -50,34 +50,58 @@ def mirror_named(name: str, settings: Settings, config_path: Path, spark: SparkS
     return kind.from_config(name, _options(kind, name, values, config_path), spark)
 
 
-def check(name: str, topic: Topic, config: Config) -> list[str]:
-    """What may keep single hours of the topic out of the mirror; no target is asked.
+class Checks:
+    """What each mirror can take of each topic, by the configuration alone; no target is asked, and each only once."""
 
-    ConfigError when the mirror's configuration cannot be used, or the mirror can never take the topic.
-    """
-    values = _values(name, config.settings, config.path)
-    kind = _kind(name, values, config.path)
-    options = _options(kind, name, values, config.path)
-    neighbours = list(_neighbours(name, topic, values["kind"], kind, config))
-    objections = kind.objections(topic, options, neighbours)
-    if objections:
-        raise ConfigError(
-            f"{config.path.parent / config.settings.topics / topic.name}.yaml: mirrors: {name}",
-            found="; ".join(objections),
-            expected=f"what a mirror of kind {values['kind']} takes",
-            next_step="See What each target takes in the manual; rename it, or take the mirror out of the topic.",
-        )
-    return [f"{name}: {warning}" for warning in kind.warnings(topic, options)]
+    def __init__(self, config: Config) -> None:
+        self._config = config
+        self._options: dict[str, Frozen] = {}
+        self._warnings: dict[tuple[str, str], list[str]] = {}
+        self._neighbours: dict[str, list[Neighbour]] = {}
 
+    def check(self, name: str, topic: Topic) -> list[str]:
+        """What may keep single hours of the topic out of the mirror.
 
-def _neighbours(name: str, topic: Topic, kind_name: str, kind: MirrorKind, config: Config) -> Iterator[Neighbour]:
-    """What other mirrors of the kind hold, and what else this one does; those that cannot be read have no say."""
-    for other in config.topics.values():
-        for mirror in other.mirrors:
-            values = config.settings.mirrors.get(mirror, {})
-            if (other.name, mirror) != (topic.name, name) and values.get("kind") == kind_name:
-                with suppress(ConfigError):
-                    yield Neighbour(other, mirror, _options(kind, mirror, values, config.path))
+        ConfigError when the mirror's configuration cannot be used, or the mirror can never take the topic.
+        """
+        if (name, topic.name) not in self._warnings:
+            self._warnings[name, topic.name] = self._checked(name, topic)
+        return self._warnings[name, topic.name]
+
+    def _checked(self, name: str, topic: Topic) -> list[str]:
+        config = self._config
+        kind_name = str(_values(name, config.settings, config.path).get("kind"))
+        options = self._options_of(name)
+        kind = class_of(kind_name)
+        others = [each for each in self._all_of(kind_name) if (each.topic.name, each.mirror) != (topic.name, name)]
+        objections = kind.objections(topic, options, others)
+        if objections:
+            raise ConfigError(
+                f"{config.path.parent / config.settings.topics / topic.name}.yaml: mirrors: {name}",
+                found="; ".join(objections),
+                expected=f"what a mirror of kind {kind_name} takes",
+                next_step="See What each target takes in the manual; rename it, or take the mirror out of the topic.",
+            )
+        return [f"{name}: {warning}" for warning in kind.warnings(topic, options)]
+
+    def _all_of(self, kind_name: str) -> list[Neighbour]:
+        """Every topic that a mirror of the kind holds; what cannot be read has no say."""
+        if kind_name not in self._neighbours:
+            found: list[Neighbour] = []
+            for topic in self._config.topics.values():
+                for mirror in topic.mirrors:
+                    if self._config.settings.mirrors.get(mirror, {}).get("kind") == kind_name:
+                        with suppress(ConfigError):
+                            found.append(Neighbour(topic, mirror, self._options_of(mirror)))
+            self._neighbours[kind_name] = found
+        return self._neighbours[kind_name]
+
+    def _options_of(self, name: str) -> Frozen:
+        if name not in self._options:
+            values = _values(name, self._config.settings, self._config.path)
+            kind = _kind(name, values, self._config.path)
+            self._options[name] = _options(kind, name, values, self._config.path)
+        return self._options[name]
 
 
 def _values(name: str, settings: Settings, config_path: Path) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, MirrorError
-from lakehouse.mirrors.catalogue import check, mirror_named
+from lakehouse.mirrors.catalogue import Checks, mirror_named
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.target import Delivery, Outcome, TargetRun, as_lakehouse_error, due_now
 from lakehouse.store.ledger import Clock, now
@@ -28,6 +28,7 @@ def mirror_due(
     mirrors: Mapping[str, Mirror] | None = None,
     is_stopping: Callable[[], bool] = lambda: False,
     clock: Clock | None = None,
+    checks: Checks | None = None,
 ) -> list[Delivery]:
     """Publish what is due to all targets at the same time; only what they count as the seal did is recorded.
 
@@ -38,14 +39,14 @@ def mirror_due(
 
     Raises a MirrorError at the end when anything failed; what failed stays due, and held up nothing else. Without
     `spark` only targets that need none can be served. `mirrors` take precedence over those of the configuration. No
-    hour is begun once `is_stopping`.
+    hour is begun once `is_stopping`. `checks` are those of the run, which each topic passes once.
     """
-    given = mirrors or {}
+    given, checks = mirrors or {}, checks or Checks(config)
     tables = TopicTables(topic, config.settings)
     by = f"mirror/{config.settings.release}/{run}"
 
     def mirror_of(name: str) -> Mirror:
-        check(name, topic, config)
+        checks.check(name, topic)
         return mirror_named(name, config.settings, config.path, spark)
 
     def run_target(name: str) -> Outcome:
