@@ -64,6 +64,8 @@ def _application(name: str) -> str:
 
 FORMER_KEYS = {"dry_after": "empty_after"}
 """Of `ingest`, as release 0.1 spelled them."""
+OBSOLETE = {"validation": {"small_rows"}}
+"""Sections of release 0.1 with their keys, that have no effect any more: read for one release."""
 
 
 class Ingest(Frozen):
@@ -158,17 +160,6 @@ class Seal(Frozen):
     )
 
 
-class Validate(Frozen):
-    """The section `validation`; it has no effect any more, and is read so that older files stay right."""
-
-    small_rows: int = key(
-        200_000,
-        ge=0,
-        unit="rows",
-        doc="Without effect, still read: hours of every size are validated alike.",
-    )
-
-
 class MLflow(Frozen):
     """The section `mlflow`: where the runs of verdicts go. The ledger and the reports do not depend on it."""
 
@@ -225,7 +216,6 @@ class Settings(Frozen):
     ingest: Ingest = Ingest()
     frontier: Frontier = Frontier()
     seal: Seal = Seal()
-    validation: Validate = Validate()
     mlflow: MLflow = MLflow()
     mirrors: dict[str, dict[str, Any]] = key(
         default_factory=dict,
@@ -245,6 +235,17 @@ class Settings(Frozen):
             "service account is found without."
         ),
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _without_obsolete(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping):
+            return values
+        return {name: each for name, each in values.items() if not _is_obsolete(name, each)}
+
+
+def _is_obsolete(name: str, section: object) -> bool:
+    return name in OBSOLETE and (section is None or (isinstance(section, Mapping) and set(section) <= OBSOLETE[name]))
 
 
 @dataclass(frozen=True)

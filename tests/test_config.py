@@ -287,3 +287,16 @@ def test_every_wrong_key_of_a_file_is_named(write: Callable[..., Path]) -> None:
     error = refusal(conf.parent / "topics" / "plays.yaml")
     assert (error.found, error.expected) == ("nothing", "a value, as this key is required")
     assert re.search(r"more to fix in this file: .*subscription", error.next_step)
+
+
+@pytest.mark.parametrize("section", [{"small_rows": 7}, {}, None])
+def test_a_section_that_has_no_effect_any_more_is_read_for_one_release(
+    write: Callable[..., Path], section: object
+) -> None:
+    """`validation.small_rows` of release 0.1: a configuration that works goes on to work."""
+    assert "validation" not in load(write(validation=section)).settings.model_dump()
+
+
+@pytest.mark.parametrize("section", [{"small_row": 7}, [{}], "small_rows"])
+def test_what_never_was_in_that_section_is_an_error(write: Callable[..., Path], section: object) -> None:
+    assert refusal(write(validation=section)).found == "the unknown key 'validation'"

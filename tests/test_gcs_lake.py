@@ -170,7 +170,6 @@ def test_the_whole_application_delivers_on_google_s_storage(root: str, address: 
         "sealed_root": f"{root}/sealed",
         "storage_options": lake_options(address),
         "seal": {"small_rows": 0},
-        "validation": {"small_rows": 0},
         "spark": {
             "spark.jars": str(connector),
             **{f"spark.hadoop.{key}": value for key, value in connector_settings(address).items()},

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
@@ -84,12 +84,12 @@ def explain_hour(snapshot: TopicSnapshot, hour: Hour, now: datetime) -> Explanat
     if closed is not None:
         state, measured_at = snapshot.history.state_of(hour), closed.at
         record = closed.of(Closed)
-        why, conditions, numbers = _why_closed(closed.at, record), _recorded(record.conditions), closed.details
+        why, conditions, numbers = _why_closed(closed.at, record), record.conditions, closed.details
     elif snapshot.batch is not None and unrecorded is not None:
         state, measured_at = "closed", snapshot.batch.committed_at
         record = Closed.from_json({**unrecorded, "bronze_version": snapshot.batch.version})
         why = f"{_why_closed(measured_at, record)} Ingest writes it to the ledger when it starts next."
-        conditions, numbers = _recorded(record.conditions), unrecorded
+        conditions, numbers = record.conditions, unrecorded
     elif not is_open(snapshot, hour):
         state, measured_at, conditions, numbers = "skipped", None, (), {"open_hour": snapshot.open_hour}
         why = (
@@ -182,10 +182,6 @@ def _closed_in(batch: Batch | None, hour: Hour) -> Mapping[str, Any] | None:
 
 def _why_closed(at: datetime, closed: Closed) -> str:
     return f"Closed at {hours.instant_text(at)} because {closed.because}."
-
-
-def _recorded(conditions: Iterable[Condition]) -> tuple[Condition, ...]:
-    return tuple(conditions)
 
 
 def _requests(snapshot: TopicSnapshot, hour: Hour, closed: Entry | None) -> list[Request]:
