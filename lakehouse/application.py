@@ -7,22 +7,22 @@ import signal
 import sys
 import threading
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
-from typing import Annotated, Any, NoReturn, Protocol
+from typing import Annotated, Any, NoReturn
 
 import typer
-from pyspark import InheritableThread
 from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
-from lakehouse import durations, failpoints
+from lakehouse import durations, failpoints, hours
 from lakehouse.config import Config, load
 from lakehouse.errors import ConfigError, LakehouseError, extras_named, unexpected
+from lakehouse.hours import Hour
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import open_topics, run_until_stopped, start_queries
 from lakehouse.mirrors.catalogue import Checks
@@ -30,12 +30,12 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
 from lakehouse.operations.damage import record_damage
 from lakehouse.operations.maintain import maintain_topic
-from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.running.identity import application_name
 from lakehouse.running.life import Life
+from lakehouse.running.stages import Stages
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
-from lakehouse.spark.shutdown import concerns_all, end_in_order
+from lakehouse.spark.shutdown import end_in_order
 from lakehouse.store.ledger import now
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -91,12 +91,8 @@ class Application:
 Job = Callable[[Application], None]
 
 
-class Stage(Protocol):
-    """What is due of one topic; its name is the stage's."""
-
-    __name__: str
-
-    def __call__(self, topic: Topic, application: Application, /) -> object: ...
+Stage = Callable[[Topic, Application, Callable[[], bool]], object]
+"""What is due of one topic, as long as its last argument does not say that nothing more shall begin."""
 
 
 def run_job(job: Job) -> NoReturn:
@@ -117,45 +113,47 @@ def run_job(job: Job) -> NoReturn:
 def ingest(application: Application) -> None:
     """Ingest all topics until asked to stop or, with --until-drained, until nothing is left to pull or close."""
     with _living(application) as life:
-        _run_ingest(application, life, lambda: None)
+        _run_ingest(application, life)
 
 
 def seal(application: Application) -> None:
     """Seal what is due, topics side by side."""
-    _repeatedly(application, [_seal])
+    _repeatedly(application, {"seal": _seal})
 
 
 def validate(application: Application) -> None:
     """Validate what is due, topics side by side."""
     _check_suites(application)
-    _repeatedly(application, [_validate])
+    _repeatedly(application, {"validate": _validate})
 
 
 def mirror(application: Application) -> None:
     """Mirror what is due, topics side by side."""
-    _repeatedly(application, [_mirror])
+    _repeatedly(application, {"mirror": _mirror})
 
 
 def maintain(application: Application) -> None:
     """Remove what nobody needs any more; with --dry-run only say what."""
-    _repeatedly(application, [_maintain])
+    _repeatedly(application, {"maintain": _maintain})
 
 
 def audit(application: Application) -> None:
     """Verify every sealed hour and recompute the newest from its deliveries; fails when anything differs."""
-    _repeatedly(application, [_audit])
+    _repeatedly(application, {"audit": _audit})
 
 
 def run(application: Application) -> None:
-    """All stages: ingest closes hours, and for each topic one thread takes them through the rest."""
+    """All stages: ingest closes hours, and a pool of workers takes them through the rest."""
     _check_suites(application)
-    stages = _Stages(application, [_seal, _validate, _mirror, _look], application.config.settings.ingest.trigger)
+    every = application.config.settings.stages.look_every
+    stages = _stages(application, _ALL_STAGES, every)
     with _living(application) as life:
         try:
-            _run_ingest(application, life, stages.start)
+            _run_ingest(application, life, stages)
         except BaseException:
             stages.abandon()
             raise
+        application.tries_all = True
         stages.finish()
 
 
@@ -171,14 +169,23 @@ def _living(application: Application) -> Iterator[Life]:
     life.end("asked to" if application.stop.is_set() else "drained")
 
 
-def _run_ingest(application: Application, life: Life, begin: Callable[[], None]) -> None:
-    ingests = [TopicIngest(topic, application.config, run=application.run) for topic in application.topics]
+def _run_ingest(application: Application, life: Life, stages: Stages | None = None) -> None:
+    """Ingest, which tells the stages of each hour that closes; these begin with the first query."""
+
+    def tell(topic: Topic, closed: Sequence[Hour]) -> None:
+        if stages is not None:
+            stages.tell(topic.name, hours.end_of(closed[0]), datetime.now(UTC))
+
+    ingests = [
+        TopicIngest(topic, application.config, run=application.run, on_closed=partial(tell, topic))
+        for topic in application.topics
+    ]
     life.follow(ingests)
     ready, failures = open_topics(ingests, life.check)
     life.start(has_topics=bool(ready))
     queries = start_queries(ready, lambda ingest: ingest.start(application.spark), failures)
-    if queries:
-        begin()
+    if queries and stages is not None:
+        stages.start()
 
     def start_again(ingest: TopicIngest) -> StreamingQuery:
         life.check(ingest)
@@ -198,29 +205,27 @@ def _check_suites(application: Application) -> None:
         suite_of(topic, application.config)
 
 
-def _seal(topic: Topic, application: Application) -> object:
-    return seal_due(
-        topic, application.config, lambda: application.spark, run=application.run, is_stopping=application.stop.is_set
-    )
+def _seal(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
+    return seal_due(topic, application.config, lambda: application.spark, run=application.run, is_stopping=is_stopping)
 
 
-def _validate(topic: Topic, application: Application) -> object:
-    return validate_due(topic, application.config, run=application.run, is_stopping=application.stop.is_set)
+def _validate(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
+    return validate_due(topic, application.config, run=application.run, is_stopping=is_stopping)
 
 
-def _mirror(topic: Topic, application: Application) -> object:
+def _mirror(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
     return mirror_due(
         topic,
         application.config,
         application.spark,
         run=application.run,
-        is_stopping=application.stop.is_set,
+        is_stopping=is_stopping,
         clock=None if application.tries_all else now,
         checks=application.mirror_checks,
     )
 
 
-def _look(topic: Topic, application: Application) -> object:
+def _look(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
     """Record what is damaged, at the start of a run and at times after it."""
     last, this = application.looked_at.get(topic.name), datetime.now(UTC)
     if last is None or this - last >= LOOK_EVERY:
@@ -230,112 +235,45 @@ def _look(topic: Topic, application: Application) -> object:
     return None
 
 
-def _maintain(topic: Topic, application: Application) -> object:
+def _maintain(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
     removals = maintain_topic(topic, application.config, datetime.now(UTC), dry_run=application.dry_run)
     for removal in removals:
         log.info("maintain: topic=%s kind=%s path=%s why=%s", topic.name, removal.kind, removal.path, removal.why)
     return removals
 
 
-def _audit(topic: Topic, application: Application) -> None:
+def _audit(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> None:
     check_topic(topic, application.config, datetime.now(UTC))
 
 
-def _repeatedly(application: Application, steps_of_topic: list[Stage]) -> None:
-    stages = _Stages(application, steps_of_topic, application.every or timedelta(0))
-    if application.every is None:
-        stages.finish()
-        return
-    stages.start()
-    application.stop.wait()
+_ALL_STAGES: dict[str, Stage] = {"seal": _seal, "validate": _validate, "mirror": _mirror, "look": _look}
+
+
+def _stages(application: Application, stages: Mapping[str, Stage], look_every: timedelta) -> Stages:
+    def begin_turn(topic: Topic) -> None:
+        application.spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)
+
+    def bound(stage: Stage) -> Callable[[Topic, Callable[[], bool]], object]:
+        return lambda topic, is_stopping: stage(topic, application, is_stopping)
+
+    return Stages(
+        application.topics,
+        {name: bound(stage) for name, stage in stages.items()},
+        application.config.settings,
+        run=application.run,
+        stop=application.stop,
+        look_every=look_every,
+        begin_turn=begin_turn,
+    )
+
+
+def _repeatedly(application: Application, stages_of_topic: Mapping[str, Stage]) -> None:
+    stages = _stages(application, stages_of_topic, application.every or timedelta(0))
+    if application.every is not None:
+        stages.start()
+        application.stop.wait()
+    application.tries_all = True
     stages.finish()
-
-
-class _Stages:
-    """A thread for each topic that does what is due, so that no topic waits for another.
-
-    A stage that fails leaves its hour due and is tried again, with growing pauses; what fails at the last run is
-    raised. What nobody foresaw parks its topic alone; what concerns all (`concerns_all`) stops the application.
-    """
-
-    def __init__(self, application: Application, stages: list[Stage], pause: timedelta) -> None:
-        self._application, self._stages, self._pause = application, stages, pause
-        self._finishing = threading.Event()
-        self._threads: list[Any] = []
-        self._errors: dict[tuple[str, str], LakehouseError] = {}
-        self._failure: BaseException | None = None
-
-    def start(self) -> None:
-        self._threads = [InheritableThread(target=self._follow, args=(topic,)) for topic in self._application.topics]
-        for thread in self._threads:
-            thread.start()
-
-    def finish(self) -> None:
-        """Run what is due once more for every topic, unless asked to stop; raises what still fails."""
-        self._application.tries_all = True
-        self._finishing.set()
-        if not self._threads:
-            self.start()
-        for thread in self._threads:
-            thread.join()
-        if self._failure is not None:
-            raise self._failure
-        for error in self._errors.values():
-            raise error
-
-    def abandon(self) -> None:
-        """Of a run that failed: let the hours under way end, begin no other, and log what fails instead of raising."""
-        self._application.stop.set()
-        if self._threads:
-            try:
-                self.finish()
-            except Exception as error:
-                log.error("stages: error=%s", unexpected("stages", error))
-
-    def _follow(self, topic: Topic) -> None:
-        pauses = Pauses(self._pause)
-        try:
-            self._application.spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)
-            while not self._finishing.wait(pauses.next.total_seconds()):
-                pauses.after(is_well=self._run_due_stages(topic))
-            if not self._application.stop.is_set():
-                self._run_due_stages(topic)
-        except BaseException as failure:
-            self._failure = failure
-            self._application.stop.set()
-
-    def _run_due_stages(self, topic: Topic) -> bool:
-        """Whether all that was due is done; what failed is kept and logged when it is new."""
-        outcomes = [self._run(stage, topic) for stage in self._stages if not self._application.stop.is_set()]
-        return all(outcomes)
-
-    def _run(self, stage: Stage, topic: Topic) -> bool:
-        name = stage.__name__.strip("_")
-        before = self._errors.pop((topic.name, name), None)
-        try:
-            stage(topic, self._application)
-        except BaseException as error:
-            if concerns_all(error):
-                raise
-            ours = self._errors[topic.name, name] = unexpected(f"{name} of {topic.name}", error)
-            if str(ours) != str(before):
-                trace = None if ours is error else error
-                log.error("%s: topic=%s state=parked error=%s", name, topic.name, ours, exc_info=trace)
-            config = self._application.config
-            record_stage_failure(TopicTables(topic, config.settings), name, ours, self._application.run)
-            return False
-        return True
-
-
-class Pauses:
-    """How long until a topic's stages run again: a little while all is well, longer with each failure in a row."""
-
-    def __init__(self, usual: timedelta, longest: timedelta = timedelta(minutes=5)) -> None:
-        self._usual, self._longest = usual, max(usual, longest)
-        self.next = usual
-
-    def after(self, *, is_well: bool) -> None:
-        self.next = self._usual if is_well else min(max(2 * self.next, timedelta(seconds=1)), self._longest)
 
 
 def _run_by(job: Job, application: Application) -> None:

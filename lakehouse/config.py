@@ -138,6 +138,25 @@ class Frontier(Frozen):
     )
 
 
+class Stages(Frozen):
+    """The section `stages`: how an application takes closed hours through seal, validation and mirrors."""
+
+    workers: int = key(
+        8,
+        ge=1,
+        le=256,
+        unit="topics at a time, 1 to 256",
+        doc="How many topics an application's stages serve at a time, one worker each. More where topics wait for one "
+        "another while driver and store have room; each may hold an hour in memory.",
+    )
+    look_every: Wait = key(
+        timedelta(minutes=1),
+        unit="duration",
+        doc="How often a topic is looked at although no hour of it has closed: for what a person released, for a new "
+        "mirror, and after a crash. Longer with hundreds of topics.",
+    )
+
+
 class Seal(Frozen):
     """The section `seal`: how silver's files are written and protected."""
 
@@ -215,6 +234,7 @@ class Settings(Frozen):
     )
     ingest: Ingest = Ingest()
     frontier: Frontier = Frontier()
+    stages: Stages = Stages()
     seal: Seal = Seal()
     mlflow: MLflow = MLflow()
     mirrors: dict[str, dict[str, Any]] = key(

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import timedelta
 
 from pyspark.sql import DataFrame, SparkSession
@@ -13,6 +13,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from lakehouse import failpoints
 from lakehouse.config import Config
 from lakehouse.errors import StaleDriverError
+from lakehouse.hours import Hour
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.checkpoint import set_aside_if_damaged
 from lakehouse.ingest.claim import ClaimedTopic, Clock, claim, now
@@ -32,7 +33,10 @@ _SETTLED_SECONDS = 2.0
 
 
 class TopicIngest:
-    """One topic's ingest run. Batches come one at a time, from the query's thread."""
+    """One topic's ingest run. Batches come one at a time, from the query's thread.
+
+    `on_closed` is told of the hours that a batch closed, oldest first, once the ledger has them.
+    """
 
     def __init__(
         self,
@@ -43,7 +47,9 @@ class TopicIngest:
         clock: Clock = now,
         frontier: FrontierSource | None = None,
         sweep_every: int = SWEEP_EVERY,
+        on_closed: Callable[[Sequence[Hour]], None] = lambda closed: None,
     ) -> None:
+        self._on_closed = on_closed
         self.topic, self._config, self._run, self._clock = topic, config, run, clock
         self._frontier, self._sweep_every = frontier, sweep_every
         self._tables = TopicTables(topic, config.settings)
@@ -121,6 +127,8 @@ class TopicIngest:
         if self._has_failed:
             self._journal.record_recovery()
             self._has_failed = False
+        if self.last_batch.closed:
+            self._on_closed([closed.hour for closed in self.last_batch.closed])
         return self.last_batch
 
     def on_batch(self, frame: DataFrame, batch_id: int) -> None:
