@@ -25,6 +25,7 @@ from lakehouse.seal.dedup import ADDRESS
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.store.delta import DataFile, files, files_of_hour
 from lakehouse.store.parquet import FILE, ROW, readers
+from lakehouse.store.scratch import scratch_database
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -209,8 +210,7 @@ def _compare(
     is_sealed: bool,
 ) -> None:
     event = ", ".join(lake.topic.identity)
-    with duckdb.connect() as database:
-        database.execute("set timezone = 'UTC'")
+    with scratch_database() as database:
         _load(database, "deliveries", _DELIVERY, deliveries.rows(_DELIVERY.names[:4]))
         _load(database, "sealed", _EVENT, lake.silver_rows(sealed_files, *_EVENT.names))
         database.register("doubled", doubled)

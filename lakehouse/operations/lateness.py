@@ -17,6 +17,7 @@ from lakehouse.errors import LakeError
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.store import parquet
 from lakehouse.store.delta import files
+from lakehouse.store.scratch import scratch_database
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -68,8 +69,7 @@ def outlook(
     An hour is taken to close when the watermark has passed it and what was published until its end + lateness is
     consumed, as it does on a topic that keeps up: what comes later is skewed into the hour that is open by then.
     """
-    with duckdb.connect() as database:
-        database.execute("set timezone = 'UTC'")
+    with scratch_database() as database:
         share = _load(database, topic, config)
         [(events, deliveries)] = database.execute("select count(distinct event), count(*) from came").fetchall()
         if not events:

@@ -7,7 +7,6 @@ hour cheaper than one more column.
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
@@ -16,8 +15,7 @@ import pyarrow as pa
 
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.store.parquet import FILE, ROW, ReaderOf, Scan, readers
-
-MEMORY_LIMIT = "1GB"
+from lakehouse.store.scratch import scratch_database
 
 ADDRESS = pa.schema([(FILE, pa.int32()), (ROW, pa.int64())])
 
@@ -89,7 +87,6 @@ def _reader(reader_of: ReaderOf, scan: Scan, columns: list[str]) -> pa.RecordBat
 
 @contextmanager
 def _database() -> Iterator[duckdb.DuckDBPyConnection]:
-    with tempfile.TemporaryDirectory(prefix="dedup-") as spill, duckdb.connect() as database:
-        database.execute(f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{spill}'")
-        database.execute("set preserve_insertion_order = false; set timezone = 'UTC'")
+    with scratch_database() as database:
+        database.execute("set preserve_insertion_order = false")
         yield database

@@ -21,6 +21,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.errors import SuiteError, extras_named
+from lakehouse.store.scratch import is_without_room
 from lakehouse.validate.findings import EXAMPLES_BYTES, Finding, example_rows, observed_value
 from lakehouse.validate.literals import NotExpressibleInSql, judged_bound
 from lakehouse.validate.metrics import measure
@@ -268,6 +269,8 @@ class _Judging:
         except (GreatExpectationsError, TypeError, ValueError, IndexError, KeyError) as refused:
             return unanswered(question.expectation, refused)
         except duckdb.Error as refused:
+            if is_without_room(refused):
+                raise
             self.hour.probe(question.columns)
             return unanswered(question.expectation, refused)
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import tempfile
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
@@ -12,11 +11,9 @@ import duckdb
 import numpy as np
 import pyarrow as pa
 
+from lakehouse.store.scratch import scratch_database
 from lakehouse.validate import functions
 from lakehouse.validate.literals import quoted, text_literal
-
-MEMORY_LIMIT = "1GB"
-"""Of the database; beyond it, it spills to disk."""
 
 Scan = Callable[[Sequence[str]], pa.RecordBatchReader | str]
 """The hour's rows, read again at each call: only the given columns, in which `route.origin` is a column of that name.
@@ -168,8 +165,7 @@ class HourScan:
 @contextmanager
 def hour_scan(scan: Scan, hashed: Hashed = hashed) -> Iterator[HourScan]:
     """A database of its own for the hour, gone with all that it spilled when the block ends."""
-    with tempfile.TemporaryDirectory(prefix="measures-") as spill, duckdb.connect() as database:
-        database.execute(f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{spill}'; set timezone = 'UTC'")
+    with scratch_database() as database:
         yield HourScan(scan, database, hashed)
 
 

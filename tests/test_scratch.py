@@ -1,0 +1,108 @@
+"""What does not fit into a scratch database's memory goes to disk, or is one clear error until there is room."""
+
+from __future__ import annotations
+
+import resource
+import subprocess
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from lakehouse.errors import LakeError
+from lakehouse.schemas import TIMESTAMP
+from lakehouse.seal.dedup import ADDRESS, duplicates
+from lakehouse.store import scratch
+from lakehouse.store.parquet import FILE, ROW, Scan
+from lakehouse.validate.findings import Finding
+from lakehouse.validate.gx import findings_in_scan
+from lakehouse.validate.suites import Expectation
+
+ROWS = 800_000
+"""Their hashes and addresses are more than the memory of these tests, and what DuckDB holds at least is less."""
+
+
+@pytest.fixture(autouse=True)
+def little_memory(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(scratch, "MEMORY_LIMIT", "16MB")
+
+
+@pytest.fixture(autouse=True)
+def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    return tmp_path
+
+
+Scarcity = Callable[[Path], AbstractContextManager[None]]
+
+
+@contextmanager
+def no_larger_files(folder: Path) -> Iterator[None]:
+    """As where a quota ends: a write says so."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (100_000, hard))
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+
+
+@contextmanager
+def no_room(folder: Path) -> Iterator[None]:
+    """A disk of 200 kB: DuckDB asks it for its room and writes no more than that. Skipped where none can be mounted."""
+    mount = ["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)]
+    done = subprocess.run(mount, capture_output=True, text=True, check=False)
+    if done.returncode:
+        pytest.skip(f"no small file system can be mounted here: {done.stderr.strip()}")
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+@contextmanager
+def no_folder(folder: Path) -> Iterator[None]:
+    aside = folder.rename(folder.with_suffix(".aside"))
+    yield
+    aside.rename(folder)
+
+
+@pytest.fixture(scope="module")
+def rows() -> Scan:
+    numbers = pa.array(np.arange(ROWS))
+    same = pa.array(np.zeros(ROWS, np.int64))
+    texts = numbers.cast(pa.string())
+    known = {"event_id": texts, "message_id": texts, "publish_time": same.cast(TIMESTAMP), ROW: numbers}
+    table = pa.table({**known, FILE: same.cast(pa.int32())})
+    return lambda columns: iter(table.select([*columns, FILE, ROW]).to_batches(max_chunksize=50_000))
+
+
+@pytest.mark.parametrize("scarcity", [no_larger_files, no_room, no_folder])
+def test_finding_duplicates_without_room_is_one_error_and_goes_on_when_there_is_some(
+    scarcity: Scarcity, folder: Path, rows: Scan
+) -> None:
+    with scarcity(folder), pytest.raises(LakeError, match=r"scratch space in .*room there.*tried again") as refused:
+        duplicates(rows, ("event_id",))
+    assert "\n" not in str(refused.value)
+    assert duplicates(rows, ("event_id",)) == ADDRESS.empty_table()
+    assert not list(folder.iterdir()), "nothing is left behind"
+
+
+@pytest.mark.slow
+def test_an_expectation_without_room_has_no_verdict(folder: Path) -> None:
+    """It is not one without an answer, which as a critical one would hold its hour for ever."""
+    schema = pa.schema([("event_id", pa.string())])
+    table = pa.table({"event_id": pa.array(np.arange(ROWS) // 2).cast(pa.string())})
+    unique = Expectation("expect_column_values_to_be_unique", {"column": "event_id"})
+
+    def finding(rows: pa.Table) -> Finding:
+        (found,), _ = findings_in_scan([unique], schema, lambda columns: rows.select(list(columns)).to_reader())
+        return found
+
+    with no_larger_files(folder), pytest.raises(LakeError, match="scratch space in"):
+        finding(table)
+    assert finding(table.slice(0, 1_000)).unexpected == 1_000
