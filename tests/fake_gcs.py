@@ -1,4 +1,4 @@
-"""Google's JSON API for objects, as far as holds go: get, list, patch, delete and upload, over a folder.
+"""Google's JSON API for objects: get, list, patch, delete, upload and copies within the bucket, over a folder.
 
 The emulator that is started as a server takes `temporaryHold` without a word and forgets it, and deletes what is held.
 This one keeps it, and refuses as Google does; the texts are Google's own. Bytes of objects are files of the folder, so
@@ -33,16 +33,28 @@ class Refused(Exception):
 
 
 class FakeGoogleStorage:
-    """One bucket, which is a folder. `denied` are names of objects that the caller may look at and not change."""
+    """One bucket, which is a folder. `denied` are names of objects that the caller may look at and not change.
+
+    A copy by `rewriteTo` takes two calls.
+    """
 
     def __init__(self, folder: Path, bucket: str = "lake") -> None:
         self.folder, self.bucket = folder, bucket
         self.denied: set[str] = set()
         self.policies: dict[str, Any] = {}
         self.requests: list[str] = []
+        self._refusal: tuple[int, int] | None = None
         self._holds: dict[str, bool] = {}
         self._changes: dict[str, int] = {}
         self._lock = threading.RLock()
+
+    def refuse_at(self, place: int, status: int) -> None:
+        """Answer the request for objects that will be at that place with a refusal that passes."""
+        self._refusal = place, status
+
+    def requests_for_objects(self) -> int:
+        """So many; the client asks for the bucket whenever it likes."""
+        return sum("/o" in each for each in self.requests)
 
     def held(self) -> set[str]:
         return {name for name, is_held in self._holds.items() if is_held}
@@ -52,6 +64,9 @@ class FakeGoogleStorage:
         query = {key: values[0] for key, values in parse_qs(address.query).items()}
         with self._lock:
             self.requests.append(f"{method} {unquote(address.path)}")
+            if self._refusal and self.requests_for_objects() == self._refusal[0] + 1:
+                (_, status), self._refusal = self._refusal, None
+                raise Refused(status, "rateLimitExceeded" if status == 429 else "backendError", "Try again.")
             match method, address.path.removeprefix("/upload").split("/")[4:]:
                 case "GET", [self.bucket]:
                     return 200, {"kind": "storage#bucket", "name": self.bucket, **self.policies}
@@ -59,6 +74,15 @@ class FakeGoogleStorage:
                     return 200, self._listed(query)
                 case "GET", [self.bucket, "o", name]:
                     return 200, self._resource(unquote(name))
+                case "POST", [self.bucket, "o", name, "rewriteTo", "b", self.bucket, "o", target]:
+                    if "rewriteToken" not in query:
+                        return 200, {"kind": "storage#rewriteResponse", "done": False, "rewriteToken": "token",
+                                     "objectSize": "2", "totalBytesRewritten": "1"}  # fmt: skip
+                    copied = self._copied(unquote(name), unquote(target), query)
+                    return 200, {"kind": "storage#rewriteResponse", "done": True, "resource": copied,
+                                 "objectSize": "2", "totalBytesRewritten": "2"}  # fmt: skip
+                case "POST", [self.bucket, "o", name, "copyTo", "b", self.bucket, "o", target]:
+                    return 200, self._copied(unquote(name), unquote(target), query)
                 case "PATCH", [self.bucket, "o", name]:
                     return 200, self._patched(unquote(name), json.loads(body))
                 case "DELETE", [self.bucket, "o", name]:
@@ -117,6 +141,15 @@ class FakeGoogleStorage:
         (self.folder / name).parent.mkdir(parents=True, exist_ok=True)
         (self.folder / name).write_bytes(media)  # type: ignore[arg-type]
         return self._resource(name)
+
+    def _copied(self, name: str, target: str, query: dict[str, str]) -> dict[str, Any]:
+        generation = self._resource(name)["generation"]
+        if query.get("ifSourceGenerationMatch", generation) != generation:
+            raise Refused(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+        self._check_generation(target, query)
+        (self.folder / target).parent.mkdir(parents=True, exist_ok=True)
+        (self.folder / target).write_bytes((self.folder / name).read_bytes())
+        return self._resource(target)
 
     def _check_generation(self, name: str, query: dict[str, str]) -> None:
         """Google looks at a condition before it looks at a hold."""

@@ -284,9 +284,12 @@ class GoogleStorage:
             self.blob(stored.path).delete(if_generation_match=int(stored.version))
 
     def move(self, folder: str, to: str) -> None:
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
         bucket, moved = self._bucket(), list(self.blobs(folder))
-        for path, blob in moved:
-            bucket.copy_blob(blob, bucket, self._at(to + path.removeprefix(folder)))
+        for path, blob in moved:  # again and again the same copy, which the client by itself would not repeat
+            name, generation = self._at(to + path.removeprefix(folder)), blob.generation
+            bucket.copy_blob(blob, bucket, name, if_source_generation_match=generation, retry=DEFAULT_RETRY)
         self.delete(path for path, _ in moved)
 
     def _delete(self, path: str) -> None:

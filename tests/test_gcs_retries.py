@@ -1,0 +1,89 @@
+"""What Google's storage refuses for a moment is asked again, by every call that we make of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from fake_gcs import FakeGoogleStorage, serving
+
+from lakehouse.mirrors.files import Copy
+from lakehouse.mirrors.hadoop import _rewrite, google_client
+from lakehouse.store.files import GoogleStorage
+from lakehouse.store.place import Place
+
+
+@pytest.fixture
+def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[FakeGoogleStorage, dict[str, str]]]:
+    """With one object, and a client that does not wait between its tries."""
+    monkeypatch.setattr("google.api_core.retry.retry_unary.time.sleep", lambda seconds: None)
+    (tmp_path / "plays").mkdir()
+    (tmp_path / "plays" / "a").write_bytes(b"it")
+    fake = FakeGoogleStorage(tmp_path)
+    with serving(fake) as address:
+        yield fake, {"google_base_url": address, "google_skip_signature": "true"}
+
+
+def mirrored(options: dict[str, str]) -> None:
+    """An hour's file, from a lake on GCS to a folder on GCS, by GCS itself."""
+    _rewrite(google_client(options), Copy(Place("gs://lake/plays", options), "a", "gs://lake/mirror/a", 2))
+
+
+def on_lake(call: Callable[[GoogleStorage], object]) -> Callable[[dict[str, str]], None]:
+    def run(options: dict[str, str]) -> None:
+        call(GoogleStorage("gs://lake", options))
+
+    return run
+
+
+CALLS: dict[str, Callable[[dict[str, str]], None]] = {
+    "mirror": mirrored,
+    "move": on_lake(lambda storage: storage.move("plays", "aside")),
+    "delete": on_lake(lambda storage: storage.delete(["plays/a"])),
+    "write": on_lake(lambda storage: storage.write("plays/b", b"new")),
+    "put_if_absent": on_lake(lambda storage: storage.put_if_absent("plays/b", b"new")),
+    "listed": on_lake(lambda storage: storage.listed("plays")),
+}
+
+
+@pytest.mark.parametrize("status", [503, 429])
+@pytest.mark.parametrize("name", CALLS)
+def test_a_refusal_that_passes_fails_no_call(
+    google: tuple[FakeGoogleStorage, dict[str, str]], name: str, status: int, tmp_path: Path
+) -> None:
+    """Before each request that the call makes: a copy takes two, a move a listing, a copy and a deletion."""
+    fake, options = google
+    CALLS[name](options)
+    requests, after = fake.requests_for_objects(), contents(tmp_path)
+    for refused_at in range(requests):
+        reset(tmp_path)
+        fake.requests.clear()
+        fake.refuse_at(refused_at, status)
+        CALLS[name](options)
+        assert (contents(tmp_path), fake.requests_for_objects()) == (after, requests + 1), refused_at
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+def reset(folder: Path) -> None:
+    for path in [path for path in folder.rglob("*") if path.is_file()]:
+        path.unlink()
+    (folder / "plays" / "a").write_bytes(b"it")
+
+
+def test_what_was_replaced_since_it_was_listed_is_not_moved(google: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Else what was listed and what goes are two things."""
+    from google.api_core.exceptions import PreconditionFailed
+
+    fake, options = google
+    storage = GoogleStorage("gs://lake", options)
+    listed = storage.blobs("plays")
+    monkeypatch.setattr(storage, "blobs", lambda folder: listed)
+    (fake.folder / "plays" / "a").write_bytes(b"another")
+    with pytest.raises(PreconditionFailed):
+        storage.move("plays", "aside")
+    assert contents(fake.folder) == {"plays/a": b"another"}
