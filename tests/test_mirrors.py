@@ -38,6 +38,7 @@ from mirror_targets import (
     Crash,
     DuckDBTarget,
     FolderTarget,
+    HiveTarget,
     Lake,
     LocalStore,
     Target,
@@ -1004,19 +1005,62 @@ def test_an_invalid_hour_that_an_erasure_left_is_withdrawn(lake: Lake, config: C
     assert run() == ["sealed", "invalid", "withdrawn", "released", "mirrored"]
 
 
-def test_a_mirror_shows_fields_that_the_topic_no_longer_declares(
-    target: Target, lake: Lake, topic: Topic, topic_with: Callable[..., Topic]
-) -> None:
-    """A mirror that is added later gets hours from before, too, and shows what silver shows."""
-    lake.sealed(topic, HOUR, plays(["a"], topic, user=["u"], track=[{"id": "t", "ms": 1}]), files=1)
-    shrunk = topic_with(fields={"track": "struct<id: string>", "n": "bigint"})
-    lake.sealed(shrunk, NEXT, plays(["b"], shrunk, track=[{"id": "t"}]), files=1)
-    for hour in (NEXT, HOUR):
-        target.mirror.publish(lake.sealed_now(shrunk, hour))
-    seen = target.rows(topic, HOUR)
+TAGS = "array<struct<id: string, ms: int>>"
+DECLARED = (
+    {"user": "string", "track": "struct<id: string, ms: int>", "tags": TAGS, "n": "int"},
+    {"track": "struct<id: string>", "tags": "array<struct<id: string>>"},
+    {"track": "struct<bpm: int, ms: int, id: string>", "n": "int", "user": "string"},
+)
+"""What a topic declares one after the other: fields and members go, come, and are in other orders."""
+EVER = {"user": "string", "track": "struct<id: string, ms: int, bpm: int>", "tags": TAGS, "n": "int"}
+SHOWN = [
+    {"user": "u", "track": {"id": "t", "ms": 1, "bpm": None}, "tags": [{"id": "x", "ms": 2}], "n": 7},
+    {"user": None, "track": {"id": "t", "ms": None, "bpm": None}, "tags": [{"id": "x", "ms": None}], "n": None},
+    {"user": "u", "track": {"id": "t", "ms": 1, "bpm": 90}, "tags": None, "n": 7},
+]
+"""What silver shows of an hour of each, by all fields that there ever were."""
+
+
+def hours_declared_otherwise(lake: Lake, topic_with: Callable[..., Topic]) -> list[tuple[Topic, Hour]]:
+    return [(topic_with(fields=fields), after(HOUR, place)) for place, fields in enumerate(DECLARED)]
+
+
+def seal_as_declared(lake: Lake, topic: Topic, hour: Hour, shown: dict[str, Any]) -> None:
+    values = {name: [shown[name]] for name in topic.fields}
+    lake.sealed(topic, hour, plays([hour], topic, **values), files=1)
+
+
+def shows_what_silver_shows(target: Target, topic: Topic, hour: Hour, shown: dict[str, Any]) -> bool:
+    """A folder holds silver's own files, which have the fields of their time."""
+    if isinstance(target, FolderTarget) and not isinstance(target, HiveTarget):
+        return ids_of(target.rows(topic, hour)) == [hour]
+    seen = target.rows(topic, hour)
     assert seen is not None
-    assert seen.select(["user", "track"]).to_pylist() == [{"user": "u", "track": {"id": "t", "ms": 1}}]
-    assert target.mirror.read_back(shrunk, NEXT) == Count(1, checksum_of(["b"]))
+    (row,) = seen.select(list(EVER)).to_pylist()
+    (stored,) = target.storable(plays([hour], topic, **{name: [value] for name, value in shown.items()})).to_pylist()
+    return row == {name: stored[name] for name in EVER}
+
+
+@pytest.mark.parametrize("is_added_later", [False, True])
+def test_a_mirror_shows_what_silver_shows_whatever_the_topic_declares_now(
+    target: Target, lake: Lake, topic_with: Callable[..., Topic], is_added_later: bool
+) -> None:
+    """Of hours from before and since, in a mirror that was there all the time, and in one that is added at the end."""
+    declared = hours_declared_otherwise(lake, topic_with)
+    for (topic, hour), shown in zip(declared, SHOWN, strict=True):
+        seal_as_declared(lake, topic, hour, shown)
+        if not is_added_later:
+            target.mirror.publish(lake.sealed_now(topic, hour))
+    newest, ever = declared[-1][0], topic_with(fields=EVER)
+    for _, hour in reversed(declared) if is_added_later else []:
+        target.mirror.publish(lake.sealed_now(newest, hour))
+    for (_, hour), shown in zip(declared, SHOWN, strict=True):
+        assert shows_what_silver_shows(target, ever, hour, shown), hour
+    target.mirror.publish(lake.sealed_now(newest, HOUR), force=True)
+    assert shows_what_silver_shows(target, ever, HOUR, SHOWN[0])
+    assert [target.mirror.read_back(newest, hour) for _, hour in declared] == [
+        Count(1, checksum_of([hour])) for _, hour in declared
+    ]
 
 
 def test_another_file_in_an_hours_folder_is_counted(folder: FolderTarget, lake: Lake, topic: Topic) -> None:
