@@ -17,8 +17,9 @@ _OPENED = (
 )
 
 
-def hive(folder: Path, default_filesystem: str = "file:///") -> Server:
-    """Its address is `host:port`. `default_filesystem` is where paths without a scheme are."""
+def hive(folder: Path, default_filesystem: str = "file:///", zone: str = "UTC") -> Server:
+    """Its address is `host:port`. `default_filesystem` is where paths without a scheme are, `zone` that of its
+    JVM."""
     (port,) = free_ports(1)
     conf = folder / "conf"
     conf.mkdir(parents=True)
@@ -26,7 +27,7 @@ def hive(folder: Path, default_filesystem: str = "file:///") -> Server:
     write_properties(conf / "hive-site.xml", _settings(folder, port))
     opens = [f"java.base/java.{package}" for package in _OPENED] + ["java.base/sun.nio.ch", "java.sql/java.sql"]
     command = [
-        *(java(), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", "-Duser.timezone=UTC"),
+        *(java(), "-Xmx512m", "-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC", f"-Duser.timezone={zone}"),
         *(option for package in opens for option in ("--add-opens", f"{package}=ALL-UNNAMED")),
         *("-cp", f"{conf}:{jars('hive', _COORDINATES.read_text().split())}/*"),
         "org.apache.hive.service.server.HiveServer2",
