@@ -20,6 +20,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import durations, failpoints, hours
+from lakehouse.concealed import conceal_in_logs
 from lakehouse.config import Config, load
 from lakehouse.errors import ConfigError, LakehouseError, extras_named, unexpected
 from lakehouse.hours import Hour
@@ -98,6 +99,7 @@ Stage = Callable[[Topic, Application, Callable[[], bool]], object]
 def run_job(job: Job) -> NoReturn:
     """The whole life of a job's process; ends it with 0, or with one message and the exit code of `errors.py`."""
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+    conceal_in_logs()
     for chatty in ("py4j", "great_expectations", "mlflow", "alembic", "google"):
         logging.getLogger(chatty).setLevel(logging.WARNING)
     failpoints.lead()

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
+from lakehouse.concealed import HIDDEN, learn, may_be_secret
 from lakehouse.durations import Wait
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Frozen, Topic, key, topic_from
@@ -295,7 +296,9 @@ def load(path: str | Path | None = None, *, folder: Path | None = None) -> Confi
     `raw_root` and `sealed_root` that are relative count from `folder`, else from the working directory.
     """
     file = Path(path or os.environ.get("LAKEHOUSE_CONF") or DEFAULT_CONF)
-    settings = model_of(Settings, file, values_of(file), folder)
+    values = values_of(file)
+    learn(values)
+    settings = model_of(Settings, file, values, folder)
     if not settings.sealed_root:
         settings = settings.model_copy(update={"sealed_root": settings.raw_root})
     topics = _topics(file.parent / settings.topics)
@@ -411,18 +414,13 @@ def _expected(complaint: ErrorDetails) -> str:
 
 def _shown(value: Any, location: tuple[int | str, ...]) -> Any:
     """The value without secrets: what is under `storage_options`, or under a name that sounds like one."""
-    if any(_may_be_secret(str(part)) for part in location):
-        return "(not shown)"
+    if any(may_be_secret(str(part)) or part == "storage_options" for part in location):
+        return HIDDEN
     if isinstance(value, Mapping):
         return {name: _shown(each, (str(name),)) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_shown(each, ()) for each in value]
     return value
-
-
-def _may_be_secret(name: str) -> bool:
-    words = ("storage_options", "password", "passwd", "secret", "token", "credential", "private_key", "account_key")
-    return name != "password_env" and any(word in name.lower() for word in words)
 
 
 def _check_mirrors(topics: Mapping[str, Topic], settings: Settings, file: Path) -> None:

@@ -11,6 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from importlib.util import find_spec
 
+from lakehouse.concealed import without_secrets
+
 FOUND_WRONG, MISUSE, LAKE, SOURCE, TARGET, UNFORESEEN = range(1, 7)
 
 EXIT_CODES = {
@@ -26,11 +28,12 @@ EXIT_CODES = {
 
 
 class LakehouseError(Exception):
-    """An error with an operator for a reader; `str()` is the whole message, in one or two lines."""
+    """An error with an operator for a reader; `str()` is the whole message, in one or two lines, without secrets."""
 
     exit_code = UNFORESEEN
 
     def __init__(self, subject: str, *, found: str, expected: str, next_step: str) -> None:
+        subject, found, expected, next_step = map(without_secrets, (subject, found, expected, next_step))
         super().__init__(subject, found, expected, next_step)
         self.subject, self.found, self.expected, self.next_step = subject, found, expected, next_step
 

@@ -14,6 +14,7 @@ import typer
 from lakehouse.cli import decide, drafts, examine, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import confirm, make_encodable, print_error
+from lakehouse.concealed import conceal_in_logs
 from lakehouse.config import DEFAULT_CONF
 from lakehouse.errors import ConfigError, LakehouseError, extras_named, in_one_line
 
@@ -29,6 +30,7 @@ topics_app = typer.Typer(help="The topics' configuration.", no_args_is_help=True
 def main(arguments: Sequence[str] | None = None) -> None:
     """Run one command and end the process: an operator's error is one message and the error's exit code."""
     make_encodable()
+    conceal_in_logs()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
         with extras_named():

@@ -1,0 +1,178 @@
+"""A secret that stands in the configuration is in nothing that is said or kept, whatever is wrong with its form."""
+
+from __future__ import annotations
+
+import json
+import logging
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+from mirror_targets import HOUR, Lake, plays
+
+from lakehouse import concealed
+from lakehouse.cli import app
+from lakehouse.concealed import HIDDEN, conceal_in_logs, learn, without_secrets
+from lakehouse.config import Config, load
+from lakehouse.errors import LakehouseError, MirrorError
+from lakehouse.mirrors.catalogue import mirror_named
+from lakehouse.mirrors.stage import mirror_due
+from lakehouse.operations.stage_failures import record_stage_failure
+from lakehouse.store.place import Place
+from lakehouse.topics import Topic
+
+SECRET = "MIIEvQIBADANBgkq7hkiG9w0BAQ"
+KEY = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
+ACCOUNT = {"type": "service_account", "client_email": "a@b.c", "private_key_id": "f00", "private_key": KEY}
+FORMS: dict[str, Any] = {
+    "text": SECRET,
+    "document": json.dumps(ACCOUNT),
+    "mapping": ACCOUNT,
+    "list": [SECRET],
+    "list of mappings": [ACCOUNT],
+    "set": {SECRET: None},
+    "key": KEY,
+}
+PLACES = {
+    "lake": lambda value: {"storage_options": {"google_service_account_key": value}},
+    "lake, by path": lambda value: {"storage_options": {"google_service_account": value}},
+    "lake, whole": lambda value: {"storage_options": value},
+    "mirror": lambda value: {"mirrors": {"copy": {"kind": "folder", "path": "x", "storage_options": {"token": value}}}},
+    "mirror, beside": lambda value: {"mirrors": {"copy": {"kind": "folder", "path": "x", "password": value}}},
+    "unknown key": lambda value: {"service_account_key": value},
+    "elsewhere": lambda value: {"mlflow": {"credentials": value}},
+    "spark": lambda value: {"spark": {"spark.hadoop.fs.s3a.secret.key": value}},
+}
+
+
+@pytest.fixture(autouse=True)
+def nothing_known() -> Iterator[None]:
+    before = set(concealed._known)
+    concealed._known.clear()
+    yield
+    concealed._known.clear()
+    concealed._known.update(before)
+
+
+def conf_with(folder: Path, values: dict[str, Any]) -> Path:
+    (folder / "topics").mkdir()
+    conf = folder / "test.yaml"
+    conf.write_text(yaml.safe_dump({"raw_root": str(folder / "lake"), **values}))
+    return conf
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", PLACES)
+def test_no_command_shows_a_secret_in_whatever_form_and_place(
+    place: str, form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Where it can be used, nothing is wrong; where not, the error names the key."""
+    conf = conf_with(tmp_path, PLACES[place](FORMS[form]))
+    for options in ([], ["--json"]):
+        with pytest.raises(SystemExit):
+            app.main(["--conf", str(conf), "topics", "check", *options])
+        with pytest.raises(SystemExit):
+            app.main(["--conf", str(conf), "status", *options])
+    said = capsys.readouterr()
+    assert SECRET not in said.out + said.err
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("place", PLACES)
+def test_what_others_say_of_a_secret_is_not_handed_on(place: str, form: str) -> None:
+    """Delta, Hadoop and Google put what they were given into their errors, as text or in Python's notation."""
+    learn(PLACES[place](FORMS[form]))
+    value = FORMS[form]
+    for text in (str(value), repr(value), json.dumps(value, default=str), KEY):
+        error = LakehouseError(text, found=text, expected=text, next_step=text)
+        assert form == "set" or SECRET in text
+        if SECRET in str(value) or text is not KEY:
+            assert SECRET not in str(error) + repr(error) + error.found
+
+
+@pytest.mark.parametrize(
+    "address", ["https://ann:s3cr3t%21pass@mlflow.example.com", "postgresql://ann:s3cr3t!pass@db/x"]
+)
+def test_the_password_of_an_address_is_a_secret(address: str) -> None:
+    learn({"mlflow": {"tracking_uri": address}})
+    said = without_secrets(f"no answer from {address}; s3cr3t!pass is refused")
+    assert "s3cr3t" not in said
+    assert "ann:" in said
+
+
+def test_what_is_no_secret_is_shown() -> None:
+    """Else errors would lose their words: switches, numbers, paths, kinds of mirrors with odd names."""
+    options = {"google_service_account": "/etc/key.json", "aws_region": "eu-north-1", "token": "true"}
+    mirrors = {"secret_store": {"kind": "folder", "path": "/mnt/copies"}, "b": {"password_env": "HIVE_PASSWORD"}}
+    learn({"storage_options": options, "mirrors": mirrors})
+    text = "folder /mnt/copies true /etc/key.json eu-north-1 HIVE_PASSWORD"
+    assert without_secrets(text) == text
+
+
+def test_logs_and_their_traces_show_no_secret(capsys: pytest.CaptureFixture[str]) -> None:
+    learn({"storage_options": {"secret": SECRET}})
+    handler = logging.StreamHandler(sys.stderr)
+    root = logging.getLogger()
+    root.addHandler(handler)
+    try:
+        conceal_in_logs()
+        try:
+            raise ValueError(f"a client was given {SECRET}")
+        except ValueError as error:
+            logging.getLogger("lakehouse").error("mirror: error=%s", error, exc_info=error)
+    finally:
+        root.removeHandler(handler)
+    said = capsys.readouterr().err
+    assert (SECRET in said, HIDDEN in said, "Traceback" in said) == (False, True, True)
+
+
+def test_neither_ledger_nor_errors_keep_a_secret(lake: Lake, config: Config, topic: Topic) -> None:
+    """What a target says goes into rows that are never changed."""
+
+    class Telling:
+        name, hours_at_once = "folder", 1
+
+        def publish(self, *_: object, **__: object) -> None:
+            raise RuntimeError(f"refused: {json.dumps(ACCOUNT)}")
+
+        def hours(self, _: object) -> set[str]:
+            return set()
+
+    learn({"storage_options": {"google_service_account_key": json.dumps(ACCOUNT)}})
+    lake.cleared(topic, HOUR, plays(["a"], topic))
+    with pytest.raises(MirrorError) as raised:
+        mirror_due(topic, config, None, run="r", mirrors={"folder": Telling()})  # type: ignore[dict-item]
+    record_stage_failure(lake.tables(topic), "mirror", raised.value, "r")
+    rows = [str(entry.details) for entry in lake.history(topic).entries]
+    assert any(entry.state == "mirror_failed" for entry in lake.history(topic).entries)
+    assert SECRET not in "".join(rows) + str(raised.value)
+
+
+@pytest.fixture
+def lake(config: Config) -> Lake:
+    return Lake(config)
+
+
+@pytest.mark.parametrize(
+    "name", ["google_service_account_key", "google_service_account", "google_application_credentials"]
+)
+@pytest.mark.parametrize("form", ["text", "document", "key"])
+def test_a_lake_that_is_reached_with_a_broken_key_does_not_show_it(name: str, form: str) -> None:
+    """By the real client, which reads it first."""
+    options = {f"google_{name}": FORMS[form], "google_base_url": "http://127.0.0.1:9", "max_retries": "0"}
+    learn({"storage_options": options})
+    with pytest.raises(LakehouseError) as raised:
+        Place("gs://no-such-bucket-of-ours/plays/bronze", options).table()
+    assert SECRET not in str(raised.value)
+
+
+@pytest.mark.parametrize("wrong", [{"private_key": SECRET}, [SECRET], 5])
+def test_an_error_of_a_mirror_s_options_shows_no_secret(wrong: Any, tmp_path: Path) -> None:
+    values = {"kind": "folder", "path": "x", "storage_options": {"google_service_account_key": wrong}}
+    settings = load(conf_with(tmp_path, {"mirrors": {"copy": values}})).settings
+    with pytest.raises(LakehouseError, match=r"storage_options.google_service_account_key.*not shown") as raised:
+        mirror_named("copy", settings, Path("conf/local.yaml"), None)
+    assert SECRET not in str(raised.value)
