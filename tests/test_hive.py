@@ -7,20 +7,25 @@ import socket
 from collections.abc import Callable
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
 from mirror_targets import HOUR, NEXT, HiveTarget, Lake, hive_table, plays
 from pyspark.sql import SparkSession
 
+from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
+from lakehouse.hours import after, start_of
+from lakehouse.mirrors.contract import Count, SealedHour
 from lakehouse.mirrors.files import LocalFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions, _connected, hive_type
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.topics import Topic
 from lakehouse.types import arrow_type
+from tests.servers.together import Servers
 
 
 @pytest.fixture
@@ -104,4 +109,51 @@ def test_a_partition_never_points_at_a_folder_that_is_not_whole(
     assert target.rows(topic, HOUR) is None
     for ids in (["b"], ["c"], ["d"]):
         target.mirror.publish(lake.sealed(topic, HOUR, plays(ids, topic)))
-    assert sorted(target.store.listing("plays")) == ["2026-11-23T05-r3", "2026-11-23T05-r4", "_staging"]
+    assert sorted(target.store.listing("plays")) == ["2026-11-23T05-r4", "_staging"]
+
+
+FOLDED = "2026-10-25T00"
+"""At its 30th minute and an hour later Stockholm's clocks show 02:30."""
+
+
+@pytest.fixture
+def in_stockholm(servers: Servers, tmp_path: Path) -> HiveMirror:
+    at = urlsplit(f"//{servers.hive_in('Europe/Stockholm').address}")
+    values = {"kind": "hive", "host": at.hostname, "port": at.port, "database": "zones", "path": str(tmp_path / "hive")}
+    return HiveMirror("hive", HiveOptions.model_validate(values), LocalFiles())
+
+
+def at_half_past(lake: Lake, topic: Topic, *hours: str) -> SealedHour:
+    """One event of each hour, all delivered in the first."""
+    times = [start_of(hour) + timedelta(minutes=30) for hour in hours]
+    rows = plays(list(hours), topic, event_time=times, event_hour=list(hours), publish_time=times)
+    return lake.sealed(topic, hours[0], rows)
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(900)
+def test_a_server_in_another_zone_is_refused_and_shows_nothing(
+    in_stockholm: HiveMirror, lake: Lake, topic: Topic, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Two instants would be one; and where only the workers are elsewhere, the count says so."""
+    hour = at_half_past(lake, topic, FOLDED, after(FOLDED))
+    with pytest.raises(MirrorError, match=r"that shows 00:00 UTC as 2026-10-25 02:00:00.*user\.timezone=UTC"):
+        in_stockholm.publish(hour)
+    assert in_stockholm.read_back(topic, FOLDED) is None
+    monkeypatch.setattr(in_stockholm, "_refuse_zone", lambda *_: None)
+    in_stockholm.publish(hour)
+    with pytest.raises(MirrorError, match="2 of 2 rows at another instant than their own"):
+        in_stockholm.read_back(topic, FOLDED)
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(900)
+def test_in_utc_both_instants_are_their_own(
+    request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic
+) -> None:
+    target = hive_table(tmp_path / "mirror", request)
+    target.mirror.publish(at_half_past(lake, topic, FOLDED, after(FOLDED)))
+    assert target.mirror.read_back(topic, FOLDED) == Count(2, checksum_of([FOLDED, after(FOLDED)]))
+    rows = target.rows(topic, FOLDED)
+    assert rows is not None
+    assert sorted(f"{time:%H:%M}" for time in rows["event_time"].to_pylist()) == ["00:30", "01:30"]

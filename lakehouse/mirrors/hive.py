@@ -14,10 +14,11 @@ from urllib.parse import urlsplit
 import pyarrow as pa
 
 from lakehouse.checksum import sql_for
+from lakehouse.concealed import hide
 from lakehouse.config import Root
 from lakehouse.durations import Wait
 from lakehouse.errors import MirrorError
-from lakehouse.hours import Hour, hours_among
+from lakehouse.hours import Hour, hours_among, start_of
 from lakehouse.mirrors.addresses import StorageOptions, files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
 from lakehouse.mirrors.files import Files
@@ -41,6 +42,9 @@ _CONNECTED_WITHIN = timedelta(seconds=30)
 
 _NO_TABLE, _NO_DATABASE, _NO_PARTITION = 10001, 10072, 10006
 """HiveServer2's error codes."""
+
+_IS_SHIFTED = "case when replace(substr(cast(event_time as string), 1, 13), ' ', 'T') <> event_hour then 1 else 0 end"
+"""Whether a row's instant is as Hive reads it in another hour than the row says in a text."""
 
 Result = TypeVar("Result")
 
@@ -174,6 +178,7 @@ class HiveMirror(Mirror):
     def publish(self, hour: SealedHour, *, force: bool = False) -> None:
         topic, folder = hour.topic, self._folder(hour.topic, hour.hour, hour.revision)
         with self._refusals(topic, hour.hour):
+            self._ask(lambda hive: self._refuse_zone(hive, hour))
             location = self._ask(lambda hive: hive.location(self._table(topic), hour.hour))
         refuse_older(self, hour, _revision_in(location))
         self._folders.publish_at(folder, hour, force=force)
@@ -187,7 +192,10 @@ class HiveMirror(Mirror):
             if hive.location(self._table(topic), hour) is None:
                 return None
             where = f"from {self._table(topic)} where hour = '{hour}'"
-            ((rows, checksum),) = hive.rows(f"select count(*), {sql_for('hive')} {where}")
+            counts = f"count(*), {sql_for('hive')}, sum({_IS_SHIFTED})"
+            ((rows, checksum, shifted),) = hive.rows(f"select {counts} {where}")
+            if shifted:
+                raise self._in_another_zone(topic, hour, f"{shifted} of {rows} rows at another instant than their own")
             return Count(int(rows), int(checksum))
 
         with self._refusals(topic, hour):
@@ -211,6 +219,24 @@ class HiveMirror(Mirror):
             staged = self._folders.remains_in_staging(hour)
         kept = {location, *folders} if location else set(folders)
         return [*sorted(each for each in kept if _revision_in(each) < hour.revision), *staged]
+
+    def _refuse_zone(self, hive: _Hive, hour: SealedHour) -> None:
+        """MirrorError before anything is there, when the server is in another zone than UTC at that time.
+
+        Workers may be in another one than the server: `read_back` compares instants as they read them.
+        """
+        start = start_of(hour.hour)
+        ((shown,),) = hive.rows(f"select from_unixtime({int(start.timestamp())})")
+        if shown != f"{start:%Y-%m-%d %H:%M:%S}":
+            raise self._in_another_zone(hour.topic, hour.hour, f"a server that shows {start:%H:%M} UTC as {shown}")
+
+    def _in_another_zone(self, topic: Topic, hour: Hour, found: str) -> MirrorError:
+        return MirrorError(
+            f"mirror {self.name}: {topic.name} {hour}",
+            found=found,
+            expected="Hive in UTC: its timestamp has no zone, and is shifted by the one of the JVM that reads it",
+            next_step="Run HiveServer2 and its workers with -Duser.timezone=UTC; the hour stays due.",
+        )
 
     def _point(self, hive: _Hive, hour: SealedHour, location: str | None, folder: str) -> None:
         table = self._table(hour.topic)
@@ -356,6 +382,7 @@ def _connected(options: HiveOptions) -> Iterator[_Hive]:
     socket.setTimeout(min(_CONNECTED_WITHIN, options.timeout) / timedelta(milliseconds=1))
     mechanism = "GSSAPI" if options.auth == "KERBEROS" else "PLAIN"
     password = os.environ.get(options.password_env, "") or "x"  # PLAIN has no empty passwords
+    hide(password)
 
     def client() -> Any:
         service = options.kerberos_service if mechanism == "GSSAPI" else None

@@ -28,6 +28,10 @@ class Servers:
         """On the HDFS that is started here, too."""
         return self._once("hive", lambda: hive.hive(self._folder / "hive", self.hdfs().address))
 
+    def hive_in(self, zone: str) -> Server:
+        """Another one in that time zone, on this machine's files."""
+        return self._once(f"hive in {zone}", lambda: hive.hive(self._folder / zone.replace("/", "-"), zone=zone))
+
     def bigquery(self) -> Server:
         return self._once("bigquery", lambda: warehouse.bigquery(self._folder / "bigquery"))
 
