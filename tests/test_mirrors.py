@@ -59,6 +59,7 @@ from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
 from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles, google_client
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure, stage_failures
 from lakehouse.store.place import Place
 from lakehouse.store.records import Invalid, Mirrored, Released, Valid
@@ -1121,6 +1122,42 @@ def test_a_reader_of_a_duckdb_file_holds_up_an_erasure_s_end_alone(tmp_path: Pat
 
 def duckdb_mirror(path: Path) -> DuckDBMirror:
     return DuckDBMirror("duckdb", DuckDBMirror.Options(kind="duckdb", path=str(path)))
+
+
+ODD_NAMES = ["a b 50% größe+b;c $HOME&b=c", "a[", 'it\'s "b"', "-x:y"]
+REFUSED_NAMES = ["[x]", "a*", "{a,b}", "a?b", "a#b"]
+
+
+@pytest.mark.parametrize("name", ODD_NAMES)
+@pytest.mark.parametrize("kind", ["folder", "duckdb"])
+def test_a_path_of_a_mirror_is_data(tmp_path: Path, lake: Lake, topic: Topic, kind: str, name: str) -> None:
+    """Never a pattern, an option or a query, also where a file is written again after an erasure."""
+    place, beside = tmp_path / name / "here", tmp_path / "x" / "here"
+    beside.mkdir(parents=True)
+    place.parent.mkdir(exist_ok=True)
+    mirror = mirror_named("copy", settings_with(kind=kind, path=str(place)), tmp_path, None)
+    mirror.publish(lake.sealed(topic, HOUR, plays([PERSON], topic)))
+    second = lake.sealed(topic, HOUR, plays(["a"], topic))
+    mirror.publish(second)
+    assert mirror.read_back(topic, HOUR) == Count(1, checksum_of(["a"]))
+    assert (mirror.hours(topic), mirror.remains(second)) == ({HOUR}, [])
+    assert not holds_person(tmp_path / name)
+    assert {path.name for path in place.parent.iterdir()} == {"here"}
+    assert list(beside.iterdir()) == []
+
+
+@pytest.mark.parametrize("name", REFUSED_NAMES)
+@pytest.mark.parametrize("kind", ["folder", "duckdb"])
+def test_a_path_that_a_library_reads_otherwise_is_refused(tmp_path: Path, kind: str, name: str) -> None:
+    with pytest.raises(ConfigError, match="not every library reads alike"):
+        mirror_named("copy", settings_with(kind=kind, path=str(tmp_path / name)), tmp_path, None)
+
+
+@pytest.mark.parametrize("name", ODD_NAMES + REFUSED_NAMES)
+def test_a_path_of_pages_is_data(tmp_path: Path, config: Config, name: str) -> None:
+    report.build(config, str(tmp_path / name), datetime.now(UTC))
+    assert {path.name for path in (tmp_path / name).iterdir()} >= {"index.html", "built.json"}
+    assert [path.name for path in tmp_path.iterdir() if (path / "index.html").exists()] == [name]
 
 
 def test_a_path_may_begin_at_home(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, topic: Topic) -> None:
