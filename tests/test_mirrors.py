@@ -1124,8 +1124,8 @@ def duckdb_mirror(path: Path) -> DuckDBMirror:
     return DuckDBMirror("duckdb", DuckDBMirror.Options(kind="duckdb", path=str(path)))
 
 
-ODD_NAMES = ["a b 50% größe+b;c $HOME&b=c", "a[", 'it\'s "b"', "-x:y"]
-REFUSED_NAMES = ["[x]", "a*", "{a,b}", "a?b", "a#b"]
+ODD_NAMES = ["a b 50% größe+b;c $HOME&b=c", 'it\'s "b"', "-x:y"]
+REFUSED_NAMES = ["a[", "50%20", "a*", "{a,b}", "a?b", "a#b"]
 
 
 @pytest.mark.parametrize("name", ODD_NAMES)
