@@ -115,6 +115,10 @@ class MirrorError(LakehouseError):
     exit_code = TARGET
 
 
+class TargetLimitError(MirrorError):
+    """A target takes nothing more for now: no hour is to blame, and none is tried until the next run."""
+
+
 class UnknownOutcomeError(LakehouseError):
     """Something was asked of a store and no answer came: it may or may not have happened."""
 

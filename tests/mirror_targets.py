@@ -10,6 +10,7 @@ import io
 import json
 import os
 import sys
+from collections import defaultdict
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -538,7 +539,8 @@ class BigQueryTarget:
         except NotFound:
             return None
         schema = sealed_schema(topic)
-        return pa.Table.from_pylist([as_arrow(dict(row.items()), schema) for row in found], schema)
+        lacks = "new members" in self.cannot
+        return pa.Table.from_pylist([as_arrow(dict(row.items()), schema, lacks) for row in found], schema)
 
     def identity(self, topic: Topic, hour: Hour) -> object:
         jobs = [job.job_id for job in self.client.list_jobs() if job.job_type == "load"]
@@ -572,19 +574,20 @@ class BigQueryTarget:
         return self._mirror(Dying(self.client, full, self._LOADS))
 
 
-def as_arrow(row: dict[str, Any], schema: pa.Schema) -> dict[str, Any]:
-    return {field.name: _as_arrow(row[field.name], field.type) for field in schema}
+def as_arrow(row: dict[str, Any], schema: pa.Schema, lacks_members: bool = False) -> dict[str, Any]:
+    return {field.name: _as_arrow(row[field.name], field.type, lacks_members) for field in schema}
 
 
-def _as_arrow(value: Any, kind: pa.DataType) -> Any:
+def _as_arrow(value: Any, kind: pa.DataType, lacks_members: bool) -> Any:
     if value is None:
         return None
     if pa.types.is_map(kind):
-        return [(pair["key"], _as_arrow(pair["value"], kind.item_type)) for pair in value]
+        return [(pair["key"], _as_arrow(pair["value"], kind.item_type, lacks_members)) for pair in value]
     if pa.types.is_list(kind):
-        return [_as_arrow(each, kind.value_type) for each in value]
+        return [_as_arrow(each, kind.value_type, lacks_members) for each in value]
     if pa.types.is_struct(kind):
-        return {member.name: _as_arrow(value[member.name], member.type) for member in kind}
+        values = defaultdict(lambda: None, value) if lacks_members else value
+        return {member.name: _as_arrow(values[member.name], member.type, lacks_members) for member in kind}
     return value
 
 
@@ -751,8 +754,9 @@ def bigquery_tables(path: Path, request: pytest.FixtureRequest) -> Target:
     server = request.getfixturevalue("servers").bigquery()
     dataset = f"{path.parent.name}_{next(_numbers)}".replace("-", "_")
     options = bigquery_options(server.address, dataset)
-    # It takes bytes in Parquet files for base64, and knows no way from a Parquet map to pairs.
-    return BigQueryTarget(options, server.folder / "gcs", is_quick=False, cannot=frozenset({"binary", "map"}))
+    # It takes bytes in Parquet files for base64, knows no way from a Parquet map to pairs, and adds no member to a struct.
+    cannot = frozenset({"binary", "map", "new members"})
+    return BigQueryTarget(options, server.folder / "gcs", is_quick=False, cannot=cannot)
 
 
 def bigquery_partitions(path: Path, request: pytest.FixtureRequest) -> Target:

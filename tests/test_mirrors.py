@@ -48,7 +48,7 @@ from mirror_targets import (
 
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Settings
-from lakehouse.errors import ConfigError, MirrorError
+from lakehouse.errors import ConfigError, MirrorError, TargetLimitError
 from lakehouse.hours import Hour, after
 from lakehouse.mirrors import catalogue
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
@@ -59,6 +59,7 @@ from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
 from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles, google_client
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.mirrors.target import MOST_FAILURES_IN_A_ROW
 from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure, stage_failures
 from lakehouse.store.place import Place
@@ -971,6 +972,28 @@ def test_no_hour_waits_because_its_target_was_away(lake: Lake, config: Config, t
         with pytest.raises(MirrorError):
             mirror_due(topic, config, None, run="r", mirrors={"folder": away}, clock=clock)
     assert run_at(clock, Choosy(set()), lake, config, topic) == [HOUR]
+
+
+def test_what_a_target_takes_no_more_of_is_no_hour_s_fault(lake: Lake, config: Config, topic: Topic) -> None:
+    """One try, and no row: a day's quota would else leave a row for each hour that waits for the next day."""
+    for place in range(3):
+        lake.cleared(topic, after(HOUR, place), plays([str(place)], topic))
+    full = RecordingMirror("folder", error=TargetLimitError("folder", found="1500", expected="less", next_step="wait"))
+    with pytest.raises(TargetLimitError):
+        mirror_due(topic, config, None, run="r", mirrors={"folder": full})
+    assert not lake.history(topic).mirror_failures(HOUR, "folder")
+
+
+def test_a_target_that_refuses_all_is_left_after_some_and_the_next_run_goes_on(
+    lake: Lake, config: Config, topic: Topic, clock: Clock
+) -> None:
+    hours = [after(HOUR, place) for place in range(MOST_FAILURES_IN_A_ROW + 2)]
+    for hour in hours:
+        lake.cleared(topic, hour, plays([hour], topic))
+    clock.now = datetime.now(UTC)
+    mirror = Choosy(set(hours))
+    assert run_at(clock, mirror, lake, config, topic) == hours[:MOST_FAILURES_IN_A_ROW]
+    assert run_at(clock, mirror, lake, config, topic) == hours[MOST_FAILURES_IN_A_ROW:]
 
 
 def test_status_names_every_hour_that_is_refused_until_it_is_there(lake: Lake, config: Config, topic: Topic) -> None:

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from lakehouse import failpoints
-from lakehouse.errors import LakehouseError, MirrorError
+from lakehouse.errors import LakehouseError, MirrorError, TargetLimitError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.backoff import next_try
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
@@ -22,6 +22,9 @@ from lakehouse.store.tables import TopicTables
 
 FAILURES_IN_A_ROW = 3
 """After so many the target is asked for its hours: when it does not answer either, the rest waits for the next run."""
+
+MOST_FAILURES_IN_A_ROW = 20
+"""After so many the rest waits in any case: the next run goes on behind these, which wait for their time by then."""
 
 _ERROR_LETTERS = 2000
 
@@ -85,10 +88,14 @@ class TargetRun:
                 if self._record(delivery):
                     outcome.deliveries.append(delivery)
                 in_a_row = 0
+            except TargetLimitError as limit:
+                outcome.errors.append(limit)
+                break
             except Exception as error:
                 failures.append((hour, as_lakehouse_error(error, self._subject(hour))))
                 in_a_row += 1
-            if in_a_row >= FAILURES_IN_A_ROW and not self._answers():
+            is_too_much = in_a_row >= MOST_FAILURES_IN_A_ROW
+            if is_too_much or (in_a_row >= FAILURES_IN_A_ROW and not self._answers()):
                 log.warning(
                     "mirror: topic=%s target=%s failures_in_a_row=%d next=the next run goes on",
                     self._topic.name, self._mirror.name, in_a_row,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from threading import Lock
 
-from lakehouse.errors import MirrorError
+from lakehouse.errors import TargetLimitError
 from lakehouse.mirrors.bigquery.dataset import Dataset
 from lakehouse.mirrors.contract import SealedHour
 
@@ -21,7 +21,7 @@ class LoadQuota:
         self._lock = Lock()
 
     def count(self, hour: SealedHour, table_id: str) -> None:
-        """Count one more load; MirrorError when the day has no more of them for this table."""
+        """Count one more load; TargetLimitError when the day has no more of them for this table."""
         table, is_partition, _ = table_id.partition("$")
         if not is_partition:  # a table of its own for each hour never comes near the limit
             return
@@ -30,7 +30,7 @@ class LoadQuota:
             if not since or time.monotonic() - since > _ASK_AGAIN_AFTER_SECONDS:
                 known, since = self._dataset.loads_today(table), time.monotonic()
             if known >= self._limit:
-                raise MirrorError(
+                raise TargetLimitError(
                     f"mirror {self._dataset.mirror}: {hour.topic.name} {hour.hour}",
                     found=f"{known} loads into {self._dataset.options.dataset}.{table} within a day",
                     expected=f"fewer than {self._limit}, the limit for a table",
