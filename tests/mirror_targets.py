@@ -754,7 +754,7 @@ def bigquery_tables(path: Path, request: pytest.FixtureRequest) -> Target:
     server = request.getfixturevalue("servers").bigquery()
     dataset = f"{path.parent.name}_{next(_numbers)}".replace("-", "_")
     options = bigquery_options(server.address, dataset)
-    # It takes bytes in Parquet files for base64, knows no way from a Parquet map to pairs, and adds no member to a struct.
+    # It takes bytes in Parquet files for base64, knows no way from a map to pairs, and adds no member to a struct.
     cannot = frozenset({"binary", "map", "new members"})
     return BigQueryTarget(options, server.folder / "gcs", is_quick=False, cannot=cannot)
 
