@@ -6,6 +6,10 @@ a rule lives is said at its move, and `AFTER` names the step of `lakehouse.failp
 
 There are no leases: any pull may bring any message that is not acknowledged, as if its last lease had just run out. So
 a message can be in two segments, by Pub/Sub's doing; sealing sees to that. A segment is in one commit.
+
+Safety and liveness (docs/concepts.md) are judged at each state: what the log has is nowhere twice and nothing is lost;
+and one more driver, left in peace, brings everything to its end and closes every hour in time, by ingest's own rules,
+though something that could hold it comes at each of its batches.
 """
 
 from __future__ import annotations
@@ -13,8 +17,16 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from datetime import timedelta
 from itertools import chain, combinations
 from typing import NamedTuple
+
+from lakehouse import hours
+from lakehouse.crash.liveness import Liveness
+from lakehouse.ingest.batch import plan
+from lakehouse.ingest.facts import Fact
+from lakehouse.progress import IngestState
+from tests.trickles import AFTER_IT, COMING, FIRST, TOPIC, UNTIL_DUE, fact, observed
 
 Messages = frozenset[int]
 EVENTS = (("x", 0), ("x", 1), ("y", 0))
@@ -372,12 +384,16 @@ def explored(
     first = at_first(drivers, messages)
     came_from: dict[State, tuple[State, str] | None] = {first: None}
     judged: dict[World, str | None] = {}
+    closing: dict[Deliveries, str | None] = {}
     waiting = deque([first])
     while waiting:
         state = waiting.popleft()
         world, living = state
         if world not in judged:
-            judged[world] = _wrong_now(world, messages) or _wrong_in_the_end(world, messages, rules)
+            wrong = _wrong_now(world, messages) or _wrong_in_the_end(world, messages, rules)
+            if wrong is None and (deliveries := _deliveries(world, messages)) not in closing:
+                closing[deliveries] = _open_too_long(deliveries)
+            judged[world] = wrong or closing[_deliveries(world, messages)]
         if wrong := judged[world]:
             return Found(len(came_from), _places(came_from), wrong, _way(came_from, state))
         for me in living:
@@ -469,6 +485,56 @@ def _wrong_when_sealed(world: World, messages: int, rules: Rules) -> str | None:
     if merged := set(EVENTS[:messages]) - set(sealed):
         return f"merged: {sorted(merged)} with another event of the same id"
     return None
+
+
+Deliveries = tuple[tuple[int, ...], ...]
+"""The hours of the events of each commit and, last, of all that no commit has: what closing hours goes by."""
+
+
+def _deliveries(world: World, messages: int) -> Deliveries:
+    commits = [[message for segment in commit.segments for message in segment.messages] for commit in world.log]
+    left = set(range(messages)).difference(*commits)
+    return tuple(tuple(sorted(EVENTS[message][1] for message in each)) for each in (*commits, left))
+
+
+def _open_too_long(deliveries: Deliveries) -> str | None:
+    """What is open for longer than promised, though a driver runs in peace from here on and the frontier goes on.
+
+    Whoever ran before has closed nothing, and what it waited for is forgotten: a new run waits for quiet anew.
+    """
+    *commits, left = deliveries
+    state = IngestState()
+    for number, events in enumerate(commits):
+        state = plan(state, number + 1, _facts(number + 1, events), [], observed(FIRST), TOPIC).state
+    for kind in COMING:
+        if wrong := _too_long_with(kind, state, left, len(commits)):
+            return f"open too long: with {kind} at each batch, {wrong}"
+    return None
+
+
+def _too_long_with(kind: str, state: IngestState, left: Sequence[int], epoch: int) -> str | None:
+    """With one kind of message at each batch, after what was left has come with the first."""
+    now, liveness, awaited, facts = FIRST, Liveness(TOPIC), None, _facts(epoch + 1, left)
+    for number, pause in enumerate([timedelta(0), *UNTIL_DUE, *AFTER_IT], epoch + 1):
+        now += pause
+        if came := COMING[kind](now):
+            facts.append(fact(number, *came, now))
+        made = plan(state, number, facts, [], observed(now, awaited), TOPIC)
+        state, facts = made.state, []
+        if made.awaits_quiet_alone and made.held is not None:
+            awaited = awaited if awaited and awaited[0] == made.held.hour else (made.held.hour, now)
+        else:
+            awaited = None
+        if wrong := liveness.batch_done("last", state, now, now):
+            return wrong
+    return None
+
+
+def _facts(epoch: int, events: Iterable[int]) -> list[Fact]:
+    """Of events in the middle of their hours, the first of which is that of `FIRST`."""
+    return [
+        fact(epoch, FIRST, hours.start_of(hours.hour_of(FIRST)) + timedelta(hours=hour, minutes=30)) for hour in events
+    ]
 
 
 def _is_done(world: World) -> bool:

@@ -39,7 +39,7 @@ from lakehouse.crash.driver import Death
 from lakehouse.crash.small_lake import small_config
 from lakehouse.crash.world import ACK_DEADLINE, World
 from lakehouse.errors import StaleDriverError
-from lakehouse.ingest import claim
+from lakehouse.ingest import claim, closing
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import Manifests
 from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
@@ -171,6 +171,13 @@ def test_a_seal_by_the_id_alone_is_found_out() -> None:
     """Two of the messages are events of one id in two hours."""
     found = explored(drivers(ONE_CHECKPOINT), 2, Rules(matches_time=False))
     assert (found.wrong or "").startswith("merged")
+
+
+def test_a_protocol_without_a_bound_on_waiting_for_quiet_is_found_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Some message comes again and again, and its hour is open for ever, whatever the drivers did before."""
+    monkeypatch.setattr(closing, "LONGEST_QUIET_WAIT", 10**6)
+    found = explored(drivers(ONE_CHECKPOINT), 1)
+    assert (found.wrong or "").startswith("open too long: with repeated")
 
 
 def sleeps(me: Driver, living: Sequence[Driver]) -> bool:
