@@ -23,7 +23,7 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
-from lakehouse.store.delta import DataFile, event_time_stats, files_of_hour
+from lakehouse.store.delta import DataFile, event_time_stats, files, files_of_hour
 from lakehouse.store.ledger import Clock, History, Ledger, now
 from lakehouse.store.records import Closed, Mirrored, Valid
 from lakehouse.store.tables import TopicTables
@@ -115,22 +115,22 @@ class Lake:
 
     # --- bronze ----------------------------------------------------------------------------------------------------
 
-    def commit(self, files: Sequence[DataFile] = (), *, open_hour: Hour | None = None, **said: Any) -> int:
+    def commit(self, added: Sequence[DataFile] = (), *, open_hour: Hour | None = None, **said: Any) -> int:
         """The next epoch: what ingest commits with the files, and what is `said` beside that; its version."""
         self.epoch += 1
         before = newest_state(self.bronze)
         state = replace(before, epoch=self.epoch, open_hour=open_hour or before.open_hour or FIVE)
         metadata = {
-            "release": "test", "run": "run", "epochs": [self.epoch], "rows": sum(file.rows for file in files),
-            "rejected": 0, "segments": sorted({segment_of(file.path) for file in files}), "closed": [],
+            "release": "test", "run": "run", "epochs": [self.epoch], "rows": sum(file.rows for file in added),
+            "rejected": 0, "segments": sorted({segment_of(file.path) for file in added}), "closed": [],
         }  # fmt: skip
-        return commit_batch(self.bronze, files, state, metadata | said)
+        return commit_batch(self.bronze, added, state, metadata | said)
 
-    def deliver(self, *deliveries: Delivery, hour: Hour | None = FIVE, files: int = 1) -> list[str]:
-        """One epoch: the deliveries in the bucket `hour`, dealt out to some files as they come."""
-        share = -(-len(deliveries) // files)
-        parts = [deliveries[first : first + share] for first in range(0, len(deliveries), share or 1)]
-        added = [self.bronze_file(part, hour, self.epoch + 1, slot) for slot, part in enumerate(parts)]
+    def deliver(self, *deliveries: Delivery, hour: Hour | None = FIVE, parts: int = 1) -> list[str]:
+        """One epoch: the deliveries in the bucket `hour`, dealt out to so many files as they come."""
+        share = -(-len(deliveries) // parts)
+        dealt = [deliveries[first : first + share] for first in range(0, len(deliveries), share or 1)]
+        added = [self.bronze_file(part, hour, self.epoch + 1, slot) for slot, part in enumerate(dealt)]
         self.commit(added)
         return [file.path for file in added]
 
@@ -149,6 +149,16 @@ class Lake:
         times = [row["event_time"] for row in rows] if hour else []
         stats = event_time_stats(min(times, default=None), max(times, default=None))
         return DataFile(path, hour, len(rows), file.stat().st_size, self.written_at, stats)
+
+    def bronze_rows(self) -> list[dict[str, Any]]:
+        """Every delivery, its `hour` the bucket; by message id."""
+        found = []
+        for file in files(self.bronze):
+            with self.tables.raw.open(f"bronze/{file.path}") as source:
+                rows = pq.read_table(source).to_pylist()
+            assert len(rows) == file.rows
+            found += [{**row, "hour": file.hour} for row in rows]
+        return sorted(found, key=lambda row: row["message_id"])
 
     # --- closes and seals ------------------------------------------------------------------------------------------
 
@@ -171,8 +181,8 @@ class Lake:
 
     def sealed(self, hour: Hour = FIVE) -> list[dict[str, Any]]:
         """The sealed rows, by pyarrow and by id."""
-        files = [Path(self.folders.silver, file.path) for file in files_of_hour(self.silver, hour)]
-        rows = [row for file in files for row in pq.ParquetFile(file).read().to_pylist()]
+        paths = [Path(self.folders.silver, file.path) for file in files_of_hour(self.silver, hour)]
+        rows = [row for file in paths for row in pq.ParquetFile(file).read().to_pylist()]
         return sorted(rows, key=lambda row: (row["event_id"], row["event_time"]))
 
     def ids(self, hour: Hour = FIVE) -> list[str]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -22,12 +21,11 @@ from lakehouse.errors import LakeError
 from lakehouse.landing.segments import SegmentWriter
 from lakehouse.operations import replay
 from lakehouse.operations.replay import Choice, Replay, replay_rejected
-from lakehouse.progress import IngestState
 from lakehouse.schemas import DELIVERED
-from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
+from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import DataFile, files, metadata_of_commits
-from lakehouse.store.tables import TopicTables
-from lakehouse.topics import Topic, topic_from
+from lakehouse.topics import topic_from
+from tests.lake import Lake
 
 OPEN = "2026-11-23T05"
 AT = datetime(2026, 11, 23, 5, 30, tzinfo=UTC)
@@ -41,63 +39,41 @@ ALL = Choice()
 AFTER = {**BEFORE, "event_id": "payload.uuid"}
 
 
-@dataclass
-class Lake:
-    """One topic's bronze, whose messages are decoded by what the topic declared when they came."""
+def config_in(folder: Path, values: dict[str, Any]) -> Config:
+    topic = topic_from("plays", values)
+    settings = Settings(raw_root=str(folder), sealed_root=str(folder), release="test")
+    return Config(folder / "local.yaml", settings, {"plays": topic}, folder)
 
-    folder: Path
-    epoch: int = 0
 
-    def config(self, values: dict[str, Any]) -> Config:
-        topic = topic_from("plays", values)
-        settings = Settings(raw_root=str(self.folder), sealed_root=str(self.folder), release="test")
-        return Config(self.folder / "local.yaml", settings, {"plays": topic}, self.folder)
-
-    @property
-    def topic(self) -> Topic:
-        return self.config(BEFORE).topic("plays")
-
-    @property
-    def tables(self) -> TopicTables:
-        return TopicTables(self.topic, self.config(BEFORE).settings)
-
-    def deliver(self, *payloads: bytes) -> None:
-        """One epoch, committed: events into their hours or the open one, the others as rejected."""
-        self.epoch += 1
-        table = self.tables.ensure_bronze()
-        writer = SegmentWriter(self.topic, self.tables.raw.files(), self.epoch, 0, OPEN)
-        rows = [
-            {"message_id": f"{self.epoch}-{n}", "publish_time": AT, "attributes": [], "payload": payload}
-            for n, payload in enumerate(payloads)
-        ]
-        writer.add(pa.RecordBatch.from_pylist(rows, schema=DELIVERED))
-        added = [
-            DataFile(file.path, file.event_hour and max(file.event_hour, OPEN), file.rows, file.size_bytes, AT)
-            for file in writer.close()
-        ]
-        metadata = {"release": "test", "run": "run", "epochs": [self.epoch], "rows": len(rows), "rejected": 0,
-                    "segments": sorted(segment_of(file.path) for file in added), "closed": []}  # fmt: skip
-        commit_batch(table, added, IngestState(epoch=self.epoch, open_hour=OPEN), metadata)
-
-    def replay(self, choice: Choice = ALL, **answer: Any) -> Replay:
-        config = self.config(AFTER)
-        return replay_rejected(config.topic("plays"), config, choice, by="ann", clock=lambda: AT, **answer)
-
-    def rows(self) -> list[dict[str, Any]]:
-        """Every delivery of bronze, with its bucket."""
-        table = self.tables.bronze()
-        found = []
-        for file in files(table):
-            with self.tables.raw.open(f"bronze/{file.path}") as source:
-                read = pa.parquet.read_table(source).to_pylist()
-            assert len(read) == file.rows
-            found += [{**row, "hour": file.hour} for row in read]
-        return sorted(found, key=lambda row: row["message_id"])
+def lake_in(folder: Path) -> Lake:
+    config = config_in(folder, BEFORE)
+    return Lake(config.topic("plays"), config)
 
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    return Lake(tmp_path)
+    return lake_in(tmp_path)
+
+
+def deliver(lake: Lake, *payloads: bytes) -> None:
+    """One epoch, decoded by what the topic declared then: events into their hours or the open one, others rejected."""
+    writer = SegmentWriter(lake.topic, lake.tables.raw.files(), lake.epoch + 1, 0, OPEN)
+    rows = [
+        {"message_id": f"{lake.epoch + 1}-{n}", "publish_time": AT, "attributes": [], "payload": payload}
+        for n, payload in enumerate(payloads)
+    ]
+    writer.add(pa.RecordBatch.from_pylist(rows, schema=DELIVERED))
+    added = [
+        DataFile(file.path, file.event_hour and max(file.event_hour, OPEN), file.rows, file.size_bytes, AT)
+        for file in writer.close()
+    ]
+    lake.commit(added, open_hour=OPEN)
+
+
+def run(lake: Lake, choice: Choice = ALL, **answer: Any) -> Replay:
+    """A replay by what the topic declares now."""
+    config = config_in(lake.config.expectations, AFTER)
+    return replay_rejected(config.topic("plays"), config, choice, by="ann", clock=lambda: AT, **answer)
 
 
 def play(uuid: str | None = None, id: str | None = None, at: datetime = AT) -> bytes:
@@ -106,22 +82,22 @@ def play(uuid: str | None = None, id: str | None = None, at: datetime = AT) -> b
 
 
 def test_what_is_an_event_by_now_goes_into_its_hour_and_the_rest_stays(lake: Lake) -> None:
-    lake.deliver(play(uuid="a"), b"not json", play(uuid="late", at=AT - timedelta(hours=3)), play(id="good", uuid="b"))
-    done = lake.replay()
+    deliver(lake, play(uuid="a"), b"not json", play(uuid="late", at=AT - timedelta(hours=3)), play(id="good", uuid="b"))
+    done = run(lake)
     assert (done.replayed, done.still_rejected) == ({"no event id": 2}, {"not JSON": 1})
-    assert {row["message_id"]: (row["hour"], row["event_id"], row["reject_reason"]) for row in lake.rows()} == {
+    assert {row["message_id"]: (row["hour"], row["event_id"], row["reject_reason"]) for row in lake.bronze_rows()} == {
         "1-0": (OPEN, "a", None),
         "1-1": (None, None, "not JSON"),
         "1-2": (OPEN, "late", None),
         "1-3": (OPEN, "good", None),
     }
-    assert all((row["epoch"], row["slot"]) == (1, 0) for row in lake.rows())
+    assert all((row["epoch"], row["slot"]) == (1, 0) for row in lake.bronze_rows())
 
 
 def test_skewed_rows_have_a_file_apart(lake: Lake) -> None:
     """As of ingest's own: the seal looks for late duplicates only in files that hold skewed rows."""
-    lake.deliver(play(uuid="own"), play(uuid="late", at=AT - timedelta(hours=3)), play(uuid="next"))
-    lake.replay()
+    deliver(lake, play(uuid="own"), play(uuid="late", at=AT - timedelta(hours=3)), play(uuid="next"))
+    run(lake)
     table = lake.tables.bronze()
     held = []
     for file in files(table):
@@ -131,38 +107,38 @@ def test_skewed_rows_have_a_file_apart(lake: Lake) -> None:
 
 
 def test_a_second_replay_finds_nothing(lake: Lake) -> None:
-    lake.deliver(play(uuid="a"))
-    assert lake.replay().replayed.total() == 1
+    deliver(lake, play(uuid="a"))
+    assert run(lake).replayed.total() == 1
     version = lake.tables.bronze().version()
-    again = lake.replay()
+    again = run(lake)
     assert (again.examined.total(), again.bronze_version, lake.tables.bronze().version()) == (0, None, version)
 
 
 def test_a_dry_run_says_the_same_and_changes_nothing(lake: Lake) -> None:
-    lake.deliver(play(uuid="a"), b"{")
-    before = lake.rows()
-    assert lake.replay(dry_run=True).replayed == {"no event id": 1}
-    assert lake.rows() == before
+    deliver(lake, play(uuid="a"), b"{")
+    before = lake.bronze_rows()
+    assert run(lake, dry_run=True).replayed == {"no event id": 1}
+    assert lake.bronze_rows() == before
 
 
 def test_only_what_was_asked_for_is_decoded_again(lake: Lake) -> None:
-    lake.deliver(play(uuid="a"))
-    assert lake.replay(Choice(reason="wrong type")).examined.total() == 0
-    assert lake.replay(Choice(since=AT + timedelta(seconds=1))).examined.total() == 0
-    assert lake.replay(Choice(reason="no event id", since=AT)).replayed.total() == 1
+    deliver(lake, play(uuid="a"))
+    assert run(lake, Choice(reason="wrong type")).examined.total() == 0
+    assert run(lake, Choice(since=AT + timedelta(seconds=1))).examined.total() == 0
+    assert run(lake, Choice(reason="no event id", since=AT)).replayed.total() == 1
 
 
 def test_the_state_of_ingest_goes_on_and_counts_what_came(lake: Lake) -> None:
     """Else the hour could close, or be skipped as empty, before its new files are seen."""
-    lake.deliver(play(uuid="a"))
-    lake.replay()
+    deliver(lake, play(uuid="a"))
+    run(lake)
     state = newest_state(lake.tables.bronze())
     assert (state.epoch, state.open_hour, state.hours[OPEN].rows) == (1, OPEN, 1)
 
 
 def test_the_ledger_and_the_commit_say_who_did_it(lake: Lake) -> None:
-    lake.deliver(play(uuid="a"))
-    done = lake.replay()
+    deliver(lake, play(uuid="a"))
+    done = run(lake)
     (entry,) = [entry for entry in lake.tables.history().entries if entry.state == "replayed"]
     assert entry.by == "replay/test/ann"
     _, metadata = next(metadata_of_commits(lake.tables.bronze()))
@@ -173,7 +149,7 @@ def test_the_ledger_and_the_commit_say_who_did_it(lake: Lake) -> None:
 def test_a_topic_without_an_open_hour_is_an_error(lake: Lake) -> None:
     lake.tables.ensure_bronze()
     with pytest.raises(LakeError, match="found no open hour"):
-        lake.replay()
+        run(lake)
 
 
 class Killed(BaseException):
@@ -184,7 +160,7 @@ class Killed(BaseException):
 def test_a_replay_that_is_cut_off_and_run_again_moves_each_delivery_once(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, after: bool
 ) -> None:
-    lake.deliver(play(uuid="a"), play(uuid="b"), b"[")
+    deliver(lake, play(uuid="a"), play(uuid="b"), b"[")
     commit = replay.bronze_log.commit_change
 
     def dies(*answer: Any, **named: Any) -> int:
@@ -195,16 +171,21 @@ def test_a_replay_that_is_cut_off_and_run_again_moves_each_delivery_once(
     with monkeypatch.context() as patched:
         patched.setattr(replay.bronze_log, "commit_change", dies)
         with pytest.raises(Killed):
-            lake.replay()
-    lake.replay()
-    assert [(row["message_id"], row["event_id"]) for row in lake.rows()] == [("1-0", "a"), ("1-1", "b"), ("1-2", None)]
+            run(lake)
+    run(lake)
+    assert [(row["message_id"], row["event_id"]) for row in lake.bronze_rows()] == [
+        ("1-0", "a"),
+        ("1-1", "b"),
+        ("1-2", None),
+    ]
 
 
 def test_a_batch_that_commits_meanwhile_loses_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Both change the open hour: one of them must decide again."""
-    lake.deliver(play(uuid="a"))
+    deliver(lake, play(uuid="a"))
     written = replay._write_parts
-    others: Iterator[Callable[[], None]] = iter([lambda: lake.deliver(play(uuid="b"), play(id="c", uuid="c"))])
+    come = [play(uuid="b"), play(id="c", uuid="c")]
+    others: Iterator[Callable[[], None]] = iter([lambda: deliver(lake, *come)])
 
     def beaten(*answer: Any) -> Any:
         for other in others:
@@ -213,9 +194,9 @@ def test_a_batch_that_commits_meanwhile_loses_nothing(lake: Lake, monkeypatch: p
         return written(*answer)
 
     monkeypatch.setattr(replay, "_write_parts", beaten)
-    lake.replay()
-    assert sorted(row["event_id"] for row in lake.rows()) == ["a", "b", "c"]
-    assert all(row["hour"] == OPEN for row in lake.rows())
+    run(lake)
+    assert sorted(row["event_id"] for row in lake.bronze_rows()) == ["a", "b", "c"]
+    assert all(row["hour"] == OPEN for row in lake.bronze_rows())
 
 
 PAYLOADS = st.one_of(
@@ -234,14 +215,14 @@ PAYLOADS = st.one_of(
 def test_every_delivery_stays_once_and_what_is_replayed_is_as_if_it_came_today(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[bytes]]
 ) -> None:
-    lake = Lake(tmp_path_factory.mktemp("lake"))
+    lake = lake_in(tmp_path_factory.mktemp("lake"))
     for payloads in batches:
-        lake.deliver(*payloads)
-    before = {row["message_id"]: row for row in lake.rows()}
-    lake.replay()
-    after = {row["message_id"]: row for row in lake.rows()}
+        deliver(lake, *payloads)
+    before = {row["message_id"]: row for row in lake.bronze_rows()}
+    run(lake)
+    after = {row["message_id"]: row for row in lake.bronze_rows()}
     assert after.keys() == before.keys()
-    assert len(lake.rows()) == len(before)
+    assert len(lake.bronze_rows()) == len(before)
     for name, row in after.items():
         if before[name]["reject_reason"] is None or row["reject_reason"] is not None:
             assert row == before[name]
@@ -251,7 +232,7 @@ def test_every_delivery_stays_once_and_what_is_replayed_is_as_if_it_came_today(
 
 
 def test_the_command_lists_reasons_and_hours(lake: Lake, tmp_path: Path) -> None:
-    lake.deliver(play(uuid="a"), b"[")
+    deliver(lake, play(uuid="a"), b"[")
     (tmp_path / "topics").mkdir()
     (tmp_path / "topics" / "plays.yaml").write_text(json.dumps(AFTER))
     (tmp_path / "local.yaml").write_text(json.dumps({"raw_root": str(tmp_path), "release": "test"}))

@@ -126,7 +126,7 @@ def sealed_by(lake: Lake, buckets: Sequence[Sequence[Delivery]], files: int, spa
         for wanted in (False, True):
             alike = [each for each, skewed in zip(bucket, is_skewed, strict=True) if skewed is wanted]
             if alike:
-                lake.deliver(*alike, hour=hour, files=files)
+                lake.deliver(*alike, hour=hour, parts=files)
         manifests.append(lake.seal(hour, spark))
     return manifests
 
@@ -195,7 +195,7 @@ def test_one_bronze_file_is_split_over_several_silver_files(lake: Lake) -> None:
 def test_many_small_files_become_one(lake: Lake) -> None:
     """Files come by epoch and slot, and there are thousands in an hour."""
     for epoch in range(6):
-        lake.deliver(*(Delivery(f"e{epoch}-{number}") for number in range(4)), files=2)
+        lake.deliver(*(Delivery(f"e{epoch}-{number}") for number in range(4)), parts=2)
     manifest = lake.seal()
     assert (manifest["rows"], manifest["files"]) == (24, 1)
 
