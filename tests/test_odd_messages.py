@@ -12,7 +12,6 @@ from typing import Any
 import grpc
 import pyarrow.parquet as pq
 import pytest
-from folders import folders_of, ledger_table
 from google.pubsub_v1 import types
 from subscribing import SUBSCRIPTION, TOPIC
 
@@ -30,9 +29,9 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
 from lakehouse.seal.stage import seal_due
-from lakehouse.store.delta import files, files_of_hour, open_table
-from lakehouse.store.ledger import Ledger
+from lakehouse.store.delta import files
 from lakehouse.topics import Topic
+from tests.lake import Lake
 
 ACK_DEADLINE = timedelta(seconds=10)
 HOUR = hours.hour_of(datetime.now(UTC) - timedelta(hours=3))
@@ -43,14 +42,12 @@ def event(event_id: str, minute: int = 10, hour: str = HOUR, **more: Any) -> byt
     return json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1, **more}).encode()
 
 
-class Lake:
-    """A topic's subscription and tables, and a driver that commits one epoch after the other."""
+class PulledLake(Lake):
+    """With a subscription, and a driver that commits one epoch after the other."""
 
     def __init__(self, config: Config, broker: Broker) -> None:
-        self.config, self.broker = config, broker
-        self.topic = config.topic("plays")
-        self.folders = folders_of(config.settings, "plays")
-        self._epoch = 0
+        super().__init__(config.topic("plays"), config)
+        self.broker = broker
         self.driver = TopicIngest(self.topic, config, run="one")
         self.driver.open_topic(ACK_DEADLINE)
 
@@ -74,26 +71,20 @@ class Lake:
 
     def ingest_once(self) -> None:
         stream = SegmentStream(source_options(self.topic, self.folders.raw, self.config.settings.ingest, {}))
-        batches = list(stream.read(Slot(self._epoch + 1, 0, None)))
-        self._epoch += 1
+        batches = list(stream.read(Slot(self.epoch + 1, 0, None)))
+        self.epoch += 1
         self.driver.commit_facts([row for batch in batches for row in batch.to_pylist()])
 
-    def bronze(self, column: str) -> list[Any]:
-        paths = [f"{self.folders.bronze}/{file.path}" for file in files(open_table(self.folders.bronze, {}))]
-        return [each for path in paths for each in pq.ParquetFile(path).read(columns=[column])[column].to_pylist()]
+    def bronze_column(self, name: str) -> list[Any]:
+        """Of all deliveries: a column alone, as some of these messages are large."""
+        paths = [Path(self.folders.bronze, file.path) for file in files(self.bronze)]
+        return [each for path in paths for each in pq.ParquetFile(path).read(columns=[name])[name].to_pylist()]
 
-    def close(self, hour: str) -> None:
-        Ledger(ledger_table(self.folders, self.topic, {}), "ann").record(
-            "close_requested", hour, {"by": "ann", "reason": "done"}
-        )
+    def close_and_seal(self, hour: str) -> None:
+        """As an operator asks for it."""
+        self.tables.ledger("ann").record("close_requested", hour, {"by": "ann", "reason": "done"})
         self.ingest_once()
         seal_due(self.topic, self.config, run="one")
-
-    def silver(self, hour: str) -> list[str]:
-        paths = [
-            f"{self.folders.silver}/{each.path}" for each in files_of_hour(open_table(self.folders.silver, {}), hour)
-        ]
-        return sorted(each for path in paths for each in pq.ParquetFile(path).read()["event_id"].to_pylist())
 
 
 @pytest.fixture
@@ -106,37 +97,37 @@ def for_ever(config: Config) -> Config:
 
 
 @pytest.fixture
-def lake(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[Lake]:
+def lake(config: Config, monkeypatch: pytest.MonkeyPatch) -> Iterator[PulledLake]:
     with Broker() as broker:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-        lake = Lake(config, broker)
+        lake = PulledLake(config, broker)
         lake.call("CreateTopic", types.Topic, name=TOPIC)
         lake.subscribe()
         yield lake
 
 
-def test_the_largest_message_that_pub_sub_takes_arrives_whole(lake: Lake) -> None:
+def test_the_largest_message_that_pub_sub_takes_arrives_whole(lake: PulledLake) -> None:
     """10 MB, far above what gRPC lets through by itself."""
     large = event("large", user="x" * (10_000_000 - 200))
     lake.publish(large, event("small"))
     lake.ingest()
-    assert sorted(map(len, lake.bronze("payload"))) == sorted([len(large), len(event("small"))])
-    assert sorted(lake.bronze("event_id")) == ["large", "small"]
+    assert sorted(map(len, lake.bronze_column("payload"))) == sorted([len(large), len(event("small"))])
+    assert sorted(lake.bronze_column("event_id")) == ["large", "small"]
 
 
 def test_durations_as_long_as_all_of_time_stop_nothing(for_ever: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Events of the first year and of now are sealed and audited; a sum that no time can hold ends at the edge."""
     with Broker() as broker:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
-        lake = Lake(for_ever, broker)
+        lake = PulledLake(for_ever, broker)
         lake.call("CreateTopic", types.Topic, name=TOPIC)
         lake.subscribe()
         lake.publish(event("zero", hour="0001-01-01T00"), event("old", hour="0001-01-01T01"), event("now"))
         lake.ingest()
         lake.publish(event("skewed", hour="0001-01-01T00"), event("now"))
         lake.ingest()
-        lake.close(HOUR)
-    assert [lake.silver(hour) for hour in ("0001-01-01T00", "0001-01-01T01", HOUR)] == [
+        lake.close_and_seal(HOUR)
+    assert [lake.ids(hour) for hour in ("0001-01-01T00", "0001-01-01T01", HOUR)] == [
         ["skewed", "zero"],
         ["old"],
         ["now"],
@@ -149,65 +140,65 @@ def test_durations_as_long_as_all_of_time_stop_nothing(for_ever: Config, monkeyp
 
 
 @pytest.mark.parametrize("payload", [b"", b"\x00\xff\xfe" * 40, b"\n\n", b"{}{}", b"[]", b"null"])
-def test_a_payload_that_is_no_event_is_kept_as_it_came(lake: Lake, payload: bytes) -> None:
+def test_a_payload_that_is_no_event_is_kept_as_it_came(lake: PulledLake, payload: bytes) -> None:
     """Beside a good one, which does not suffer from it."""
     lake.publish({"data": payload, "attributes": {"why": "odd"}}, event("good"))
     lake.ingest()
-    assert sorted(lake.bronze("payload")) == sorted([payload, event("good")])
-    assert [reason is None for reason in lake.bronze("reject_reason")].count(True) == 1
+    assert sorted(lake.bronze_column("payload")) == sorted([payload, event("good")])
+    assert [reason is None for reason in lake.bronze_column("reject_reason")].count(True) == 1
 
 
-def test_a_hundred_attributes_are_kept(lake: Lake) -> None:
+def test_a_hundred_attributes_are_kept(lake: PulledLake) -> None:
     attributes = {f"key-{number:03d}": "v" * number for number in range(100)}
     lake.publish({"data": event("a"), "attributes": attributes})
     lake.ingest()
-    assert [dict(each) for each in lake.bronze("attributes")] == [attributes]
+    assert [dict(each) for each in lake.bronze_column("attributes")] == [attributes]
 
 
 @pytest.mark.long
 @pytest.mark.timeout(300)
-def test_a_million_tiny_messages_all_arrive(lake: Lake) -> None:
+def test_a_million_tiny_messages_all_arrive(lake: PulledLake) -> None:
     lake.publish(*(event(f"e{number}", number % 60) for number in range(1_000_000)))
     lake.ingest()
-    assert len(set(lake.bronze("event_id"))) == len(lake.bronze("message_id")) == 1_000_000
+    assert len(set(lake.bronze_column("event_id"))) == len(lake.bronze_column("message_id")) == 1_000_000
 
 
-def test_messages_of_one_ordering_key_all_arrive(lake: Lake) -> None:
+def test_messages_of_one_ordering_key_all_arrive(lake: PulledLake) -> None:
     """Only one batch of a key is out at a time, so they come in many pulls."""
     ids = [f"e{number:02d}" for number in range(50)]
     lake.publish(*({"data": event(each), "ordering_key": "k"} for each in ids))
     lake.ingest()
-    assert sorted(lake.bronze("event_id")) == ids
+    assert sorted(lake.bronze_column("event_id")) == ids
 
 
-def test_an_event_a_year_late_goes_to_the_first_open_hour(lake: Lake) -> None:
+def test_an_event_a_year_late_goes_to_the_first_open_hour(lake: PulledLake) -> None:
     lake.publish(event("now"))
     lake.ingest()
     lake.publish(event("old", hour=hours.after(HOUR, -8760)))
     lake.ingest()
-    lake.close(HOUR)
-    assert lake.silver(HOUR) == ["now", "old"]
+    lake.close_and_seal(HOUR)
+    assert lake.ids(HOUR) == ["now", "old"]
 
 
-def test_an_id_that_repeats_under_another_time_of_its_hour_is_another_event(lake: Lake) -> None:
+def test_an_id_that_repeats_under_another_time_of_its_hour_is_another_event(lake: PulledLake) -> None:
     """An event is its id and its time: nobody can tell a publisher that stamps again from one that reuses ids."""
     lake.publish(event("a", 10), event("a", 50), event("a", 10), event("b"))
     lake.ingest()
-    lake.close(HOUR)
-    assert lake.silver(HOUR) == ["a", "a", "b"]
+    lake.close_and_seal(HOUR)
+    assert lake.ids(HOUR) == ["a", "a", "b"]
 
 
-def test_an_id_that_repeats_under_another_time_in_another_hour_is_in_both(lake: Lake) -> None:
+def test_an_id_that_repeats_under_another_time_in_another_hour_is_in_both(lake: PulledLake) -> None:
     """Each hour has its own, also when one of them is late."""
     later = hours.after(HOUR)
     lake.publish(event("a"), event("a", hour=later), event("b", hour=later), event("b"))
     lake.ingest()
-    lake.close(HOUR)
+    lake.close_and_seal(HOUR)
     lake.publish(event("a", 55), event("c", 55))
     lake.ingest()
-    lake.close(later)
-    assert lake.silver(HOUR) == ["a", "b"]
-    assert lake.silver(later) == ["a", "a", "b", "c"]
+    lake.close_and_seal(later)
+    assert lake.ids(HOUR) == ["a", "b"]
+    assert lake.ids(later) == ["a", "a", "b", "c"]
 
 
 class Denied(Faults):
@@ -215,7 +206,7 @@ class Denied(Faults):
         return grpc.StatusCode.PERMISSION_DENIED if method == "Pull" else None
 
 
-def test_a_permission_that_is_revoked_for_a_while_costs_nothing(lake: Lake) -> None:
+def test_a_permission_that_is_revoked_for_a_while_costs_nothing(lake: PulledLake) -> None:
     lake.publish(event("a"))
     lake.ingest()
     lake.publish(event("b"))
@@ -224,10 +215,10 @@ def test_a_permission_that_is_revoked_for_a_while_costs_nothing(lake: Lake) -> N
         lake.ingest_once()
     lake.broker.faults = Faults()
     lake.ingest()
-    assert sorted(lake.bronze("event_id")) == ["a", "b"]
+    assert sorted(lake.bronze_column("event_id")) == ["a", "b"]
 
 
-def test_a_subscription_that_is_deleted_is_reported_and_what_was_read_stays(lake: Lake) -> None:
+def test_a_subscription_that_is_deleted_is_reported_and_what_was_read_stays(lake: PulledLake) -> None:
     """What it still owed is gone with it: that is Pub/Sub's, not ours. What comes after its return is read."""
     lake.publish(event("a"))
     lake.ingest()
@@ -237,10 +228,10 @@ def test_a_subscription_that_is_deleted_is_reported_and_what_was_read_stays(lake
     lake.subscribe()
     lake.publish(event("b"))
     lake.ingest()
-    assert sorted(lake.bronze("event_id")) == ["a", "b"]
+    assert sorted(lake.bronze_column("event_id")) == ["a", "b"]
 
 
-def test_no_file_of_a_refused_pull_is_left(lake: Lake) -> None:
+def test_no_file_of_a_refused_pull_is_left(lake: PulledLake) -> None:
     lake.broker.faults = Denied()
     with pytest.raises(SourceError):
         lake.ingest_once()

@@ -13,14 +13,13 @@ import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folders import bronze_table, folders_of
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1 import types
 from recorded import Recorded
 from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscription, subscribed_broker
 
 from lakehouse import failpoints
-from lakehouse.config import Ingest, Settings
+from lakehouse.config import Config, Ingest
 from lakehouse.errors import SourceError, UnexpectedError, UnknownOutcomeError
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
@@ -33,9 +32,10 @@ from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
 from lakehouse.store.bronze_log import commit_batch
-from lakehouse.store.files import LocalStorage, Storage, storage_for
+from lakehouse.store.files import LocalStorage, Storage
 from lakehouse.topics import Topic
 from tests.clock import NOON, Clock
+from tests.lake import Lake
 
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
@@ -61,34 +61,28 @@ def publish(broker: Broker) -> Iterator[Callable[..., None]]:
 
 
 @dataclass
-class Lake:
-    """A topic's raw folder, and streams over it as of new drivers."""
+class ReadLake(Lake):
+    """With streams over its raw folder, as of new drivers."""
 
-    topic: Topic
-    raw: str
-    storage: Storage
-    ingest: Ingest = field(default_factory=lambda: Ingest(empty_after="0.2 seconds"))  # type: ignore[arg-type]
     puller: Puller = field(default_factory=Puller)
     ack_deadline: timedelta | None = None
 
+    @property
+    def storage(self) -> Storage:
+        return self.tables.raw.files()
+
     def stream(self, **ingest: Any) -> SegmentStream:
-        settings = Ingest(**{**self.ingest.model_dump(), **ingest})
-        return SegmentStream(source_options(self.topic, self.raw, settings, {}), self.puller)
+        settings = Ingest(**{**self.settings.ingest.model_dump(), **ingest})
+        return SegmentStream(source_options(self.topic, self.folders.raw, settings, {}), self.puller)
 
     def read(self, epoch: int = 1, slot: int = 0, open_hour: str | None = None, **ingest: Any) -> list[dict[str, Any]]:
         return answer(self.stream(**ingest).read(Slot(epoch, slot, open_hour, ack_deadline=self.ack_deadline)))
 
-    def commit(self, epoch: int, open_hour: str | None = None) -> None:
-        bronze = bronze_table(folders_of_raw(self.raw), self.topic, {})
-        commit_batch(bronze, [], IngestState(epoch, open_hour), {"segments": [], "closed": []})
+    def commit_epoch(self, epoch: int, open_hour: str | None = None) -> None:
+        commit_batch(self.bronze, [], IngestState(epoch, open_hour), {"segments": [], "closed": []})
 
     def put(self, manifest: Manifest) -> None:
         assert self.storage.put_if_absent(manifest_path(manifest.epoch, manifest.slot), manifest.as_json())
-
-
-def folders_of_raw(raw: str) -> Any:
-    root, _, name = raw.rpartition("/")
-    return folders_of(Settings(raw_root=root, sealed_root=root), name)
 
 
 def answer(batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
@@ -96,10 +90,10 @@ def answer(batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
 
 
 @pytest.fixture
-def lake(settings: Settings, topic: Topic) -> Lake:
-    folders = folders_of(settings, topic.name)
-    bronze_table(folders, topic, {})
-    return Lake(topic, folders.raw, storage_for(folders.raw))
+def lake(topic: Topic, config: Config) -> ReadLake:
+    lake = ReadLake(topic, config)
+    lake.tables.ensure_bronze()
+    return lake
 
 
 @pytest.fixture
@@ -132,11 +126,11 @@ def waiting(limit: int = 100) -> list[bytes]:
 # --- offsets -------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_topic_begins_before_its_first_epoch(lake: Lake) -> None:
+def test_a_new_topic_begins_before_its_first_epoch(lake: ReadLake) -> None:
     assert lake.stream().initialOffset() == {"epoch": 0, "slots": 0, "open_hour": None}
 
 
-def test_each_trigger_is_one_epoch_also_when_there_is_nothing_to_read(lake: Lake) -> None:
+def test_each_trigger_is_one_epoch_also_when_there_is_nothing_to_read(lake: ReadLake) -> None:
     stream = lake.stream()
     start = stream.initialOffset()
     first = stream.latestOffset(start)
@@ -145,40 +139,40 @@ def test_each_trigger_is_one_epoch_also_when_there_is_nothing_to_read(lake: Lake
     assert stream.latestOffset()["epoch"] == 3
 
 
-def test_offsets_are_plain_json(lake: Lake) -> None:
+def test_offsets_are_plain_json(lake: ReadLake) -> None:
     """Spark writes them to the checkpoint."""
     offset = lake.stream().latestOffset()
     assert json.loads(json.dumps(offset)) == offset
 
 
-def test_a_lost_checkpoint_goes_on_after_the_log_s_epoch(lake: Lake) -> None:
+def test_a_lost_checkpoint_goes_on_after_the_log_s_epoch(lake: ReadLake) -> None:
     """Epochs are never reused: their app transaction would make the commit a repeated one."""
-    lake.commit(7)
+    lake.commit_epoch(7)
     stream = lake.stream()
     start = stream.initialOffset()
     assert start["epoch"] == 7
     assert stream.latestOffset(start)["epoch"] == 8
 
 
-def test_a_lost_checkpoint_goes_on_after_the_last_manifest(lake: Lake) -> None:
+def test_a_lost_checkpoint_goes_on_after_the_last_manifest(lake: ReadLake) -> None:
     """Empty epochs are not in the log; used again, their manifests would answer for messages that are new."""
-    lake.commit(7)
+    lake.commit_epoch(7)
     lake.put(manifest(9))
     assert lake.stream().initialOffset()["epoch"] == 9
 
 
-def test_an_old_checkpoint_goes_on_after_the_log_s_epoch(lake: Lake) -> None:
-    lake.commit(7)
+def test_an_old_checkpoint_goes_on_after_the_log_s_epoch(lake: ReadLake) -> None:
+    lake.commit_epoch(7)
     assert lake.stream().latestOffset({"epoch": 3, "slots": 1, "open_hour": None})["epoch"] == 8
 
 
-def test_a_checkpoint_ahead_of_the_log_goes_on_after_itself(lake: Lake) -> None:
+def test_a_checkpoint_ahead_of_the_log_goes_on_after_itself(lake: ReadLake) -> None:
     """Empty epochs commit nothing."""
-    lake.commit(7)
+    lake.commit_epoch(7)
     assert lake.stream().latestOffset({"epoch": 9, "slots": 1, "open_hour": None})["epoch"] == 10
 
 
-def test_a_replayed_epoch_is_followed_by_the_next(lake: Lake) -> None:
+def test_a_replayed_epoch_is_followed_by_the_next(lake: ReadLake) -> None:
     """After a restart Spark plans the last epoch again before it asks for a new one."""
     stream = lake.stream()
     start, end = ({"epoch": epoch, "slots": 1, "open_hour": None} for epoch in (4, 5))
@@ -186,16 +180,16 @@ def test_a_replayed_epoch_is_followed_by_the_next(lake: Lake) -> None:
     assert stream.latestOffset()["epoch"] == 6
 
 
-def test_the_offset_carries_the_first_open_hour(lake: Lake) -> None:
+def test_the_offset_carries_the_first_open_hour(lake: ReadLake) -> None:
     """So that a replay splits late events from others in the same way."""
-    lake.commit(1, "2026-11-23T05")
+    lake.commit_epoch(1, "2026-11-23T05")
     assert lake.stream().latestOffset()["open_hour"] == "2026-11-23T05"
 
 
 # --- slots ---------------------------------------------------------------------------------------------------------
 
 
-def test_planning_is_pure(lake: Lake) -> None:
+def test_planning_is_pure(lake: ReadLake) -> None:
     """Spark plans a batch as often as it likes; a new driver plans an old batch the same."""
     start = {"epoch": 4, "slots": 2, "open_hour": None}
     end = {"epoch": 5, "slots": 3, "open_hour": "2026-11-23T05"}
@@ -205,7 +199,7 @@ def test_planning_is_pure(lake: Lake) -> None:
     assert stream.partitions(start, end) == lake.stream().partitions(start, end) == planned
 
 
-def test_no_epochs_are_no_slots(lake: Lake) -> None:
+def test_no_epochs_are_no_slots(lake: ReadLake) -> None:
     offset = {"epoch": 5, "slots": 3, "open_hour": None}
     assert lake.stream().partitions(offset, offset) == []
 
@@ -223,7 +217,7 @@ def test_no_epochs_are_no_slots(lake: Lake) -> None:
     ],
 )
 def test_slots_follow_the_load_between_their_bounds(
-    lake: Lake, topic_with: Callable[..., Topic], slots: int, manifests: list[dict[str, bool]], then: int
+    lake: ReadLake, topic_with: Callable[..., Topic], slots: int, manifests: list[dict[str, bool]], then: int
 ) -> None:
     """Doubled when every slot stopped at its bound, one less when every one ran dry; unknown changes nothing."""
     lake.topic = topic_with(slots={"min": 2, "max": 5})
@@ -236,7 +230,7 @@ def test_slots_follow_the_load_between_their_bounds(
 
 
 def test_a_slot_gives_facts_about_its_files_and_acknowledges(
-    lake: Lake, publish: Callable[..., None], broker: Broker
+    lake: ReadLake, publish: Callable[..., None], broker: Broker
 ) -> None:
     publish(play(1), play(59), b"not json")
     rows = sorted(lake.read(slot=1, open_hour="2026-11-23T05"), key=lambda row: row["event_hour"] or "")
@@ -252,7 +246,7 @@ def test_a_slot_gives_facts_about_its_files_and_acknowledges(
     assert broker.unacked(SUBSCRIPTION) == []
 
 
-def test_an_empty_slot_gives_one_fact_without_a_file(lake: Lake, broker: Broker) -> None:
+def test_an_empty_slot_gives_one_fact_without_a_file(lake: ReadLake, broker: Broker) -> None:
     """It may say that the subscription ran dry."""
     (row,) = lake.read()
     assert (row["path"], row["event_hour"], row["rows"], row["rejected"], row["size_bytes"]) == (None, None, 0, 0, 0)
@@ -260,7 +254,7 @@ def test_an_empty_slot_gives_one_fact_without_a_file(lake: Lake, broker: Broker)
     assert lake.storage.listed("segments")
 
 
-def test_counts_are_reported_once_for_a_segment(lake: Lake) -> None:
+def test_counts_are_reported_once_for_a_segment(lake: ReadLake) -> None:
     """Whoever sums them over rows must not count them twice."""
     files = tuple(
         SegmentFile(f"{hour}/a.parquet", hour, 1, 9, NOON, NOON, NOON, NOON)
@@ -274,7 +268,7 @@ def test_counts_are_reported_once_for_a_segment(lake: Lake) -> None:
     ]
 
 
-def test_a_slot_with_a_manifest_never_pulls(lake: Lake, publish: Callable[..., None], broker: Broker) -> None:
+def test_a_slot_with_a_manifest_never_pulls(lake: ReadLake, publish: Callable[..., None], broker: Broker) -> None:
     """An action on the batch's frame reads again, and so does a batch that is repeated."""
     publish(play())
     first = lake.read()
@@ -286,7 +280,7 @@ def test_a_slot_with_a_manifest_never_pulls(lake: Lake, publish: Callable[..., N
 
 
 def test_nothing_is_acknowledged_before_the_manifest_is_durable(
-    lake: Lake, publish: Callable[..., None], broker: Broker
+    lake: ReadLake, publish: Callable[..., None], broker: Broker
 ) -> None:
     """The order on which everything rests."""
     publish(play())
@@ -310,7 +304,7 @@ def test_nothing_is_acknowledged_before_the_manifest_is_durable(
 
 
 def test_an_attempt_that_loses_the_race_gives_everything_back(
-    lake: Lake, publish: Callable[..., None], broker: Broker, watched: dict[str, Callable[[], None]]
+    lake: ReadLake, publish: Callable[..., None], broker: Broker, watched: dict[str, Callable[[], None]]
 ) -> None:
     """The winner's manifest names other files: what we pulled is in none of them."""
     publish(play(1), play(2))
@@ -324,7 +318,7 @@ def test_an_attempt_that_loses_the_race_gives_everything_back(
 
 
 def test_a_failure_to_write_gives_everything_back(
-    lake: Lake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+    lake: ReadLake, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """At once, not when the leases end; and a full disk is not made fuller."""
     publish(play(1), play(2))
@@ -337,7 +331,7 @@ def test_a_failure_to_write_gives_everything_back(
 
 
 def test_a_failure_while_pulling_gives_back_what_was_pulled_before(
-    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+    lake: ReadLake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     publish(play(1), play(2))
     broker.faults = _DeniedAfterFirstPull()
@@ -364,7 +358,7 @@ def silence(path: str) -> UnknownOutcomeError:
 
 
 def test_after_silence_our_own_manifest_is_recognised(
-    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+    lake: ReadLake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest names its attempt."""
     publish(play())
@@ -382,7 +376,7 @@ def test_after_silence_our_own_manifest_is_recognised(
 
 
 def test_after_silence_without_a_manifest_nothing_is_acknowledged_and_no_file_removed(
-    lake: Lake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+    lake: ReadLake, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The manifest may still come to stand, and would name the files."""
     publish(play())
@@ -401,14 +395,14 @@ def test_after_silence_without_a_manifest_nothing_is_acknowledged_and_no_file_re
 # --- bounds --------------------------------------------------------------------------------------------------------
 
 
-def test_a_slot_stops_at_its_greatest_number_of_messages(lake: Lake, publish: Callable[..., None]) -> None:
+def test_a_slot_stops_at_its_greatest_number_of_messages(lake: ReadLake, publish: Callable[..., None]) -> None:
     publish(*(play(number) for number in range(5)))
     (row,) = lake.read(max_messages=3)
     assert (row["rows"], row["full"], row["dry_at"]) == (3, True, None)
     assert len(waiting()) == 2
 
 
-def test_a_slot_stops_once_it_has_so_many_bytes(lake: Lake, publish: Callable[..., None]) -> None:
+def test_a_slot_stops_once_it_has_so_many_bytes(lake: ReadLake, publish: Callable[..., None]) -> None:
     """It may exceed them by one page."""
     lake.puller = Puller(page_messages=1)
     publish(*(play(number) + b" " * 600 for number in range(5)))
@@ -416,7 +410,7 @@ def test_a_slot_stops_once_it_has_so_many_bytes(lake: Lake, publish: Callable[..
     assert (row["rows"], row["full"], row["dry_at"]) == (2, True, None)
 
 
-def test_a_slot_stops_after_so_long(lake: Lake, publish: Callable[..., None]) -> None:
+def test_a_slot_stops_after_so_long(lake: ReadLake, publish: Callable[..., None]) -> None:
     """A busy subscription never runs dry."""
     publish(play())
     (row,) = lake.read(max_pull="0 seconds")
@@ -424,7 +418,7 @@ def test_a_slot_stops_after_so_long(lake: Lake, publish: Callable[..., None]) ->
 
 
 def test_a_subscription_is_drained_only_when_it_was_asked_and_had_nothing(
-    lake: Lake, publish: Callable[..., None]
+    lake: ReadLake, publish: Callable[..., None]
 ) -> None:
     """Three messages pulled of three is not the same as none left."""
     publish(play(1), play(2), play(3))
@@ -436,7 +430,7 @@ def test_a_subscription_is_drained_only_when_it_was_asked_and_had_nothing(
     assert before <= dry["dry_at"] < datetime.now(UTC) - timedelta(seconds=0.2)
 
 
-def test_pages_are_decoded_together(lake: Lake, publish: Callable[..., None]) -> None:
+def test_pages_are_decoded_together(lake: ReadLake, publish: Callable[..., None]) -> None:
     """And positions go on over pages and over what is decoded at once."""
     lake.puller = Puller(page_messages=2, decode_bytes=500)
     publish(*(play(number, number) for number in range(9)))
@@ -463,7 +457,7 @@ def publish_key(broker: Broker, count: int, key: str = "k") -> None:
 
 
 @pytest.mark.usefixtures("ordered")
-def test_a_slot_goes_on_with_what_waits_behind_its_own_messages_of_a_key(lake: Lake, broker: Broker) -> None:
+def test_a_slot_goes_on_with_what_waits_behind_its_own_messages_of_a_key(lake: ReadLake, broker: Broker) -> None:
     """Pub/Sub has one batch of a key out at a time: an hour was closed with 1,000 of its 2,520 rows."""
     publish_key(broker, 2520)
     rows = lake.read()
@@ -475,7 +469,7 @@ def test_a_slot_goes_on_with_what_waits_behind_its_own_messages_of_a_key(lake: L
 
 
 @pytest.mark.usefixtures("ordered")
-def test_a_slot_that_has_no_time_for_what_waits_behind_its_own_messages_is_full(lake: Lake, broker: Broker) -> None:
+def test_a_slot_that_has_no_time_for_what_waits_behind_its_own_messages_is_full(lake: ReadLake, broker: Broker) -> None:
     """Neither dry, as more may wait, nor a reason for fewer slots."""
     publish_key(broker, 1200)
     (row,) = lake.read(max_pull="0.25 seconds")
@@ -485,7 +479,7 @@ def test_a_slot_that_has_no_time_for_what_waits_behind_its_own_messages_is_full(
 
 @pytest.mark.usefixtures("ordered")
 def test_a_death_between_two_parts_loses_nothing(
-    lake: Lake, broker: Broker, watched: dict[str, Callable[[], None]]
+    lake: ReadLake, broker: Broker, watched: dict[str, Callable[[], None]]
 ) -> None:
     """The first part says that another follows, so whoever reads the slot again reads on."""
     publish_key(broker, 1500)
@@ -514,7 +508,7 @@ class _Silent(Faults):
 
 
 def test_a_pull_that_was_not_answered_is_no_drained_subscription(
-    lake: Lake, publish: Callable[..., None], broker: Broker
+    lake: ReadLake, publish: Callable[..., None], broker: Broker
 ) -> None:
     """Ten messages waited while five hours were closed."""
     publish(*(play(number) for number in range(10)))
@@ -527,7 +521,7 @@ def test_a_pull_that_was_not_answered_is_no_drained_subscription(
     assert row["unanswered_at"] is not None
 
 
-def test_what_cannot_be_acknowledged_is_counted(lake: Lake, publish: Callable[..., None], broker: Broker) -> None:
+def test_what_cannot_be_acknowledged_is_counted(lake: ReadLake, publish: Callable[..., None], broker: Broker) -> None:
     """On the first row only, so that it can be summed."""
     publish(play(1), b"not json")
     broker.faults = Recorded(Acknowledge=[grpc.StatusCode.PERMISSION_DENIED])
@@ -536,7 +530,7 @@ def test_what_cannot_be_acknowledged_is_counted(lake: Lake, publish: Callable[..
     assert rows[0]["ack_error"] == "PERMISSION_DENIED: Fault injected by the sandbox"
 
 
-def test_the_subscription_is_asked_for_only_where_its_deadline_is_not_known(lake: Lake, broker: Broker) -> None:
+def test_the_subscription_is_asked_for_only_where_its_deadline_is_not_known(lake: ReadLake, broker: Broker) -> None:
     recorded = broker.faults = Recorded()
     lake.read()
     lake.ack_deadline = timedelta(seconds=10)
@@ -544,7 +538,7 @@ def test_the_subscription_is_asked_for_only_where_its_deadline_is_not_known(lake
     assert recorded.calls.count("GetSubscription") == 1
 
 
-def test_ordering_keys_are_kept(lake: Lake, broker: Broker, publish: Callable[..., None]) -> None:
+def test_ordering_keys_are_kept(lake: ReadLake, broker: Broker, publish: Callable[..., None]) -> None:
     publish_key(broker, 1)
     publish(play(2))
     (row, *_) = lake.read()
@@ -556,7 +550,7 @@ def test_ordering_keys_are_kept(lake: Lake, broker: Broker, publish: Callable[..
 
 
 def test_leases_are_kept_while_a_slot_writes(
-    lake: Lake,
+    lake: ReadLake,
     publish: Callable[..., None],
     broker: Broker,
     clock: Clock,
@@ -580,20 +574,20 @@ def test_leases_are_kept_while_a_slot_writes(
 # --- what an operator can meet -------------------------------------------------------------------------------------
 
 
-def test_a_missing_subscription_is_reported(lake: Lake, broker: Broker, topic_with: Callable[..., Topic]) -> None:
+def test_a_missing_subscription_is_reported(lake: ReadLake, broker: Broker, topic_with: Callable[..., Topic]) -> None:
     lake.topic = topic_with(subscription="projects/test/subscriptions/skips")
     with pytest.raises(SourceError, match=r"projects/test/subscriptions/skips: found no such subscription"):
         lake.read()
     assert lake.storage.listed("segments") == []
 
 
-def test_a_denied_subscription_is_reported(lake: Lake, broker: Broker) -> None:
+def test_a_denied_subscription_is_reported(lake: ReadLake, broker: Broker) -> None:
     broker.faults = Recorded(Pull=[grpc.StatusCode.PERMISSION_DENIED])
     with pytest.raises(SourceError, match=r"no permission.*Grant roles/pubsub\.subscriber"):
         lake.read()
 
 
-def test_an_unreachable_broker_is_reported(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_unreachable_broker_is_reported(lake: ReadLake, monkeypatch: pytest.MonkeyPatch) -> None:
     with Broker() as gone:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
     lake.puller = Puller(connect=partial(SubscriptionReader, pauses=Pauses(patience=timedelta(0))))
@@ -602,7 +596,7 @@ def test_an_unreachable_broker_is_reported(lake: Lake, monkeypatch: pytest.Monke
 
 
 def test_a_broker_that_is_away_for_a_while_is_waited_for(
-    lake: Lake, publish: Callable[..., None], broker: Broker
+    lake: ReadLake, publish: Callable[..., None], broker: Broker
 ) -> None:
     lake.puller = Puller(connect=partial(SubscriptionReader, pauses=Pauses(first=timedelta(milliseconds=1))))
     publish(play())
