@@ -149,6 +149,10 @@ OF_SOMETHING = ("expect_column_median_to_be_between", "expect_column_quantile_va
 """What Spark's engine has no answer to where there is no value."""
 
 
+INTERPRETED = {"spark.sql.codegen.wholeStage": "false", "spark.sql.codegen.factoryMode": "NO_CODEGEN"}
+"""A hundred queries over 400 rows: compiling each takes longer than it runs."""
+
+
 def scan_of(table: pa.Table) -> Scan:
     return lambda columns: table.select(list(columns)).to_reader()
 
@@ -160,9 +164,15 @@ def ours(expectations: list[Expectation], table: pa.Table) -> list[Finding]:
 def on_spark(
     expectations: list[Expectation], table: pa.Table, spark: SparkSession, with_examples: bool
 ) -> list[Finding]:
+    for key, value in INTERPRETED.items():
+        spark.conf.set(key, value)
     frame = spark.createDataFrame(table).coalesce(1)
     details = DETAILS | {"partial_unexpected_count": len(table)}  # each names the first 100 in an order of its own
-    return findings_on_spark(expectations, frame, details if with_examples else OBSERVED)
+    try:
+        return findings_on_spark(expectations, frame, details if with_examples else OBSERVED)
+    finally:
+        for key in INTERPRETED:
+            spark.conf.unset(key)
 
 
 def comparable(finding: Finding, with_examples: bool) -> dict[str, Any]:
