@@ -165,3 +165,20 @@ def test_an_executors_error_ends_the_job_with_its_own_code(kind: type[LakehouseE
     made_again = from_trace("\n".join(caught.value.__notes__))
     assert made_again is not None
     assert (type(made_again), made_again.exit_code) == (kind, kind.exit_code)
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("trace", "plays", "f\udcf6r"),
+        ("close", "plays", FIVE, "--reason", "f\udcf6r", "--by", "ann"),
+        ("erase", "plays", "--where", "event_id = 'f\udcf6r'", "--reason", "asked", "--by", "ann"),
+        ("status", "\udcff"),
+    ],
+)
+def test_bytes_that_are_no_text_are_refused(lake: Lake, refused: Refused, arguments: tuple[str, ...]) -> None:
+    """As a terminal of another encoding sends them: Arrow takes no such text, and a ledger's JSON should not."""
+    lake.start()
+    code, err = refused(*arguments)
+    assert code == MISUSE
+    assert re.search(r"the command line: found ..*\\udcf.*, which is no text in utf-8; expected arguments in", err)

@@ -16,7 +16,7 @@ from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import confirm, make_encodable, print_error
 from lakehouse.concealed import conceal_in_logs
 from lakehouse.config import DEFAULT_CONF
-from lakehouse.errors import ConfigError, LakehouseError, extras_named, in_one_line
+from lakehouse.errors import ConfigError, LakehouseError, UsageError, extras_named, in_one_line
 
 app = typer.Typer(
     help="Inspect topics and hours, and take the decisions that need a person.",
@@ -33,6 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     conceal_in_logs()
     given = sys.argv[1:] if arguments is None else list(arguments)
     try:
+        _refuse_undecoded(given)
         with extras_named():
             app(args=given, prog_name="lakehouse")
     except LakehouseError as error:
@@ -47,6 +48,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())  # what is buffered is not tried again at the end
         print_error(where_to_write, as_json=False)
         raise SystemExit(where_to_write.exit_code) from error
+
+
+def _refuse_undecoded(arguments: Sequence[str]) -> None:
+    """UsageError for bytes that are no text in the locale's encoding: Python keeps each as half of a surrogate pair."""
+    for each in arguments:
+        try:
+            each.encode()
+        except UnicodeEncodeError:
+            raise UsageError(
+                "the command line",
+                found=f"{each!a}, which is no text in {sys.getfilesystemencoding()}",
+                expected="arguments in the encoding of the locale",
+                next_step="Use a locale with UTF-8, such as LC_ALL=C.UTF-8, or correct the argument.",
+            ) from None
 
 
 @app.callback()
