@@ -19,14 +19,16 @@ from lakehouse import failpoints
 from lakehouse.config import Settings
 from lakehouse.errors import SourceError
 from lakehouse.landing.manifests import Slot, listed_manifests
-from lakehouse.landing.messages import source_options_of
+from lakehouse.landing.messages import Segments, source_options_of
 from lakehouse.landing.source import MessageStream, PubSubSource
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import segment_schema
 from lakehouse.store.files import storage_for
+from lakehouse.store.place import Place
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from tests.lakes import FIVE
 
 PATIENCE_SECONDS = 60
 """Only a failing test waits this long."""
@@ -220,6 +222,39 @@ def test_a_lake_s_own_folder_is_refused(
     ):
         with pytest.raises(SourceError, match=r"a folder of a lake.*a folder of this query's own"):
             act()
+
+
+SPELLINGS: dict[str, Callable[[Path, Path], str]] = {
+    "the topic's": lambda raw, link: str(raw),
+    "by a URL": lambda raw, link: f"file://{raw}",
+    "by a URL with one slash": lambda raw, link: f"file:{raw}",
+    "by a detour": lambda raw, link: f"{raw}/bronze/../",
+    "below a table": lambda raw, link: f"{raw}/bronze/{FIVE}",
+    "above the topic's": lambda raw, link: str(raw.parent),
+    "by a link": lambda raw, link: linked(link, raw),
+    "by a link to what is below": lambda raw, link: linked(link, raw / "segments"),
+    "by a link as a URL": lambda raw, link: f"file://{linked(link, raw / 'segments')}",
+}
+
+
+def linked(link: Path, to: Path) -> str:
+    to.mkdir(exist_ok=True)
+    link.symlink_to(to)
+    return str(link)
+
+
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_a_lake_s_folder_is_refused_however_it_is_spelled(
+    settings: Settings, topic: Topic, tmp_path: Path, spelling: str
+) -> None:
+    tables = TopicTables(topic, settings)
+    tables.ensure_bronze()
+    before = set(Path(tables.raw.uri).parent.rglob("*"))
+    uri = SPELLINGS[spelling](Path(tables.raw.uri), tmp_path / "link")
+    segments = Path(tables.raw.uri, "segments")
+    with pytest.raises(SourceError, match="a folder of a lake"):
+        Segments(Place(uri.rstrip("/")), topic).check_own()
+    assert set(Path(tables.raw.uri).parent.rglob("*")) - {segments} == before, "nothing is left there"
 
 
 def test_the_folder_of_another_subscription_s_query_is_refused(

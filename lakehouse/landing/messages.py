@@ -24,9 +24,11 @@ checkpoint older than what was cleared away it is refused: its sink would skip n
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Mapping
 from functools import cached_property
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -81,8 +83,9 @@ class Segments:
         """
         if self._is_own:
             return
-        above = Place(self._place.uri.rpartition("/")[0], self._place.options)
-        for place in (self._place, self._place.below("bronze"), above, above.below("bronze")):
+        here = _without_links(self._place)
+        above, lake = Place(here.uri.rpartition("/")[0], here.options), here.below(self._topic.name)
+        for place in (here, here.below("bronze"), above, above.below("bronze"), lake.below("bronze")):
             if place.has_table():
                 raise self._not_own(f"a folder of a lake: there is a table at {place.uri}")
         mine = self._topic.subscription.encode()
@@ -151,6 +154,14 @@ class Segments:
 
     def _cleared(self) -> int:
         return int(self._storage.read(CLEARED) or 0)
+
+
+def _without_links(place: Place) -> Place:
+    """Where it really is: a link on a local disk may lead into a lake."""
+    address = urlsplit(place.uri)
+    if address.scheme not in ("", "file"):
+        return place
+    return Place(os.path.realpath(address.path if address.scheme else place.uri), place.options)
 
 
 def _required(options: Mapping[str, str], key: str, expected: str) -> str:
