@@ -36,12 +36,12 @@ from lakehouse.mirrors.bigquery.dataset import BigQueryOptions, client_of
 from lakehouse.mirrors.bigquery.mirror import BigQueryMirror
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
-from lakehouse.mirrors.hadoop import google_client
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.schemas import sealed_schema
 from lakehouse.spark.session import spark_session
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, commit
+from lakehouse.store.files import google_client
 from lakehouse.store.records import Closed, Sealed, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from

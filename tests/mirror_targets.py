@@ -44,11 +44,12 @@ from lakehouse.mirrors.contract import Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
 from lakehouse.mirrors.files import Copy, Files, LocalFiles
 from lakehouse.mirrors.folder import FolderMirror
-from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles, google_client
+from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.sealed import sealed_hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store.delta import DataFile, commit, files_of_hour
+from lakehouse.store.files import google_client
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.place import Place
 from lakehouse.store.records import Closed, Sealed, Valid

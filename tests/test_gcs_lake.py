@@ -23,15 +23,14 @@ from lakehouse.config import Config
 from lakehouse.crash.lives import KilledLake
 from lakehouse.landing.manifests import Slot, read_manifest
 from lakehouse.landing.source import SegmentStream, source_options
-from lakehouse.mirrors.hadoop import google_client
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.verify import verify_hours
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.bronze_log import commit_batch, newest_state
 from lakehouse.store.delta import ConflictError, open_table
-from lakehouse.store.files import GoogleStorage, storage_for
-from lakehouse.store.ledger import Ledger
+from lakehouse.store.files import GoogleStorage, google_client, storage_for
+from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.topics import Topic
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers
@@ -186,7 +185,7 @@ def test_the_whole_application_delivers_on_google_s_storage(root: str, address: 
     folders = folders_of(lake.config.settings, topic.name)
     assert folders.silver.startswith("gs://")
     assert storage_for(folders.raw, options).listed("checkpoint")
-    history = Ledger(ledger_table(folders, topic, options), "test").history()
+    history = Ledger(LedgerTable(ledger_table(folders, topic, options)), "test").history()
     assert history.hours()
     verification = verify_hours(topic, lake.config, [], datetime.now(UTC))
     assert (verification.hours, verification.findings) == (tuple(history.hours()), ())

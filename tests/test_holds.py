@@ -19,14 +19,14 @@ from google.api_core.exceptions import Forbidden
 
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import ConfigError, LakeError
-from lakehouse.mirrors.hadoop import google_client, refuse_retention
+from lakehouse.mirrors.hadoop import refuse_retention
 from lakehouse.operations.erase import erase
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.verify import verify_hours
 from lakehouse.store import holds as holds_module
 from lakehouse.store import place as place_module
 from lakehouse.store.delta import files_of_hour
-from lakehouse.store.files import GoogleStorage, LocalStorage, Storage
+from lakehouse.store.files import GoogleStorage, LocalStorage, Storage, google_client
 from lakehouse.store.holds import Holds, holds_for
 from lakehouse.topics import Topic
 from tests.lake import FIVE, SIX, Delivery, Lake

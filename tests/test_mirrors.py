@@ -56,12 +56,13 @@ from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
 from lakehouse.mirrors.files import Copy, LocalFiles
 from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
-from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles, google_client
+from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.mirrors.target import MOST_FAILURES_IN_A_ROW
 from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure, stage_failures
+from lakehouse.store.files import google_client
 from lakehouse.store.place import Place
 from lakehouse.store.records import Invalid, Mirrored, Released, Valid
 from lakehouse.topics import Topic, topic_from

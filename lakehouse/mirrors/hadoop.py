@@ -21,6 +21,7 @@ from lakehouse.checksum import sql_for
 from lakehouse.mirrors.contract import Count
 from lakehouse.mirrors.files import CHUNK_BYTES, Copy, Found, in_parallel, is_local, local_path
 from lakehouse.store.delta import first_line
+from lakehouse.store.files import google_client
 
 SPREAD_FROM_BYTES = 1024**3
 """Hours from this size on are copied by Spark's executors, smaller ones sooner by the driver alone."""
@@ -175,17 +176,6 @@ def _rewrite(client: Any, copy: Copy) -> None:
 def _blob(client: Any, address: str) -> Any:
     bucket, _, name = address.removeprefix("gs://").partition("/")
     return client.bucket(bucket).blob(name)
-
-
-def google_client(options: Mapping[str, str]) -> Any:
-    """A client of GCS by delta-rs' options: those of an emulator, or none for the machine's own account."""
-    from google.auth.credentials import AnonymousCredentials
-    from google.cloud import storage
-
-    if options.get("google_skip_signature") != "true":
-        return storage.Client()
-    endpoint = {"api_endpoint": options["google_base_url"]}
-    return storage.Client("anonymous", credentials=AnonymousCredentials(), client_options=endpoint)  # type: ignore[no-untyped-call]
 
 
 def copy_in_tasks(spark: SparkSession, copies: Sequence[Copy], target_options: Mapping[str, str] | None) -> None:

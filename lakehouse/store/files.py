@@ -8,19 +8,24 @@ from __future__ import annotations
 import fcntl
 import os
 import uuid
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
+from functools import lru_cache
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+import pyarrow as pa
 from pyarrow import fs
 
 from lakehouse.errors import ConfigError, UnknownOutcomeError
 
 _PARALLEL = 16
+
+_SMALL_BYTES = 4 * 1024 * 1024
+"""Below it a file on GCS is read and written whole, in one request."""
 
 
 @dataclass(frozen=True)
@@ -82,10 +87,16 @@ def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
     if scheme in ("", "file"):
         return LocalStorage(urlsplit(root).path if scheme else root)
     if scheme == "gs":
-        return GoogleStorage(root, options or {})
+        return _google_storage(root, tuple(sorted((options or {}).items())), os.getpid())
     raise ConfigError(
         root, found=f"the scheme {scheme}://", expected="a local folder or gs://", next_step="Fix raw_root."
     )
+
+
+@lru_cache(maxsize=1024)
+def _google_storage(root: str, options: tuple[tuple[str, str], ...], process: int) -> GoogleStorage:
+    """One for all who ask: each has a client with connections of its own, which a forked process must not share."""
+    return GoogleStorage(root, dict(options))
 
 
 class LocalStorage:
@@ -225,15 +236,25 @@ class GoogleStorage:
     def __init__(self, root: str, options: Mapping[str, str]) -> None:
         address = urlsplit(root)
         self._bucket_name, self._prefix = address.netloc, address.path.strip("/")
-        self._endpoint = options.get("google_base_url")
-        self._anonymous = options.get("google_skip_signature") == "true"
+        self._options = dict(options)
         self._client: Any = None
 
     def create(self, path: str) -> Any:
-        return self._files().open_output_stream(f"{self._bucket_name}/{self._at(path)}")
+        return _Upload(self.blob(path), lambda: self._files().open_output_stream(self._in_bucket(path)))
 
     def open(self, path: str) -> Any:
-        return self._files().open_input_file(f"{self._bucket_name}/{self._at(path)}")
+        """A small file comes whole, in one request."""
+        from google.api_core.exceptions import NotFound, RequestRangeNotSatisfiable
+
+        try:
+            first = bytes(self.blob(path).download_as_bytes(start=0, end=_SMALL_BYTES - 1, checksum=None))
+        except NotFound as missing:
+            raise FileNotFoundError(self.address(path)) from missing
+        except RequestRangeNotSatisfiable:  # it is empty
+            first = b""
+        if len(first) < _SMALL_BYTES:
+            return pa.BufferReader(first)
+        return self._files().open_input_file(self._in_bucket(path))
 
     def address(self, path: str) -> str:
         return f"gs://{self._bucket_name}/{self._at(path)}"
@@ -312,26 +333,85 @@ class GoogleStorage:
         ]
 
     def _files(self) -> fs.GcsFileSystem:
-        endpoint = urlsplit(self._endpoint) if self._endpoint else None
+        base_url = self._options.get("google_base_url")
+        endpoint = urlsplit(base_url) if base_url else None
         return fs.GcsFileSystem(
-            anonymous=self._anonymous,
+            anonymous=self._options.get("google_skip_signature") == "true",
             endpoint_override=endpoint.netloc if endpoint else None,
             scheme=endpoint.scheme if endpoint else None,
         )
 
     def _bucket(self) -> Any:
         if self._client is None:
-            self._client = self._connected()
+            self._client = google_client(self._options)
         return self._client.bucket(self._bucket_name)
 
-    def _connected(self) -> Any:
-        from google.auth.credentials import AnonymousCredentials
-        from google.cloud.storage import Client
-
-        if not self._anonymous:
-            return Client()
-        options = {"api_endpoint": self._endpoint} if self._endpoint else None
-        return Client(project="anonymous", credentials=AnonymousCredentials(), client_options=options)  # type: ignore[no-untyped-call]
+    def _in_bucket(self, path: str) -> str:
+        return f"{self._bucket_name}/{self._at(path)}"
 
     def _at(self, path: str) -> str:
         return f"{self._prefix}/{path}" if self._prefix else path
+
+
+class _Upload:
+    """A file for writing: a small one is uploaded whole when it is closed, in one request instead of two."""
+
+    def __init__(self, blob: Any, stream: Callable[[], Any]) -> None:
+        self._blob, self._open_stream = blob, stream
+        self._stream: Any = None
+        self._waiting, self.closed = bytearray(), False
+
+    def write(self, content: Any) -> int:
+        size = memoryview(content).nbytes
+        if self._stream is None and len(self._waiting) + size < _SMALL_BYTES:
+            self._waiting += content
+        else:
+            self._started().write(content)
+        return size
+
+    def tell(self) -> int:
+        return len(self._waiting) if self._stream is None else int(self._stream.tell())
+
+    def flush(self) -> None:
+        """Nothing: what is written is durable once it is closed."""
+
+    def close(self) -> None:
+        from google.cloud.storage.retry import DEFAULT_RETRY
+
+        if self.closed:
+            return
+        self.closed = True
+        if self._stream is None:  # the same bytes again do no harm
+            self._blob.upload_from_string(bytes(self._waiting), retry=DEFAULT_RETRY)
+        else:
+            self._stream.close()
+
+    def __enter__(self) -> _Upload:
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self.close()
+
+    def _started(self) -> Any:
+        if self._stream is None:
+            self._stream = self._open_stream()
+            self._stream.write(self._waiting)
+            self._waiting = bytearray()
+        return self._stream
+
+
+def google_client(options: Mapping[str, str]) -> Any:
+    """A client of GCS by delta-rs' options: those of an emulator, or none for the machine's own account.
+
+    What it would ask of a bucket for traces that nobody collects, one request for each object that is not there, it
+    does not ask.
+    """
+    os.environ.setdefault("DISABLE_GCS_PYTHON_CLIENT_OTEL_BUCKET_METADATA", "true")
+    from google.auth.credentials import AnonymousCredentials
+    from google.cloud.storage import Client
+
+    if options.get("google_skip_signature") != "true":
+        return Client()
+    base_url = options.get("google_base_url")
+    endpoint = {"api_endpoint": base_url} if base_url else None
+    return Client(project="anonymous", credentials=AnonymousCredentials(), client_options=endpoint)  # type: ignore[no-untyped-call]

@@ -1,0 +1,383 @@
+"""Google Cloud Storage in the memory of a process, which counts what is asked of it and answers as late as a real one.
+
+Both interfaces that our clients speak: JSON (google-cloud-storage, pyarrow, Hadoop's connector) and XML (delta-rs).
+Lists come in pages of 1,000, uploads honour generation conditions, reads honour ranges. What is not known here is
+refused with 501, so that no client goes on with a wrong answer. The limits are those of
+https://cloud.google.com/storage/docs/json_api and https://cloud.google.com/storage/docs/xml-api/overview.
+"""
+
+from __future__ import annotations
+
+import bisect
+import email
+import json
+import re
+import subprocess
+import sys
+import threading
+import time
+import xml.etree.ElementTree as ElementTree
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from types import MappingProxyType
+from typing import Any, NamedTuple
+from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.request import urlopen
+
+PAGE = 1000
+"""Objects in one answer to a listing."""
+
+_CONTROL = "/_control/"
+_RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
+_Headers = Mapping[str, str]
+
+
+class Request(NamedTuple):
+    """One request as it is billed: `kind` is list, get, stat, insert, chunk, delete or other; `began` is monotonic."""
+
+    kind: str
+    name: str
+    client: str
+    began: float
+    seconds: float
+
+
+class Answer(NamedTuple):
+    status: int
+    headers: _Headers = MappingProxyType({})
+    body: bytes = b""
+
+
+class _Object(NamedTuple):
+    content: bytes
+    generation: int
+    written_at: float
+
+
+@dataclass
+class ObjectStore:
+    """Any number of buckets. `delay` is how long each answer takes, in seconds."""
+
+    delay: float = 0.0
+    requests: list[Request] = field(default_factory=list)
+    _objects: dict[str, _Object] = field(default_factory=dict)
+    _names: list[str] = field(default_factory=list)
+    _uploads: dict[str, tuple[str, list[bytes], str | None]] = field(default_factory=dict)
+    _lock: threading.RLock = field(default_factory=threading.RLock)
+    _generation: int = 0
+
+    def counted(self) -> list[Request]:
+        """What was asked since the last call."""
+        with self._lock:
+            asked, self.requests = self.requests, []
+        return asked
+
+    def put(self, name: str, content: bytes, generation: str | None = None) -> _Object | None:
+        """Store `bucket/name`; None where the object's generation (0: none is there) is not the one that is given."""
+        with self._lock:
+            there = self._objects.get(name)
+            if generation is not None and int(generation) != (there.generation if there else 0):
+                return None
+            if there is None:
+                bisect.insort(self._names, name)
+            self._generation += 1
+            self._objects[name] = stored = _Object(content, self._generation, time.time())
+            return stored
+
+    def get(self, name: str) -> _Object | None:
+        return self._objects.get(name)
+
+    def delete(self, name: str) -> bool:
+        with self._lock:
+            if self._objects.pop(name, None) is None:
+                return False
+            self._names.pop(bisect.bisect_left(self._names, name))
+            return True
+
+    def listed(self, bucket: str, prefix: str, after: str, start: str = "") -> tuple[list[str], str]:
+        """A page of names in the bucket and, where more follow, the last of them; from `start` on, beyond `after`."""
+        with self._lock:
+            full = f"{bucket}/{prefix}"
+            at = bisect.bisect_left(self._names, max(full, f"{bucket}/{start}"))
+            if after:
+                at = max(at, bisect.bisect_right(self._names, f"{bucket}/{after}"))
+            found = []
+            while at < len(self._names) and self._names[at].startswith(full) and len(found) <= PAGE:
+                found.append(self._names[at].partition("/")[2])
+                at += 1
+        return found[:PAGE], found[PAGE - 1] if len(found) > PAGE else ""
+
+    def answer(self, method: str, url: str, headers: _Headers, body: bytes) -> Answer:
+        """What the request gets, after the delay; it is counted."""
+        began = time.monotonic()
+        if self.delay:
+            time.sleep(self.delay)
+        address = urlsplit(url)
+        query = {key: values[0] for key, values in parse_qs(address.query, keep_blank_values=True).items()}
+        path = address.path
+        if path.startswith(("/upload/", "/resumable/")):
+            kind, name, answer = self._upload(path, query, headers, body)
+        elif path.startswith(("/storage/", "/download/")):
+            kind, name, answer = self._json(method, path, query, headers)
+        else:
+            kind, name, answer = self._xml(method, path, query, headers, body)
+        with self._lock:
+            client = _client(headers.get("User-Agent", ""))
+            self.requests.append(Request(kind, name, client, began, time.monotonic() - began))
+        return answer
+
+    # --- JSON ------------------------------------------------------------------------------------------------------
+
+    def _upload(self, path: str, query: Mapping[str, str], headers: _Headers, body: bytes) -> tuple[str, str, Answer]:
+        bucket = path.split("/b/")[1].partition("/")[0]
+        condition = query.get("ifGenerationMatch")
+        if "upload_id" in query:
+            return self._resumed(query["upload_id"], headers, body)
+        if query.get("uploadType") == "resumable":
+            name = query.get("name") or json.loads(body)["name"]
+            upload = f"u{time.monotonic_ns()}"
+            self._uploads[upload] = f"{bucket}/{name}", [], condition
+            target = f"http://{headers['Host']}{path}?uploadType=resumable&upload_id={upload}"
+            return "insert", name, Answer(200, {"Location": target})
+        if query.get("uploadType") == "multipart":
+            message = email.message_from_bytes(
+                b"Content-Type: " + headers["Content-Type"].encode() + b"\r\n\r\n" + body
+            )
+            metadata, media = (part.get_payload(decode=True) for part in message.get_payload())  # type: ignore[union-attr]
+            name, content = query.get("name") or json.loads(metadata)["name"], bytes(media)  # type: ignore[arg-type]
+        else:
+            name, content = query["name"], body
+        return "insert", name, self._inserted(f"{bucket}/{name}", content, condition)
+
+    def _resumed(self, upload: str, headers: _Headers, body: bytes) -> tuple[str, str, Answer]:
+        """The rest of a resumable upload: billed with its start, so it counts as `chunk`."""
+        name, parts, condition = self._uploads[upload]
+        parts.append(body)
+        if headers.get("Content-Range", "").endswith("/*"):
+            return "chunk", name, Answer(308, {"Range": f"bytes=0-{sum(map(len, parts)) - 1}"})
+        return "chunk", name, self._inserted(name, b"".join(parts), condition)
+
+    def _inserted(self, name: str, content: bytes, condition: str | None) -> Answer:
+        if self.put(name, content, condition) is None:
+            return _refused(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+        return _json(self._resource(name))
+
+    def _json(self, method: str, path: str, query: Mapping[str, str], headers: _Headers) -> tuple[str, str, Answer]:
+        bucket, _, rest = path.split("/b/", 1)[1].partition("/")
+        if not rest:
+            return "stat", bucket, _json({"kind": "storage#bucket", "name": bucket, "id": bucket})
+        name = unquote(rest.removeprefix("o").removeprefix("/"))
+        key = f"{bucket}/{name}"
+        if not name:
+            return "list", query.get("prefix", ""), _json(self._page(bucket, query))
+        if method == "DELETE":
+            return "delete", name, self._deleted(key, query)
+        found = self.get(key)
+        if method != "GET":
+            return "other", name, Answer(501)
+        if query.get("alt") == "media" or path.startswith("/download/"):
+            return "get", name, _content(found, headers, "GET")
+        return (
+            "stat",
+            name,
+            _json(self._resource(key)) if found else _refused(404, "notFound", f"No such object: {key}"),
+        )
+
+    def _page(self, bucket: str, query: Mapping[str, str]) -> dict[str, Any]:
+        names, after = self.listed(
+            bucket, query.get("prefix", ""), query.get("pageToken", ""), query.get("startOffset", "")
+        )
+        items = [self._resource(f"{bucket}/{name}") for name in names if f"{bucket}/{name}" in self._objects]
+        return {"kind": "storage#objects", "items": items} | ({"nextPageToken": after} if after else {})
+
+    def _deleted(self, key: str, query: Mapping[str, str]) -> Answer:
+        found = self.get(key)
+        if found is None:
+            return _refused(404, "notFound", f"No such object: {key}")
+        if query.get("ifGenerationMatch", str(found.generation)) != str(found.generation):
+            return _refused(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+        self.delete(key)
+        return Answer(204)
+
+    def _resource(self, key: str) -> dict[str, Any]:
+        found, (bucket, _, name) = self._objects[key], key.partition("/")
+        moment = datetime.fromtimestamp(found.written_at, UTC).isoformat(timespec="milliseconds")
+        written = moment.replace("+00:00", "Z")
+        return {
+            "kind": "storage#object", "name": name, "bucket": bucket, "size": str(len(found.content)),
+            "generation": str(found.generation), "metageneration": "1", "timeCreated": written, "updated": written,
+            "etag": f"e{found.generation}", "contentType": "application/octet-stream",
+        }  # fmt: skip
+
+    # --- XML -------------------------------------------------------------------------------------------------------
+
+    def _xml(
+        self, method: str, path: str, query: Mapping[str, str], headers: _Headers, body: bytes
+    ) -> tuple[str, str, Answer]:
+        bucket, _, name = unquote(path).strip("/").partition("/")
+        key = f"{bucket}/{name}"
+        if method == "GET" and not name:
+            return "list", query.get("prefix", ""), self._listing(bucket, query)
+        if method == "PUT":
+            stored = self.put(key, body, headers.get("x-goog-if-generation-match"))
+            tags = {"ETag": f'"e{stored.generation}"', "x-goog-generation": str(stored.generation)} if stored else {}
+            return "insert", name, Answer(200 if stored else 412, tags)
+        if method == "DELETE":
+            return "delete", name, Answer(204 if self.delete(key) else 404)
+        return ("get" if method == "GET" else "stat"), name, _content(self.get(key), headers, method)
+
+    def _listing(self, bucket: str, query: Mapping[str, str]) -> Answer:
+        after = query.get("continuation-token") or query.get("start-after", "")
+        names, more = self.listed(bucket, query.get("prefix", ""), after)
+        root = ElementTree.Element("ListBucketResult")
+        ElementTree.SubElement(root, "Name").text = bucket
+        ElementTree.SubElement(root, "IsTruncated").text = "true" if more else "false"
+        if more:
+            ElementTree.SubElement(root, "NextContinuationToken").text = more
+        for name in names:
+            found = self.get(f"{bucket}/{name}")
+            if found is None:
+                continue
+            entry = ElementTree.SubElement(root, "Contents")
+            moment = datetime.fromtimestamp(found.written_at, UTC).isoformat(timespec="milliseconds")
+            values = {"Key": name, "LastModified": moment.replace("+00:00", "Z"), "Size": str(len(found.content))}
+            for tag, value in {**values, "ETag": f'"e{found.generation}"'}.items():
+                ElementTree.SubElement(entry, tag).text = value
+        return Answer(200, {"Content-Type": "application/xml"}, ElementTree.tostring(root))
+
+
+def _content(found: _Object | None, headers: _Headers, method: str) -> Answer:
+    if found is None:
+        return Answer(404, {}, b"The specified key does not exist.")
+    written = datetime.fromtimestamp(found.written_at, UTC)
+    tags = {
+        "ETag": f'"e{found.generation}"',
+        "Last-Modified": f"{written:%a, %d %b %Y %H:%M:%S GMT}",
+        "x-goog-generation": str(found.generation),
+    }
+    if method == "HEAD":
+        return Answer(200, {**tags, "Content-Length": str(len(found.content))})
+    wanted, size = _RANGE.match(headers.get("Range", "")), len(found.content)
+    if wanted is None:
+        return Answer(200, tags, found.content)
+    first, last = wanted.groups()
+    begin = int(first) if first else max(0, size - int(last))
+    end = min(int(last) + 1, size) if first and last else size
+    if begin >= size:
+        return Answer(416, {"Content-Range": f"bytes */{size}"})
+    return Answer(206, {**tags, "Content-Range": f"bytes {begin}-{end - 1}/{size}"}, found.content[begin:end])
+
+
+def _json(document: Any) -> Answer:
+    return Answer(200, {"Content-Type": "application/json; charset=UTF-8"}, json.dumps(document).encode())
+
+
+def _refused(status: int, reason: str, message: str) -> Answer:
+    error = {"code": status, "message": message, "errors": [{"message": message, "reason": reason}]}
+    return Answer(status, {"Content-Type": "application/json"}, json.dumps({"error": error}).encode())
+
+
+def _client(agent: str) -> str:
+    known = {"object_store": "delta-rs", "gcloud-cpp": "pyarrow", "gcloud-python": "google", "gcs-python": "google"}
+    return next((name for key, name in known.items() if key in agent.lower()), agent[:30])
+
+
+class _Connection(BaseHTTPRequestHandler):
+    protocol_version = "HTTP/1.1"
+    disable_nagle_algorithm = True
+    store: ObjectStore
+
+    def do_GET(self) -> None:
+        if self.path.startswith(_CONTROL):
+            answer = self._controlled(self.path.removeprefix(_CONTROL))
+        else:
+            answer = self.store.answer(self.command, self.path, self.headers, self._body())  # type: ignore[arg-type]
+        self.send_response_only(answer.status)
+        for name, value in answer.headers.items():
+            self.send_header(name, value)
+        if "Content-Length" not in answer.headers and answer.status not in (204, 304):
+            self.send_header("Content-Length", str(len(answer.body)))
+        self.end_headers()
+        if self.command != "HEAD":
+            self.wfile.write(answer.body)
+
+    do_HEAD = do_POST = do_PUT = do_PATCH = do_DELETE = do_GET
+
+    def handle_expect_100(self) -> bool:
+        self.send_response_only(100)
+        self.end_headers()
+        return True
+
+    def handle_one_request(self) -> None:
+        try:
+            super().handle_one_request()
+        except ConnectionError:  # who wants only the beginning of an object hangs up
+            self.close_connection = True
+
+    def log_message(self, format: str, *values: object) -> None:
+        """Nothing: the store counts."""
+
+    def _controlled(self, path: str) -> Answer:
+        """For `ObjectStoreServer`; neither counted nor delayed."""
+        if path == "requests":
+            return _json(self.store.counted())
+        self.store.delay = float(path.partition("=")[2])
+        return _json(None)
+
+    def _body(self) -> bytes:
+        if "chunked" not in self.headers.get("Transfer-Encoding", ""):
+            return self.rfile.read(int(self.headers.get("Content-Length") or 0))
+        parts = []
+        while size := int(self.rfile.readline().partition(b";")[0], 16):
+            parts.append(self.rfile.read(size))
+            self.rfile.readline()
+        while self.rfile.readline().strip():
+            pass  # trailers
+        return b"".join(parts)
+
+
+class ObjectStoreServer:
+    """The store in a process of its own, at `address`: some of delta-rs' calls let no other thread of theirs run."""
+
+    def __init__(self, process: subprocess.Popen[str]) -> None:
+        assert process.stdout is not None
+        self._process, self.address = process, f"http://127.0.0.1:{process.stdout.readline().strip()}"
+
+    def requests(self) -> list[Request]:
+        """What was asked since the last call."""
+        return [Request(*row) for row in json.loads(self._control("requests"))]
+
+    def delay(self, seconds: float) -> None:
+        """Let each answer take so long from now on."""
+        self._control(f"delay?seconds={seconds}")
+
+    def _control(self, path: str) -> bytes:
+        with urlopen(f"{self.address}{_CONTROL}{path}", timeout=60) as answer:
+            return bytes(answer.read())
+
+
+@contextmanager
+def serving() -> Iterator[ObjectStoreServer]:
+    """An empty store, until the context ends."""
+    command = [sys.executable, "-m", "tests.servers.object_store"]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
+        try:
+            yield ObjectStoreServer(process)
+        finally:
+            process.terminate()
+
+
+def main() -> None:
+    """Serve at a free port, which is printed, until SIGTERM."""
+    _Connection.store = ObjectStore()
+    server = ThreadingHTTPServer(("127.0.0.1", 0), _Connection)
+    server.daemon_threads = True
+    print(server.server_address[1], flush=True)
+    server.serve_forever()
+
+
+if __name__ == "__main__":
+    main()
