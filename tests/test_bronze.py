@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import pickle
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -20,6 +21,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import LakeError
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
 from lakehouse.store import bronze_log
+from lakehouse.store.bronze_head import StateFollower
 from lakehouse.store.bronze_log import (
     INGEST,
     OPEN_HOUR,
@@ -29,7 +31,8 @@ from lakehouse.store.bronze_log import (
     segment_of,
     segments_in_log,
 )
-from lakehouse.store.delta import ConflictError, DataFile, commit, open_table
+from lakehouse.store.delta import ConflictError, DataFile, commit, log_entry, open_table
+from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 from tests.clock import NOON
 
@@ -179,6 +182,42 @@ def test_segments_are_found_beyond_many_other_commits(table: DeltaTable) -> None
     other_commits(table, bronze_log._LIKELY + 1)
     put(table, 2, ["2-0"])
     assert segments_in_log(table, 1) == {"1-0", "2-0"}
+
+
+# --- followed --------------------------------------------------------------------------------------------------------
+
+
+def test_a_follower_sees_each_commit_and_begins_again_after_a_pause(table: DeltaTable, tmp_path: Path) -> None:
+    """Entries that came in a pause can be cleaned away: it must not wait for a name that never comes."""
+    place, now = Place(table.table_uri.rstrip("/")), [0.0]
+    follower = StateFollower(place, lambda: now[0])
+    assert follower.state() == IngestState()
+    for epoch in (1, 2):
+        commit_batch(table, [], IngestState(epoch, FIVE), {"segments": [], "closed": []})
+        assert follower.state().epoch == epoch
+    for epoch in (3, 4):
+        commit_batch(table, [], IngestState(epoch, FIVE), {"segments": [], "closed": []})
+    log_of(table, log_entry(3)).rename(tmp_path / "cleaned")
+    assert follower.state().epoch == 2
+    (tmp_path / "cleaned").rename(log_of(table, log_entry(3)))
+    table.create_checkpoint()
+    log_of(table, log_entry(3)).unlink()
+    now[0] += 601
+    assert follower.state().epoch == 4
+    assert pickle.loads(pickle.dumps(follower)).state().epoch == 4
+
+
+@pytest.mark.parametrize("damage", [b"", b"{", b'{"add": {}}', b'{"commitInfo": {"userMetadata": "{"state": 1}"}}'])
+def test_a_follower_refuses_a_damaged_commit_as_opening_does(table: DeltaTable, damage: bytes) -> None:
+    follower = StateFollower(Place(table.table_uri.rstrip("/")))
+    assert follower.state() == IngestState()
+    log_of(table, log_entry(table.version() + 1)).write_bytes(damage)
+    with pytest.raises(LakeError):
+        follower.state()
+
+
+def log_of(table: DeltaTable, name: str) -> Path:
+    return Path(urlsplit(table.table_uri).path, name)
 
 
 # --- commits that are cleaned away ---------------------------------------------------------------------------------

@@ -38,7 +38,7 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.seal import dedup, deliveries
 from lakehouse.store.delta import open_table
-from lakehouse.store.ledger import Ledger
+from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.records import Closed, State
 
 HOUSE = Path(__file__).parent.parent
@@ -277,7 +277,7 @@ def test_many_empty_hours_close_as_one_range(tmp_path: Path) -> None:
         first_hour="now",
     )
     assert played(schedule, tmp_path).violations == NOTHING
-    history = Ledger(open_table(str(tmp_path / "sealed" / "plays" / "ledger"), {}), by="").history()
+    history = Ledger(LedgerTable(open_table(str(tmp_path / "sealed" / "plays" / "ledger"), {})), by="").history()
     closes = [entry.of(Closed) for entry in history.entries if entry.state == State.CLOSED]
     assert [close.rows for close in closes if close.through] == [0]
 

@@ -28,7 +28,7 @@ from lakehouse.seal.stage import newest_seal
 from lakehouse.store import bronze_log
 from lakehouse.store.delta import files, files_of_hour
 from lakehouse.store.files import LocalStorage
-from lakehouse.store.ledger import Ledger
+from lakehouse.store.ledger import LedgerTable
 from lakehouse.topics import Topic
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
@@ -279,7 +279,7 @@ class Killed(BaseException):
 
 DURABLE_STEPS = [
     (LocalStorage, "create"), (LocalStorage, "finish"), (LocalStorage, "delete"), (LocalStorage, "write"),
-    (claim_module, "commit"), (silver_module, "commit"), (Ledger, "_append"),
+    (claim_module, "commit"), (silver_module, "commit"), (LedgerTable, "append"),
 ]  # fmt: skip
 
 

@@ -48,7 +48,7 @@ from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
 from lakehouse.store.delta import ConflictError, files
 from lakehouse.store.files import storage_for
-from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.ledger import History, Ledger, LedgerTable
 from lakehouse.topics import Topic
 from tests.clock import Clock
 
@@ -136,7 +136,7 @@ class Lake:
         return next(ingest_commits(self.bronze()))[1]
 
     def ledger(self) -> Ledger:
-        return Ledger(ledger_table(self.folders, self.topic, {}), "test", self.clock)
+        return Ledger(LedgerTable(ledger_table(self.folders, self.topic, {})), "test", self.clock)
 
     def history(self) -> History:
         return self.ledger().history()

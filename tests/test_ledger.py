@@ -23,7 +23,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER
 from lakehouse.store import ledger
-from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.ledger import Entry, History, Ledger, LedgerTable
 from lakehouse.store.records import (
     RECORDS,
     Closed,
@@ -51,7 +51,7 @@ def folders(settings: Settings) -> Folders:
 @pytest.fixture
 def opened(folders: Folders, topic: Topic, clock: Clock) -> Callable[..., Ledger]:
     """Handles of the one ledger, each as if of another process."""
-    return lambda by="test": Ledger(ledger_table(folders, topic, {}), by, clock)
+    return lambda by="test": Ledger(LedgerTable(ledger_table(folders, topic, {})), by, clock)
 
 
 def sealed(revision: int = 1) -> dict[str, Any]:
@@ -374,19 +374,19 @@ def test_rows_of_the_first_releases_are_read() -> None:
     ],
 )
 def test_a_row_that_no_stage_wrote_is_named_when_it_is_read(
-    opened: Callable[..., Ledger], row: dict[str, Any], problem: str
+    opened: Callable[..., Ledger], folders: Folders, row: dict[str, Any], problem: str
 ) -> None:
     """One forged row must not keep anybody from the other rows."""
     ledger_of_topic = opened()
     ledger_of_topic.record("started", details={"run": "a"})
     sound = {"hour": FIVE, "state": "closed", "at": NOON, "by": "mallory", "details": '{"bronze_version": 1}'}
-    write_deltalake(ledger_of_topic._table, pa.Table.from_pylist([sound | row], schema=LEDGER), mode="append")
+    write_deltalake(folders.ledger, pa.Table.from_pylist([sound | row], schema=LEDGER), mode="append")
     history = opened().history()
     (forged,) = [entry for entry in history.entries if entry.state != "started"]
     with pytest.raises(LakeError) as broken:
         _ = forged.record
     assert problem in str(broken.value)
-    assert ledger_of_topic._table.table_uri in broken.value.subject
+    assert folders.ledger in broken.value.subject
     assert history.last("started") is not None
     assert isinstance(history.due_to_seal(), list)
 

@@ -16,6 +16,7 @@ from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
 from lakehouse.operations import maintain
 from lakehouse.operations.damage import damage
 from lakehouse.operations.maintain import Removal, maintain_topic
+from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.store.ledger import Ledger
 from lakehouse.topics import Topic
@@ -238,6 +239,34 @@ def test_the_ledger_becomes_one_file_with_the_same_rows(lake: Lake, monkeypatch:
     assert [entry.state for entry in lake.ledger.history().entries] == [
         "closed", "sealed", "valid", "mirrored", "released",
     ]  # fmt: skip
+
+
+def test_log_entries_go_after_the_audit_window_and_the_state_stays(lake: Lake) -> None:
+    """No commit looks for them, as that lists the whole log: 31 s of each commit after 30 days on a real store."""
+    lake.deliver(Delivery("a"))
+    for number in range(4):
+        lake.deliver(Delivery(f"e{number}", 61), hour=SIX)
+    bronze = open_table(lake.folders.bronze, {})
+    before, state = bronze.version(), newest_state(bronze)
+    bronze.create_checkpoint()
+    log = Path(lake.folders.bronze, "_delta_log")
+    assert run(lake, datetime.now(UTC)) == []
+    aged(log)
+    assert [removal.kind for removal in run(lake, datetime.now(UTC), dry_run=True)] == ["log"]
+    assert len(list(log.glob("*.json"))) == before + 1
+    assert answer(run(lake, datetime.now(UTC))) == [("log", "bronze/_delta_log")]
+    assert [file.name for file in log.glob("*.json")] == [f"{before:020d}.json"]
+    kept = open_table(lake.folders.bronze, {})
+    assert (kept.version(), newest_state(kept)) == (before, state)
+    lake.deliver(Delivery("late", 61), hour=SIX)
+    assert run(lake, datetime.now(UTC)) == []
+
+
+def aged(folder: Path) -> None:
+    """As if its files had been written 401 days ago."""
+    moment = (datetime.now(UTC) - timedelta(days=401)).timestamp()
+    for file in folder.iterdir():
+        os.utime(file, (moment, moment))
 
 
 # --- looking first -------------------------------------------------------------------------------------------------

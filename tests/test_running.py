@@ -23,7 +23,7 @@ from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import run_until_stopped, start_queries
 from lakehouse.operations import status
 from lakehouse.store.delta import open_table, table_exists
-from lakehouse.store.ledger import Ledger
+from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.topics import Topic
 
 ACK_DEADLINE = timedelta(seconds=10)
@@ -154,7 +154,7 @@ def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
 
 
 def states(config: Config, name: str = "plays") -> list[str]:
-    ledger = Ledger(open_table(folders_of(config.settings, name).ledger, {}), "test")
+    ledger = Ledger(LedgerTable(open_table(folders_of(config.settings, name).ledger, {})), "test")
     return [entry.state for entry in ledger.history().entries]
 
 

@@ -29,6 +29,7 @@ from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
 from lakehouse.progress import IngestState
 from lakehouse.store import bronze_log
+from lakehouse.store.bronze_head import Head
 from lakehouse.store.delta import ConflictError, Conflicts
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -38,6 +39,9 @@ log = logging.getLogger(__name__)
 Clock = Callable[[], datetime]
 
 _MONITORING_EVERY = timedelta(seconds=30)
+
+_UPDATE_EVERY = timedelta(seconds=30)
+"""How often bronze is read for what others committed, where no commit of ours meets it first as a conflict."""
 
 FARTHEST_FIRST_HOUR = timedelta(days=31)
 """A first hour that is further ahead is taken for a typing error: until then every event would be skewed into it."""
@@ -64,12 +68,12 @@ def claim(
     """
     tables = TopicTables(topic, config.settings)
     _check_first_hour(topic, clock())
-    bronze = tables.ensure_bronze()
+    bronze = Head(tables.ensure_bronze())
     journal = Journal(tables, run, clock)
     is_first_run = journal.take_over()
     failpoints.reach("ingest.started")
-    journal.record_missing_closes(bronze)
-    recorded_until = bronze_log.newest_state(bronze).open_hour
+    journal.record_missing_closes(bronze.table)
+    recorded_until = bronze.state().open_hour
     claimed = ClaimedTopic(
         tables,
         bronze,
@@ -102,7 +106,7 @@ class ClaimedTopic:
     def __init__(
         self,
         tables: TopicTables,
-        bronze: DeltaTable,
+        bronze: Head,
         journal: Journal,
         manifests: Manifests,
         *,
@@ -119,6 +123,7 @@ class ClaimedTopic:
         self._recorded_until = recorded_until
         self._awaited: tuple[datetime | None, datetime] | None = None
         self._quiet_awaited: tuple[str, datetime] | None = None
+        self._updated_at = clock()
 
     @property
     def _topic(self) -> Topic:
@@ -149,7 +154,7 @@ class ClaimedTopic:
 
     def set_first_hour(self) -> None:
         """Once in a topic's life; `earliest` waits for the first events."""
-        state = bronze_log.newest_state(self._bronze)
+        state = self._bronze.state()
         if state.open_hour is not None or self._topic.first_hour == "earliest":
             return
         first = self._topic.first_hour
@@ -157,9 +162,9 @@ class ClaimedTopic:
         metadata = {"release": self._release, "run": self._run, "segments": [], "closed": [], "epochs": []}
         zeros = {"rows": 0, "rejected": 0, "reasons": {}, "undeclared": {}, "watermark": None, "frontier": None}
         try:
-            bronze_log.commit_batch(self._bronze, [], opened, {**metadata, **zeros, "adopted": []})
+            self._bronze.commit([], opened, {**metadata, **zeros, "adopted": []})
         except ConflictError:
-            self._bronze.update_incremental()
+            self._bronze.update()
 
     def commit(self, facts: Sequence[Fact]) -> Batch:
         """Commit one epoch's facts; repeated, it changes nothing.
@@ -184,8 +189,9 @@ class ClaimedTopic:
         """One commit, on the state that the log has then; of no facts, when only more hours are to close."""
         self.check_newest()
         conflicts = Conflicts(self._tables.raw.below("bronze").uri)
+        if self._clock() >= self._updated_at + _UPDATE_EVERY:
+            self._update()
         while True:
-            self._bronze.update_incremental()
             batch_plan = self._plan(facts, epoch)
             try:
                 version = self._commit(batch_plan, facts) if batch_plan.is_change else None
@@ -193,19 +199,25 @@ class ClaimedTopic:
             except ConflictError as conflict:
                 self.check_newest()
                 conflicts.meet(conflict)
+                self._update()
         self._journal.record_held(batch_plan)
         if facts:
-            self._manifests.batch_done(self._bronze, batch_plan.epoch, [*facts, *batch_plan.adopted])
+            self._manifests.batch_done(self._bronze.table, batch_plan.epoch, [*facts, *batch_plan.adopted])
         self._note_waits(batch_plan)
         return self._result(batch_plan, facts, version)
 
+    def _update(self) -> None:
+        """See what others have committed to bronze: a replay, a removal, another run."""
+        self._bronze.update()
+        self._updated_at = self._clock()
+
     def _plan(self, facts: Sequence[Fact], epoch: int) -> BatchPlan:
-        state = bronze_log.newest_state(self._bronze)
+        state = self._bronze.state()
         if state.open_hour != self._recorded_until:
-            self._journal.record_missing_closes(self._bronze)
+            self._journal.record_missing_closes(self._bronze.table)
             self._recorded_until = state.open_hour
-        adopted = self._manifests.adoptable(self._bronze, max(epoch, state.epoch), facts) if facts else []
-        new = with_files(unknown_to_log(self._bronze, facts, state))
+        adopted = self._manifests.adoptable(self._bronze.table, max(epoch, state.epoch), facts) if facts else []
+        new = with_files(unknown_to_log(self._bronze.table, facts, state))
         slots = len({fact["slot"] for fact in facts}) or None
         return plan(state, epoch, new, adopted, self._observe(facts), self._topic, slots=slots)
 
@@ -225,7 +237,7 @@ class ClaimedTopic:
             unacknowledged=sum(fact["unacknowledged"] or 0 for fact in facts),
         )
         failpoints.reach("ingest.decided")
-        version = bronze_log.commit_batch(self._bronze, batch_plan.files, batch_plan.state, metadata)
+        version = self._bronze.commit(batch_plan.files, batch_plan.state, metadata)
         failpoints.reach("ingest.committed")
         self._journal.record_closes(metadata["closed"], version)
         self._recorded_until = batch_plan.state.open_hour

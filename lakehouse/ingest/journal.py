@@ -60,8 +60,8 @@ class Journal:
             )
 
     def request(self) -> Request | None:
-        """The request for closes that reaches furthest."""
-        entry = self.ledger.history().requested_close()
+        """The request for closes that reaches furthest, of those that `check_newest` has read."""
+        entry = self.ledger.seen().requested_close()
         if entry is None or entry.hour is None:
             return None
         details = entry.of(CloseRequested)

@@ -27,7 +27,7 @@ from lakehouse.landing.messages import Segments, source_options_of, topic_named
 from lakehouse.progress import IngestState
 from lakehouse.schemas import FACTS, segment_schema
 from lakehouse.spark.workers import spare_next_task
-from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.bronze_head import StateFollower
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
@@ -115,6 +115,7 @@ class SegmentStream(DataSourceStreamReader):
         deadline = options.get("ack_deadline")
         self._ack_deadline = timedelta(seconds=float(deadline)) if deadline else None
         self._given_puller = puller
+        self._bronze = StateFollower(self._raw.below("bronze"))
         self._last: Offset | None = None
         self._planned_here: set[int] = set()
         self._suspect_until = 0.0
@@ -126,7 +127,7 @@ class SegmentStream(DataSourceStreamReader):
         nothing, so the first batch, planned again after its epoch is known, never looks empty.
         """
         with noting_errors(self._raw.uri):
-            state = self._state()
+            state = self._bronze.state()
             return Offset(self._used(state), 0, state.open_hour).as_dict()
 
     def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
@@ -134,7 +135,7 @@ class SegmentStream(DataSourceStreamReader):
         if start is not None:
             self._remember(Offset(**start))
         with noting_errors(self._raw.uri):
-            state = self._state()
+            state = self._bronze.state()
             epoch = max(self._last.epoch if self._last else self._used(state), state.epoch) + 1
             return self._planned(Offset(epoch, self._next_slots(), state.open_hour))
 
@@ -190,9 +191,6 @@ class SegmentStream(DataSourceStreamReader):
         """The last epoch that bronze or a manifest knows of."""
         listed = listed_manifests(self._raw.files())
         return max([state.epoch, *(epoch for epoch, _ in listed)])
-
-    def _state(self) -> IngestState:
-        return newest_state(self._raw.below("bronze").table())
 
     def _next_slots(self) -> int:
         """More when every slot of the last epoch stopped at its bound, fewer when every one was drained."""

@@ -40,6 +40,9 @@ IN_FLIGHT = timedelta(days=1)
 _LEDGER_FILES = 100
 """Small files after which the ledger is made one; a stage reads all of them at its start."""
 
+_VERSION_DIGITS = 20
+"""That a log's names begin with."""
+
 
 @dataclass(frozen=True)
 class Removal:
@@ -83,6 +86,7 @@ class _Maintenance:
         yield from self._silver_orphans()
         yield from self._reports()
         yield from self._ledger()
+        yield from self._logs()
 
     # --- bronze ----------------------------------------------------------------------------------------------------
 
@@ -203,6 +207,33 @@ class _Maintenance:
                 with suppress(CommitFailedError):  # a stage wrote meanwhile: there is a next time
                     ledger.optimize.compact()
             yield self._removal("ledger", "ledger", 0, f"{count} small files become one")
+
+    def _logs(self) -> Iterator[Removal]:
+        """Entries that the tables' logs need no longer: no commit looks for them, as that lists the whole log."""
+        raw, sealed = self._tables.raw, self._tables.sealed
+        for place, name in ((raw, "bronze"), (sealed, "silver"), (sealed, "ledger")):
+            files = place.files()
+            expired = self._expired(files.listed(f"{name}/_delta_log"))
+            if not expired:
+                continue
+            if not self._dry_run:
+                place.below(name).table().cleanup_metadata()
+                left = {stored.path for stored in files.listed(f"{name}/_delta_log")}
+                expired = [stored for stored in expired if stored.path not in left]
+            why = f"{len(expired)} older than {duration_text(self._topic.audit_window)}, before a checkpoint"
+            yield self._removal("log", f"{name}/_delta_log", sum(stored.size_bytes for stored in expired), why)
+
+    def _expired(self, log: list[Stored]) -> list[Stored]:
+        """Of a log's files: those of versions before the newest checkpoint, and older than the audit window."""
+        named = [(name[:_VERSION_DIGITS], stored) for stored in log if (name := stored.path.rpartition("/")[2])]
+        checkpoint = max((version for version, stored in named if ".checkpoint" in stored.path), default="")
+        return [
+            stored
+            for version, stored in named
+            if version.isdigit()
+            and version < checkpoint
+            and hours.shifted(stored.modified_at, self._topic.audit_window) < self._now
+        ]
 
     # --- removing --------------------------------------------------------------------------------------------------
 

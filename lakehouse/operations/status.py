@@ -25,7 +25,7 @@ from lakehouse.store import records
 from lakehouse.store.bronze_log import INGEST, ingest_commits
 from lakehouse.store.delta import metadata_of_commits
 from lakehouse.store.heartbeats import SILENT_AFTER, Sign
-from lakehouse.store.ledger import Entry, History, Ledger
+from lakehouse.store.ledger import Entry, History, LedgerTable
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
 from lakehouse.store.tables import TopicTables
@@ -244,7 +244,7 @@ def read_topic(topic: Topic, config: Config) -> TopicSnapshot:
     """What the topic's lake says; LakeError when it is there and cannot be read, or one of its tables is gone."""
     tables = TopicTables(topic, config.settings)
     ledger, bronze = _table(tables.sealed.below("ledger")), _table(tables.raw.below("bronze"))
-    history = Ledger(ledger, by="").history() if ledger else History()
+    history = LedgerTable(ledger).history() if ledger else History()
     batch = _last_batch(bronze) if bronze else None
     known = (
         (tables.sealed.below("ledger"), batch is not None and ledger is None),

@@ -7,6 +7,7 @@ carried it are cleaned away.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
 from typing import Any
@@ -48,6 +49,18 @@ def newest_state(bronze: DeltaTable) -> IngestState:
     if epoch is None and reaches_back(bronze):
         return IngestState()
     return _state_in_checkpoint(bronze, epoch)
+
+
+def state_in(entry: bytes) -> IngestState | None:
+    """The state that an entry of bronze's log carries; None for a commit of another kind.
+
+    ValueError, KeyError, TypeError or AttributeError when it is not what a commit writes.
+    """
+    infos = [action["commitInfo"] for line in entry.splitlines() if "commitInfo" in (action := json.loads(line))]
+    if not infos:
+        raise ValueError("an entry without commitInfo")
+    metadata = json.loads(infos[0].get("userMetadata") or "{}")
+    return IngestState.from_json(metadata["state"]) if "state" in metadata else None
 
 
 def ingest_commits(bronze: DeltaTable) -> Iterator[tuple[int, dict[str, Any]]]:

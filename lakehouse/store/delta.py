@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, Transaction
 from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, RemoveAction
+from deltalake.transaction import AddAction, PostCommitHookProperties, RemoveAction
 
 from lakehouse import hours
 from lakehouse.errors import LakeError, LakehouseError, in_one_line, unavailable
@@ -26,6 +26,9 @@ from lakehouse.store.files import Storage, storage_for, sync
 MOST_CONFLICTS = 100
 """In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
 
+
+NO_CLEAN_UP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
+"""For each commit: looking for expired entries lists the whole log, so `maintain` does it."""
 
 _NEWEST_COMMITS = 100
 """That are looked through for what is damaged."""
@@ -196,6 +199,11 @@ def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
     )
 
 
+def files_of(table: DeltaTable) -> Storage:
+    """The storage that the table is in; paths are relative to the table."""
+    return storage_for(table.table_uri.rstrip("/"), table._storage_options)
+
+
 def table_exists(uri: str, options: Mapping[str, str]) -> bool:
     try:
         return DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
@@ -229,6 +237,7 @@ def commit(
             table.schema(),
             partition_by=table.metadata().partition_columns,
             commit_properties=properties,
+            post_commithook_properties=NO_CLEAN_UP,
         )
     except CommitFailedError as failed:
         raise ConflictError(first_line(failed)) from failed
@@ -240,6 +249,11 @@ def commit(
     if table.version() == before + 1:
         return before + 1
     return next(version for version, entry in _history(table, None) if entry.get("userMetadata") == text)
+
+
+def log_entry(version: int) -> str:
+    """The path, below the table, of the commit that made the version."""
+    return f"_delta_log/{version:020d}.json"
 
 
 _durable: dict[str, int] = {}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
@@ -10,6 +11,7 @@ from functools import cached_property
 from typing import Any, TypeVar
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
 from deltalake.exceptions import CommitFailedError
 
@@ -17,7 +19,7 @@ from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.store.delta import Conflicts, make_durable, table_errors
+from lakehouse.store.delta import NO_CLEAN_UP, Conflicts, files_of, make_durable, table_errors
 from lakehouse.store.records import (
     HOUR_STATES,
     VERDICTS,
@@ -233,21 +235,68 @@ class History:
         return max(requests, key=lambda entry: entry.hour or "", default=None)
 
 
-class Ledger:
-    """A topic's ledger table. Appends are serialized: each is decided on the rows that were there before it."""
+class LedgerTable:
+    """A topic's ledger table and its rows, as one process has them for all its stages."""
 
-    def __init__(self, table: DeltaTable, by: str, clock: Clock = now) -> None:
-        self._table, self._by, self._clock = table, by, clock
-        self._read: tuple[int, History] | None = None
+    def __init__(self, table: DeltaTable) -> None:
+        self.uri = table.table_uri
+        self.lock = threading.RLock()
+        self._table, self._version = table, -1
+        self._files: frozenset[str] = frozenset()
+        self._history = History()
 
     def history(self) -> History:
-        """All rows as of now; read again only when the table has moved on."""
-        with table_errors(self._table.table_uri):
+        """All rows as of now; only files that the table has gained since the last call are read."""
+        with self.lock, table_errors(self.uri):
             self._table.update_incremental()
-            version = int(self._table.version())
-            if self._read is None or self._read[0] != version:
-                self._read = version, History(tuple(_entries(self._table)))
-        return self._read[1]
+            self._follow()
+            return self._history
+
+    def seen(self) -> History:
+        """What the last call of `history` gave."""
+        return self._history if self._version >= 0 else self.history()
+
+    def append(self, entry: Entry) -> None:
+        """CommitFailedError when somebody else has appended since `history`."""
+        with table_errors(self.uri, passing=(CommitFailedError,)):
+            # Two appends with one app id conflict. Each makes a version: this is beyond what older releases counted.
+            number = int(self._table.version()) + 1
+            write_deltalake(
+                self._table,
+                _rows([entry]),
+                mode="append",
+                commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
+                post_commithook_properties=NO_CLEAN_UP,
+            )
+            make_durable(self._table)
+
+    def _follow(self) -> None:
+        version = int(self._table.version())
+        if version == self._version:
+            return
+        files = frozenset(self._table.file_uris())
+        if self._version >= 0 and self._files <= files:
+            added = [entry for uri in sorted(files - self._files) for entry in _entries_of_file(self._table, uri)]
+            if added:
+                self._history = History(_in_order([*self._history.entries, *added]))
+        else:
+            self._history = History(_in_order(_entries(self._table)))
+        self._version, self._files = version, files
+
+
+class Ledger:
+    """A topic's ledger for one who records in it. Each row is decided on the rows that were there before it."""
+
+    def __init__(self, table: LedgerTable, by: str, clock: Clock = now) -> None:
+        self._table, self._by, self._clock = table, by, clock
+
+    def history(self) -> History:
+        """All rows as of now."""
+        return self._table.history()
+
+    def seen(self) -> History:
+        """The rows as this process read them last, without a look at the store."""
+        return self._table.seen()
 
     def record(
         self,
@@ -265,34 +314,24 @@ class Ledger:
             state, details = str(record.state), record.as_json()
         else:
             state = record
-        conflicts = Conflicts(self._table.table_uri)
+        conflicts = Conflicts(self._table.uri)
         while True:
-            history = self.history()
-            if unless(history):
-                return None
-            entry = Entry(hour, state, self._now(history), self._by, dict(details or {}), ledger=self._table.table_uri)
-            try:
-                with table_errors(self._table.table_uri, passing=(CommitFailedError,)):
-                    self._append(entry)
-            except CommitFailedError as conflict:
-                conflicts.meet(conflict)
-            else:
-                return entry
+            with self._table.lock:
+                history = self.history()
+                if unless(history):
+                    return None
+                entry = Entry(hour, state, self._now(history), self._by, dict(details or {}), ledger=self._table.uri)
+                try:
+                    self._table.append(entry)
+                except CommitFailedError as conflict:
+                    conflicts.meet(conflict)
+                else:
+                    return entry
 
     def _now(self, history: History) -> datetime:
         """Later than every row before it, also where two machines' clocks differ: rows are ordered by their time."""
         last = max((entry.at for entry in history.entries), default=datetime.min.replace(tzinfo=UTC))
         return max(self._clock(), last + _TICK)
-
-    def _append(self, entry: Entry) -> None:
-        number = (self._table.transaction_version(_APP) or 0) + 1
-        write_deltalake(
-            self._table,
-            _rows([entry]),
-            mode="append",
-            commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
-        )
-        make_durable(self._table)
 
 
 def _rows(entries: Iterable[Entry]) -> pa.Table:
@@ -314,8 +353,22 @@ def _entries(table: DeltaTable) -> list[Entry]:
     query = "select hour, state, cast(at as bigint) as at, by, details from ledger"
     rows = pa.RecordBatchReader.from_stream(QueryBuilder().register("ledger", table).execute(query)).read_all()
     columns = (column.to_pylist() for column in rows.columns)
-    entries = (_entry(*row, ledger=table.table_uri) for row in zip(*columns, strict=True))
-    return sorted(entries, key=lambda entry: entry.at)
+    return [_entry(*row, ledger=table.table_uri) for row in zip(*columns, strict=True)]
+
+
+def _entries_of_file(table: DeltaTable, uri: str) -> list[Entry]:
+    """Of one of its files."""
+    content = files_of(table).read(uri.rpartition("/")[2])
+    if content is None:
+        raise OSError(f"{uri} is not there")
+    rows = pq.ParquetFile(pa.BufferReader(content)).read(["hour", "state", "at", "by", "details"])
+    rows = rows.set_column(2, "at", rows["at"].cast(pa.int64()))
+    columns = (column.to_pylist() for column in rows.columns)
+    return [_entry(*row, ledger=table.table_uri) for row in zip(*columns, strict=True)]
+
+
+def _in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: entry.at))
 
 
 def _entry(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -15,9 +16,13 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
-from lakehouse.store.ledger import Clock, History, Ledger, now
+from lakehouse.store.ledger import Clock, History, Ledger, LedgerTable, now
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
+
+_ledgers: dict[tuple[object, ...], LedgerTable] = {}
+"""Those that this process records in, by address and options: their rows are read once."""
+_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -58,12 +63,16 @@ class TopicTables:
 
     def ledger(self, by: str, clock: Clock = now) -> Ledger:
         """The ledger to record in as `by` (`<stage>/<release>/<run>`); created where there is none."""
-        table = _ensure(self._ledger, LEDGER, [], _properties(self.topic))
-        return Ledger(table, by, clock)
+        place = self._ledger
+        key = place.uri, tuple(sorted(place.options.items())), self.topic.audit_window
+        with _opening:
+            if key not in _ledgers or not place.has_table():
+                _ledgers[key] = LedgerTable(_ensure(place, LEDGER, [], _properties(self.topic)))
+        return Ledger(_ledgers[key], by, clock)
 
     def history(self) -> History:
         """What the ledger says; nothing where there is no ledger."""
-        return Ledger(self._ledger.table(), by="").history() if self.has_ledger() else History()
+        return LedgerTable(self._ledger.table()).history() if self.has_ledger() else History()
 
     def has_bronze(self) -> bool:
         return self.raw.below("bronze").has_table()
@@ -96,6 +105,7 @@ def _properties(topic: Topic) -> dict[str, str]:
     return {
         "delta.logRetentionDuration": window,
         "delta.deletedFileRetentionDuration": window,
+        "delta.enableExpiredLogCleanup": "false",  # `maintain` does it: in a commit it lists the whole log
         "delta.checkpointInterval": "50",
     }
 
