@@ -1,0 +1,77 @@
+"""What a store on the network is asked for: a trigger's requests do not grow with the age of its topic."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from bench.store import PlayedTopic
+from lakehouse.seal.stage import seal_due
+from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.files import storage_for
+from tests.servers.object_store import PAGE, ObjectStoreServer, serving
+from tests.servers.warehouse import lake_options
+
+MOST_WITH_ROWS, MOST_IDLE = 18, 9
+"""Requests of a trigger: delta-rs takes 8 for a commit, and 2 for a look at what others committed, every 30 s."""
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[ObjectStoreServer]:
+    with serving() as started:
+        yield started
+
+
+def test_a_trigger_asks_for_the_same_however_long_the_log_is(store: ObjectStoreServer, tmp_path: Path) -> None:
+    """Each commit used to be read again by the planner, the driver and whoever looked for the newest state."""
+    topic = PlayedTopic(store, tmp_path)
+    asked = [topic.trigger(events=2)[0] for _ in range(19)]
+    assert sorted(asked[4:10]) == sorted(asked[13:19])
+    assert max(asked[4:19]) <= MOST_WITH_ROWS
+    topic.trigger()
+    assert topic.trigger()[0] <= MOST_IDLE
+    state = newest_state(topic.world.tables.bronze())
+    assert sum(held.rows for held in state.hours.values()) == 38
+
+
+def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer, tmp_path: Path) -> None:
+    topic = PlayedTopic(store, tmp_path)
+    topic.trigger(events=2)
+    for _ in range(30):
+        topic.world.ledger().record("held", topic.world.now.strftime("%Y-%m-%dT%H"), {})
+    seal_due(topic.topic, topic.config, run="r")
+    assert topic.counted(lambda: seal_due(topic.topic, topic.config, run="r"))[0] <= 5
+
+
+@pytest.mark.parametrize("size", [0, 1, 4 * 1024 * 1024 - 1, 4 * 1024 * 1024, 9_000_001])
+def test_files_of_any_size_are_written_and_read_as_they_are(store: ObjectStoreServer, size: int) -> None:
+    """Small ones go in one request each way; what is larger is streamed."""
+    files = storage_for("gs://files/below/here", lake_options(store.address))
+    content = bytes(range(251)) * (size // 251 + 1)
+    store.requests()
+    with files.create(f"{size}.bin") as sink:
+        for start in range(0, size, 1_000_003):
+            sink.write(content[start : min(start + 1_000_003, size)])
+        assert sink.tell() == size
+    with files.open(f"{size}.bin") as source:
+        assert source.read() == content[:size]
+        source.seek(max(0, size - 8))
+        assert source.read() == content[max(0, size - 8) : size]
+    if size < 4 * 1024 * 1024:
+        assert [request.kind for request in store.requests()] == ["insert", "get"]
+
+
+def test_a_missing_file_is_a_file_that_is_not_found(store: ObjectStoreServer) -> None:
+    files = storage_for("gs://files", lake_options(store.address))
+    with pytest.raises(FileNotFoundError, match="gs://files/none"):
+        files.open("none")
+
+
+def test_a_listing_of_more_than_a_page_is_whole(store: ObjectStoreServer) -> None:
+    files = storage_for("gs://paged", lake_options(store.address))
+    for number in range(PAGE + 5):
+        assert files.put_if_absent(f"a/{number:05d}", b"")
+    assert not files.put_if_absent("a/00000", b"again")
+    assert len(files.listed("a")) == PAGE + 5
