@@ -64,7 +64,7 @@ from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure, stage_failures
 from lakehouse.store.files import google_client
 from lakehouse.store.place import Place
-from lakehouse.store.records import Invalid, Mirrored, Released, Valid
+from lakehouse.store.records import Invalid, Mirrored, Released, Valid, Withdrawn
 from lakehouse.topics import Topic, topic_from
 from tests.servers.together import Servers
 
@@ -917,6 +917,24 @@ def test_hours_that_cannot_be_taken_hold_up_no_other(lake: Lake, config: Config,
     with pytest.raises(MirrorError, match="4 failures"):
         mirror_due(topic, config, None, run="1")
     assert mirrored(lake, topic) == [(hour, "folder") for hour in hours[4:]]
+
+
+def test_what_a_slow_run_publishes_after_a_withdrawal_is_withdrawn(lake: Lake, config: Config, topic: Topic) -> None:
+    """It began before the erasure, and ends when another run has withdrawn the hour: the person would be back."""
+
+    class Slow(RecordingMirror):
+        def publish(self, hour: SealedHour, *, force: bool = False) -> None:
+            if hour.revision == 1:
+                lake.sealed(topic, HOUR, plays(["b"], topic))
+                lake.ledger(topic).record(Invalid(), HOUR)
+                lake.ledger(topic).record(Withdrawn(target="folder", revision=2), HOUR)
+            super().publish(hour)
+
+    lake.cleared(topic, HOUR, plays(["a", "b"], topic))
+    mirror = Slow("folder")
+    assert mirror_due(topic, config, None, run="r", mirrors={"folder": mirror}) == []
+    assert mirror.published == [(HOUR, 1)]
+    assert mirror.hours(topic) == set()
 
 
 class Choosy(RecordingMirror):

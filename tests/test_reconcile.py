@@ -26,6 +26,7 @@ from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.reconcile import Cell, mirrors_of, reconcile
 from lakehouse.store.delta import DataFile, commit
+from lakehouse.store.records import Invalid
 from lakehouse.topics import Topic
 
 IDS = ["a", "b", "c", "d"]
@@ -93,6 +94,19 @@ def test_without_repair_nothing_is_touched(mirrored: Lake, config: Config, topic
     for _ in range(2):
         (wrong,) = reconcile(config, [topic], mirrors_of(config, None)).wrong
         assert (wrong.store, wrong.hour, wrong.verdict, wrong.rows) == ("folder", HOUR, "missing", None)
+
+
+def test_a_revision_that_an_erasure_replaced_by_an_invalid_one_is_wrong(
+    mirrored: Lake, config: Config, topic: Topic
+) -> None:
+    """Nothing is due to be published there, and what is there holds the erased; once it is withdrawn all is right."""
+    mirrored.sealed(topic, HOUR, plays(IDS[:1], topic))
+    mirrored.ledger(topic).record(Invalid(), HOUR)
+    (wrong,) = reconcile(config, [topic], mirrors_of(config, None), repair=True).wrong
+    assert (wrong.store, wrong.verdict, wrong.rows) == ("folder", "extra", len(IDS))
+    assert "erasure" in str(wrong.next_step)
+    mirror_due(topic, config, None, run="2")
+    assert reconcile(config, [topic], mirrors_of(config, None)).wrong == []
 
 
 def test_silver_is_counted_from_its_files(mirrored: Lake, config: Config, topic: Topic) -> None:

@@ -87,6 +87,8 @@ class TargetRun:
                 delivery = work.result()
                 if self._record(delivery):
                     outcome.deliveries.append(delivery)
+                else:
+                    self._withdraw_if_overtaken(hour)
                 in_a_row = 0
             except TargetLimitError as limit:
                 outcome.errors.append(limit)
@@ -115,6 +117,12 @@ class TargetRun:
                 self._record_withdrawn(hour, sealed.revision)
             except Exception as error:
                 outcome.errors.append(as_lakehouse_error(error, self._subject(hour)))
+
+    def _withdraw_if_overtaken(self, hour: Hour) -> None:
+        """What was published meanwhile of an hour that is nowhere by now: its withdrawal came before."""
+        history = self._ledger.history()
+        if history.must_be_nowhere(hour):
+            self._mirror.withdraw(sealed_hour(self._tables, history, hour))
 
     def _due_to_withdraw(self, history: History) -> list[Hour]:
         return history.due_to_withdraw(self._mirror.name)

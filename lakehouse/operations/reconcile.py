@@ -32,7 +32,7 @@ OpenMirror = Callable[[str], Mirror]
 class Cell:
     """What one store has of one hour. `verdict` is one of
 
-    `same`, `missing` (the ledger says it is there), `extra` (it is there, the ledger says nothing of it), `different`,
+    `same`, `missing` (the ledger says it is there), `extra` (it is there, and may not be), `different`,
     `due` (not mirrored yet, and not there), or `error` (no answer).
     """
 
@@ -59,8 +59,8 @@ class Cell:
             return None
         if self.verdict == "extra":
             return (
-                f"Extra at {self.store}: the ledger says nothing of it, so --repair leaves it."
-                " See who wrote it, and remove it there by hand if nobody needs it."
+                f"Extra at {self.store}: no such hour may be there; --repair leaves it. If an erasure left it invalid,"
+                " the next run of mirror removes it; else remove it there by hand if nobody needs it."
             )
         if self.store == SILVER:
             return "Wrong in silver: it is what mirrors are made of. See `lakehouse verify` for the topic."
@@ -234,6 +234,8 @@ class TopicComparison:
         is_recorded = store == SILVER or store in self._history.targets_done(hour)
         if count is None:
             return "missing" if is_recorded else "due"
+        if store != SILVER and self._history.must_be_nowhere(hour):
+            return "extra"
         if not is_recorded:
             # A publish that died before it was recorded, or an older revision: the next run replaces it.
             was_there = any(

@@ -215,11 +215,13 @@ class History:
         return [hour for hour in self.hours() if self._is_to_withdraw(hour, target)]
 
     def _is_to_withdraw(self, hour: Hour, target: str) -> bool:
-        rows = self.current(hour)
-        verdicts = [entry.state for entry in rows if entry.state in VERDICTS]
-        is_invalid = bool(verdicts) and verdicts[-1] == State.INVALID
-        is_gone = any(entry.state == State.WITHDRAWN and entry.of(Withdrawn).target == target for entry in rows)
-        return is_invalid and not is_gone and self.revision(hour) > 1
+        rows = [entry for entry in self.current(hour) if entry.state == State.WITHDRAWN]
+        return self.must_be_nowhere(hour) and not any(entry.of(Withdrawn).target == target for entry in rows)
+
+    def must_be_nowhere(self, hour: Hour) -> bool:
+        """Whether no target may have the hour: its newest revision is invalid, and an older one holds the erased."""
+        verdicts = [entry.state for entry in self.current(hour) if entry.state in VERDICTS]
+        return bool(verdicts) and verdicts[-1] == State.INVALID and self.revision(hour) > 1
 
     def mirror_failures(self, hour: Hour, target: str) -> list[Entry]:
         """How the target refused the hour's newest revision, oldest first, as long as it has not taken it."""
