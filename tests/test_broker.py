@@ -593,14 +593,23 @@ def test_a_stream_holds_no_more_than_it_asked_for(own: Session) -> None:
         assert sorted(payloads(_received(replies, 2))) == [b"0", b"1"]
 
 
-def test_a_nacked_message_of_a_lane_comes_before_its_successors(broker: Broker, clock: Clock) -> None:
-    """Order holds over redelivery."""
+@pytest.mark.parametrize("order", [("ack", "nack"), ("nack", "ack")])
+def test_a_message_of_a_key_that_comes_again_brings_all_its_successors_again(
+    order: tuple[str, str], broker: Broker, clock: Clock
+) -> None:
+    """Also one that was acknowledged ("Order messages" in Google's documentation); it must be acknowledged again."""
     with opened(Server(broker.address, clock.seconds, clock.advance), enable_message_ordering=True) as own:
-        own.publish(b"0", b"1", b"2", ordering_key="tail")
-        first, second = own.pull(2)
-        own.ack([second])
-        own.move_deadline([first], 0)
-        assert own.ready() == [b"0", b"2"]
+        own.publish(b"0", b"1", b"2", b"3", ordering_key="tail")
+        before, first, second = own.pull(3)
+        own.ack([before])
+        for act in order:
+            own.ack([second]) if act == "ack" else own.move_deadline([first], 0)
+        again = own.pull()
+        assert payloads(again) == [b"1", b"2", b"3"]
+        assert len(broker.unacked(own.subscription)) == 3
+        own.ack(again)
+        assert broker.unacked(own.subscription) == []
+        assert own.ready() == []
 
 
 def test_a_pull_that_waits_on_a_deleted_subscription_is_reported(own: Session) -> None:

@@ -162,8 +162,8 @@ class _Attempt:
     def _goes_on(self) -> bool:
         """Whether what waits behind this part's messages of an ordering key is pulled in another part.
 
-        Pub/Sub has one batch of a key out at a time: the next comes when this one is acknowledged, and so not before
-        the manifest is durable.
+        Pub/Sub promises no more than one batch of a key at a time ("Order messages" in its documentation): the next
+        comes when this one is acknowledged, and so not before the manifest is durable.
         """
         has_time = time.monotonic() + self._ingest.empty_after.total_seconds() < self._ends
         return self._has_keys and not self._full and has_time and self._slot.part < _MOST_PARTS
