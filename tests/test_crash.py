@@ -324,10 +324,14 @@ def test_the_older_of_two_drivers_stops_and_harms_nothing(seed: int, tmp_path: P
     ],
 )
 def test_the_application_goes_on_after_each_sigkill(deaths: list[str], tmp_path: Path) -> None:
-    """The last life delivers everything and ends on SIGTERM. `make crash` dies at all steps."""
+    """The one after the first death finds a torn checkpoint; the last delivers everything and ends on SIGTERM.
+
+    `make crash` dies at all steps.
+    """
     results = list(kit.kill_at(deaths, tmp_path))
     assert [result.name for result in results] == [*deaths, lives.END]
     assert {result.name: result.violations for result in results if result.violations} == {}
+    assert list((tmp_path / "raw").glob("plays/checkpoint-damaged-*"))
     (row,) = status.statuses(load(tmp_path / "conf" / "crash.yaml"), ["plays"], datetime.now(UTC))
     assert row.life is not None
     assert (row.state, row.life.why_ended) == ("not running", "asked to")

@@ -51,15 +51,25 @@ class Checkpoints:
             (offsets / "1").write_text((offsets / "0").read_text())
 
     def tear(self, part: str, chance: random.Random) -> None:
-        """What a crash of the machine leaves of the newest file of that part: nothing, half of it, or other bytes."""
         for folder in self._folder.glob(f"*/{FOLDER}"):
-            if (newest := _newest(folder, part)) is not None:
-                content = newest.read_bytes()
-                newest.write_bytes(chance.choice([b"", content[: len(content) // 2], bytes(len(content))]))
+            tear(folder, part, chance)
 
     def set_aside(self) -> int:
         """How many damaged ones ingest has moved out of the way."""
         return len(list(self._folder.glob(f"*/{ASIDE}-*")))
+
+
+def tear(folder: Path, part: str, chance: random.Random) -> bool:
+    """Leave what a crash of the machine does of a part's newest file: nothing, half of it, or other bytes.
+
+    False where the checkpoint has no such file.
+    """
+    newest = _newest(folder, part)
+    if newest is None:
+        return False
+    content = newest.read_bytes()
+    newest.write_bytes(chance.choice([b"", content[: len(content) // 2], bytes(len(content))]))
+    return True
 
 
 def _newest(folder: Path, part: str) -> Path | None:

@@ -226,16 +226,20 @@ def deaths_of(seed: int, at_random: int) -> list[str]:
 
 
 def kill_at(deaths: Sequence[str], folder: Path, *, seed: int = 0) -> Iterator[Result]:
-    """The real application in one lake: a life for each death, and one that goes to the end."""
+    """The real application in one lake: a life for each death, and one that goes to the end.
+
+    Every second life, so that the last after one death is one, finds its checkpoint torn.
+    """
     with Broker() as broker:
         lake = KilledLake(folder, broker, random.Random(seed))
-        for death in deaths:
+        is_torn = False
+        for number, death in enumerate((*deaths, END)):
             started = time.monotonic()
-            wrong = lake.life_until(death)
+            is_torn |= number % 2 == 1 and lake.tear_checkpoint()
+            wrong = lake.last_life() if death == END else lake.life_until(death)
+            if death == END and is_torn and not lake.has_set_aside():
+                wrong.append("no torn checkpoint was set aside")
             yield Result("killed", death, tuple(wrong), round(time.monotonic() - started, 1))
-        started = time.monotonic()
-        wrong = lake.last_life()
-        yield Result("killed", END, tuple(wrong), round(time.monotonic() - started, 1))
 
 
 # --- the end -------------------------------------------------------------------------------------------------------

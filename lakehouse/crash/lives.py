@@ -20,10 +20,12 @@ import yaml
 
 from lakehouse import failpoints, hours
 from lakehouse.config import Config, load
+from lakehouse.crash.checkpoints import PARTS, tear
 from lakehouse.crash.invariants import Expected, violations, violations_so_far
 from lakehouse.crash.processes import bound_to_us
 from lakehouse.crash.small_lake import PUBSUB_TOPIC, SUBSCRIPTION, write_suites
 from lakehouse.hours import Hour
+from lakehouse.ingest.checkpoint import ASIDE, FOLDER
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.store.ledger import Ledger
@@ -109,6 +111,15 @@ class KilledLake:
         if code != -signal.SIGKILL:
             return [f"{_ended(code)} instead of dying; see {self.log}"]
         return violations_so_far(self.topic, self.config)
+
+    def tear_checkpoint(self) -> bool:
+        """As if the machine had crashed with the application: some file of Spark's checkpoint is no longer whole."""
+        folder = Path(self.tables.raw.below(FOLDER).uri)
+        return any(tear(folder, part, self._chance) for part in self._chance.sample(PARTS, len(PARTS)))
+
+    def has_set_aside(self) -> bool:
+        """Whether a life has found a torn checkpoint and gone on without it."""
+        return any(Path(self.tables.raw.uri).glob(f"{ASIDE}-*"))
 
     def last_life(self) -> list[str]:
         """One that delivers everything and is then asked to end; what is wrong then."""
