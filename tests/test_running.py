@@ -16,7 +16,7 @@ from py4j.protocol import Py4JNetworkError
 from subscribing import create_subscription, subscribed_broker
 
 from lakehouse.config import Config
-from lakehouse.errors import LakeError, SourceError, StaleDriverError, noting_errors
+from lakehouse.errors import LakeError, SourceError, StaleDriverError, UnexpectedError, noting_errors
 from lakehouse.ingest import supervisor
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.query import TopicIngest
@@ -190,6 +190,30 @@ def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
     assert [row.state for row in answer] == ["failing", "not running"]
     assert answer[0].failure is not None
     assert (answer[0].failure.error, answer[0].failure.run) == (str(DENIED), "one")
+
+
+def test_a_query_whose_planner_never_comes_up_is_failing_while_it_is_started_again_and_again(
+    config: Config, claimed: Callable[..., TopicIngest]
+) -> None:
+    """Each start is a few warnings in the log; whoever asks for the status sees the cause, also between two of them."""
+    plays, skips, stop = claimed("plays"), claimed("skips"), threading.Event()
+    begun: list[Starting] = []
+    seen: list[tuple[str, str]] = []
+
+    def start(ingest: TopicIngest) -> Starting:
+        (row,) = status.statuses(config, ["plays"], datetime.now(UTC))
+        seen.append((row.state, row.failure.error if row.failure else ""))
+        begun.append(Starting(is_late=True))
+        if len(begun) == 11:
+            stop.set()
+        return begun[-1]
+
+    dead = Starting(is_late=True)
+    with pytest.raises(UnexpectedError, match="Python worker failed to connect back"):
+        run_until_stopped({plays: dead, skips: Query(skips)}, stop, start_again=start)  # type: ignore[dict-item, arg-type]
+    assert len(begun) >= 11
+    assert {state for state, _ in seen} == {"failing"}
+    assert all("Python worker failed to connect back" in error for _, error in seen)
 
 
 def test_a_heartbeat_says_how_often_a_topic_fails_and_why(claimed: Callable[..., TopicIngest]) -> None:
