@@ -23,6 +23,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER
 from lakehouse.store import ledger
+from lakehouse.store.delta import open_table
 from lakehouse.store.ledger import Entry, History, Ledger, LedgerTable
 from lakehouse.store.records import (
     RECORDS,
@@ -187,6 +188,18 @@ def test_the_table_is_read_only_when_it_has_moved_on(opened: Callable[..., Ledge
     ledger = opened()
     ledger.record("started", details={"run": "a"})
     assert ledger.history() is ledger.history()
+
+
+def test_many_small_files_become_one_while_others_record(folders: Folders, topic: Topic) -> None:
+    """A stage that is running meanwhile loses no row, and reads none twice."""
+    place = ledger_table(folders, topic, {})
+    ours, theirs = (Ledger(LedgerTable(open_table(folders.ledger, {}), most_files=3), by) for by in ("ours", "theirs"))
+    for number in range(12):
+        assert (ours if number % 3 else theirs).record("held", FIVE, {"number": number})
+        place.update_incremental()
+        assert len(place.file_uris()) <= 4
+        for each in (ours, theirs):
+            assert [entry.details["number"] for entry in each.history().entries] == list(range(number + 1))
 
 
 def test_the_ledger_is_plain_delta(opened: Callable[..., Ledger], folders: Folders, topic: Topic) -> None:

@@ -13,12 +13,10 @@ import pytest
 from lakehouse.cli import app
 from lakehouse.config import Config
 from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
-from lakehouse.operations import maintain
 from lakehouse.operations.damage import damage
 from lakehouse.operations.maintain import Removal, maintain_topic
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import files, files_of_hour, open_table
-from lakehouse.store.ledger import Ledger
 from lakehouse.topics import Topic
 from tests.lake import FIVE, SIX, Delivery, Lake, conf_of
 
@@ -225,20 +223,24 @@ def test_reports_go_after_the_audit_window(lake: Lake) -> None:
     assert not report.exists()
 
 
-def test_the_ledger_becomes_one_file_with_the_same_rows(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A running stage goes on with it."""
-    monkeypatch.setattr(maintain, "_LEDGER_FILES", 3)
+def test_small_files_that_a_ledger_no_longer_has_go_after_the_audit_window(lake: Lake) -> None:
     lake.deliver(Delivery("a"))
-    stage = Ledger(lake.ledger._table, "seal/test/run")
     lake.seal(FIVE)
     lake.clear(FIVE, "folder")
     before = lake.ledger.history()
-    assert [kind for kind, _ in answer(run(lake, datetime.now(UTC)))] == ["ledger"]
+    table = open_table(lake.folders.ledger, {})
+    table.optimize.compact()
+    (kept,) = (Path(uri).name for uri in table.file_uris())
+    small = sorted(file.name for file in Path(lake.folders.ledger).glob("*.parquet") if file.name != kept)
+    assert small
+    assert run(lake, datetime.now(UTC)) == []
+    table.alter.set_table_properties({"delta.deletedFileRetentionDuration": "interval 0 seconds"})
+    assert sorted(answer(run(lake, datetime.now(UTC), dry_run=True))) == [
+        ("ledger", f"ledger/{name}") for name in small
+    ]
+    assert sorted(answer(run(lake, datetime.now(UTC)))) == [("ledger", f"ledger/{name}") for name in small]
+    assert [file.name for file in Path(lake.folders.ledger).glob("*.parquet")] == [kept]
     assert lake.ledger.history() == before
-    assert stage.record("released", FIVE, {})
-    assert [entry.state for entry in lake.ledger.history().entries] == [
-        "closed", "sealed", "valid", "mirrored", "released",
-    ]  # fmt: skip
 
 
 def test_log_entries_go_after_the_audit_window_and_the_state_stays(lake: Lake) -> None:

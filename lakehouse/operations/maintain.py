@@ -7,11 +7,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Iterable, Iterator
-from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-
-from deltalake.exceptions import CommitFailedError
 
 from lakehouse import hours
 from lakehouse.config import Config
@@ -36,9 +33,6 @@ RETIRE = "retire"
 
 IN_FLIGHT = timedelta(days=1)
 """A younger file may belong to somebody who is still writing; no task lives nearly as long."""
-
-_LEDGER_FILES = 100
-"""Small files after which the ledger is made one; a stage reads all of them at its start."""
 
 _VERSION_DIGITS = 20
 """That a log's names begin with."""
@@ -199,14 +193,13 @@ class _Maintenance:
         yield from self._delete("report", expired, f"older than {duration_text(self._topic.audit_window)}")
 
     def _ledger(self) -> Iterator[Removal]:
-        """Many files of a row or two become one; the rows stay what they are."""
+        """Files that became part of a larger one, once no version within the audit window has them."""
         ledger = self._tables.sealed.below("ledger").table()
-        count = len(ledger.file_uris())
-        if count > _LEDGER_FILES:
-            if not self._dry_run:
-                with suppress(CommitFailedError):  # a stage wrote meanwhile: there is a next time
-                    ledger.optimize.compact()
-            yield self._removal("ledger", "ledger", 0, f"{count} small files become one")
+        expired = ledger.vacuum(dry_run=True)
+        if expired and not self._dry_run:
+            expired = ledger.vacuum(dry_run=False)
+        for path in expired:
+            yield self._removal("ledger", f"ledger/{path}", 0, "part of a larger file for the audit window")
 
     def _logs(self) -> Iterator[Removal]:
         """Entries that the tables' logs need no longer: no commit looks for them, as that lists the whole log."""

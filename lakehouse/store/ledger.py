@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
@@ -38,6 +39,9 @@ Clock = Callable[[], datetime]
 
 _APP = "ledger"
 _TICK = timedelta(microseconds=1)
+
+MOST_FILES = 100
+"""Of a ledger: a process reads all of them at its start, and each append makes one."""
 
 
 def now() -> datetime:
@@ -238,12 +242,15 @@ class History:
 
 
 class LedgerTable:
-    """A topic's ledger table and its rows, as one process has them for all its stages."""
+    """A topic's ledger table and its rows, as one process has them for all its stages.
 
-    def __init__(self, table: DeltaTable) -> None:
+    Whoever appends makes one of the small files once there are more than `most_files`; the rows stay what they are.
+    """
+
+    def __init__(self, table: DeltaTable, most_files: int = MOST_FILES) -> None:
         self.uri = table.table_uri
         self.lock = threading.RLock()
-        self._table, self._version = table, -1
+        self._table, self._most_files, self._version = table, most_files, -1
         self._files: frozenset[str] = frozenset()
         self._history = History()
 
@@ -271,6 +278,10 @@ class LedgerTable:
                 post_commithook_properties=NO_CLEAN_UP,
             )
             make_durable(self._table)
+            if len(self._table.file_uris()) > self._most_files:
+                with suppress(CommitFailedError):  # somebody wrote meanwhile: there is a next time
+                    self._table.optimize.compact(post_commithook_properties=NO_CLEAN_UP)
+                    make_durable(self._table)
 
     def _follow(self) -> None:
         version = int(self._table.version())
