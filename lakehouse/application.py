@@ -31,6 +31,7 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
 from lakehouse.operations.damage import record_damage
 from lakehouse.operations.maintain import maintain_topic
+from lakehouse.running.care import Care
 from lakehouse.running.identity import application_name
 from lakehouse.running.life import Life
 from lakehouse.running.stages import Stages
@@ -147,11 +148,17 @@ def audit(application: Application) -> None:
 def run(application: Application) -> None:
     """All stages: ingest closes hours, and a pool of workers takes them through the rest."""
     _check_suites(application)
-    every = application.config.settings.stages.look_every
-    stages = _stages(application, _ALL_STAGES, every)
+    stages = _stages(application, _ALL_STAGES, application.config.settings.stages.look_every)
     with _living(application) as life:
+        care = Care(application.topics, application.config, application.stop, life.note_maintained)
+
+        def begin() -> None:
+            stages.start()
+            care.start(life.maintained)
+
         try:
-            _run_ingest(application, life, stages)
+            _run_ingest(application, life, begin, stages.tell)
+            care.end()
         except BaseException:
             stages.abandon()
             raise
@@ -171,23 +178,27 @@ def _living(application: Application) -> Iterator[Life]:
     life.end("asked to" if application.stop.is_set() else "drained")
 
 
-def _run_ingest(application: Application, life: Life, stages: Stages | None = None) -> None:
-    """Ingest, which tells the stages of each hour that closes; these begin with the first query."""
+def _run_ingest(
+    application: Application,
+    life: Life,
+    begin: Callable[[], None] = lambda: None,
+    tell: Callable[[str, datetime, datetime], None] = lambda topic, due_since, now: None,
+) -> None:
+    """Ingest; with the first query it says `begin`, and `tell` of each topic of which hours close."""
 
-    def tell(topic: Topic, closed: Sequence[Hour]) -> None:
-        if stages is not None:
-            stages.tell(topic.name, hours.end_of(closed[0]), datetime.now(UTC))
+    def tell_of(topic: str, closed: Sequence[Hour]) -> None:
+        tell(topic, hours.end_of(closed[0]), datetime.now(UTC))
 
     ingests = [
-        TopicIngest(topic, application.config, run=application.run, on_closed=partial(tell, topic))
+        TopicIngest(topic, application.config, run=application.run, on_closed=partial(tell_of, topic.name))
         for topic in application.topics
     ]
     life.follow(ingests)
     ready, failures = open_topics(ingests, life.check)
     life.start(has_topics=bool(ready))
     queries = start_queries(ready, lambda ingest: ingest.start(application.spark), failures)
-    if queries and stages is not None:
-        stages.start()
+    if queries:
+        begin()
 
     def start_again(ingest: TopicIngest) -> StreamingQuery:
         life.check(ingest)

@@ -16,7 +16,7 @@ from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
 from lakehouse.concealed import HIDDEN, learn, may_be_secret
-from lakehouse.durations import Wait
+from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Frozen, Topic, key, topic_from
 
@@ -158,6 +158,27 @@ class Stages(Frozen):
     )
 
 
+def _never(value: object) -> object:
+    return None if value == "never" else value
+
+
+def _unhurried(every: timedelta | None) -> timedelta | None:
+    if every is not None and every < timedelta(minutes=1):
+        raise ValueError("a duration of at least '1 minute', or 'never'")
+    return every
+
+
+class Maintain(Frozen):
+    """The section `maintain`: what `run` removes by itself, beside its stages."""
+
+    every: Annotated[Duration | None, BeforeValidator(_never), AfterValidator(_unhurried)] = key(
+        timedelta(days=1),
+        unit="duration | never",
+        doc="How often `run` maintains each topic, in a worker of its own, not in its first 5 minutes. `never` where "
+        "the job `maintain` is scheduled.",
+    )
+
+
 class Seal(Frozen):
     """The section `seal`: how silver's files are written and protected."""
 
@@ -236,6 +257,7 @@ class Settings(Frozen):
     ingest: Ingest = Ingest()
     frontier: Frontier = Frontier()
     stages: Stages = Stages()
+    maintain: Maintain = Maintain()
     seal: Seal = Seal()
     mlflow: MLflow = MLflow()
     mirrors: dict[str, dict[str, Any]] = key(

@@ -15,6 +15,8 @@ from clock import NOON, Clock
 from lakes import Lake
 from lakes import lake as lake
 
+from lakehouse import concealed
+from lakehouse.cli.columns import cause_of, status_fields
 from lakehouse.config import Config, Settings
 from lakehouse.errors import ConfigError
 from lakehouse.operations.status import TopicStatus, statuses
@@ -79,6 +81,15 @@ def test_what_is_read_is_what_was_written_and_keys_of_later_releases_are_left_ou
     later["topics"]["plays"]["lag"] = 5
     file.write_text(json.dumps(later))
     assert [sign.heartbeat for sign in heartbeats.all()] == [HEARTBEAT]
+
+
+def test_no_secret_is_in_a_heartbeat(settings: Settings, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whoever may read the lake may read it, and an error quotes what a library says."""
+    monkeypatch.setattr(concealed, "_known", {"hunter2-hunter2"})
+    leaky = replace(HEARTBEAT, topics={"plays": replace(PULSE, error="refused hunter2-hunter2")})
+    Heartbeats(settings).write(leaky)
+    (sign,) = Heartbeats(settings).all()
+    assert sign.heartbeat.topics["plays"].error == "refused (not shown)"
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b'{"application": "local"}'])
@@ -206,7 +217,14 @@ def test_an_application_has_a_name_of_its_own_by_default(config: Config, topic_w
 def test_the_configuration_has_one_hash_on_all_machines(config: Config, topic: Topic) -> None:
     """Skew is a difference in what is configured, not in where a checkout lies or which secret is in use."""
     moved = config.settings.model_copy(
-        update={"raw_root": "/elsewhere", "sealed_root": "/there", "release": "next", "storage_options": {"key": "x"}}
+        update={
+            "raw_root": "/elsewhere",
+            "sealed_root": "/there",
+            "release": "next",
+            "storage_options": {"key": "x"},
+            "mirrors": {"folder": {**config.settings.mirrors["folder"], "storage_options": {"key": "y"}}},
+            "spark": {**config.settings.spark, "spark.hadoop.fs.secret.key": "z"},
+        }
     )
     assert configuration_hash(config, [topic]) == configuration_hash(replace(config, settings=moved), [topic])
     slower = topic.model_copy(update={"lateness": timedelta(hours=2)})
@@ -236,8 +254,6 @@ def seen(lake: Lake) -> Callable[..., TopicStatus]:
 
 
 def text(row: TopicStatus) -> str:
-    from lakehouse.cli.columns import cause_of
-
     return cause_of(row).plain
 
 
@@ -330,3 +346,13 @@ def test_a_topic_that_hangs_in_an_application_that_lives_is_silent(
     assert seen(pulse=pulse, written_at=NOON + timedelta(minutes=9)).state == "ok"
     row = seen(pulse=pulse, written_at=NOON + timedelta(minutes=12))
     assert (row.state, text(row)) == ("silent", "no batch for 12 min")
+
+
+def test_what_maintenance_fails_of_is_the_topic_s(lake: Lake, seen: Callable[..., TopicStatus]) -> None:
+    """Bronze grows for ever where nobody may delete."""
+    lake.start()
+    row = seen(pulse=replace(PULSE, maintain_error="Permission denied", maintained_at=NOON))
+    assert (row.state, text(row)) == ("failing", "maintain fails: Permission denied")
+    assert ("maintained", "2026-11-23T12:00:00Z") in status_fields(row)
+    ended = seen(pulse=replace(PULSE, state="ended", maintain_error="Permission denied"), ended_at=NOON)
+    assert ended.state == "not running"

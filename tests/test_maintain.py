@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 import os
+import threading
+import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
 import pytest
 
 from lakehouse.cli import app
-from lakehouse.config import Config
+from lakehouse.config import Config, Maintain
 from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
 from lakehouse.operations.damage import damage
 from lakehouse.operations.maintain import Removal, maintain_topic
+from lakehouse.running import care
+from lakehouse.running.care import Care
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import files, files_of_hour, open_table
 from lakehouse.topics import Topic
@@ -311,3 +317,108 @@ def test_the_command_shows_and_then_removes_the_same(
         document = json.loads(capsys.readouterr().out)
         assert [removal["kind"] for removal in document["removals"]] == ["orphan"]
     assert not lost.exists()
+
+
+# --- several at a time, and within a run ---------------------------------------------------------------------------
+
+
+def test_several_may_maintain_a_topic_at_the_same_time(lake: Lake) -> None:
+    """A person does it, and two applications: what one has removed is no error of another, and nothing else goes."""
+    (path,) = lake.deliver(Delivery("a"))
+    manifests = [manifest(lake, 0, slot=slot) for slot in range(20)]
+    strays = [stray(lake, "bronze", f"{FIVE}/000000000001-{slot:04d}-def.parquet") for slot in range(20)]
+    for number in range(3):
+        lake.deliver(Delivery(f"e{number}", 61), hour=SIX)
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    together = threading.Barrier(4)
+
+    def maintained(_: int) -> list[Removal]:
+        together.wait()
+        return run(lake)
+
+    with ThreadPoolExecutor(4) as people:
+        removals = [removal for removed in people.map(maintained, range(4)) for removal in removed]
+    assert [removal.path for removal in removals if removal.kind == "bronze file"] == [f"bronze/{path}"]
+    assert not any(file.exists() for file in (*manifests, *strays))
+    assert lake.ids(FIVE) == ["a"]
+    assert len(files(lake.bronze)) == 3
+
+
+def test_an_end_cuts_maintenance_off_and_the_next_goes_on(lake: Lake) -> None:
+    """SIGTERM waits for no thousand files."""
+    for slot in range(3):
+        manifest(lake, 0, slot=slot)
+    for number in range(3):
+        lake.deliver(Delivery(f"e{number}"))
+    assert len(maintain_topic(lake.topic, lake.config, LATER, is_stopping=lambda: True)) == 1
+    assert len(run(lake)) == 2
+
+
+@pytest.mark.parametrize(
+    ("last_done", "wait"),
+    [(None, 300), (timedelta(hours=1), 23 * 3600), (timedelta(days=3), 300), (timedelta(hours=-5), 24 * 3600)],
+)
+def test_the_first_care_of_a_run_is_when_it_is_due_but_not_at_once(last_done: timedelta | None, wait: float) -> None:
+    """One that is started again every minute does none; a clock that was set back does no harm."""
+    at = datetime(2026, 11, 23, tzinfo=UTC)
+    assert care.first_wait(None if last_done is None else at - last_done, at, timedelta(days=1)) == wait
+
+
+def care_of(lake: Lake, monkeypatch: pytest.MonkeyPatch, every: str) -> tuple[Care, list[tuple[str, str | None]]]:
+    """That is due at once, and what it tells."""
+    monkeypatch.setattr(care, "_AFTER_START", timedelta(0))
+    told: list[tuple[str, str | None]] = []
+    settings = lake.settings.model_copy(update={"maintain": Maintain.model_validate({"every": every})})
+    config = replace(lake.config, settings=settings)
+
+    def note(topic: str, at: datetime, error: Exception | None) -> None:
+        told.append((topic, str(error) if error else None))
+
+    return Care([lake.topic], config, threading.Event(), note), told
+
+
+def test_a_run_maintains_its_topics_by_itself(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So that nobody must schedule it."""
+    past = manifest(lake, 0)
+    for number in range(3):
+        lake.deliver(Delivery(f"e{number}"))
+    ours, told = care_of(lake, monkeypatch, "1 day")
+    ours.start({})
+    wait_until(lambda: bool(told))
+    ours.end()
+    assert told == [("plays", None)]
+    assert not past.exists()
+
+
+def test_what_fails_of_it_is_told_of_the_topic_and_ends_no_run(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    lake.deliver(Delivery("a"))
+    Path(lake.folders.bronze, "_delta_log", f"{lake.bronze.version():020d}.json").write_text("no commit")
+    ours, told = care_of(lake, monkeypatch, "1 day")
+    ours.start({})
+    wait_until(lambda: bool(told))
+    ours.end()
+    ((topic, error),) = told
+    assert topic == "plays"
+    assert error is not None
+    assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
+        f"maintain: topic=plays state=parked error={error}"
+    ]
+
+
+def test_never_means_never(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours, told = care_of(lake, monkeypatch, "never")
+    ours.start({})
+    ours.end()
+    assert told == []
+    with pytest.raises(ValueError, match="at least '1 minute', or 'never'"):
+        Maintain.model_validate({"every": "1 second"})
+
+
+def wait_until(is_so: Callable[[], bool]) -> None:
+    until = time.monotonic() + 20
+    while not is_so():
+        assert time.monotonic() < until
+        time.sleep(0.01)

@@ -44,6 +44,8 @@ def cause_of(row: TopicStatus) -> Text:
         count = row.damage.count
         files = "1 file" if count == 1 else f"{count:,} files"
         words = f"{files} missing or damaged, see `lakehouse status {row.topic}`: {row.damage.files[0].path}"
+    elif row.state == "failing" and row.life and row.life.maintain_error:
+        words = f"maintain fails: {row.life.maintain_error}"
     elif row.state == "not running" and row.not_running_since:
         words = f"not running since {row.not_running_since:%-d %b %H:%M}"
     elif row.state == "stuck" and row.stuck:
@@ -201,6 +203,8 @@ def status_fields(row: TopicStatus) -> list[tuple[str, str | Text]]:
         ("frontier", _instant_and_age(row.frontier, row.frontier_age_seconds)),
         ("application", _run_of(row.life)),
         ("last trigger", _last_trigger(row.life)),
+        ("maintained", instant_text(row.life.maintained_at) if row.life else NOTHING),
+        *([("maintain fails", row.life.maintain_error)] if row.life and row.life.maintain_error else []),
         ("last commit", _instant_and_age(row.last_commit, row.last_commit_age_seconds)),
         ("last sign of life", _instant_and_age(row.last_sign, row.last_sign_age_seconds)),
         ("rows of last batch", number_text(row.last_batch_rows)),

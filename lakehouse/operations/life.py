@@ -45,6 +45,8 @@ class TopicLife:
     error: str | None
     failures: int
     next_try_in_seconds: float | None
+    maintained_at: datetime | None
+    maintain_error: str | None
     hangs_for_seconds: float | None
     ended_at: datetime | None
     why_ended: str | None
@@ -104,6 +106,8 @@ def _life(topic: str, sign: Sign, now: datetime) -> TopicLife:
         pulse.error,
         pulse.failures,
         _next_try(sign, pulse, now) if is_alive else None,
+        pulse.maintained_at,
+        pulse.maintain_error if is_alive else None,
         _hangs_for(sign, pulse, now) if is_alive else None,
         heartbeat.ended_at,
         heartbeat.why_ended,

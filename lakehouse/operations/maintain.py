@@ -6,7 +6,7 @@ Nothing of a bronze or a silver table goes by age alone: a driver that was down 
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
@@ -50,10 +50,18 @@ class Removal:
     hour: Hour | None = None
 
 
-def maintain_topic(topic: Topic, config: Config, now: datetime, *, dry_run: bool = False) -> list[Removal]:
+def maintain_topic(
+    topic: Topic,
+    config: Config,
+    now: datetime,
+    *,
+    dry_run: bool = False,
+    is_stopping: Callable[[], bool] = lambda: False,
+) -> list[Removal]:
     """Remove what is due, and say what it was; with `dry_run` only say it. A topic without a lake has nothing.
 
-    What is damaged is recorded before.
+    What is damaged is recorded before. Nothing more is removed once `is_stopping`. Several may do it at the same time:
+    what another removed is no error.
     """
     tables = TopicTables(topic, config.settings)
     if not (tables.has_bronze() and tables.has_ledger()):
@@ -61,7 +69,12 @@ def maintain_topic(topic: Topic, config: Config, now: datetime, *, dry_run: bool
     with table_errors(f"topic {topic.name}"), lake_errors(f"topic {topic.name}"):
         if not dry_run:
             record_damage(tables, f"maintain/{config.settings.release}")
-        return list(_Maintenance(tables, now, dry_run).removals())
+        done: list[Removal] = []
+        for removal in _Maintenance(tables, now, dry_run).removals():
+            done.append(removal)
+            if is_stopping():
+                break
+        return done
 
 
 class _Maintenance:

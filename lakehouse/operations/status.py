@@ -473,7 +473,7 @@ def _worst(status: TopicStatus, topic: Topic, now: datetime) -> str:
     holds = {
         "failing": status.failure is not None
         or bool(status.stage_failures)
-        or (status.life is not None and status.life.is_failing),
+        or (status.life is not None and (status.life.is_failing or status.life.maintain_error is not None)),
         "damaged": status.damage.count > 0,
         "not running": status.not_running_since is not None,
         "silent": _is_silent(status, topic, now),

@@ -5,14 +5,16 @@ from __future__ import annotations
 import hashlib
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
+from lakehouse.concealed import may_be_secret
 from lakehouse.config import Config
 from lakehouse.topics import Topic
 
 _LONGEST_NAME = 60
-_ELSEWHERE = {"raw_root", "sealed_root", "release", "application", "storage_options"}
-"""Where and who an application is, and secrets: no part of what it is configured to do."""
+_ELSEWHERE = {"raw_root", "sealed_root", "release", "application"}
+"""Where and who an application is: no part of what it is configured to do."""
 
 
 def application_name(config: Config, topics: Sequence[Topic]) -> str:
@@ -31,13 +33,16 @@ def application_name(config: Config, topics: Sequence[Topic]) -> str:
 
 def configuration_hash(config: Config, topics: Sequence[Topic]) -> str:
     """Of settings and topics, whatever machine reads them; suites have a hash of their own in each verdict."""
-    settings = config.settings.model_dump(mode="json", exclude=_ELSEWHERE)
-    mirrors = {
-        name: {key: value for key, value in options.items() if key != "storage_options"}
-        for name, options in settings["mirrors"].items()
-    }
     values = {
-        "settings": {**settings, "mirrors": mirrors},
+        "settings": _without_secrets(config.settings.model_dump(mode="json", exclude=_ELSEWHERE)),
         "topics": {topic.name: topic.model_dump(mode="json") for topic in topics},
     }
     return hashlib.sha256(json.dumps(values, sort_keys=True, default=str).encode()).hexdigest()[:12]
+
+
+def _without_secrets(value: Any) -> Any:
+    """What may be one is left out: a password that is changed is no other configuration."""
+    if not isinstance(value, Mapping):
+        return value
+    kept = {key: each for key, each in value.items() if key != "storage_options" and not may_be_secret(str(key))}
+    return {key: _without_secrets(each) for key, each in kept.items()}

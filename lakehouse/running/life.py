@@ -5,10 +5,11 @@ from __future__ import annotations
 import logging
 import socket
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import datetime
 
 from lakehouse.config import Config
-from lakehouse.errors import in_one_line
+from lakehouse.errors import LakehouseError, in_one_line
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.running.heart import Heart, now
 from lakehouse.running.identity import configuration_hash
@@ -36,10 +37,24 @@ class Life:
         self._ingests: Sequence[TopicIngest] = ()
         self._heart = Heart(self._heartbeats, self._ours, self._pulses)
         self._seen: tuple[datetime, list[Sign]] | None = None
+        self.maintained: dict[str, datetime] = {}
+        """When each topic was last maintained by a run of this or of another application."""
+        self._maintain_errors: dict[str, str | None] = {}
 
     def follow(self, ingests: Sequence[TopicIngest]) -> None:
         """The topics whose pulses the heartbeat has."""
         self._ingests = ingests
+        for sign in self._signs(now()):
+            for name, pulse in sign.heartbeat.topics.items():
+                before = self.maintained.get(name)
+                if pulse.maintained_at is not None and (before is None or pulse.maintained_at > before):
+                    self.maintained[name] = pulse.maintained_at
+
+    def note_maintained(self, topic: str, at: datetime, error: LakehouseError | None) -> None:
+        """What the heartbeat says of a topic's care from now on."""
+        if error is None:
+            self.maintained[topic] = at
+        self._maintain_errors[topic] = str(error) if error is not None else None
 
     def start(self, *, has_topics: bool) -> None:
         """Let the heart beat. A run that could claim no topic makes no heartbeat where there was none before."""
@@ -55,7 +70,14 @@ class Life:
         self._heart.end(why)
 
     def _pulses(self) -> dict[str, Pulse]:
-        return {ingest.name: ingest.pulse for ingest in self._ingests}
+        return {
+            ingest.name: replace(
+                ingest.pulse,
+                maintained_at=self.maintained.get(ingest.name),
+                maintain_error=self._maintain_errors.get(ingest.name),
+            )
+            for ingest in self._ingests
+        }
 
     def _signs(self, at: datetime) -> list[Sign]:
         """Of all applications, at most `BEAT_EVERY` old; none where the store does not say, which holds up nobody."""

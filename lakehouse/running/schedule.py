@@ -5,9 +5,10 @@ Pure: instants are seconds of one steady clock, and arguments. Not for several t
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from enum import Enum
+from types import MappingProxyType
 
 
 class Outcome(Enum):
@@ -50,7 +51,7 @@ class Schedule:
     """The topics of an application, each with at most one turn at a time.
 
     A topic is ready when something became due (`tell`), when its last look is `look_every` seconds old, or when its
-    pause after a failure is over. The first look of all is `first_look` seconds after `now`.
+    pause after a failure is over. Its first look is `first_looks` seconds after `now`, at once where it has none.
     """
 
     def __init__(
@@ -59,11 +60,11 @@ class Schedule:
         now: float,
         *,
         look_every: float,
-        first_look: float = 0.0,
+        first_looks: Mapping[str, float] = MappingProxyType({}),
         pauses: Pauses = Pauses(),
     ) -> None:
         self._look_every, self._pauses = look_every, pauses
-        self._lines = {topic: _Line(now + first_look) for topic in topics}
+        self._lines = {topic: _Line(now + first_looks.get(topic, 0.0)) for topic in topics}
 
     def tell(self, topic: str, deadline: float, now: float) -> None:
         """Something of the topic is due since `deadline`, or since now; a pause after a failure goes on."""

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from lakehouse.concealed import without_secrets
 from lakehouse.config import Settings
 from lakehouse.store.place import Place
 
@@ -38,6 +39,8 @@ class Pulse:
     error: Annotated[str | None, "why it is parked, failed or taken over"] = None
     failures: Annotated[int, "how often it has failed since its last batch"] = 0
     next_try_at: Annotated[datetime | None, "when it is tried again"] = None
+    maintained_at: Annotated[datetime | None, "when it was last maintained"] = None
+    maintain_error: Annotated[str | None, "why that fails since"] = None
 
     def changed(self, state: TopicState, at: datetime) -> Pulse:
         """In that state, since it began; what was known of it stays."""
@@ -71,7 +74,8 @@ class Heartbeat:
     topics: Annotated[Mapping[str, Pulse], "each of its topics"] = field(default_factory=dict)
 
     def as_json(self) -> bytes:
-        return _adapter().dump_json(self, exclude_none=True)
+        """Without secrets, which an error might quote."""
+        return without_secrets(_adapter().dump_json(self, exclude_none=True).decode()).encode()
 
 
 @dataclass(frozen=True)
