@@ -21,6 +21,8 @@ from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscri
 from lakehouse import failpoints
 from lakehouse.config import Config, Ingest
 from lakehouse.errors import SourceError, UnexpectedError, UnknownOutcomeError
+from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest.supervisor import open_topics
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
 from lakehouse.landing.pull import Puller
@@ -536,6 +538,21 @@ def test_the_subscription_is_asked_for_only_where_its_deadline_is_not_known(lake
     lake.ack_deadline = timedelta(seconds=10)
     lake.read(epoch=2)
     assert recorded.calls.count("GetSubscription") == 1
+
+
+def test_a_run_asks_once_for_each_topic_whatever_its_slots(lake: ReadLake, broker: Broker) -> None:
+    """An administrator's call, of which a project has few per minute: 300 topics of 8 slots used them up."""
+    recorded = broker.faults = Recorded()
+    ingest = TopicIngest(lake.topic, lake.config, run="one")
+    (ready,), failures = open_topics([ingest])
+    assert not failures
+    stream = SegmentStream(ready._source_options(), lake.puller)
+    offset = stream.initialOffset()
+    for _ in range(3):
+        start, offset = offset, stream.latestOffset(offset) | {"slots": 4}
+        for slot in stream.partitions(start, offset):
+            answer(stream.read(slot))
+    assert (recorded.calls.count("GetSubscription"), recorded.calls.count("Pull") >= 12) == (1, True)
 
 
 def test_ordering_keys_are_kept(lake: ReadLake, broker: Broker, publish: Callable[..., None]) -> None:

@@ -329,6 +329,14 @@ def test_a_refusal_is_reported_at_once(
     assert faults.calls == ["Pull"]
 
 
+def test_a_start_without_permission_names_both_roles_at_once(reader: SubscriptionReader, broker: Broker) -> None:
+    """roles/pubsub.subscriber alone, which everybody grants first, may pull and may not ask for the deadline."""
+    faults = broker.faults = Recorded(GetSubscription=[grpc.StatusCode.PERMISSION_DENIED])
+    with pytest.raises(SourceError, match=r"no permission.*roles/pubsub\.subscriber and roles/pubsub\.viewer"):
+        reader.ack_deadline()
+    assert faults.calls == ["GetSubscription"]
+
+
 def test_a_service_that_stays_away_is_reported_when_patience_ends(hasty: SubscriptionReader, broker: Broker) -> None:
     broker.faults = Recorded(Pull=[grpc.StatusCode.UNAVAILABLE])
     with pytest.raises(SourceError, match=f"the emulator at {broker.address} UNAVAILABLE"):
