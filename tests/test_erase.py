@@ -126,6 +126,15 @@ def test_a_field_that_is_no_longer_declared_stays_of_the_others(lake: Lake) -> N
     ]
 
 
+def test_a_condition_reads_hours_from_before_a_member_came(lake: Lake) -> None:
+    """Their files lack it: for them it is null, and the others are searched."""
+    full = lake.topic
+    lake.topic = full.model_copy(update={"fields": {**full.fields, "track": "struct<id: string>"}})
+    lake.seal(SEVEN)
+    lake.topic = full
+    assert [each.hour for each in run(lake, "track.ms = 7", dry_run=True).hours] == [FIVE, SIX]
+
+
 def test_hours_and_files_without_such_rows_are_not_touched(lake: Lake) -> None:
     before = files_of_hour(lake.silver, FIVE)
     erasure = run(lake, "track.id = 't8'")
@@ -220,6 +229,10 @@ def test_reports_on_the_hours_go_too(lake: Lake) -> None:
         "current_user = 'x'",
         "n > random()",
         "track.nobody = 1",
+        '"user" = uuid()',
+        '"user" = version()',
+        '"user" = current_database()',
+        "event_time < localtimestamp",
         "select 1",
     ],
 )
