@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from lakehouse.errors import SuiteError
 from lakehouse.validate import gx
-from lakehouse.validate.findings import Finding, plain
+from lakehouse.validate.findings import OBSERVED_BYTES, Finding, example_rows, plain
 from lakehouse.validate.scan import of_files
 from lakehouse.validate.suites import Expectation, Suite
 from tests.clock import NOON
@@ -366,8 +366,8 @@ def test_an_expectation_without_an_answer_fails_alone() -> None:
 
 
 def test_what_is_kept_of_large_values_is_small_and_says_so() -> None:
-    """A hundred rows of a megabyte made a page, a result and an artifact of a hundred megabytes."""
-    rows = [{"event_id": f"e{place}", "name": f"{place}" * 500_000} for place in range(120)]
+    """A hundred large rows made a page, a result and an artifact as large as all of them."""
+    rows = [{"event_id": f"e{place}", "name": f"{place}" * 20_000} for place in range(120)]
     table = pa.Table.from_pylist(rows, SCHEMA)
     asked = [
         Expectation(IN_SET, {"column": "name", "value_set": ["SE"]}),
@@ -379,3 +379,19 @@ def test_what_is_kept_of_large_values_is_small_and_says_so() -> None:
     assert "bytes, cut)" in findings[0].examples[0]["name"]
     assert all(len(json.dumps(plain(each.as_json()))) < 80_000 for each in findings)
     assert all(len(json.dumps(each.observed)) < 10_000 for each in findings)
+
+
+@given(
+    st.recursive(
+        st.text(max_size=5).map(lambda text: text * 400) | st.binary(max_size=5).map(lambda data: data * 400),
+        lambda inner: (
+            st.lists(inner, max_size=3).map(lambda each: each * 60)
+            | st.dictionaries(st.text(max_size=3).map(lambda name: name * 200), inner, max_size=3)
+        ),
+        max_leaves=6,
+    )
+)
+def test_a_single_row_is_kept_small_however_it_is_nested(value: Any) -> None:
+    """The first example is kept whatever its size: so each of its values is bounded by itself."""
+    (kept,) = example_rows([{"event_id": "e", "x": value}])
+    assert len(json.dumps(kept)) < 4 * OBSERVED_BYTES

@@ -114,11 +114,11 @@ def observed_value(value: Any) -> Any:
 
 
 def example_rows(rows: Sequence[Mapping[str, Any]], limit_bytes: int = EXAMPLES_BYTES) -> tuple[dict[str, Any], ...]:
-    """The first rows, `bounded` and event id first, as far as they are `limit_bytes` as JSON."""
+    """The first rows, each value as `observed_value` and event id first, as far as they are `limit_bytes` as JSON."""
     kept: list[dict[str, Any]] = []
     size = 0
     for row in rows:
-        example = {key: bounded(plain(row[key])) for key in sorted(row, key=lambda key: key != "event_id")}
+        example = {key: observed_value(row[key]) for key in sorted(row, key=lambda key: key != "event_id")}
         size += len(json.dumps(example))
         if kept and size > limit_bytes:
             break
