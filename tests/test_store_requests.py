@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
+from datetime import timedelta
 from pathlib import Path
 
 import pytest
@@ -43,6 +45,21 @@ def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer
         topic.world.ledger().record("held", topic.world.now.strftime("%Y-%m-%dT%H"), {})
     seal_due(topic.topic, topic.config, run="r")
     assert topic.counted(lambda: seal_due(topic.topic, topic.config, run="r"))[0] <= 5
+
+
+def test_a_small_file_of_an_hour_is_asked_for_once(store: ObjectStoreServer, tmp_path: Path) -> None:
+    """Its footer, its ids and its rows were three requests, the last of them one file after the other."""
+    topic = PlayedTopic(store, tmp_path)
+    for _ in range(6):
+        topic.trigger(events=2)
+    topic.world.now += timedelta(hours=2)
+    for _ in range(2):
+        topic.trigger(events=2)
+    store.requests()
+    (sealed,) = seal_due(topic.topic, topic.config, run="r")
+    read = Counter(asked.name for asked in store.requests() if "/bronze/20" in asked.name)
+    assert sealed.details["deliveries"] == 12
+    assert sorted(read.values()) == [1] * 6
 
 
 @pytest.mark.parametrize("size", [0, 1, 4 * 1024 * 1024 - 1, 4 * 1024 * 1024, 9_000_001])

@@ -6,6 +6,7 @@ import uuid
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from itertools import groupby
 
 import numpy as np
@@ -19,7 +20,7 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, event_time_stats
-from lakehouse.store.files import Storage
+from lakehouse.store.files import Readable, Storage
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
@@ -118,14 +119,15 @@ def packed(pieces: Iterable[Piece], target_bytes: int) -> Iterator[tuple[Piece, 
         yield tuple(waiting)
 
 
-def copy_rows(copy: Copy) -> Copied:
+def copy_rows(copy: Copy, raw: Readable | None = None) -> Copied:
     """Write one silver file: the rows that are kept, in their order, with the sealed columns.
 
+    `raw` is given where some of the files have been read before.
     LakeError when a bronze file is gone or damaged.
     """
     topic = Topic.from_json(copy.topic_json)
     schema = sealed_schema(topic)
-    rows = (sealed_columns(batch, schema) for batch in _kept(copy.raw.files(), copy.pieces))
+    rows = (sealed_columns(batch, schema) for batch in _kept(raw or copy.raw.files(), copy.pieces))
     return write_silver(copy.sealed.files(), copy.target, copy.hour, rows, schema)
 
 
@@ -171,12 +173,13 @@ def _bits_without(lost: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -
     return np.packbits(kept).tobytes()
 
 
-def _kept(raw: Storage, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
-    for path, of_file in groupby(pieces, key=lambda piece: piece.path):
-        with parquet.LakeFile(raw, f"bronze/{path}") as file:
-            for piece in of_file:
-                batches = file.iter_batches(_BATCH_ROWS, row_groups=[piece.row_group], columns=READ_COLUMNS)
-                yield from batches if piece.kept is None else _filtered(batches, piece)
+def _kept(raw: Readable, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
+    by_file = [(path, list(of_file)) for path, of_file in groupby(pieces, key=lambda piece: piece.path)]
+    files = parquet.open_ahead(partial(parquet.LakeFile, raw, f"bronze/{path}") for path, _ in by_file)
+    for file, (_, of_file) in zip(files, by_file, strict=True):
+        for piece in of_file:
+            batches = file.iter_batches(_BATCH_ROWS, row_groups=[piece.row_group], columns=READ_COLUMNS)
+            yield from batches if piece.kept is None else _filtered(batches, piece)
 
 
 def _filtered(batches: Iterable[pa.RecordBatch], piece: Piece) -> Iterator[pa.RecordBatch]:

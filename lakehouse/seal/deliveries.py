@@ -18,8 +18,8 @@ from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, files_of_hour
+from lakehouse.store.files import Readable, ReadOnce
 from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.place import Place
 from lakehouse.store.tables import TopicTables
 
 _TICK = timedelta(microseconds=1)
@@ -27,11 +27,12 @@ _SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDR
 
 
 class Deliveries:
-    """One bucket's rows. An address is the file's place in `files` and the row's in the file."""
+    """One bucket's rows. An address is the file's place in `files` and the row's in the file. `raw` reads them."""
 
     def __init__(self, tables: TopicTables, hour: Hour, bronze: DeltaTable) -> None:
         self._topic, self._hour = tables.topic, hour
-        self._raw, self._sealed = tables.raw, tables.sealed
+        self._sealed = tables.sealed.files()
+        self.raw = ReadOnce(tables.raw.files())
         self.files = files_of_hour(bronze, hour)
 
     @property
@@ -40,11 +41,11 @@ class Deliveries:
 
     def rows(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The columns of every delivery, with its address."""
-        return parquet.addressed(_openers(self._raw, "bronze", self.files), columns)
+        return parquet.addressed(_openers(self.raw, "bronze", self.files), columns)
 
     def footers(self) -> Iterator[pq.FileMetaData]:
         """The footer of each file, in their order."""
-        return (file.metadata for file in parquet.open_ahead(_openers(self._raw, "bronze", self.files)))
+        return (file.metadata for file in parquet.open_ahead(_openers(self.raw, "bronze", self.files)))
 
     def has_skewed(self, file: DataFile) -> bool:
         """Whether the file may hold skewed events; a file holds these only, or none."""
@@ -88,7 +89,7 @@ class Deliveries:
     def _skewed(self) -> pa.Table:
         start = pa.scalar(hours.start_of(self._hour))
         numbers = [number for number, file in enumerate(self.files) if self.has_skewed(file)]
-        sources = _openers(self._raw, "bronze", [self.files[number] for number in numbers])
+        sources = _openers(self.raw, "bronze", [self.files[number] for number in numbers])
         batches = []
         for batch in parquet.addressed(sources, ["event_id", "event_time"]):
             number_of_file = np.array(numbers, np.int32)[batch.column(FILE).to_numpy()]
@@ -101,8 +102,7 @@ def _scan_of(rows: pa.Table) -> parquet.Scan:
     return lambda columns: rows.select([*columns, FILE, ROW]).to_batches()
 
 
-def _openers(place: Place, table: str, files: Sequence[DataFile]) -> list[parquet.Opener]:
-    storage = place.files()
+def _openers(storage: Readable, table: str, files: Sequence[DataFile]) -> list[parquet.Opener]:
     return [partial(parquet.LakeFile, storage, f"{table}/{file.path}") for file in files]
 
 

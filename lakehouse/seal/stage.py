@@ -167,7 +167,7 @@ class Sealer:
             footers = list(deliveries.footers())
             doubled, late = deliveries.doubled, deliveries.late(silver)
             copies = self._plan_copies(hour, deliveries, footers, pa.concat_tables([doubled, late]))
-            copied = [copy for copy in self._run(copies, deliveries.count) if copy.rows]
+            copied = [copy for copy in self._run(copies, deliveries) if copy.rows]
         except (OSError, pa.ArrowException) as refused:
             raise unavailable(f"{self._tables.sealed.uri}/silver: {hour}", refused) from refused
         manifest = {
@@ -204,10 +204,10 @@ class Sealer:
         topic_json, raw, sealed = self._topic.as_json(), self._tables.raw, self._tables.sealed
         return [Copy(topic_json, hour, raw, sealed, f"part-{number:05d}", group) for number, group in enumerate(groups)]
 
-    def _run(self, copies: Sequence[Copy], rows: int) -> list[Copied]:
+    def _run(self, copies: Sequence[Copy], deliveries: Deliveries) -> list[Copied]:
         """Small hours here, the others by Spark tasks."""
-        if self._spark is None or rows <= self._settings.seal.small_rows:
-            return [copy_rows(copy) for copy in copies]
+        if self._spark is None or deliveries.count <= self._settings.seal.small_rows:
+            return [copy_rows(copy, deliveries.raw) for copy in copies]
         spark = self._spark()
 
         def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:

@@ -99,6 +99,14 @@ def _google_storage(root: str, options: tuple[tuple[str, str], ...], process: in
     return GoogleStorage(root, dict(options))
 
 
+class Readable(Protocol):
+    """The part of a storage that readers need."""
+
+    def open(self, path: str) -> Any: ...
+
+    def address(self, path: str) -> str: ...
+
+
 class LocalStorage:
     """A folder of the file system. What is written is synced, with its folder, before the call returns."""
 
@@ -351,6 +359,26 @@ class GoogleStorage:
 
     def _at(self, path: str) -> str:
         return f"{self._prefix}/{path}" if self._prefix else path
+
+
+class ReadOnce:
+    """A storage for reading files several times: what came whole is kept, up to `most_bytes`."""
+
+    def __init__(self, storage: Storage, most_bytes: int = 256 * 1024 * 1024) -> None:
+        self._storage, self._left = storage, most_bytes
+        self._kept: dict[str, pa.Buffer] = {}
+
+    def address(self, path: str) -> str:
+        return self._storage.address(path)
+
+    def open(self, path: str) -> Any:
+        if path not in self._kept:
+            source = self._storage.open(path)
+            if not isinstance(source, pa.BufferReader) or source.size() > self._left:
+                return source
+            self._left -= source.size()
+            self._kept[path] = source.read_buffer()
+        return pa.BufferReader(self._kept[path])
 
 
 class _Upload:

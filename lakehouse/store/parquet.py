@@ -13,7 +13,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from lakehouse.errors import LakeError, LakehouseError, in_one_line
-from lakehouse.store.files import Storage
+from lakehouse.store.files import Readable
 
 FILE, ROW = "file", "row"
 """Address of a row: the file's place in a list of files, and the row's place in the file."""
@@ -65,7 +65,7 @@ def addressed(sources: Iterable[Opener], columns: list[str]) -> Iterator[pa.Reco
 class LakeFile(pq.ParquetFile):  # type: ignore[misc]
     """A Parquet file of the lake. LakeError that names it when it is not there or cannot be read."""
 
-    def __init__(self, storage: Storage, path: str) -> None:
+    def __init__(self, storage: Readable, path: str) -> None:
         self._name = storage.address(path)
         with _named(self._name):
             stream = storage.open(path)
