@@ -474,7 +474,7 @@ def test_a_slot_goes_on_with_what_waits_behind_its_own_messages_of_a_key(lake: R
 def test_a_slot_that_has_no_time_for_what_waits_behind_its_own_messages_is_full(lake: ReadLake, broker: Broker) -> None:
     """Neither dry, as more may wait, nor a reason for fewer slots."""
     publish_key(broker, 1200)
-    (row,) = lake.read(max_pull="0.25 seconds")
+    (row,) = lake.read(max_pull="1 second", empty_after="1 second")
     assert (row["rows"], row["dry_at"], row["full"]) == (1000, None, True)
     assert lake.stream().latestOffset({"epoch": 1, "slots": 1, "open_hour": None})["slots"] == 2
 
