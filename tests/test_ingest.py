@@ -30,12 +30,11 @@ from subscribing import (
 from lakehouse import failpoints, hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
-from lakehouse.ingest import supervisor
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import run_until_stopped
+from lakehouse.ingest.supervisor import Pace, run_until_stopped
 from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, manifest_path
 from lakehouse.landing.segments import SegmentWriter
 from lakehouse.landing.source import SegmentStream, source_options
@@ -883,7 +882,6 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
     config: Config, live: Broker, spark: SparkSession, topic_with: Callable[..., Topic], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Two topics of one application: the other one delivers meanwhile, and nothing is lost."""
-    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", timedelta(seconds=1))
     skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
     both = replace(config, topics={**config.topics, "skips": skips})
     create_subscription(skips.subscription)
@@ -908,7 +906,12 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
     seen: list[bool] = []
     watcher = threading.Thread(target=_follow, args=(all_that_happens(), seen, stop))
     watcher.start()
-    run_until_stopped(queries, stop, start_again=lambda ingest: ingest.start_again(spark))
+    run_until_stopped(
+        queries,
+        stop,
+        start_again=lambda ingest: ingest.start_again(spark),
+        pace=Pace(first_pause=timedelta(seconds=1)),
+    )
     watcher.join()
     delete_subscription(skips.subscription)
     assert seen == [True] * 5

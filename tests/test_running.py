@@ -8,6 +8,7 @@ import traceback
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import pytest
@@ -20,11 +21,12 @@ from lakehouse.errors import LakeError, SourceError, StaleDriverError, Unexpecte
 from lakehouse.ingest import supervisor
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import run_until_stopped, start_queries
+from lakehouse.ingest.supervisor import Pace
 from lakehouse.operations import status
 from lakehouse.store.delta import open_table, table_exists
-from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.ledger import Ledger, LedgerTable, now
 from lakehouse.topics import Topic
+from tests.clock import Clock
 
 ACK_DEADLINE = timedelta(seconds=10)
 DENIED = SourceError("projects/test/subscriptions/plays", found="no permission", expected="one", next_step="Grant it.")
@@ -54,6 +56,11 @@ class Query:
         self._is_stopped = True
 
 
+HASTY = Pace(0.001, timedelta(milliseconds=1), timedelta(milliseconds=8))
+start_queries = partial(supervisor.start_queries, pace=HASTY)
+run_until_stopped = partial(supervisor.run_until_stopped, pace=HASTY)
+
+
 @pytest.fixture
 def config(config: Config, topic_with: Callable[..., Topic]) -> Config:
     skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
@@ -61,13 +68,11 @@ def config(config: Config, topic_with: Callable[..., Topic]) -> Config:
 
 
 @pytest.fixture
-def claimed(config: Config, monkeypatch: pytest.MonkeyPatch) -> Callable[..., TopicIngest]:
-    """A topic that ingest has claimed; nothing waits long."""
-    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
-    monkeypatch.setattr(supervisor, "_FIRST_PAUSE", timedelta(milliseconds=1))
+def claimed(config: Config) -> Callable[..., TopicIngest]:
+    """A topic that ingest has claimed."""
 
-    def claim(name: str, run: str = "one") -> TopicIngest:
-        ingest = TopicIngest(config.topic(name), config, run=run)
+    def claim(name: str, run: str = "one", clock: Callable[[], datetime] = now) -> TopicIngest:
+        ingest = TopicIngest(config.topic(name), config, run=run, clock=clock)
         ingest.open_topic(ACK_DEADLINE)
         return ingest
 
@@ -120,7 +125,6 @@ class Starting:
 def test_no_more_queries_are_starting_than_there_are_cores(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fifty planners at once take longer to come up than Spark waits for any of them."""
     monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
     begun: list[Starting] = []
     starting: list[int] = []
 
@@ -141,7 +145,6 @@ def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
     config: Config, monkeypatch: pytest.MonkeyPatch, late: int
 ) -> None:
     """On a busy machine; a planner that cannot start at all must not be tried for ever."""
-    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
     begun: list[Starting] = []
 
     def start(ingest: TopicIngest) -> Starting:
@@ -357,7 +360,6 @@ def test_a_topic_that_cannot_be_opened_or_started_holds_up_no_other(
     config: Config, monkeypatch: pytest.MonkeyPatch, error: BaseException
 ) -> None:
     """At the start, too: in the claim of the topic, or in Spark's start of its query."""
-    monkeypatch.setattr(supervisor, "_POLL_SECONDS", 0.001)
 
     class Broken(TopicIngest):
         def ack_deadline(self) -> timedelta:
@@ -462,17 +464,23 @@ def test_a_run_of_which_nothing_could_start_ends(claimed: Callable[..., TopicIng
 
 
 def test_pauses_grow_while_a_topic_fails_and_are_short_again_after_a_batch(
-    claimed: Callable[..., TopicIngest], monkeypatch: pytest.MonkeyPatch
+    claimed: Callable[..., TopicIngest], clock: Clock
 ) -> None:
     """A subscription that is gone for a week is asked for every few minutes."""
-    plays = claimed("plays")
-    topics = supervisor._Topics({}, {plays: DENIED})
-    for _ in range(30):
-        topics._fail(plays, DENIED)
-    assert topics._pauses[plays] == supervisor._LONGEST_PAUSE
-    topics.running[plays] = Query(plays)  # type: ignore[assignment]
-    topics.look()
-    assert topics._pauses[plays] == supervisor._LONGEST_PAUSE
-    plays.last_batch = DONE
-    topics.look()
-    assert plays not in topics._pauses
+    plays, skips, stop = claimed("plays", clock=clock), claimed("skips"), threading.Event()
+    pauses: list[int] = []
+
+    def start_again(ingest: TopicIngest) -> Query:
+        assert ingest.pulse.next_try_at is not None
+        pauses.append((ingest.pulse.next_try_at - clock.now) // timedelta(milliseconds=1))
+        if len(pauses) < 6:
+            raise DENIED
+        if len(pauses) == 6:
+            ingest.last_batch = DONE
+            return Query(ingest, DENIED, looks=3)
+        stop.set()
+        ingest.failure = None
+        return Query(ingest)
+
+    run_until_stopped({plays: Query(plays, DENIED), skips: Query(skips)}, stop, start_again=start_again)  # type: ignore[dict-item, arg-type]
+    assert pauses == [1, 2, 4, 8, 8, 8, 1]

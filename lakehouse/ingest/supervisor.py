@@ -20,12 +20,20 @@ from lakehouse.spark.shutdown import concerns_all
 
 log = logging.getLogger(__name__)
 
-_POLL_SECONDS = 0.1
 _MOST_STARTS = 5
-_FIRST_PAUSE, _LONGEST_PAUSE = timedelta(seconds=5), timedelta(minutes=5)
-"""Between two tries of a topic that fails; twice as long each time, until one of its batches succeeds."""
 
 
+@dataclass(frozen=True)
+class Pace:
+    """How long to wait: `poll_seconds` between two looks at the queries; between two tries of a topic that fails
+    `first_pause`, then twice as long each time, at most `longest_pause`, until one of its batches succeeds."""
+
+    poll_seconds: float = 0.1
+    first_pause: timedelta = timedelta(seconds=5)
+    longest_pause: timedelta = timedelta(minutes=5)
+
+
+USUAL = Pace()
 Start = Callable[[TopicIngest], StreamingQuery]
 
 
@@ -63,7 +71,11 @@ def _own(ingest: TopicIngest, error: BaseException) -> LakehouseError:
 
 
 def start_queries(
-    ingests: Iterable[TopicIngest], start: Start, failures: dict[TopicIngest, LakehouseError] | None = None
+    ingests: Iterable[TopicIngest],
+    start: Start,
+    failures: dict[TopicIngest, LakehouseError] | None = None,
+    *,
+    pace: Pace = USUAL,
 ) -> dict[TopicIngest, StreamingQuery]:
     """Their queries, all of them up; no more are starting at a time than there are cores.
 
@@ -97,7 +109,7 @@ def start_queries(
                 queries.pop(ingest, None)
                 failures[ingest] = _own(ingest, error)
         else:
-            time.sleep(_POLL_SECONDS)
+            time.sleep(pace.poll_seconds)
 
 
 def _is_starting(query: StreamingQuery) -> bool:
@@ -115,6 +127,7 @@ def run_until_stopped(
     until_drained: bool = False,
     failures: Mapping[TopicIngest, LakehouseError] | None = None,
     start_again: Start | None = None,
+    pace: Pace = USUAL,
 ) -> None:
     """Wait for the queries; end them between two triggers when `stop` is set or, `until_drained`, when all are
     finished.
@@ -123,8 +136,8 @@ def run_until_stopped(
     tried by `start_again` with growing pauses until it works. When no query is left, or one ends for a cause that
     concerns all (`concerns_all`), all is over. Raises what ended the run, or what a topic still fails of.
     """
-    topics = _Topics(queries, failures or {})
-    while topics.running and topics.fatal is None and not stop.wait(_POLL_SECONDS):
+    topics = _Topics(queries, failures or {}, pace)
+    while topics.running and topics.fatal is None and not stop.wait(pace.poll_seconds):
         topics.look()
         if until_drained and all(map(_is_done, topics.running)):
             break
@@ -154,8 +167,12 @@ class _Topics:
     """Which queries run, which topics fail, and what has ended the whole run, if anything."""
 
     def __init__(
-        self, queries: Mapping[TopicIngest, StreamingQuery], failures: Mapping[TopicIngest, LakehouseError]
+        self,
+        queries: Mapping[TopicIngest, StreamingQuery],
+        failures: Mapping[TopicIngest, LakehouseError],
+        pace: Pace,
     ) -> None:
+        self._pace = pace
         self.running = dict(queries)
         self.failing: dict[TopicIngest, _Failing] = {}
         self.fatal: BaseException | None = None
@@ -176,7 +193,7 @@ class _Topics:
         for ingest, failing in list(self.failing.items()):
             if failing.next_at is not None and time.monotonic() >= failing.next_at:
                 try:
-                    self.running |= start_queries([ingest], start_again)
+                    self.running |= start_queries([ingest], start_again, pace=self._pace)
                     del self.failing[ingest]
                 except BaseException as error:
                     self._fail(ingest, error)
@@ -201,8 +218,8 @@ class _Topics:
             self.fatal = self.fatal or error
             return
         error = _own(ingest, error)
-        pause = self._pauses.get(ingest, _FIRST_PAUSE)
-        self._pauses[ingest] = min(2 * pause, _LONGEST_PAUSE)
+        pause = self._pauses.get(ingest, self._pace.first_pause)
+        self._pauses[ingest] = min(2 * pause, self._pace.longest_pause)
         may_try = not isinstance(error, StaleDriverError)
         ingest.record_failure(error, pause if may_try else None)
         before = self.failing.get(ingest)
