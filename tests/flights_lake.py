@@ -5,7 +5,7 @@ from __future__ import annotations
 import atexit
 import json
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
 from pathlib import Path
@@ -113,11 +113,10 @@ def _ingested(topic: Topic, lake: FlightsLake, messages: Sequence[Message], numb
     for epoch in range(1, 2 * number + 1):
         first, lake.now = lake.now, flights.FIRST + epoch * timedelta(minutes=30)
         page = [message for message in messages if first <= message.publish_at < lake.now]
-        writer = SegmentWriter(topic, storage, epoch, 0, open_hour)
+        writer = SegmentWriter(topic, storage, epoch, 0, open_hour, clock=lambda: lake.now - timedelta(minutes=5))
         if page:
             writer.add(_delivered(page, epoch))
         manifest = writer.manifest(writer.close(), attempt=0, dry_at=lake.now, full=False)
-        manifest = replace(manifest, written_at=lake.now - timedelta(minutes=5))
         storage.put_if_absent(manifest_path(epoch, 0), manifest.as_json())
         driver.commit_facts(facts(manifest).to_pylist())
         open_hour = newest_state(TopicTables(topic, lake.config.settings).bronze()).open_hour

@@ -35,8 +35,8 @@ from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import Pace, run_until_stopped
-from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, manifest_path
-from lakehouse.landing.segments import SegmentWriter
+from lakehouse.landing.manifests import Slot, listed_manifests, manifest_path
+from lakehouse.landing.pull import Puller
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations import status
 from lakehouse.progress import Frontier
@@ -120,7 +120,7 @@ class Lake:
     def pulled(self, epoch: int, slots: int = 1, *, first_slot: int = 0, **bounds: Any) -> list[Fact]:
         """The facts of an epoch, as the source tells them to a batch."""
         settings = self.config.settings.ingest.model_copy(update=bounds)
-        stream = SegmentStream(source_options(self.topic, self.folders.raw, settings, {}))
+        stream = SegmentStream(source_options(self.topic, self.folders.raw, settings, {}), Puller(clock=self.clock))
         planned = [Slot(epoch, slot, self.state().open_hour) for slot in range(first_slot, first_slot + slots)]
         return [row for slot in planned for batch in stream.read(slot) for row in batch.to_pylist()]
 
@@ -151,14 +151,7 @@ class Lake:
 
 
 @pytest.fixture
-def lake(config: Config, clock: Clock, frontier: Told, broker: Broker, monkeypatch: pytest.MonkeyPatch) -> Lake:
-    """Files are written at the clock's time."""
-    manifest = SegmentWriter.manifest
-
-    def stamped(writer: SegmentWriter, *answer: Any, **more: Any) -> Manifest:
-        return replace(manifest(writer, *answer, **more), written_at=clock.now)
-
-    monkeypatch.setattr(SegmentWriter, "manifest", stamped)
+def lake(config: Config, clock: Clock, frontier: Told, broker: Broker) -> Lake:
     return Lake(config, clock, frontier)
 
 

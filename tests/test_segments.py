@@ -66,7 +66,9 @@ def storage(folders: Folders) -> Storage:
 
 @pytest.fixture
 def writer(topic: Topic, storage: Storage) -> Callable[..., SegmentWriter]:
-    return lambda open_hour=None, epoch=7, slot=1: SegmentWriter(topic, storage, epoch, slot, open_hour)
+    return lambda open_hour=None, epoch=7, slot=1, **sizes: SegmentWriter(
+        topic, storage, epoch, slot, open_hour, **sizes
+    )
 
 
 def rows_of(storage: Storage, file: SegmentFile) -> list[dict[str, Any]]:
@@ -161,12 +163,9 @@ def test_a_segment_without_messages_has_no_files(writer: Callable[..., SegmentWr
     assert storage.listed("bronze") == []
 
 
-def test_full_row_groups_are_written_before_the_end(
-    writer: Callable[..., SegmentWriter], folders: Folders, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_full_row_groups_are_written_before_the_end(writer: Callable[..., SegmentWriter], folders: Folders) -> None:
     """What a slot holds in memory is bounded by row groups, not by its file."""
-    monkeypatch.setattr(segments, "ROW_GROUP_BYTES", 10_000)
-    segment = writer(FIVE)
+    segment = writer(FIVE, row_group_bytes=10_000)
     for first in range(0, 400, 100):
         segment.add(delivered(*(play(at("05:10"), n) for n in range(first, first + 100)), first=first))
     (file,) = segment.close()
@@ -196,10 +195,9 @@ def most_open(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
 
 def test_a_replay_of_years_holds_few_files_open_and_no_more_than_its_rows(
-    writer: Callable[..., SegmentWriter], storage: Storage, most_open: list[int], monkeypatch: pytest.MonkeyPatch
+    writer: Callable[..., SegmentWriter], storage: Storage, most_open: list[int]
 ) -> None:
     """Before the topic's first hour is set nothing is late: 2,000 hours are 2,000 files, of one segment."""
-    monkeypatch.setattr(segments, "ROW_GROUP_BYTES", 1024**2)
     first = datetime(2020, 1, 1, tzinfo=UTC)
     pages = [
         delivered(
@@ -207,7 +205,7 @@ def test_a_replay_of_years_holds_few_files_open_and_no_more_than_its_rows(
         )
         for page in range(8)
     ]
-    segment = writer(None)
+    segment = writer(None, row_group_bytes=1024**2)
     held = [0]
     before = pa.total_allocated_bytes()
     for page in pages:
@@ -235,14 +233,11 @@ def test_undeclared_fields_are_counted_by_name(writer: Callable[..., SegmentWrit
     assert sum(manifest.undeclared.values()) == 3
 
 
-def test_an_abandoned_attempt_leaves_nothing(
-    writer: Callable[..., SegmentWriter], storage: Storage, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_an_abandoned_attempt_leaves_nothing(writer: Callable[..., SegmentWriter], storage: Storage) -> None:
     """Before its files are there, before they are complete, and after."""
-    unwritten, unfinished, finished = writer(FIVE), writer(FIVE), writer(FIVE)
+    unwritten, unfinished, finished = writer(FIVE), writer(FIVE, row_group_bytes=1), writer(FIVE)
     for segment in (unwritten, finished):
         segment.add(delivered(play(at("05:10")), play(at("06:10")), b"not json"))
-    monkeypatch.setattr(segments, "ROW_GROUP_BYTES", 1)
     unfinished.add(delivered(play(at("05:10")), play(at("06:10")), b"not json"))
     finished.close()
     assert len(storage.listed("bronze")) == 6

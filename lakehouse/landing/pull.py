@@ -23,7 +23,7 @@ from lakehouse.landing.brokers.pages import Page
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, PendingPull, SubscriptionReader
 from lakehouse.landing.manifests import Manifest, Slot, manifest_path, read_manifest
 from lakehouse.landing.quarantine import QuarantiningDecoder
-from lakehouse.landing.segments import Decoder, SegmentWriter
+from lakehouse.landing.segments import Clock, Decoder, SegmentWriter, wall_clock
 from lakehouse.store.files import Storage
 from lakehouse.topics import Topic
 
@@ -51,13 +51,15 @@ class Pulled:
 
 @dataclass(frozen=True)
 class Puller:
-    """How slots are pulled: the connection, the sizes, the decoders. Its defaults are what runs."""
+    """How slots are pulled: the connection, the sizes, the decoders, and the clock of manifests. Its defaults are what
+    runs."""
 
     connect: Callable[..., SubscriptionReader] = SubscriptionReader
     page_messages: int = PAGE_MESSAGES
     decode_bytes: int = _DECODE_BYTES
     decode: Decoder = decode
     quarantine: Callable[[], AbstractContextManager[Decoder]] = QuarantiningDecoder
+    clock: Clock = wall_clock
 
     def pulled(
         self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None]
@@ -123,7 +125,8 @@ class _Attempt:
         is_suspect = self._slot.is_suspect or self._number > 0
         with self._puller.quarantine() if is_suspect else nullcontext(self._puller.decode) as decoder:
             slot = self._slot
-            writer = SegmentWriter(self._topic, self._storage, slot.epoch, slot.slot, slot.open_hour, decoder)
+            place, clock = (slot.epoch, slot.slot, slot.open_hour), self._puller.clock
+            writer = SegmentWriter(self._topic, self._storage, *place, decoder, clock=clock)
             try:
                 for messages in self._messages(reader, leases):
                     writer.add(messages)

@@ -7,6 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime, timedelta
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -38,6 +39,8 @@ _CLOSING = 8
 _HOUR_US = 3_600_000_000
 
 Decoder = Callable[[pa.RecordBatch, Topic], Decoded]
+Clock = Callable[[], datetime]
+wall_clock: Clock = partial(datetime.now, UTC)
 
 
 class SegmentWriter:
@@ -51,8 +54,12 @@ class SegmentWriter:
         slot: int,
         open_hour: Hour | None,
         decode: Decoder = decode,
+        *,
+        row_group_bytes: int = ROW_GROUP_BYTES,
+        clock: Clock = wall_clock,
     ) -> None:
         self._topic, self._storage, self._epoch, self._slot, self._decode = topic, storage, epoch, slot, decode
+        self._row_group_bytes, self._clock = row_group_bytes, clock
         self._open_ordinal = hours.ordinal_of(open_hour) if open_hour else None
         self._schema = segment_schema(topic)
         self._position = 0
@@ -72,7 +79,7 @@ class SegmentWriter:
         )
         self._waiting.append(rows)
         self._waiting_bytes += rows.nbytes
-        if self._waiting_bytes >= ROW_GROUP_BYTES // 2:
+        if self._waiting_bytes >= self._row_group_bytes // 2:
             self._split()
 
     def close(self) -> tuple[SegmentFile, ...]:
@@ -107,7 +114,7 @@ class SegmentWriter:
             self._slot,
             self.attempt_id,
             attempt,
-            datetime.now(UTC),
+            self._clock(),
             dry_at,
             full,
             files,
@@ -157,15 +164,16 @@ class SegmentWriter:
     def _file(self, group: str) -> _HourFile:
         if group not in self._files:
             path = f"{group}/{self._epoch:012d}-{self._slot:04d}-{self.attempt_id[:12]}.parquet"
-            self._files[group] = _HourFile(group, path, self._storage, self._schema)
+            self._files[group] = _HourFile(group, path, self._storage, self._schema, self._row_group_bytes)
         return self._files[group]
 
 
 class _HourFile:
     """One Parquet file in the making; rows wait until they fill a row group, or the segment ends."""
 
-    def __init__(self, group: str, path: str, storage: Storage, schema: pa.Schema) -> None:
+    def __init__(self, group: str, path: str, storage: Storage, schema: pa.Schema, row_group_bytes: int) -> None:
         self._group, self.path, self._storage, self._schema = group, path, storage, schema
+        self._row_group_bytes = row_group_bytes
         self._sink: Any = None
         self._writer: pq.ParquetWriter | None = None
         self._waiting: list[pa.Table] = []
@@ -181,7 +189,7 @@ class _HourFile:
         self._publish_times += _bounds(rows.column("publish_time"))
         if self._group != REJECTED:
             self._event_times += _bounds(rows.column("event_time"))
-        if self._waiting_bytes >= ROW_GROUP_BYTES:
+        if self._waiting_bytes >= self._row_group_bytes:
             self._flush()
 
     def close(self) -> SegmentFile:
