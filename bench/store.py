@@ -37,11 +37,11 @@ _DELAY_SECONDS = 0.04
 
 
 class PlayedTopic:
-    """A topic on a counted store, which the crash kit's driver ingests."""
+    """A topic on a counted store, in a bucket named as its local folder, which the crash kit's driver ingests."""
 
     def __init__(self, store: ObjectStoreServer, folder: Path) -> None:
         config = small_config(folder)
-        roots = {"raw_root": "gs://lake/raw", "sealed_root": "gs://lake/sealed"}
+        roots = {"raw_root": f"gs://{folder.name}/raw", "sealed_root": f"gs://{folder.name}/sealed"}
         options = {"storage_options": lake_options(store.address)}
         self.config = replace(config, settings=config.settings.model_copy(update=roots | options))
         self.world = World(self.config, sweep_every=20)
