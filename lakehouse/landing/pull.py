@@ -61,7 +61,7 @@ class Puller:
     quarantine: Callable[[], AbstractContextManager[Decoder]] = QuarantiningDecoder
     clock: Clock = wall_clock
 
-    def pulled(
+    def parts(
         self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None]
     ) -> Iterator[Pulled]:
         """The slot's parts: each this attempt's, or that of an attempt that was first.
@@ -77,7 +77,7 @@ class Puller:
                 done = Pulled(manifest)
             else:
                 with without_cycle_collector():
-                    done = _Attempt(self, topic, ingest, storage, part, check, ends).pulled()
+                    done = _Attempt(self, topic, ingest, storage, part, check, ends).part()
             yield done
             if not done.manifest.continues:
                 return
@@ -105,7 +105,7 @@ class _Attempt:
         self._full = False
         self._has_keys = False
 
-    def pulled(self) -> Pulled:
+    def part(self) -> Pulled:
         reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers)
         try:
             slot = self._slot

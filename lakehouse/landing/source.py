@@ -160,7 +160,7 @@ class SegmentStream(DataSourceStreamReader):
         """On an executor: the facts (`FACTS`) of the slot's parts, once their segments and manifests are durable."""
         assert isinstance(partition, Slot)
         with noting_errors(self._raw.uri):
-            parts = list(self._puller().pulled(self._topic, self._ingest, self._raw.files(), partition, lambda: None))
+            parts = list(self._puller().parts(self._topic, self._ingest, self._raw.files(), partition, lambda: None))
         yield from facts_of_slot(parts)
         spare_next_task()
 
@@ -251,7 +251,7 @@ class MessageStream(SegmentStream):
         def check() -> None:
             self._segments.check(partition.epoch)
 
-        for part in self._puller().pulled(self._topic, self._ingest, storage, partition, check):
+        for part in self._puller().parts(self._topic, self._ingest, storage, partition, check):
             yield from self._segments.rows(part.manifest)
 
     def _asked_ack_deadline(self) -> timedelta:

@@ -44,6 +44,8 @@ FUTURE, PAST = timedelta(minutes=10), timedelta(days=7300)
 
 @dataclass(frozen=True)
 class Message:
+    """One sample: its payload, decoded, its attributes, and when it was published (UTC)."""
+
     document: Mapping[str, Any]
     attributes: Mapping[str, str]
     published: datetime
@@ -51,6 +53,8 @@ class Message:
 
 @dataclass(frozen=True)
 class EventTime:
+    """Where an event's time may be: `location` and `unit` as a topic's `event_time` and `event_time_unit`."""
+
     location: str
     unit: str
 

@@ -44,6 +44,8 @@ class Observed:
 
 @dataclass(frozen=True)
 class Band:
+    """What is usual for one measure in one hour, on the measure's own scale; both ends belong to it."""
+
     low: float
     usual: float
     high: float
@@ -103,10 +105,12 @@ class Model:
 
 
 def distinct_of(column: str) -> str:
+    """The measure's name in models, suites and reports."""
     return f"distinct {column}"
 
 
 def share_of_nulls(column: str) -> str:
+    """The measure's name in models, suites and reports; its values are shares from 0 to 1."""
     return f"share of nulls {column}"
 
 

@@ -29,10 +29,12 @@ EXPECTATION = "expect_volume_as_usual"
 
 
 def address_of(tables: TopicTables) -> str:
+    """Where the topic's current model is kept, beside its reports."""
     return f"{tables.reports.uri}/{_FILE}"
 
 
 def registered_name(topic_name: str) -> str:
+    """The model's name in MLflow's registry."""
     return f"lakehouse.{topic_name}.volume"
 
 
