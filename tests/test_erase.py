@@ -318,6 +318,7 @@ def copied(lake: Lake, folder: Path) -> Lake:
     return Lake(lake.topic, replace(lake.config, settings=settings))
 
 
+@pytest.mark.slow
 def test_an_erasure_that_was_killed_anywhere_is_finished_by_the_next(
     lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -38,7 +38,7 @@ class TriedMessage:
 
 @dataclass(frozen=True)
 class Trial:
-    """What a topic makes of samples. `events`, `duplicates` and `rejected` add up to all messages, `late` are among them.
+    """What a topic makes of samples. `events`, `duplicates` and `rejected` add up to all messages; some are `late`.
 
     `hours` gives the events of each event hour, `reasons` the numbers of the messages rejected for each, both sorted by
     key; `undeclared` how often the commonest fields occur that the topic does not declare. `source` is where the
