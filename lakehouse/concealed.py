@@ -7,7 +7,6 @@ import logging
 import re
 from collections.abc import Iterator, Mapping
 from typing import Any
-from urllib.parse import unquote, urlsplit
 
 HIDDEN = "(not shown)"
 
@@ -20,6 +19,8 @@ _WORDS = (
 _NO_SECRETS = {"password_env", "service_account_email"}
 _PLAIN = re.compile(r"(true|false|none|null|[\d.]+|/[^{}\n]*|[a-z0-9]+://[^@{}\s]*)", re.IGNORECASE)
 """Switches, numbers, paths and addresses, which are no secret under whatever name."""
+_PASSWORD = re.compile(r"://[^/?#@:\s]*:([^/?#@\s]+)@")
+"""Of an address, behind the user's name."""
 _LONG = re.compile(r"[A-Za-z0-9+/=]{20,}")
 """No key of ours: those have words."""
 
@@ -92,20 +93,13 @@ def _secrets(value: Any, is_secret: bool) -> Iterator[str]:
 
 def _secret_texts(text: str, is_secret: bool) -> Iterator[str]:
     """The text in each way in which it is said; of a JSON document its secret members, of an address its password."""
-    if "://" in text and (password := _password_in(text)):
-        yield from {password, unquote(password)}
+    if found := _PASSWORD.search(text):
+        yield from {found[1], re.sub("%([0-9A-Fa-f]{2})", lambda code: chr(int(code[1], 16)), found[1])}
     if text.lstrip().startswith(("{", "[")):
         yield from _secrets(_parsed(text), is_secret=is_secret)
     if "PRIVATE KEY" in text or (is_secret and not _PLAIN.fullmatch(text)):
         lines = [line for line in re.split(r"\n|\\n", text) if "PRIVATE KEY" not in line]
         yield from (text, repr(text)[1:-1], json.dumps(text)[1:-1], *(line.strip() for line in lines))
-
-
-def _password_in(address: str) -> str | None:
-    try:
-        return urlsplit(address).password
-    except ValueError:
-        return None
 
 
 def _parsed(text: str) -> Any:
