@@ -25,6 +25,7 @@ from lakehouse.cli.progress import progress
 from lakehouse.operations.status import STATES, HourStatus, TopicStatus
 from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
+from lakehouse.store.ledger import Entry
 from tests.lakes import FIVE, NOON, Lake
 from tests.lakes import lake as lake
 
@@ -63,6 +64,23 @@ def test_an_hour_of_the_largest_topic_fits_eighty_columns() -> None:
     assert "deliveries" in left_out
     lines, left_out = table(columns.HOUR, [row], 10_000)
     assert (left_out, lines[1].plain.count("360,000,000")) == ([], 6)
+
+
+@pytest.mark.parametrize(
+    ("state", "details", "shown"),
+    [
+        ("mirrored", {"target": "bigquery"}, "mirrored bigquery"),
+        ("mirrored", {"target": 3}, "mirrored"),
+        ("mirror_failed", {}, "mirror_failed"),
+        ("closed", {"bronze_version": 1, "target": "bigquery"}, "closed"),
+        ("eaten", {"target": "bigquery"}, "eaten"),
+    ],
+)
+def test_a_row_of_the_ledger_that_nobody_wrote_is_its_state(state: str, details: dict[str, object], shown: str) -> None:
+    """A forged row must end no command that shows it; `verify` reports what it is."""
+    lines, _ = table(columns.LEDGER, [Entry(FIVE, state, NOON, "mallory", details)], 200)
+    assert f" {shown} " in lines[1].plain
+    assert "bigquery" not in lines[1].plain.replace(shown, "")
 
 
 @given(st.text(st.sampled_from([*OBEYED, "a", "é", "漢"])))

@@ -10,7 +10,10 @@ from rich.text import Text
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
 from lakehouse.durations import duration_text
 from lakehouse.operations.life import TopicLife
+from lakehouse.errors import LakeError
 from lakehouse.operations.status import RECENT, HourStatus, TopicStatus
+from lakehouse.store.ledger import Entry
+from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 
 _SIGNS = {
     "ok": ("✓", "green"),
@@ -223,6 +226,15 @@ def _hour_rejected(row: HourStatus) -> str:
     return rejected_text(row.rejected, row.rejected / max(1, row.rejected + (row.deliveries or 0)))
 
 
+def _ledger_what(row: Entry) -> str:
+    """The state, and the target where the row is about one; a broken row is its state alone."""
+    try:
+        record = row.record
+    except LakeError:
+        return row.state
+    return f"{row.state} {record.target}" if isinstance(record, (Mirrored, MirrorFailed, Withdrawn)) else row.state
+
+
 HOUR = (
     Column("hour", lambda row: row.hour if row.through is None else f"{row.hour} to {row.through}"),
     Column("state", lambda row: row.state),
@@ -288,7 +300,7 @@ EXPLAINED = (
 LEDGER = (
     Column("at", lambda row: instant_text(row.at)),
     Column("hour", lambda row: row.hour or NOTHING),
-    Column("what", lambda row: " ".join(filter(None, (row.state, row.details.get("target"))))),
+    Column("what", _ledger_what),
     Column("by", lambda row: row.by, least=12),
 )
 

@@ -28,6 +28,7 @@ from lakehouse.pages.hour import HourContext
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
 from lakehouse.pages.words import second
 from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import volume_models
@@ -282,8 +283,7 @@ def _context(
 
 def _release(explanation: Explanation) -> str | None:
     """Who released the hour last, and why."""
-    releases = [event.details for event in explanation.story if event.state == "released"]
-    return f"by {releases[-1].get('by')}: {releases[-1].get('reason')}" if releases else None
+    return next((event.text for event in reversed(explanation.story) if event.state == State.RELEASED), None)
 
 
 def _volume_note(row: HourStatus, model: Model | None) -> str:
@@ -308,18 +308,13 @@ def _links(view: _TopicView, place: int) -> list[tuple[str, str]]:
 
 
 def _mirror_rows(explanation: Explanation, row: HourStatus) -> list[list[Any]]:
-    """A row for each target that has the newest revision."""
-    seals = [event.at for event in explanation.story if event.state == "sealed"]
-    mirrored = [event for event in explanation.story if event.state == "mirrored" and seals and event.at > seals[-1]]
+    """A row for each target that has the newest revision; a broken row has ended the topic before, as `row` was read."""
+    seals = [event.at for event in explanation.story if event.state == State.SEALED]
+    events = [event for event in explanation.story if event.state == State.MIRRORED and seals and event.at > seals[-1]]
+    mirrored = [(event, Mirrored.from_json(event.details)) for event in events]
     return [
-        [
-            event.details.get("target"),
-            event.details.get("rows"),
-            "yes" if event.details.get("rows") == row.rows else "no",
-            event.details.get("where"),
-            second(event.at),
-        ]
-        for event in mirrored
+        [there.target, there.rows, "yes" if there.rows == row.rows else "no", there.where, second(event.at)]
+        for event, there in mirrored
     ]
 
 

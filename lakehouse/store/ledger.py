@@ -74,6 +74,13 @@ class Entry:
         except ValueError as wrong:
             raise self._broken(str(wrong)) from wrong
 
+    @property
+    def through(self) -> Hour | None:
+        """The last hour of a range of empty hours that closed together; None for every other row."""
+        is_sound_close = self.state == State.CLOSED and self.problem is None
+        through: Hour | None = Closed.range_end(self.details) if is_sound_close else None
+        return through
+
     def of(self, kind: type[R]) -> R:
         """The details of a row of that state; ValueError when it has another, LakeError when they are broken."""
         record = self.record
@@ -97,13 +104,13 @@ class History:
 
     entries: tuple[Entry, ...] = ()
     _by_hour: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
-    _ranges: list[Entry] = field(init=False, repr=False, compare=False, default_factory=list)
+    _ranges: list[tuple[Entry, Hour]] = field(init=False, repr=False, compare=False, default_factory=list)
     _mirror_failures: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in self.entries:
-            if entry.state == State.CLOSED and entry.problem is None and entry.details.get("through"):
-                self._ranges.append(entry)
+            if through := entry.through:
+                self._ranges.append((entry, through))
             elif entry.hour is not None and entry.state in HOUR_STATES and entry.problem is None:
                 self._by_hour.setdefault(entry.hour, []).append(entry)
             elif entry.hour is not None and entry.state == State.MIRROR_FAILED and entry.problem is None:
@@ -115,7 +122,7 @@ class History:
 
     def ranges(self) -> dict[Hour, Hour]:
         """Ranges of empty hours that closed together, first hour to last, oldest first."""
-        return {str(entry.hour): str(entry.details["through"]) for entry in self._ranges}
+        return {str(entry.hour): through for entry, through in self._ranges}
 
     def is_in_range(self, hour: Hour) -> bool:
         """Whether the hour closed in a range of empty hours: it is not sealed, and nothing waits for it."""
@@ -131,14 +138,13 @@ class History:
 
     def closed_through(self) -> Hour | None:
         """The newest hour that has closed, alone or in a range of empty hours."""
-        ends = [str(entry.details["through"]) for entry in self._ranges]
-        return max([*self._by_hour, *ends], default=None)
+        return max([*self._by_hour, *(through for _, through in self._ranges)], default=None)
 
     def of_hour(self, hour: Hour) -> list[Entry]:
         """The hour's rows; of an empty hour that closed in a range, that row."""
         if hour in self._by_hour:
             return self._by_hour[hour]
-        return [entry for entry in self._ranges if str(entry.hour) <= hour <= str(entry.details["through"])]
+        return [entry for entry, through in self._ranges if str(entry.hour) <= hour <= through]
 
     def last(self, state: str, hour: Hour | None = None) -> Entry | None:
         """The newest row of that state: of the hour, or of any when none is given."""
@@ -408,7 +414,7 @@ def _entry(
         problem = f"{hour!r} as its hour"
     if hour is None and state in HOUR_STATES:
         problem = "no hour"
-    through = parsed.get("through") if state == State.CLOSED else None
+    through = Closed.range_end(parsed) if state == State.CLOSED else None
     if through is not None and not (isinstance(through, str) and hours.is_hour(through)):
         problem = f"{through!r} as the end of a range of hours"
     return Entry(hour, state or "", moment or EPOCH, by or "", parsed, problem, ledger)

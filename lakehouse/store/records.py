@@ -107,6 +107,11 @@ class Closed(Record):
     requested_by: Annotated[str | None, "who asked for the close"] = None
     request_reason: Annotated[str | None, "the reason that was given"] = None
 
+    @staticmethod
+    def range_end(details: Mapping[str, Any]) -> Any:
+        """The `through` of a row, whatever the rest of it is: a row that is broken elsewhere is a range, too."""
+        return details.get("through")
+
     @property
     def because(self) -> str:
         """Why the hour closed, as it goes on after "because"."""
