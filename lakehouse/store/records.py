@@ -80,7 +80,7 @@ class Record:
 class Condition:
     """One closing condition for one hour."""
 
-    condition: Annotated[str, "name of the rule: `time`, `backlog`, `quiet` (older rows also have `idle`)"]
+    condition: Annotated[str, "name of the closing rule (older rows also have `idle`)"]
     is_met: Annotated[bool, "whether the hour met it"] = False
     required: Annotated[str, "what it asks for: an instant (ISO 8601) or a phrase"] = ""
     measured: Annotated[str | None, "what was measured: an instant (ISO 8601) or a phrase; none when unknown"] = None
