@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import time
 from collections.abc import Callable, Iterator
 from datetime import timedelta
@@ -226,12 +227,12 @@ def test_a_real_server_that_hangs_and_comes_back_takes_the_hour(servers: Servers
     server = servers.bigquery()
     target = BigQueryTarget(bigquery_options(server.address, "hangs", patience="1 second"), server.folder / "gcs")
     hour = lake.sealed(topic, HOUR, plays(["a"], topic))
-    server.pause()
+    server.process.send_signal(signal.SIGSTOP)  # as a machine that hangs: connections are accepted, nothing answers
     try:
         with pytest.raises(MirrorError, match="found"):
             target.mirror.publish(hour)
     finally:
-        server.resume()
+        server.process.send_signal(signal.SIGCONT)
     patient = BigQueryTarget(bigquery_options(server.address, "hangs"), server.folder / "gcs")
     patient.mirror.publish(hour)
     assert patient.rows(topic, HOUR) is not None

@@ -34,7 +34,7 @@ from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransp
 from lakehouse.errors import SourceError
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import CODES, Faults, RandomFaults
-from lakehouse.sandbox.monitoring import DENIED, MISSING, OLDEST_UNACKED_MESSAGE_AGE, stale
+from lakehouse.sandbox.monitoring import DENIED, MISSING, OLDEST_UNACKED_MESSAGE_AGE, Sampling
 from lakehouse.sandbox.subscriptions import Message
 from tests.clock import Clock
 
@@ -807,7 +807,7 @@ def test_a_stale_sample_has_its_own_time(own: Session, broker: Broker, clock: Cl
     """The real ones are minutes old: a reader must take their time, not its own."""
     own.publish(b"one")
     clock.advance(600)
-    broker.sampling = stale(timedelta(minutes=4))
+    broker.sampling = Sampling(age=timedelta(minutes=4))
     assert _sampled(own) == [(360, clock.seconds() - 240)]
     assert _sampled(own, span=timedelta(minutes=3)) == []
 

@@ -34,7 +34,7 @@ from lakehouse.operations.explain import explain_hour
 from lakehouse.operations.status import read_topic
 from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling, stale
+from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling
 from lakehouse.store.files import Storage, Stored, storage_for
 from lakehouse.topics import Topic
 from tests.clock import NOON, Clock
@@ -291,7 +291,7 @@ def test_no_sample_is_no_frontier(broker: Broker, monitoring: Callable[..., Moni
 def test_an_old_sample_is_no_frontier(
     broker: Broker, monitoring: Callable[..., MonitoringFrontier], clock: Clock
 ) -> None:
-    broker.sampling = stale(timedelta(minutes=6))
+    broker.sampling = Sampling(age=timedelta(minutes=6))
     frontier = monitoring().observe([], clock.now)
     assert frontier.at is None
     assert frontier.sampled_at is not None
@@ -311,7 +311,7 @@ def test_a_refusal_is_no_frontier_and_is_reported(
     ("sampling", "reason"),
     [
         (MISSING, "Cloud Monitoring has no sample"),
-        (stale(timedelta(minutes=6)), "older than 5 minutes"),
+        (Sampling(age=timedelta(minutes=6)), "older than 5 minutes"),
         (DENIED, "PermissionDenied"),
     ],
     ids=["missing", "stale", "denied"],

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import shutil
-import signal
 import socket
 import subprocess
 import time
@@ -28,13 +27,6 @@ class Server:
     address: str
     folder: Path
     process: subprocess.Popen[bytes]
-
-    def pause(self) -> None:
-        """As a machine that hangs: connections are accepted and nothing answers."""
-        self.process.send_signal(signal.SIGSTOP)
-
-    def resume(self) -> None:
-        self.process.send_signal(signal.SIGCONT)
 
     def end(self) -> None:
         """At once: what these servers hold is for trying out, and some of them wait for minutes when asked."""

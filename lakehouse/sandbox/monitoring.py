@@ -35,11 +35,6 @@ MISSING = Sampling(missing=True)
 DENIED = Sampling(denied=True)
 
 
-def stale(age: timedelta) -> Sampling:
-    """Samples as Cloud Monitoring would still show them if it had taken none for `age`."""
-    return Sampling(age=age)
-
-
 def time_series(request: Any, subscriptions: Iterable[Subscription], sampling: Sampling, now: float) -> Any:
     """The answer to ListTimeSeries: at most one point per subscription, the newest sample in the interval.
 
