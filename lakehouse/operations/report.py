@@ -57,9 +57,21 @@ class _TopicView:
     """What is shown of a topic; `complaint` where it could not be read."""
 
     topic: Topic
-    snapshot: TopicSnapshot | None
     rows: Sequence[HourStatus] = ()
     complaint: str | None = None
+
+
+@dataclass(frozen=True)
+class _Pages:
+    """A topic's pages: what they show, where they go, and in `before` what each was drawn from last."""
+
+    view: _TopicView
+    snapshot: TopicSnapshot
+    model: Model | None
+    reports: Storage
+    storage: Storage
+    before: Mapping[str, str]
+    now: datetime
 
 
 def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, track: Track = untracked) -> Built:
@@ -70,10 +82,10 @@ def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, t
     """
     storage = storage_for(out, config.settings.storage_options)
     with _refusals_of(out):
-        before = _built_before(storage)
+        before = _keys_before(storage)
     topics = [config.topics[name] for name in sorted(config.topics)]
     with ThreadPoolExecutor(_READERS) as readers:
-        built = readers.map(lambda topic: _topic_built(topic, config, out, storage, before, last, now), topics)
+        built = readers.map(lambda topic: _build_topic(topic, config, out, storage, before, last, now), topics)
         results = list(track(built, len(topics)))
     views = [view for view, _ in results]
     pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
@@ -113,7 +125,7 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
-def _built_before(storage: Storage) -> dict[str, str]:
+def _keys_before(storage: Storage) -> dict[str, str]:
     """What each page was drawn from; nothing when that is not known, and then all pages are drawn again."""
     try:
         built = json.loads(storage.read(_BUILT) or b"{}")
@@ -122,20 +134,20 @@ def _built_before(storage: Storage) -> dict[str, str]:
     return {str(page): str(key) for page, key in built.items()} if isinstance(built, dict) else {}
 
 
-def _topic_built(
+def _build_topic(
     topic: Topic, config: Config, out: str, storage: Storage, before: Mapping[str, str], last: int, now: datetime
 ) -> tuple[_TopicView, dict[str, str]]:
     """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
     try:
         snapshot = status.read_topic(topic, config)
-        rows = _rows(snapshot, last, now)
-        view = _TopicView(topic, snapshot, rows)
-        pages = _written(view, snapshot, config, storage, before, now)
-        pages |= _erased_pages(view, snapshot, config, storage, before, now)
-        register(TopicTables(topic, config.settings), out, snapshot.history)
-        return view, pages
+        tables = TopicTables(topic, config.settings)
+        view = _TopicView(topic, _rows(snapshot, last, now))
+        pages = _Pages(view, snapshot, _model_of(tables), tables.reports.files(), storage, before, now)
+        drawn_from = _write_pages(pages) | _write_erased_pages(pages)
+        register(tables, out, snapshot.history)
+        return view, drawn_from
     except Exception as error:  # whatever breaks one topic must not hide the others
-        return _TopicView(topic, None, complaint=str(error) or type(error).__name__), {}
+        return _TopicView(topic, complaint=str(error) or type(error).__name__), {}
 
 
 def _result_of(reports: Storage, row: HourStatus) -> tuple[dict[str, Any] | None, str]:
@@ -152,10 +164,10 @@ def _result_of(reports: Storage, row: HourStatus) -> tuple[dict[str, Any] | None
     return result, ""
 
 
-def _model_of(topic: Topic, config: Config) -> Model | None:
+def _model_of(tables: TopicTables) -> Model | None:
     """The model of usual hours; None when there is none, or when it is unreadable, as it is when it is next fitted."""
     try:
-        return volume_models.current(TopicTables(topic, config.settings))
+        return volume_models.current(tables)
     except (ValueError, KeyError, TypeError):
         return None
 
@@ -183,66 +195,43 @@ def _rows(snapshot: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]
     return [row for row in status.hour_statuses(snapshot, last, now) if row.through is None]
 
 
-def _written(
-    view: _TopicView,
-    snapshot: TopicSnapshot,
-    config: Config,
-    storage: Storage,
-    before: Mapping[str, str],
-    now: datetime,
-) -> dict[str, str]:
+def _write_pages(pages: _Pages) -> dict[str, str]:
     """The topic's page, and those of its hours that changed; gives what each was drawn from, as a hash."""
-    model = _model_of(view.topic, config)
-    keys = _drawn(view, range(len(view.rows)), snapshot, config, storage, before, now)
-    storage.write(f"{view.topic.name}/index.html", _topic_page(view, snapshot, model, now).encode())
+    keys = _write_hours(pages, range(len(pages.view.rows)))
+    pages.storage.write(f"{pages.view.topic.name}/index.html", _topic_page(pages).encode())
     return keys
 
 
-def _erased_pages(
-    view: _TopicView,
-    snapshot: TopicSnapshot,
-    config: Config,
-    storage: Storage,
-    before: Mapping[str, str],
-    now: datetime,
-) -> dict[str, str]:
+def _write_erased_pages(pages: _Pages) -> dict[str, str]:
     """Pages of older hours that an erasure has changed: no page may stay that shows what is erased."""
-    erased = snapshot.history.erased_hours().keys() - {row.hour for row in view.rows}
+    name, history = pages.view.topic.name, pages.snapshot.history
+    erased = history.erased_hours().keys() - {row.hour for row in pages.view.rows}
     if not erased:
         return {}
-    present = {stored.path for stored in storage.listed(view.topic.name)}
-    complete = replace(view, rows=_rows(snapshot, len(snapshot.history.entries), now))
+    present = {stored.path for stored in pages.storage.listed(name)}
+    complete = replace(pages.view, rows=_rows(pages.snapshot, len(history.entries), pages.now))
     places = [
         place
         for place, row in enumerate(complete.rows)
-        if row.hour in erased and f"{view.topic.name}/{row.hour}.html" in present
+        if row.hour in erased and f"{name}/{row.hour}.html" in present
     ]
-    return _drawn(complete, places, snapshot, config, storage, before, now)
+    return _write_hours(replace(pages, view=complete), places)
 
 
-def _drawn(
-    view: _TopicView,
-    places: Iterable[int],
-    snapshot: TopicSnapshot,
-    config: Config,
-    storage: Storage,
-    before: Mapping[str, str],
-    now: datetime,
-) -> dict[str, str]:
+def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
     """What the pages of the hours at these places are drawn from; those that changed are written."""
-    name, model = view.topic.name, _model_of(view.topic, config)
-    reports = TopicTables(view.topic, config.settings).reports.files()
+    view, model = pages.view, pages.model
     keys: dict[str, str] = {}
     for place in places:
         row = view.rows[place]
-        page = f"{name}/{row.hour}.html"
-        explanation = explain_hour(snapshot, row.hour, now)
+        page = f"{view.topic.name}/{row.hour}.html"
+        explanation = explain_hour(pages.snapshot, row.hour, pages.now)
         key = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2])
-        if key != before.get(page):
-            result, complaint = _result_of(reports, row)
+        if key != pages.before.get(page):
+            result, complaint = _result_of(pages.reports, row)
             context = replace(_context(view, place, explanation, result, model), complaint=complaint)
             drawn = hour.page(result, context) if result else hour.page_without_verdict(context)
-            storage.write(page, drawn.encode())
+            pages.storage.write(page, drawn.encode())
             key = f"{key} unreadable" if complaint else key
         keys[page] = key
     return keys
@@ -308,7 +297,7 @@ def _links(view: _TopicView, place: int) -> list[tuple[str, str]]:
 
 
 def _mirror_rows(explanation: Explanation, row: HourStatus) -> list[list[Any]]:
-    """A row for each target that has the newest revision; a broken row has ended the topic before, as `row` was read."""
+    """A row for each target that has the newest revision; LakeError came before this where a row is broken."""
     seals = [event.at for event in explanation.story if event.state == State.SEALED]
     events = [event for event in explanation.story if event.state == State.MIRRORED and seals and event.at > seals[-1]]
     mirrored = [(event, Mirrored.from_json(event.details)) for event in events]
@@ -318,10 +307,12 @@ def _mirror_rows(explanation: Explanation, row: HourStatus) -> list[list[Any]]:
     ]
 
 
-def _topic_page(view: _TopicView, snapshot: TopicSnapshot, model: Model | None, now: datetime) -> str:
+def _topic_page(pages: _Pages) -> str:
+    view = pages.view
     with_rows = [row for row in view.rows if row.rows is not None]
-    chart = _volume_chart(with_rows, model, None) if len(with_rows) > 1 else ""
-    return topic_page(view.topic.name, list(_hour_lines(view.rows)), list(_facts(snapshot, model, now)), chart)
+    chart = _volume_chart(with_rows, pages.model, None) if len(with_rows) > 1 else ""
+    facts = list(_facts(pages.snapshot, pages.model, pages.now))
+    return topic_page(view.topic.name, list(_hour_lines(view.rows)), facts, chart)
 
 
 def _hour_lines(rows: Sequence[HourStatus]) -> Iterator[HourLine]:
