@@ -20,7 +20,7 @@ _LINE = re.compile(
 """A key, which may be commented out, with what is set and the comment beside it."""
 
 
-def commented(text: str, mirrors: Mapping[str, type[BaseModel]]) -> str:
+def with_comments(text: str, mirrors: Mapping[str, type[BaseModel]]) -> str:
     """The file with the comment of each key written again; what no model declares, such as Spark's keys, stays."""
     return "\n".join(_lines(text.split("\n"), mirrors))
 

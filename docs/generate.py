@@ -70,7 +70,7 @@ def main(arguments: list[str]) -> int:
 def texts() -> dict[Path, str]:
     """What each generated page and each commented configuration must hold."""
     made = {PAGES[name]: text for name, text in pages().items()}
-    return made | {file: comments.commented(_read(file), MIRROR_OPTIONS) for file in comments.FILES}
+    return made | {file: comments.with_comments(_read(file), MIRROR_OPTIONS) for file in comments.FILES}
 
 
 def pages() -> dict[str, str]:

@@ -96,13 +96,13 @@ def _secret_texts(text: str, is_secret: bool) -> Iterator[str]:
     if found := _PASSWORD.search(text):
         yield from {found[1], re.sub("%([0-9A-Fa-f]{2})", lambda code: chr(int(code[1], 16)), found[1])}
     if text.lstrip().startswith(("{", "[")):
-        yield from _secrets(_parsed(text), is_secret=is_secret)
+        yield from _secrets(_json_value(text), is_secret=is_secret)
     if "PRIVATE KEY" in text or (is_secret and not _PLAIN.fullmatch(text)):
         lines = [line for line in re.split(r"\n|\\n", text) if "PRIVATE KEY" not in line]
         yield from (text, repr(text)[1:-1], json.dumps(text)[1:-1], *(line.strip() for line in lines))
 
 
-def _parsed(text: str) -> Any:
+def _json_value(text: str) -> Any:
     try:
         return json.loads(text)
     except ValueError:

@@ -404,21 +404,21 @@ def config_error(file: Path, error: ValidationError) -> ConfigError:
     """The first complaint in full: file, key, found, expected; and which other keys are wrong."""
     first, *others = error.errors()
     key = _key_of(first)
-    found = "nothing" if first["type"] == "missing" else repr(_shown(first["input"], first["loc"]))
+    found = "nothing" if first["type"] == "missing" else repr(_value_without_secrets(first["input"], first["loc"]))
     if first["type"] == "extra_forbidden":
         found = f"the unknown key {key!r}"
     wrong = list(dict.fromkeys(other for each in others if (other := _key_of(each)) != key))
     more = (
         f" {len(wrong)} more to fix in this file: {', '.join(wrong[:10])}{', …' * (len(wrong) > 10)}." if wrong else ""
     )
-    return ConfigError(f"{file}: {key}", found=found, expected=_expected(first), next_step=f"Fix that key.{more}")
+    return ConfigError(f"{file}: {key}", found=found, expected=_expectation(first), next_step=f"Fix that key.{more}")
 
 
 def _key_of(complaint: ErrorDetails) -> str:
     return ".".join(str(part) for part in complaint["loc"]) or "(whole file)"
 
 
-def _expected(complaint: ErrorDetails) -> str:
+def _expectation(complaint: ErrorDetails) -> str:
     """What the key should be, in our words: pydantic's say that an input should be something."""
     known = {"missing": "a value, as this key is required", "extra_forbidden": "a key that the application knows"}
     if complaint["type"] in known:
@@ -434,14 +434,14 @@ def _expected(complaint: ErrorDetails) -> str:
     return said
 
 
-def _shown(value: Any, location: tuple[int | str, ...]) -> Any:
+def _value_without_secrets(value: Any, location: tuple[int | str, ...]) -> Any:
     """The value without secrets: what is under `storage_options`, or under a name that sounds like one."""
     if any(may_be_secret(str(part)) or part == "storage_options" for part in location):
         return HIDDEN
     if isinstance(value, Mapping):
-        return {name: _shown(each, (str(name),)) for name, each in value.items()}
+        return {name: _value_without_secrets(each, (str(name),)) for name, each in value.items()}
     if isinstance(value, list | tuple):
-        return [_shown(each, ()) for each in value]
+        return [_value_without_secrets(each, ()) for each in value]
     return value
 
 

@@ -33,10 +33,10 @@ def duration_text(duration: timedelta) -> str:
     microseconds = duration // timedelta(microseconds=1)
     for unit, size in _MICROSECONDS.items():
         if abs(microseconds) >= size and microseconds % size == 0:
-            return _counted(str(microseconds // size), unit)
+            return _count_text(str(microseconds // size), unit)
     whole, fraction = divmod(abs(microseconds), _MICROSECONDS["second"])
     digits = f"{whole}.{fraction:06d}".rstrip("0").rstrip(".")
-    return _counted(f"-{digits}" if microseconds < 0 else digits, "second")
+    return _count_text(f"-{digits}" if microseconds < 0 else digits, "second")
 
 
 def brief(seconds: float) -> str:
@@ -53,7 +53,7 @@ def brief(seconds: float) -> str:
     return ("−" if seconds < 0 else "") + " ".join(shown)
 
 
-def _counted(number: str, unit: str) -> str:
+def _count_text(number: str, unit: str) -> str:
     return f"{number} {unit}" + ("" if number == "1" else "s")
 
 

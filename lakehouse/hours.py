@@ -59,7 +59,7 @@ def start_of(hour: Hour) -> datetime:
 
 
 def end_of(hour: Hour) -> datetime:
-    return shifted(start_of(hour), ONE_HOUR)
+    return instant_after(start_of(hour), ONE_HOUR)
 
 
 def instant_text(instant: datetime) -> str:
@@ -67,7 +67,7 @@ def instant_text(instant: datetime) -> str:
     return f"{instant:%Y-%m-%dT%H:%M:%SZ}"
 
 
-def shifted(instant: datetime, span: timedelta) -> datetime:
+def instant_after(instant: datetime, span: timedelta) -> datetime:
     """`instant + span`; the first or last instant that there is when that lies outside of the years 1 to 9999."""
     try:
         return instant + span
@@ -82,7 +82,7 @@ def ordinal_of(hour: Hour) -> int:
 
 def from_ordinal(ordinal: int) -> Hour:
     """The hour of that number, or the first or last that there is."""
-    return hour_of(shifted(EPOCH, ordinal * ONE_HOUR))
+    return hour_of(instant_after(EPOCH, ordinal * ONE_HOUR))
 
 
 def after(hour: Hour, hours: int = 1) -> Hour:

@@ -51,11 +51,11 @@ def open_lake(conf: str | Path | None = None) -> Lake:
     """The lake of a configuration: `conf`, else $LAKEHOUSE_CONF, else `conf/local.yaml` here or in a folder above."""
     if conf or os.environ.get("LAKEHOUSE_CONF"):
         return Lake(load(conf))
-    found = _found()
+    found = _conf_above()
     return Lake(load(found, folder=found.parent.parent) if found else load())
 
 
-def _found() -> Path | None:
+def _conf_above() -> Path | None:
     """A notebook runs in a folder of its own: relative roots count from the one that holds `conf/`."""
     places = (folder / "conf" / "local.yaml" for folder in (Path.cwd(), *Path.cwd().parents))
     return next((place for place in places if place.exists()), None)
@@ -253,7 +253,7 @@ class TopicLake:
         version = int(as_it_was(place.table(), as_of).version())
         kept = (parse_hour(hour),) if hour is not None else None
 
-        def opened() -> DeltaTable:
+        def table_of_version() -> DeltaTable:
             return place.table(version)
 
-        return Rows(f"{self.name} {name}", place.uri, version, opened, schema, kept, self._session)
+        return Rows(f"{self.name} {name}", place.uri, version, table_of_version, schema, kept, self._session)

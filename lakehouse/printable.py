@@ -20,7 +20,7 @@ _IN_JSON = re.compile(f"[{_STEERING}]".replace("\x00-\x1f", ""))
 
 def printable(text: str) -> str:
     """The text in one line, with `\\n`, `\\t`, `\\x1b` or `\\u202e` for each character that would steer a terminal."""
-    return _IN_TEXT.sub(_spelled, text)
+    return _IN_TEXT.sub(_escape, text)
 
 
 def printable_json(document: str) -> str:
@@ -28,7 +28,7 @@ def printable_json(document: str) -> str:
     return _IN_JSON.sub(lambda found: f"\\u{ord(found[0]):04x}", document)
 
 
-def _spelled(found: re.Match[str]) -> str:
+def _escape(found: re.Match[str]) -> str:
     named = {"\n": "\\n", "\t": "\\t", "\r": "\\r"}
     code = ord(found[0])
     return named.get(found[0]) or (f"\\x{code:02x}" if code < 0x100 else f"\\u{code:04x}")

@@ -110,7 +110,7 @@ class Frontier:
 
 def watermark(max_event_time: datetime | None, topic: Topic) -> datetime | None:
     """The event time before which no more input is expected; None before the first event."""
-    return hours.shifted(max_event_time, -topic.lateness) if max_event_time else None
+    return hours.instant_after(max_event_time, -topic.lateness) if max_event_time else None
 
 
 def _newest(values: Mapping[str, Any]) -> NewestEvent | None:

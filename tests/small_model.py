@@ -189,7 +189,7 @@ def _look(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _publish(world: World, me: Driver, rules: Rules) -> Next:
-    """_Pull._published: the manifest, put if absent, when all files are durable. Who loses tells the winner's facts."""
+    """_Pull._manifest_there: the manifest, put if absent, when all files are durable. Who loses tells the winner's."""
     mine, present = Segment(me.key, me.name, me.pulled), world.manifest(me.key)
     if present is not None and rules.puts_if_absent:
         answer = me._replace(facts=me.facts | {present})

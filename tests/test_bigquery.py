@@ -17,7 +17,7 @@ from lakehouse.config import Config
 from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.bigquery.mirror import BigQueryMirror
-from lakehouse.mirrors.bigquery.schema import merged, schema_of
+from lakehouse.mirrors.bigquery.schema import merged_fields, schema_of
 from lakehouse.mirrors.contract import manifest_of
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.schemas import sealed_schema
@@ -249,6 +249,6 @@ def test_a_lake_that_bigquery_cannot_read_needs_a_place_for_copies(address: str,
 def test_a_schema_keeps_what_the_topic_no_longer_declares(topic: Topic, topic_with: Callable[..., Topic]) -> None:
     """A load into a partition that leaves a column out is refused."""
     before = schema_of(sealed_schema(topic))
-    after = merged(before, schema_of(sealed_schema(topic_with(fields={"track": "struct<ms: int, bpm: int>"}))))
+    after = merged_fields(before, schema_of(sealed_schema(topic_with(fields={"track": "struct<ms: int, bpm: int>"}))))
     assert [field.name for field in after] == [field.name for field in before]
     assert [member.name for member in after[1].fields] == ["id", "ms", "bpm"]

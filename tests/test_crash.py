@@ -25,9 +25,9 @@ from typer.testing import CliRunner
 from lakehouse import failpoints
 from lakehouse.config import load
 from lakehouse.crash import kit, lives
-from lakehouse.crash.playing import Outcome, played
+from lakehouse.crash.playing import Outcome, outcome_of
 from lakehouse.crash.publisher import TRICKLES
-from lakehouse.crash.schedules import Act, Schedule, dying_at, random_schedule, shrunk, torn, trickling
+from lakehouse.crash.schedules import Act, Schedule, dying_at, random_schedule, shrunk, tear, trickling
 from lakehouse.crash.small_lake import SUBSCRIPTION
 from lakehouse.errors import MISUSE
 from lakehouse.ingest import batch, closing
@@ -115,7 +115,7 @@ def test_a_case_that_the_kit_does_not_know_is_an_error(tmp_path: Path, monkeypat
 
 @pytest.mark.parametrize("step", failpoints.STEPS)
 def test_a_death_at_any_step_loses_and_doubles_nothing(step: str, tmp_path: Path) -> None:
-    outcome = played(dying_at(step), tmp_path)
+    outcome = outcome_of(dying_at(step), tmp_path)
     assert outcome.has_died
     assert outcome.violations == NOTHING
 
@@ -130,12 +130,12 @@ def test_a_death_at_any_step_loses_and_doubles_nothing(step: str, tmp_path: Path
 )
 def test_a_random_schedule_loses_and_doubles_nothing(seed: int, tmp_path: Path) -> None:
     """Faults of the broker, deaths, two drivers, lost and restored checkpoints, events late by days."""
-    assert played(random_schedule(seed), tmp_path).violations == NOTHING
+    assert outcome_of(random_schedule(seed), tmp_path).violations == NOTHING
 
 
 def test_a_schedule_is_its_seed(tmp_path: Path) -> None:
     """What is found at night must be there in the morning."""
-    first, second = (played(random_schedule(7), tmp_path / name) for name in ("first", "second"))
+    first, second = (outcome_of(random_schedule(7), tmp_path / name) for name in ("first", "second"))
     assert first.trace == second.trace
 
 
@@ -150,7 +150,7 @@ def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pyt
     number = iter(range(10**6))
 
     def outcome(schedule: Schedule) -> Outcome:
-        return played(schedule, tmp_path / str(next(number)))
+        return outcome_of(schedule, tmp_path / str(next(number)))
 
     dies_with_two_slots = Schedule(
         "not adopted",
@@ -180,7 +180,7 @@ def test_a_topic_s_very_first_batch_can_be_planned_again(step: str, tmp_path: Pa
         (Act("publish", 1, amount=5), Act("start", 3), Act("batch", dies_at=step), Act("batch"), Act("batch")),
         first_hour="now",
     )
-    assert played(first, tmp_path).violations == NOTHING
+    assert outcome_of(first, tmp_path).violations == NOTHING
 
 
 def test_a_close_of_a_driver_that_died_is_recorded_by_the_one_that_lives(tmp_path: Path) -> None:
@@ -204,7 +204,7 @@ def test_a_close_of_a_driver_that_died_is_recorded_by_the_one_that_lives(tmp_pat
             Act("batch", driver="b"),
         ),
     )
-    assert played(schedule, tmp_path).violations == NOTHING
+    assert outcome_of(schedule, tmp_path).violations == NOTHING
 
 
 def test_an_epoch_that_two_drivers_logged_under_two_numbers_is_gone_over(tmp_path: Path) -> None:
@@ -213,7 +213,7 @@ def test_an_epoch_that_two_drivers_logged_under_two_numbers_is_gone_over(tmp_pat
         "logged twice",
         (Act("publish", 1, amount=9), Act("batch"), Act("stop"), Act("log twice"), Act("batch"), Act("batch")),
     )
-    assert played(schedule, tmp_path).violations == NOTHING
+    assert outcome_of(schedule, tmp_path).violations == NOTHING
 
 
 # --- what is torn, trickles, has one id or is empty for long --------------------------------------------------------
@@ -225,7 +225,7 @@ def test_an_epoch_that_two_drivers_logged_under_two_numbers_is_gone_over(tmp_pat
 )
 def test_a_torn_checkpoint_loses_and_doubles_nothing(part: str, step: str, tmp_path: Path) -> None:
     """A crash of the machine leaves a file empty, cut or full of zeros: Spark could not start with it, ever."""
-    outcome = played(torn(part, step), tmp_path)
+    outcome = outcome_of(tear(part, step), tmp_path)
     assert outcome.violations == NOTHING
     assert outcome.set_aside == 2
 
@@ -234,7 +234,7 @@ def test_a_torn_checkpoint_loses_and_doubles_nothing(part: str, step: str, tmp_p
     "kind", [kind if kind == "rejected" else pytest.param(kind, marks=pytest.mark.slow) for kind in TRICKLES]
 )
 def test_a_steady_trickle_holds_no_hour_for_longer_than_promised(kind: str, tmp_path: Path) -> None:
-    assert played(trickling(kind), tmp_path).violations == NOTHING
+    assert outcome_of(trickling(kind), tmp_path).violations == NOTHING
 
 
 @pytest.mark.slow
@@ -242,7 +242,7 @@ def test_the_schedules_find_an_hour_that_a_trickle_holds(tmp_path: Path, monkeyp
     """They are hard enough: without the bounds, late events keep their hour open, and the promise is seen broken."""
     monkeypatch.setattr(closing, "LONGEST_QUIET_WAIT", 10**6)
     monkeypatch.setattr(batch, "counts_for_quiet", lambda published, bucket, topic: True)
-    found = played(trickling("late"), tmp_path).violations
+    found = outcome_of(trickling("late"), tmp_path).violations
     assert any("is still open at" in wrong for wrong in found)
 
 
@@ -261,12 +261,12 @@ ONE_ID_TWICE = Schedule(
 
 def test_events_of_one_id_are_all_delivered(tmp_path: Path) -> None:
     """In one hour, in two, late and delivered again."""
-    assert played(ONE_ID_TWICE, tmp_path).violations == NOTHING
+    assert outcome_of(ONE_ID_TWICE, tmp_path).violations == NOTHING
 
 
 def test_the_schedules_find_a_seal_by_the_id_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "duplicates", lambda scan, identity: dedup.duplicates(scan, ("event_id",)))
-    assert any("is not in silver" in wrong for wrong in played(ONE_ID_TWICE, tmp_path).violations)
+    assert any("is not in silver" in wrong for wrong in outcome_of(ONE_ID_TWICE, tmp_path).violations)
 
 
 def test_many_empty_hours_close_as_one_range(tmp_path: Path) -> None:
@@ -276,7 +276,7 @@ def test_many_empty_hours_close_as_one_range(tmp_path: Path) -> None:
         empty_hours="close",
         first_hour="now",
     )
-    assert played(schedule, tmp_path).violations == NOTHING
+    assert outcome_of(schedule, tmp_path).violations == NOTHING
     history = Ledger(LedgerTable(open_table(str(tmp_path / "sealed" / "plays" / "ledger"), {})), by="").history()
     closes = [entry.of(Closed) for entry in history.entries if entry.state == State.CLOSED]
     assert [close.rows for close in closes if close.through] == [0]
@@ -305,7 +305,7 @@ def test_the_older_of_two_drivers_stops_and_harms_nothing(seed: int, tmp_path: P
             Act("batch", driver="b"),
         ),
     )
-    outcome = played(schedule, tmp_path)
+    outcome = outcome_of(schedule, tmp_path)
     assert outcome.violations == NOTHING
     stopped = [line for line in outcome.trace if "StaleDriverError" in line or "CheckpointInUseError" in line]
     assert stopped
@@ -355,7 +355,7 @@ def test_a_sigterm_ends_a_run_within_a_batch_and_leaves_nothing_leased(tmp_path:
     with Broker() as broker:
         lake = lives.KilledLake(tmp_path, broker, random.Random(0))
         lake.new_hour(10)
-        with lake.started(lives.BY_SPARK_SUBMIT, {}) as process:
+        with lake.application_process(lives.BY_SPARK_SUBMIT, {}) as process:
             deadline = time.monotonic() + PATIENCE_SECONDS
             while broker.unacked(SUBSCRIPTION) and process.poll() is None and time.monotonic() < deadline:
                 time.sleep(0.1)

@@ -44,7 +44,7 @@ def test_every_key_of_an_environment_has_its_comment_again(file: Path) -> None:
     text = file.read_text(encoding="utf-8")
     wrong = re.sub(r"^(?!# Each key)(.*?) · .* · .*$", r"\1 · 7 · another text", text, flags=re.MULTILINE)
     assert wrong != text
-    again = comments.commented(wrong, generate.MIRROR_OPTIONS)
+    again = comments.with_comments(wrong, generate.MIRROR_OPTIONS)
     declared, spark = again.partition("\nspark:")[0], text.partition("\nspark:")[0]
     assert declared == spark
     assert yaml.safe_load(again) == yaml.safe_load(text)

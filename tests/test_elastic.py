@@ -88,9 +88,9 @@ def life(tmp_path_factory: pytest.TempPathFactory) -> Life:
             chance = random.Random(0)
             lake = ClusterLake(folder / "lake", broker, clock, master, SHARE, chance, slots=(1, 2), spark=DYNAMIC)
             lake.new_hour(6 * SHARE)
-            with lake.started(BY_PYTHON, {}) as process:
-                lake.watched(process, lambda: list(executors_in(lake.events))[-2:] == [2, 1])
-                wrong = lake.brought_to_an_end(process)
+            with lake.application_process(BY_PYTHON, {}) as process:
+                lake.watch(process, lambda: list(executors_in(lake.events))[-2:] == [2, 1])
+                wrong = lake.bring_to_an_end(process)
     except UnavailableError as missing:
         pytest.skip(str(missing))
     bronze = open_table(folders_of(lake.config.settings, "plays").bronze, {})

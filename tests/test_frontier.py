@@ -180,7 +180,7 @@ def test_the_store_s_clock_is_that_of_the_newest_row() -> None:
     class Bucket:
         has_clock = True
 
-        def listed(self, folder: str) -> list[Stored]:
+        def listing(self, folder: str) -> list[Stored]:
             assert folder == "_delta_log"
             return [Stored(f"_delta_log/{n}.json", 1, after_noon(n)) for n in (7, 3)]
 

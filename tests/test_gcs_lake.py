@@ -145,7 +145,7 @@ def test_of_many_attempts_at_one_slot_one_is_real_and_the_others_leave_nothing(
         storage = storage_for(raw, settings.storage_options)
         manifest = read_manifest(storage, 1, 0)
         assert manifest is not None
-        assert [stored.path for stored in storage.listed("bronze")] == [f"bronze/{f.path}" for f in manifest.files]
+        assert [stored.path for stored in storage.listing("bronze")] == [f"bronze/{f.path}" for f in manifest.files]
         with storage.open(f"bronze/{manifest.files[0].path}") as file:
             real = set(pq.read_table(file)["message_id"].to_pylist())
         assert len(real) == 10
@@ -181,7 +181,7 @@ def test_the_whole_application_delivers_on_google_s_storage(root: str, address: 
     topic, options = lake.topic, lake.config.settings.storage_options
     folders = folders_of(lake.config.settings, topic.name)
     assert folders.silver.startswith("gs://")
-    assert storage_for(folders.raw, options).listed("checkpoint")
+    assert storage_for(folders.raw, options).listing("checkpoint")
     history = Ledger(LedgerTable(ledger_table(folders, topic, options)), "test").history()
     assert history.hours()
     verification = verify_hours(topic, lake.config, [], datetime.now(UTC))

@@ -44,7 +44,7 @@ CALLS: dict[str, Callable[[dict[str, str]], None]] = {
     "delete": on_lake(lambda storage: storage.delete(["plays/a"])),
     "write": on_lake(lambda storage: storage.write("plays/b", b"new")),
     "put_if_absent": on_lake(lambda storage: storage.put_if_absent("plays/b", b"new")),
-    "listed": on_lake(lambda storage: storage.listed("plays")),
+    "listed": on_lake(lambda storage: storage.listing("plays")),
 }
 
 

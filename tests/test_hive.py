@@ -21,7 +21,7 @@ from lakehouse.errors import MirrorError
 from lakehouse.hours import after, start_of
 from lakehouse.mirrors.contract import Count, SealedHour
 from lakehouse.mirrors.files import LocalFiles
-from lakehouse.mirrors.hive import HiveMirror, HiveOptions, _connected, hive_type
+from lakehouse.mirrors.hive import HiveMirror, HiveOptions, _session, hive_type
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.topics import Topic
 from lakehouse.types import arrow_type
@@ -88,7 +88,7 @@ def test_fields_that_come_later_are_null_in_earlier_hours(
     grown = topic_with(fields=fields)
     rows = plays(["b"], grown, track=[{"id": "t", "ms": 1, "bpm": 120}], speed=[1.5])
     target.mirror.publish(lake.sealed(grown, NEXT, rows))
-    with _connected(target.options) as hive:
+    with _session(target.options) as hive:
         seen = hive.rows(f"select event_id, track, speed from {target.options.database}.plays order by event_id")
     assert [(row[0], json.loads(row[1]), row[2]) for row in seen] == [
         ("a", {"id": "t", "ms": 1, "bpm": None}, None),

@@ -246,6 +246,6 @@ def test_two_values_with_the_same_hash_are_not_one() -> None:
     """Repeats are sought among hashes; what is found is compared in full before it is said of a row."""
     table = pa.table({"event_id": ["a", "b", "c", "c"]})
     rule = UniqueRule(("event_id",), "event_id is not null")
-    with hour_scan(scan_of(table), hashed=lambda columns: "hash(length(event_id))") as hour:
+    with hour_scan(scan_of(table), row_hash=lambda columns: "hash(length(event_id))") as hour:
         assert hour.repeats(rule) == 2
         assert hour.examples(rule, ["event_id"], 10) == [{"event_id": "c"}, {"event_id": "c"}]

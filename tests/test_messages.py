@@ -155,7 +155,7 @@ def test_what_spark_has_committed_is_cleared_away_when_the_next_batch_is(
         stream.commit(end)
     stored = storage_for(options["segments"])
     assert listed_manifests(stored) == [(3, 0)]
-    assert len(stored.listed("bronze")) == 1
+    assert len(stored.listing("bronze")) == 1
 
 
 def test_a_checkpoint_older_than_what_was_cleared_away_is_refused(broker: Broker, options: dict[str, str]) -> None:

@@ -10,7 +10,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from lakehouse.schemas import segment_schema
-from lakehouse.seal.copying import packed, pieces_of
+from lakehouse.seal.copying import pieces_of, rows_per_file
 from lakehouse.store import parquet
 from lakehouse.store.files import storage_for
 from lakehouse.store.parquet import FILE, ROW
@@ -35,7 +35,7 @@ def openers(paths: list[Path]) -> list[parquet.Opener]:
 def test_every_row_has_its_file_and_its_place(tmp_path: Path) -> None:
     """Across row groups, empty files and more files than are opened ahead."""
     sizes = [7, 0, 1, *range(2, 12)]
-    batches = parquet.addressed(openers(written(tmp_path, *sizes)), ["event_id"])
+    batches = parquet.rows_with_addresses(openers(written(tmp_path, *sizes)), ["event_id"])
     table = pa.Table.from_batches(batches)
     assert table.column_names == ["event_id", FILE, ROW]
     expected = [(f"{file}-{row}", file, row) for file, rows in enumerate(sizes) for row in range(rows)]
@@ -80,7 +80,7 @@ def test_pieces_fill_files_of_the_target_size(sizes: list[int], target: int, exp
     from lakehouse.seal.copying import Piece
 
     pieces = [Piece("file", number, 1, size) for number, size in enumerate(sizes)]
-    groups = list(packed(pieces, target))
+    groups = list(rows_per_file(pieces, target))
     assert [len(group) for group in groups] == expected
     assert [piece for group in groups for piece in group] == pieces
 

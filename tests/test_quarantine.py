@@ -98,7 +98,7 @@ def test_a_slot_that_died_is_read_again_in_quarantine(
     )
     died = subprocess.run([sys.executable, "-c", first, json.dumps(options)], env={**os.environ, "PYTHONPATH": "."})
     assert died.returncode == -9
-    assert tables.raw.files().listed("segments") == []
+    assert tables.raw.files().listing("segments") == []
 
     stream = SegmentStream(options, Puller(decode=deadly, quarantine=DEADLY))
     start, end = ({"epoch": epoch, "slots": 1, "open_hour": None} for epoch in (0, 1))

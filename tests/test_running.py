@@ -242,7 +242,7 @@ def test_a_heartbeat_says_how_often_a_topic_fails_and_why(claimed: Callable[...,
     skips.last_batch = DONE
     skips.record_failure(DENIED)
     assert (skips.pulse.state, skips.pulse.failures) == ("parked", 1)
-    well = skips.pulse.triggered(datetime.now(UTC), 1, None)
+    well = skips.pulse.after_trigger(datetime.now(UTC), 1, None)
     assert (well.state, well.failures, well.error, well.next_try_at) == ("running", 0, None, None)
 
 

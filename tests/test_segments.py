@@ -160,7 +160,7 @@ def test_two_attempts_at_one_slot_never_write_the_same_file(writer: Callable[...
 
 def test_a_segment_without_messages_has_no_files(writer: Callable[..., SegmentWriter], storage: Storage) -> None:
     assert writer(FIVE).close() == ()
-    assert storage.listed("bronze") == []
+    assert storage.listing("bronze") == []
 
 
 def test_full_row_groups_are_written_before_the_end(writer: Callable[..., SegmentWriter], folders: Folders) -> None:
@@ -240,11 +240,11 @@ def test_an_abandoned_attempt_leaves_nothing(writer: Callable[..., SegmentWriter
         segment.add(delivered(play(at("05:10")), play(at("06:10")), b"not json"))
     unfinished.add(delivered(play(at("05:10")), play(at("06:10")), b"not json"))
     finished.close()
-    assert len(storage.listed("bronze")) == 6
+    assert len(storage.listing("bronze")) == 6
     unwritten.abandon()
     unfinished.abandon()
     finished.abandon()
-    assert storage.listed("bronze") == []
+    assert storage.listing("bronze") == []
 
 
 # --- what others read ----------------------------------------------------------------------------------------------

@@ -242,7 +242,7 @@ def test_a_slot_gives_facts_about_its_files_and_acknowledges(
     assert events["max_publish_time"] == NOON
     assert (rejected["event_hour"], rejected["rows"], rejected["rejected"]) == (None, 1, 1)
     assert {(row["full"], row["attempt"]) for row in rows} == {(False, 0)}
-    assert {stored.path for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")} == {
+    assert {stored.path for stored in lake.storage.listing("bronze") if stored.path.endswith(".parquet")} == {
         f"bronze/{row['path']}" for row in rows
     }
     assert broker.unacked(SUBSCRIPTION) == []
@@ -253,7 +253,7 @@ def test_an_empty_slot_gives_one_fact_without_a_file(lake: ReadLake, broker: Bro
     (row,) = lake.read()
     assert (row["path"], row["event_hour"], row["rows"], row["rejected"], row["size_bytes"]) == (None, None, 0, 0, 0)
     assert row["dry_at"] is not None
-    assert lake.storage.listed("segments")
+    assert lake.storage.listing("segments")
 
 
 def test_counts_are_reported_once_for_a_segment(lake: ReadLake) -> None:
@@ -289,7 +289,7 @@ def test_nothing_is_acknowledged_before_the_manifest_is_durable(
     seen: list[tuple[str, bool, bool, bool]] = []
 
     def look(step: str) -> None:
-        files = any(stored.path.endswith(".parquet") for stored in lake.storage.listed("bronze"))
+        files = any(stored.path.endswith(".parquet") for stored in lake.storage.listing("bronze"))
         seen.append((step, files, read_manifest(lake.storage, 1, 0) is not None, not broker.unacked(SUBSCRIPTION)))
 
     failpoints.watch(look)
@@ -316,7 +316,7 @@ def test_an_attempt_that_loses_the_race_gives_everything_back(
     assert lake.read() == answer([facts(winner)])
     assert "Acknowledge" not in recorded.calls
     assert waiting() == [play(1), play(2)]
-    assert [stored for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")] == []
+    assert [stored for stored in lake.storage.listing("bronze") if stored.path.endswith(".parquet")] == []
 
 
 def test_a_failure_to_write_gives_everything_back(
@@ -328,8 +328,8 @@ def test_a_failure_to_write_gives_everything_back(
     with pytest.raises(UnexpectedError, match="no space left"):
         lake.read()
     assert waiting() == [play(1), play(2)]
-    assert lake.storage.listed("segments") == []
-    assert [stored for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")] == []
+    assert lake.storage.listing("segments") == []
+    assert [stored for stored in lake.storage.listing("bronze") if stored.path.endswith(".parquet")] == []
 
 
 def test_a_failure_while_pulling_gives_back_what_was_pulled_before(
@@ -391,7 +391,7 @@ def test_after_silence_without_a_manifest_nothing_is_acknowledged_and_no_file_re
         lake.read()
     assert len(broker.unacked(SUBSCRIPTION)) == 1
     assert waiting() == [play()]
-    assert [stored for stored in lake.storage.listed("bronze") if stored.path.endswith(".parquet")]
+    assert [stored for stored in lake.storage.listing("bronze") if stored.path.endswith(".parquet")]
 
 
 # --- bounds --------------------------------------------------------------------------------------------------------
@@ -595,7 +595,7 @@ def test_a_missing_subscription_is_reported(lake: ReadLake, broker: Broker, topi
     lake.topic = topic_with(subscription="projects/test/subscriptions/skips")
     with pytest.raises(SourceError, match=r"projects/test/subscriptions/skips: found no such subscription"):
         lake.read()
-    assert lake.storage.listed("segments") == []
+    assert lake.storage.listing("segments") == []
 
 
 def test_a_denied_subscription_is_reported(lake: ReadLake, broker: Broker) -> None:

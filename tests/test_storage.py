@@ -86,8 +86,8 @@ def test_a_file_that_is_not_there_reads_as_none(storage: Storage) -> None:
 def test_listing_gives_every_file_below_a_folder_in_order(storage: Storage, root: Path) -> None:
     for path in ("segments/2.json", "segments/10.json", "bronze/2026/a.parquet", "bronze/b.parquet"):
         storage.write(path, path.encode())
-    assert [stored.path for stored in storage.listed("segments")] == ["segments/10.json", "segments/2.json"]
-    found = storage.listed("bronze")
+    assert [stored.path for stored in storage.listing("segments")] == ["segments/10.json", "segments/2.json"]
+    found = storage.listing("bronze")
     assert [(stored.path, stored.size_bytes) for stored in found] == [
         ("bronze/2026/a.parquet", 21),
         ("bronze/b.parquet", 16),
@@ -97,7 +97,7 @@ def test_listing_gives_every_file_below_a_folder_in_order(storage: Storage, root
 
 def test_a_folder_that_is_not_there_holds_nothing(storage: Storage) -> None:
     """A topic's first start."""
-    assert storage.listed("segments") == []
+    assert storage.listing("segments") == []
 
 
 def test_deleting_what_is_gone_is_no_error(storage: Storage) -> None:
@@ -105,20 +105,20 @@ def test_deleting_what_is_gone_is_no_error(storage: Storage) -> None:
     storage.write("segments/1.json", b"x")
     storage.delete(["segments/0.json", "segments/1.json"])
     storage.delete(["segments/1.json"])
-    assert storage.listed("segments") == []
+    assert storage.listing("segments") == []
 
 
 def test_what_took_a_listed_file_s_place_is_not_deleted(storage: Storage) -> None:
     """Two clear one manifest away, and an attempt that was thought dead puts its own between the two."""
     storage.put_if_absent("segments/1.json", b"x")
-    (listed,) = storage.listed("segments")
+    (listed,) = storage.listing("segments")
     storage.delete_as_listed(listed)
     storage.put_if_absent("segments/1.json", b"y")
     storage.delete_as_listed(listed)
     assert storage.read("segments/1.json") == b"y"
-    storage.delete_as_listed(*storage.listed("segments"))
+    storage.delete_as_listed(*storage.listing("segments"))
     storage.delete_as_listed(listed)
-    assert storage.listed("segments") == []
+    assert storage.listing("segments") == []
 
 
 def test_google_deletes_only_the_generation_that_was_listed() -> None:
@@ -143,7 +143,7 @@ def test_google_deletes_only_the_generation_that_was_listed() -> None:
             return [(f"{folder}/1.json", Blob())]
 
     bucket = Bucket("gs://bucket/plays", {})
-    (listed,) = bucket.listed("segments")
+    (listed,) = bucket.listing("segments")
     bucket.delete_as_listed(listed)
     bucket.delete_as_listed(listed)
     assert asked == [17, 17]

@@ -91,4 +91,4 @@ def test_a_listing_of_more_than_a_page_is_whole(store: ObjectStoreServer) -> Non
     for number in range(PAGE + 5):
         assert files.put_if_absent(f"a/{number:05d}", b"")
     assert not files.put_if_absent("a/00000", b"again")
-    assert len(files.listed("a")) == PAGE + 5
+    assert len(files.listing("a")) == PAGE + 5

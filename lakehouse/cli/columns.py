@@ -9,8 +9,8 @@ from rich.text import Text
 
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
 from lakehouse.durations import duration_text
-from lakehouse.operations.life import TopicLife
 from lakehouse.errors import LakeError
+from lakehouse.operations.life import TopicLife
 from lakehouse.operations.status import RECENT, HourStatus, TopicStatus
 from lakehouse.store.ledger import Entry
 from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn

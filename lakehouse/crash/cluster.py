@@ -20,7 +20,7 @@ import pyspark
 from lakehouse import failpoints
 from lakehouse.crash.invariants import violations_so_far
 from lakehouse.crash.lives import BY_PYTHON, END, FEW, HALF_ACKED, MANY, KilledLake, Result
-from lakehouse.crash.processes import Server, free_ports, started
+from lakehouse.crash.processes import Server, free_ports, start_server
 from lakehouse.crash.small_lake import SUBSCRIPTION
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
@@ -65,7 +65,7 @@ def cluster(folder: Path) -> Iterator[str]:
 
     def start(name: str, kind: str, workers: int, *arguments: object) -> Server:
         command = [str(home / "bin/spark-class"), f"org.apache.spark.deploy.{kind}", *map(str, arguments)]
-        return started(name, command, folder, address, lambda: _workers(pages) >= workers, environment=environment)
+        return start_server(name, command, folder, address, lambda: _workers(pages) >= workers, environment=environment)
 
     with ExitStack() as ends:
         master = ["--host", _HOSTS[0], "--port", port, "--webui-port", pages]
@@ -151,18 +151,18 @@ def executors_killed_at(chosen: Sequence[str], folder: Path, *, seed: int = 0) -
         if RACE_LOST in chosen:
             lake.let_die_at(RACE_LOST)
         lake.new_hour(3 * share)
-        with lake.started(BY_PYTHON, {}) as process:
+        with lake.application_process(BY_PYTHON, {}) as process:
             began = time.monotonic()
-            wrong = lake.raced(process, race)
+            wrong = lake.await_race(process, race)
             yield _result(RACE_LOST, wrong, began)
             for step in chosen:
                 if step != RACE_LOST:
                     began = time.monotonic()
                     lake.new_hour(2 * share)
-                    wrong = lake.survived(process, step)
+                    wrong = lake.await_recovery(process, step)
                     yield _result(step, wrong, began)
             began = time.monotonic()
-            wrong = lake.brought_to_an_end(process)
+            wrong = lake.bring_to_an_end(process)
             yield _result(END, wrong, began)
 
 
@@ -218,26 +218,26 @@ class ClusterLake(KilledLake):
         """The first executor that gets there."""
         (self._deaths / step).touch()
 
-    def raced(self, process: subprocess.Popen[bytes], race: Race) -> list[str]:
+    def await_race(self, process: subprocess.Popen[bytes], race: Race) -> list[str]:
         """Until two attempts at one slot have met, one has lost, and everything is read; what is wrong then."""
         death = self._deaths / RACE_LOST
         is_lost = race.given_back.is_set if not death.exists() else lambda: not death.exists()
-        self.watched(process, is_lost)
+        self.watch(process, is_lost)
         if not (race.begun.is_set() and is_lost()):
             return [f"no attempt at a slot lost it to another; see {self.log}"]
         race.given_back.set()
         return self._read(process)
 
-    def survived(self, process: subprocess.Popen[bytes], step: str) -> list[str]:
+    def await_recovery(self, process: subprocess.Popen[bytes], step: str) -> list[str]:
         """Until an executor has died at the step, and others have done its work; what is wrong then."""
         self.let_die_at(step)
         death = self._deaths / step
-        self.watched(process, lambda: not death.exists())
+        self.watch(process, lambda: not death.exists())
         return self._read(process) if not death.exists() else [f"no executor died; see {self.log}"]
 
     def _read(self, process: subprocess.Popen[bytes]) -> list[str]:
         """What a dead executor had leased comes again at once."""
         self._clock.skip(_ACK_DEADLINE)
-        self.watched(process, self.is_read)
+        self.watch(process, self.is_read)
         left = len(self.broker.unacked(SUBSCRIPTION))
         return [f"{left} messages are not read; see {self.log}"] if left else violations_so_far(self.topic, self.config)

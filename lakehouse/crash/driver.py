@@ -72,7 +72,7 @@ class Driver:
 
     def batch(self) -> None:
         """One trigger; the first one of a life may be the last one of another that was not finished."""
-        number, start, end = self._planned()
+        number, start, end = self._plan()
         if start is None:
             start = self._stream.initialOffset()
         slots = [slot for slot in self._stream.partitions(start, end) if isinstance(slot, Slot)]
@@ -86,7 +86,7 @@ class Driver:
         assert self.slot is not None
         list(SegmentStream(self._options, self._puller).read(self.slot))
 
-    def _planned(self) -> tuple[int, dict[str, Any] | None, dict[str, Any]]:
+    def _plan(self) -> tuple[int, dict[str, Any] | None, dict[str, Any]]:
         """The batch's number, start and end: the next one, or at first the one that has no entry in the commit log."""
         if self._batch is None and (last := self._offsets.latest()) is not None:
             number, end = last

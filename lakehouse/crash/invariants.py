@@ -111,7 +111,7 @@ def _bronze_has_each_file_once(lake: Lake) -> Iterator[str]:
     yield from (f"bronze lost {path} again" for commit in lake.bronze for path in commit.removed)
     in_files = {segment_of(path) for path in files}
     yield from (f"segment {each} is named by no commit or has no file" for each in sorted(in_files ^ set(segments)))
-    there = {stored.path for stored in lake.bronze_files.listed("")}
+    there = {stored.path for stored in lake.bronze_files.listing("")}
     yield from (f"bronze's {path} is not there" for path in files if path not in there)
 
 
@@ -297,7 +297,7 @@ def _columns(source: Any, names: Sequence[str]) -> list[tuple[Any, ...]]:
 
 def _log(table: Storage) -> list[_Commit]:
     """Every commit, oldest first, from the JSON files of the log."""
-    listed = (stored.path for stored in table.listed("_delta_log"))  # none before the table was created
+    listed = (stored.path for stored in table.listing("_delta_log"))  # none before the table was created
     entries = [path for path in listed if _ENTRY.fullmatch(path)]
     return [_entry(int(path[-25:-5]), (table.read(path) or b"").decode().splitlines()) for path in entries]
 

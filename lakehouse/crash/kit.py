@@ -33,9 +33,9 @@ from lakehouse import failpoints
 from lakehouse.crash.checkpoints import PARTS
 from lakehouse.crash.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
 from lakehouse.crash.lives import END, KilledLake, Result
-from lakehouse.crash.playing import Outcome, played
+from lakehouse.crash.playing import Outcome, outcome_of
 from lakehouse.crash.publisher import TRICKLES
-from lakehouse.crash.schedules import Schedule, dying_at, random_schedule, shrunk, torn, trickling
+from lakehouse.crash.schedules import Schedule, dying_at, random_schedule, shrunk, tear, trickling
 from lakehouse.sandbox.broker import Broker
 
 BUILD = Path("build/crash")
@@ -105,30 +105,32 @@ def crash(
 def _results(choice: Choice) -> Iterator[Result]:
     seed = choice.seed
     cases = [dying_at(step, seed + more) for step in failpoints.STEPS for more in range(_SEEDS)]
-    cases += [torn(part, step, seed) for part in PARTS for step in ("pull.manifest_durable", "ingest.committed")]
+    cases += [tear(part, step, seed) for part in PARTS for step in ("pull.manifest_durable", "ingest.committed")]
     cases += [trickling(kind, seed) for kind in TRICKLES]
     cases += [random_schedule(number) for number in range(seed, seed + choice.schedules)]
     if choice.only:
         yield from _only(choice.only, cases, seed)
         return
     with ProcessPoolExecutor(os.cpu_count(), get_context("spawn"), initializer=_ending_at_once) as pool:
-        yield from _counted("in one process", _play_all(pool, cases), len(cases), is_shown=False)
+        yield from _with_count("in one process", _play_all(pool, cases), len(cases), is_shown=False)
     if choice.has_spark:
         deaths = deaths_of(seed, choice.kills)
         lakes = [kill_at(deaths[first::LAKES], BUILD / f"lake-{first + 1}", seed=seed) for first in range(LAKES)]
-        yield from _counted("by SIGKILL", _side_by_side(lakes), len(deaths) + LAKES)
-        yield from _counted(_EXECUTORS, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
+        yield from _with_count("by SIGKILL", _side_by_side(lakes), len(deaths) + LAKES)
+        yield from _with_count(
+            _EXECUTORS, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1
+        )
 
 
 def _only(name: str, cases: Sequence[Schedule], seed: int) -> Iterator[Result]:
     wanted = [case for case in cases if case.name == name]
     if name.startswith("seed ") and not wanted:
         wanted = [random_schedule(int(name.removeprefix("seed ")))]
-    yield from (_explained(case) for case in wanted)
+    yield from (_shortest_case(case) for case in wanted)
     if name.partition(":")[0] in (*failpoints.STEPS, failpoints.ANY) and name not in NOT_BY_SIGKILL:
-        yield from _counted("by SIGKILL", kill_at([name], BUILD / "lake", seed=seed), 2)
+        yield from _with_count("by SIGKILL", kill_at([name], BUILD / "lake", seed=seed), 2)
     if name == _EXECUTORS:
-        yield from _counted(name, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
+        yield from _with_count(name, executors_killed_at(OF_SLOTS, BUILD / "cluster", seed=seed), len(OF_SLOTS) + 1)
 
 
 def _ending_at_once() -> None:
@@ -140,7 +142,7 @@ def _play_all(pool: Executor, cases: Sequence[Schedule]) -> Iterator[Result]:
     yield from pool.map(result_of, cases)
 
 
-def _counted(what: str, results: Iterator[Result], total: int, *, is_shown: bool = True) -> Iterator[Result]:
+def _with_count(what: str, results: Iterator[Result], total: int, *, is_shown: bool = True) -> Iterator[Result]:
     with console.status(f"{what}: 0 of {total}") as status:
         for number, result in enumerate(results, 1):
             status.update(f"{what}: {number} of {total}")
@@ -189,7 +191,7 @@ def _play_apart(schedule: Schedule) -> Outcome:
     """In memory where there is a file system for that: what is played here, no power cut can reach."""
     memory = Path("/dev/shm")
     with tempfile.TemporaryDirectory(dir=memory if os.access(memory, os.W_OK) else None) as folder:
-        return played(schedule, Path(folder))
+        return outcome_of(schedule, Path(folder))
 
 
 def _as_result(outcome: Outcome, seconds: float) -> Result:
@@ -200,7 +202,7 @@ def _as_result(outcome: Outcome, seconds: float) -> Result:
     return Result(kind, outcome.schedule.name, tuple(wrong), round(seconds, 1))
 
 
-def _explained(schedule: Schedule) -> Result:
+def _shortest_case(schedule: Schedule) -> Result:
     """The case again, in words; a failing one as short as it can be made."""
     started = time.monotonic()
     outcome = _play_apart(schedule)

@@ -105,11 +105,11 @@ class KilledLake:
         if step == LITTERED:
             Path(self._mirror, self._hour).mkdir(parents=True)
         self.new_hour(MANY if step == HALF_ACKED else FEW)
-        with self.started(BY_PYTHON, {failpoints.VARIABLE: death}) as process:
-            self.watched(process)
+        with self.application_process(BY_PYTHON, {failpoints.VARIABLE: death}) as process:
+            self.watch(process)
             code = process.poll()
         if code != -signal.SIGKILL:
-            return [f"{_ended(code)} instead of dying; see {self.log}"]
+            return [f"{_ending(code)} instead of dying; see {self.log}"]
         return violations_so_far(self.topic, self.config)
 
     def tear_checkpoint(self) -> bool:
@@ -124,18 +124,18 @@ class KilledLake:
     def last_life(self) -> list[str]:
         """One that delivers everything and is then asked to end; what is wrong then."""
         self.new_hour(FEW)
-        with self.started(BY_PYTHON, {}) as process:
-            return self.brought_to_an_end(process)
+        with self.application_process(BY_PYTHON, {}) as process:
+            return self.bring_to_an_end(process)
 
-    def brought_to_an_end(self, process: subprocess.Popen[bytes]) -> list[str]:
+    def bring_to_an_end(self, process: subprocess.Popen[bytes]) -> list[str]:
         """Wait until everything is delivered and ask the application to stop; what is wrong then."""
-        self.watched(process, self._is_delivered)
+        self.watch(process, self._is_delivered)
         with suppress(ProcessLookupError):
             process.send_signal(signal.SIGTERM)
         with suppress(subprocess.TimeoutExpired):
             process.wait(_PATIENCE_SECONDS)
         if process.poll() != 0:
-            return [f"{_ended(process.poll())}; see {self.log}"]
+            return [f"{_ending(process.poll())}; see {self.log}"]
         return self.violations()
 
     def violations(self) -> list[str]:
@@ -165,7 +165,9 @@ class KilledLake:
     # --- its process
 
     @contextmanager
-    def started(self, command: Sequence[str], environment: Mapping[str, str]) -> Iterator[subprocess.Popen[bytes]]:
+    def application_process(
+        self, command: Sequence[str], environment: Mapping[str, str]
+    ) -> Iterator[subprocess.Popen[bytes]]:
         """The application as an operator starts it, with a `log` of its own; nothing of it is left afterwards."""
         self._lives += 1
         self.log = self.folder / f"life-{self._lives:02d}.log"
@@ -182,7 +184,7 @@ class KilledLake:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def watched(self, process: subprocess.Popen[bytes], until: Callable[[], bool] = lambda: False) -> None:
+    def watch(self, process: subprocess.Popen[bytes], until: Callable[[], bool] = lambda: False) -> None:
         """Wait until it ends, or `until` holds, or it has done nothing that lasts for long.
 
         The hour's close is asked for once everything is read, and not before: it would be empty.
@@ -216,8 +218,8 @@ class KilledLake:
     def _progress(self) -> object:
         """Differs whenever the application has done something that lasts; idle batches leave nothing here."""
         raw, sealed = self.tables.raw.files(), self.tables.sealed.files()
-        counts = [len(raw.listed("bronze")), *(len(sealed.listed(each)) for each in ("silver", "ledger", "reports"))]
-        mirrored = Place(self._mirror, self.config.settings.storage_options).files().listed("")
+        counts = [len(raw.listing("bronze")), *(len(sealed.listing(each)) for each in ("silver", "ledger", "reports"))]
+        mirrored = Place(self._mirror, self.config.settings.storage_options).files().listing("")
         return counts, len(mirrored), len(self.broker.unacked(SUBSCRIPTION))
 
     def _ledger(self) -> Ledger:
@@ -228,7 +230,7 @@ class KilledLake:
         return f"{self.config.settings.mirrors['folder']['path']}/plays"
 
 
-def _ended(code: int | None) -> str:
+def _ending(code: int | None) -> str:
     return f"it did nothing for {_PATIENCE_SECONDS:.0f} s" if code is None else f"it ended with {code}"
 
 

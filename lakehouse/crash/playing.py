@@ -54,12 +54,12 @@ class Outcome:
         return not self.violations and (self.has_died or self.schedule.dies_once_at is None)
 
 
-def played(schedule: Schedule, folder: Path) -> Outcome:
+def outcome_of(schedule: Schedule, folder: Path) -> Outcome:
     """The schedule from beginning to end, in an empty folder; then one more driver in peace, until all is delivered."""
     play = Play(schedule, folder)
     for act in schedule.acts:
         play.perform(act)
-    wrong = _ended_in_peace(play)
+    wrong = _end_in_peace(play)
     return Outcome(schedule, wrong, play.has_died, play.trace, play.checkpoints.set_aside())
 
 
@@ -285,7 +285,7 @@ _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-def _ended_in_peace(play: Play) -> list[str]:
+def _end_in_peace(play: Play) -> list[str]:
     """One driver without faults, until all is delivered, sealed, cleared and mirrored; what is wrong then."""
     play.world.broker.faults = Faults()
     play.drivers.clear()

@@ -35,7 +35,7 @@ class Server:
         self.process.wait()
 
 
-def started(
+def start_server(
     name: str,
     command: Sequence[str],
     folder: Path,

@@ -113,7 +113,7 @@ def trickling(kind: str, seed: int = 0) -> Schedule:
     return Schedule(f"a trickle of {kind}, seed {seed}", day, quiet_period="2 minutes")
 
 
-def torn(part: str, step: str, seed: int = 0) -> Schedule:
+def tear(part: str, step: str, seed: int = 0) -> Schedule:
     """A crash of the machine at the step, which leaves that part of the checkpoint empty or cut."""
     chance = random.Random(f"{part} {step} {seed}")
     acts: list[Act] = []

@@ -104,24 +104,24 @@ def _parts_of(wanted: pa.DataType) -> Iterator[pa.DataType]:
         yield from _parts_of(wanted.field(index).type)
 
 
-def projected(array: pa.StructArray, wanted: pa.StructType) -> pa.StructArray:
+def projection(array: pa.StructArray, wanted: pa.StructType) -> pa.StructArray:
     """The members of `wanted`, in its order, of an array that has at least those with the same leaf types."""
-    return typed(array, wanted)
+    return as_type(array, wanted)
 
 
-def typed(array: pa.Array, wanted: pa.DataType) -> pa.Array:
+def as_type(array: pa.Array, wanted: pa.DataType) -> pa.Array:
     """`array` as `wanted`, undeclared members left out. ArrowInvalid for a text that is no such value."""
     if array.type == wanted:
         return array
     if pa.types.is_struct(wanted):
         columns = dict(zip((member.name for member in array.type), _members(array), strict=True))
-        members = [typed(columns[member.name], member.type) for member in wanted]
+        members = [as_type(columns[member.name], member.type) for member in wanted]
         return pa.StructArray.from_arrays(members, fields=list(wanted), mask=_nulls(array))
     if pa.types.is_list(wanted):
-        values = typed(array.values, wanted.value_type)
+        values = as_type(array.values, wanted.value_type)
         return pa.ListArray.from_arrays(array.offsets, values, type=wanted, mask=_nulls(array))
     if pa.types.is_map(wanted):
-        items = typed(array.items, wanted.item_type)
+        items = as_type(array.items, wanted.item_type)
         return pa.MapArray.from_arrays(array.offsets, array.keys, items, type=wanted, mask=_nulls(array))
     if pa.types.is_string(array.type):
         return _from_text(array, wanted)
@@ -232,19 +232,19 @@ def _unbase64(text: str | None) -> bytes | None:
         return None
 
 
-def typed_or_wrong(array: pa.Array, wanted: pa.DataType, path: str = "") -> tuple[pa.Array, list[Wrong]]:
-    """As `typed`, but a text that is no such value is null, and its row is reported with the field's dotted name.
+def as_type_or_wrong(array: pa.Array, wanted: pa.DataType, path: str = "") -> tuple[pa.Array, list[Wrong]]:
+    """As `as_type`, but a text that is no such value is null, and its row is reported with the field's dotted name.
 
     In declared order. ArrowInvalid where such a text is an item of a list or map: rows have no mask there.
     """
     if pa.types.is_struct(wanted):
         columns = dict(zip((member.name for member in array.type), _members(array), strict=True))
         prefix = f"{path}." if path else ""
-        read = [typed_or_wrong(columns[member.name], member.type, prefix + member.name) for member in wanted]
+        read = [as_type_or_wrong(columns[member.name], member.type, prefix + member.name) for member in wanted]
         values = pa.StructArray.from_arrays([value for value, _ in read], fields=list(wanted), mask=_nulls(array))
         return values, [wrong for _, found in read for wrong in found]
     if not pa.types.is_string(array.type) or pa.types.is_string(wanted):
-        return typed(array, wanted), []
+        return as_type(array, wanted), []
     values = each_or_null(array, wanted)
     is_wrong = pc.and_(pc.is_valid(array), pc.is_null(values))
     return values, [(path, is_wrong)] if values.null_count > array.null_count else []

@@ -73,7 +73,7 @@ def column(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: 
             columns.append(column(members, member, wrong, int64_as_text, place.member(name)))
         return pa.StructArray.from_arrays(columns, fields=list(wanted), mask=_nulls(values))
     if pa.types.is_list(wanted) or pa.types.is_map(wanted):
-        return _nested(values, wanted, wrong, int64_as_text, place)
+        return _nested_array(values, wanted, wrong, int64_as_text, place)
     return _leaves(values, wanted, wrong, int64_as_text, place)
 
 
@@ -82,7 +82,7 @@ def _members_of(wanted: pa.StructType) -> list[tuple[str, pa.DataType]]:
     return [(member.name, member.type) for member in wanted]
 
 
-def _nested(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: bool, place: Place) -> pa.Array:
+def _nested_array(values: list[Any], wanted: pa.DataType, wrong: Wrong, int64_as_text: bool, place: Place) -> pa.Array:
     values = _of_kinds(values, {list} if pa.types.is_list(wanted) else {dict}, wrong, place)
     inner_type = wanted.value_type if pa.types.is_list(wanted) else wanted.item_type
     if _is_strict(inner_type):

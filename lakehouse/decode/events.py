@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.decode import json_messages, json_pages
-from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projected, rows_or_null
+from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projection, rows_or_null
 from lakehouse.decode.undeclared import top_names
 from lakehouse.schemas import TIMESTAMP, decoded_schema
 from lakehouse.topics import Topic
@@ -46,12 +46,12 @@ class Decoded:
 
 def decode(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     """The events in a page of messages (columns `DELIVERED`); the same for any way of cutting messages into pages."""
-    return _decoded(messages, topic, FORMATS[topic.format].page)
+    return _decode(messages, topic, FORMATS[topic.format].page)
 
 
 def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     """What `decode` must equal, one message at a time: the reference of the fast path."""
-    return _decoded(messages, topic, FORMATS[topic.format].reference)
+    return _decode(messages, topic, FORMATS[topic.format].reference)
 
 
 Parser = Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]
@@ -70,11 +70,11 @@ FORMATS = {"json": Format(json_pages.page, json_messages.by_message)}
 """By the names that `Topic.format` allows."""
 
 
-def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
+def _decode(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
     parsed = parser(_payloads(messages, topic), _wanted_type(topic), topic.int64_as_text)
     publish_time = messages.column("publish_time")
-    event_id = pc.cast(_located(topic.event_id, messages, parsed.values), pa.string())
-    event_time, misread = _times(_located(topic.event_time, messages, parsed.values), topic.event_time_unit)
+    event_id = pc.cast(_values_at(topic.event_id, messages, parsed.values), pa.string())
+    event_time, misread = _times(_values_at(topic.event_time, messages, parsed.values), topic.event_time_unit)
     latest = pc.add(publish_time, pa.scalar(min(topic.future_tolerance, _LONGEST_TOLERANCE), pa.duration("us")))
     longest = pa.scalar(min(topic.past_tolerance, _LONGEST_TOLERANCE), pa.duration("us"))
     age = pc.subtract(publish_time, event_time)
@@ -90,7 +90,7 @@ def _decoded(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
     )
     is_misdated = pc.is_in(reasons, value_set=pa.array([FROM_THE_FUTURE, FROM_THE_PAST]))
     keeps_event = pc.or_(pc.is_null(reasons), is_misdated)
-    event = projected(parsed.values, topic.event_type)
+    event = projection(parsed.values, topic.event_type)
     schema = decoded_schema(topic)
     if pc.all(keeps_event, min_count=0).as_py():
         columns = [event_id, event_time, event, reasons]
@@ -108,7 +108,7 @@ def _payloads(messages: pa.RecordBatch, topic: Topic) -> pa.BinaryArray:
     return pc.if_else(pc.equal(pc.binary_length(filled), 0), pa.scalar(b"{}", pa.binary()), filled)
 
 
-def _located(location: str, messages: pa.RecordBatch, values: pa.StructArray) -> pa.Array:
+def _values_at(location: str, messages: pa.RecordBatch, values: pa.StructArray) -> pa.Array:
     where, _, rest = location.partition(".")
     if where == "payload":
         return pc.struct_field(values, rest.split("."))

@@ -25,11 +25,11 @@ from lakehouse.decode.columns import (
     INSTANT,
     INTEGER,
     Parsed,
+    as_type,
     decimal_or_none,
     each_or_null,
     has_decimal,
     spelled_type,
-    typed,
 )
 
 NOT_JSON = "not JSON"
@@ -68,7 +68,7 @@ def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: b
         values.append(value)
         reasons.append(reason)
     spelled = pa.array(values, spelled_type(wanted, int64_as_text))
-    return Parsed(typed(spelled, wanted), pa.array(reasons, pa.string()), undeclared)
+    return Parsed(as_type(spelled, wanted), pa.array(reasons, pa.string()), undeclared)
 
 
 def reason_of_no_object(payload: bytes | None) -> str:
@@ -246,10 +246,10 @@ def _leaf(wanted: pa.DataType, int64_as_text: bool) -> Check:
     if pa.types.is_string(wanted):
         return lambda value: value if type(value) is str else None
     if pa.types.is_timestamp(wanted):
-        return lambda value: _spelled(value, wanted, _PLAIN_INSTANT)
+        return lambda value: _value_text(value, wanted, _PLAIN_INSTANT)
     if pa.types.is_date(wanted):
         return lambda value: value if type(value) is str and _DATE.fullmatch(value) else None
-    return lambda value: _spelled(value, wanted, None)
+    return lambda value: _value_text(value, wanted, None)
 
 
 def _integer(least: int, bound: int) -> Check:
@@ -280,7 +280,7 @@ def _double(bound: float) -> Check:
     return reading
 
 
-def _spelled(value: Any, wanted: pa.DataType, plain: re.Pattern[str] | None) -> str | None:
+def _value_text(value: Any, wanted: pa.DataType, plain: re.Pattern[str] | None) -> str | None:
     """Texts of which Arrow says that they are such a value; of `plain` ones it need not be asked."""
     if type(value) is not str:
         return None

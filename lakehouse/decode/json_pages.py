@@ -20,6 +20,7 @@ import pyarrow.json
 
 from lakehouse.decode.columns import (
     Parsed,
+    as_type_or_wrong,
     first_reason,
     has_decimal,
     has_floating,
@@ -28,7 +29,6 @@ from lakehouse.decode.columns import (
     is_sound,
     largest_scale,
     spelled_type,
-    typed_or_wrong,
 )
 from lakehouse.decode.documents import Place, Wrong, column
 from lakehouse.decode.json_messages import (
@@ -61,7 +61,7 @@ _FEW_SUSPECTS = 0.5
 
 def page(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
     """All messages of a page at once; the few that are not of usual form one by one."""
-    texts, habit = _trimmed(payloads), _habit_of(wanted)
+    texts, habit = _without_white_space(payloads), _habit_of(wanted)
     is_suspect = _is_suspect(texts, wanted)
     is_tried = not has_map(wanted) and not habit.is_odd
     parsed = _by_arrow_or_alone(payloads, texts, is_suspect, wanted, int64_as_text) if is_tried else None
@@ -128,13 +128,13 @@ def _by_arrow(
     as_text = [True, False] if int64_as_text and has_int64(wanted) else [False]
     for spelled in (spelled_type(wanted, each, decimal_as_text) for each in as_text):
         values = _read_lines(joined, len(texts), spelled)
-        parsed = None if values is None else _judged(values, wanted)
+        parsed = None if values is None else _values_of_texts(values, wanted)
         if parsed is not None:
             return parsed
     return None
 
 
-def _trimmed(payloads: pa.BinaryArray) -> pa.StringArray:
+def _without_white_space(payloads: pa.BinaryArray) -> pa.StringArray:
     """Without JSON's white space around them; not checked to be UTF-8."""
     texts = payloads.cast(pa.string(), safe=False)
     return texts if _are_delimited(texts) else pc.ascii_trim(texts, characters=_JSON_SPACE)
@@ -188,12 +188,12 @@ def _decimal_names(wanted: pa.DataType) -> tuple[frozenset[str], bool]:
     return names, others or pa.types.is_decimal(item)
 
 
-def _judged(read: pa.StructArray, wanted: pa.StructType) -> Parsed | None:
+def _values_of_texts(read: pa.StructArray, wanted: pa.StructType) -> Parsed | None:
     """Texts as the values that they spell; a message with another text is rejected. None where Arrow is not exact."""
     try:
         if not is_sound(read):
             return None
-        values, wrong = typed_or_wrong(read, wanted)
+        values, wrong = as_type_or_wrong(read, wanted)
         if not is_sound(values):
             return None
     except pa.ArrowException:
@@ -258,7 +258,7 @@ def _by_documents(
     for row, path in wrong.paths.items():
         reasons[row] = f"wrong type: {path}"
     read = pa.array(reasons, pa.string())
-    parsed = Parsed(values, read, _counted(list(filter(None, documents)), names_of(wanted)))
+    parsed = Parsed(values, read, _undeclared_counts(list(filter(None, documents)), names_of(wanted)))
     if not unclear:
         return parsed
     order = np.arange(len(payloads))
@@ -289,7 +289,7 @@ def _inexact(
     payloads: pa.BinaryArray, texts: list[bytes | None], wanted: pa.StructType, is_suspect: np.ndarray
 ) -> set[int]:
     """The rows whose objects may differ from what is written: a double for a decimal, 0 for -0, too many levels."""
-    rows = {row for row in _bracketed(payloads) if is_too_deep(texts[row] or b"")}
+    rows = {row for row in _rows_that_nest(payloads) if is_too_deep(texts[row] or b"")}
     if has_floating(wanted):
         has_minus_zero = pc.fill_null(pc.match_substring_regex(payloads, _MINUS_ZERO), False)
         rows.update(np.flatnonzero(has_minus_zero).tolist())
@@ -301,7 +301,7 @@ def _inexact(
     return rows
 
 
-def _bracketed(payloads: pa.BinaryArray) -> list[int]:
+def _rows_that_nest(payloads: pa.BinaryArray) -> list[int]:
     """The rows with so many opening brackets that they may nest too deep."""
     _, ends, data = payloads.buffers()
     if data is None:
@@ -329,7 +329,7 @@ def _inexact_decimal(wanted: pa.StructType) -> str:
     return rf'"({"|".join(sorted(names))})"\s*:\s*-?{_LONG_NUMBER}'
 
 
-def _counted(documents: list[dict[str, Any]], declared: Names, prefix: str = "") -> Counter[str]:
+def _undeclared_counts(documents: list[dict[str, Any]], declared: Names, prefix: str = "") -> Counter[str]:
     """The undeclared fields by name, in how many documents each has a value."""
     names: set[str] = set().union(*documents) - declared.names
     if len(names) <= _FEW_NAMES:
@@ -341,5 +341,5 @@ def _counted(documents: list[dict[str, Any]], declared: Names, prefix: str = "")
     undeclared = Counter({prefix + name: counts[name] for name in names if counts[name]})
     for name, members in declared.objects.items():
         objects = [member for document in documents if type(member := document.get(name)) is dict]
-        undeclared.update(_counted(objects, members, f"{prefix}{name}."))
+        undeclared.update(_undeclared_counts(objects, members, f"{prefix}{name}."))
     return undeclared

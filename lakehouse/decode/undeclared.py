@@ -20,7 +20,7 @@ def top_names(counts: Counter[str]) -> Counter[str]:
     is_short = max(map(len, counts), default=0) <= _LONGEST_NAME
     if is_short and len(counts) <= KEPT:
         return counts
-    shortened = counts.copy() if is_short else _shortened(counts)
+    shortened = counts.copy() if is_short else _most_common(counts)
     others = shortened.pop(OTHERS, 0)
     bound = sorted(shortened.values(), reverse=True)[: KEPT + 1][-1] if len(shortened) > KEPT else 0
     top = Counter({name: count for name, count in shortened.items() if count > bound})
@@ -32,7 +32,7 @@ def top_names(counts: Counter[str]) -> Counter[str]:
     return top
 
 
-def _shortened(counts: Counter[str]) -> Counter[str]:
+def _most_common(counts: Counter[str]) -> Counter[str]:
     shortened: Counter[str] = Counter()
     for name, count in counts.items():
         shortened[name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}…"] += count

@@ -162,8 +162,8 @@ def metadata_of(plan: BatchPlan, topic: Topic, *, release: str, run: str, unackn
         "adopted": sorted(segments_of(plan.adopted)),
         "rows": plan.rows,
         "rejected": sum(fact["rejected"] for fact in plan.new),
-        "reasons": _summed(count["reasons"] for count in counts),
-        "undeclared": _summed(count["undeclared"] for count in counts),
+        "reasons": _sums(count["reasons"] for count in counts),
+        "undeclared": _sums(count["undeclared"] for count in counts),
         "unacknowledged": unacknowledged,
         "closed": [_close(plan, hour, rejected, mark, release) for hour, rejected in closed],
     }
@@ -242,7 +242,7 @@ def _latest(instants: Iterable[datetime | None]) -> datetime | None:
     return max((instant for instant in instants if instant is not None), default=None)
 
 
-def _summed(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+def _sums(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     total: Counter[str] = Counter()
     for count in counts:
         total.update(count)

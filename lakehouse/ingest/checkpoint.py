@@ -38,7 +38,7 @@ def set_aside_if_damaged(storage: Storage, topic_name: str, now: datetime) -> st
 
 def damage_of(storage: Storage) -> str | None:
     """What Spark could not read of the checkpoint; None when there is no such thing, or no checkpoint."""
-    paths = {stored.path for stored in storage.listed(FOLDER)}
+    paths = {stored.path for stored in storage.listing(FOLDER)}
     metadata = f"{FOLDER}/metadata"
     entries = [path for log_name in ("offsets", "commits") for path in _newest(paths, f"{FOLDER}/{log_name}/")]
     if metadata not in paths:

@@ -260,7 +260,7 @@ class ClaimedTopic:
             batch_plan.rows,
             batch_plan.decision.closed,
             is_drained and not awaits_frontier and self._is_finished(batch_plan),
-            self._blocked(awaits_frontier, batch_plan),
+            self._blockage(awaits_frontier, batch_plan),
             batch_plan.signals.frontier.at,
         )
 
@@ -270,7 +270,7 @@ class ClaimedTopic:
         waits_for_leases = self._tables.settings.frontier.source == "drained" and is_unknown
         return not batch_plan.decision.closed and batch_plan.awaits_events and not waits_for_leases
 
-    def _blocked(self, awaits_frontier: bool, batch_plan: BatchPlan) -> SourceError | None:
+    def _blockage(self, awaits_frontier: bool, batch_plan: BatchPlan) -> SourceError | None:
         """When the frontier alone has kept a drained topic's hour open, and has not moved, for longer than it may."""
         if not awaits_frontier:
             self._awaited = None

@@ -129,7 +129,7 @@ def decide(signals: Signals, topic: Topic) -> Decision:
         answers = _answers(hour, signals, topic)
         why, rows = _why(hour, answers, signals), _rows(signals, hour)
         if why is None:
-            return Decision(hour, tuple(closed), _held(hour, rows, answers))
+            return Decision(hour, tuple(closed), _hold(hour, rows, answers))
         through = None
         if not rows:
             following = _next_candidate(hour, signals, topic)
@@ -163,7 +163,7 @@ def counts_for_quiet(published: datetime | None, bucket: Hour, topic: Topic) -> 
     return published is None or published < _due(bucket, topic)
 
 
-def _held(hour: Hour, rows: int, answers: _Answers) -> Held:
+def _hold(hour: Hour, rows: int, answers: _Answers) -> Held:
     unmet = [(rule, answer) for rule, answer in answers if not answer.is_met]
     return Held(hour, rows, _conditions(unmet), tuple(rule.awaits for rule, _ in unmet))
 
@@ -293,7 +293,7 @@ def _carried_watermark(signals: Signals, topic: Topic) -> datetime | None:
     if newest is None or frontier is None or frontier <= newest.publish_time:
         return None
     carried = min(newest.event_time, newest.publish_time) + (frontier - newest.publish_time)
-    return hours.shifted(carried, -topic.lateness)
+    return hours.instant_after(carried, -topic.lateness)
 
 
 def _first_without_time(hour: Hour, signals: Signals, topic: Topic) -> Hour:
@@ -305,7 +305,7 @@ def _first_without_time(hour: Hour, signals: Signals, topic: Topic) -> Hour:
 
 def _first_with_backlog(hour: Hour, signals: Signals, topic: Topic) -> Hour:
     frontier = signals.frontier.at
-    return hour if frontier is None else hours.hour_of(hours.shifted(frontier, -topic.lateness))
+    return hour if frontier is None else hours.hour_of(hours.instant_after(frontier, -topic.lateness))
 
 
 def _never(hour: Hour, signals: Signals, topic: Topic) -> Hour:
@@ -369,7 +369,7 @@ RULES: tuple[Rule, ...] = (
 
 
 def _due(hour: Hour, topic: Topic) -> datetime:
-    return hours.shifted(hours.end_of(hour), topic.lateness)
+    return hours.instant_after(hours.end_of(hour), topic.lateness)
 
 
 def _span(duration: timedelta) -> str:

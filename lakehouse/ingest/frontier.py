@@ -49,7 +49,7 @@ class ClockCheck:
         """What is wrong with `now`, in a sentence; None when it can be believed."""
         steady = self._steady()
         if self._believed is None:
-            self._believed = hours.shifted(now, self._store_ahead), steady
+            self._believed = hours.instant_after(now, self._store_ahead), steady
         since, then = self._believed
         expected = since + timedelta(seconds=steady - then)
         jump = now - expected
@@ -68,7 +68,7 @@ class ClockCheck:
 
 def store_ahead(ledger: Storage, clock: Callable[[], datetime]) -> timedelta:
     """By how much the store's clock is ahead of `clock`, by the row that was just written; 0 on local disks."""
-    written = [stored.modified_at for stored in ledger.listed("_delta_log")] if ledger.has_clock else []
+    written = [stored.modified_at for stored in ledger.listing("_delta_log")] if ledger.has_clock else []
     return max(written) - clock() if written else timedelta(0)
 
 
@@ -108,9 +108,9 @@ class DrainedFrontier:
         drained = [slot["dry_at"] for slot in slots]
         if drained and None not in drained and self._trusted_from <= min(drained) <= now + LARGEST_STEP:
             self._frontier = max(self._frontier or min(drained), min(drained))
-        return self._known(now)
+        return self._present_frontier(now)
 
-    def _known(self, now: datetime) -> Frontier:
+    def _present_frontier(self, now: datetime) -> Frontier:
         if self._frontier is not None:
             return fresh(Frontier(self._frontier, self._frontier, "the subscription was drained"), now, self._max_age)
         if now < self._trusted_from:
@@ -131,10 +131,10 @@ class MonitoringFrontier:
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
         if self._asked_at is None or now - self._asked_at >= self._ask_every:
             self._asked_at = now
-            self._newest = self._sampled(now)
+            self._newest = self._newest_sample(now)
         return fresh(self._newest, now, self._max_age)
 
-    def _sampled(self, now: datetime) -> Frontier:
+    def _newest_sample(self, now: datetime) -> Frontier:
         from google.api_core.exceptions import GoogleAPICallError, RetryError
 
         try:

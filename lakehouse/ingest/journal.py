@@ -53,15 +53,15 @@ class Journal:
         if entry is not None and newest is not None and newest.run != self._run:
             raise StaleDriverError(
                 f"topic {self._tables.topic.name}",
-                found=f"run {_named(newest.run, newest.application)} on {newest.host}, "
+                found=f"run {_run_text(newest.run, newest.application)} on {newest.host}, "
                 f"started at {hours.instant_text(entry.at)}",
-                expected=f"this run, {_named(self._run, self._tables.settings.application)}, to be the newest",
+                expected=f"this run, {_run_text(self._run, self._tables.settings.application)}, to be the newest",
                 next_step="Leave the newer run alone; stop it first if this one should take over.",
             )
 
     def request(self) -> Request | None:
         """The request for closes that reaches furthest, of those that `check_newest` has read."""
-        entry = self.ledger.seen().requested_close()
+        entry = self.ledger.known_history().requested_close()
         if entry is None or entry.hour is None:
             return None
         details = entry.of(CloseRequested)
@@ -158,6 +158,6 @@ class Journal:
             log.warning("ingest: topic=%s not_recorded=failed error=%s", self._tables.topic.name, unwritable)
 
 
-def _named(run: str, application: str | None) -> str:
+def _run_text(run: str, application: str | None) -> str:
     """A run with the name of its application, where it has one."""
     return f"{run} of application {application}" if application else run

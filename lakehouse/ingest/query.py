@@ -115,7 +115,7 @@ class TopicIngest:
             self._ack_deadline = deadline
             self._claimed.watch_frontier(deadline, self._clock() + deadline)
         self.failure = self.last_batch = None
-        self.pulse = self.pulse.changed("starting", self._clock())
+        self.pulse = self.pulse.after_change("starting", self._clock())
         return self.start(spark)
 
     def commit_facts(self, facts: Sequence[Fact]) -> Batch:
@@ -123,7 +123,7 @@ class TopicIngest:
         if self._claimed is None:
             raise ValueError(f"topic {self.name} is not claimed")
         self.last_batch = self._claimed.commit(facts)
-        self.pulse = self.pulse.triggered(self._clock(), self.last_batch.epoch, self.last_batch.frontier)
+        self.pulse = self.pulse.after_trigger(self._clock(), self.last_batch.epoch, self.last_batch.frontier)
         if self._has_failed:
             self._journal.record_recovery()
             self._has_failed = False
@@ -154,12 +154,12 @@ class TopicIngest:
         state: TopicState = "parked" if self.last_batch else "failed at start"
         state = "taken over" if isinstance(error, StaleDriverError) else state
         next_try_at = None if tried_again_in is None else at + tried_again_in
-        self.pulse = self.pulse.failed(state, at, str(error), next_try_at)
+        self.pulse = self.pulse.after_failure(state, at, str(error), next_try_at)
         self._journal.record_failure(error, has_claimed=self._claimed is not None)
 
     def record_stop(self) -> None:
         """That nobody runs the topic from here on, see `Journal.record_stop`."""
-        self.pulse = self.pulse.changed("ended", self._clock())
+        self.pulse = self.pulse.after_change("ended", self._clock())
         if self._claimed is not None:  # else there may be no lake yet, and this must not make one
             self._journal.record_stop()
 

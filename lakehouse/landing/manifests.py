@@ -162,5 +162,5 @@ def stored_manifests(storage: Storage) -> dict[tuple[int, int], Stored]:
 
     An attempt that was thought dead can put a manifest of its own where one was cleared; only its like may clear that.
     """
-    found = ((_epoch_and_slot(each.path), each) for each in storage.listed("segments"))
+    found = ((_epoch_and_slot(each.path), each) for each in storage.listing("segments"))
     return {named: each for named, each in found if named is not None}

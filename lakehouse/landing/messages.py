@@ -49,7 +49,7 @@ CLEARED = "segments/cleared"
 
 def topic_named(options: Mapping[str, str]) -> Topic:
     """The option `topic`: a file such as `conf/topics/plays.yaml`, or the topic itself as JSON."""
-    text = _required(options, "topic", "the topic's file, such as conf/topics/plays.yaml")
+    text = _option(options, "topic", "the topic's file, such as conf/topics/plays.yaml")
     return Topic.from_json(text) if text.lstrip().startswith("{") else topic_of(Path(text))
 
 
@@ -59,7 +59,7 @@ def source_options_of(options: Mapping[str, str]) -> dict[str, str]:
     return {
         "read": "messages",
         "topic": topic_named(options).as_json(),
-        "raw": _required(options, "segments", "a folder or gs:// address of this query's own").rstrip("/"),
+        "raw": _option(options, "segments", "a folder or gs:// address of this query's own").rstrip("/"),
         "ingest": Ingest.model_validate(bounds).model_dump_json(),
         "storage": options.get("storage", "{}"),
     }
@@ -104,7 +104,7 @@ class Segments:
 
     def first(self) -> int:
         """The epoch before the first that was not cleared away; 0 when there was none."""
-        return min((epoch for epoch, _ in listed_manifests(self._storage)), default=self._cleared() + 1) - 1
+        return min((epoch for epoch, _ in listed_manifests(self._storage)), default=self._cleared_through() + 1) - 1
 
     def slots_of(self, epoch: int) -> int:
         """How many slots an epoch has that was pulled before, by a query that lost its checkpoint."""
@@ -119,11 +119,11 @@ class Segments:
         Asked again before anything is acknowledged: an attempt that was thought dead may wake after its epoch was
         delivered from another one's segment and cleared away, and nobody would ever read what it brings.
         """
-        if epoch <= self._cleared():
+        if epoch <= self._cleared_through():
             raise SourceError(
                 self._place.uri,
                 found=f"a checkpoint that plans epoch {epoch}, whose files were delivered and cleared away",
-                expected=f"an epoch after {self._cleared()}",
+                expected=f"an epoch after {self._cleared_through()}",
                 next_step="Start with a new checkpoint: what is still there comes first, then what is new.",
             )
 
@@ -146,13 +146,13 @@ class Segments:
         past = [key for key in listed_manifests(self._storage) if key[0] < epoch]
         if not past:
             return
-        self._storage.write(CLEARED, str(max(max(past)[0], self._cleared())).encode())
+        self._storage.write(CLEARED, str(max(max(past)[0], self._cleared_through())).encode())
         for key in past:
             if manifest := read_manifest(self._storage, *key):
                 self._storage.delete([manifest_path(*key)])
                 self._storage.delete(f"bronze/{file.path}" for file in manifest.files)
 
-    def _cleared(self) -> int:
+    def _cleared_through(self) -> int:
         return int(self._storage.read(CLEARED) or 0)
 
 
@@ -164,7 +164,7 @@ def _without_links(place: Place) -> Place:
     return Place(os.path.realpath(address.path if address.scheme else place.uri), place.options)
 
 
-def _required(options: Mapping[str, str], key: str, expected: str) -> str:
+def _option(options: Mapping[str, str], key: str, expected: str) -> str:
     if key not in options:
         raise SourceError(
             'format("pubsub") with option("read", "messages")',

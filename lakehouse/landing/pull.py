@@ -112,7 +112,7 @@ class _Attempt:
             of = self._topic.name, f"{slot.epoch}-{slot.slot}"
             leases = Leases(reader, slot.ack_deadline or reader.ack_deadline(), of)
             try:
-                return self._pulled(reader, leases)
+                return self._pull_result(reader, leases)
             except _TIDIED_AFTER:
                 leases.give_back()
                 raise
@@ -121,7 +121,7 @@ class _Attempt:
         finally:
             reader.close()
 
-    def _pulled(self, reader: SubscriptionReader, leases: Leases) -> Pulled:
+    def _pull_result(self, reader: SubscriptionReader, leases: Leases) -> Pulled:
         is_suspect = self._slot.is_suspect or self._number > 0
         with self._puller.quarantine() if is_suspect else nullcontext(self._puller.decode) as decoder:
             slot = self._slot
@@ -145,7 +145,7 @@ class _Attempt:
             unanswered_at=self._unanswered_at,
             continues=goes_on,
         )
-        winner = self._published(mine)
+        winner = self._manifest_there(mine)
         if winner.attempt_id != mine.attempt_id:
             failpoints.reach("pull.race_lost")
             writer.abandon()
@@ -171,7 +171,7 @@ class _Attempt:
         has_time = time.monotonic() + self._ingest.empty_after.total_seconds() < self._ends
         return self._has_keys and not self._full and has_time and self._slot.part < _MOST_PARTS
 
-    def _published(self, mine: Manifest) -> Manifest:
+    def _manifest_there(self, mine: Manifest) -> Manifest:
         """The manifest that is there after we tried to publish ours; if the outcome is unknown, whoever wrote it."""
         path = manifest_path(mine.epoch, mine.slot)
         try:

@@ -76,7 +76,7 @@ class QuarantiningDecoder:
                 "quarantine: topic=%s message_id=%s bytes=%d reason=%s",
                 *(topic.name, messages.column("message_id")[0], messages.nbytes, KILLS_THE_DECODER),
             )
-            return _rejected(topic)
+            return _rejection(topic)
         middle = len(messages) // 2
         halves = [self._decode(part, topic) for part in (messages.slice(0, middle), messages.slice(middle))]
         columns = pa.concat_batches([half.columns for half in halves])
@@ -143,7 +143,7 @@ class _Child:
         pipe = self._process.stdout
         assert pipe is not None
         ready, _, _ = select.select([pipe], [], [], longest.total_seconds())
-        return _received(pipe) if ready else None
+        return _next_bytes(pipe) if ready else None
 
 
 def _send(pipe: IO[bytes] | None, content: bytes) -> None:
@@ -152,7 +152,7 @@ def _send(pipe: IO[bytes] | None, content: bytes) -> None:
     pipe.flush()
 
 
-def _received(pipe: IO[bytes]) -> bytes | None:
+def _next_bytes(pipe: IO[bytes]) -> bytes | None:
     """None when the other side is gone."""
     length = pipe.read(_LENGTH.size)
     if len(length) < _LENGTH.size:
@@ -162,7 +162,7 @@ def _received(pipe: IO[bytes]) -> bytes | None:
     return content if len(content) == size else None
 
 
-def _rejected(topic: Topic) -> Decoded:
+def _rejection(topic: Topic) -> Decoded:
     row = {"event_id": None, "event_time": None, "event": None, "reject_reason": KILLS_THE_DECODER}
     return Decoded(pa.RecordBatch.from_pylist([row], schema=decoded_schema(topic)), Counter())
 
@@ -176,7 +176,7 @@ def _serve(decoder: str, memory_bytes: int) -> None:
     decode_page = getattr(importlib.import_module(module), name)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     _send(answers, _READY)
-    while (request := _received(sys.stdin.buffer)) is not None:
+    while (request := _next_bytes(sys.stdin.buffer)) is not None:
         messages, topic = pickle.loads(request)
         try:
             decoded = decode_page(messages, topic)

@@ -128,7 +128,7 @@ class SegmentStream(DataSourceStreamReader):
         """
         with noting_errors(self._raw.uri):
             state = self._bronze.state()
-            return Offset(self._used(state), 0, state.open_hour).as_dict()
+            return Offset(self._last_epoch(state), 0, state.open_hour).as_dict()
 
     def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
         """One epoch on, whatever there is to read. Spark 4.1 asks a new query for this before it asks for a start."""
@@ -136,8 +136,8 @@ class SegmentStream(DataSourceStreamReader):
             self._remember(Offset(**start))
         with noting_errors(self._raw.uri):
             state = self._bronze.state()
-            epoch = max(self._last.epoch if self._last else self._used(state), state.epoch) + 1
-            return self._planned(Offset(epoch, self._next_slots(), state.open_hour))
+            epoch = max(self._last.epoch if self._last else self._last_epoch(state), state.epoch) + 1
+            return self._plan(Offset(epoch, self._next_slots(), state.open_hour))
 
     def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
         """The slots of the epoch `end`, a task each; none when it is `start`."""
@@ -170,7 +170,7 @@ class SegmentStream(DataSourceStreamReader):
 
         return self._given_puller or Puller()
 
-    def _planned(self, offset: Offset) -> dict[str, Any]:
+    def _plan(self, offset: Offset) -> dict[str, Any]:
         self._last = offset
         self._planned_here.add(offset.epoch)
         return offset.as_dict()
@@ -187,7 +187,7 @@ class SegmentStream(DataSourceStreamReader):
         if self._last is None or offset.epoch > self._last.epoch:
             self._last = offset
 
-    def _used(self, state: IngestState) -> int:
+    def _last_epoch(self, state: IngestState) -> int:
         """The last epoch that bronze or a manifest knows of."""
         listed = listed_manifests(self._raw.files())
         return max([state.epoch, *(epoch for epoch, _ in listed)])
@@ -229,7 +229,7 @@ class MessageStream(SegmentStream):
         if start is not None:
             self._remember(Offset(**start))
         epoch = (self._last.epoch if self._last else self._segments.first()) + 1
-        return self._planned(Offset(epoch, max(self._next_slots(), self._segments.slots_of(epoch)), None))
+        return self._plan(Offset(epoch, max(self._next_slots(), self._segments.slots_of(epoch)), None))
 
     def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
         if self._ack_deadline is None and start != end:

@@ -65,10 +65,10 @@ class Checks:
         ConfigError when the mirror's configuration cannot be used, or the mirror can never take the topic.
         """
         if (name, topic.name) not in self._warnings:
-            self._warnings[name, topic.name] = self._checked(name, topic)
+            self._warnings[name, topic.name] = self._complaints(name, topic)
         return self._warnings[name, topic.name]
 
-    def _checked(self, name: str, topic: Topic) -> list[str]:
+    def _complaints(self, name: str, topic: Topic) -> list[str]:
         config = self._config
         kind_name = str(_values(name, config.settings, config.path).get("kind"))
         options = self._options_of(name)

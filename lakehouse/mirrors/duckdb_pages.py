@@ -32,14 +32,14 @@ def write_again(path: str) -> None:
         with suppress(FileNotFoundError):
             os.remove(left)
     with duckdb.connect() as db:
-        db.execute(f"attach {_quoted(path)} as present; attach {_quoted(aside)} as fresh")
+        db.execute(f"attach {_literal(path)} as present; attach {_literal(aside)} as fresh")
         db.execute(f"copy from database present to fresh; drop table fresh.{_MARK}; checkpoint fresh; detach fresh")
         _sync(aside)
         os.replace(aside, path)  # while we hold the old one: a writer that waits for it would write to what is gone
         _sync(os.path.dirname(path) or ".")
 
 
-def _quoted(path: str) -> str:
+def _literal(path: str) -> str:
     return "'" + path.replace("'", "''") + "'"
 
 

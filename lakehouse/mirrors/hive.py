@@ -252,7 +252,7 @@ class HiveMirror(Mirror):
         """The table with silver's columns of today."""
         hive.run(f"create database if not exists `{self._options.database}`")
         columns = {column.name: hive_type(column.type) for column in hour.columns}
-        declared = ", ".join(f"{_quoted(name)} {kind}" for name, kind in columns.items())
+        declared = ", ".join(f"{_identifier(name)} {kind}" for name, kind in columns.items())
         hive.run(
             f"create external table if not exists {table} ({declared}) partitioned by (hour string)"
             f" stored as parquet location '{self._options.path}/{hour.topic.name}'"
@@ -276,7 +276,7 @@ class HiveMirror(Mirror):
         from thrift.transport.TTransport import TTransportException
 
         def once() -> Result:
-            with _connected(self._options) as hive:
+            with _session(self._options) as hive:
                 return work(hive)
 
         return with_retries(once, (TTransportException, OSError), self._patience)
@@ -346,7 +346,7 @@ def _objections_to(part: Part) -> list[str]:
 def hive_type(kind: pa.DataType) -> str:
     """The Hive type of a declared field."""
     if pa.types.is_struct(kind):
-        return "struct<" + ", ".join(f"{_quoted(member.name)}: {hive_type(member.type)}" for member in kind) + ">"
+        return "struct<" + ", ".join(f"{_identifier(member.name)}: {hive_type(member.type)}" for member in kind) + ">"
     if pa.types.is_list(kind):
         return f"array<{hive_type(kind.value_type)}>"
     if pa.types.is_map(kind):
@@ -366,13 +366,13 @@ def _follow(hive: _Hive, table: str, columns: dict[str, str]) -> None:
     for name, kind in columns.items():
         found = present.get(name.lower())
         if found is None:
-            hive.run(f"alter table {table} add columns ({_quoted(name)} {kind}) cascade")
+            hive.run(f"alter table {table} add columns ({_identifier(name)} {kind}) cascade")
         elif _plain(found) != _plain(kind):
-            hive.run(f"alter table {table} change column {_quoted(name)} {_quoted(name)} {kind} cascade")
+            hive.run(f"alter table {table} change column {_identifier(name)} {_identifier(name)} {kind} cascade")
 
 
 @contextmanager
-def _connected(options: HiveOptions) -> Iterator[_Hive]:
+def _session(options: HiveOptions) -> Iterator[_Hive]:
     """A session of its own; PyHive's would wait for ever where the server hangs."""
     from pyhive import hive
     from thrift.transport.TSocket import TSocket
@@ -415,7 +415,7 @@ def _plain(kind: str) -> str:
     return re.sub(r"[\s`]", "", kind).lower()
 
 
-def _quoted(name: str) -> str:
+def _identifier(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
 
 

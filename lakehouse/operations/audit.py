@@ -236,7 +236,7 @@ def _holders(lake: TablesAsOf, event_ids: pa.ChunkedArray, before: Hour) -> Iter
     """Sealed rows with one of these ids in the earlier hours within the horizon, and their hour."""
     if not len(event_ids):
         return
-    first = hours.hour_of(hours.shifted(hours.start_of(before), -lake.topic.dedup_horizon))
+    first = hours.hour_of(hours.instant_after(hours.start_of(before), -lake.topic.dedup_horizon))
     for hour in sorted({file.hour for file in files(lake.silver) if file.hour and first <= file.hour < before}):
         for batch in lake.silver_rows(files_of_hour(lake.silver, hour), *_EVENT.names):
             found = batch.filter(pc.is_in(batch.column("event_id"), value_set=event_ids))

@@ -30,7 +30,7 @@ class Condition:
 
     def __init__(self, where: str, topic: Topic) -> None:
         self._schema = silver_schema(topic)
-        tree = self._parsed(where)
+        tree = self._tree(where)
         self.columns = self._columns(tree)
         self._sql = tree.sql(dialect=_DIALECT, identify=True, comments=False)
         self.mask(self._schema.empty_table())
@@ -54,19 +54,19 @@ class Condition:
                 return database.sql(f"select coalesce(({self._sql}), false) as m from rows").to_arrow_table()["m"]
             except duckdb.Error as error:
                 found = str(error).splitlines()[0] if not len(rows) else f"a {type(error).__name__} at some row"
-                raise self._refused(found) from (error if not len(rows) else None)
+                raise self._refusal(found) from (error if not len(rows) else None)
 
-    def _parsed(self, where: str) -> exp.Condition:
+    def _tree(self, where: str) -> exp.Condition:
         try:
             trees = sqlglot.parse(where, dialect=_DIALECT)
         except sqlglot.errors.SqlglotError as error:
-            raise self._refused(str(error).splitlines()[0]) from error
+            raise self._refusal(str(error).splitlines()[0]) from error
         tree = trees[0] if len(trees) == 1 else None
         if not isinstance(tree, exp.Condition):
-            raise self._refused("something else" if any(trees) else "nothing")
+            raise self._refusal("something else" if any(trees) else "nothing")
         for node in tree.walk():
             if isinstance(node, _FORBIDDEN):
-                raise self._refused(f"`{node.sql(dialect=_DIALECT)}`")
+                raise self._refusal(f"`{node.sql(dialect=_DIALECT)}`")
         return tree
 
     def _columns(self, tree: exp.Condition) -> list[str]:
@@ -75,11 +75,11 @@ class Condition:
         named = {column.parts[0].name for column in tree.find_all(exp.Column)}
         unknown = sorted(name for name in named if name.lower() not in declared)
         if unknown or not named:
-            raise self._refused(f"the column {unknown[0]!r}" if unknown else "no column")
+            raise self._refusal(f"the column {unknown[0]!r}" if unknown else "no column")
         used = {declared[name.lower()] for name in named}
         return [name for name in self._schema.names if name in used]
 
-    def _refused(self, found: str) -> LakehouseError:
+    def _refusal(self, found: str) -> LakehouseError:
         return UsageError(
             "--where",
             found=found,

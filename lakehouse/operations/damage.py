@@ -69,7 +69,7 @@ def _of_table(place: Place, name: str) -> list[DamagedFile]:
 
 
 def _differing(storage: Storage, folder: str, wanted: Mapping[str, int]) -> Iterator[tuple[str, DamagedFile]]:
-    sizes = {stored.path: stored.size_bytes for stored in storage.listed(folder)}
+    sizes = {stored.path: stored.size_bytes for stored in storage.listing(folder)}
     for path, size_bytes in wanted.items():
         there = sizes.get(path)
         if there != size_bytes:
@@ -80,7 +80,7 @@ def _differing(storage: Storage, folder: str, wanted: Mapping[str, int]) -> Iter
 def _of_manifests(tables: TopicTables) -> list[DamagedFile]:
     """Manifests that cannot be read, and what the others name and no commit has taken yet."""
     storage = tables.raw.files()
-    if not storage.listed("segments"):
+    if not storage.listing("segments"):
         return []
     # Not at the top: a status command of a topic without manifests needs nothing of Spark.
     from lakehouse.landing.manifests import listed_manifests, read_manifest

@@ -20,7 +20,7 @@ from lakehouse.decode.events import decode
 from lakehouse.errors import ConfigError, UsageError
 from lakehouse.operations.draft_files import suite_json, topic_yaml
 from lakehouse.operations.identity import EventTime, Message, ids, times
-from lakehouse.operations.inference import NOT_DECLARED, Doubt, Doubting, declared
+from lakehouse.operations.inference import NOT_DECLARED, Doubt, Doubting, declarable_types
 from lakehouse.operations.samples import Samples
 from lakehouse.topics import Topic, topic_from
 
@@ -211,7 +211,7 @@ class _Choice:
     def topic(self, spare: int) -> Topic | None:
         """The likeliest topic that rejects no readable sample for want of an id, a time or a type, but for `spare`."""
         doubting = Doubting([], spare)
-        fields = declared([each.document for each in self._messages], doubting)
+        fields = declarable_types([each.document for each in self._messages], doubting)
         found_ids = [self._event_id] if self._event_id else ids(self._messages, spare)
         found_times = self._times(spare)
         self.complaint = self.complaint or f"nothing in {len(self._messages)} messages that is another in each event"

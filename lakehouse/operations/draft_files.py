@@ -22,18 +22,20 @@ def topic_yaml(topic: Topic, source: str, doubts: Sequence[Doubt], count: int, m
     lines = [f"# Drafted from {count} messages of {printable(source)}. Settle what is marked `unsure`."]
     lines += [f"# unsure: {each.text}" for each in doubts if each.about == "samples"]
     for key in ("subscription", "format", "event_id", "event_time", "event_time_unit"):
-        lines.append(_commented(f"{key}: {_scalar(getattr(topic, key))}", key, doubts))
+        lines.append(_line_with_comment(f"{key}: {_scalar(getattr(topic, key))}", key, doubts))
     lines.append("fields:")
-    lines += [_commented(f"  {_scalar(name)}: {_scalar(kind)}", name, doubts) for name, kind in topic.fields.items()]
+    lines += [
+        _line_with_comment(f"  {_scalar(name)}: {_scalar(kind)}", name, doubts) for name, kind in topic.fields.items()
+    ]
     shown = {"samples", "subscription", "event_id", "event_time", "lateness", *topic.fields}
     lines += [f"  # {printable(each.about)}: {printable(each.text)}" for each in doubts if each.about not in shown]
-    lines.append(_commented(f"lateness: {duration_text(topic.lateness)}", "lateness", doubts))
+    lines.append(_line_with_comment(f"lateness: {duration_text(topic.lateness)}", "lateness", doubts))
     names = ", ".join(mirrors)
     lines.append("mirrors: []" + (f"  # of {printable(names)}" if names else ""))
     return "\n".join(lines) + "\n"
 
 
-def _commented(line: str, about: str, doubts: Sequence[Doubt]) -> str:
+def _line_with_comment(line: str, about: str, doubts: Sequence[Doubt]) -> str:
     texts = [printable(each.text) for each in doubts if each.about == about]
     return f"{line}  # unsure: {'; '.join(texts)}" if texts else line
 

@@ -222,10 +222,10 @@ def _sentence(entry: Entry) -> str:
             where = f"bronze version {record.bronze_version}, epoch {record.epoch}"
             return f"by {record.why}: {record.rows:,} rows, {where}, release {record.release}"
         case Sealed():
-            return _sealed(record)
+            return _seal_text(record)
         case Valid():
             warnings = [f"warning {_expectation(row)}" for row in record.warnings]
-            rows = f"{_count(record.rows)} rows{_taken(record.seconds)}"
+            rows = f"{_count(record.rows)} rows{_duration(record.seconds)}"
             return "; ".join([rows, *warnings, *_report(record)])
         case Invalid():
             failed = [f"failed {_expectation(row)}" for row in record.failed]
@@ -241,18 +241,18 @@ def _sentence(entry: Entry) -> str:
             return f"by {record.by}: {record.reason}"
         case Mirrored():
             counted = f"{_count(record.rows)} rows counted at {record.where}"
-            return f"{record.target}: {counted}, id checksum {record.id_checksum}{_taken(record.seconds)}"
+            return f"{record.target}: {counted}, id checksum {record.id_checksum}{_duration(record.seconds)}"
         case _:
             return ""
 
 
-def _sealed(sealed: Sealed) -> str:
+def _seal_text(sealed: Sealed) -> str:
     files = f"{_count(sealed.files)} file{'' if sealed.files == 1 else 's'}"
     return (
         f"revision {sealed.revision}: {sealed.rows:,} rows of {sealed.deliveries:,} deliveries ({sealed.duplicates:,} "
         f"duplicates, {sealed.late_duplicates:,} late duplicates, {sealed.skewed:,} skewed), {files}, "
         f"silver version {sealed.silver_version}, bronze version {sealed.bronze_version}, "
-        f"id checksum {sealed.id_checksum}, release {sealed.release}{_taken(sealed.seconds)}"
+        f"id checksum {sealed.id_checksum}, release {sealed.release}{_duration(sealed.seconds)}"
     )
 
 
@@ -271,5 +271,5 @@ def _count(number: int | None) -> str:
     return "?" if number is None else f"{number:,}"
 
 
-def _taken(seconds: float | None) -> str:
+def _duration(seconds: float | None) -> str:
     return "" if seconds is None else f", {seconds:.1f} s"

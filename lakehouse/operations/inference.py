@@ -44,7 +44,7 @@ class Doubting:
         self.doubts.append(Doubt(about, text))
 
 
-def declared(documents: Sequence[Mapping[str, Any]], doubt: Doubting) -> dict[str, str]:
+def declarable_types(documents: Sequence[Mapping[str, Any]], doubt: Doubting) -> dict[str, str]:
     """Name and Spark type of each top-level member that can be a column, in the order in which they first come."""
     reserved = [name for name in _names(documents) if name.lower() in DELIVERY_COLUMNS]
     for name in reserved:

@@ -128,9 +128,9 @@ class _Maintenance:
 
     def _is_retired(self, file: DataFile) -> bool:
         if file.hour is None:
-            return hours.shifted(file.written_at, self._topic.bronze_retention) < self._now
+            return hours.instant_after(file.written_at, self._topic.bronze_retention) < self._now
         closed = self._history.first(State.CLOSED, file.hour)
-        is_old = closed is not None and hours.shifted(closed.at, self._topic.bronze_retention) < self._now
+        is_old = closed is not None and hours.instant_after(closed.at, self._topic.bronze_retention) < self._now
         return is_old and self._is_delivered(file.hour)
 
     def _is_delivered(self, hour: Hour) -> bool:
@@ -156,8 +156,8 @@ class _Maintenance:
 
     def _bronze_orphans(self) -> Iterator[Removal]:
         """Files of attempts that lost or died. Listed first, the log read last: what is committed meanwhile is seen."""
-        listed = [stored for stored in self._raw.listed("bronze") if "/_delta_log/" not in stored.path]
-        asides = [stored for stored in self._raw.listed("segments") if "/." in stored.path]
+        listed = [stored for stored in self._raw.listing("bronze") if "/_delta_log/" not in stored.path]
+        asides = [stored for stored in self._raw.listing("segments") if "/." in stored.path]
         manifests = [read_manifest(self._raw, *key) for key in listed_manifests(self._raw)]
         named = {segment_of(file.path) for manifest in manifests if manifest for file in manifest.files}
         bronze = self._tables.bronze()
@@ -178,7 +178,7 @@ class _Maintenance:
 
     def _silver_orphans(self) -> Iterator[Removal]:
         """Files of seals that died or lost, in hours that are sealed. What others took out of the table is evidence."""
-        listed = [stored for stored in self._sealed.listed("silver") if "/_delta_log/" not in stored.path]
+        listed = [stored for stored in self._sealed.listing("silver") if "/_delta_log/" not in stored.path]
         if not listed or not self._tables.has_silver():
             return
         silver = self._tables.silver()
@@ -200,8 +200,8 @@ class _Maintenance:
     def _reports(self) -> Iterator[Removal]:
         expired = [
             stored
-            for stored in self._sealed.listed("reports")
-            if hours.shifted(stored.modified_at, self._topic.audit_window) < self._now
+            for stored in self._sealed.listing("reports")
+            if hours.instant_after(stored.modified_at, self._topic.audit_window) < self._now
         ]
         yield from self._delete("report", expired, f"older than {duration_text(self._topic.audit_window)}")
 
@@ -219,17 +219,17 @@ class _Maintenance:
         raw, sealed = self._tables.raw, self._tables.sealed
         for place, name in ((raw, "bronze"), (sealed, "silver"), (sealed, "ledger")):
             files = place.files()
-            expired = self._expired(files.listed(f"{name}/_delta_log"))
+            expired = self._expired_files(files.listing(f"{name}/_delta_log"))
             if not expired:
                 continue
             if not self._dry_run:
                 place.below(name).table().cleanup_metadata()
-                left = {stored.path for stored in files.listed(f"{name}/_delta_log")}
+                left = {stored.path for stored in files.listing(f"{name}/_delta_log")}
                 expired = [stored for stored in expired if stored.path not in left]
             why = f"{len(expired)} older than {duration_text(self._topic.audit_window)}, before a checkpoint"
             yield self._removal("log", f"{name}/_delta_log", sum(stored.size_bytes for stored in expired), why)
 
-    def _expired(self, log: list[Stored]) -> list[Stored]:
+    def _expired_files(self, log: list[Stored]) -> list[Stored]:
         """Of a log's files: those of versions before the newest checkpoint, and older than the audit window."""
         named = [(name[:_VERSION_DIGITS], stored) for stored in log if (name := stored.path.rpartition("/")[2])]
         checkpoint = max((version for version, stored in named if ".checkpoint" in stored.path), default="")
@@ -238,7 +238,7 @@ class _Maintenance:
             for version, stored in named
             if version.isdigit()
             and version < checkpoint
-            and hours.shifted(stored.modified_at, self._topic.audit_window) < self._now
+            and hours.instant_after(stored.modified_at, self._topic.audit_window) < self._now
         ]
 
     # --- removing --------------------------------------------------------------------------------------------------

@@ -14,7 +14,7 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.sealed import sealed_hour
-from lakehouse.operations.tracking import Track, untracked
+from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.store.delta import DataFile, files
 from lakehouse.store.parquet import LakeFile
 from lakehouse.store.place import Place
@@ -89,7 +89,7 @@ def reconcile(
     first: Hour | None = None,
     last: Hour | None = None,
     repair: bool = False,
-    track: Track = untracked,
+    track: Track = no_tracking,
 ) -> Reconciliation:
     """Every hour from `first` to `last` in silver and every mirror of its topic, as the stores count it now.
 

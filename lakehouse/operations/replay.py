@@ -179,7 +179,7 @@ def _moves(
         rows = _rows(tables, file)
         chosen = choice.mask(rows)
         again = rows.filter(chosen)
-        decoded = _decoded(again, tables.topic)
+        decoded = _decode(again, tables.topic)
         is_event = pc.is_null(decoded.column("reject_reason"))
         done.examined += _counts(again.column("reject_reason"))
         done.replayed += _counts(again.column("reject_reason").filter(is_event))
@@ -187,7 +187,7 @@ def _moves(
         events = decoded.filter(is_event)
         if not len(events):
             continue
-        moving = pa.array(_scattered(chosen.to_pylist(), is_event.to_pylist()))
+        moving = pa.array(_moves_by_row(chosen.to_pylist(), is_event.to_pylist()))
         parts = [_Part(None, rows.filter(pc.invert(moving))), *_by_bucket(events, open_hour)]
         for part in parts[1:]:
             done.hours[part.bucket or ""] += len(part.rows)
@@ -210,7 +210,7 @@ def _is_kept(rows: pa.Table, column: pa.Field) -> bool:
     return column.name in rows.column_names and rows.schema.field(column.name).type == column.type
 
 
-def _decoded(rows: pa.Table, topic: Topic) -> pa.Table:
+def _decode(rows: pa.Table, topic: Topic) -> pa.Table:
     """The rows with what decoding says of them today."""
     messages = rows.select(DELIVERED.names).combine_chunks().to_batches() or [
         pa.RecordBatch.from_pylist([], schema=DELIVERED)
@@ -221,7 +221,7 @@ def _decoded(rows: pa.Table, topic: Topic) -> pa.Table:
     return rows
 
 
-def _scattered(chosen: list[bool], is_event: list[bool]) -> Iterator[bool]:
+def _moves_by_row(chosen: list[bool], is_event: list[bool]) -> Iterator[bool]:
     """For each row of the file whether it moves: `is_event` speaks of the chosen ones only."""
     answers = iter(is_event)
     return (is_chosen and next(answers) for is_chosen in chosen)

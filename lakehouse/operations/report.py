@@ -22,7 +22,7 @@ from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.report_sites import register
 from lakehouse.operations.status import HourStatus, TopicSnapshot
-from lakehouse.operations.tracking import Track, untracked
+from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.pages import charts, hour
 from lakehouse.pages.hour import HourContext
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
@@ -74,7 +74,7 @@ class _Pages:
     now: datetime
 
 
-def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, track: Track = untracked) -> Built:
+def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, track: Track = no_tracking) -> Built:
     """Write the pages of the `last` newest hours to the folder or bucket `out`.
 
     An hour's page is drawn again only when something happened to the hour; pages of older hours stay. What cannot be
@@ -208,12 +208,10 @@ def _write_erased_pages(pages: _Pages) -> dict[str, str]:
     erased = history.erased_hours().keys() - {row.hour for row in pages.view.rows}
     if not erased:
         return {}
-    present = {stored.path for stored in pages.storage.listed(name)}
+    present = {stored.path for stored in pages.storage.listing(name)}
     complete = replace(pages.view, rows=_rows(pages.snapshot, len(history.entries), pages.now))
     places = [
-        place
-        for place, row in enumerate(complete.rows)
-        if row.hour in erased and f"{name}/{row.hour}.html" in present
+        place for place, row in enumerate(complete.rows) if row.hour in erased and f"{name}/{row.hour}.html" in present
     ]
     return _write_hours(replace(pages, view=complete), places)
 

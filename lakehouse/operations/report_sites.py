@@ -46,10 +46,10 @@ def register(tables: TopicTables, address: str, history: History) -> None:
         log.warning("report: topic=%s site=%s state=unregistered error=%s", tables.topic.name, here, refused)
 
 
-def outdated(tables: TopicTables, history: History) -> list[Site]:
+def outdated_sites(tables: TopicTables, history: History) -> list[Site]:
     """Sites whose pages may show what has been erased since they were drawn."""
     storage = tables.sealed.files()
-    sites = [_site(storage.read(stored.path)) for stored in storage.listed(_FOLDER)]
+    sites = [_site(storage.read(stored.path)) for stored in storage.listing(_FOLDER)]
     return [each for each in sites if each.erasures < _erasures(history) and not each.is_gone]
 
 

@@ -119,7 +119,7 @@ def _documents(text: str, at: int, between: str) -> Iterator[tuple[int, int]]:
 
 def _row(document: bytes, place: str, number: int, now: datetime) -> tuple[dict[str, Any], bool]:
     """A message as `DELIVERED` has it, and whether its publish time is known."""
-    message = _enveloped(document)
+    message = _message_in_envelope(document)
     if message is None:
         plain = {"message_id": str(number), "publish_time": now, "attributes": [], "payload": document}
         return {**plain, "ordering_key": None}, False
@@ -143,7 +143,7 @@ def _row(document: bytes, place: str, number: int, now: datetime) -> tuple[dict[
     return row, at is not None
 
 
-def _enveloped(document: bytes) -> dict[str, Any] | None:
+def _message_in_envelope(document: bytes) -> dict[str, Any] | None:
     """The message in what gcloud or the REST API prints; None for a payload."""
     try:
         value = json.loads(document)

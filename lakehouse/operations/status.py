@@ -271,7 +271,7 @@ def held_hours(snapshot: TopicSnapshot, now: datetime) -> list[Held]:
     return [
         Held(hour, entry.at, tuple(reason.text for reason in entry.of(records.Held).reasons))
         for hour, entry in sorted(newest.items())
-        if now >= hours.shifted(hours.end_of(hour), snapshot.topic.lateness) and is_open(snapshot, hour)
+        if now >= hours.instant_after(hours.end_of(hour), snapshot.topic.lateness) and is_open(snapshot, hour)
     ]
 
 
@@ -289,7 +289,7 @@ def stuck(snapshot: TopicSnapshot, now: datetime) -> Stuck | None:
         if _backlog_of(entry) is None or entry.of(records.Held).problem != problem:
             break
         begun = entry
-    since = max(begun.at, hours.shifted(hours.end_of(hour), snapshot.topic.lateness))
+    since = max(begun.at, hours.instant_after(hours.end_of(hour), snapshot.topic.lateness))
     if now - since < STUCK_AFTER:
         return None
     return Stuck(hour, since, _seconds(since, now) or 0.0, reason, rows[-1].at)

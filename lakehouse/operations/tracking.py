@@ -14,6 +14,6 @@ class Track(Protocol):
     def __call__(self, items: Iterable[T], total: int, /) -> Iterator[T]: ...
 
 
-def untracked(items: Iterable[T], total: int, /) -> Iterator[T]:
+def no_tracking(items: Iterable[T], total: int, /) -> Iterator[T]:
     """Nobody listens."""
     return iter(items)

@@ -10,7 +10,7 @@ from typing import Any, Literal
 
 from lakehouse.decode.events import decode
 from lakehouse.decode.undeclared import top_names
-from lakehouse.hours import Hour, end_of, hour_of, shifted
+from lakehouse.hours import Hour, end_of, hour_of, instant_after
 from lakehouse.operations.samples import Samples
 from lakehouse.topics import Topic
 
@@ -60,7 +60,7 @@ class Trial:
 def trial(topic: Topic, samples: Samples) -> Trial:
     """All samples through the topic's decoder, in their order; `hours` counts events, `reasons` lists messages."""
     undeclared: Counter[str] = Counter()
-    messages = tuple(_tried(topic, samples, undeclared))
+    messages = tuple(_tried_messages(topic, samples, undeclared))
     outcomes = Counter(each.outcome for each in messages)
     reasons: dict[str, list[int]] = {}
     for each in messages:
@@ -82,7 +82,7 @@ def trial(topic: Topic, samples: Samples) -> Trial:
     )
 
 
-def _tried(topic: Topic, samples: Samples, undeclared: Counter[str]) -> Iterator[TriedMessage]:
+def _tried_messages(topic: Topic, samples: Samples, undeclared: Counter[str]) -> Iterator[TriedMessage]:
     first: dict[tuple[Any, ...], int] = {}
     number = 0
     for start in range(0, len(samples.messages), _PAGE):
@@ -99,7 +99,7 @@ def _tried(topic: Topic, samples: Samples, undeclared: Counter[str]) -> Iterator
             identity = tuple(row[column] for column in topic.identity)
             repeats = first.setdefault(identity, number)
             hour = hour_of(event_time)
-            is_late = publish_time > shifted(end_of(hour), topic.lateness) if samples.are_timed else None
+            is_late = publish_time > instant_after(end_of(hour), topic.lateness) if samples.are_timed else None
             outcome: Literal["event", "duplicate"] = "event" if repeats == number else "duplicate"
             again = None if repeats == number else repeats
             yield TriedMessage(number, outcome, hour, event_id, event_time, None, again, is_late, row["event"])

@@ -16,7 +16,7 @@ from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour, hours_among
-from lakehouse.operations.tracking import Track, untracked
+from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.store.delta import DataFile, files, first_line, table_errors
 from lakehouse.store.delta_log import LOG, Commit, Hidden, commits, hidden_in_checkpoint
 from lakehouse.store.files import Storage
@@ -57,7 +57,7 @@ class Verification:
 
 
 def verify_hours(
-    topic: Topic, config: Config, hours: Iterable[Hour], now: datetime, track: Track = untracked
+    topic: Topic, config: Config, hours: Iterable[Hour], now: datetime, track: Track = no_tracking
 ) -> Verification:
     """Check the given hours, or all that were ever sealed, and the table as a whole.
 
@@ -125,7 +125,7 @@ def read_state(tables: TopicTables, history: History, now: datetime) -> SilverSt
     by_hour: dict[Hour | None, list[DataFile]] = {}
     for file in files(silver):
         by_hour.setdefault(file.hour, []).append(file)
-    listed = {stored.path.removeprefix("silver/"): stored.size_bytes for stored in storage.listed("silver")}
+    listed = {stored.path.removeprefix("silver/"): stored.size_bytes for stored in storage.listing("silver")}
     holds = holds_for(tables.settings, tables.sealed.uri)
     with table_errors(f"{silver.table_uri}: the newest checkpoint"):
         hidden = tuple(hidden_in_checkpoint(storage, "silver"))

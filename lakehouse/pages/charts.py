@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 
 from lakehouse.hours import Hour, start_of
-from lakehouse.pages.render import rendered
+from lakehouse.pages.render import markup_of
 
 Band = tuple[float, float]
 
@@ -35,7 +35,7 @@ def lateness(rows: Sequence[int]) -> str:
         }
         for place, (count, name) in enumerate(zip(rows, _LATENESS, strict=True))
     ]
-    return rendered("lateness.svg", width=_WIDTH, height=_HEIGHT, base=base, bars=bars)
+    return markup_of("lateness.svg", width=_WIDTH, height=_HEIGHT, base=base, bars=bars)
 
 
 def volume(hours: Sequence[Hour], rows: Sequence[int], bands: Mapping[Hour, Band], marked: Hour | None = None) -> str:
@@ -47,7 +47,7 @@ def volume(hours: Sequence[Hour], rows: Sequence[int], bands: Mapping[Hour, Band
     def height(value: float) -> float:
         return round(max(0.0, value) / ticks[-1] * (base - top), 1)
 
-    return rendered(
+    return markup_of(
         "volume.svg",
         width=_WIDTH,
         height=_HEIGHT,

@@ -8,7 +8,7 @@ from datetime import datetime
 from typing import Any
 
 from lakehouse import hours
-from lakehouse.pages.render import rendered
+from lakehouse.pages.render import markup_of
 from lakehouse.pages.words import counted
 
 _SHOWN = 10
@@ -52,16 +52,16 @@ class HourContext:
 def page(result: Result, context: HourContext | None = None) -> str:
     """The hour's page, verdict first: as it was judged and, with `context`, as it is now."""
     context = context or HourContext()
-    return rendered(
+    return markup_of(
         "hour_judged.html",
         topic=result["topic"],
-        hour=_named(result["hour"]),
+        hour=_hour_names(result["hour"]),
         state=result["state"],
         is_valid=result["state"] == "valid",
         means=_meaning(result, context),
         rows=result["rows"],
         shown=_SHOWN,
-        broken=[_with_examples(each) for each in (*_failed(result, "critical"), *_failed(result, "warning"))],
+        broken=[_with_examples(each) for each in (*_failures(result, "critical"), *_failures(result, "warning"))],
         remarks=[each["remark"] for each in result["expectations"] if each.get("remark")],
         numbers=_numbers(result),
         lateness=[(name, result["lateness"][key]) for key, name in _LATENESS.items()] if result.get("lateness") else [],
@@ -75,24 +75,24 @@ def page(result: Result, context: HourContext | None = None) -> str:
 
 def page_without_verdict(context: HourContext) -> str:
     """The page of an hour that is not judged yet, or whose result cannot be read: what is known and why."""
-    return rendered(
+    return markup_of(
         "hour_unjudged.html",
         topic=context.topic,
-        hour=_named(context.hour),
+        hour=_hour_names(context.hour),
         state=context.state,
         lateness=[],
         context=context,
     )
 
 
-def _named(hour: hours.Hour) -> dict[str, Any]:
+def _hour_names(hour: hours.Hour) -> dict[str, Any]:
     start, end = hours.start_of(hour), hours.end_of(hour)
     return {"name": hour, "start": start, "words": f"{start:%A, %-d %B %Y, %H:%M}–{end:%H:%M} UTC"}
 
 
 def _meaning(result: Result, context: HourContext) -> str:
-    failed = f"{counted(len(_failed(result, 'critical')), 'critical expectation')} failed."
-    warnings = len(_failed(result, "warning"))
+    failed = f"{counted(len(_failures(result, 'critical')), 'critical expectation')} failed."
+    warnings = len(_failures(result, "warning"))
     if context.released:
         return f"{failed} Released {context.released}"
     if result["state"] != "valid":
@@ -102,7 +102,7 @@ def _meaning(result: Result, context: HourContext) -> str:
     return "Everything holds. The hour goes to its mirrors."
 
 
-def _failed(result: Result, severity: str) -> list[Result]:
+def _failures(result: Result, severity: str) -> list[Result]:
     return [each for each in result["expectations"] if not each["success"] and each["severity"] == severity]
 
 

@@ -8,7 +8,7 @@ from datetime import date, datetime
 from itertools import groupby
 
 from lakehouse.hours import Hour
-from lakehouse.pages.render import rendered, script
+from lakehouse.pages.render import markup_of, script
 
 STATES = ("open", "held", "closed", "sealed", "valid", "invalid", "released", "mirrored")
 """Each has its colours in `templates/lake.css`."""
@@ -62,7 +62,7 @@ def index(lines: Sequence[Line], hours: Sequence[Hour], built_at: datetime, rele
         }
         for state in STATES
     ]
-    return rendered(
+    return markup_of(
         "lake.html",
         lines=lines,
         hours=hours,
@@ -79,7 +79,7 @@ def index(lines: Sequence[Line], hours: Sequence[Hour], built_at: datetime, rele
 
 def topic_page(topic: str, lines: Sequence[HourLine], facts: Iterable[tuple[str, str]], volume: str) -> str:
     """A topic's page: how it is, its rows over time, and a line per hour, newest first. `volume` is a chart."""
-    return rendered(
+    return markup_of(
         "topic.html",
         topic=topic,
         lines=lines,

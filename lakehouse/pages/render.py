@@ -14,7 +14,7 @@ from lakehouse import durations
 from lakehouse.pages.words import counted, second, sentence, text
 
 
-def rendered(template: str, **values: Any) -> Markup:
+def markup_of(template: str, **values: Any) -> Markup:
     """The template filled with the values: safe to be put into another one as it is."""
     return Markup(_environment().get_template(template).render(values))
 

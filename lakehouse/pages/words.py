@@ -12,7 +12,7 @@ def sentence(expectation: Mapping[str, Any]) -> str:
     """What an expectation demands, for people."""
     kwargs = {key: value for key, value in expectation["kwargs"].items() if value is not None}
     known = _SENTENCES.get(expectation["expectation"])
-    words = known(kwargs) if known else _spelled(expectation["expectation"], kwargs)
+    words = known(kwargs) if known else _words_for(expectation["expectation"], kwargs)
     mostly = kwargs.get("mostly", 1)
     return words if mostly == 1 else f"{words}, in at least {100 * mostly:g}% of the rows"
 
@@ -73,7 +73,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
 _SAID_ELSEWHERE = ("column", "column_A", "column_B", "column_list", "mostly", "ignore_row_if")
 
 
-def _spelled(kind: str, kwargs: Mapping[str, Any]) -> str:
+def _words_for(kind: str, kwargs: Mapping[str, Any]) -> str:
     rest = {key: value for key, value in kwargs.items() if key not in _SAID_ELSEWHERE}
     words = kind.removeprefix("expect_").replace("_", " ")
     return f"{words} ({', '.join(f'{key} {text(value)}' for key, value in rest.items())})" if rest else words

@@ -60,7 +60,7 @@ def messages(
     for topic, events in _EVENTS.items():
         sent = [message for message in events(first, until) if first <= message.publish_at < until]
         rng = random.Random(f"{seed}/{topic}")
-        published += sent + _copies(sent, duplicate_share, until, rng) + _flawed(sent, rng)
+        published += sent + _copies(sent, duplicate_share, until, rng) + _flawed_messages(sent, rng)
     return sorted(published, key=lambda message: message.publish_at)
 
 
@@ -74,7 +74,7 @@ def _copies(sent: list[Message], share: float, until: datetime, rng: random.Rand
     return copies
 
 
-def _flawed(sent: list[Message], rng: random.Random) -> list[Message]:
+def _flawed_messages(sent: list[Message], rng: random.Random) -> list[Message]:
     """One message of every flaw, each made from another event and published with it."""
     models = rng.choices(sent, k=len(_FLAWS)) if sent else []
     return [
@@ -125,16 +125,16 @@ def _observations(first: datetime, until: datetime) -> Iterator[Message]:
             "event_id": f"{row['origin']}-{hour_of(observed_at)}/weather",
             "airport": row["origin"],
             "observed_at": _iso(observed_at),
-            "temperature_f": _measured(row["temp"]),
+            "temperature_f": _measure(row["temp"]),
             "wind_direction_degrees": None if row["wind_dir"] == _ABSENT else int(row["wind_dir"]),
-            "wind_speed_mph": _measured(row["wind_speed"]),
-            "wind_gust_mph": _measured(row["wind_gust"]),
-            "precipitation_inches": _measured(row["precip"]),
-            "visibility_miles": _measured(row["visib"]),
+            "wind_speed_mph": _measure(row["wind_speed"]),
+            "wind_gust_mph": _measure(row["wind_gust"]),
+            "precipitation_inches": _measure(row["precip"]),
+            "visibility_miles": _measure(row["visib"]),
             "air": {
-                "dew_point_f": _measured(row["dewp"]),
-                "humidity_percent": _measured(row["humid"]),
-                "pressure_hpa": _measured(row["pressure"]),
+                "dew_point_f": _measure(row["dewp"]),
+                "humidity_percent": _measure(row["humid"]),
+                "pressure_hpa": _measure(row["pressure"]),
             },
         }
         if row["wind_gust"] != _ABSENT:
@@ -157,18 +157,18 @@ _WRONG_TYPE: dict[str, Payload] = {
 }
 
 
-def _changed(message: Message, changes: Payload, without: str = "") -> bytes:
+def _altered_payload(message: Message, changes: Payload, without: str = "") -> bytes:
     """The payload with other values, under an id of its own, so that it hides behind no good event."""
     payload = json.loads(message.payload) | {"event_id": f"{message.event_id}/flawed"} | changes
     return _json({name: value for name, value in payload.items() if name != without})
 
 
 _FLAWS: dict[str, Callable[[Message], bytes]] = {
-    "broken_json": lambda message: _changed(message, {})[:-20],
-    "wrong_type": lambda message: _changed(message, _WRONG_TYPE[message.topic]),
-    "no_event_time": lambda message: _changed(message, {}, without=_EVENT_TIME[message.topic]),
-    "no_event_id": lambda message: _changed(message, {}, without="event_id"),
-    "year_2100": lambda message: _changed(message, {_EVENT_TIME[message.topic]: "2100-01-01T00:00:00Z"}),
+    "broken_json": lambda message: _altered_payload(message, {})[:-20],
+    "wrong_type": lambda message: _altered_payload(message, _WRONG_TYPE[message.topic]),
+    "no_event_time": lambda message: _altered_payload(message, {}, without=_EVENT_TIME[message.topic]),
+    "no_event_id": lambda message: _altered_payload(message, {}, without="event_id"),
+    "year_2100": lambda message: _altered_payload(message, {_EVENT_TIME[message.topic]: "2100-01-01T00:00:00Z"}),
 }
 
 
@@ -224,7 +224,7 @@ def _message(topic: str, publish_at: datetime, payload: Payload, client: str) ->
     return Message(topic, publish_at, _json(payload), {"client": client}, payload["event_id"])
 
 
-def _measured(text: str) -> float | None:
+def _measure(text: str) -> float | None:
     return None if text == _ABSENT else round(float(text), 2)
 
 

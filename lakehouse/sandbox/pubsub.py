@@ -83,7 +83,7 @@ class PubSub:
         give_up = _always if request.return_immediately else _gone_or_after(self._wait_seconds(context), context)
         context.add_callback(subscription.wake)
         seconds = self._faults().lease_seconds(subscription.settings.ack_deadline_seconds)
-        return _filled(_PullResponse(), subscription.pull(Flow(request.max_messages), seconds, give_up))
+        return _with_messages(_PullResponse(), subscription.pull(Flow(request.max_messages), seconds, give_up))
 
     def streaming_pull(self, requests: Iterator[Any], context: grpc.ServicerContext) -> Iterator[Any]:
         first = next(requests, None)
@@ -95,7 +95,7 @@ class PubSub:
         stream = Stream(subscription, first, self._apply)
         context.add_callback(stream.end)
         for leased in stream.pages(requests, self._faults().lease_seconds):
-            yield _filled(_StreamingPullResponse(), leased)
+            yield _with_messages(_StreamingPullResponse(), leased)
 
     def acknowledge(self, request: Any, context: grpc.ServicerContext) -> Any:
         subscription = self._registry.subscription(request.subscription)
@@ -176,7 +176,7 @@ def _check_publishable(request: Any) -> None:
         raise _invalid("Some messages are empty")
 
 
-def _filled(reply: Any, leased: Page) -> Any:
+def _with_messages(reply: Any, leased: Page) -> Any:
     add = reply.received_messages.add
     for ack_id, message in leased:
         add(ack_id=ack_id, message=message.proto)

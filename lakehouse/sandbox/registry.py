@@ -37,7 +37,7 @@ class Topic:
         with self._lock:
             now = self._clock()
             numbers = self._numbers.take(len(protos))
-            messages = _stamped(protos, numbers, now)
+            messages = _stored_messages(protos, numbers, now)
             self._published.append(numbers)
             for subscription in self.subscriptions.values():
                 subscription.offer(messages, faults.arrivals(messages))
@@ -83,7 +83,7 @@ class Registry:
             topic = self.topic(name)
             del self.topics[name]
             for subscription in topic.subscriptions.values():
-                subscription.update(_changed(subscription.settings, topic=_DELETED_TOPIC))
+                subscription.update(_settings_with_changes(subscription.settings, topic=_DELETED_TOPIC))
 
     def create_subscription(self, settings: Any) -> Subscription:
         _check_name(settings.name, "subscriptions")
@@ -107,7 +107,7 @@ class Registry:
         with self._lock:
             subscription = self.subscription(settings.name, missing="Subscription not found.")
             seconds = _ack_deadline_seconds(settings.ack_deadline_seconds)
-            subscription.update(_changed(subscription.settings, ack_deadline_seconds=seconds))
+            subscription.update(_settings_with_changes(subscription.settings, ack_deadline_seconds=seconds))
         return subscription
 
     def delete_subscription(self, name: str) -> None:
@@ -126,7 +126,7 @@ def page(resources: Iterable[str], prefix: str, size: int, token: str) -> tuple[
     return shown, shown[-1] if len(shown) < len(names) else ""
 
 
-def _stamped(protos: Sequence[Any], numbers: range, now: float) -> list[Message]:
+def _stored_messages(protos: Sequence[Any], numbers: range, now: float) -> list[Message]:
     stamp = Timestamp()
     stamp.FromNanoseconds(int(now * 1e6) * 1000)
     messages = []
@@ -149,7 +149,9 @@ def _complete(settings: Any) -> Any:
     unserved = set_fields - _SERVED_SETTINGS
     if unserved:
         raise Refusal(grpc.StatusCode.UNIMPLEMENTED, f"The sandbox has no {', '.join(sorted(unserved))}")
-    complete = _changed(settings, ack_deadline_seconds=_ack_deadline_seconds(settings.ack_deadline_seconds))
+    complete = _settings_with_changes(
+        settings, ack_deadline_seconds=_ack_deadline_seconds(settings.ack_deadline_seconds)
+    )
     complete.push_config.SetInParent()
     complete.message_retention_duration.seconds = settings.message_retention_duration.seconds or _WEEK_SECONDS
     return complete
@@ -175,7 +177,7 @@ def _check_update(fields: Sequence[str]) -> None:
     raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, problem)
 
 
-def _changed(settings: Any, **fields: Any) -> Any:
+def _settings_with_changes(settings: Any, **fields: Any) -> Any:
     changed = type(settings)()
     changed.CopyFrom(settings)
     for field, value in fields.items():

@@ -172,7 +172,7 @@ class Subscription:
         numbers = self._lease_numbers(ack_ids)
         with self._changed:
             self._catch_up()
-            for message in (lease.message for lease in self._ended(numbers)):
+            for message in (lease.message for lease in self._ended_leases(numbers)):
                 if not self._in_lane(message) or self._lanes[message.key].acknowledge(message):
                     self._unacked.pop(message.number, None)
                 self._settle(message)
@@ -182,7 +182,7 @@ class Subscription:
         numbers = self._lease_numbers(ack_ids)
         with self._changed:
             self._catch_up()
-            self._return(self._ended(numbers))
+            self._return(self._ended_leases(numbers))
             self._changed.notify_all()
 
     def extend(self, ack_ids: Iterable[str], seconds: float) -> None:
@@ -220,7 +220,7 @@ class Subscription:
 
     def _lease(self, flow: Flow, seconds: float) -> list[tuple[str, Message]]:
         self._catch_up()
-        taken = self._taken(flow.room())
+        taken = self._next_messages(flow.room())
         numbers, deadline = self._numbers.take(len(taken)), self._clock() + seconds
         self._leases.update((n, _Lease(message, deadline, flow)) for n, message in zip(numbers, taken, strict=True))
         self._watch(deadline, numbers)
@@ -230,7 +230,7 @@ class Subscription:
     def _ack_id(self, number: int) -> str:
         return f"{self.name}:{number}".ljust(self._ack_id_length, _FILLING)
 
-    def _taken(self, limit: int) -> list[Message]:
+    def _next_messages(self, limit: int) -> list[Message]:
         taken: list[Message] = []
         left_bytes = PAGE_BYTES
         while self._ready and len(taken) < limit:
@@ -256,13 +256,15 @@ class Subscription:
             self._make_ready(heapq.heappop(self._delayed)[2])
         while self._deadlines and self._deadlines[0][0] <= now:
             numbers = heapq.heappop(self._deadlines)[2]
-            self._return(self._ended([n for n in numbers if n in self._leases and self._leases[n].deadline <= now]))
+            self._return(
+                self._ended_leases([n for n in numbers if n in self._leases and self._leases[n].deadline <= now])
+            )
 
     def _watch(self, deadline: float, numbers: Sequence[int]) -> None:
         if numbers:
             heapq.heappush(self._deadlines, (deadline, next(self._ties), numbers))
 
-    def _ended(self, numbers: Iterable[int]) -> list[_Lease]:
+    def _ended_leases(self, numbers: Iterable[int]) -> list[_Lease]:
         ended = [lease for number in numbers if (lease := self._leases.pop(number, None))]
         for lease in ended:
             lease.flow.hold(-1, -lease.message.size_bytes)

@@ -105,7 +105,7 @@ def pieces_of(path: str, footer: pq.FileMetaData, losers: np.ndarray[tuple[int],
     return pieces
 
 
-def packed(pieces: Iterable[Piece], target_bytes: int) -> Iterator[tuple[Piece, ...]]:
+def rows_per_file(pieces: Iterable[Piece], target_bytes: int) -> Iterator[tuple[Piece, ...]]:
     """Pieces in order, cut where a silver file is full: one bronze file may fill many, and many may fill one."""
     waiting: list[Piece] = []
     filled = 0
@@ -127,7 +127,7 @@ def copy_rows(copy: Copy, raw: Readable | None = None) -> Copied:
     """
     topic = Topic.from_json(copy.topic_json)
     schema = sealed_schema(topic)
-    rows = (sealed_columns(batch, schema) for batch in _kept(raw or copy.raw.files(), copy.pieces))
+    rows = (sealed_columns(batch, schema) for batch in _kept_rows(raw or copy.raw.files(), copy.pieces))
     return write_silver(copy.sealed.files(), copy.target, copy.hour, rows, schema)
 
 
@@ -138,19 +138,19 @@ def write_silver(sealed: Storage, target: str, hour: Hour, rows: Iterable[pa.Rec
     """
     path = f"hour={hour}/{target}-{uuid.uuid4().hex[:12]}.parquet"
     try:
-        return _written(sealed, path, hour, rows, schema)
+        return _write(sealed, path, hour, rows, schema)
     except Exception:
         sealed.delete([f"silver/{path}"])  # a disk that is full must not get fuller with each try
         raise
 
 
-def _written(sealed: Storage, path: str, hour: Hour, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> Copied:
+def _write(sealed: Storage, path: str, hour: Hour, rows: Iterable[pa.RecordBatch], schema: pa.Schema) -> Copied:
     start = pa.scalar(hours.start_of(hour))
     count = skewed = checksum = 0
     times: list[int] = []
     with sealed.create(f"silver/{path}") as sink:
         with pq.ParquetWriter(sink, schema, **parquet.options(schema)) as writer:
-            for table in _row_group_sized(rows):
+            for table in _row_groups(rows):
                 writer.write_table(table, row_group_size=len(table))
                 count += len(table)
                 skewed += pc.sum(pc.less(table["event_time"], start)).as_py() or 0
@@ -173,16 +173,16 @@ def _bits_without(lost: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -
     return np.packbits(kept).tobytes()
 
 
-def _kept(raw: Readable, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
+def _kept_rows(raw: Readable, pieces: Iterable[Piece]) -> Iterator[pa.RecordBatch]:
     by_file = [(path, list(of_file)) for path, of_file in groupby(pieces, key=lambda piece: piece.path)]
     files = parquet.open_ahead(partial(parquet.LakeFile, raw, f"bronze/{path}") for path, _ in by_file)
     for file, (_, of_file) in zip(files, by_file, strict=True):
         for piece in of_file:
             batches = file.iter_batches(_BATCH_ROWS, row_groups=[piece.row_group], columns=READ_COLUMNS)
-            yield from batches if piece.kept is None else _filtered(batches, piece)
+            yield from batches if piece.kept is None else _rows_of(batches, piece)
 
 
-def _filtered(batches: Iterable[pa.RecordBatch], piece: Piece) -> Iterator[pa.RecordBatch]:
+def _rows_of(batches: Iterable[pa.RecordBatch], piece: Piece) -> Iterator[pa.RecordBatch]:
     kept = np.unpackbits(np.frombuffer(piece.kept or b"", np.uint8), count=piece.rows).astype(bool)
     first = 0
     for batch in batches:
@@ -190,7 +190,7 @@ def _filtered(batches: Iterable[pa.RecordBatch], piece: Piece) -> Iterator[pa.Re
         first += len(batch)
 
 
-def _row_group_sized(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
+def _row_groups(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.Table]:
     waiting: list[pa.RecordBatch] = []
     waiting_bytes = 0
     for batch in batches:

@@ -41,7 +41,7 @@ class Deliveries:
 
     def rows(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The columns of every delivery, with its address."""
-        return parquet.addressed(_openers(self.raw, "bronze", self.files), columns)
+        return parquet.rows_with_addresses(_openers(self.raw, "bronze", self.files), columns)
 
     def footers(self) -> Iterator[pq.FileMetaData]:
         """The footer of each file, in their order."""
@@ -49,7 +49,7 @@ class Deliveries:
 
     def has_skewed(self, file: DataFile) -> bool:
         """Whether the file may hold skewed events; a file holds these only, or none."""
-        return _may_hold(file, hours.YEAR_ONE, hours.shifted(hours.start_of(self._hour), -_TICK))
+        return _may_hold(file, hours.YEAR_ONE, hours.instant_after(hours.start_of(self._hour), -_TICK))
 
     @cached_property
     def doubled(self) -> pa.Table:
@@ -62,7 +62,7 @@ class Deliveries:
         An event with a time of its own can have been sealed before only if it is skewed here, and only in a file that
         may hold that time. Where `event_time` is `publish_time`, any earlier hour may have it.
         """
-        horizon = hours.hour_of(hours.shifted(hours.start_of(self._hour), -self._topic.dedup_horizon))
+        horizon = hours.hour_of(hours.instant_after(hours.start_of(self._hour), -self._topic.dedup_horizon))
         if "event_time" in self._topic.identity:
             skewed = self._skewed()
             if not len(skewed):
@@ -91,7 +91,7 @@ class Deliveries:
         numbers = [number for number, file in enumerate(self.files) if self.has_skewed(file)]
         sources = _openers(self.raw, "bronze", [self.files[number] for number in numbers])
         batches = []
-        for batch in parquet.addressed(sources, ["event_id", "event_time"]):
+        for batch in parquet.rows_with_addresses(sources, ["event_id", "event_time"]):
             number_of_file = np.array(numbers, np.int32)[batch.column(FILE).to_numpy()]
             batch = batch.set_column(batch.schema.get_field_index(FILE), FILE, pa.array(number_of_file))
             batches.append(batch.filter(pc.less(batch.column("event_time"), start)).cast(_SKEWED))

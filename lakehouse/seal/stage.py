@@ -18,7 +18,7 @@ from lakehouse import failpoints
 from lakehouse.config import Config, Settings
 from lakehouse.errors import SealError, unavailable
 from lakehouse.hours import Hour
-from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, packed, pieces_of
+from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, pieces_of, rows_per_file
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
 from lakehouse.store.bronze_log import as_of_close
@@ -200,7 +200,7 @@ class Sealer:
             lost_here = lost.get(number, np.empty(0, np.int64))
             pieces[deliveries.has_skewed(file)] += pieces_of(file.path, footer, lost_here)
         target_bytes = self._settings.seal.target_file_bytes
-        groups = [group for alike in pieces.values() for group in packed(alike, target_bytes)]
+        groups = [group for alike in pieces.values() for group in rows_per_file(alike, target_bytes)]
         topic_json, raw, sealed = self._topic.as_json(), self._tables.raw, self._tables.sealed
         return [Copy(topic_json, hour, raw, sealed, f"part-{number:05d}", group) for number, group in enumerate(groups)]
 

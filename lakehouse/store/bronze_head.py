@@ -67,14 +67,14 @@ class StateFollower:
     def state(self) -> IngestState:
         """LakeError when there is no table, or its log cannot be read."""
         known, paused = self._known, self._clock() - self._looked_at
-        self._known = None if known is None or paused > _LONGEST_PAUSE_SECONDS else self._followed(*known)
+        self._known = None if known is None or paused > _LONGEST_PAUSE_SECONDS else self._successor(*known)
         if self._known is None:
             table = self._bronze.table()
             self._known = int(table.version()), bronze_log.newest_state(table)
         self._looked_at = self._clock()
         return self._known[1]
 
-    def _followed(self, version: int, state: IngestState) -> tuple[int, IngestState] | None:
+    def _successor(self, version: int, state: IngestState) -> tuple[int, IngestState] | None:
         """The version and state that follow on those; None where an entry is not what a commit writes."""
         with table_errors(self._bronze.uri):
             files = self._bronze.files()

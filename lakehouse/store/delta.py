@@ -142,7 +142,7 @@ def _damaged_entry(uri: str, options: Mapping[str, str]) -> str | None:
     """The newest commit that is no JSON, or checkpoint that is no Parquet, where delta-rs says what, but not where."""
     with suppress(Exception):  # what cannot be listed or read is not named either
         storage = storage_for(uri, options)
-        entries = [stored.path for stored in storage.listed("_delta_log")]
+        entries = [stored.path for stored in storage.listing("_delta_log")]
         for path in [each for each in entries if each.endswith(".json")][: -_NEWEST_COMMITS - 1 : -1]:
             lines = (storage.read(path) or b"").decode(errors="replace").splitlines()
             if not lines or not all(map(_is_json, lines)):

@@ -55,7 +55,7 @@ class Commit:
     @property
     def columns(self) -> Mapping[str, Mapping[str, Any]]:
         """The fields of the schema that it declares, by name; empty where it declares none."""
-        schema = _parsed(str((self.declares or {}).get("schemaString", "")))
+        schema = _json_object(str((self.declares or {}).get("schemaString", "")))
         fields = schema.get("fields")
         return {
             str(field.get("name")): field
@@ -66,7 +66,7 @@ class Commit:
 
 def commits(storage: Storage, table: str) -> list[Commit]:
     """Every commit that the table's log still has a file of, oldest first. `table` is its folder in the storage."""
-    names = [stored.path for stored in storage.listed(f"{table}/{LOG}")]
+    names = [stored.path for stored in storage.listing(f"{table}/{LOG}")]
     versions = [int(stem) for name in names if name.endswith(".json") and (stem := _stem(name)).isdigit()]
     return commits_at(storage, table, versions)
 
@@ -92,7 +92,7 @@ def hidden_in_checkpoint(storage: Storage, table: str) -> list[Hidden]:
 
     pa.ArrowInvalid or OSError when the checkpoint is damaged.
     """
-    names = [stored.path.rpartition("/")[2] for stored in storage.listed(f"{table}/{LOG}")]
+    names = [stored.path.rpartition("/")[2] for stored in storage.listing(f"{table}/{LOG}")]
     found = [(int(match[1]), name) for name in names if (match := _CHECKPOINT.fullmatch(name))]
     if not found:
         return []
@@ -101,16 +101,16 @@ def hidden_in_checkpoint(storage: Storage, table: str) -> list[Hidden]:
         Hidden(newest, *_file(action["add"]))
         for version, name in found
         if version == newest
-        for action in _checkpointed(storage, f"{table}/{LOG}", name)
+        for action in _checkpoint_actions(storage, f"{table}/{LOG}", name)
         if isinstance(action.get("add"), dict) and action["add"].get("deletionVector")
     ]
 
 
-def _checkpointed(storage: Storage, log: str, name: str) -> Iterator[dict[str, Any]]:
+def _checkpoint_actions(storage: Storage, log: str, name: str) -> Iterator[dict[str, Any]]:
     """The actions of one file of a checkpoint that add files, those of its sidecars included."""
     if name.endswith(".json"):
         lines = (storage.read(f"{log}/{name}") or b"").decode(errors="replace").splitlines()
-        actions = [_parsed(line) for line in lines]
+        actions = [_json_object(line) for line in lines]
     else:
         with storage.open(f"{log}/{name}") as source, pq.ParquetFile(source) as file:
             wanted = {"add", "sidecar"} & set(file.schema_arrow.names)
@@ -118,21 +118,21 @@ def _checkpointed(storage: Storage, log: str, name: str) -> Iterator[dict[str, A
     for action in actions:
         yield action
         if isinstance(action.get("sidecar"), dict):
-            yield from _checkpointed(storage, log, f"_sidecars/{action['sidecar'].get('path')}")
+            yield from _checkpoint_actions(storage, log, f"_sidecars/{action['sidecar'].get('path')}")
 
 
 def _commit(storage: Storage, table: str, version: int) -> Commit | None:
     content = storage.read(f"{table}/{LOG}/{version:020d}.json")
     if content is None:
         return None
-    actions = [action for line in content.decode(errors="replace").splitlines() if (action := _parsed(line))]
+    actions = [action for line in content.decode(errors="replace").splitlines() if (action := _json_object(line))]
     info = _first(actions, "commitInfo") or {}
     adds = [action["add"] for action in actions if isinstance(action.get("add"), dict)]
     removes = [action["remove"] for action in actions if isinstance(action.get("remove"), dict)]
     return Commit(
         version=version,
         operation=str(info.get("operation", "a commit without a name")),
-        metadata=_parsed(str(info.get("userMetadata", ""))) or None,
+        metadata=_json_object(str(info.get("userMetadata", ""))) or None,
         added=tuple(map(_file, adds)),
         removed=tuple(map(_file, removes)),
         declares=_first(actions, "metaData"),
@@ -155,7 +155,7 @@ def _stem(path: str) -> str:
     return path.rpartition("/")[2].removesuffix(".json")
 
 
-def _parsed(text: str) -> dict[str, Any]:
+def _json_object(text: str) -> dict[str, Any]:
     try:
         parsed = json.loads(text)
     except ValueError:

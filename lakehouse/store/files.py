@@ -68,7 +68,7 @@ class Storage(Protocol):
     def read(self, path: str) -> bytes | None:
         """All of a file; None when it is not there."""
 
-    def listed(self, folder: str) -> list[Stored]:
+    def listing(self, folder: str) -> list[Stored]:
         """Every file below the folder, ordered by path; none when there is no such folder."""
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -132,7 +132,7 @@ class LocalStorage:
             sync(target)
 
     def put_if_absent(self, path: str, content: bytes) -> bool:
-        temporary = self._written_aside(path, content)
+        temporary = self._write_aside(path, content)
         try:
             os.link(temporary, self._at(path))
         except FileExistsError:
@@ -143,7 +143,7 @@ class LocalStorage:
         return True
 
     def write(self, path: str, content: bytes) -> None:
-        os.replace(self._written_aside(path, content), self._at(path))
+        os.replace(self._write_aside(path, content), self._at(path))
         sync(os.path.dirname(self._at(path)))
 
     def read(self, path: str) -> bytes | None:
@@ -153,7 +153,7 @@ class LocalStorage:
         except FileNotFoundError:
             return None
 
-    def listed(self, folder: str) -> list[Stored]:
+    def listing(self, folder: str) -> list[Stored]:
         found = []
         for parent, _, names in os.walk(self._at(folder)):
             for name in names:
@@ -176,7 +176,7 @@ class LocalStorage:
     def delete_as_listed(self, stored: Stored) -> None:
         """Under the folder's lock, so that nobody else who deletes in this way comes between look and removal."""
         path = self._at(stored.path)
-        with suppress(FileNotFoundError), _locked(os.path.dirname(path)):
+        with suppress(FileNotFoundError), _lock(os.path.dirname(path)):
             if _version(os.stat(path)) == stored.version:
                 os.unlink(path)
 
@@ -184,7 +184,7 @@ class LocalStorage:
         os.rename(self._at(folder), self._at(to))
         sync(os.path.dirname(self._at(to)))
 
-    def _written_aside(self, path: str, content: bytes) -> str:
+    def _write_aside(self, path: str, content: bytes) -> str:
         target = self._at(path)
         _make_folder(os.path.dirname(target))
         temporary = f"{os.path.dirname(target)}/.{os.path.basename(target)}.{uuid.uuid4().hex}"
@@ -217,7 +217,7 @@ def _version(status: os.stat_result) -> str:
 
 
 @contextmanager
-def _locked(folder: str) -> Iterator[None]:
+def _lock(folder: str) -> Iterator[None]:
     """Until it is closed, the folder's lock is ours among all processes of this machine."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
@@ -297,7 +297,7 @@ class GoogleStorage:
         except NotFound:
             return None
 
-    def listed(self, folder: str) -> list[Stored]:
+    def listing(self, folder: str) -> list[Stored]:
         found = [Stored(path, blob.size, blob.updated, str(blob.generation)) for path, blob in self.blobs(folder)]
         return sorted(found, key=lambda stored: stored.path)
 
@@ -394,7 +394,7 @@ class _Upload:
         if self._stream is None and len(self._waiting) + size < _SMALL_BYTES:
             self._waiting += content
         else:
-            self._started().write(content)
+            self._upload().write(content)
         return size
 
     def tell(self) -> int:
@@ -420,7 +420,7 @@ class _Upload:
     def __exit__(self, *failure: object) -> None:
         self.close()
 
-    def _started(self) -> Any:
+    def _upload(self) -> Any:
         if self._stream is None:
             self._stream = self._open_stream()
             self._stream.write(self._waiting)

@@ -42,19 +42,19 @@ class Pulse:
     maintained_at: Annotated[datetime | None, "when it was last maintained"] = None
     maintain_error: Annotated[str | None, "why that fails since"] = None
 
-    def changed(self, state: TopicState, at: datetime) -> Pulse:
+    def after_change(self, state: TopicState, at: datetime) -> Pulse:
         """In that state, since it began; what was known of it stays."""
         return replace(self, state=state, since=self.since if state == self.state else at)
 
-    def triggered(self, at: datetime, epoch: int, frontier: datetime | None) -> Pulse:
+    def after_trigger(self, at: datetime, epoch: int, frontier: datetime | None) -> Pulse:
         """After a batch: whatever failed before it is over."""
         well = replace(self, last_trigger=at, epoch=epoch, frontier=frontier, error=None, failures=0, next_try_at=None)
-        return well.changed("running", at)
+        return well.after_change("running", at)
 
-    def failed(self, state: TopicState, at: datetime, error: str, next_try_at: datetime | None) -> Pulse:
+    def after_failure(self, state: TopicState, at: datetime, error: str, next_try_at: datetime | None) -> Pulse:
         """After one more failure in a row."""
         ill = replace(self, error=error, failures=self.failures + 1, next_try_at=next_try_at)
-        return ill.changed(state, at)
+        return ill.after_change(state, at)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -109,13 +109,13 @@ class Heartbeats:
 
     def of(self, application: str) -> Heartbeat | None:
         """The newest of that name; None when there is none, or none that can be read."""
-        return _parsed(self._storage.read(f"{application}/{_FILE}"))
+        return _heartbeat_in(self._storage.read(f"{application}/{_FILE}"))
 
     def all(self) -> list[Sign]:
         """One for each application there ever was, but those that cannot be read: one request for each, and one."""
-        listed = [stored for stored in self._storage.listed("") if stored.path.endswith(f"/{_FILE}")]
+        listed = [stored for stored in self._storage.listing("") if stored.path.endswith(f"/{_FILE}")]
         with ThreadPoolExecutor(_READERS) as readers:
-            read = list(readers.map(lambda stored: _parsed(self._storage.read(stored.path)), listed))
+            read = list(readers.map(lambda stored: _heartbeat_in(self._storage.read(stored.path)), listed))
         return list(_signs(zip(read, [stored.modified_at for stored in listed], strict=True)))
 
 
@@ -125,7 +125,7 @@ def _signs(found: Iterator[tuple[Heartbeat | None, datetime]]) -> Iterator[Sign]
             yield Sign(heartbeat, written_at)
 
 
-def _parsed(content: bytes | None) -> Heartbeat | None:
+def _heartbeat_in(content: bytes | None) -> Heartbeat | None:
     try:
         return _adapter().validate_json(content) if content else None
     except ValidationError:  # another release's, or nobody's we know: no reason to say nothing of the topics

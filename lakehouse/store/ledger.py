@@ -267,7 +267,7 @@ class LedgerTable:
             self._follow()
             return self._history
 
-    def seen(self) -> History:
+    def known_history(self) -> History:
         """What the last call of `history` gave."""
         return self._history if self._version >= 0 else self.history()
 
@@ -313,9 +313,9 @@ class Ledger:
         """All rows as of now."""
         return self._table.history()
 
-    def seen(self) -> History:
+    def known_history(self) -> History:
         """The rows as this process read them last, without a look at the store."""
-        return self._table.seen()
+        return self._table.known_history()
 
     def record(
         self,

@@ -51,7 +51,7 @@ def _leaves(column: pa.Field, prefix: str = "") -> Iterator[str]:
         yield name
 
 
-def addressed(sources: Iterable[Opener], columns: list[str]) -> Iterator[pa.RecordBatch]:
+def rows_with_addresses(sources: Iterable[Opener], columns: list[str]) -> Iterator[pa.RecordBatch]:
     """The columns of all files, with `file` and `row`, in the files' order."""
     for index, file in enumerate(open_ahead(sources)):
         first = 0
@@ -115,7 +115,7 @@ def readers() -> Iterator[ReaderOf]:
     """Makes readers for another library, which says of an error of ours only its text: here it is that error again."""
     raised: list[LakehouseError] = []
 
-    def noted(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
+    def noting(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         try:
             yield from batches
         except LakehouseError as error:
@@ -123,7 +123,7 @@ def readers() -> Iterator[ReaderOf]:
             raise
 
     try:
-        yield lambda schema, batches: pa.RecordBatchReader.from_batches(schema, noted(batches))
+        yield lambda schema, batches: pa.RecordBatchReader.from_batches(schema, noting(batches))
     except Exception:
         if raised:
             raise raised[0] from None

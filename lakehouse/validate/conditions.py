@@ -16,9 +16,9 @@ from lakehouse.validate.literals import (
     NotExpressibleInSql,
     at_least,
     at_most,
+    identifier,
     is_single,
     literal,
-    quoted,
     set_literal,
     type_name,
 )
@@ -59,7 +59,7 @@ def _sql(condition: Condition, schema: pa.Schema) -> str:
     column = str(condition["column"]["name"])
     if column not in schema.names:
         raise NotExpressibleInSql(f"the row_condition names {column!r}, which is no column")
-    name = quoted(column)
+    name = identifier(column)
     if kind == "nullity":
         return f"{name} is {'' if condition['is_null'] else 'not '}null"
     return _comparison(name, str(condition["operator"]), condition["parameter"], schema.field(column).type)

@@ -90,7 +90,7 @@ _TEXT_BYTES = 256
 _MEMBERS = 50
 
 
-def bounded(value: Any, text_bytes: int = _TEXT_BYTES) -> Any:
+def bounded_value(value: Any, text_bytes: int = _TEXT_BYTES) -> Any:
     """A plain value whose texts and lists are cut, each with a word of how much there was."""
     if isinstance(value, str):
         encoded = value.encode(errors="replace")
@@ -98,19 +98,22 @@ def bounded(value: Any, text_bytes: int = _TEXT_BYTES) -> Any:
             return value
         return f"{encoded[:text_bytes].decode(errors='ignore')}… ({len(encoded):,} bytes, cut)"
     if isinstance(value, Mapping):
-        kept = {bounded(key, text_bytes): bounded(each, text_bytes) for key, each in islice(value.items(), _MEMBERS)}
+        kept = {
+            bounded_value(key, text_bytes): bounded_value(each, text_bytes)
+            for key, each in islice(value.items(), _MEMBERS)
+        }
         return kept if len(value) <= _MEMBERS else {**kept, "…": f"({len(value):,} members, cut)"}
     if isinstance(value, list):
-        members = [bounded(each, text_bytes) for each in value[:_MEMBERS]]
+        members = [bounded_value(each, text_bytes) for each in value[:_MEMBERS]]
         return members if len(value) <= _MEMBERS else [*members, f"… ({len(value):,} members, cut)"]
     return value
 
 
 def observed_value(value: Any) -> Any:
-    """`bounded`, and as JSON at most OBSERVED_BYTES and some: a larger one becomes the beginning of its text."""
-    kept = bounded(plain(value))
+    """`bounded_value`, and as JSON at most OBSERVED_BYTES and some: a larger one becomes the beginning of its text."""
+    kept = bounded_value(plain(value))
     text = json.dumps(kept)
-    return kept if len(text) <= OBSERVED_BYTES else bounded(text, OBSERVED_BYTES)
+    return kept if len(text) <= OBSERVED_BYTES else bounded_value(text, OBSERVED_BYTES)
 
 
 def example_rows(rows: Sequence[Mapping[str, Any]], limit_bytes: int = EXAMPLES_BYTES) -> tuple[dict[str, Any], ...]:

@@ -68,7 +68,7 @@ def check(suite: Suite, schema: pa.Schema) -> None:
     What Great Expectations does not know, and what gives no answer on sample rows of every type with missing values.
     """
     parameters = parameters_of(_ANY_HOUR, 0)
-    expectations = [each.given(parameters) for each in suite.expectations]
+    expectations = [each.with_parameters(parameters) for each in suite.expectations]
     for expectation in expectations:
         judge_of(expectation)
     rows = with_members(sample_rows(schema), suite.columns_read(schema))
@@ -143,9 +143,9 @@ def _asked(expectation: Expectation, schema: pa.Schema) -> _Question | Finding:
     try:
         return _question(expectation, schema)
     except SuiteError as refused:
-        return unanswered(expectation, f"{refused.found}; expected {refused.expected}")
+        return finding_without_answer(expectation, f"{refused.found}; expected {refused.expected}")
     except (NotExpressibleInSql, KeyError, TypeError, ValueError) as refused:
-        return unanswered(expectation, refused)
+        return finding_without_answer(expectation, refused)
 
 
 def _question(expectation: Expectation, schema: pa.Schema) -> _Question:
@@ -232,7 +232,7 @@ def _complaint(error: Exception) -> str:
 # --- the answer ----------------------------------------------------------------------------------------------------
 
 
-def unanswered(expectation: Expectation, cause: object) -> Finding:
+def finding_without_answer(expectation: Expectation, cause: object) -> Finding:
     """The finding that an expectation had no answer: it is not met, and stops no other."""
     return Finding(expectation, False, remark=f"No answer: {_one_line(cause)}", is_answered=False)
 
@@ -267,12 +267,12 @@ class _Judging:
         try:
             return self._answer(question)
         except (GreatExpectationsError, TypeError, ValueError, IndexError, KeyError) as refused:
-            return unanswered(question.expectation, refused)
+            return finding_without_answer(question.expectation, refused)
         except duckdb.Error as refused:
             if is_without_room(refused):
                 raise
             self.hour.probe(question.columns)
-            return unanswered(question.expectation, refused)
+            return finding_without_answer(question.expectation, refused)
 
     def _answer(self, question: _Question) -> Finding:
         rule, count = question.rule, question.count

@@ -24,7 +24,7 @@ class NotExpressibleInSql(ValueError):
     """The expectation cannot be put as a question about columns of these types; says why."""
 
 
-def quoted(column: str) -> str:
+def identifier(column: str) -> str:
     return '"' + column.replace('"', '""') + '"'
 
 

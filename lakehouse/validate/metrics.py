@@ -18,12 +18,12 @@ from lakehouse.validate.conditions import columns_of, condition_sql
 from lakehouse.validate.literals import (
     NotExpressibleInSql,
     exact,
+    identifier,
     is_comparable,
     is_float,
     is_number,
     is_ordered,
     is_single,
-    quoted,
     set_literal,
     type_name,
 )
@@ -59,7 +59,7 @@ def measure(name: str, values: Values, schema: pa.Schema) -> Measure | None:
     kind = schema.field(column).type
     if not aggregate.fits(kind):
         raise NotExpressibleInSql(f"values of {type_name(kind)} cannot be asked that")
-    value = quoted(column) if condition == "true" else f"(case when {condition} then {quoted(column)} end)"
+    value = identifier(column) if condition == "true" else f"(case when {condition} then {identifier(column)} end)"
     sql = aggregate.sql(value, values, kind).replace("count(*)", f"count(*) filter ({condition})")
     return Measure(sql, (column, *also_read), aggregate.metric(values, kind))
 

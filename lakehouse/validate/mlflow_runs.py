@@ -70,7 +70,7 @@ def log_due(tables: TopicTables) -> int:
     """Log every verdict that is noted as unlogged; how many were."""
     uri = tracking_uri(tables.settings)
     storage = tables.reports.files()
-    notes = storage.listed(_NOTES)
+    notes = storage.listing(_NOTES)
     if not uri or not notes:
         return 0
     client = _client(uri)

@@ -18,13 +18,13 @@ from lakehouse.validate.literals import (
     NotExpressibleInSql,
     at_least,
     at_most,
+    identifier,
     is_comparable,
     is_float,
     is_number,
     is_ordered,
     is_single,
     literal,
-    quoted,
     set_literal,
     text_literal,
     type_name,
@@ -49,7 +49,7 @@ def rule_of(name: str, values: Values, schema: pa.Schema) -> Rule | None:
     if name in _COLUMN_RULES:
         rule = _COLUMN_RULES[name].rule(columns[0], values, types[0])
     elif name in _NULL_RULES:
-        rule = Rule(columns[:1], "true", _NULL_RULES[name].format(quoted(columns[0])))
+        rule = Rule(columns[:1], "true", _NULL_RULES[name].format(identifier(columns[0])))
     elif name in _PAIR_RULES:
         rule = _pair_rule(_PAIR_RULES[name], columns, values, types)
     elif name in _ROW_RULES:
@@ -83,7 +83,7 @@ class ColumnRule:
 
     def rule(self, column: str, values: Values, kind: pa.DataType) -> Rule:
         _need(self.fits, kind)
-        name = quoted(column)
+        name = identifier(column)
         satisfied = self.predicate(name, values, kind)
         return Rule((column,), f"{name} is not null", f"({satisfied})" if self.negated else f"not ({satisfied})")
 
@@ -208,13 +208,13 @@ def _pair_rule(
     one, other = types
     if predicate is not _pair_in_set and one != other and not (is_number(one) and is_number(other)):
         raise NotExpressibleInSql(f"values of {type_name(one)} and {type_name(other)} do not compare")
-    a, b = map(quoted, columns)
+    a, b = map(identifier, columns)
     return Rule(columns, f"({a} is not null and {b} is not null)", f"not ({predicate(a, b, values, types)})")
 
 
 def _in_scope(columns: Sequence[str], values: Values) -> str:
     """`all_values_are_missing` is Great Expectations' default."""
-    nulls = [f"{quoted(column)} is null" for column in columns]
+    nulls = [f"{identifier(column)} is null" for column in columns]
     ignored = values.get("ignore_row_if") or "all_values_are_missing"
     joined = {"all_values_are_missing": " and ", "any_value_is_missing": " or "}.get(str(ignored))
     return f"not ({joined.join(nulls)})" if joined else "true"
@@ -222,7 +222,7 @@ def _in_scope(columns: Sequence[str], values: Values) -> str:
 
 def _unique(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
     _need(is_comparable, *types)
-    return UniqueRule(columns, f"{quoted(columns[0])} is not null")
+    return UniqueRule(columns, f"{identifier(columns[0])} is not null")
 
 
 def _unique_together(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
@@ -232,14 +232,14 @@ def _unique_together(columns: tuple[str, ...], values: Values, types: Sequence[p
 
 def _unique_in_row(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
     _need_alike(columns, types)
-    names = list(map(quoted, columns))
+    names = list(map(identifier, columns))
     same = [f"{a} is not distinct from {b}" for place, a in enumerate(names) for b in names[place + 1 :]]
     return Rule(columns, in_scope, f"({' or '.join(same)})")
 
 
 def _equal_in_row(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
     _need_alike(columns, types)
-    first, *rest = map(quoted, columns)
+    first, *rest = map(identifier, columns)
     return Rule(columns, in_scope, f"({' or '.join(f'{first} is distinct from {each}' for each in rest)})")
 
 
@@ -257,7 +257,7 @@ def _sum(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType],
     else:
         scale = max((each.scale for each in types if pa.types.is_decimal(each)), default=0)
         kind, sql_type = pa.decimal128(38, scale), f"decimal(38, {scale})"
-    total = " + ".join(f"coalesce({quoted(column)}, 0)::{sql_type}" for column in columns)
+    total = " + ".join(f"coalesce({identifier(column)}, 0)::{sql_type}" for column in columns)
     return Rule(columns, in_scope, f"({total}) <> {literal(values['sum_total'], kind)}")
 
 

@@ -13,7 +13,7 @@ import pyarrow as pa
 
 from lakehouse.store.scratch import scratch_database
 from lakehouse.validate import functions
-from lakehouse.validate.literals import quoted, text_literal
+from lakehouse.validate.literals import identifier, text_literal
 
 Scan = Callable[[Sequence[str]], pa.RecordBatchReader | str]
 """The hour's rows, read again at each call: only the given columns, in which `route.origin` is a column of that name.
@@ -63,15 +63,15 @@ class UniqueRule(Rule):
     violates: str = field(default="false")
 
 
-def hashed(columns: Sequence[str]) -> str:
-    return f"hash({', '.join(map(quoted, columns))})"
+def row_hash(columns: Sequence[str]) -> str:
+    return f"hash({', '.join(map(identifier, columns))})"
 
 
 class HourScan:
-    """An hour's rows and the one database that reads them. `hashed` is an argument so that a test can make it poor."""
+    """An hour's rows and the one database that reads them. `row_hash` is given so that a test can make it poor."""
 
-    def __init__(self, scan: Scan, database: duckdb.DuckDBPyConnection, hashed: Hashed = hashed) -> None:
-        self._scan, self._database, self._hashed = scan, database, hashed
+    def __init__(self, scan: Scan, database: duckdb.DuckDBPyConnection, row_hash: Hashed = row_hash) -> None:
+        self._scan, self._database, self._hashed = scan, database, row_hash
         self._registered: set[str] = set()
 
     def metrics(self, measures: Mapping[Any, Measure]) -> dict[Any, Any]:
@@ -94,7 +94,7 @@ class HourScan:
         if not self._may_repeat(rule):
             return 0
         self._suspects(rule)
-        ((count,),) = self._database.execute(f"select count(*) from ({self._repeated(rule)})").fetchall()
+        ((count,),) = self._database.execute(f"select count(*) from ({self._repeated_rows(rule)})").fetchall()
         return int(count)
 
     def examples(self, rule: Rule, also: Sequence[str], limit: int) -> list[dict[str, Any]]:
@@ -102,16 +102,16 @@ class HourScan:
         columns = list(dict.fromkeys([*also, *rule.columns]))
         if isinstance(rule, UniqueRule):
             self._suspects(rule, columns)
-            violating = self._repeated(rule)
+            violating = self._repeated_rows(rule)
         else:
             self._read([*columns, *rule.also_read])
             violating = f"select * from hour where {rule.applies_to} and {rule.violates}"
-        return self._rows(f"select {', '.join(map(quoted, columns))} from ({violating}) order by all limit {limit}")
+        return self._rows(f"select {', '.join(map(identifier, columns))} from ({violating}) order by all limit {limit}")
 
     def probe(self, columns: Sequence[str]) -> None:
         """Read every value of the columns; raises what the files raise."""
         self._read(columns)
-        values = ", ".join(f"max(hash({quoted(column)}))" for column in columns) or "count(*)"
+        values = ", ".join(f"max(hash({identifier(column)}))" for column in columns) or "count(*)"
         self._database.execute(f"select {values} from hour").fetchall()
 
     def _rows(self, query: str) -> list[dict[str, Any]]:
@@ -157,24 +157,24 @@ class HourScan:
         ).fetchall()
 
     @staticmethod
-    def _repeated(rule: UniqueRule) -> str:
-        by = ", ".join(map(quoted, rule.columns))
+    def _repeated_rows(rule: UniqueRule) -> str:
+        by = ", ".join(map(identifier, rule.columns))
         return f"select * from suspects qualify count(*) over (partition by {by}) > 1"
 
 
 @contextmanager
-def hour_scan(scan: Scan, hashed: Hashed = hashed) -> Iterator[HourScan]:
+def hour_scan(scan: Scan, row_hash: Hashed = row_hash) -> Iterator[HourScan]:
     """A database of its own for the hour, gone with all that it spilled when the block ends."""
     with scratch_database() as database:
-        yield HourScan(scan, database, hashed)
+        yield HourScan(scan, database, row_hash)
 
 
 def of_files(paths: Sequence[str], columns: Sequence[str], constants: Mapping[str, str]) -> str:
     """The query for columns of Parquet files on this machine; a column of `constants` is the same in every row."""
     members = [
-        f"{text_literal(constants[name])} as {quoted(name)}"
+        f"{text_literal(constants[name])} as {identifier(name)}"
         if name in constants
-        else f"{'.'.join(map(quoted, name.split('.')))} as {quoted(name)}"
+        else f"{'.'.join(map(identifier, name.split('.')))} as {identifier(name)}"
         for name in columns
     ]
     listed = ", ".join(map(text_literal, paths))

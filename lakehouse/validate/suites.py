@@ -69,7 +69,7 @@ class Expectation:
         """Whether it speaks of the hour as a whole, and so means something in an hour without rows."""
         return self.type.startswith(_OF_THE_HOUR)
 
-    def given(self, parameters: Mapping[str, Any]) -> Expectation:
+    def with_parameters(self, parameters: Mapping[str, Any]) -> Expectation:
         """With what it left to the hour filled in, at any depth."""
         return self.with_kwargs(_filled(self.kwargs, parameters))
 
@@ -123,7 +123,7 @@ class Suite:
 
     def of_hour(self, parameters: Mapping[str, Any]) -> list[Expectation]:
         """What is expected of one hour: the suite's, and before all that the seal's row count is right."""
-        given = [expectation.given(parameters) for expectation in self.expectations]
+        given = [expectation.with_parameters(parameters) for expectation in self.expectations]
         counted = row_count(parameters["sealed_rows"])
         is_counted = any((each.type, dict(each.kwargs)) == (counted.type, dict(counted.kwargs)) for each in given)
         return given if is_counted else [counted, *given]

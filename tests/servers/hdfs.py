@@ -7,7 +7,7 @@ import subprocess
 import urllib.request
 from pathlib import Path
 
-from lakehouse.crash.processes import Server, UnavailableError, free_ports, listens, started
+from lakehouse.crash.processes import Server, UnavailableError, free_ports, listens, start_server
 from tests.servers.downloads import HADOOP, jars, java, spark_jars
 
 _NAMENODE = "org.apache.hadoop.hdfs.server.namenode.NameNode"
@@ -59,13 +59,13 @@ class Hdfs:
             raise
 
     def start_namenode(self) -> Server:
-        self.namenode = started(
+        self.namenode = start_server(
             "namenode", [*self._command, _NAMENODE], self.folder, self.address, lambda: self._state() is not None
         )
         return self.namenode
 
     def start_datanode(self) -> Server:
-        self.datanode = started(
+        self.datanode = start_server(
             "datanode",
             [*self._command, _DATANODE],
             self.folder,

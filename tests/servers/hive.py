@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lakehouse.crash.processes import Server, free_ports, listens, started
+from lakehouse.crash.processes import Server, free_ports, listens, start_server
 from tests.servers.downloads import jars, java
 from tests.servers.hdfs import _write as write_properties
 
@@ -32,7 +32,7 @@ def hive(folder: Path, default_filesystem: str = "file:///", zone: str = "UTC") 
         *("-cp", f"{conf}:{jars('hive', _COORDINATES.read_text().split())}/*"),
         "org.apache.hive.service.server.HiveServer2",
     ]
-    return started("hive", command, folder, f"127.0.0.1:{port}", lambda: listens(port))
+    return start_server("hive", command, folder, f"127.0.0.1:{port}", lambda: listens(port))
 
 
 def _settings(folder: Path, port: int) -> dict[str, str]:

@@ -97,7 +97,7 @@ class ObjectStore:
             self._names.pop(bisect.bisect_left(self._names, name))
             return True
 
-    def listed(self, bucket: str, prefix: str, after: str, start: str = "") -> tuple[list[str], str]:
+    def listing(self, bucket: str, prefix: str, after: str, start: str = "") -> tuple[list[str], str]:
         """A page of names in the bucket and, where more follow, the last of them; from `start` on, beyond `after`."""
         with self._lock:
             full = f"{bucket}/{prefix}"
@@ -187,7 +187,7 @@ class ObjectStore:
         )
 
     def _page(self, bucket: str, query: Mapping[str, str]) -> dict[str, Any]:
-        names, after = self.listed(
+        names, after = self.listing(
             bucket, query.get("prefix", ""), query.get("pageToken", ""), query.get("startOffset", "")
         )
         items = [self._resource(f"{bucket}/{name}") for name in names if f"{bucket}/{name}" in self._objects]
@@ -231,7 +231,7 @@ class ObjectStore:
 
     def _listing(self, bucket: str, query: Mapping[str, str]) -> Answer:
         after = query.get("continuation-token") or query.get("start-after", "")
-        names, more = self.listed(bucket, query.get("prefix", ""), after)
+        names, more = self.listing(bucket, query.get("prefix", ""), after)
         root = ElementTree.Element("ListBucketResult")
         ElementTree.SubElement(root, "Name").text = bucket
         ElementTree.SubElement(root, "IsTruncated").text = "true" if more else "false"

@@ -8,7 +8,7 @@ import urllib.error
 import urllib.request
 from pathlib import Path
 
-from lakehouse.crash.processes import Server, free_ports, listens, started
+from lakehouse.crash.processes import Server, free_ports, listens, start_server
 from tests.servers.downloads import bigquery_command, gcs_command
 
 PROJECT = "sandbox"
@@ -26,7 +26,7 @@ def bigquery(folder: Path) -> Server:
     ]
     address = f"http://127.0.0.1:{port}"
     is_ready = f"{address}/bigquery/v2/projects/{PROJECT}/datasets"
-    return started(
+    return start_server(
         "bigquery", command, folder, address, lambda: _answers(is_ready),
         environment={"GCS_LOCAL_ROOT": str(folder / "gcs")},
     )  # fmt: skip
@@ -39,7 +39,9 @@ def gcs(folder: Path) -> Server:
         *(str(gcs_command()), "-scheme", "http", "-backend", "memory", "-host", "127.0.0.1", "-port", str(port)),
         *("-external-url", f"http://{here}", "-public-host", here),
     ]
-    return started("gcs", command, folder, f"http://{here}", lambda: _answers(f"http://{here}/storage/v1/b?project=p"))
+    return start_server(
+        "gcs", command, folder, f"http://{here}", lambda: _answers(f"http://{here}/storage/v1/b?project=p")
+    )
 
 
 def gateway(folder: Path, emulator: Server) -> Server:
@@ -48,7 +50,7 @@ def gateway(folder: Path, emulator: Server) -> Server:
     module = "tests.servers.gateway"
     command = [sys.executable, "-m", module, str(port), emulator.address.rpartition(":")[2]]
     root = {"PYTHONPATH": str(Path(__file__).parents[2])}  # it runs in its own folder, and `tests` is not installed
-    return started("gateway", command, folder, f"http://127.0.0.1:{port}", lambda: listens(port), environment=root)
+    return start_server("gateway", command, folder, f"http://127.0.0.1:{port}", lambda: listens(port), environment=root)
 
 
 def lake_options(address: str) -> dict[str, str]:

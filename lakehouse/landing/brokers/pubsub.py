@@ -199,19 +199,19 @@ class PendingPull:
         while True:
             page: Page | None = self._reader.with_retries(self._answer)
             if page is None:
-                page = self._confirmed()
+                page = self._confirmation()
             if page is not None and len(page.messages):
                 self.is_empty = False
                 return page
-            time.sleep(max(0.0, min(_EMPTY_PAUSE, self._left())))
-            if self._left() <= 0:
+            time.sleep(max(0.0, min(_EMPTY_PAUSE, self._seconds_left())))
+            if self._seconds_left() <= 0:
                 return None
-            self._call = self._reader.start_pull(self._request, self._left())
+            self._call = self._reader.start_pull(self._request, self._seconds_left())
 
     def _answer(self) -> Page | None:
         """None when the server held the call for longer than we wait."""
         if self._call is None:
-            self._call = self._reader.start_pull(self._request, max(self._left(), _ANSWER_SECONDS))
+            self._call = self._reader.start_pull(self._request, max(self._seconds_left(), _ANSWER_SECONDS))
         try:
             page: Page = self._call.result()
         except grpc.RpcError as error:
@@ -225,7 +225,7 @@ class PendingPull:
         self.is_empty = not len(page.messages)
         return page
 
-    def _confirmed(self) -> Page | None:
+    def _confirmation(self) -> Page | None:
         """A server that holds an empty pull looks like a network that is silent: only an answer shows which it is.
 
         So it is asked once more for what there is at this moment.
@@ -245,7 +245,7 @@ class PendingPull:
                 return None
             raise self._reader.source_error_of(error) from error
 
-    def _left(self) -> float:
+    def _seconds_left(self) -> float:
         return self._deadline - time.monotonic()
 
 

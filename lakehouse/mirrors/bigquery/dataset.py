@@ -119,7 +119,7 @@ class Dataset:
         """A table to be created or changed; nothing is asked of BigQuery."""
         return bigquery.Table(self.address(table_id))
 
-    def found(self, table_id: str) -> Any:
+    def table_or_none(self, table_id: str) -> Any:
         """The table as it is; None when there is none."""
         try:
             return self._client.get_table(self.table(table_id), **self._one_call)

@@ -15,7 +15,7 @@ from google.cloud import bigquery
 from lakehouse import hours
 from lakehouse.hours import Hour
 from lakehouse.mirrors.bigquery.dataset import Dataset, load_failure
-from lakehouse.mirrors.bigquery.schema import label, labels_of, merged, schema_of, stamp
+from lakehouse.mirrors.bigquery.schema import label, labels_of, merged_fields, schema_of, stamp
 from lakehouse.mirrors.contract import SealedHour, manifest_of
 from lakehouse.topics import Topic
 
@@ -71,15 +71,15 @@ class TablePerHour:
         found: list[Any] = [] if hour.files else schema_of(hour.columns)
         for file in hour.files:
             with hour.silver.open(file.path) as source:
-                found = merged(found, schema_of(pq.read_schema(source)))
+                found = merged_fields(found, schema_of(pq.read_schema(source)))
         return found
 
     def manifest(self, topic: Topic, hour: Hour) -> dict[str, Any] | None:
-        table = self._dataset.found(self.table_id(topic, hour))
+        table = self._dataset.table_or_none(self.table_id(topic, hour))
         return _manifest_in(table.description) if table else None
 
     def is_complete(self, hour: SealedHour) -> bool:
-        table = self._dataset.found(self.table_id(hour.topic, hour.hour))
+        table = self._dataset.table_or_none(self.table_id(hour.topic, hour.hour))
         return table is not None and table.num_rows == hour.rows
 
     def stamps(self, topic: Topic) -> set[str]:
@@ -93,12 +93,12 @@ class TablePerHour:
         """In the table's description. The table also gets the fields that came after its files: the view over all
         hours takes the newest table's.
         """
-        loaded = getattr(self._dataset.found(self.table_id(hour.topic, hour.hour)), "schema", [])
+        loaded = getattr(self._dataset.table_or_none(self.table_id(hour.topic, hour.hour)), "schema", [])
         table = self._dataset.table(self.table_id(hour.topic, hour.hour))
         table.description = json.dumps(manifest_of(hour))
         table.labels = labels_of(hour)
         fields = ["description", "labels"]
-        wanted = merged(loaded, schema_of(hour.columns))
+        wanted = merged_fields(loaded, schema_of(hour.columns))
         if wanted != loaded:
             table.schema = wanted
             fields.append("schema")
@@ -119,7 +119,7 @@ class TablePerHour:
             f"select *, concat('20', {year}, '-', {month}, '-', {day}, 'T', {clock}) as hour"
             f" from `{century}*` where regexp_contains(_TABLE_SUFFIX, r'^[0-9]{{8}}$')"
         )
-        if self._dataset.found(topic.name) is None:
+        if self._dataset.table_or_none(topic.name) is None:
             self._dataset.create(view)
 
 
@@ -137,8 +137,8 @@ class Partition:
 
     def schema(self, hour: SealedHour) -> list[Any]:
         """The table's own, with what the topic has gained: a load into a partition may not take columns away."""
-        table = self._dataset.found(hour.topic.name)
-        return merged(table.schema if table else [], schema_of(hour.columns))
+        table = self._dataset.table_or_none(hour.topic.name)
+        return merged_fields(table.schema if table else [], schema_of(hour.columns))
 
     def manifest(self, topic: Topic, hour: Hour) -> dict[str, Any] | None:
         query = f"select manifest from {self._in_hour(self._manifests(topic), hour)}"
@@ -166,7 +166,7 @@ class Partition:
         return {each for (each,) in found if re.fullmatch(_STAMP, each or "")}
 
     def prepare(self, hour: SealedHour) -> None:
-        table = self._dataset.found(hour.topic.name)
+        table = self._dataset.table_or_none(hour.topic.name)
         wanted = self.schema(hour)
         if table is None:
             self._create(hour.topic.name, wanted, hour)
@@ -177,7 +177,7 @@ class Partition:
     def describe(self, hour: SealedHour) -> None:
         name = self._manifests(hour.topic)
         fields = [bigquery.SchemaField("manifest", "STRING")]
-        if self._dataset.found(name) is None:
+        if self._dataset.table_or_none(name) is None:
             self._create(name, fields, hour)
         line = json.dumps({"manifest": json.dumps(manifest_of(hour))}).encode()
         config = bigquery.LoadJobConfig(
@@ -199,7 +199,7 @@ class Partition:
         table = self._dataset.address(topic.name)
         hour = "format_timestamp('%Y-%m-%dT%H', _PARTITIONTIME)"
         view.view_query = f"select *, {hour} as hour from `{table}`"
-        if self._dataset.found(view.table_id) is None:
+        if self._dataset.table_or_none(view.table_id) is None:
             self._dataset.create(view)
 
     def _create(self, name: str, schema: Sequence[Any], hour: SealedHour) -> None:

@@ -28,7 +28,7 @@ def schema_of(schema: Any) -> list[Any]:
     return [_field(each.name, each.type) for each in schema]
 
 
-def merged(present: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
+def merged_fields(present: Sequence[Any], wanted: Sequence[Any]) -> list[Any]:
     """`present` with the fields and members that only `wanted` has, after those it has."""
     new = {each.name.lower(): each for each in wanted}
     kept = [_merged_field(each, new.pop(each.name.lower(), None)) for each in present]
@@ -39,7 +39,7 @@ def _merged_field(present: Any, wanted: Any) -> Any:
     if wanted is None or present.field_type not in ("RECORD", "STRUCT"):
         return present
     return bigquery.SchemaField(
-        present.name, "RECORD", mode=present.mode, fields=merged(present.fields, wanted.fields)
+        present.name, "RECORD", mode=present.mode, fields=merged_fields(present.fields, wanted.fields)
     )  # fmt: skip
 
 

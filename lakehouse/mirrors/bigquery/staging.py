@@ -63,7 +63,7 @@ def _paths_before(hour: SealedHour, staging: str, mirror: str, revision: int) ->
     if not staging or revision < 2:
         return []
     form = re.compile(rf"{re.escape(_folder(hour, mirror))}/{hour.hour}-r(\d+)/")
-    listed = [stored.path for stored in Place(staging, hour.silver.options).files().listed(_folder(hour, mirror))]
+    listed = [stored.path for stored in Place(staging, hour.silver.options).files().listing(_folder(hour, mirror))]
     return [path for path in listed if (found := form.match(path)) and int(found[1]) < revision]
 
 

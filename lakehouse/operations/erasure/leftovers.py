@@ -35,7 +35,7 @@ def silver_leftovers(silver: DeltaTable, storage: Storage) -> list[str]:
     replaced = {
         path for entry in log_entries if (entry.metadata or {}).get("kind") == SEAL for _, path in entry.removed
     }
-    listed = [stored.path.removeprefix("silver/") for stored in storage.listed("silver")]
+    listed = [stored.path.removeprefix("silver/") for stored in storage.listing("silver")]
     ours = [path for path in listed if path not in named and ERASED_STEM.search(stem_of(path))]
     return [f"silver/{path}" for path in (*ours, *(path for path in listed if path in replaced - present))]
 
@@ -45,7 +45,7 @@ def bronze_leftovers(bronze: DeltaTable, storage: Storage) -> list[str]:
     versions = [version for version, metadata in metadata_of_commits(bronze) if metadata.get("kind") == ERASE]
     present = {file.path for file in files(bronze)}
     replaced = {path for entry in commits_at(storage, "bronze", versions) for _, path in entry.removed} - present
-    listed = [stored.path.removeprefix("bronze/") for stored in storage.listed("bronze")]
+    listed = [stored.path.removeprefix("bronze/") for stored in storage.listing("bronze")]
     ours = [path for path in listed if path.startswith(ERASED_FOLDER) and path not in present]
     return [f"bronze/{path}" for path in dict.fromkeys((*ours, *(path for path in listed if path in replaced)))]
 
@@ -53,7 +53,7 @@ def bronze_leftovers(bronze: DeltaTable, storage: Storage) -> list[str]:
 def older_reports(storage: Storage, history: History) -> list[str]:
     """Reports on revisions before the newest, and the notes that MLflow lacks them: their examples are rows."""
     newest = history.erased_hours()
-    listed = [stored.path for stored in storage.listed("reports")] if newest else []
+    listed = [stored.path for stored in storage.listing("reports")] if newest else []
     return [path for path in listed for hour in newest if hour in path and _revision_of(path) < newest[hour]]
 
 

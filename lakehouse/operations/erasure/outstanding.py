@@ -46,7 +46,7 @@ def outstanding(topic: Topic, config: Config, open_mirror: Callable[[str], Mirro
     tables = TopicTables(topic, config.settings)
     history = tables.history()
     items = [*_in_tables(tables, history), *_in_ledger(history), *_in_mlflow(tables)]
-    for site in report_sites.outdated(tables, history):
+    for site in report_sites.outdated_sites(tables, history):
         where = site.address if "://" in site.address else f"{site.address} on {site.host}"
         items.append(OpenItem("report pages", None, where, "Run `lakehouse report --out` for it again, or remove it."))
     with ThreadPoolExecutor(8) as pool:
@@ -106,13 +106,13 @@ def _in_mirror(
     try:
         mirror = open_mirror(name)
     except Exception as error:
-        return [OpenItem(store, None, f"no answer: {_said(error)}", "Check the target, and ask again.")]
+        return [OpenItem(store, None, f"no answer: {_error_text(error)}", "Check the target, and ask again.")]
 
     def of_hour(hour: Hour) -> list[OpenItem]:
         try:
             kept = mirror.remains(sealed_hour(tables, history, hour))
         except Exception as error:
-            return [OpenItem(store, hour, f"no answer: {_said(error)}", "Check the target, and ask again.")]
+            return [OpenItem(store, hour, f"no answer: {_error_text(error)}", "Check the target, and ask again.")]
         return [OpenItem(store, hour, where, _next_step(tables.topic, history, hour, name)) for where in kept]
 
     with ThreadPoolExecutor(mirror.hours_at_once) as pool:
@@ -127,5 +127,5 @@ def _next_step(topic: Topic, history: History, hour: Hour, name: str) -> str:
     return "Run mirror: it publishes the new revision, or withdraws the hour where that is invalid."
 
 
-def _said(error: Exception) -> str:
+def _error_text(error: Exception) -> str:
     return str(error) if isinstance(error, LakehouseError) else in_one_line(error)
