@@ -20,9 +20,9 @@ from typer.testing import CliRunner
 from lakehouse.cli import app
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
-from lakehouse.operations.draft import Draft, draft
-from lakehouse.operations.samples import file_samples
-from lakehouse.operations.trial import trial
+from lakehouse.operations.drafting.draft import Draft, draft
+from lakehouse.operations.drafting.samples import file_samples
+from lakehouse.operations.drafting.trial import trial
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.topics import topic_from

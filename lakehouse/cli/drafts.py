@@ -13,7 +13,7 @@ from lakehouse.cli import columns
 from lakehouse.cli.arguments import AsJson, TopicName
 from lakehouse.cli.output import print_fields, print_heading, print_json, print_line, print_table
 from lakehouse.config import load
-from lakehouse.operations import samples
+from lakehouse.operations.drafting import samples
 
 _SHOWN = 20
 """Lines of a file of messages that are shown each; of a longer one, only those that are no events."""
@@ -44,7 +44,7 @@ def new(
     as_json: AsJson = False,
 ) -> None:
     """Writes a topic's configuration and its suite from sample messages, and says what it is unsure of."""
-    from lakehouse.operations import draft as drafts
+    from lakehouse.operations.drafting import draft as drafts
 
     config = load(context.obj)
     drafts.check_name(name, config)
@@ -85,7 +85,7 @@ def try_messages(
 
     Nothing is written, and no lake is needed.
     """
-    from lakehouse.operations.trial import trial
+    from lakehouse.operations.drafting.trial import trial
 
     declared = load(context.obj).topic(topic)
     tried = trial(declared, samples.samples_of(source, datetime.now(UTC), most))

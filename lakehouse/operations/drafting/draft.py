@@ -18,10 +18,10 @@ from pydantic import ValidationError
 from lakehouse.config import Config, config_error
 from lakehouse.decode.events import decode
 from lakehouse.errors import ConfigError, UsageError
-from lakehouse.operations.draft_files import suite_json, topic_yaml
-from lakehouse.operations.identity import EventTime, Message, ids, times
-from lakehouse.operations.inference import NOT_DECLARED, Doubt, Doubting, declarable_types
-from lakehouse.operations.samples import Samples
+from lakehouse.operations.drafting.files import suite_json, topic_yaml
+from lakehouse.operations.drafting.id_and_time import EventTime, Message, ids, times
+from lakehouse.operations.drafting.inference import NOT_DECLARED, Doubt, Doubting, declarable_types
+from lakehouse.operations.drafting.samples import Samples
 from lakehouse.topics import Topic, topic_from
 
 _PAGE = 1_000

@@ -14,7 +14,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.decode.columns import INSTANT, each_or_null
-from lakehouse.operations.inference import are_like
+from lakehouse.operations.drafting.inference import are_like
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.topics import DELIVERY_COLUMNS
 

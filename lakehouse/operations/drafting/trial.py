@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lakehouse.decode.events import decode
 from lakehouse.decode.undeclared import top_names
 from lakehouse.hours import Hour, end_of, hour_of, instant_after
-from lakehouse.operations.samples import Samples
+from lakehouse.operations.drafting.samples import Samples
 from lakehouse.topics import Topic
 
 _PAGE = 1_000

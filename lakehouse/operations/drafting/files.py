@@ -12,8 +12,8 @@ from typing import Any
 import yaml
 
 from lakehouse.durations import duration_text
-from lakehouse.operations.identity import Message
-from lakehouse.operations.inference import Doubt
+from lakehouse.operations.drafting.id_and_time import Message
+from lakehouse.operations.drafting.inference import Doubt
 from lakehouse.printable import printable
 from lakehouse.topics import Topic
 

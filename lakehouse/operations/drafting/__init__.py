@@ -1,0 +1,1 @@
+"""A new topic's files from sample messages, and what would become of messages: without a lake."""
