@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from datetime import timedelta
+from datetime import datetime, timedelta
 from fractions import Fraction
 from typing import Annotated
 
@@ -29,7 +29,7 @@ def parse_duration(value: object) -> timedelta:
 
 
 def duration_text(duration: timedelta) -> str:
-    """The shortest exact text, in the largest unit that is whole: 5400 seconds are `90 minutes`. `parsed` reads it."""
+    """The shortest exact text, in the largest whole unit: 5400 seconds are `90 minutes`. `parse_duration` reads it."""
     microseconds = duration // timedelta(microseconds=1)
     for unit, size in _MICROSECONDS.items():
         if abs(microseconds) >= size and microseconds % size == 0:
@@ -51,6 +51,16 @@ def brief(seconds: float) -> str:
             parts.append(f"{count} {unit}")
     shown = [part for part in parts[:2] if not part.startswith("0 ")]
     return ("−" if seconds < 0 else "") + " ".join(shown)
+
+
+def seconds_since(since: datetime, now: datetime) -> float:
+    """To the millisecond; negative where `since` is later than `now`."""
+    return round((now - since) / timedelta(seconds=1), 3)
+
+
+def age_seconds(since: datetime | None, now: datetime) -> float | None:
+    """Never negative: the clock that wrote `since` may be ahead of ours."""
+    return max(seconds_since(since, now), 0.0) if since else None
 
 
 def _count_text(number: str, unit: str) -> str:

@@ -24,8 +24,9 @@ from deltalake import DeltaTable
 from lakehouse.config import Config, load
 from lakehouse.errors import LakeError, extras_named
 from lakehouse.hours import Hour, parse_hour
-from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
+from lakehouse.operations.hour_status import hour_statuses
+from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.store.delta import as_it_was, files
 from lakehouse.store.ledger import History
@@ -187,7 +188,7 @@ class TopicLake:
 
     def hours(self, last: int = _SHOWN_HOURS) -> list[dict[str, Any]]:
         """The newest hours, oldest first, as `lakehouse hours` shows them."""
-        return [vars(row) for row in status.hour_statuses(self._snapshot(), last, datetime.now(UTC))]
+        return [vars(row) for row in hour_statuses(self._snapshot(), last, datetime.now(UTC))]
 
     def explain(self, hour: Hour) -> Explanation:
         """Why the hour is in its state, as `lakehouse explain` shows it."""
@@ -244,8 +245,8 @@ class TopicLake:
     def _tables(self) -> TopicTables:
         return TopicTables(self.topic, self._config.settings)
 
-    def _snapshot(self) -> status.TopicSnapshot:
-        return status.read_topic(self.topic, self._config)
+    def _snapshot(self) -> TopicSnapshot:
+        return read_topic(self.topic, self._config)
 
     def _rows(
         self, name: str, place: Place, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None

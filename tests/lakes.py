@@ -13,6 +13,8 @@ import yaml
 from lakehouse.config import Config, load
 from lakehouse.operations import status as fleet
 from lakehouse.operations.explain import Explanation, explain_hour
+from lakehouse.operations.hour_status import HourStatus, hour_statuses
+from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.progress import IngestState
 from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.tables import TopicTables
@@ -90,14 +92,14 @@ class Lake:
         self.closed(hour)
         self.record("sealed", hour, SEALED)
 
-    def snapshot(self) -> fleet.TopicSnapshot:
-        return fleet.read_topic(self.config.topic("plays"), self.config)
+    def snapshot(self) -> TopicSnapshot:
+        return read_topic(self.config.topic("plays"), self.config)
 
     def status(self) -> fleet.TopicStatus:
         return fleet.statuses(self.config, ["plays"], NOON)[0]
 
-    def hours(self) -> list[fleet.HourStatus]:
-        return fleet.hour_statuses(self.snapshot(), 24, NOON)
+    def hours(self) -> list[HourStatus]:
+        return hour_statuses(self.snapshot(), 24, NOON)
 
     def explained(self, hour: str) -> Explanation:
         return explain_hour(self.snapshot(), hour, NOON)

@@ -20,6 +20,8 @@ from typer.testing import CliRunner
 from lakehouse.cli import app
 from lakehouse.errors import LAKE, MISUSE, LakeError
 from lakehouse.operations import status as fleet
+from lakehouse.operations.held import STUCK_AFTER, held_hours, stuck
+from lakehouse.operations.signs import failure
 from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.progress import OpenHour
 from lakehouse.store.delta import commit
@@ -184,7 +186,7 @@ def test_an_hour_is_held_when_the_clock_says_that_it_should_have_closed(lake: La
     (held,) = lake.status().held
     assert (held.hour, held.since, held.reasons) == (FIVE, NOON, ("the backlog is unknown: no sample",))
     before_its_time = datetime(2025, 6, 1, 6, 59, 59, tzinfo=UTC)
-    assert fleet.held_hours(lake.snapshot(), before_its_time) == []
+    assert held_hours(lake.snapshot(), before_its_time) == []
 
 
 def test_an_hour_is_held_no_more_once_it_closed_or_was_skipped(lake: Lake) -> None:
@@ -247,7 +249,7 @@ def test_an_hour_that_waits_for_something_else_is_not_stuck(lake: Lake, details:
     lake.record("held", FIVE, {"reasons": [BACKLOG | MISSING], "problem": "no sample"})
     lake.record("held", FIVE, details)
     later = NOON + timedelta(days=9)
-    assert fleet.stuck(lake.snapshot(), later) is None
+    assert stuck(lake.snapshot(), later) is None
     assert fleet.statuses(lake.config, ["plays"], later)[0].state != "stuck"
 
 
@@ -256,10 +258,10 @@ def test_a_frontier_that_lags_as_usual_is_not_stuck(lake: Lake) -> None:
     lake.now = NOON.replace(hour=7)
     lake.record("held", FIVE, {"reasons": [BACKLOG | BEHIND]})
     snapshot = lake.snapshot()
-    assert fleet.stuck(snapshot, lake.now + timedelta(minutes=14)) is None
-    assert fleet.stuck(snapshot, lake.now + timedelta(minutes=15)) is not None
+    assert stuck(snapshot, lake.now + timedelta(minutes=14)) is None
+    assert stuck(snapshot, lake.now + timedelta(minutes=15)) is not None
     lake.closed(FIVE)
-    assert fleet.stuck(lake.snapshot(), NOON) is None
+    assert stuck(lake.snapshot(), NOON) is None
 
 
 def test_a_topic_whose_ingest_cannot_go_on_is_failing(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
@@ -290,16 +292,16 @@ def test_a_topic_that_runs_again_fails_no_more(lake: Lake, state: str) -> None:
     lake.start()
     lake.now = datetime.now(UTC)
     lake.record("failed", details={"error": "no permission", "run": "run", "host": "here"})
-    assert fleet.failure(lake.snapshot(), NOON) is not None
+    assert failure(lake.snapshot(), NOON) is not None
     lake.record(state, details={"run": "run", "host": "here"})
-    assert fleet.failure(lake.snapshot(), NOON) is None
+    assert failure(lake.snapshot(), NOON) is None
 
 
 def test_a_topic_that_commits_after_a_failure_fails_no_more(lake: Lake) -> None:
     """Somebody without permission tried to run it; whoever has it goes on."""
     lake.start()
     lake.record("failed", details={"error": "no permission", "run": "other", "host": "laptop"})
-    assert fleet.failure(lake.snapshot(), NOON) is None
+    assert failure(lake.snapshot(), NOON) is None
 
 
 def test_slots_are_shown_with_their_bounds(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
@@ -384,7 +386,7 @@ def test_a_topic_that_leaves_no_sign_is_not_ok(lake: Lake) -> None:
     """Its application may have been killed; nobody can tell from an idle one, so it says that."""
     lake.start()
     committed = datetime.now(UTC)
-    longest = timedelta(hours=2) + fleet.STUCK_AFTER  # an hour and its lateness
+    longest = timedelta(hours=2) + STUCK_AFTER  # an hour and its lateness
     (before,) = fleet.statuses(lake.config, ["plays"], committed + longest - timedelta(minutes=1))
     (after,) = fleet.statuses(lake.config, ["plays"], committed + longest + timedelta(minutes=1))
     assert (before.state, after.state) == ("ok", "silent")

@@ -10,7 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from lakehouse.cli import app
-from lakehouse.operations import status
+from lakehouse.operations.snapshot import read_topic
 from tests.flights_lake import DIRTY, FlightsLake, shared_lake
 
 pytestmark = pytest.mark.xdist_group("flights")
@@ -26,7 +26,7 @@ def lake() -> FlightsLake:
 @pytest.fixture(scope="module")
 def judged(lake: FlightsLake) -> str:
     """The first hour that somebody's delay holds back, or held back until it was released."""
-    snapshot = status.read_topic(lake.config.topic(DIRTY), lake.config)
+    snapshot = read_topic(lake.config.topic(DIRTY), lake.config)
     return next(row.hour for row in snapshot.history.entries if row.state == "invalid" and row.hour)
 
 

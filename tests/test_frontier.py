@@ -31,7 +31,7 @@ from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations.explain import explain_hour
-from lakehouse.operations.status import read_topic
+from lakehouse.operations.snapshot import read_topic
 from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling

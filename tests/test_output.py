@@ -22,7 +22,8 @@ from rich.text import Text
 from lakehouse.cli import columns
 from lakehouse.cli.output import as_json, table
 from lakehouse.cli.progress import progress
-from lakehouse.operations.status import STATES, HourStatus, TopicStatus
+from lakehouse.operations.hour_status import HourStatus
+from lakehouse.operations.status import STATES, TopicStatus
 from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
 from lakehouse.store.ledger import Entry

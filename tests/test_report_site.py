@@ -49,10 +49,11 @@ def lake() -> FlightsLake:
 
 
 def _invalid(lake: FlightsLake) -> list[str]:
-    from lakehouse.operations import status as fleet
+    from lakehouse.operations.hour_status import hour_statuses
+    from lakehouse.operations.snapshot import read_topic
 
-    snapshot = fleet.read_topic(lake.config.topic(DIRTY), lake.config)
-    return [row.hour for row in fleet.hour_statuses(snapshot, 72, NOW) if row.state == "invalid"]
+    snapshot = read_topic(lake.config.topic(DIRTY), lake.config)
+    return [row.hour for row in hour_statuses(snapshot, 72, NOW) if row.state == "invalid"]
 
 
 @pytest.fixture(scope="module")
@@ -162,10 +163,11 @@ def test_an_hours_page_has_all_that_is_known_of_it(reader: Reader, site: Path, l
 
 def test_a_released_hour_names_who_let_it_go_and_why(reader: Reader, site: Path, lake: FlightsLake) -> None:
     """Who reads the page of an invalid hour that was delivered asks exactly this."""
-    from lakehouse.operations import status as fleet
+    from lakehouse.operations.hour_status import hour_statuses
+    from lakehouse.operations.snapshot import read_topic
 
-    snapshot = fleet.read_topic(lake.config.topic(DIRTY), lake.config)
-    (released,) = [row.hour for row in fleet.hour_statuses(snapshot, 72, NOW) if row.state == "released"]
+    snapshot = read_topic(lake.config.topic(DIRTY), lake.config)
+    (released,) = [row.hour for row in hour_statuses(snapshot, 72, NOW) if row.state == "released"]
     assert "Released by ann: counted by hand" in reader.open(site / DIRTY / f"{released}.html").page.inner_text(
         "header"
     )

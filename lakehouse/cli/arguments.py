@@ -13,7 +13,7 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
-from lakehouse.operations.status import TopicSnapshot, first_hour, has_hour, read_topic
+from lakehouse.operations.snapshot import TopicSnapshot, first_hour, has_hour, read_topic
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 

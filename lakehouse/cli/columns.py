@@ -10,8 +10,10 @@ from rich.text import Text
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text, share_text
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
+from lakehouse.operations.hour_status import HourStatus
 from lakehouse.operations.life import TopicLife
-from lakehouse.operations.status import RECENT, HourStatus, TopicStatus
+from lakehouse.operations.snapshot import RECENT
+from lakehouse.operations.status import TopicStatus
 from lakehouse.store.ledger import Entry
 from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 

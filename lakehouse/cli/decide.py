@@ -30,7 +30,7 @@ from lakehouse.cli.output import confirm, instant_text, print_json, print_line, 
 from lakehouse.config import Config, load
 from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
-from lakehouse.operations.status import TopicSnapshot, is_open
+from lakehouse.operations.snapshot import TopicSnapshot, is_open
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import TopicTables
 

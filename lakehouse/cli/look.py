@@ -47,7 +47,9 @@ from lakehouse.cli.progress import progress
 from lakehouse.config import DEFAULT_CONF, Config, load
 from lakehouse.errors import ConfigError, LakehouseError, UsageError, in_one_line, require
 from lakehouse.operations.explain import Explanation, explain_hour
-from lakehouse.operations.status import STATES, TopicStatus, file_complaints, hour_statuses, statuses
+from lakehouse.operations.hour_status import hour_statuses
+from lakehouse.operations.status import STATES, TopicStatus, statuses
+from lakehouse.operations.topic_files import file_complaints
 from lakehouse.printable import printable
 
 if TYPE_CHECKING:

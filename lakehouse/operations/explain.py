@@ -11,7 +11,8 @@ from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.ingest.closing import Signals, conditions_of
-from lakehouse.operations.status import Batch, TopicSnapshot, held_hours, is_open, waits_for
+from lakehouse.operations.held import held_hours
+from lakehouse.operations.snapshot import Batch, TopicSnapshot, is_open, waits_for
 from lakehouse.progress import Frontier
 from lakehouse.store.ledger import Entry
 from lakehouse.store.records import (

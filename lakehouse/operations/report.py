@@ -18,10 +18,10 @@ from lakehouse.config import Config
 from lakehouse.durations import brief
 from lakehouse.errors import LakeError, UsageError, in_one_line
 from lakehouse.hours import Hour
-from lakehouse.operations import status
 from lakehouse.operations.explain import Explanation, explain_hour
+from lakehouse.operations.hour_status import HourStatus, hour_statuses
 from lakehouse.operations.report_sites import register
-from lakehouse.operations.status import HourStatus, TopicSnapshot
+from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.pages import charts, hour
 from lakehouse.pages.hour import HourContext
@@ -139,7 +139,7 @@ def _build_topic(
 ) -> tuple[_TopicView, dict[str, str]]:
     """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
     try:
-        snapshot = status.read_topic(topic, config)
+        snapshot = read_topic(topic, config)
         tables = TopicTables(topic, config.settings)
         view = _TopicView(topic, _rows(snapshot, last, now))
         pages = _Pages(view, snapshot, _model_of(tables), tables.reports.files(), storage, before, now)
@@ -192,7 +192,7 @@ def _state(row: HourStatus) -> str:
 
 
 def _rows(snapshot: TopicSnapshot, last: int, now: datetime) -> list[HourStatus]:
-    return [row for row in status.hour_statuses(snapshot, last, now) if row.through is None]
+    return [row for row in hour_statuses(snapshot, last, now) if row.through is None]
 
 
 def _write_pages(pages: _Pages) -> dict[str, str]:
