@@ -178,7 +178,7 @@ def _bare_pulls(messages: int, server: Served) -> float:
 
 def pull_all() -> None:
     """In a process of its own: pull and acknowledge until nothing comes; prints when the last page came."""
-    reader = SubscriptionReader(_subscription("bare"))
+    reader = SubscriptionReader(_subscription("bare"), answers="ptars")
     print("ready", flush=True)
     sys.stdin.readline()
     last = time.monotonic()

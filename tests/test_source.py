@@ -118,7 +118,7 @@ def manifest(epoch: int, slot: int = 0, *, full: bool = False, dry: bool = False
 
 def waiting(limit: int = 100) -> list[bytes]:
     """What another puller gets at once."""
-    reader = SubscriptionReader(SUBSCRIPTION)
+    reader = SubscriptionReader(SUBSCRIPTION, answers="ptars")
     page = reader.pull(limit, PATIENCE_SECONDS)
     reader.close()
     assert page is not None

@@ -56,7 +56,7 @@ def publish(broker: Broker) -> Iterator[Callable[[int], None]]:
 
 @pytest.fixture
 def reader(broker: Broker) -> Iterator[SubscriptionReader]:
-    reader = SubscriptionReader(SUBSCRIPTION, pauses=SHORT_PAUSES)
+    reader = SubscriptionReader(SUBSCRIPTION, answers="ptars", pauses=SHORT_PAUSES)
     yield reader
     reader.close()
 
@@ -64,7 +64,7 @@ def reader(broker: Broker) -> Iterator[SubscriptionReader]:
 @pytest.fixture
 def hasty(broker: Broker) -> Iterator[SubscriptionReader]:
     """Asks once."""
-    reader = SubscriptionReader(SUBSCRIPTION, pauses=IMPATIENT)
+    reader = SubscriptionReader(SUBSCRIPTION, answers="ptars", pauses=IMPATIENT)
     yield reader
     reader.close()
 
@@ -199,7 +199,7 @@ def test_requests_about_many_messages_are_of_allowed_size(length: int, monkeypat
         messages = [PubsubMessage.pb()(data=b"x")] * 1000
         for _ in range(3):
             DirectChannel(broker).unary_unary("/x/Publish")(PublishRequest.pb()(topic=TOPIC, messages=messages))
-        reader = SubscriptionReader(SUBSCRIPTION, pauses=IMPATIENT)
+        reader = SubscriptionReader(SUBSCRIPTION, answers="ptars", pauses=IMPATIENT)
         pages = [reader.pull(1000, PATIENCE_SECONDS) for _ in range(3)]
         ack_ids = [ack_id for page in pages if page for ack_id in page.ack_ids]
         assert {len(ack_id) for ack_id in ack_ids} == {max(length, len(ack_ids[0]))}
@@ -302,7 +302,7 @@ def test_an_acknowledgement_that_fails_for_good_is_no_error(
 
 
 def test_a_missing_subscription_is_reported(broker: Broker) -> None:
-    reader = SubscriptionReader("projects/test/subscriptions/skips")
+    reader = SubscriptionReader("projects/test/subscriptions/skips", answers="ptars")
     with pytest.raises(SourceError, match=r"skips: found no such subscription.*Create it, or fix `subscription`"):
         reader.ack_deadline()
     with pytest.raises(SourceError, match="no such subscription"):
@@ -346,7 +346,7 @@ def test_a_service_that_stays_away_is_reported_when_patience_ends(hasty: Subscri
 def test_a_broker_that_is_not_there_is_reported(monkeypatch: pytest.MonkeyPatch) -> None:
     with Broker() as gone:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
-    reader = SubscriptionReader(SUBSCRIPTION, pauses=IMPATIENT)
+    reader = SubscriptionReader(SUBSCRIPTION, answers="ptars", pauses=IMPATIENT)
     with pytest.raises(SourceError, match=f"{gone.address}.*`lakehouse sandbox` starts a broker"):
         reader.ack_deadline()
     reader.close()
@@ -437,4 +437,4 @@ def test_missing_credentials_are_named_with_what_would_do(monkeypatch: pytest.Mo
     monkeypatch.setenv("CLOUDSDK_CONFIG", str(tmp_path))
     monkeypatch.setenv("NO_GCE_CHECK", "true")
     with pytest.raises(SourceError, match=rf"{SUBSCRIPTION}.*no Google credentials.*PUBSUB_EMULATOR_HOST"):
-        SubscriptionReader(SUBSCRIPTION)
+        SubscriptionReader(SUBSCRIPTION, answers="ptars")

@@ -38,7 +38,7 @@ def new(
         str | None,
         typer.Option(help="What the topic will read.", show_default="the one of --from, or one named after the topic"),
     ] = None,
-    event_id: Annotated[str | None, typer.Option(help="Where the id is, if you know it: payload.<path>.")] = None,
+    event_id: Annotated[str | None, typer.Option(help="Where the id is, if you know it: `payload.<path>`.")] = None,
     event_time: Annotated[str | None, typer.Option(help="Where the time is, if you know it.")] = None,
     most: Most = samples.ENOUGH_MESSAGES,
     as_json: AsJson = False,
@@ -48,7 +48,8 @@ def new(
 
     config = load(context.obj)
     drafts.check_name(name, config)
-    found = samples.samples_of(source, datetime.now(UTC), most)
+    answers = config.settings.ingest.answers
+    found = samples.samples_of(source, datetime.now(UTC), answers=answers, most=most)
     drafted = drafts.draft(name, found, config, subscription=subscription, event_id=event_id, event_time=event_time)
     written = [str(file) for file in drafts.write(drafted, config)]
     if as_json:
@@ -87,8 +88,9 @@ def try_messages(
     """
     from lakehouse.operations.drafting.trial import trial
 
-    declared = load(context.obj).topic(topic)
-    tried = trial(declared, samples.samples_of(source, datetime.now(UTC), most))
+    config = load(context.obj)
+    declared, answers = config.topic(topic), config.settings.ingest.answers
+    tried = trial(declared, samples.samples_of(source, datetime.now(UTC), answers=answers, most=most))
     if as_json:
         print_json(asdict(tried))
     else:

@@ -70,7 +70,11 @@ class TopicIngest:
 
     def ack_deadline(self) -> timedelta:
         """The subscription's; SourceError when it cannot be read, before anything of the topic is touched."""
-        reader = SubscriptionReader(self.topic.subscription, pauses=Pauses(patience=timedelta(seconds=5)))
+        reader = SubscriptionReader(
+            self.topic.subscription,
+            answers=self._config.settings.ingest.answers,
+            pauses=Pauses(patience=timedelta(seconds=5)),
+        )
         try:
             return reader.ack_deadline()
         finally:

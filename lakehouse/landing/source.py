@@ -255,7 +255,7 @@ class MessageStream(SegmentStream):
             yield from self._segments.rows(part.manifest)
 
     def _asked_ack_deadline(self) -> timedelta:
-        reader = self._puller().connect(self._topic.subscription)
+        reader = self._puller().connect(self._topic.subscription, answers=self._ingest.answers)
         try:
             return reader.ack_deadline()
         finally:

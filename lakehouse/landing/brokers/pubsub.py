@@ -89,7 +89,7 @@ class SubscriptionReader:
         self,
         subscription: str,
         *,
-        answers: str = "ptars",
+        answers: str,
         channel: grpc.Channel | None = None,
         pauses: Pauses | None = None,
         max_ack_ids: int = MAX_ACK_IDS,

@@ -40,10 +40,13 @@ class Samples:
     are_timed: bool
 
 
-def samples_of(source: str, now: datetime, most: int = ENOUGH_MESSAGES) -> Samples:
-    """The messages of a file (all of them), or up to `most` of `projects/…/subscriptions/…`, which are given back."""
+def samples_of(source: str, now: datetime, *, answers: str, most: int = ENOUGH_MESSAGES) -> Samples:
+    """The messages of a file (all of them), or up to `most` of `projects/…/subscriptions/…`, which are given back.
+
+    `answers` is the key `ingest.answers`, for a subscription.
+    """
     if source.startswith("projects/") and not Path(source).exists():
-        return peek(source, most)
+        return peek(source, most, answers=answers)
     return file_samples(Path(source), now)
 
 
@@ -62,11 +65,11 @@ def file_samples(file: Path, now: datetime) -> Samples:
     return Samples(str(file), pa.RecordBatch.from_pylist([row for row, _ in rows], schema=DELIVERED), are_timed)
 
 
-def peek(subscription: str, most: int) -> Samples:
+def peek(subscription: str, most: int, *, answers: str) -> Samples:
     """What waits there now, at most `most` messages; each counts as one delivery attempt, and comes again at once."""
     from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, SubscriptionReader
 
-    reader = SubscriptionReader(subscription)
+    reader = SubscriptionReader(subscription, answers=answers)
     pages: list[pa.RecordBatch] = []
     held: list[str] = []
     try:
