@@ -13,7 +13,7 @@ pytest = $(python) -m pytest -n 2 --dist loadgroup --no-loadscope-reorder
 
 .PHONY: help
 help: ## this list
-	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  %-12s %s\n", $$1, $$2 }' Makefile
+	@awk -F ':.*## ' '/^[a-z%-]+:.*## / { printf "  %-14s %s\n", $$1, $$2 }' Makefile
 
 .PHONY: set-up
 set-up: ## make .venv with all packages, jars and Java (every other target does this first)

@@ -200,6 +200,11 @@ def test_make_help_lists_every_target() -> None:
     assert {"set-up", "demo", "test", "lint", "types"} <= set(rules)
 
 
+def test_make_help_is_aligned() -> None:
+    lines = run("make", "--no-print-directory").stdout.splitlines()
+    assert len({re.match(r" +\S+ +", line).end() for line in lines}) == 1  # type: ignore[union-attr]
+
+
 # --- spark-submit.sh ----------------------------------------------------------------------------------------------
 
 
