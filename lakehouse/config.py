@@ -305,7 +305,7 @@ class Config:
         if name not in self.topics:
             raise ConfigError(
                 f"topic {name!r}",
-                found="no such file in " + str(self.path.parent / self.settings.topics),
+                found=f"no such file in {folder_of(self.path, self.settings.topics)}",
                 expected="one of " + (", ".join(sorted(self.topics)) or "(there are none)"),
                 next_step=f"Check the spelling, or add {name}.yaml there.",
             )
@@ -317,15 +317,26 @@ def load(path: str | Path | None = None, *, folder: Path | None = None) -> Confi
 
     `raw_root` and `sealed_root` that are relative count from `folder`, else from the working directory.
     """
-    file = Path(path or os.environ.get("LAKEHOUSE_CONF") or DEFAULT_CONF)
+    file = file_of(path)
     values = values_of(file)
     learn(values)
     settings = model_of(Settings, file, values, folder)
     if not settings.sealed_root:
         settings = settings.model_copy(update={"sealed_root": settings.raw_root})
-    topics = _topics(file.parent / settings.topics)
+    topics = _topics(folder_of(file, settings.topics))
     _check_mirrors(topics, settings, file)
-    return Config(file, settings, topics, file.parent / settings.expectations)
+    return Config(file, settings, topics, folder_of(file, settings.expectations))
+
+
+def file_of(path: str | Path | None) -> Path:
+    """The configuration at `path`, else that of the process."""
+    return Path(path or os.environ.get("LAKEHOUSE_CONF") or DEFAULT_CONF)
+
+
+def folder_of(file: Path, name: str) -> Path:
+    """The folder that the configuration at `file` names, as an operator reads it: without `..`."""
+    folder = file.parent / name
+    return folder.resolve() if ".." in folder.parts else folder
 
 
 def _topics(folder: Path) -> dict[str, Topic]:
@@ -450,7 +461,7 @@ def _check_mirrors(topics: Mapping[str, Topic], settings: Settings, file: Path) 
         for name in topic.mirrors:
             if name not in settings.mirrors:
                 raise ConfigError(
-                    f"{file.parent / settings.topics / topic.name}.yaml: mirrors",
+                    f"{folder_of(file, settings.topics) / topic.name}.yaml: mirrors",
                     found=repr(name),
                     expected="one of " + (", ".join(settings.mirrors) or "(there are none)") + f", as {file} defines",
                     next_step=f"Define {name!r} under `mirrors` there, or take it out here.",

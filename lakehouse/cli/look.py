@@ -44,7 +44,7 @@ from lakehouse.cli.output import (
     terminal,
 )
 from lakehouse.cli.progress import progress
-from lakehouse.config import DEFAULT_CONF, Config, load
+from lakehouse.config import Config, file_of, load
 from lakehouse.errors import ConfigError, LakehouseError, UsageError, in_one_line, require
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.hour_status import hour_statuses
@@ -154,7 +154,7 @@ def report(
     context: typer.Context,
     out: Annotated[
         str | None,
-        typer.Option(help="Folder or gs:// address for the pages.", show_default="<sealed_root>/_report"),
+        typer.Option(help="Folder or gs:// address for the pages.", show_default="_report in sealed_root"),
     ] = None,
     last: Annotated[int, typer.Option(min=1, help="How many hours of each topic, counted from the newest.")] = 72,
     serve: Annotated[
@@ -238,7 +238,7 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
     try:
         config = load(context.obj)
     except ConfigError as error:
-        complaints = file_complaints(Path(context.obj or DEFAULT_CONF), error)
+        complaints = file_complaints(file_of(context.obj), error)
         found = {name: (text, []) for name, text in complaints.items()}
     else:
         from lakehouse.mirrors.catalogue import Checks

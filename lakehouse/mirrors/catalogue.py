@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
-from lakehouse.config import Config, Settings, config_error
+from lakehouse.config import Config, Settings, config_error, folder_of
 from lakehouse.errors import EXTRAS, ConfigError, require
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.limits import Neighbour
@@ -77,7 +77,7 @@ class Checks:
         objections = kind.objections(topic, options, others)
         if objections:
             raise ConfigError(
-                f"{config.path.parent / config.settings.topics / topic.name}.yaml: mirrors: {name}",
+                f"{folder_of(config.path, config.settings.topics) / topic.name}.yaml: mirrors: {name}",
                 found="; ".join(objections),
                 expected=f"what a mirror of kind {kind_name} takes",
                 next_step="See What each target takes in the manual; rename it, or take the mirror out of the topic.",

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from lakehouse.config import Settings, model_of, topic_of, values_of
+from lakehouse.config import Settings, folder_of, model_of, topic_of, values_of
 from lakehouse.errors import ConfigError
 
 
@@ -13,7 +13,7 @@ def file_complaints(conf: Path, error: ConfigError) -> dict[str, str | None]:
 
     Raises `error` again when it is not about the file of a topic.
     """
-    folder = conf.parent / model_of(Settings, conf, values_of(conf)).topics
+    folder = folder_of(conf, model_of(Settings, conf, values_of(conf)).topics)
     complaints = {file: _file_complaint(file) for file in sorted(folder.glob("*.yaml"))}
     if not any(complaints.values()):
         between_files = [file for file in complaints if error.subject.startswith(f"{file}:")]

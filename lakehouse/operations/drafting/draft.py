@@ -15,7 +15,7 @@ from typing import Any
 import pyarrow as pa
 from pydantic import ValidationError
 
-from lakehouse.config import Config, config_error
+from lakehouse.config import Config, config_error, folder_of
 from lakehouse.decode.events import decode
 from lakehouse.errors import ConfigError, UsageError
 from lakehouse.operations.drafting.files import suite_json, topic_yaml
@@ -52,7 +52,7 @@ class Draft:
 
 def files_of(name: str, config: Config) -> tuple[Path, Path]:
     """Where a topic's configuration and its suite are."""
-    return config.path.parent / config.settings.topics / f"{name}.yaml", config.expectations / f"{name}.json"
+    return folder_of(config.path, config.settings.topics) / f"{name}.yaml", config.expectations / f"{name}.json"
 
 
 def check_name(name: str, config: Config) -> None:
