@@ -21,8 +21,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import durations, failpoints, hours
 from lakehouse.concealed import conceal_in_logs
-from lakehouse.config import Config, load
-from lakehouse.errors import ConfigError, LakehouseError, extras_named, unexpected
+from lakehouse.config import DEFAULT_CONF, Config, folder_of, load
+from lakehouse.errors import ConfigError, UnexpectedError, extras_named, unexpected
 from lakehouse.hours import Hour
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import open_topics, run_until_stopped, start_queries
@@ -106,10 +106,11 @@ def run_job(job: Job) -> NoReturn:
     failpoints.lead()
     try:
         with extras_named():
-            _command(job)(standalone_mode=True)
-    except LakehouseError as error:
-        log.error("application: error=%s", error)
-        sys.exit(error.exit_code)
+            command_of(job)(standalone_mode=True)
+    except Exception as error:
+        ours = unexpected("application", error, "Start it again; the log has the trace.")
+        log.error("application: error=%s", ours, exc_info=error if isinstance(ours, UnexpectedError) else None)
+        sys.exit(ours.exit_code)
     sys.exit(0)
 
 
@@ -299,12 +300,12 @@ def _run_by(job: Job, application: Application) -> None:
         application.close()
 
 
-_Topics = Annotated[
-    list[str] | None, typer.Argument(metavar="TOPIC", help="The topics to work on; all when none is given.")
-]
+_Topics = Annotated[list[str] | None, typer.Argument(metavar="[TOPIC]...", help="All topics when none is given.")]
 _Conf = Annotated[
     Path | None,
-    typer.Option(help="The environment's configuration; $LAKEHOUSE_CONF or conf/local.yaml when not given."),
+    typer.Option(
+        metavar="PATH", help="The environment's configuration.", show_default=f"$LAKEHOUSE_CONF, else {DEFAULT_CONF}"
+    ),
 ]
 _UntilDrained = Annotated[
     bool, typer.Option("--until-drained", "--until-dry", help="End when nothing is left to pull or to close.")
@@ -318,7 +319,7 @@ _Every = Annotated[
 _DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be removed.")]
 
 
-def _command(job: Job) -> typer.Typer:
+def command_of(job: Job) -> typer.Typer:
     """The command line of a job: its topics, its environment, and the options that are its own."""
 
     def application(topics: list[str] | None, conf: Path | None, **options: Any) -> None:
@@ -326,7 +327,7 @@ def _command(job: Job) -> typer.Typer:
         names = dict.fromkeys(topics or sorted(config.topics))
         if not names:
             raise ConfigError(
-                str(config.path.parent / config.settings.topics),
+                str(folder_of(config.path, config.settings.topics)),
                 found="no topic",
                 expected="a <topic>.yaml for each topic of the application",
                 next_step="Add one (`lakehouse topics new`), or point the key `topics` of the configuration there.",

