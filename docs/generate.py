@@ -9,7 +9,7 @@ Their text is in `docs/templates/`; `{{ name }}` there is replaced by a table.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -25,7 +25,7 @@ from bench.table import table as figures
 from docs import comments
 from docs.columns import MEANING
 from docs.keys import default_of, is_literal, unit_of
-from lakehouse import schemas
+from lakehouse import application, schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
 from lakehouse.errors import EXIT_CODES, LakehouseError
@@ -87,7 +87,9 @@ def pages() -> dict[str, str]:
         "mirror_keys": "\n\n".join(_mirror_sections()),
         "target_types": "\n".join(_target_types()),
         "target_names": "\n".join(_target_names()),
+        "common_options": "\n".join(_parameter_rows(command_named(app, "status"), COMMON)),
         "commands": "\n\n".join(_commands()),
+        "jobs": "\n\n".join(_jobs()),
         "exit_codes": "\n".join(_exit_codes()),
         "figures": figures(RESULTS).rstrip(),
         **{name: "\n".join(_columns(name, schema)) for name, schema in _schemas().items()},
@@ -207,6 +209,9 @@ def _target_row(first: str, objections: Mapping[str, list[str]]) -> str:
 
 # --- command line --------------------------------------------------------------------------------------------------
 
+COMMON = ("--conf", "--json")
+"""Options of every command, which are described once."""
+
 
 def _commands() -> Iterator[str]:
     group = typer.main.get_command(app)
@@ -243,15 +248,48 @@ def _described(command: Any, name: str) -> Iterator[str]:
         for sub in sorted(command.commands):
             yield from _described(command.commands[sub], f"{name} {sub}")
         return
-    lines = [f"## `{name}`", "", command.help or "", ""]
-    usage = [p.metavar or (p.name or "").upper() for p in command.params if p.param_type_name == "argument"]
-    lines += ["```", " ".join([name, *usage]), "```"]
-    options = [parameter for parameter in command.params if parameter.param_type_name == "option"]
-    rows = [f"| `{', '.join([*p.opts, *p.secondary_opts])}` | {_cell(p.help or '')} |" for p in options]
-    rows = [row for row in rows if "--help" not in row]
-    if rows:
-        lines += ["", "| option | |", "|---|---|", *rows]
-    yield "\n".join(lines)
+    names = [opt for parameter in command.params for opt in parameter.opts if opt not in COMMON]
+    yield "\n".join([f"## `{name}`", "", *_usage(command, name), "", *_parameter_rows(command, names)])
+
+
+def _jobs() -> Iterator[str]:
+    for file in sorted((HERE.parent / "jobs").glob("*.py")):
+        command: Any = typer.main.get_command(application.command_of(getattr(application, file.stem)))
+        names = [opt for parameter in command.params for opt in parameter.opts]
+        title = f"### `jobs/{file.name}`"
+        usage = _usage(command, f"./spark-submit.sh {file.stem}")
+        yield "\n".join([title, "", *usage, "", *_parameter_rows(command, names)])
+
+
+def _usage(command: Any, name: str) -> list[str]:
+    """What it does, and how it is written: its arguments, and the options that it must have."""
+    needed = [p for p in command.params if p.param_type_name == "argument" or p.required]
+    return [command.help or "", "", "```", " ".join([name, *map(_spelling, needed)]), "```"]
+
+
+def _parameter_rows(command: Any, names: Sequence[str]) -> list[str]:
+    """A line for each argument and option that has one of the names; nothing where there is none."""
+    chosen = [each for each in command.params if set(each.opts) & set(names) - {"--help"}]
+    rows = [
+        f"| `{_cell(_spelling(each))}` | {_cell(each.help or '')} | {_cell(_when_omitted(each))} |" for each in chosen
+    ]
+    return ["| argument or option | what it is | default |", "|---|---|---|", *rows] if rows else []
+
+
+def _spelling(parameter: Any) -> str:
+    if parameter.param_type_name == "argument":
+        return str(parameter.metavar or parameter.name.upper())
+    value = "" if parameter.is_flag else f" {parameter.metavar or parameter.name.upper()}"
+    return ", ".join([*parameter.opts, *parameter.secondary_opts]) + value
+
+
+def _when_omitted(parameter: Any) -> str:
+    """`required`, or the default, where it says more than that nothing is given."""
+    if parameter.required:
+        return "required"
+    if isinstance(parameter.show_default, str):
+        return str(parameter.show_default)
+    return "" if parameter.default is None or parameter.default is False else f"`{parameter.default}`"
 
 
 # --- tables --------------------------------------------------------------------------------------------------------

@@ -31,8 +31,8 @@ from google.protobuf.field_mask_pb2 import FieldMask
 from google.pubsub_v1 import types
 from google.pubsub_v1.services.subscriber.transports import SubscriberGrpcTransport
 
-from lakehouse.errors import SourceError
-from lakehouse.sandbox.broker import Broker
+from lakehouse.errors import UsageError
+from lakehouse.sandbox.broker import Broker, topic_path
 from lakehouse.sandbox.faults import CODES, Faults, RandomFaults
 from lakehouse.sandbox.monitoring import DENIED, MISSING, OLDEST_UNACKED_MESSAGE_AGE, Sampling
 from lakehouse.sandbox.subscriptions import Message
@@ -621,13 +621,36 @@ def test_a_pull_that_waits_on_a_deleted_subscription_is_reported(own: Session) -
     timer.join()
 
 
-def test_a_port_in_use_is_an_operators_error(broker: Broker) -> None:
-    """Two brokers on one port would each get some of the calls."""
+def test_a_port_in_use_is_an_operators_error(broker: Broker, capfd: pytest.CaptureFixture[str]) -> None:
+    """Two brokers on one port would each get some of the calls. gRPC has nothing to add."""
     with (
-        pytest.raises(SourceError, match="cannot be bound"),
+        pytest.raises(UsageError, match="cannot be bound"),
         Broker(port=int(broker.address.rpartition(":")[2])),
     ):
         pass
+    assert capfd.readouterr().err == ""
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "192.0.2.1"])
+def test_a_host_that_is_not_this_machine_is_an_operators_error(host: str) -> None:
+    with pytest.raises(UsageError, match="cannot be bound"), Broker(host=host):
+        pass
+
+
+@pytest.mark.parametrize("host", ["localhost", "[::1]"])
+def test_a_host_of_this_machine_is_served(host: str) -> None:
+    if host == "[::1]" and not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    with Broker(host=host) as broker:
+        assert int(broker.address.rpartition(":")[2]) > 0
+
+
+def test_a_broker_creates_a_subscription_with_its_topic() -> None:
+    with Broker() as broker:
+        assert broker.create("projects/p/subscriptions/plays") == topic_path("projects/p/subscriptions/plays")
+        assert broker.published("projects/p/topics/plays") == broker.unacked("projects/p/subscriptions/plays") == []
+        with pytest.raises(UsageError, match=r"projects/p/subscriptions/x: found Invalid .*; expected a name that"):
+            broker.create("projects/p/subscriptions/x")
 
 
 def test_a_broker_that_went_away_comes_back_with_what_it_owed() -> None:
@@ -642,7 +665,9 @@ def test_a_broker_that_went_away_comes_back_with_what_it_owed() -> None:
 
 def test_serve_ends_in_peace_when_asked_to() -> None:
     """SIGTERM is how a terminal, a container or a test ends the sandbox."""
-    program = "from lakehouse.sandbox.broker import serve; serve('127.0.0.1', 0, lambda a: print(a, flush=True))"
+    program = (
+        "from lakehouse.sandbox.broker import serve; serve('127.0.0.1', 0, lambda b: print(b.address, flush=True))"
+    )
     with subprocess.Popen([sys.executable, "-c", program], stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         assert process.stdout.readline().startswith("127.0.0.1:")

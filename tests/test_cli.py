@@ -15,15 +15,19 @@ from typing import Any
 
 import pytest
 import yaml
+from google.cloud.pubsub_v1 import PublisherClient
 from typer.testing import CliRunner
 
+from lakehouse import __version__
 from lakehouse.cli import app
-from lakehouse.errors import LAKE, MISUSE, LakeError
+from lakehouse.config import load
+from lakehouse.errors import FOUND_WRONG, LAKE, MISUSE, UNFORESEEN, ConfigError, LakeError
 from lakehouse.operations import status as fleet
 from lakehouse.operations.held import STUCK_AFTER, held_hours, stuck
 from lakehouse.operations.signs import failure
 from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.progress import OpenHour
+from lakehouse.sandbox.broker import Broker
 from lakehouse.store.delta import commit
 from tests.lakes import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
 from tests.lakes import lake as lake
@@ -779,6 +783,109 @@ def test_an_error_is_an_object_for_those_who_asked_for_json(refused: Callable[..
     assert set(error) == {"kind", "subject", "found", "expected", "next_step", "message"}
 
 
+MISTAKES = {
+    "no such command 'bogus'": ("bogus",),
+    "missing argument 'TOPIC'": ("hours",),
+    "missing option '--reason'": ("close", "plays", FIVE),
+    "no such option: --bogus": ("status", "--bogus"),
+    "invalid value for '--last'": ("hours", "plays", "--last", "x"),
+    "invalid value for '--port'": ("sandbox", "--port", "70000"),
+    "unexpected extra argument": ("topics", "check", "plays"),
+}
+
+
+@pytest.mark.parametrize(("found", "arguments"), MISTAKES.items())
+def test_a_mistake_of_the_command_line_is_an_object_for_those_who_asked_for_json(
+    refused: Callable[..., tuple[object, str]], found: str, arguments: tuple[str, ...]
+) -> None:
+    code, err = refused(*arguments, "--json")
+    error = json.loads(err)["error"]
+    assert (code, error["kind"]) == (MISUSE, "UsageError")
+    assert error["found"].startswith(found)
+    assert error["subject"].startswith("lakehouse")
+
+
+@pytest.mark.parametrize("arguments", MISTAKES.values())
+def test_a_mistake_of_the_command_line_is_shown_with_the_usage(
+    refused: Callable[..., tuple[object, str]], arguments: tuple[str, ...]
+) -> None:
+    code, err = refused(*arguments)
+    assert (code, "Usage: lakehouse" in err) == (MISUSE, True)
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_a_check_that_finds_something_ends_with_its_own_code(
+    lake: Lake, capsys: pytest.CaptureFixture[str], options: tuple[str, ...]
+) -> None:
+    (lake.conf.parent / "topics" / "plays.yaml").write_text("x: 1", encoding="utf-8")
+    with pytest.raises(SystemExit) as ended:
+        app.main(["topics", "check", "--conf", str(lake.conf), *options])
+    assert (ended.value.code, capsys.readouterr().err) == (FOUND_WRONG, "")
+
+
+@pytest.mark.parametrize("options", [(), ("--json",)])
+def test_an_error_that_nobody_foresaw_is_one_line_that_says_where(
+    refused: Callable[..., tuple[object, str]], monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
+) -> None:
+    """Exit code 1 would say that a check has found something."""
+    monkeypatch.setattr("lakehouse.cli.look.statuses", lambda *_, **__: {}["plays"])
+    code, err = refused("status", *options)
+    assert code == UNFORESEEN
+    assert err.count("\n") == 1
+    assert "lakehouse: found KeyError: 'plays'; expected an error that this release handles" in err
+    assert "It was raised at lakehouse/cli/look.py, line " in err
+
+
+def test_the_configuration_is_taken_before_and_after_the_command(
+    lake: Lake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The one after it takes precedence, and both over the environment."""
+    monkeypatch.setenv("LAKEHOUSE_CONF", "nowhere.yaml")
+    conf = str(lake.conf)
+    for arguments in (
+        ("--conf", conf, "topics", "check"),
+        ("topics", "check", "--conf", conf),
+        ("--conf", "no.yaml", "topics", "check", f"--conf={conf}"),
+    ):
+        with pytest.raises(SystemExit) as ended:
+            app.main(arguments)
+        assert ended.value.code == 0, capsys.readouterr().err
+    monkeypatch.setenv("LAKEHOUSE_CONF", conf)
+    with pytest.raises(SystemExit) as ended:
+        app.main(["topics", "check", "--json"])
+    assert (ended.value.code, "plays" in capsys.readouterr().out) == (0, True)
+
+
+def test_the_check_finds_the_configuration_of_the_environment(
+    lake: Lake, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with (lake.conf.parent / "topics" / "plays.yaml").open("a", encoding="utf-8") as file:
+        file.write("latenes: 1 hour\n")
+    monkeypatch.setenv("LAKEHOUSE_CONF", str(lake.conf))
+    with pytest.raises(SystemExit) as ended:
+        app.main(["topics", "check"])
+    assert (ended.value.code, "latenes" in capsys.readouterr().out) == (FOUND_WRONG, True)
+
+
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        app.main(["--version"])
+    assert (ended.value.code, capsys.readouterr().out) == (0, f"lakehouse {__version__}\n")
+
+
+def test_messages_name_folders_without_detours(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """`conf/../expectations/plays.json` is no name that a person looks for."""
+    (lake.conf.parent.parent / "expectations" / "plays.json").unlink()
+    settings = yaml.safe_load(lake.conf.read_text(encoding="utf-8"))
+    lake.conf.write_text(yaml.safe_dump({**settings, "topics": "../conf/topics"}), encoding="utf-8")
+    _, out = run("topics", "check")
+    assert f"{lake.conf.parent.parent}/expectations/plays.json: found no such file" in out
+    (lake.conf.parent / "topics" / "skips.yaml").write_text("x: 1", encoding="utf-8")
+    with pytest.raises(ConfigError) as wrong:
+        load(lake.conf)
+    assert ".." not in str(wrong.value)
+
+
 def test_the_door_opens_without_spark(lake: Lake) -> None:
     """Their imports take longer than every answer."""
     lake.start()
@@ -802,12 +909,53 @@ def test_status_answers_a_shell(lake: Lake) -> None:
     assert FIVE in done.stdout
 
 
-def test_the_sandbox_says_how_to_reach_it_and_stops_when_asked(lake: Lake) -> None:
-    command = [sys.executable, "-m", "lakehouse.cli", "sandbox", "--port", "0"]
+def test_the_sandbox_says_how_to_reach_it_and_what_it_has_and_stops_when_asked(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic of the configuration can be published to at once."""
+    subscriptions = {topic.subscription for topic in lake.config.topics.values()}
+    command = [sys.executable, "-m", "lakehouse.cli", "sandbox", "--port", "0", "--conf", str(lake.conf)]
     with subprocess.Popen(command, cwd=HOUSE, stdout=subprocess.PIPE, text=True) as broker:
         assert broker.stdout is not None
-        line = broker.stdout.readline()
+        line, *created = [broker.stdout.readline() for _ in range(1 + len(subscriptions))]
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", line.strip().partition("=")[2])
+        with PublisherClient() as publisher:
+            published = [publisher.publish(each.split()[1].rstrip(","), b"{}").result(30) for each in created]
         broker.send_signal(signal.SIGTERM)
         assert broker.wait(30) == 0
     assert line.startswith("export PUBSUB_EMULATOR_HOST=127.0.0.1:")
-    assert int(line.rsplit(":", 1)[1]) > 0
+    assert len(published) == 2
+    assert {each.split()[-1] for each in created} == subscriptions
+
+
+def test_the_sandbox_does_without_topics(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    said: list[Any] = []
+
+    def printed(document: Any) -> None:
+        said.append(document)
+        signal.raise_signal(signal.SIGTERM)
+
+    monkeypatch.setattr(app, "print_json", printed)
+    for file in (lake.conf.parent / "topics").iterdir():
+        file.unlink()
+    with pytest.raises(SystemExit) as ended:
+        app.main(["sandbox", "--port", "0", "--json", "--conf", str(lake.conf)])
+    assert ended.value.code == 0
+    ((address, created),) = [tuple(document.values()) for document in said]
+    assert (address.partition(":")[0], created) == ("127.0.0.1", [])
+
+
+def test_a_sandbox_on_a_busy_port_is_refused(refused: Callable[..., tuple[object, str]]) -> None:
+    with Broker() as busy:
+        code, err = refused("sandbox", "--port", busy.address.rpartition(":")[2])
+    assert code == MISUSE
+    assert err.startswith(f"sandbox broker on {busy.address}: found an address that cannot be bound")
+
+
+def test_code_that_is_packed_for_clusters_has_no_sandbox(
+    refused: Callable[..., tuple[object, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(sys.modules, "lakehouse.sandbox", None)
+    code, err = refused("sandbox", "--port", "0")
+    assert (code, err.count("\n")) == (MISUSE, 1)
+    assert "lakehouse sandbox: found code without the package lakehouse.sandbox" in err

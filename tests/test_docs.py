@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import shlex
 import shutil
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -17,11 +18,14 @@ from docs import comments, generate
 from docs.columns import MEANING
 from lakehouse import schemas
 from lakehouse.cli.app import app
-from lakehouse.config import Settings
+from lakehouse.config import Settings, load
 from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME
 from lakehouse.decode.json_messages import MAX_DEPTH, NOT_JSON
 from lakehouse.ingest.closing import RULES
 from lakehouse.landing.quarantine import KILLS_THE_DECODER
+from lakehouse.operations.drafting.samples import samples_of
+from lakehouse.operations.drafting.trial import trial
+from lakehouse.sandbox.broker import Broker
 from lakehouse.topics import Topic
 
 pytestmark = pytest.mark.xdist_group("flights")
@@ -128,6 +132,47 @@ def newcomer(tmp_path: Path) -> Path:
     for name, content in _marked("file"):
         (tmp_path / name).write_text(content, encoding="utf-8")
     return tmp_path
+
+
+def test_what_the_tutorial_publishes_reaches_its_own_topic(
+    newcomer: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """On a sandbox as `lakehouse sandbox` makes it; and it is an event."""
+    config = load(newcomer / "conf" / "local.yaml")
+    ((_, program),) = _marked("publish")
+    with Broker() as broker:
+        for topic in config.topics.values():
+            broker.create(topic.subscription)
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        exec(program, scope := {})
+        assert broker.unacked(config.topic("plays").subscription) == capsys.readouterr().out.split()
+    (newcomer / "messages.jsonl").write_bytes(scope["play"])
+    samples = samples_of(str(newcomer / "messages.jsonl"), datetime.now(UTC), answers="ptars")
+    assert (trial(config.topic("plays"), samples).events, list(trial(config.topic("plays"), samples).hours)) == (
+        1,
+        ["2025-06-01T05"],
+    )
+
+
+def test_every_command_has_the_options_that_are_described_once() -> None:
+    page = generate.pages()["cli.md"]
+    for title in re.findall(r"^## `lakehouse (.+)`$", page, re.MULTILINE):
+        command = generate.command_named(app, *title.split())
+        assert set(generate.COMMON) <= {option for each in command.params for option in each.opts}, title
+
+
+def test_every_job_and_its_options_are_in_the_manual() -> None:
+    page = generate.pages()["cli.md"].partition("## Jobs")[2]
+    jobs = sorted(file.name for file in (HOUSE / "jobs").glob("*.py"))
+    assert re.findall(r"^### `jobs/(.+)`$", page, re.MULTILINE) == jobs
+    sections = dict(zip(jobs, page.split("### ")[1:], strict=True))
+    assert all("`--conf PATH`" in section for section in sections.values())
+    assert {name for name, section in sections.items() if "`--every DURATION`" in section} == {*jobs} - {
+        "ingest.py",
+        "run.py",
+    }
+    assert {name for name, section in sections.items() if "`--until-drained" in section} == {"ingest.py", "run.py"}
+    assert {name for name, section in sections.items() if "`--dry-run`" in section} == {"maintain.py"}
 
 
 @pytest.mark.slow

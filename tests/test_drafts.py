@@ -20,11 +20,13 @@ from typer.testing import CliRunner
 from lakehouse.cli import app
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
+from lakehouse.landing.brokers.pages import PAGE_READERS
 from lakehouse.operations.drafting.draft import Draft, draft
 from lakehouse.operations.drafting.samples import file_samples
 from lakehouse.operations.drafting.trial import trial
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.topics import topic_from
 from lakehouse.validate.suites import suite_from
 
@@ -99,6 +101,26 @@ def _as_gcloud_prints(message: flights.Message) -> dict[str, Any]:
             "publishTime": message.publish_at.isoformat(),
         },
     }
+
+
+@pytest.mark.parametrize("answers", PAGE_READERS)
+def test_a_look_at_a_subscription_reads_answers_as_ingest_does(
+    config: Config, monkeypatch: pytest.MonkeyPatch, answers: str
+) -> None:
+    """Where `ptars` fails, `ingest.answers` is the way out, for a look, too."""
+    for other in set(PAGE_READERS) - {answers}:
+        monkeypatch.setitem(PAGE_READERS, other, None)  # type: ignore[arg-type]
+    values = yaml.safe_load(config.path.read_text(encoding="utf-8"))
+    values["ingest"] = {"answers": answers}
+    conf = config.path.with_name(f"{answers}.yaml")
+    conf.write_text(yaml.safe_dump(values), encoding="utf-8")
+    subscription = config.topic("flight_departed").subscription
+    with Broker() as broker:
+        monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+        DirectChannel(broker).publish(broker.create(subscription), [b"{}"])
+        arguments = ["topics", "try", "flight_departed", "--conf", str(conf), "--from", subscription, "--json"]
+        done = CliRunner().invoke(app.app, arguments)
+    assert (done.exit_code, json.loads(done.stdout)["rejected"]) == (1, 1)
 
 
 def test_a_subscription_is_checked_and_keeps_its_messages(

@@ -19,6 +19,7 @@ from flights_lake import DIRTY, FlightsLake, shared_lake
 from playwright.sync_api import Browser, Page, sync_playwright
 
 from lakehouse import hours
+from lakehouse.errors import UsageError
 from lakehouse.operations import report
 from lakehouse.pages import charts
 from lakehouse.pages import lake as overview
@@ -290,6 +291,14 @@ def test_the_pages_are_served_to_this_machine(site: Path) -> None:
         with urlopen(f"http://127.0.0.1:{pages.server_port}/", timeout=10) as answer:
             assert b"The lake, hour by hour" in answer.read()
         pages.shutdown()
+
+
+def test_a_taken_port_is_an_operators_error(tmp_path: Path) -> None:
+    with (
+        report.server(str(tmp_path), 0) as pages,
+        pytest.raises(UsageError, match=r"127\.0\.0\.1:\d+: found an address that cannot be bound"),
+    ):
+        report.server(str(tmp_path), pages.server_port)
 
 
 def test_charts_take_the_colours_of_their_page_and_share_no_names() -> None:

@@ -128,7 +128,7 @@ def failing(
     topic: TopicName,
     hour: HourText,
     expectation: Annotated[
-        str, typer.Argument(metavar="EXPECTATION", help="Its type, or <type>.<column>, as on the hour's page.")
+        str, typer.Argument(metavar="EXPECTATION", help="Its type, or `<type>.<column>`, as on the hour's page.")
     ],
     limit: Annotated[int, typer.Option(min=1, help="How many rows to list; all of them are counted.")] = 100,
     as_json: AsJson = False,

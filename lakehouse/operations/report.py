@@ -113,13 +113,21 @@ def _refusals_of(out: str) -> Iterator[None]:
 
 
 def server(folder: str, port: int) -> ThreadingHTTPServer:
-    """Serves the pages to this machine alone, without a log line for each."""
+    """Serves the pages to this machine alone, without a log line for each; UsageError where the port is taken."""
 
     class Quiet(SimpleHTTPRequestHandler):
         def log_message(self, format: str, *args: Any) -> None:
             return
 
-    return ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=folder))
+    try:
+        return ThreadingHTTPServer(("127.0.0.1", port), partial(Quiet, directory=folder))
+    except OSError as refused:
+        raise UsageError(
+            f"pages at 127.0.0.1:{port}",
+            found=f"an address that cannot be bound ({refused.strerror or refused})",
+            expected="a free port of this machine",
+            next_step="Stop what listens there, or choose another port; 0 takes any free one.",
+        ) from refused
 
 
 # --- reading -------------------------------------------------------------------------------------------------------

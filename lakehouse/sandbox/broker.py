@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import signal
+import socket
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ import grpc
 from google.cloud.monitoring_v3 import types as monitoring
 from google.pubsub_v1 import types
 
-from lakehouse.errors import SourceError
+from lakehouse.errors import UsageError
 from lakehouse.sandbox.faults import Faults
 from lakehouse.sandbox.monitoring import FRESH, Sampling, time_series
 from lakehouse.sandbox.pubsub import PUBLISHER, SUBSCRIBER, PubSub
@@ -68,6 +69,21 @@ class Broker:
         """Ids of the messages that `projects/…/subscriptions/…` still owes, in the order of their publishing."""
         return self._registry.subscription(subscription).unacked()
 
+    def create(self, subscription: str) -> str:
+        """Makes `projects/…/subscriptions/…` and the topic that it reads, whose path it gives; both are new."""
+        topic = topic_path(subscription)
+        try:
+            self._registry.create_topic(types.Topic.pb()(name=topic))
+            self._registry.create_subscription(types.Subscription.pb()(name=subscription, topic=topic))
+        except Refusal as refusal:
+            raise UsageError(
+                subscription,
+                found=refusal.text,
+                expected="a name that Pub/Sub takes, for a subscription and for its topic",
+                next_step="Correct `subscription` in the topic's file.",
+            ) from refusal
+        return topic
+
     def answer(self, method: str) -> Method:
         """What answers the unary calls of that name, faults and all; also while no socket is open."""
         if method == "ListTimeSeries":
@@ -76,18 +92,11 @@ class Broker:
         return self._guarded(method, answering.__get__(self._pubsub))
 
     def __enter__(self) -> Broker:
+        self._refuse_taken()
         options = [("grpc.so_reuseport", 0), ("grpc.max_receive_message_length", _MAX_RECEIVE_BYTES)]
         server = grpc.server(ThreadPoolExecutor(_MAX_CALLS, thread_name_prefix="broker"), options=options)
         server.add_generic_rpc_handlers(self._handlers())
-        try:
-            self._port = server.add_insecure_port(self.address)
-        except RuntimeError as error:
-            raise SourceError(
-                f"sandbox broker on {self.address}",
-                found="an address that cannot be bound",
-                expected="a free port of this machine",
-                next_step="Stop what listens there, or choose another port; 0 takes any free one.",
-            ) from error
+        self._port = server.add_insecure_port(self.address)
         server.start()
         self._server = server
         return self
@@ -97,6 +106,22 @@ class Broker:
     ) -> None:
         if self._server is not None:
             self._server.stop(grace=None).wait()
+
+    def _refuse_taken(self) -> None:
+        """UsageError where the address cannot be bound; gRPC would write a line of its own, too."""
+        try:
+            found = socket.getaddrinfo(self._host.strip("[]"), self._port, type=socket.SOCK_STREAM)
+            family, kind, _, _, place = found[0]
+            with socket.socket(family, kind) as trial:
+                trial.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+                trial.bind(place)
+        except OSError as error:
+            raise UsageError(
+                f"sandbox broker on {self.address}",
+                found=f"an address that cannot be bound ({error.strerror or error})",
+                expected="a free port of this machine",
+                next_step="Stop what listens there, or choose another port; 0 takes any free one.",
+            ) from error
 
     def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
         streaming = grpc.stream_stream_rpc_method_handler(
@@ -152,13 +177,18 @@ class Broker:
         return time_series(request, list(self._registry.subscriptions.values()), self.sampling, self._clock())
 
 
-def serve(host: str, port: int, ready: Callable[[str], None]) -> None:
-    """Serves until SIGTERM or SIGINT; `ready` gets the address. Only for the main thread, as signals are."""
+def topic_path(subscription: str) -> str:
+    """The topic of the sandbox that a subscription reads: it has the subscription's project and name."""
+    return subscription.replace("/subscriptions/", "/topics/")
+
+
+def serve(host: str, port: int, ready: Callable[[Broker], None]) -> None:
+    """Serves until SIGTERM or SIGINT; `ready` gets the broker. Only for the main thread, as signals are."""
     stopped = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
         with Broker(port, host=host) as broker:
-            ready(broker.address)
+            ready(broker)
             stopped.wait()
     finally:
         for number, handler in previous.items():

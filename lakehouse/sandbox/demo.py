@@ -26,7 +26,7 @@ from lakehouse import hours
 from lakehouse.config import Config, load
 from lakehouse.errors import ended_without_extras, require
 from lakehouse.sandbox import flights
-from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.broker import Broker, topic_path
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.tally import Outcome, outcome_of
 from lakehouse.store.bronze_log import newest_state
@@ -36,7 +36,6 @@ from lakehouse.topics import Topic
 BUILD = Path("build/demo")
 CONF = "conf/local.yaml"
 REASON = "the replay is over"
-ACK_DEADLINE_SECONDS = 10
 
 _HOUR_SECONDS = 4.0
 """An hour of 2013 in the replay, for up to 8 hours; more hours go faster."""
@@ -61,7 +60,8 @@ def main() -> int:
     try:
         with Broker() as broker:
             os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
-            _create_subscriptions(config)
+            for topic in config.topics.values():
+                broker.create(topic.subscription)
             with _application() as application:
                 _replay(application, broker, config, messages, number)
         outcomes = {name: outcome_of(topic, config, messages) for name, topic in sorted(config.topics.items())}
@@ -92,19 +92,6 @@ class _application:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
         self._log.close()
-
-
-def _create_subscriptions(config: Config) -> None:
-    publisher, subscriber = pubsub_v1.PublisherClient(), pubsub_v1.SubscriberClient()
-    for topic in config.topics.values():
-        path = _topic_path(topic)
-        publisher.create_topic(name=path)
-        subscriber.create_subscription(name=topic.subscription, topic=path, ack_deadline_seconds=ACK_DEADLINE_SECONDS)
-    subscriber.close()
-
-
-def _topic_path(topic: Topic) -> str:
-    return topic.subscription.replace("/subscriptions/", "/topics/")
 
 
 def _replay(
@@ -155,7 +142,7 @@ def _publish(messages: Sequence[Message], config: Config, progress: Progress, ta
     for message in messages:
         due = began + (message.publish_at - first) / timedelta(hours=1) * hour_seconds
         time.sleep(max(0.0, due - time.monotonic()))
-        path = _topic_path(config.topics[message.topic])
+        path = topic_path(config.topics[message.topic].subscription)
         futures.append(publisher.publish(path, message.payload, **message.attributes))
         progress.advance(task)
     for future in futures:
