@@ -1,8 +1,8 @@
 """The ingest protocol (docs/architecture.md, "Ingest"), with so few messages that every order of its steps is tried.
 
 `model.py` plays long random schedules; this one leaves out nothing, in a world that is small. A move is what the code
-does between two looks at what others can change: the subscription, manifests, the log, the ledger, a checkpoint. Where
-a rule lives is said at its move, and `AFTER` names the step of `lakehouse.failpoints` that the code reaches after it.
+does between two looks at what others can change: the subscription, manifests, the log, the ledger, a checkpoint. Each
+move names the code that makes it, and `STEPS` the step of `lakehouse.failpoints` that this code reaches after it.
 
 There are no leases: any pull may bring any message that is not acknowledged, as if its last lease had just run out. So
 a message can be in two segments, by Pub/Sub's doing; sealing sees to that. A segment is in one commit.
@@ -130,18 +130,19 @@ class Rules:
 Next = Iterator[tuple[World, Driver]]
 
 
-# --- planning: Spark, and SegmentStream.latestOffset and .partitions in sources/pubsub.py -----------------------------
+# --- planning: Spark, and the source on the driver --------------------------------------------------------------------
 
 
 def _start(world: World, me: Driver, rules: Rules) -> Next:
-    """TopicIngest.open_topic: the ledger's `started` row."""
+    """`lakehouse.ingest.journal.Journal.take_over`: the ledger's `started` row."""
     yield world._replace(newest=me.name), me._replace(at="plan")
 
 
 def _plan(world: World, me: Driver, rules: Rules) -> Next:
     """The last batch of the checkpoint again when its end is not logged; else one epoch on, and never one used before.
 
-    A living query remembers its batch's number and epoch; a new one without a checkpoint asks log and manifests.
+    `lakehouse.landing.source.SegmentStream.latestOffset` and `lakehouse.landing.source.SegmentStream.initialOffset`. A
+    living query remembers its batch's number and epoch; a new one without a checkpoint asks log and manifests.
     """
     logged = world.checkpoints[me.checkpoint]
     if me.number < 0 and len(logged.offsets) > logged.done:
@@ -169,14 +170,15 @@ def _log_offset(world: World, me: Driver, rules: Rules) -> Next:
     yield _with_checkpoint(world, me, logged), me._replace(at="look")
 
 
-# --- pulling: SegmentStream.read in sources/pubsub.py, and sources/pull.py -------------------------------------------
+# --- pulling: the source on an executor -------------------------------------------------------------------------------
 
 
 def _look(world: World, me: Driver, rules: Rules) -> Next:
-    """A slot that has a manifest tells its facts, and never pulls; another one pulls some of what is not acknowledged.
+    """A slot that has a manifest gives its facts, and never pulls; another one pulls some of what is not acknowledged.
 
-    What is acknowledged a moment later could have been pulled now, so looking and pulling are one move. A driver that
-    is asked to stop passes over the whole batch, TopicIngest._on_batch, and is done.
+    `lakehouse.landing.pull.Puller.parts`. What is acknowledged a moment later could have been pulled now, so looking
+    and pulling are one move. A driver that is asked to stop skips the whole batch,
+    `lakehouse.ingest.query.TopicIngest.on_batch`, and is done.
     """
     if not me.slot and not me.is_attempt:
         yield world, me._replace(at="end batch", batches=1)
@@ -189,7 +191,10 @@ def _look(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _publish(world: World, me: Driver, rules: Rules) -> Next:
-    """_Pull._manifest_there: the manifest, put if absent, when all files are durable. Who loses tells the winner's."""
+    """The manifest, put if absent, when all files are durable; who loses gives the winner's facts.
+
+    `lakehouse.landing.pull._Attempt._manifest_there`.
+    """
     mine, present = Segment(me.key, me.name, me.pulled), world.manifest(me.key)
     if present is not None and rules.puts_if_absent:
         answer = me._replace(facts=me.facts | {present})
@@ -202,17 +207,20 @@ def _publish(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _acknowledge(world: World, me: Driver, rules: Rules) -> Next:
-    """Leases.acknowledge: after the manifest; some requests may be lost, or come too late."""
+    """After the manifest; some requests may be lost, or come too late.
+
+    `lakehouse.landing.brokers.leases.Leases.acknowledge`.
+    """
     for arrived in _subsets(me.pulled):
         acknowledged = world._replace(unacked=world.unacked - arrived)
         yield acknowledged, _next_slot(me) if rules.acknowledges_last else me._replace(at="publish")
 
 
-# --- the batch: TopicIngest in ingest.py ------------------------------------------------------------------------------
+# --- the batch: ingest on the driver ----------------------------------------------------------------------------------
 
 
 def _check(world: World, me: Driver, rules: Rules) -> Next:
-    """TopicIngest._check_newest, before each attempt at a commit."""
+    """`lakehouse.ingest.claim.ClaimedTopic.check_newest`, before each attempt at a commit."""
     if rules.checks_newest and world.newest != me.name:
         yield world, _stopped(me, "stale")
     else:
@@ -220,14 +228,15 @@ def _check(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _read(world: World, me: Driver, rules: Rules) -> Next:
-    """bronze.newest_state: the version that everything from here on is decided by."""
+    """`lakehouse.store.bronze_head.Head.state`: the version that everything from here on is decided by."""
     yield world, me._replace(at="decide", version=len(world.log))
 
 
 def _decide(world: World, me: Driver, rules: Rules) -> Next:
-    """_unknown_to_log leaves out what that version has of a batch that comes again; _adoptable adds what it has not.
+    """What that version has of a batch that comes again is left out, and what it has not of others is added.
 
-    Manifests are listed now, after the log was read. A batch with nothing new commits nothing.
+    `lakehouse.ingest.claim.unknown_to_log` and `lakehouse.ingest.manifests.Manifests.adoptable`. Manifests are listed
+    now, after the log was read. A batch with nothing new commits nothing.
     """
     epoch, known = world.epoch_at(me.version), world.in_log(me.version)
     new = me.facts - known if rules.looks_in_log and me.epoch <= epoch else me.facts
@@ -244,7 +253,10 @@ def _decide(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _commit(world: World, me: Driver, rules: Rules) -> Next:
-    """bronze.commit_batch: its app transaction is a conflict when a commit came since; then all is looked at anew."""
+    """Its app transaction is a conflict when a commit came since; then all is read again.
+
+    `lakehouse.store.bronze_log.commit_batch`.
+    """
     if len(world.log) > me.version and rules.conflicts:
         yield world, me._replace(at="check", new=frozenset(), version=0)
         return
@@ -255,7 +267,10 @@ def _commit(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _list(world: World, me: Driver, rules: Rules) -> Next:
-    """TopicIngest._clear_manifests: which manifests of epochs that cannot come again are in the log."""
+    """Which manifests of epochs that cannot come again are in the log.
+
+    `lakehouse.ingest.manifests.Manifests.batch_done`.
+    """
     past = frozenset(each for each in world.manifests if each.key[0] < me.epoch - 1)
     known = world.in_log(me.version)
     settled = frozenset(each for each in past if each in known or not each.messages) if rules.clears_by_log else past
@@ -263,7 +278,10 @@ def _list(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _clear(world: World, me: Driver, rules: Rules) -> Next:
-    """Storage.delete_as_listed: one after the other, and none that is not the one that was listed any more."""
+    """One after the other, and none that is not the one that was listed any more.
+
+    `lakehouse.store.files.Storage.delete_as_listed`.
+    """
     first = min(me.clearing)
     gone = {
         each for each in world.manifests if each == first or (each.key == first.key and not rules.clears_what_it_listed)
@@ -473,7 +491,10 @@ def _wrong_in_the_end(world: World, messages: int, rules: Rules) -> str | None:
 
 
 def _wrong_when_sealed(world: World, messages: int, rules: Rules) -> str | None:
-    """seal/dedup.py: of each event the first delivery, whatever was delivered again, late, or under the same id."""
+    """Of each event the first delivery is sealed, whatever was delivered again, late, or under the same id.
+
+    `lakehouse.seal.dedup.duplicates` and `lakehouse.seal.dedup.late_duplicates`.
+    """
     buckets: dict[int, list[tuple[str, int]]] = {}
     for commit in world.log:
         for event in (EVENTS[message] for segment in commit.segments for message in segment.messages):
@@ -500,7 +521,7 @@ def _deliveries(world: World, messages: int) -> Deliveries:
 def _open_too_long(deliveries: Deliveries) -> str | None:
     """What is open for longer than promised, though a driver runs in peace from here on and the frontier goes on.
 
-    Whoever ran before has closed nothing, and what it waited for is forgotten: a new run waits for quiet anew.
+    Whoever ran before has closed nothing, and what it waited for is forgotten: a new run waits for quiet again.
     """
     *commits, left = deliveries
     state = IngestState()

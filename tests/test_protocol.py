@@ -7,14 +7,17 @@ ingest are then made to take their steps in turns, and must do nothing that the 
 from __future__ import annotations
 
 import random
+import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import replace
 from pathlib import Path
+from pkgutil import resolve_name
 from typing import Any
 
 import pyarrow.parquet as pq
 import pytest
+import small_model
 from model import Outcome, outcome
 from small_model import (
     ATTEMPT,
@@ -77,7 +80,7 @@ def test_a_trickle_of_late_events_would_hold_hours_if_all_writes_counted() -> No
 
 
 def test_a_schedule_is_its_seed() -> None:
-    """So that a failure can be looked at again."""
+    """So that a failure can be played again."""
     assert outcome(7, adopts=False) == outcome(7, adopts=False)
 
 
@@ -209,6 +212,15 @@ def test_the_model_knows_every_step_of_ingest() -> None:
     names = list(failpoints.STEPS)
     of_ingest = set(names[: names.index("ingest.batch_done") + 1])
     assert set(STEPS.values()) | UNSEEN.keys() == of_ingest
+
+
+def test_each_move_of_the_model_names_code_that_exists() -> None:
+    """Where a rule lives moves, and a name that leads nowhere hides what the model is a model of."""
+    text = Path(small_model.__file__).read_text(encoding="utf-8")
+    for name in re.findall(r"`(lakehouse(?:\.\w+)+)`", text):
+        resolve_name(name)
+    silent = {at for at, move in MOVES.items() if "`lakehouse." not in (move.__doc__ or "")}
+    assert silent == {"log offset", "end batch"}, "which are Spark's"
 
 
 class Player(threading.Thread):
