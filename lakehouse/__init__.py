@@ -10,7 +10,7 @@ _WHERE = {"open_lake": "lakehouse.lake", "PubSubSource": "lakehouse.landing.sour
 
 
 def __getattr__(name: str) -> object:
-    """What the package offers, when it is asked for: it knows every table, and words must not wait for that."""
+    """A name of `__all__`, imported at its first use: without that, every import of a module would load all tables."""
     if name in _WHERE:
         return getattr(import_module(_WHERE[name]), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

@@ -1,0 +1,1 @@
+"""The command `lakehouse`: arguments in, tables or JSON out."""

@@ -1,0 +1,1 @@
+"""A message becomes an event, or a row with the reason why it is rejected. Pure."""

@@ -1,0 +1,1 @@
+"""Facts of segments become one bronze commit per batch, which also closes hours."""

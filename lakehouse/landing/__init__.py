@@ -1,0 +1,1 @@
+"""A broker's messages become durable segments, the same after every replay."""

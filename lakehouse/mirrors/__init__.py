@@ -1,0 +1,1 @@
+"""A valid hour goes to a target and is counted there."""

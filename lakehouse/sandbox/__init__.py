@@ -1,0 +1,1 @@
+"""A Pub/Sub broker on this machine, sample events, and the demo."""

@@ -1,0 +1,1 @@
+"""A closed hour becomes one row per event, in one commit."""

@@ -1,0 +1,1 @@
+"""A sealed hour gets a verdict."""

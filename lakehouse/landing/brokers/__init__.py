@@ -1,0 +1,1 @@
+"""Reading from a broker: pulls, leases, acknowledgements. There is one for Pub/Sub."""

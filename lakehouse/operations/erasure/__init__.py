@@ -1,0 +1,1 @@
+"""The steps of an erasure, and what may still hold the erased."""
