@@ -62,8 +62,8 @@ on_dataproc() {
     pack "$code" lakehouse
     pack "$settings" conf expectations
 
-    # The driver runs in YARN, not on the master node: many topics then share no machine, and only there
-    # are archives unpacked for the driver too, in a folder that has the archive's name.
+    # The driver runs in YARN, not on the master node, so that many topics do not share one machine. Archives are
+    # unpacked for the driver only there, in a folder that has the archive's name.
     # No jar and no Delta setting: the cluster's DELTA component brings both, and a second Delta jar would clash with it.
     properties=(
         "spark.submit.deployMode=cluster"
@@ -85,7 +85,7 @@ on_dataproc() {
         -- --conf "$(basename "$settings")/conf/dataproc.yaml" "$@"
 }
 
-# A zip of folders as they are in the tree, without what Python leaves in them and what only one machine tries out.
+# A zip of folders of the tree. Left out are Python's caches, and the crash kit and sandbox, which no cluster runs.
 pack() {
     python3 - "$@" <<'END'
 import sys

@@ -65,7 +65,7 @@ class Application:
     run: str = field(default_factory=lambda: uuid.uuid4().hex[:8])
     stop: threading.Event = field(default_factory=threading.Event)
     ended: threading.Event = field(default_factory=threading.Event)
-    looked_at: dict[str, datetime] = field(default_factory=dict)
+    checked_at: dict[str, datetime] = field(default_factory=dict)
     """When each topic's files were compared with its logs."""
     _unhook: Callable[[], None] = lambda: None
 
@@ -241,11 +241,11 @@ def _mirror(topic: Topic, application: Application, is_stopping: Callable[[], bo
 
 def _look(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
     """Record what is damaged, at the start of a run and at times after it."""
-    last, this = application.looked_at.get(topic.name), datetime.now(UTC)
+    last, this = application.checked_at.get(topic.name), datetime.now(UTC)
     if last is None or this - last >= LOOK_EVERY:
         settings = application.config.settings
         record_damage(TopicTables(topic, settings), f"look/{settings.release}/{application.run}")
-        application.looked_at[topic.name] = this
+        application.checked_at[topic.name] = this
     return None
 
 

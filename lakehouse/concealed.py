@@ -1,4 +1,4 @@
-"""Secret values that the configuration gave to this process: nothing that is said shows one of them."""
+"""Secrets of the configuration are left out of errors, logs and ledger rows: their values are known here."""
 
 from __future__ import annotations
 

@@ -128,8 +128,8 @@ class Frontier(Frozen):
         "monitoring",
         unit="monitoring | drained",
         doc=(
-            "`drained` only where there is no Cloud Monitoring (Google's emulator; the sandbox's broker has one at "
-            "MONITORING_EMULATOR_HOST). (`dry` in 0.1, still read.)"
+            "`drained` only where there is no Cloud Monitoring, as with Google's emulator. The sandbox's broker has "
+            "one, at MONITORING_EMULATOR_HOST. (`dry` in 0.1, still read.)"
         ),
     )
     max_age: Wait = key(
@@ -153,7 +153,7 @@ class Stages(Frozen):
     look_every: Wait = key(
         timedelta(minutes=1),
         unit="duration",
-        doc="How often a topic is looked at although no hour of it has closed: for what a person released, for a new "
+        doc="How often a topic is checked although no hour of it has closed: for what a person released, for a new "
         "mirror, and after a crash. Longer with hundreds of topics.",
     )
 

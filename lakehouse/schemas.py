@@ -58,8 +58,9 @@ FACTS = pa.schema(
 """What the source gives to Spark: one row per file of a segment, and one without a path for a segment without files.
 
 `event_hour` is null for rejected messages and the smallest of several for late events that share a file. `dry_at` is
-when the subscription was last asked and answered that it has nothing; null when the slot stopped for another reason, or
-when messages may wait behind its own of an ordering key. `unanswered_at` is when a pull last ended without an answer:
+when the subscription was last asked and answered that it has nothing, which is when it was drained (the name is that of
+older releases' manifests); null when the slot stopped for another reason, or when messages may wait behind its own of
+an ordering key. `unanswered_at` is when a pull last ended without an answer:
 what it took comes back within an ack deadline. `full` says that the slot stopped at its bound, so that more slots would
 have pulled more. `attempt` counts Spark's tries at the slot. `unacknowledged` counts, on the first row of a segment
 only, the messages that were made durable and whose acknowledgement was refused, as `ack_error` says: they come again.
@@ -85,6 +86,7 @@ def segment_schema(topic: Topic) -> pa.Schema:
 
 
 def bronze_schema(topic: Topic) -> pa.Schema:
+    """A row per delivery; `hour` is the bucket that it is in, null where the message was rejected."""
     return segment_schema(topic).append(pa.field("hour", pa.string()))
 
 
@@ -103,4 +105,5 @@ def sealed_schema(topic: Topic) -> pa.Schema:
 
 
 def silver_schema(topic: Topic) -> pa.Schema:
+    """A row per event; `hour` is the sealed hour that it was delivered in, `event_hour` that of its own time."""
     return sealed_schema(topic).append(pa.field("hour", pa.string()))

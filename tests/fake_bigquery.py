@@ -49,7 +49,10 @@ def not_found(kind: str, name: str) -> Refused:
 
 
 class FakeBigQuery:
-    """`failures` are given out first: a load job that meets one ends with that reason and message."""
+    """`failures` are given out first: a load job that meets one ends with that reason and message.
+
+    One class for the whole protocol: each call reads or changes the same tables, jobs and results, under one lock.
+    """
 
     def __init__(self, gcs: Path, loads_per_table: int = 1500) -> None:
         self.gcs, self.loads_per_table = gcs, loads_per_table

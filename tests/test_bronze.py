@@ -165,16 +165,16 @@ def test_looking_for_segments_ends_at_the_first_commit_of_an_older_epoch(
     """A log of a year must not be read for a segment of this minute."""
     for epoch in range(1, 5):
         put(table, epoch, [f"{epoch}-0"])
-    looked_at: list[int] = []
+    read: list[int] = []
 
     def recorded(table: DeltaTable) -> Iterable[tuple[int, dict[str, object]]]:
         for version, metadata in ingest_commits(table):
-            looked_at.append(version)
+            read.append(version)
             yield version, metadata
 
     monkeypatch.setattr(bronze_log, "ingest_commits", recorded)
     assert segments_in_log(table, 4) == {"4-0"}
-    assert looked_at == [4, 3]
+    assert read == [4, 3]
 
 
 def test_segments_are_found_beyond_many_other_commits(table: DeltaTable) -> None:

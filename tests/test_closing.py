@@ -53,7 +53,7 @@ def at(text: str) -> datetime:
 
 
 def known(text: str) -> Frontier:
-    return Frontier(at(text), at(text), "the subscription ran dry")
+    return Frontier(at(text), at(text), "the subscription was drained")
 
 
 def event(event_time: str, published: str) -> NewestEvent:
@@ -138,7 +138,7 @@ def test_an_hour_awaits_the_frontier_when_nothing_else_would_keep_it_for_long(
 
 
 def test_all_unmet_conditions_are_reported(topic: Topic) -> None:
-    """An operator who mends one must see that another is left."""
+    """An operator who fixes one must see that another is left."""
     busy = {FIVE: OpenHour(10, at("09:00"))}
     decision = decide(replace(READY, max_event_time=None, frontier=UNKNOWN, hours=busy), topic)
     assert unmet(decision) == ["time", "backlog", "quiet"]

@@ -174,7 +174,7 @@ def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pyt
 
 @pytest.mark.parametrize("step", ["pull.manifest_durable", "ingest.batch_done"])
 def test_a_topic_s_very_first_batch_can_be_planned_again(step: str, tmp_path: Path) -> None:
-    """Its start is asked for anew, when its epoch is known already: it looked like a batch of nothing, for ever."""
+    """Its start is asked for again, when its epoch is known already: it looked like a batch of nothing, for ever."""
     first = Schedule(
         "the first batch again",
         (Act("publish", 1, amount=5), Act("start", 3), Act("batch", dies_at=step), Act("batch"), Act("batch")),

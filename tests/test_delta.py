@@ -38,7 +38,7 @@ DAMAGES = [b"", b"no commit", b'{"add":1}', b"{}", bytes(64), b'{"commitInfo"', 
 @pytest.mark.parametrize("later", [0, 1, 3])
 @pytest.mark.parametrize("damage", DAMAGES)
 def test_a_damaged_log_is_an_error_of_the_lake(settings: Settings, topic: Topic, damage: bytes, later: int) -> None:
-    """Whatever the library makes of it: it reads an empty commit as one of nothing, and numbers the others anew."""
+    """Whatever the library makes of it: it reads an empty commit as one of nothing, and renumbers the others."""
     tables = TopicTables(topic, settings)
     bronze = tables.ensure_bronze()
     version = commit(bronze, [], metadata={"n": 1}, transactions={"a": 1})

@@ -1,4 +1,4 @@
-"""What is known of the frontier, from slots that ran dry and from Cloud Monitoring."""
+"""What is known of the frontier, from slots that were drained and from Cloud Monitoring."""
 
 from __future__ import annotations
 

@@ -35,7 +35,7 @@ HEARTBEAT = Heartbeat(
 
 
 class Store:
-    """The heartbeats of a lake that records requests, and refuses writes while it is told to."""
+    """The heartbeats of a lake that records requests, and refuses writes while it is asked to."""
 
     def __init__(self) -> None:
         self.written: list[Heartbeat] = []
@@ -153,7 +153,7 @@ def test_a_run_that_never_began_writes_no_end(clock: Clock) -> None:
 # --- two applications ----------------------------------------------------------------------------------------------
 
 
-def test_another_run_of_the_name_that_lives_is_told_of_once_and_named(
+def test_another_run_of_the_name_that_lives_is_logged_once_and_named(
     clock: Clock, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Each replaces what the other says: half of the topics would look as if nobody ran them."""

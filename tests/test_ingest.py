@@ -762,7 +762,7 @@ def test_a_newer_run_ends_the_query_of_an_older_one_in_plain_words(lake: Lake) -
 
 @pytest.fixture(scope="module")
 def live_broker() -> Iterator[Broker]:
-    """By real time. One for all tests: Spark's Python workers are started anew for another environment."""
+    """By real time. One for all tests: Spark's Python workers are restarted for another environment."""
     with Broker() as broker:
         yield broker
 

@@ -100,7 +100,7 @@ def test_what_was_retired_is_not_damaged(lake: Lake) -> None:
     assert damage(lake.tables).count == 0
 
 
-@pytest.mark.parametrize("state", ["open", "closed", "sealed", "invalid", "valid", "mirrored, sealed anew"])
+@pytest.mark.parametrize("state", ["open", "closed", "sealed", "invalid", "valid", "mirrored, sealed again"])
 def test_an_hour_that_is_not_delivered_stays(lake: Lake, state: str) -> None:
     """However old: its deliveries are all there is of it, or may be asked for by who decides."""
     lake.deliver(Delivery("a"))
@@ -130,7 +130,7 @@ def test_an_hour_waits_for_its_last_target(topic_with: Callable[..., Topic], con
 
 
 def test_rejected_deliveries_go_after_the_retention(lake: Lake) -> None:
-    """No hour will ever have them; until then they can be looked at."""
+    """No hour will ever have them; until then they can be read."""
     (path,) = lake.deliver(Delivery(None, reject_reason="no time"), hour=None)
     assert run(lake, LATER - timedelta(days=2)) == []
     assert answer(run(lake)) == [("bronze file", f"bronze/{path}")]
@@ -368,14 +368,14 @@ def test_the_first_care_of_a_run_is_when_it_is_due_but_not_at_once(last_done: ti
 def care_of(lake: Lake, monkeypatch: pytest.MonkeyPatch, every: str) -> tuple[Care, list[tuple[str, str | None]]]:
     """That is due at once, and what it tells."""
     monkeypatch.setattr(care, "_AFTER_START", timedelta(0))
-    told: list[tuple[str, str | None]] = []
+    noted: list[tuple[str, str | None]] = []
     settings = lake.settings.model_copy(update={"maintain": Maintain.model_validate({"every": every})})
     config = replace(lake.config, settings=settings)
 
     def note(topic: str, at: datetime, error: Exception | None) -> None:
-        told.append((topic, str(error) if error else None))
+        noted.append((topic, str(error) if error else None))
 
-    return Care([lake.topic], config, threading.Event(), note), told
+    return Care([lake.topic], config, threading.Event(), note), noted
 
 
 def test_a_run_maintains_its_topics_by_itself(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -383,24 +383,24 @@ def test_a_run_maintains_its_topics_by_itself(lake: Lake, monkeypatch: pytest.Mo
     past = manifest(lake, 0)
     for number in range(3):
         lake.deliver(Delivery(f"e{number}"))
-    ours, told = care_of(lake, monkeypatch, "1 day")
+    ours, noted = care_of(lake, monkeypatch, "1 day")
     ours.start({})
-    wait_until(lambda: bool(told))
+    wait_until(lambda: bool(noted))
     ours.end()
-    assert told == [("plays", None)]
+    assert noted == [("plays", None)]
     assert not past.exists()
 
 
-def test_what_fails_of_it_is_told_of_the_topic_and_ends_no_run(
+def test_what_fails_of_it_is_noted_for_the_topic_and_ends_no_run(
     lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     lake.deliver(Delivery("a"))
     Path(lake.folders.bronze, "_delta_log", f"{lake.bronze.version():020d}.json").write_text("no commit")
-    ours, told = care_of(lake, monkeypatch, "1 day")
+    ours, noted = care_of(lake, monkeypatch, "1 day")
     ours.start({})
-    wait_until(lambda: bool(told))
+    wait_until(lambda: bool(noted))
     ours.end()
-    ((topic, error),) = told
+    ((topic, error),) = noted
     assert topic == "plays"
     assert error is not None
     assert [record.getMessage() for record in caplog.records if record.levelname == "ERROR"] == [
@@ -409,10 +409,10 @@ def test_what_fails_of_it_is_told_of_the_topic_and_ends_no_run(
 
 
 def test_never_means_never(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, told = care_of(lake, monkeypatch, "never")
+    ours, noted = care_of(lake, monkeypatch, "never")
     ours.start({})
     ours.end()
-    assert told == []
+    assert noted == []
     with pytest.raises(ValueError, match="at least '1 minute', or 'never'"):
         Maintain.model_validate({"every": "1 second"})
 

@@ -67,7 +67,7 @@ def site(lake: FlightsLake, tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
     if CHROMIUM is None:
-        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium): pages are not looked at")
+        pytest.skip("no chromium on the PATH (Debian: apt-get install chromium): pages are not checked")
     with sync_playwright() as playwright:
         yield playwright.chromium.launch(executable_path=CHROMIUM, args=FLAGS)
 

@@ -103,7 +103,7 @@ def test_topics_that_cannot_be_read_or_opened_hold_up_no_other(
 
 
 class Starting:
-    """A query whose planner comes up when it is looked at for the third time, or never."""
+    """A query whose planner comes up when it is checked for the third time, or never."""
 
     def __init__(self, *, is_late: bool = False) -> None:
         self._looks = 0

@@ -66,7 +66,7 @@ def test_the_oldest_deadline_goes_first(ages: list[float]) -> None:
     assert [ages[TOPICS.index(str(topic))] for topic in turns] == sorted(ages, reverse=True)
 
 
-def test_a_topic_is_looked_at_now_and_then_although_nothing_is_told() -> None:
+def test_a_topic_is_checked_now_and_then_although_nothing_became_due() -> None:
     """What a person released, and what a crash left, no batch tells of."""
     schedule = Schedule(["a"], 0.0, look_every=LOOK)
     assert schedule.next(0.0) == "a"
@@ -76,7 +76,7 @@ def test_a_topic_is_looked_at_now_and_then_although_nothing_is_told() -> None:
     assert schedule.next(65.0) == "a"
 
 
-def test_what_is_told_during_a_turn_is_not_forgotten() -> None:
+def test_what_becomes_due_during_a_turn_is_not_forgotten() -> None:
     """The turn may have looked before the hour closed."""
     schedule = Schedule(["a"], 0.0, look_every=LOOK)
     schedule.next(0.0)
@@ -87,7 +87,7 @@ def test_what_is_told_during_a_turn_is_not_forgotten() -> None:
     assert schedule.next(3.0) is None
 
 
-def test_pauses_grow_while_a_topic_fails_whatever_is_told() -> None:
+def test_pauses_grow_while_a_topic_fails_whatever_becomes_due() -> None:
     schedule = Schedule(["a"], 0.0, look_every=LOOK)
     now, pauses = 0.0, []
     for _ in range(12):

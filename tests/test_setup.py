@@ -83,7 +83,7 @@ def pins() -> list[str]:
 
 
 def test_constraints_pin_every_requirement() -> None:
-    """A set-up a year from now gets the versions the tests passed with. `make constraints` mends a gap."""
+    """A set-up a year from now gets the versions the tests passed with. `make constraints` closes a gap."""
     pinned = {normalized(pin) for pin in pins()}
     assert {normalized(requirement) for requirement in requirements()} - pinned == {"lakehouse"}
 

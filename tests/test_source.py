@@ -221,7 +221,7 @@ def test_no_epochs_are_no_slots(lake: ReadLake) -> None:
 def test_slots_follow_the_load_between_their_bounds(
     lake: ReadLake, topic_with: Callable[..., Topic], slots: int, manifests: list[dict[str, bool]], then: int
 ) -> None:
-    """Doubled when every slot stopped at its bound, one less when every one ran dry; unknown changes nothing."""
+    """Doubled when every slot stopped at its bound, one less when every one was drained; unknown changes nothing."""
     lake.topic = topic_with(slots={"min": 2, "max": 5})
     for slot, values in enumerate(manifests):
         lake.put(manifest(1, slot, **values))
@@ -249,7 +249,7 @@ def test_a_slot_gives_facts_about_its_files_and_acknowledges(
 
 
 def test_an_empty_slot_gives_one_fact_without_a_file(lake: ReadLake, broker: Broker) -> None:
-    """It may say that the subscription ran dry."""
+    """It may say that the subscription was drained."""
     (row,) = lake.read()
     assert (row["path"], row["event_hour"], row["rows"], row["rejected"], row["size_bytes"]) == (None, None, 0, 0, 0)
     assert row["dry_at"] is not None
@@ -413,7 +413,7 @@ def test_a_slot_stops_once_it_has_so_many_bytes(lake: ReadLake, publish: Callabl
 
 
 def test_a_slot_stops_after_so_long(lake: ReadLake, publish: Callable[..., None]) -> None:
-    """A busy subscription never runs dry."""
+    """A busy subscription is never drained."""
     publish(play())
     (row,) = lake.read(max_pull="0 seconds")
     assert (row["rows"], row["full"], row["dry_at"]) == (0, True, None)

@@ -224,7 +224,7 @@ def test_a_rejected_file_is_of_no_hour(bronze: Callable[[], DeltaTable]) -> None
 
 
 def test_of_two_that_read_the_same_version_the_second_conflicts(bronze: Callable[[], DeltaTable]) -> None:
-    """Two drivers: the one that decided on an older log must decide anew."""
+    """Two drivers: the one that decided on an older log must decide again."""
     one, other = bronze(), bronze()
     put(one, [data_file("a")], 1)
     with pytest.raises(ConflictError):

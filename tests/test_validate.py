@@ -300,7 +300,7 @@ def test_hours_are_judged_oldest_first(lake: Lake) -> None:
 
 
 def test_every_revision_has_its_own_verdict(lake: Lake) -> None:
-    """What was said of rows that were sealed anew says nothing of the new ones; the old page stays."""
+    """What was said of rows that were sealed again says nothing of the new ones; the old page stays."""
     lake.seal(plays(5, n={1: -1}))
     lake.validate()
     lake.suite(PLAYS[1:])
@@ -347,8 +347,8 @@ def test_a_verdict_and_its_page_stay_as_they_were(lake: Lake) -> None:
     lake.validate()
     before = lake.report("json").read_bytes()
     lake.suite([expectation("expect_column_values_to_be_null", column="n")])
-    looked = validate_hour(lake.topic, lake.config, HOUR, run="again")
-    assert (looked.state, looked.is_recorded) == ("invalid", False)
+    verdict = validate_hour(lake.topic, lake.config, HOUR, run="again")
+    assert (verdict.state, verdict.is_recorded) == ("invalid", False)
     assert lake.report("json").read_bytes() == before
     assert lake.states() == ["closed", "sealed", "valid"]
 

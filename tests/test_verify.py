@@ -104,7 +104,7 @@ def test_a_rewritten_file_is_found_by_its_size(lake: Lake) -> None:
 
 
 def test_a_rewritten_file_of_the_same_size_is_found_by_its_ids(lake: Lake) -> None:
-    """Somebody was careful, and mended the log, too; the ids' sum is another all the same."""
+    """Somebody was careful, and corrected the log, too; the ids' sum is another all the same."""
     file = holding(lake, "a")
     table = pq.ParquetFile(file).read()
     column = table.column_names.index("event_id")

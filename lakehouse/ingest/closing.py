@@ -75,6 +75,7 @@ class Signals:
         requested_through: Hour | None = None,
         quiet_awaited_since: datetime | None = None,
     ) -> Signals:
+        """From the state that bronze's log has and what the batch observed; times are UTC."""
         return cls(
             now,
             state.open_hour,

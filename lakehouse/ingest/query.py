@@ -35,7 +35,7 @@ _SETTLED_SECONDS = 2.0
 class TopicIngest:
     """One topic's ingest run. Batches come one at a time, from the query's thread.
 
-    `on_closed` is told of the hours that a batch closed, oldest first, once the ledger has them.
+    `on_closed` gets the hours that a batch closed, oldest first, once the ledger has them.
     """
 
     def __init__(

@@ -100,7 +100,7 @@ class _Attempt:
         self._puller, self._topic, self._ingest, self._storage = puller, topic, ingest, storage
         self._slot, self._check, self._ends = slot, check, ends
         self._number = _attempt_number()
-        self._dry_at: datetime | None = None
+        self._drained_at: datetime | None = None
         self._unanswered_at: datetime | None = None
         self._full = False
         self._has_keys = False
@@ -140,7 +140,7 @@ class _Attempt:
         mine = writer.manifest(
             files,
             attempt=self._number,
-            dry_at=self._dry_at,
+            dry_at=self._drained_at,
             full=self._full or (self._has_keys and not goes_on),
             unanswered_at=self._unanswered_at,
             continues=goes_on,
@@ -243,7 +243,7 @@ class _Attempt:
                 self._note_silence(pending)
         self._full = not empty
         if empty and not self._has_keys and all(pending.is_empty for pending in empty):
-            self._dry_at = max(pending.at for pending in empty)
+            self._drained_at = max(pending.at for pending in empty)
 
     def _note_silence(self, pending: PendingPull) -> None:
         if pending.unanswered_at is not None:

@@ -109,6 +109,10 @@ class SegmentWriter:
         unanswered_at: datetime | None = None,
         continues: bool = False,
     ) -> Manifest:
+        """The manifest of this attempt's segment, with `files` as `close` gave them; written by nobody yet.
+
+        Times are UTC, `attempt` counts from 0; the other arguments are as in `FACTS` and `Manifest`.
+        """
         return Manifest(
             self._epoch,
             self._slot,

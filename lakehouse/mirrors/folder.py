@@ -45,6 +45,8 @@ _BELOW_TOPIC_BYTES = 160
 
 
 class FolderOptions(Frozen):
+    """The keys of a mirror of kind `folder`."""
+
     kind: Literal["folder"]
     path: Root = key(
         unit="folder, hdfs:// or gs:// address",

@@ -68,6 +68,8 @@ _LEAVES = {
 
 
 class HiveOptions(Frozen):
+    """The keys of a mirror of kind `hive`."""
+
     kind: Literal["hive"]
     host: str = key(
         min_length=1,

@@ -26,7 +26,7 @@ _LAST_WAIT = timedelta(seconds=30)
 """How long the end of a run waits for the topic under way: what is cut off there is done by the next."""
 
 Note = Callable[[str, datetime, LakehouseError | None], None]
-"""Is told that a topic was maintained, or of what that failed."""
+"""Called with a topic that was maintained, when, and the error where that failed."""
 
 
 class Care:

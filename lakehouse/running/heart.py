@@ -35,7 +35,7 @@ class Heart:
         self._heartbeats, self._heartbeat, self._pulses, self._clock = heartbeats, heartbeat, pulses, clock
         self._ending = threading.Event()
         self._is_refused = self._has_written = False
-        self._told_of: set[str] = set()
+        self._warned_of: set[str] = set()
         self._thread: threading.Thread | None = None
 
     def start(self, every: timedelta = BEAT_EVERY) -> None:
@@ -78,8 +78,8 @@ class Heart:
 
     def _present(self, other: Heartbeat | None) -> Heartbeat:
         """What is to be written, with another run of the name that has written since this one did."""
-        if other is not None and other.run not in self._told_of:
-            self._told_of.add(other.run)
+        if other is not None and other.run not in self._warned_of:
+            self._warned_of.add(other.run)
             log.error("heartbeat: application=%s error=%s", other.application, two_of_one_name(self._heartbeat, other))
         other_run = f"{other.run} on {other.host}" if other is not None else None
         return replace(self._heartbeat, topics=dict(self._pulses()), written_at=self._clock(), other_run=other_run)

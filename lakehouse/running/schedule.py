@@ -33,7 +33,7 @@ class Pauses:
 
 @dataclass
 class _Line:
-    """One topic. `due` is the deadline of what is known to be due; None when it is only looked at."""
+    """One topic. `due` is the deadline of what is known to be due; None when it is only checked."""
 
     ready_at: float
     due: float | None = None
@@ -97,7 +97,7 @@ class Schedule:
         return any(self._is_ready(line, now) for line in self._lines.values())
 
     def done(self, topic: str, outcome: Outcome, now: float) -> None:
-        """The topic's turn is over. What was told meanwhile is still due."""
+        """The topic's turn is over. What became due meanwhile is still due."""
         line = self._lines[topic]
         line.has_turn, line.turn_ended_at = False, now
         line.failures = line.failures + 1 if outcome is Outcome.FAILED else 0

@@ -58,6 +58,11 @@ class Topic:
 
 
 class Registry:
+    """The broker's topics and subscriptions, whose messages share one count of ids. Usable by several threads.
+
+    `clock` gives seconds since 1970. What it refuses is a `Refusal` with the status that Pub/Sub would answer.
+    """
+
     def __init__(self, clock: Callable[[], float], ack_id_length: int = ACK_ID_LENGTH) -> None:
         self._clock, self._numbers, self._ack_id_length = clock, Numbers(), ack_id_length
         self._lock = threading.RLock()

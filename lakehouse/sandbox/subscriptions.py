@@ -119,7 +119,7 @@ class _Lane:
         return True
 
     def settle(self) -> None:
-        """One that was out is not any more; with the last, the next batch begins anew."""
+        """One that was out is not any more; after the last one a new batch begins."""
         self.out -= 1
         if not self.out:
             self._acknowledged, self._again_from = [], None

@@ -26,6 +26,8 @@ LOADS_PER_TABLE_AND_DAY = 1500
 
 
 class BigQueryOptions(Frozen):
+    """The keys of a mirror of kind `bigquery`."""
+
     kind: Literal["bigquery"]
     project: str = key(
         min_length=1,
