@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import pickle
+import shutil
 from collections.abc import Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -21,7 +22,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import LakeError
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
 from lakehouse.store import bronze_log
-from lakehouse.store.bronze_head import StateFollower
+from lakehouse.store.bronze_head import Head, StateFollower
 from lakehouse.store.bronze_log import (
     INGEST,
     OPEN_HOUR,
@@ -214,6 +215,25 @@ def test_a_follower_refuses_a_damaged_commit_as_opening_does(table: DeltaTable, 
     log_of(table, log_entry(table.version() + 1)).write_bytes(damage)
     with pytest.raises(LakeError):
         follower.state()
+
+
+def test_a_driver_goes_on_with_a_log_that_was_cleaned_or_set_back(table: DeltaTable, tmp_path: Path) -> None:
+    """What another process committed and cleaned, or an operator restored, is no damage."""
+    head = Head(open_table(table.table_uri, {}))
+    for epoch in (1, 2, 3):
+        put(table, epoch)
+    shutil.copytree(log_of(table, ""), tmp_path / "copy")
+    put(table, 4)
+    table.create_checkpoint()
+    for version in range(4):
+        log_of(table, log_entry(version)).unlink()
+    head.update()
+    assert head.state().epoch == 4
+    shutil.rmtree(log_of(table, ""))
+    shutil.copytree(tmp_path / "copy", log_of(table, ""))
+    head.update()
+    assert head.state().epoch == 3
+    assert head.commit([], IngestState(5, FIVE), {"segments": [], "closed": []}) == 4
 
 
 def log_of(table: DeltaTable, name: str) -> Path:

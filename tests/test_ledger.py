@@ -202,6 +202,25 @@ def test_many_small_files_become_one_while_others_record(folders: Folders, topic
             assert [entry.details["number"] for entry in each.history().entries] == list(range(number + 1))
 
 
+@pytest.mark.parametrize("more", [0, 5])
+def test_a_ledger_that_is_set_back_under_a_process_is_read_as_it_is_then(
+    opened: Callable[..., Ledger], folders: Folders, tmp_path: Path, more: int
+) -> None:
+    """Its operator is asked to restore what is damaged: the process must then go on by itself."""
+    running = opened()
+    running.record("started", details={"run": "a"})
+    shutil.copytree(folders.ledger, tmp_path / "copy")
+    for number in range(3):
+        running.record("held", FIVE, {"number": number})
+    shutil.rmtree(folders.ledger)
+    shutil.copytree(tmp_path / "copy", folders.ledger)
+    for number in range(more):
+        opened().record("held", SIX, {"number": number})
+    assert running.history() == opened().history()
+    assert running.record("held", SEVEN, {"number": 9})
+    assert [entry.state for entry in opened().history().entries] == ["started", *["held"] * (more + 1)]
+
+
 def test_the_ledger_is_plain_delta(opened: Callable[..., Ledger], folders: Folders, topic: Topic) -> None:
     opened().record("closed", FIVE, {"rows": 1})
     opened().record("sealed", FIVE)

@@ -190,7 +190,7 @@ class ClaimedTopic:
         self.check_newest()
         conflicts = Conflicts(self._tables.raw.below("bronze").uri)
         if self._clock() >= self._updated_at + _UPDATE_EVERY:
-            self._update()
+            self.update()
         while True:
             batch_plan = self._plan(facts, epoch)
             try:
@@ -199,14 +199,14 @@ class ClaimedTopic:
             except ConflictError as conflict:
                 self.check_newest()
                 conflicts.meet(conflict)
-                self._update()
+                self.update()
         self._journal.record_held(batch_plan)
         if facts:
             self._manifests.batch_done(self._bronze.table, batch_plan.epoch, [*facts, *batch_plan.adopted])
         self._note_waits(batch_plan)
         return self._result(batch_plan, facts, version)
 
-    def _update(self) -> None:
+    def update(self) -> None:
         """See what others have committed to bronze: a replay, a removal, another run."""
         self._bronze.update()
         self._updated_at = self._clock()

@@ -116,6 +116,7 @@ class TopicIngest:
         if self._claimed is not None:
             deadline = self.ack_deadline()
             self._claimed.check_newest()
+            self._claimed.update()
             self._ack_deadline = deadline
             self._claimed.watch_frontier(deadline, self._clock() + deadline)
         self.failure = self.last_batch = None

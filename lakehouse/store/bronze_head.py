@@ -10,7 +10,7 @@ from deltalake import DeltaTable
 
 from lakehouse.progress import IngestState
 from lakehouse.store import bronze_log
-from lakehouse.store.delta import DataFile, log_entry, table_errors
+from lakehouse.store.delta import DataFile, is_of_a_library, log_entry, newest_version, newly_opened, table_errors
 from lakehouse.store.place import Place
 
 _LONGEST_PAUSE_SECONDS = 600.0
@@ -29,9 +29,18 @@ class Head:
         self._known: tuple[int, IngestState] | None = None
 
     def update(self) -> None:
-        """Read what others have committed."""
+        """Read what others have committed; the table is opened again where its log does not follow on what is known."""
         with table_errors(self.table.table_uri):
-            self.table.update_incremental()
+            known = self.table.version()
+            try:
+                self.table.update_incremental()
+                follows = self.table.version() > known or newest_version(self.table) == known
+            except BaseException as lost:
+                if not is_of_a_library(lost):
+                    raise
+                follows = False
+            if not follows:
+                self.table, self._known = newly_opened(self.table), None
 
     def state(self) -> IngestState:
         """The state after the version that is known here, see `newest_state`."""

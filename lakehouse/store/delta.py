@@ -199,6 +199,16 @@ def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
     )
 
 
+def newly_opened(table: DeltaTable) -> DeltaTable:
+    """The table as it is now, for one who cannot follow it: its log was set back, or cleaned beyond what was known."""
+    return open_table(table.table_uri, table._storage_options or {})
+
+
+def newest_version(table: DeltaTable) -> int:
+    """Of its log, whatever the handle knows."""
+    return int(table._table.get_latest_version())
+
+
 def files_of(table: DeltaTable) -> Storage:
     """The storage that the table is in; paths are relative to the table."""
     return storage_for(table.table_uri.rstrip("/"), table._storage_options)
@@ -396,9 +406,9 @@ def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[s
     """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
     for _ in range(MOST_CONFLICTS):
         with table_errors(table.table_uri):
-            newest = table._table.get_latest_version()
+            newest = newest_version(table)
             entries = table.history(limit)
-            is_still = newest == table._table.get_latest_version()
+            is_still = newest == newest_version(table)
         if is_still:
             _refuse_empty_commits(table, newest, len(entries) + 1)
             return ((newest - age, entry) for age, entry in enumerate(entries))

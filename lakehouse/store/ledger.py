@@ -20,7 +20,15 @@ from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.store.delta import NO_CLEAN_UP, Conflicts, files_of, make_durable, table_errors
+from lakehouse.store.delta import (
+    NO_CLEAN_UP,
+    Conflicts,
+    files_of,
+    is_of_a_library,
+    make_durable,
+    newly_opened,
+    table_errors,
+)
 from lakehouse.store.records import (
     HOUR_STATES,
     VERDICTS,
@@ -263,8 +271,14 @@ class LedgerTable:
     def history(self) -> History:
         """All rows as of now; only files that the table has gained since the last call are read."""
         with self.lock, table_errors(self.uri):
-            self._table.update_incremental()
-            self._follow()
+            try:
+                self._table.update_incremental()
+                self._follow()
+            except BaseException as lost:
+                if not is_of_a_library(lost):
+                    raise
+                self._table, self._version = newly_opened(self._table), -1
+                self._follow()
             return self._history
 
     def known_history(self) -> History:
