@@ -5,6 +5,8 @@ from contextlib import suppress
 
 import duckdb
 
+from lakehouse.store.files import sync
+
 _MARK = "_deleted"
 """A table that is there from a deletion that must be final until the file is written again."""
 
@@ -34,18 +36,10 @@ def write_again(path: str) -> None:
     with duckdb.connect() as db:
         db.execute(f"attach {_literal(path)} as present; attach {_literal(aside)} as fresh")
         db.execute(f"copy from database present to fresh; drop table fresh.{_MARK}; checkpoint fresh; detach fresh")
-        _sync(aside)
+        sync(aside)
         os.replace(aside, path)  # while we hold the old one: a writer that waits for it would write to what is gone
-        _sync(os.path.dirname(path) or ".")
+        sync(os.path.dirname(path) or ".")
 
 
 def _literal(path: str) -> str:
     return "'" + path.replace("'", "''") + "'"
-
-
-def _sync(path: str) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import threading
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import timedelta
@@ -22,7 +21,6 @@ from lakehouse.topics import Topic
 
 _ledgers: dict[tuple[object, ...], LedgerTable] = {}
 """Those that this process records in, by address and options: their rows are read once."""
-_opening = threading.Lock()
 
 
 @dataclass(frozen=True)
@@ -65,10 +63,11 @@ class TopicTables:
         """The ledger to record in as `by` (`<stage>/<release>/<run>`); created where there is none."""
         place = self._ledger
         key = place.uri, tuple(sorted(place.options.items())), self.topic.audit_window
-        with _opening:
-            if key not in _ledgers or not place.has_table():
-                _ledgers[key] = LedgerTable(_ensure(place, LEDGER, [], _properties(self.topic)))
-        return Ledger(_ledgers[key], by, clock)
+        table = _ledgers.get(key)
+        if table is None or not place.has_table():
+            # Without a lock, which a slow store of one topic would hold against all others: two handles do no harm.
+            table = _ledgers[key] = LedgerTable(_ensure(place, LEDGER, [], _properties(self.topic)))
+        return Ledger(table, by, clock)
 
     def history(self) -> History:
         """What the ledger says; nothing where there is no ledger."""
