@@ -3,7 +3,8 @@
 `LAKEHOUSE_DIE_AT=<step>` ends the whole application by SIGKILL when it gets there, `<step>:<n>` the n-th time in one
 process, and `any:<n>` at the n-th step of one process, whichever that is. `LAKEHOUSE_EXECUTORS_DIE_IN=<folder>`, in the
 environment of Spark's executors, ends one executor for each file there that has a step's id: that which gets to the
-step first. They cost nothing when they are not set, and are how the crash tests of this project interrupt the real
+step first. The first to find `<step>.hold` there waits: the file is then `<step>.held`, until somebody removes it. They
+cost nothing when they are not set, and are how the crash tests of this project interrupt the real
 thing.
 """
 
@@ -11,6 +12,7 @@ from __future__ import annotations
 
 import os
 import signal
+import time
 from collections import Counter
 from collections.abc import Callable, Mapping
 
@@ -18,6 +20,10 @@ VARIABLE = "LAKEHOUSE_DIE_AT"
 EXECUTORS_VARIABLE = "LAKEHOUSE_EXECUTORS_DIE_IN"
 ANY = "any"
 GROUP_VARIABLE = "LAKEHOUSE_PROCESS_GROUP"
+
+LONGEST_HOLD_SECONDS = 60.0
+"""Of an executor that waits at a step and that nobody lets go."""
+_POLL_SECONDS = 0.05
 
 STEPS: Mapping[str, str] = {
     "ingest.started": "the run's `started` row; what the last run left out is not read yet",
@@ -69,8 +75,10 @@ def reach(step: str) -> None:
             _seen[name] += 1
             if _seen[name] == int(nth or 1):
                 _die()
-    if deaths and _is_taken(f"{deaths}/{step}"):
-        _die_with_executor()
+    if deaths:
+        _wait_where_held(f"{deaths}/{step}")
+        if _is_taken(f"{deaths}/{step}"):
+            _die_with_executor()
 
 
 def lead() -> None:
@@ -91,6 +99,17 @@ def _die() -> None:
     if group and int(group) != os.getpgrp():
         os.killpg(int(group), signal.SIGKILL)
     os.killpg(os.getpgrp(), signal.SIGKILL)
+
+
+def _wait_where_held(step: str) -> None:
+    """Where a hold is, and no other process takes it."""
+    try:
+        os.rename(f"{step}.hold", f"{step}.held")
+    except FileNotFoundError:
+        return
+    ends = time.monotonic() + LONGEST_HOLD_SECONDS
+    while os.path.exists(f"{step}.held") and time.monotonic() < ends:
+        time.sleep(_POLL_SECONDS)
 
 
 def _is_taken(death: str) -> bool:

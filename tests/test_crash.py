@@ -17,6 +17,7 @@ from collections.abc import Iterator
 from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
+from threading import Thread
 
 import pytest
 from google.pubsub_v1 import types
@@ -367,3 +368,21 @@ def test_a_sigterm_ends_a_run_within_a_batch_and_leaves_nothing_leased(tmp_path:
         assert code == 128 + signal.SIGTERM
         left = len(broker.unacked(SUBSCRIPTION))
         assert pulled_at_once(broker) == left
+
+
+def test_the_first_that_comes_to_a_hold_waits_until_it_is_let_go(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """So that a race of two attempts can be had: the one that was slow finds that it has lost."""
+    monkeypatch.setenv(failpoints.EXECUTORS_VARIABLE, str(tmp_path))
+    hold, held = tmp_path / "pull.received.hold", tmp_path / "pull.received.held"
+    hold.touch()
+    first = Thread(target=failpoints.reach, args=("pull.received",))
+    first.start()
+    while not held.exists():
+        assert first.is_alive()
+    failpoints.reach("pull.received")
+    assert first.is_alive()
+    held.unlink()
+    first.join(10)
+    assert not first.is_alive()

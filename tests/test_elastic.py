@@ -45,7 +45,7 @@ class Slow(Faults):
     """A slot takes longer than Spark lets a task wait before it asks for an executor."""
 
     def refused(self, method: str) -> grpc.StatusCode | None:
-        if method == "GetSubscription":
+        if method == "Acknowledge":
             time.sleep(1.5)
         return None
 

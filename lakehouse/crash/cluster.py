@@ -8,7 +8,7 @@ import subprocess
 import threading
 import time
 import urllib.request
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from datetime import timedelta
 from pathlib import Path
@@ -22,10 +22,12 @@ from lakehouse.crash.invariants import violations_so_far
 from lakehouse.crash.lives import BY_PYTHON, END, FEW, HALF_ACKED, MANY, KilledLake, Result
 from lakehouse.crash.processes import Server, free_ports, start_server
 from lakehouse.crash.small_lake import SUBSCRIPTION
+from lakehouse.landing.manifests import listed_manifests
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 
 RACE_LOST = "pull.race_lost"
+_HELD_AT = "pull.received"
 OF_SLOTS = (
     "pull.received",
     "pull.files_durable",
@@ -47,8 +49,8 @@ _SPECULATION = {
     "spark.speculation.minTaskRuntime": "5s",
 }
 _ACK_DEADLINE = timedelta(minutes=1)
-_HELD_SECONDS = 9.0
-"""A little less than a slot waits for an answer about its subscription."""
+_LOSER_SECONDS = 9.0
+"""How long the loser of a race may take to find that it has lost."""
 
 
 @contextmanager
@@ -89,41 +91,26 @@ def _workers(pages: int) -> int:
 
 
 class Race(Faults):
-    """Two attempts at one slot of a topic with two: the first time that an epoch lets it come to that.
+    """Two attempts at one slot: the first that has pulled waits, and Spark starts a second one, as it is slow.
 
-    Of the two attempts that ask about their subscription at the begin of an epoch the second waits for its answer until
-    a third has come, as Spark starts one for a task that is slow. Whichever of these two wins is not answered to its
-    acknowledgement before the other has given its messages back.
+    The second one writes its manifest and is not answered to its acknowledgement before the first, which goes on then,
+    has given its messages back: Spark ends an attempt once another has succeeded. `second_manifest` says whether both
+    slots of an epoch have theirs; `let_go` ends the wait.
     """
 
-    def __init__(self) -> None:
-        self._lock = threading.Lock()
-        self._asked = 0
-        self._is_held = False
+    def __init__(self, second_manifest: Callable[[], bool], let_go: Callable[[], None]) -> None:
+        self._is_overtaken, self._let_go = second_manifest, let_go
         self.begun = threading.Event()
         self.given_back = threading.Event()
 
     def refused(self, method: str) -> grpc.StatusCode | None:
-        if method == "GetSubscription" and not self.begun.is_set():
-            self._attempt()
-        elif method == "Acknowledge" and self.begun.is_set():
-            self.given_back.wait(_HELD_SECONDS)
+        if method == "Acknowledge" and not self.given_back.is_set() and self._is_overtaken():
+            self.begun.set()
+            self._let_go()
+            self.given_back.wait(_LOSER_SECONDS)
         elif method == "ModifyAckDeadline" and self.begun.is_set():
             self.given_back.set()
         return None
-
-    def _attempt(self) -> None:
-        with self._lock:
-            if self._is_held:
-                self.begun.set()
-                return
-            self._asked += 1
-            # The driver asks once, before the first epoch.
-            self._is_held = is_second = self._asked > 1 and self._asked % 2 == 1
-        if is_second:
-            self.begun.wait(_HELD_SECONDS)
-            with self._lock:
-                self._is_held = False
 
 
 class Clock:
@@ -147,7 +134,7 @@ def executors_killed_at(chosen: Sequence[str], folder: Path, *, seed: int = 0) -
     clock, share = Clock(), MANY if HALF_ACKED in chosen else FEW
     with cluster(folder / "cluster") as master, Broker(clock=clock) as broker:
         lake = ClusterLake(folder / "lake", broker, clock, master, share, random.Random(seed))
-        race = broker.faults = Race()
+        race = broker.faults = lake.race()
         if RACE_LOST in chosen:
             lake.let_die_at(RACE_LOST)
         lake.new_hour(3 * share)
@@ -217,6 +204,16 @@ class ClusterLake(KilledLake):
     def let_die_at(self, step: str) -> None:
         """The first executor that gets there."""
         (self._deaths / step).touch()
+
+    def race(self) -> Race:
+        """Faults by which the first slot to be pulled is pulled twice."""
+        held = self._deaths / f"{_HELD_AT}.held"
+        held.with_suffix(".hold").touch()
+
+        def second_manifest() -> bool:
+            return held.exists() and len(listed_manifests(self.tables.raw.files())) >= len(_HOSTS)
+
+        return Race(second_manifest, lambda: held.unlink(missing_ok=True))
 
     def await_race(self, process: subprocess.Popen[bytes], race: Race) -> list[str]:
         """Until two attempts at one slot have met, one has lost, and everything is read; what is wrong then."""
