@@ -22,7 +22,10 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations import report
 from lakehouse.operations.erase import erase
 from lakehouse.operations.erasure.outstanding import OpenItem, outstanding
+from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.reconcile import mirrors_of
+from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.records import Valid
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs
 from lakehouse.validate.stage import validate_due
@@ -198,6 +201,72 @@ def test_pages_that_were_removed_hold_nobody(world: World) -> None:
     world.follow()
     shutil.rmtree(world.root / "site")
     assert [item.found.split(" on ")[0] for item in world.outstanding()] == [str(world.root / "other")]
+
+
+def as_release_0_1(world: World) -> None:
+    """The verdicts of a lake that 0.1 made: in them what was observed of columns, also in files of older versions."""
+    finding = {
+        "expectation": "expect_column_max_to_be_between",
+        "column": "n",
+        "severity": "warning",
+        "unexpected": None,
+    }
+    of_hour = {**finding, "expectation": "expect_table_row_count_to_be_between", "column": None, "observed": 5}
+    verdict = {
+        "failed": [], "warnings": [{**finding, "observed": PERSON}, of_hour], "silver_version": 1, "revision": 1,
+        "rows": 5, "evaluated": 2, "seconds": 0.1, "suite_hash": "abc", "report": "r1.html",
+    }  # fmt: skip
+    ledger = world.lake.tables.ledger("validate/0.1.0/run")
+    for hour in (FIVE, SIX):
+        ledger.record("valid", hour, verdict)
+    table = world.lake.tables.sealed.below("ledger").table()
+    table.optimize.compact()
+    world.lake.tables.ledger("other/0.1.0/run").record("started")  # a file that holds nobody
+
+
+def ledger_rows(world: World) -> list[tuple[Any, ...]]:
+    rows = world.lake.history().entries
+    return [(row.hour, row.state, row.at, row.by) for row in rows]
+
+
+@pytest.mark.parametrize("ends", ["erase", "maintain"])
+def test_what_release_0_1_observed_goes_out_of_the_ledger(world: World, ends: str) -> None:
+    """By the erasure, or by maintain where that was made by 0.1; what was observed of the hour as a whole stays."""
+    as_release_0_1(world)
+    before, rows = world.lake.history().entries, ledger_rows(world)
+    with pytest.MonkeyPatch.context() as patched:
+        if ends == "maintain":
+            patched.setattr(Ledger, "erase", lambda self, changed: [])
+        world.erase()
+    if ends == "maintain":
+        assert "ledger" in world.open_stores()
+        dry = maintain_topic(world.lake.topic, world.lake.config, NOW, dry_run=True)
+        assert "ledger" in {removal.kind for removal in dry}
+        assert "ledger" in world.open_stores()
+        maintain_topic(world.lake.topic, world.lake.config, NOW)
+    assert "ledger" not in world.open_stores()
+    assert not {path for path in world.holders() if path.startswith("lake/plays/ledger")}
+    after = world.lake.history().entries
+    assert ledger_rows(world)[: len(rows)] == rows
+    changed = [row for row in after[: len(rows)] if row not in before]
+    assert [(row.hour, row.state, row.by) for row in changed] == [
+        (hour, "valid", "validate/0.1.0/run") for hour in (FIVE, SIX)
+    ]
+    for row in changed:
+        judged = row.of(Valid)
+        assert [each.observed for each in judged.warnings] == [None, 5]
+        assert (judged.rows, judged.suite_hash, judged.warnings[0].column) == (5, "abc", "n")
+
+
+def test_a_running_process_follows_the_ledger_that_was_written_again(world: World) -> None:
+    """Its handle has files that are gone: it reads the ledger again, and its next row follows."""
+    as_release_0_1(world)
+    running = Ledger(LedgerTable(world.lake.tables.sealed.below("ledger").table()), "seal/other/run")
+    assert len(running.history().entries) == len(world.lake.history().entries)
+    world.erase()
+    assert running.history() == world.lake.history()
+    assert running.record("started") is not None
+    assert world.lake.history().entries[-1].by == "seal/other/run"
 
 
 def commands(world: World, capsys: pytest.CaptureFixture[str], *arguments: str) -> Iterator[Any]:

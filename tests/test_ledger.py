@@ -7,6 +7,7 @@ import shutil
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from datetime import UTC, timedelta
 from pathlib import Path
 from typing import Any
@@ -432,3 +433,44 @@ def test_a_ledger_that_cannot_be_written_is_an_error_that_says_so(
     log_folder.write_text("no folder")
     with pytest.raises(LakeError):
         ledger_of_topic.record("started", details={"run": "a"})
+
+
+# --- an erasure ----------------------------------------------------------------------------------------------------
+
+
+def without_secret(entry: Entry) -> Entry:
+    return replace(entry, details={key: value for key, value in entry.details.items() if key != "secret"})
+
+
+def test_rows_that_come_while_the_ledger_is_written_again_stay(
+    opened: Callable[..., Ledger], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The commit meets the other's, reads again, and takes it along."""
+    mine, others = opened("erase"), opened("ingest")
+    mine.record("closed", FIVE, {"bronze_version": 1, "secret": "u17"})
+    real = ledger._with_changes
+    comes = iter([SIX])
+
+    def meanwhile(rows: Any, changed: Any) -> Any:
+        for hour in comes:
+            others.record("closed", hour, {"bronze_version": 2, "secret": "u18"})
+        return real(rows, changed)
+
+    monkeypatch.setattr(ledger, "_with_changes", meanwhile)
+    removed = mine.erase(without_secret)
+    assert len(removed) == 2
+    rows = [(entry.hour, dict(entry.details)) for entry in opened().history().entries]
+    assert rows == [(FIVE, {"bronze_version": 1}), (SIX, {"bronze_version": 2})]
+    assert mine.erase(without_secret) == []
+
+
+def test_broken_rows_are_written_again_as_they_are(opened: Callable[..., Ledger], folders: Folders) -> None:
+    """They are evidence of who else writes there."""
+    opened().record("closed", FIVE, {"bronze_version": 1, "secret": "u17"})
+    broken = [{"hour": "x", "state": "odd", "at": NOON, "by": None, "details": "no JSON"}]
+    write_deltalake(folders.ledger, pa.Table.from_pylist(broken, schema=LEDGER), mode="append")
+    before = [entry for entry in opened().history().entries if entry.problem]
+    opened().erase(without_secret)
+    after = opened().history().entries
+    assert [entry for entry in after if entry.problem] == before
+    assert [dict(entry.details) for entry in after if not entry.problem] == [{"bronze_version": 1}]

@@ -18,6 +18,7 @@ from lakehouse.operations.condition import Condition
 from lakehouse.operations.erasure.bronze import BronzeErasure
 from lakehouse.operations.erasure.order import ERASE, Order
 from lakehouse.operations.erasure.silver import ErasedHour, SilverErasure
+from lakehouse.operations.erasure.verdicts import without_observed_values
 from lakehouse.store.delta import table_errors
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -70,6 +71,7 @@ def _erase(tables: TopicTables, order: Order, *, dry_run: bool) -> Erasure:
         return Erasure(topic.name, would_be, sum(match.count for match in bronze.matches(events)))
     deliveries = bronze.rewrite(events)
     sealed_again = tuple(silver.seal_again(hour, matches) for hour, matches in sorted(found.items()))
+    ledger.erase(without_observed_values(ledger.history().erased_hours()))
     _end_in_mlflow(tables)
     log.info("erase: topic=%s hours=%d deliveries=%d", topic.name, len(sealed_again), deliveries)
     return Erasure(topic.name, sealed_again, deliveries, (*bronze.deleted, *silver.deleted))

@@ -17,6 +17,7 @@ from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.operations.damage import record_damage
+from lakehouse.operations.erasure.verdicts import without_observed_values
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
 from lakehouse.store.delta import ConflictError, Conflicts, DataFile, files, table_errors
@@ -207,12 +208,24 @@ class _Maintenance:
 
     def _ledger(self) -> Iterator[Removal]:
         """Files that became part of a larger one, once no version within the audit window has them."""
+        yield from self._erased_from_ledger()
         ledger = self._tables.sealed.below("ledger").table()
         expired = ledger.vacuum(dry_run=True)
         if expired and not self._dry_run:
             expired = ledger.vacuum(dry_run=False)
         for path in expired:
             yield self._removal("ledger", f"ledger/{path}", 0, "part of a larger file for the audit window")
+
+    def _erased_from_ledger(self) -> Iterator[Removal]:
+        """Files whose rows still have values of what an erasure took away: written again without them."""
+        erased = self._history.erased_hours()
+        changed = without_observed_values(erased)
+        addresses = self._tables.ledger_files_to_change(changed) if erased else []
+        if addresses and not self._dry_run:
+            self._tables.ledger(f"maintain/{self._release}").erase(changed)
+        for address in addresses:
+            path = f"ledger/{address.rpartition('/')[2]}"
+            yield self._removal("ledger", path, 0, "observed values of a revision that an erasure replaced")
 
     def _logs(self) -> Iterator[Removal]:
         """Entries that the tables' logs need no longer: no commit looks for them, as that lists the whole log."""

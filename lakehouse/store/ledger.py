@@ -303,6 +303,48 @@ class LedgerTable:
                     self._table.optimize.compact(post_commithook_properties=NO_CLEAN_UP)
                     make_durable(self._table)
 
+    def rewrite(self, changed: Callable[[Entry], Entry]) -> None:
+        """Write every row again as `changed` gives it, in one commit; CommitFailedError as `append`.
+
+        Only for what an erasure takes out of a row. The files before it stay until they are removed.
+        """
+        with self.lock, table_errors(self.uri, passing=(CommitFailedError,)):
+            self._table.update_incremental()
+            number = int(self._table.version()) + 1
+            write_deltalake(
+                self._table,
+                _with_changes(_stored_rows(self._table), changed),
+                mode="overwrite",
+                commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
+                post_commithook_properties=NO_CLEAN_UP,
+            )
+            make_durable(self._table)
+
+    def holding(self, changed: Callable[[Entry], Entry]) -> list[tuple[str, bool]]:
+        """(name, whether the table has it now) of each file in its folder with a row that `changed` gives otherwise.
+
+        Files of older versions are there, too; one of them that cannot be read may hold anything.
+        """
+        with self.lock, table_errors(self.uri):
+            listed = [stored.path for stored in files_of(self._table).listing("")]
+            self._table.update_incremental()
+            present = {uri.rpartition("/")[2] for uri in self._table.file_uris()}
+            names = [path for path in listed if "/" not in path and path.endswith(".parquet")]
+            return [(name, name in present) for name in names if self._may_hold(name, name in present, changed)]
+
+    def _may_hold(self, name: str, is_present: bool, changed: Callable[[Entry], Entry]) -> bool:
+        try:
+            return any(changed(row) != row for row in _entries_of_file(self._table, name))
+        except (OSError, pa.ArrowException):
+            if is_present:
+                raise
+            return True
+
+    def remove(self, names: Iterable[str]) -> None:
+        """Files that the table has no longer."""
+        with table_errors(self.uri):
+            files_of(self._table).delete(names)
+
     def _follow(self) -> None:
         version = int(self._table.version())
         if version == self._version:
@@ -330,6 +372,18 @@ class Ledger:
     def known_history(self) -> History:
         """The rows as this process read them last, without a look at the store."""
         return self._table.known_history()
+
+    def erase(self, changed: Callable[[Entry], Entry]) -> list[str]:
+        """Rows become what `changed` gives, and files that have any as it was are removed; gives their names."""
+        conflicts = Conflicts(self._table.uri)
+        while any(is_present for _, is_present in self._table.holding(changed)):
+            try:
+                self._table.rewrite(changed)
+            except CommitFailedError as conflict:
+                conflicts.meet(conflict)
+        removed = [name for name, _ in self._table.holding(changed)]
+        self._table.remove(removed)
+        return removed
 
     def record(
         self,
@@ -374,11 +428,15 @@ def _rows(entries: Iterable[Entry]) -> pa.Table:
             "state": entry.state,
             "at": entry.at,
             "by": entry.by,
-            "details": json.dumps(dict(entry.details), sort_keys=True, default=str),
+            "details": _details_text(entry),
         }
         for entry in entries
     ]
     return pa.Table.from_pylist(rows, schema=LEDGER)
+
+
+def _details_text(entry: Entry) -> str:
+    return json.dumps(dict(entry.details), sort_keys=True, default=str)
 
 
 def _entries(table: DeltaTable) -> list[Entry]:
@@ -387,6 +445,24 @@ def _entries(table: DeltaTable) -> list[Entry]:
     rows = pa.RecordBatchReader.from_stream(QueryBuilder().register("ledger", table).execute(query)).read_all()
     columns = (column.to_pylist() for column in rows.columns)
     return [_entry(*row, ledger=table.table_uri) for row in zip(*columns, strict=True)]
+
+
+def _stored_rows(table: DeltaTable) -> pa.Table:
+    """As they are, whatever is broken in them."""
+    query = "select hour, state, at, by, details from ledger"
+    return pa.RecordBatchReader.from_stream(QueryBuilder().register("ledger", table).execute(query)).read_all()
+
+
+def _with_changes(rows: pa.Table, changed: Callable[[Entry], Entry]) -> pa.Table:
+    """The same rows, with other details where `changed` gives them."""
+    details = rows["details"].to_pylist()
+    columns = [rows["hour"], rows["state"], rows["at"].cast(pa.int64()), rows["by"]]
+    for place, row in enumerate(zip(*(column.to_pylist() for column in columns), details, strict=True)):
+        entry = _entry(*row, ledger="")
+        if (new := changed(entry)) != entry:
+            details[place] = _details_text(new)
+    texts = pa.array(details, pa.string())
+    return rows.set_column(rows.column_names.index("details"), "details", texts).cast(LEDGER)
 
 
 def _entries_of_file(table: DeltaTable, uri: str) -> list[Entry]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import timedelta
 
@@ -15,7 +15,7 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
-from lakehouse.store.ledger import Clock, History, Ledger, LedgerTable, now
+from lakehouse.store.ledger import Clock, Entry, History, Ledger, LedgerTable, now
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
@@ -72,6 +72,12 @@ class TopicTables:
     def history(self) -> History:
         """What the ledger says; nothing where there is no ledger."""
         return LedgerTable(self._ledger.table()).history() if self.has_ledger() else History()
+
+    def ledger_files_to_change(self, changed: Callable[[Entry], Entry]) -> list[str]:
+        """Addresses of the ledger's files with a row that `changed` gives otherwise, those of older versions too."""
+        if not self.has_ledger():
+            return []
+        return [f"{self._ledger.uri}/{name}" for name, _ in LedgerTable(self._ledger.table()).holding(changed)]
 
     def has_bronze(self) -> bool:
         return self.raw.below("bronze").has_table()

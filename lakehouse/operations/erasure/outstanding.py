@@ -19,13 +19,15 @@ from lakehouse.operations.erasure.leftovers import (
     silver_leftovers,
     unrecorded_revisions,
 )
+from lakehouse.operations.erasure.verdicts import without_observed_values
 from lakehouse.store.ledger import History
-from lakehouse.store.records import Judged, Mirrored, State
+from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs
 
 _AGAIN = "Run erase again, with any condition: it finishes what was interrupted."
+_BY_MAINTAIN = "Run maintain, which takes them out of the ledger, or erase again with any condition."
 
 
 @dataclass(frozen=True)
@@ -45,7 +47,7 @@ def outstanding(topic: Topic, config: Config, open_mirror: Callable[[str], Mirro
     """
     tables = TopicTables(topic, config.settings)
     history = tables.history()
-    items = [*_in_tables(tables, history), *_in_ledger(history), *_in_mlflow(tables)]
+    items = [*_in_tables(tables, history), *_in_ledger(tables, history), *_in_mlflow(tables)]
     for site in report_sites.outdated_sites(tables, history):
         where = site.address if "://" in site.address else f"{site.address} on {site.host}"
         items.append(OpenItem("report pages", None, where, "Run `lakehouse report --out` for it again, or remove it."))
@@ -69,15 +71,11 @@ def _in_tables(tables: TopicTables, history: History) -> Iterator[OpenItem]:
         yield OpenItem("reports", None, sealed.address(path), _AGAIN)
 
 
-def _in_ledger(history: History) -> Iterator[OpenItem]:
+def _in_ledger(tables: TopicTables, history: History) -> Iterator[OpenItem]:
     """Release 0.1 wrote what it observed of columns, which can be a row's value, into the verdict's row."""
-    for hour, newest in history.erased_hours().items():
-        verdicts = [entry.record for entry in history.of_hour(hour) if entry.state in (State.VALID, State.INVALID)]
-        older = [record for record in verdicts if isinstance(record, Judged) and record.revision < newest]
-        failed = [each for record in older for each in (*record.failed, *record.warnings)]
-        if any(each.observed is not None and each.column for each in failed):
-            found = "observed values in the verdict on an older revision"
-            yield OpenItem("ledger", hour, found, "See with `lakehouse explain` whether they are the person's.")
+    if erased := history.erased_hours():
+        for address in tables.ledger_files_to_change(without_observed_values(erased)):
+            yield OpenItem("ledger", None, f"observed values of older revisions in {address}", _BY_MAINTAIN)
 
 
 def _in_mlflow(tables: TopicTables) -> Iterator[OpenItem]:
