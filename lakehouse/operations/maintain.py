@@ -7,13 +7,14 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import duration_text
-from lakehouse.errors import lake_errors
+from lakehouse.errors import LakeError, lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.operations.damage import record_damage
@@ -218,7 +219,9 @@ class _Maintenance:
 
     def _erased_from_ledger(self) -> Iterator[Removal]:
         """Files whose rows still have values of what an erasure took away: written again without them."""
-        erased = self._history.erased_hours()
+        erased: dict[Hour, int] = {}
+        with suppress(LakeError):  # of a broken row, which `verify` reports: it keeps nothing else from being removed
+            erased = self._history.erased_hours()
         changed = without_observed_values(erased)
         addresses = self._tables.ledger_files_to_change(changed) if erased else []
         if addresses and not self._dry_run:
