@@ -92,7 +92,7 @@ def pages() -> dict[str, str]:
         "jobs": "\n\n".join(_jobs()),
         "exit_codes": "\n".join(_exit_codes()),
         "figures": figures(RESULTS).rstrip(),
-        **{name: "\n".join(_columns(name, schema)) for name, schema in _schemas().items()},
+        **{name: "\n".join(_columns(name, schema)) for name, schema in table_schemas().items()},
         "ledger_details": "\n\n".join(_ledger_details()),
         "heartbeat": "\n".join([*_details(Heartbeat), "", "Each of `topics`:", "", *_details(Pulse)]),
     }
@@ -110,16 +110,16 @@ def _key_lines(model: type[BaseModel], skip: tuple[str, ...] = ()) -> Iterator[s
     """`| key | unit | default | meaning |` for each key, those of sections by their dotted names."""
     yield "| key | unit | default | what it is, and when to change it |"
     yield "|---|---|---|---|"
-    for name, field in _flat(model):
+    for name, field in flat_fields(model):
         if name not in skip:
             yield f"| `{name}` | {_cell(_unit(field))} | {_cell(_default(field))} | {_cell(field.description or '')} |"
 
 
-def _flat(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
+def flat_fields(model: type[BaseModel], prefix: str = "") -> Iterator[tuple[str, FieldInfo]]:
     for name, field in model.model_fields.items():
         kind = field.annotation
         if isinstance(kind, type) and issubclass(kind, BaseModel):
-            yield from _flat(kind, f"{prefix}{name}.")
+            yield from flat_fields(kind, f"{prefix}{name}.")
         else:
             yield f"{prefix}{name}", field
 
@@ -295,7 +295,7 @@ def _when_omitted(parameter: Any) -> str:
 # --- tables --------------------------------------------------------------------------------------------------------
 
 
-def _schemas() -> dict[str, pa.Schema]:
+def table_schemas() -> dict[str, pa.Schema]:
     topic = topic_from("plays", dict(SAMPLE))
     return {
         "bronze_columns": schemas.bronze_schema(topic),

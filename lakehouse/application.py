@@ -239,7 +239,7 @@ def _mirror(topic: Topic, application: Application, is_stopping: Callable[[], bo
     )
 
 
-def _look(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
+def look(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
     """Record what is damaged, at the start of a run and at times after it."""
     last, this = application.checked_at.get(topic.name), datetime.now(UTC)
     if last is None or this - last >= LOOK_EVERY:
@@ -260,7 +260,7 @@ def _audit(topic: Topic, application: Application, is_stopping: Callable[[], boo
     check_topic(topic, application.config, datetime.now(UTC))
 
 
-_ALL_STAGES: dict[str, Stage] = {"seal": _seal, "validate": _validate, "mirror": _mirror, "look": _look}
+_ALL_STAGES: dict[str, Stage] = {"seal": _seal, "validate": _validate, "mirror": _mirror, "look": look}
 
 
 def _stages(application: Application, stages: Mapping[str, Stage], look_every: timedelta) -> Stages:

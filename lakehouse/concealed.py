@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import logging
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from typing import Any
 
 HIDDEN = "(not shown)"
@@ -48,6 +48,14 @@ def hide(secret: str) -> None:
     """Remember one that is in no file: from the environment."""
     if len(secret) >= _SHORTEST:
         _known.add(secret)
+
+
+def know_only(secrets: Collection[str]) -> frozenset[str]:
+    """Forget all others, and give them back: for a process that turns from one environment to another, as tests do."""
+    before = frozenset(_known)
+    _known.clear()
+    _known.update(secrets)
+    return before
 
 
 def without_secrets(text: str) -> str:

@@ -63,8 +63,8 @@ class FakeBigQuery:
         self._base = duckdb.connect(":memory:")
         self._base.execute("set timezone = 'UTC'")
         self._datasets: dict[str, dict[str, Any]] = {}
-        self._tables: dict[tuple[str, str], dict[str, Any]] = {}
-        self._jobs: dict[str, dict[str, Any]] = {}
+        self.tables: dict[tuple[str, str], dict[str, Any]] = {}
+        self.jobs: dict[str, dict[str, Any]] = {}
         self._results: dict[str, dict[str, Any]] = {}
         self._uploads: dict[str, dict[str, Any]] = {}
         self._lock = threading.RLock()
@@ -104,7 +104,7 @@ class FakeBigQuery:
             case "POST", ["jobs"]:
                 return self._submit(body, None)
             case "GET", ["jobs"]:
-                return {"jobs": list(self._jobs.values())}
+                return {"jobs": list(self.jobs.values())}
             case "GET", ["jobs", job]:
                 return self._job(job)
             case "POST", ["queries"]:
@@ -152,7 +152,7 @@ class FakeBigQuery:
         name = body["tableReference"]["tableId"]
         if "$" in name:
             raise Refused(400, "invalid", f"Invalid table ID {name!r}: a decorator names no table")
-        self._insert(self._tables, (dataset, name), body, "Table")
+        self._insert(self.tables, (dataset, name), body, "Table")
         if "view" not in body:
             fields = body.get("schema", {}).get("fields", [])
             columns = [f"{_quoted(each['name'])} {_duckdb_type(each)}" for each in fields]
@@ -163,15 +163,15 @@ class FakeBigQuery:
 
     def _listed(self, dataset: str) -> dict[str, Any]:
         self._dataset(dataset)
-        names = [name for home, name in self._tables if home == dataset]
-        found = [{"tableReference": self._tables[dataset, name]["tableReference"]} for name in names]
+        names = [name for home, name in self.tables if home == dataset]
+        found = [{"tableReference": self.tables[dataset, name]["tableReference"]} for name in names]
         return {"kind": "bigquery#tableList", "tables": found, "totalItems": len(found)}
 
     def _table(self, dataset: str, name: str) -> dict[str, Any]:
         self._dataset(dataset)
-        if (dataset, name) not in self._tables:
+        if (dataset, name) not in self.tables:
             raise not_found("Table", f"p:{dataset}.{name}")
-        return self._tables[dataset, name]
+        return self.tables[dataset, name]
 
     def _described(self, dataset: str, name: str) -> dict[str, Any]:
         table = self._table(dataset, name)
@@ -211,15 +211,15 @@ class FakeBigQuery:
             at = _at(dataset, found["table"])
             self._base.execute(f"delete from {at} where {_quoted(PARTITION)} = ?", [instant])
             return
-        del self._tables[dataset, name]
+        del self.tables[dataset, name]
         self._base.execute(f"drop table {_at(dataset, name)}")
 
     # --- jobs
 
     def _job(self, job_id: str) -> dict[str, Any]:
-        if job_id not in self._jobs:
+        if job_id not in self.jobs:
             raise not_found("Job", f"p:{job_id}")
-        return self._jobs[job_id]
+        return self.jobs[job_id]
 
     def _submit(self, job: dict[str, Any], data: bytes | None) -> dict[str, Any]:
         """The job's id is taken even when the job fails, and counts for the table's day."""
@@ -228,7 +228,7 @@ class FakeBigQuery:
         job = {**job, "id": f"p:US.{job_id}", "statistics": {"creationTime": now, "startTime": now, "endTime": now}}
         job["jobReference"] = {"projectId": "p", "location": "US", **job["jobReference"]}
         job["configuration"]["jobType"] = "LOAD"
-        self._insert(self._jobs, job_id, job, f"Job p:{job_id}"[4:])
+        self._insert(self.jobs, job_id, job, f"Job p:{job_id}"[4:])
         job["status"] = {"state": "DONE"}
         try:
             self._load(job["configuration"]["load"], data)
@@ -246,7 +246,7 @@ class FakeBigQuery:
         self._within_quota(dataset, found["table"])
         self._dataset(dataset)
         wanted = load["schema"]["fields"]
-        is_new = (dataset, found["table"]) not in self._tables
+        is_new = (dataset, found["table"]) not in self.tables
         if is_new:
             name = {"projectId": "p", "datasetId": dataset, "tableId": found["table"]}
             how = {"timePartitioning": {"type": "DAY"}} if found["partition"] else {}
@@ -286,7 +286,7 @@ class FakeBigQuery:
             table = job["configuration"].get("load", {}).get("destinationTable", {})
             return f"{table.get('datasetId')}.{table.get('tableId')}".partition("$")[0]
 
-        if sum(into(job) == f"{dataset}.{name}" for job in self._jobs.values()) > self.loads_per_table:
+        if sum(into(job) == f"{dataset}.{name}" for job in self.jobs.values()) > self.loads_per_table:
             raise Refused(
                 403, "quotaExceeded", "Quota exceeded: Your table exceeded quota for imports or query appends"
             )
@@ -352,7 +352,7 @@ class FakeBigQuery:
         parts = [
             f"select '{name}' as table_name, {stamp} as partition_id, count(*) as total_rows"
             f" from {_at(dataset, name)} group by all"
-            for home, name in self._tables if home == dataset and "view" not in self._tables[home, name]
+            for home, name in self.tables if home == dataset and "view" not in self.tables[home, name]
         ] or ["select null as table_name, null as partition_id, 0 as total_rows where false"]  # fmt: skip
         return sqlglot.parse_one(" union all ".join(parts), read="duckdb")
 

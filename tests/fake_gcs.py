@@ -10,7 +10,7 @@ from __future__ import annotations
 import email
 import json
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
@@ -33,14 +33,14 @@ class Refused(Exception):
 
 
 class FakeGoogleStorage:
-    """One bucket, which is a folder. `denied` are names of objects that the caller may look at and not change.
+    """One bucket, which is a folder. `denies` says which objects the caller may look at and not change.
 
     A copy by `rewriteTo` takes two calls.
     """
 
     def __init__(self, folder: Path, bucket: str = "lake") -> None:
         self.folder, self.bucket = folder, bucket
-        self.denied: set[str] = set()
+        self.denies: Callable[[str], bool] = lambda name: False
         self.policies: dict[str, Any] = {}
         self.requests: list[str] = []
         self._refusal: tuple[int, int] | None = None
@@ -116,7 +116,7 @@ class FakeGoogleStorage:
 
     def _patched(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         self._resource(name)
-        if name in self.denied:
+        if self.denies(name):
             raise Refused(
                 403, "forbidden", "someone@example.com does not have storage.objects.update access to the Google Cloud"
                 " Storage object. Permission 'storage.objects.update' denied on resource (or it may not exist).",

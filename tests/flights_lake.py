@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -14,7 +14,6 @@ from tempfile import mkdtemp
 from typing import Any
 
 import pyarrow as pa
-import pytest
 import yaml
 from folders import folders_of
 
@@ -33,7 +32,7 @@ from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
-from lakehouse.validate import mlflow_runs
+from lakehouse.validate import mlflow_background
 from lakehouse.validate.stage import validate_due
 
 HOUSE = Path(__file__).parent.parent
@@ -60,12 +59,15 @@ def shared_lake() -> FlightsLake:
     """Eight hours, once for all tests of a run: they look at it, and some release an hour."""
     folder = Path(mkdtemp(prefix="flights-"))
     atexit.register(rmtree, folder, ignore_errors=True)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mlflow_runs, "log_soon", lambda tables: None)
-        return flights_lake(folder, 8)
+    return flights_lake(folder, 8, log_runs=lambda tables: None)
 
 
-def flights_lake(folder: Path, number: int = 6, topics: Sequence[str] = ()) -> FlightsLake:
+def flights_lake(
+    folder: Path,
+    number: int = 6,
+    topics: Sequence[str] = (),
+    log_runs: Callable[[TopicTables], object] = mlflow_background.log_soon,
+) -> FlightsLake:
     """`number` hours of publishing; events of the last hours are still open, and one topic has invalid hours."""
     conf = _configured(folder)
     lake = FlightsLake(conf, load(conf), flights.FIRST)
@@ -74,7 +76,7 @@ def flights_lake(folder: Path, number: int = 6, topics: Sequence[str] = ()) -> F
         topic = lake.config.topic(name)
         _ingested(topic, lake, [message for message in messages if message.topic == name], number)
         seal_due(topic, lake.config, None, run="small")
-        validate_due(topic, lake.config, run="small")
+        validate_due(topic, lake.config, run="small", log_runs=log_runs)
         if name != DIRTY:
             mirror_due(topic, lake.config, None, run="small")
     return lake

@@ -629,7 +629,7 @@ class HiveTarget(FolderTarget):
             return None
         schema = sealed_schema(topic)
         columns = ", ".join(_hive_text(field) for field in schema)
-        with hive_module._session(self.options) as hive:
+        with hive_module.session(self.options) as hive:
             found = hive.rows(f"select {columns} from {self.options.database}.{topic.name} where hour = '{hour}'")
         rows = [{f.name: _from_hive(value, f.type) for f, value in zip(schema, row, strict=True)} for row in found]
         return pa.Table.from_pylist(rows, schema)
@@ -639,7 +639,7 @@ class HiveTarget(FolderTarget):
 
     def drop(self, topic: Topic, hour: Hour) -> None:
         assert self.options is not None
-        with hive_module._session(self.options) as hive:
+        with hive_module.session(self.options) as hive:
             hive.run(f"alter table {self.options.database}.{topic.name} drop partition (hour = '{hour}')")
 
     def crashing_at(self, step: int) -> Mirror:
@@ -652,7 +652,7 @@ class HiveTarget(FolderTarget):
 
     def _location(self, topic: Topic, hour: Hour) -> str | None:
         assert self.options is not None
-        with hive_module._session(self.options) as hive:
+        with hive_module.session(self.options) as hive:
             return hive.location(f"{self.options.database}.{topic.name}", hour)
 
 

@@ -54,7 +54,7 @@ def partitions(fake: FakeBigQuery, address: str) -> BigQueryTarget:
 
 
 def loads(fake: FakeBigQuery) -> list[str]:
-    return [job for job in fake._jobs if "manifest" not in job]
+    return [job for job in fake.jobs if "manifest" not in job]
 
 
 def test_a_job_is_named_by_what_it_loads(tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic) -> None:
@@ -69,7 +69,7 @@ def test_a_job_that_is_there_already_is_waited_for(
     """The process that began it died before it could describe the table."""
     hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
     tables.mirror.publish(hour)
-    table = fake._tables["lake", "plays_2026112305"]
+    table = fake.tables["lake", "plays_2026112305"]
     del table["description"]
     tables.mirror.publish(hour)
     assert len(loads(fake)) == 1
@@ -117,11 +117,11 @@ def test_a_null_in_an_array_is_refused_as_bigquery_says_it(
 def test_the_table_says_whose_hour_it_is(tables: BigQueryTarget, fake: FakeBigQuery, lake: Lake, topic: Topic) -> None:
     hour = lake.sealed(topic, HOUR, plays(["a"], topic))
     tables.mirror.publish(hour)
-    table = fake._tables["lake", "plays_2026112305"]
+    table = fake.tables["lake", "plays_2026112305"]
     labels = {"topic": "plays", "hour": "2026-11-23t05", "revision": "1", "release": "test"}
     assert json.loads(table["description"]) == manifest_of(hour)
     assert table["labels"] == labels
-    assert next(iter(fake._jobs.values()))["configuration"]["labels"] == labels
+    assert next(iter(fake.jobs.values()))["configuration"]["labels"] == labels
 
 
 @pytest.mark.parametrize("layout", LAYOUTS)
@@ -131,9 +131,9 @@ def test_expiry_is_set_when_it_is_configured(
     options = bigquery_options(address, "lake", layout=layout, expires_after="30 days")
     BigQueryTarget(options, fake.gcs).mirror.publish(lake.sealed(topic, HOUR, plays(["a"], topic)))
     if layout == "partition":
-        assert fake._tables["lake", "plays"]["timePartitioning"]["expirationMs"] == str(30 * 86400 * 1000)
+        assert fake.tables["lake", "plays"]["timePartitioning"]["expirationMs"] == str(30 * 86400 * 1000)
     else:
-        expires = int(fake._tables["lake", "plays_2026112305"]["expirationTime"]) / 1000
+        expires = int(fake.tables["lake", "plays_2026112305"]["expirationTime"]) / 1000
         assert abs(expires - time.time() - 30 * 86400) < 60
 
 
@@ -164,7 +164,7 @@ def test_partitions_are_those_of_ingestion_and_not_of_event_time(
 ) -> None:
     """Skewed rows carry an earlier hour in their event time than the one that they are delivered in."""
     partitions.mirror.publish(lake.sealed(topic, NEXT, plays(["late"], topic)))
-    assert fake._tables["lake", "plays"]["timePartitioning"] == {"type": "HOUR"}
+    assert fake.tables["lake", "plays"]["timePartitioning"] == {"type": "HOUR"}
     assert partitions.rows(topic, HOUR) is None
     assert partitions.rows(topic, NEXT) is not None
 

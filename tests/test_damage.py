@@ -246,14 +246,14 @@ def test_status_of_all_topics_says_what_the_last_look_found(
     halved(file)
     application = doors.Application(lake.config, (lake.config.topic(DAMAGED),), run="one")
     for _ in range(2):
-        doors._look(application.topics[0], application, lambda: False)
+        doors.look(application.topics[0], application, lambda: False)
     assert [(row.state, row.error) for row in lake.statuses(DAMAGED, NEIGHBOUR)] == [("damaged", None), ("ok", None)]
     assert lake.command("status", "--wide") == 1
     page = "".join(capsys.readouterr().out.split())
     assert f"1filemissingordamaged,see`lakehousestatus{DAMAGED}`" in page
     file.write_bytes(kept)
     assert lake.statuses(DAMAGED, looks_at_files=True)[0].state == "ok"
-    doors._look(application.topics[0], application, lambda: False)
+    doors.look(application.topics[0], application, lambda: False)
     assert lake.statuses(DAMAGED)[0].state == "damaged", "not so often"
     assert lake.command("maintain", "--dry-run") == 0
     assert lake.statuses(DAMAGED)[0].state == "damaged", "nothing is written"

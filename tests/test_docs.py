@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from docs import comments, generate
 from docs.columns import MEANING
+from docs.keys import unit_of
 from lakehouse import schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings, load
@@ -56,13 +57,13 @@ def test_every_key_of_an_environment_has_its_comment_again(file: Path) -> None:
 
 @pytest.mark.parametrize("model", [Topic, Settings, *generate.MIRROR_OPTIONS.values()])
 def test_every_key_says_its_unit_and_when_to_change_it(model: type[BaseModel]) -> None:
-    silent = [name for name, field in generate._flat(model) if not (field.description and generate._unit(field))]
+    silent = [name for name, field in generate.flat_fields(model) if not (field.description and unit_of(field))]
     assert set(silent) <= {"name", "kind"}
 
 
 def test_every_column_has_a_meaning_and_no_other() -> None:
     declared = set(generate.SAMPLE["fields"])  # type: ignore[arg-type]
-    columns = {name for schema in generate._schemas().values() for name in schema.names} - declared
+    columns = {name for schema in generate.table_schemas().values() for name in schema.names} - declared
     assert columns == set(MEANING)
     assert set(schemas.LEDGER.names) <= columns
 

@@ -16,6 +16,7 @@ import pytest
 
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
+from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.stage import mirror_due
@@ -27,7 +28,7 @@ from lakehouse.operations.reconcile import mirrors_of
 from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.records import Valid
 from lakehouse.topics import Topic
-from lakehouse.validate import mlflow_runs
+from lakehouse.validate.mlflow_background import BackgroundLog
 from lakehouse.validate.stage import validate_due
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
@@ -57,6 +58,12 @@ class World:
     lake: Lake
     root: Path
 
+    def without_mlflow(self) -> World:
+        """The same, where nobody answers at the tracking server's address."""
+        (port,) = free_ports(1)
+        mlflow = self.lake.settings.mlflow.model_copy(update={"tracking_uri": f"http://127.0.0.1:{port}"})
+        return replace(self, lake=self.lake.with_settings(mlflow=mlflow))
+
     def suite(self, *more: dict[str, Any]) -> None:
         for name, expectations in (("plays", [*SUITE, *more]), ("_every_topic", [])):
             path = self.lake.config.expectations / f"{name}.json"
@@ -65,9 +72,8 @@ class World:
 
     def follow(self) -> None:
         """All stages that come after the seal, and the pages."""
-        validate_due(self.lake.topic, self.lake.config, run="r")
+        validate_due(self.lake.topic, self.lake.config, run="r", log_runs=BackgroundLog().log_or_warn)
         mirror_due(self.lake.topic, self.lake.config, None, run="r")
-        mlflow_runs._log_or_warn(self.lake.tables)
 
     def draw(self, site: str = "site", last: int = 1) -> None:
         report.build(self.lake.config, str(self.root / site), NOW, last=last)
@@ -101,10 +107,8 @@ def holds(path: Path) -> bool:
 
 
 @pytest.fixture
-def world(topic: Topic, settings: Settings, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
+def world(topic: Topic, settings: Settings, config: Config, tmp_path: Path) -> World:
     """User PERSON has events in two sealed hours and in the open one; everything has followed."""
-    monkeypatch.setattr(mlflow_runs, "log_soon", lambda tables: None)
-    monkeypatch.setattr(mlflow_runs, "_left_alone_until", {})
     mirrors = {
         "folder": {"kind": "folder", "path": str(tmp_path / "mirror")},
         "base": {"kind": "duckdb", "path": str(tmp_path / "mirror.duckdb")},
@@ -164,19 +168,14 @@ def test_what_cannot_be_asked_is_open(world: World, monkeypatch: pytest.MonkeyPa
         world.draw(site)
     with monkeypatch.context() as patched:
         patched.setattr(FolderMirror, "remains", away)
-        patched.setattr(mlflow_runs, "_client", away)
-        assert world.open_stores() == {"mirror folder", "MLflow"}
-        assert all("no route" in item.found for item in world.outstanding())
+        elsewhere = world.without_mlflow()
+        assert elsewhere.open_stores() == {"mirror folder", "MLflow"}
+        assert all("no answer" in item.found for item in elsewhere.outstanding())
     assert world.outstanding() == []
 
 
-def test_mlflow_that_was_away_is_cleared_by_the_next_verdict(world: World, monkeypatch: pytest.MonkeyPatch) -> None:
-    def away(*_: object) -> Any:
-        raise ConnectionError("no route")
-
-    with monkeypatch.context() as patched:
-        patched.setattr(mlflow_runs, "_client", away)
-        world.erase()
+def test_mlflow_that_was_away_is_cleared_by_the_next_verdict(world: World) -> None:
+    world.without_mlflow().erase()
     assert "MLflow" in world.open_stores()
     world.follow()
     assert not {path for path in world.holders() if "mlflow" in path}

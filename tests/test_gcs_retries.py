@@ -10,7 +10,7 @@ import pytest
 from fake_gcs import FakeGoogleStorage, serving
 
 from lakehouse.mirrors.files import Copy
-from lakehouse.mirrors.hadoop import _rewrite, google_client
+from lakehouse.mirrors.hadoop import google_client, rewrite
 from lakehouse.store.files import GoogleStorage
 from lakehouse.store.place import Place
 
@@ -28,7 +28,7 @@ def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Fa
 
 def mirrored(options: dict[str, str]) -> None:
     """An hour's file, from a lake on GCS to a folder on GCS, by GCS itself."""
-    _rewrite(google_client(options), Copy(Place("gs://lake/plays", options), "a", "gs://lake/mirror/a", 2))
+    rewrite(google_client(options), Copy(Place("gs://lake/plays", options), "a", "gs://lake/mirror/a", 2))
 
 
 def on_lake(call: Callable[[GoogleStorage], object]) -> Callable[[dict[str, str]], None]:

@@ -153,7 +153,7 @@ def test_what_a_dead_seal_held_is_not_kept_for_ever(lake: Lake, bucket: Bucket, 
 
 def test_a_store_that_refuses_is_reported_in_our_words(bucket: Bucket, google: FakeGoogleStorage, topic: Topic) -> None:
     bucket.write("guarded", b"")
-    google.denied = {f"{topic.name}/guarded"}
+    google.denies = lambda name: name == f"{topic.name}/guarded"
     with pytest.raises(LakeError, match=r"someone@example.com does not have storage\.objects\.update access"):
         Holds(bucket).put(["guarded"])
     with pytest.raises(LakeError, match=f"No such object: lake/{topic.name}/gone"):
@@ -162,23 +162,16 @@ def test_a_store_that_refuses_is_reported_in_our_words(bucket: Bucket, google: F
 
 
 def test_an_hour_whose_files_cannot_be_held_is_not_recorded_and_sealed_by_the_next_run(
-    lake: Lake, google: FakeGoogleStorage, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, google: FakeGoogleStorage
 ) -> None:
     """The commit is made by then; what the ledger says of an hour must hold."""
     seven = "2025-06-01T07"
     lake.deliver(Delivery("d", 121), hour=seven)
-    real = google._patched
-
-    def refused(name: str, changes: dict[str, Any]) -> dict[str, Any]:
-        google.denied = {name}
-        return real(name, changes)
-
-    monkeypatch.setattr(google, "_patched", refused)
+    google.denies = lambda name: True
     with pytest.raises(LakeError, match=r"storage\.objects\.update"):
         lake.seal(seven)
     assert lake.ledger.history().first("sealed", seven) is None
-    monkeypatch.setattr(google, "_patched", real)
-    google.denied = set()
+    google.denies = lambda name: False
     assert lake.sealer().seal(seven) is not None
     assert held(google, lake.topic) == paths(lake, FIVE, SIX, seven)
 
@@ -197,7 +190,7 @@ def test_the_emulator_forgets_holds(servers: Servers) -> None:
     """Why `fake_gcs` is there; the day this fails, the emulator can take its place."""
     options = {"google_base_url": servers.gcs().address, "google_skip_signature": "true"}
     bucket = GoogleStorage("gs://holds/plays", options)
-    bucket._bucket().client.create_bucket("holds")
+    google_client(options).create_bucket("holds")
     bucket.write("silver/a", b"rows")
     Holds(bucket).put(["silver/a"])
     assert Holds(bucket).held("silver") == set()

@@ -104,5 +104,5 @@ def test_without_any_bound_late_events_hold_an_hour(monkeypatch: pytest.MonkeyPa
 
 def test_without_a_clock_that_is_carried_on_rejected_messages_hold_an_hour(monkeypatch: pytest.MonkeyPatch) -> None:
     """They move no watermark, and once a newer event has come the topic is not idle."""
-    monkeypatch.setattr(closing, "_carried_watermark", lambda signals, topic: None)
+    monkeypatch.setattr(closing, "carried_watermark", lambda signals, topic: None)
     assert list(too_long_open(("a little late", "rejected")))

@@ -365,9 +365,8 @@ def test_the_first_care_of_a_run_is_when_it_is_due_but_not_at_once(last_done: ti
     assert care.first_wait(None if last_done is None else at - last_done, at, timedelta(days=1)) == wait
 
 
-def care_of(lake: Lake, monkeypatch: pytest.MonkeyPatch, every: str) -> tuple[Care, list[tuple[str, str | None]]]:
+def care_of(lake: Lake, every: str) -> tuple[Care, list[tuple[str, str | None]]]:
     """That is due at once, and what it tells."""
-    monkeypatch.setattr(care, "_AFTER_START", timedelta(0))
     noted: list[tuple[str, str | None]] = []
     settings = lake.settings.model_copy(update={"maintain": Maintain.model_validate({"every": every})})
     config = replace(lake.config, settings=settings)
@@ -375,15 +374,15 @@ def care_of(lake: Lake, monkeypatch: pytest.MonkeyPatch, every: str) -> tuple[Ca
     def note(topic: str, at: datetime, error: Exception | None) -> None:
         noted.append((topic, str(error) if error else None))
 
-    return Care([lake.topic], config, threading.Event(), note), noted
+    return Care([lake.topic], config, threading.Event(), note, after_start=timedelta(0)), noted
 
 
-def test_a_run_maintains_its_topics_by_itself(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_run_maintains_its_topics_by_itself(lake: Lake) -> None:
     """So that nobody must schedule it."""
     past = manifest(lake, 0)
     for number in range(3):
         lake.deliver(Delivery(f"e{number}"))
-    ours, noted = care_of(lake, monkeypatch, "1 day")
+    ours, noted = care_of(lake, "1 day")
     ours.start({})
     wait_until(lambda: bool(noted))
     ours.end()
@@ -391,12 +390,10 @@ def test_a_run_maintains_its_topics_by_itself(lake: Lake, monkeypatch: pytest.Mo
     assert not past.exists()
 
 
-def test_what_fails_of_it_is_noted_for_the_topic_and_ends_no_run(
-    lake: Lake, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_what_fails_of_it_is_noted_for_the_topic_and_ends_no_run(lake: Lake, caplog: pytest.LogCaptureFixture) -> None:
     lake.deliver(Delivery("a"))
     Path(lake.folders.bronze, "_delta_log", f"{lake.bronze.version():020d}.json").write_text("no commit")
-    ours, noted = care_of(lake, monkeypatch, "1 day")
+    ours, noted = care_of(lake, "1 day")
     ours.start({})
     wait_until(lambda: bool(noted))
     ours.end()
@@ -408,8 +405,8 @@ def test_what_fails_of_it_is_noted_for_the_topic_and_ends_no_run(
     ]
 
 
-def test_never_means_never(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    ours, noted = care_of(lake, monkeypatch, "never")
+def test_never_means_never(lake: Lake) -> None:
+    ours, noted = care_of(lake, "never")
     ours.start({})
     ours.end()
     assert noted == []

@@ -65,7 +65,7 @@ from lakehouse.operations.stage_failures import record_stage_failure, stage_fail
 from lakehouse.store.files import google_client
 from lakehouse.store.place import Place
 from lakehouse.store.records import Invalid, Mirrored, Released, Valid, Withdrawn
-from lakehouse.topics import Topic, topic_from
+from lakehouse.topics import Frozen, Topic, topic_from
 from tests.servers.together import Servers
 
 
@@ -634,22 +634,18 @@ def test_what_cannot_be_a_mirror_names_file_and_key(values: dict[str, Any], mess
         mirror_named("copy", settings_with(**values), Path("conf/local.yaml"), None)
 
 
-def test_a_run_reads_a_mirror_s_options_once_for_all_topics(
-    config: Config, topic: Topic, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_run_reads_a_mirror_s_options_once_for_all_topics(config: Config, topic: Topic) -> None:
     """300 topics each compared with all others: options read again for each pair took minutes."""
     topics = {f"t{n}": topic.model_copy(update={"name": f"t{n}", "mirrors": ["copy", "other"]}) for n in range(300)}
     mirrors = {name: {"kind": "folder", "path": f"/tmp/{name}"} for name in ("copy", "other")}
     many = replace(config, topics=topics, settings=config.settings.model_copy(update={"mirrors": mirrors}))
     read: list[str] = []
-    options = catalogue._options
 
-    def recorded(kind: Any, name: str, *rest: Any) -> Any:
+    def recorded(kind: catalogue.MirrorKind, name: str, *rest: Any) -> Frozen:
         read.append(name)
-        return options(kind, name, *rest)
+        return catalogue.read_options(kind, name, *rest)
 
-    monkeypatch.setattr(catalogue, "_options", recorded)
-    checks = catalogue.Checks(many)
+    checks = catalogue.Checks(many, recorded)
     assert [checks.check(name, each) for each in topics.values() for name in mirrors] == [[]] * 600
     assert sorted(read) == ["copy", "other"]
 

@@ -4,6 +4,7 @@ import base64
 import json
 from collections import Counter
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
 from itertools import pairwise
@@ -16,6 +17,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from lakehouse.decode import json_pages
+from lakehouse.decode.columns import Parsed
 from lakehouse.decode.events import (
     FORMATS,
     FROM_THE_FUTURE,
@@ -640,6 +642,32 @@ def test_a_long_page_with_odd_messages_is_read_as_by_message(topic: Topic) -> No
     assert (reasons[700].as_py(), reasons[1_999].as_py()) == (NOT_JSON, "wrong type: n")
 
 
+@dataclass
+class Ways:
+    """How many messages were read by each way, each time that some were."""
+
+    by_arrow: list[int] = field(default_factory=list)
+    by_documents: list[int] = field(default_factory=list)
+
+
+@pytest.fixture
+def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
+    """Of the pages of JSON that the test decodes."""
+    ways = Ways()
+
+    def by_arrow(texts: pa.StringArray, *arguments: Any) -> Parsed | None:
+        ways.by_arrow.append(len(texts))
+        return json_pages.by_arrow(texts, *arguments)
+
+    def by_documents(payloads: pa.BinaryArray, *arguments: Any) -> Parsed:
+        ways.by_documents.append(len(payloads))
+        return json_pages.by_documents(payloads, *arguments)
+
+    reader = json_pages.PageReader(by_arrow, by_documents)
+    monkeypatch.setitem(FORMATS, "json", replace(FORMATS["json"], page=reader.page))
+    return ways
+
+
 def test_a_clean_page_is_read_at_once(topic: Topic, monkeypatch: pytest.MonkeyPatch) -> None:
     """Else the pages of a topic would decode several times slower, and no other test would see it."""
     monkeypatch.setattr(json_pages, "by_message", None)
@@ -649,29 +677,13 @@ def test_a_clean_page_is_read_at_once(topic: Topic, monkeypatch: pytest.MonkeyPa
     assert decode(delivered(undeclared), topic).undeclared == {"other": 1_000, "track.genre": 1_000}
 
 
-@pytest.fixture
-def read_from_documents(monkeypatch: pytest.MonkeyPatch) -> list[int]:
-    """How many messages were read from documents, each time that some were."""
-    counts: list[int] = []
-    by_documents = json_pages._by_documents
-
-    def counted(payloads: pa.BinaryArray, *arguments: Any) -> Any:
-        counts.append(len(payloads))
-        return by_documents(payloads, *arguments)
-
-    monkeypatch.setattr(json_pages, "_by_documents", counted)
-    return counts
-
-
-def test_a_few_messages_of_odd_form_are_read_alone(
-    topic_with: Callable[..., Topic], read_from_documents: list[int]
-) -> None:
+def test_a_few_messages_of_odd_form_are_read_alone(topic_with: Callable[..., Topic], ways: Ways) -> None:
     """One cut off, compressed or too fine would else cost its whole page the quick way."""
     topic = topic_with(fields={"price": "decimal(5,2)"})
     payloads: list[bytes | None] = [play(price=number) for number in range(100)]
     payloads[3], payloads[40], payloads[41], payloads[99] = b'{"event_id": ', play(price=1.255), None, play(price="1e2")
     decoded = decode(delivered(payloads), topic)
-    assert read_from_documents == [4]
+    assert ways.by_documents == [4]
     rejected = decoded.columns.column("reject_reason").to_pylist()
     assert {row: reason for row, reason in enumerate(rejected) if reason} == {
         3: NOT_JSON,
@@ -681,28 +693,21 @@ def test_a_few_messages_of_odd_form_are_read_alone(
     read(topic, delivered(payloads))
 
 
-def test_decimals_of_many_digits_written_as_text_are_read_at_once(
-    topic_with: Callable[..., Topic], read_from_documents: list[int]
-) -> None:
+def test_decimals_of_many_digits_written_as_text_are_read_at_once(topic_with: Callable[..., Topic], ways: Ways) -> None:
     topic = topic_with(fields={"price": "decimal(38,18)"})
     page = delivered([play(price=f"{number}12345678901234.123456789012345678") for number in range(10)])
     decoded = decode(page, topic)
-    assert not read_from_documents
+    assert not ways.by_documents
     assert decoded.columns.column("reject_reason").null_count == 10
     assert read(topic, page).columns.equals(decoded.columns)
 
 
-def test_after_an_odd_page_the_quick_way_is_not_tried_until_one_is_clean(
-    topic: Topic, read_from_documents: list[int], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    tried: list[int] = []
-    by_arrow = json_pages._by_arrow
-    monkeypatch.setattr(json_pages, "_by_arrow", lambda *given: tried.append(len(given[0])) or by_arrow(*given))
+def test_after_an_odd_page_the_quick_way_is_not_tried_until_one_is_clean(topic: Topic, ways: Ways) -> None:
     decode(delivered([b"{}"]), topic)
-    tried.clear()
+    ways.by_arrow.clear()
     for payloads in ([play(n="x")] * 2, [play(n="x")] * 3, [play()] * 4, [play()] * 5):
         decode(delivered(payloads), topic)
-    assert tried == [2, 5]
+    assert ways.by_arrow == [2, 5]
 
 
 # --- any page ------------------------------------------------------------------------------------------------------

@@ -36,7 +36,7 @@ def test_no_topic_has_two_turns_at_a_time_and_none_goes_twice_while_another_wait
     """For each topic the turns that others began since it has been ready."""
     for what, topic, value in steps:
         now += 0.001
-        ready = {each for each in TOPICS if Schedule._is_ready(schedule._lines[each], now)}
+        ready = schedule.ready(now)
         if what == "tell":
             schedule.tell(topic, now - value, now)
         elif what == "wait":

@@ -50,11 +50,9 @@ PLACES = {
 
 @pytest.fixture(autouse=True)
 def nothing_known() -> Iterator[None]:
-    before = set(concealed._known)
-    concealed._known.clear()
+    before = concealed.know_only(())
     yield
-    concealed._known.clear()
-    concealed._known.update(before)
+    concealed.know_only(before)
 
 
 def conf_with(folder: Path, values: dict[str, Any]) -> Path:

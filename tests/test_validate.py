@@ -28,6 +28,7 @@ from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import hour_rows, mlflow_runs
 from lakehouse.validate.failing import failing
+from lakehouse.validate.mlflow_background import BackgroundLog
 from lakehouse.validate.release import ReleaseError, release
 from lakehouse.validate.results import Verdict
 from lakehouse.validate.stage import validate_due, validate_hour
@@ -133,7 +134,7 @@ class Lake:
         self.ledger.record("sealed", hour, details | manifest)
 
     def validate(self) -> list[Verdict]:
-        return validate_due(self.topic, self.config, run="run")
+        return validate_due(self.topic, self.config, run="run", log_runs=lambda tables: None)
 
     def last(self, state: str, hour: str = HOUR) -> Entry:
         entry = self.ledger.history().last(state, hour)
@@ -152,9 +153,8 @@ class Lake:
 
 
 @pytest.fixture
-def lake(topic: Topic, config: Config, monkeypatch: pytest.MonkeyPatch) -> Lake:
+def lake(topic: Topic, config: Config) -> Lake:
     """A lake whose verdicts are noted for MLflow, and logged only by the tests that are about it."""
-    monkeypatch.setattr(mlflow_runs, "log_soon", lambda tables: None)
     lake = Lake(topic, config)
     lake.suite(EVERY, "_every_topic")
     lake.suite(PLAYS)
@@ -611,26 +611,26 @@ def test_a_server_that_never_answers_is_given_up_soon(lake: Lake, monkeypatch: p
         mlflow = lake.config.settings.mlflow.model_copy(update={"tracking_uri": uri})
         settings = lake.config.settings.model_copy(update={"mlflow": mlflow})
         tables = TopicTables(lake.tables.topic, settings)
-        mlflow_runs._client(uri)  # what it imports takes seconds
+        mlflow_runs.client_of(uri)  # what it imports takes seconds
+        background = BackgroundLog()
         began = time.monotonic()
-        assert mlflow_runs._log_or_warn(tables) == 0
+        assert background.log_or_warn(tables) == 0
         first = time.monotonic()
-        assert mlflow_runs._log_or_warn(tables) == 0
+        assert background.log_or_warn(tables) == 0
     assert first - began < 20
     assert time.monotonic() - first < 0.5
     assert Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").exists()
 
 
-def test_a_server_that_is_away_unjudges_nothing(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_is_away_unjudges_nothing(lake: Lake) -> None:
     """The verdict is in the ledger by then; its note stays for the next run."""
 
-    def refuse(uri: str) -> Any:
+    def refuse(tables: TopicTables) -> int:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(mlflow_runs, "_client", refuse)
     lake.seal(plays(2))
     lake.validate()
-    assert mlflow_runs._log_or_warn(lake.tables) == 0
+    assert BackgroundLog(refuse).log_or_warn(lake.tables) == 0
     assert lake.states() == ["closed", "sealed", "valid"]
     assert Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").exists()
 

@@ -30,9 +30,9 @@ STORMS = ("2013-04-10", "2013-04-11", "2013-04-19", "2013-04-20")
 @pytest.fixture(scope="module")
 def landings() -> Counter[Hour]:
     first = MONTH - timedelta(days=DAYS + 1)
-    rows = flights._flights(first, MONTH + timedelta(days=30))
+    rows = flights.scheduled_flights(first, MONTH + timedelta(days=30))
     return Counter(
-        hours.hour_of(flights._departed_at(row) + air) for row in rows if (air := flights._air_time(row)) is not None
+        hours.hour_of(flights.departure_of(row) + air) for row in rows if (air := flights.air_time_of(row)) is not None
     )
 
 
@@ -203,31 +203,30 @@ def test_a_model_is_versioned_in_the_registry_and_loads_from_there(topic: Topic,
     assert loaded.curves == model.curves
 
 
-def test_a_registry_that_is_away_does_not_keep_a_topic_from_learning(
-    tables: TopicTables, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_registry_that_is_away_does_not_keep_a_topic_from_learning(tables: TopicTables) -> None:
     """Hours are judged by the lake's copy; it is registered the next day."""
 
-    def refuse(uri: str) -> None:
+    def refuse(*_: object) -> None:
         raise ConnectionError("no route to host")
 
-    monkeypatch.setattr(mlflow_runs, "_client", refuse)
-    model = volume_models.learn(tables, history(20))
+    model = volume_models.learn(tables, history(20), refuse)
     assert (model.version, model.hours) == (None, 480)
     assert volume_models.current(tables) == model
 
 
-def test_an_hour_that_was_held_back_teaches_nothing(tables: TopicTables, monkeypatch: pytest.MonkeyPatch) -> None:
+def register_nowhere(*_: object) -> None:
+    """As without a place for runs."""
+
+
+def test_an_hour_that_was_held_back_teaches_nothing(tables: TopicTables) -> None:
     """What broke the rules must not become one; and only the newest weeks teach."""
-    monkeypatch.setattr(mlflow_runs, "register", lambda *given: None)
-    assert volume_models.learn(tables, history(16, invalid="2013-03-05T05")).hours == 16 * 24 - 1
-    assert volume_models.learn(tables, history(40)).hours == DAYS * 24
+    assert volume_models.learn(tables, history(16, invalid="2013-03-05T05"), register_nowhere).hours == 16 * 24 - 1
+    assert volume_models.learn(tables, history(40), register_nowhere).hours == DAYS * 24
 
 
-def test_a_topic_learns_once_a_day(tables: TopicTables, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_topic_learns_once_a_day(tables: TopicTables) -> None:
     """Each hour would be too dear, and each month too late for the clocks going forward."""
-    monkeypatch.setattr(mlflow_runs, "register", lambda *given: None)
     assert volume_models.is_stale(tables, history(1))
-    volume_models.learn(tables, history(15))
+    volume_models.learn(tables, history(15), register_nowhere)
     assert not volume_models.is_stale(tables, history(15))
     assert volume_models.is_stale(tables, history(16))

@@ -21,7 +21,7 @@ def thaw() -> Iterator[None]:
     """This process goes on to be no worker."""
     yield
     gc.unfreeze()
-    workers._keep_what_is_there.cache_clear()
+    workers.freeze_what_is_there.cache_clear()
 
 
 def test_what_a_worker_holds_after_its_first_task_is_not_searched_for_garbage_again() -> None:

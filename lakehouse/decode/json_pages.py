@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from collections.abc import Callable
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain
@@ -59,17 +60,50 @@ _FEW_SUSPECTS = 0.5
 """The share of a page's messages up to which the others are worth a way of their own."""
 
 
-def page(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
-    """All messages of a page at once; the few that are not of usual form one by one."""
-    texts, habit = _without_white_space(payloads), _habit_of(wanted)
-    is_suspect = _is_suspect(texts, wanted)
-    is_tried = not has_map(wanted) and not habit.is_odd
-    parsed = _by_arrow_or_alone(payloads, texts, is_suspect, wanted, int64_as_text) if is_tried else None
-    if parsed is None:
-        parsed = _by_documents(payloads, wanted, int64_as_text, is_suspect)
-        is_odd = parsed.reasons.is_valid().to_numpy(zero_copy_only=False) & ~is_suspect
-        habit.is_odd = bool(parsed.undeclared) or bool(is_odd.any())
-    return parsed
+@dataclass(frozen=True)
+class PageReader:
+    """Chooses for each page by which way it is read; what is read is the same."""
+
+    by_arrow: Callable[[pa.StringArray, pa.StructType, bool, bool], Parsed | None]
+    by_documents: Callable[[pa.BinaryArray, pa.StructType, bool, np.ndarray], Parsed]
+
+    def page(self, payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool = False) -> Parsed:
+        """All messages of a page at once; the few that are not of usual form one by one."""
+        texts, habit = _without_white_space(payloads), _habit_of(wanted)
+        is_suspect = _is_suspect(texts, wanted)
+        is_tried = not has_map(wanted) and not habit.is_odd
+        parsed = self._by_arrow_or_alone(payloads, texts, is_suspect, wanted, int64_as_text) if is_tried else None
+        if parsed is None:
+            parsed = self.by_documents(payloads, wanted, int64_as_text, is_suspect)
+            is_odd = parsed.reasons.is_valid().to_numpy(zero_copy_only=False) & ~is_suspect
+            habit.is_odd = bool(parsed.undeclared) or bool(is_odd.any())
+        return parsed
+
+    def _by_arrow_or_alone(
+        self,
+        payloads: pa.BinaryArray,
+        texts: pa.StringArray,
+        is_suspect: np.ndarray,
+        wanted: pa.StructType,
+        int64_as_text: bool,
+    ) -> Parsed | None:
+        """By Arrow's reader but for the suspects, if they are few; None where that refuses another message.
+
+        Where most are suspect, it is as decimals that are written as text: these it does not read as numbers.
+        """
+        suspects = np.flatnonzero(is_suspect)
+        if not len(suspects):
+            return self.by_arrow(texts, wanted, int64_as_text, False)
+        if len(suspects) > _FEW_SUSPECTS * len(texts):
+            is_as_text = has_decimal(wanted) and _are_delimited(texts)
+            return self.by_arrow(texts, wanted, int64_as_text, True) if is_as_text else None
+        usual = self.by_arrow(texts.filter(pa.array(~is_suspect)), wanted, int64_as_text, False)
+        if usual is None:
+            return None
+        alone = payloads.take(pa.array(suspects))
+        others = self.by_documents(alone, wanted, int64_as_text, np.ones(len(alone), bool))
+        order = np.where(is_suspect, np.cumsum(is_suspect) + len(usual.values), np.cumsum(~is_suspect)) - 1
+        return _rows_of(usual, others, order)
 
 
 @dataclass
@@ -87,27 +121,6 @@ def _habit_of(wanted: pa.StructType) -> _Habit:
     return _Habit()
 
 
-def _by_arrow_or_alone(
-    payloads: pa.BinaryArray, texts: pa.StringArray, is_suspect: np.ndarray, wanted: pa.StructType, int64_as_text: bool
-) -> Parsed | None:
-    """By Arrow's reader but for the suspects, if they are few; None where that refuses another message.
-
-    Where most are suspect, it is as decimals that are written as text: these it does not read as numbers.
-    """
-    suspects = np.flatnonzero(is_suspect)
-    if not len(suspects):
-        return _by_arrow(texts, wanted, int64_as_text)
-    if len(suspects) > _FEW_SUSPECTS * len(texts):
-        return _by_arrow(texts, wanted, int64_as_text, True) if has_decimal(wanted) and _are_delimited(texts) else None
-    usual = _by_arrow(texts.filter(pa.array(~is_suspect)), wanted, int64_as_text)
-    if usual is None:
-        return None
-    alone = payloads.take(pa.array(suspects))
-    others = _by_documents(alone, wanted, int64_as_text, np.ones(len(alone), bool))
-    order = np.where(is_suspect, np.cumsum(is_suspect) + len(usual.values), np.cumsum(~is_suspect)) - 1
-    return _rows_of(usual, others, order)
-
-
 def _rows_of(first: Parsed, second: Parsed, order: np.ndarray) -> Parsed:
     """The rows at these places of both, one after the other; what is undeclared in either is counted."""
     values = pa.concat_arrays([first.values, second.values]).take(pa.array(order))
@@ -118,9 +131,7 @@ def _rows_of(first: Parsed, second: Parsed, order: np.ndarray) -> Parsed:
 # --- by Arrow's reader ---------------------------------------------------------------------------------------------
 
 
-def _by_arrow(
-    texts: pa.StringArray, wanted: pa.StructType, int64_as_text: bool, decimal_as_text: bool = False
-) -> Parsed | None:
+def by_arrow(texts: pa.StringArray, wanted: pa.StructType, int64_as_text: bool, decimal_as_text: bool) -> Parsed | None:
     """None unless all messages, which are delimited, are objects with declared fields and values of their types."""
     joined = _lines(texts)
     if joined is None:
@@ -237,7 +248,7 @@ def _read_lines(joined: pa.Buffer, rows: int, spelled: pa.StructType) -> pa.Stru
 # --- from parsed documents -----------------------------------------------------------------------------------------
 
 
-def _by_documents(
+def by_documents(
     payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: bool, is_suspect: np.ndarray
 ) -> Parsed:
     """From Python's objects, a column at a time; a message that these do not hold exactly is read on its own.
@@ -343,3 +354,6 @@ def _undeclared_counts(documents: list[dict[str, Any]], declared: Names, prefix:
         objects = [member for document in documents if type(member := document.get(name)) is dict]
         undeclared.update(_undeclared_counts(objects, members, f"{prefix}{name}."))
     return undeclared
+
+
+page = PageReader(by_arrow, by_documents).page

@@ -258,7 +258,7 @@ def _conditions(answers: _Answers) -> tuple[Condition, ...]:
 
 def _time(hour: Hour, signals: Signals, topic: Topic) -> Answer:
     end, due = hours.end_of(hour), _due(hour, topic)
-    mark, carried = watermark(signals.max_event_time, topic), _carried_watermark(signals, topic)
+    mark, carried = watermark(signals.max_event_time, topic), carried_watermark(signals, topic)
     if mark is not None and mark >= end:
         text = f"the watermark has passed the hour's end by {_span(mark - end)}"
         return Answer(True, end.isoformat(), mark.isoformat(), text, "watermark")
@@ -285,7 +285,7 @@ def _is_idle(hour: Hour, signals: Signals, topic: Topic) -> bool:
     return frontier is not None and frontier >= due and none_since
 
 
-def _carried_watermark(signals: Signals, topic: Topic) -> datetime | None:
+def carried_watermark(signals: Signals, topic: Topic) -> datetime | None:
     """The watermark as if the newest event's clock had run on until the frontier; None without either of them.
 
     A clock that is ahead of the broker's is carried on from the broker's.
@@ -300,7 +300,7 @@ def _carried_watermark(signals: Signals, topic: Topic) -> datetime | None:
 def _first_without_time(hour: Hour, signals: Signals, topic: Topic) -> Hour:
     if _is_idle(hour, signals, topic):
         return _first_with_backlog(hour, signals, topic)
-    marks = (watermark(signals.max_event_time, topic), _carried_watermark(signals, topic))
+    marks = (watermark(signals.max_event_time, topic), carried_watermark(signals, topic))
     return max((hours.hour_of(mark) for mark in marks if mark), default=hour)
 
 

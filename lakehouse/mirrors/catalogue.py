@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
@@ -43,18 +43,22 @@ class MirrorKind(Protocol):
     def from_config(self, name: str, options: Any, spark: SparkSession | None) -> Mirror: ...
 
 
+ReadOptions = Callable[[MirrorKind, str, dict[str, Any], Path], Frozen]
+
+
 def mirror_named(name: str, settings: Settings, config_path: Path, spark: SparkSession | None) -> Mirror:
     """The mirror that `mirrors.<name>` of the configuration describes; ConfigError when it cannot be one."""
     values = _values(name, settings, config_path)
     kind = _kind(name, values, config_path)
-    return kind.from_config(name, _options(kind, name, values, config_path), spark)
+    return kind.from_config(name, read_options(kind, name, values, config_path), spark)
 
 
 class Checks:
     """What each mirror can take of each topic, by the configuration alone; no target is asked, and each only once."""
 
-    def __init__(self, config: Config) -> None:
+    def __init__(self, config: Config, options_of: ReadOptions | None = None) -> None:
         self._config = config
+        self._read = options_of or read_options
         self._options: dict[str, Frozen] = {}
         self._warnings: dict[tuple[str, str], list[str]] = {}
         self._neighbours: dict[str, list[Neighbour]] = {}
@@ -100,7 +104,7 @@ class Checks:
         if name not in self._options:
             values = _values(name, self._config.settings, self._config.path)
             kind = _kind(name, values, self._config.path)
-            self._options[name] = _options(kind, name, values, self._config.path)
+            self._options[name] = self._read(kind, name, values, self._config.path)
         return self._options[name]
 
 
@@ -137,7 +141,7 @@ def class_of(kind: str) -> MirrorKind:
     return found
 
 
-def _options(kind: MirrorKind, name: str, values: dict[str, Any], config_path: Path) -> Frozen:
+def read_options(kind: MirrorKind, name: str, values: dict[str, Any], config_path: Path) -> Frozen:
     """Validated as nested as it is in the file, so that an error names the whole key."""
     nested: TypeAdapter[dict[str, dict[str, Frozen]]] = TypeAdapter(dict[str, dict[str, kind.Options]])  # type: ignore[name-defined]
     try:

@@ -136,7 +136,7 @@ class GoogleFiles(HadoopFiles):
         client = google_client(self._options_for(copies[0]))
         try:
             refuse_retention(client, copies[0].target)
-            in_parallel(lambda copy: _rewrite(client, copy), copies)
+            in_parallel(lambda copy: rewrite(client, copy), copies)
         except GoogleAPIError as refused:
             raise OSError(first_line(refused)) from refused
 
@@ -163,7 +163,7 @@ def refuse_retention(client: Any, address: str) -> None:
         )
 
 
-def _rewrite(client: Any, copy: Copy) -> None:
+def rewrite(client: Any, copy: Copy) -> None:
     from google.cloud.storage.retry import DEFAULT_RETRY
 
     source, target = (_blob(client, address) for address in (f"{copy.source.uri}/{copy.path}", copy.target))

@@ -143,7 +143,7 @@ class HiveMirror(Mirror):
         """`patience` is how long a server that is away is called again."""
         self._patience = patience
         self.name, self.hours_at_once = name, options.hours_at_once
-        self._options, self._files = options, files
+        self.options, self._files = options, files
         self._folders = FolderMirror(name, options.path, files)
         self._defining = Lock()
 
@@ -171,7 +171,7 @@ class HiveMirror(Mirror):
         return hive_type(kind)
 
     def where(self, topic: Topic, hour: Hour) -> str:
-        return f"hive://{self._options.host}:{self._options.port}/{self._table(topic)}/hour={hour}"
+        return f"hive://{self.options.host}:{self.options.port}/{self._table(topic)}/hour={hour}"
 
     def hours(self, topic: Topic) -> set[Hour]:
         with self._refusals(topic, "*"):
@@ -180,7 +180,7 @@ class HiveMirror(Mirror):
     def publish(self, hour: SealedHour, *, force: bool = False) -> None:
         topic, folder = hour.topic, self._folder(hour.topic, hour.hour, hour.revision)
         with self._refusals(topic, hour.hour):
-            self._ask(lambda hive: self._refuse_zone(hive, hour))
+            self._ask(lambda hive: self.refuse_zone(hive, hour))
             location = self._ask(lambda hive: hive.location(self._table(topic), hour.hour))
         refuse_older(self, hour, _revision_in(location))
         self._folders.publish_at(folder, hour, force=force)
@@ -222,7 +222,7 @@ class HiveMirror(Mirror):
         kept = {location, *folders} if location else set(folders)
         return [*sorted(each for each in kept if _revision_in(each) < hour.revision), *staged]
 
-    def _refuse_zone(self, hive: _Hive, hour: SealedHour) -> None:
+    def refuse_zone(self, hive: _Hive, hour: SealedHour) -> None:
         """MirrorError before anything is there, when the server is in another zone than UTC at that time.
 
         Workers may be in another one than the server: `read_back` compares instants as they read them.
@@ -252,23 +252,23 @@ class HiveMirror(Mirror):
 
     def _define(self, hive: _Hive, table: str, hour: SealedHour) -> None:
         """The table with silver's columns of today."""
-        hive.run(f"create database if not exists `{self._options.database}`")
+        hive.run(f"create database if not exists `{self.options.database}`")
         columns = {column.name: hive_type(column.type) for column in hour.columns}
         declared = ", ".join(f"{_identifier(name)} {kind}" for name, kind in columns.items())
         hive.run(
             f"create external table if not exists {table} ({declared}) partitioned by (hour string)"
-            f" stored as parquet location '{self._options.path}/{hour.topic.name}'"
+            f" stored as parquet location '{self.options.path}/{hour.topic.name}'"
         )
         _follow(hive, table, columns)
 
     def _folders_of(self, topic: Topic, hour: Hour) -> list[str]:
         """Of all revisions that are there."""
-        above = f"{self._options.path}/{topic.name}"
+        above = f"{self.options.path}/{topic.name}"
         form = re.compile(rf"{hour}-r\d+")
         return [f"{above}/{name}" for name in sorted(self._files.listing(above) or {}) if form.fullmatch(name)]
 
     def _table(self, topic: Topic) -> str:
-        return f"`{self._options.database}`.`{topic.name}`"
+        return f"`{self.options.database}`.`{topic.name}`"
 
     def _folder(self, topic: Topic, hour: Hour, revision: int) -> str:
         return f"{self._folders.where(topic, hour)}-r{revision}"
@@ -278,7 +278,7 @@ class HiveMirror(Mirror):
         from thrift.transport.TTransport import TTransportException
 
         def once() -> Result:
-            with _session(self._options) as hive:
+            with session(self.options) as hive:
                 return work(hive)
 
         return with_retries(once, (TTransportException, OSError), self._patience)
@@ -294,7 +294,7 @@ class HiveMirror(Mirror):
             raise MirrorError(
                 f"mirror {self.name}: {topic.name} {hour}",
                 found=_message(refused),
-                expected=f"HiveServer2 at {self._options.host}:{self._options.port} to answer",
+                expected=f"HiveServer2 at {self.options.host}:{self.options.port} to answer",
                 next_step="Check the server and the rights there; the hour stays due.",
             ) from refused
 
@@ -374,7 +374,7 @@ def _follow(hive: _Hive, table: str, columns: dict[str, str]) -> None:
 
 
 @contextmanager
-def _session(options: HiveOptions) -> Iterator[_Hive]:
+def session(options: HiveOptions) -> Iterator[_Hive]:
     """A session of its own; PyHive's would wait for ever where the server hangs."""
     from pyhive import hive
     from thrift.transport.TSocket import TSocket

@@ -19,7 +19,7 @@ from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
 
-_AFTER_START = timedelta(minutes=5)
+AFTER_START = timedelta(minutes=5)
 """What an application has to do at its start comes first, and one that is started again and again does no care."""
 _PAUSES = Pauses(first_seconds=60.0, longest_seconds=3600.0)
 _LAST_WAIT = timedelta(seconds=30)
@@ -36,8 +36,16 @@ class Care:
     """
 
     def __init__(
-        self, topics: Sequence[Topic], config: Config, stop: threading.Event, note: Note, clock: Clock = now
+        self,
+        topics: Sequence[Topic],
+        config: Config,
+        stop: threading.Event,
+        note: Note,
+        clock: Clock = now,
+        after_start: timedelta = AFTER_START,
     ) -> None:
+        """`after_start` is the shortest wait for the first care."""
+        self._after_start = after_start
         self._topics = {topic.name: topic for topic in topics}
         self._config, self._stop_of_all, self._note, self._clock = config, stop, note, clock
         self._stop = threading.Event()
@@ -50,7 +58,7 @@ class Care:
         if every is None:
             return
         at = self._clock()
-        waits = {name: first_wait(last_done.get(name), at, every) for name in self._topics}
+        waits = {name: first_wait(last_done.get(name), at, every, self._after_start) for name in self._topics}
         schedule = Schedule(
             self._topics, time.monotonic(), look_every=every.total_seconds(), first_looks=waits, pauses=_PAUSES
         )
@@ -90,10 +98,12 @@ class Care:
         self._note(name, self._clock(), ours)
 
 
-def first_wait(last_done: datetime | None, now: datetime, every: timedelta) -> float:
+def first_wait(
+    last_done: datetime | None, now: datetime, every: timedelta, after_start: timedelta = AFTER_START
+) -> float:
     """Seconds from the start of a run to a topic's first care: when it is due, but not at once."""
     due_in = timedelta(0) if last_done is None else every - max(now - last_done, timedelta(0))
-    return max(due_in, min(_AFTER_START, every)).total_seconds()
+    return max(due_in, min(after_start, every)).total_seconds()
 
 
 def _log_removals(topic: str, removals: Sequence[Removal], seconds: float) -> None:

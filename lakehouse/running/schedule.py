@@ -73,12 +73,16 @@ class Schedule:
         if not line.failures:
             line.ready_at = min(line.ready_at, now)
 
+    def ready(self, now: float) -> set[str]:
+        """The topics without a turn whose time has come."""
+        return {topic for topic, line in self._lines.items() if not line.has_turn and line.ready_at <= now}
+
     def next(self, now: float) -> str | None:
         """The topic whose turn begins; None when none is ready."""
-        ready = [(line.rank, topic) for topic, line in self._lines.items() if self._is_ready(line, now)]
+        ready = self.ready(now)
         if not ready:
             return None
-        _, topic = min(ready)
+        topic = min(ready, key=lambda topic: (self._lines[topic].rank, topic))
         self.begin(topic)
         return topic
 
@@ -94,7 +98,7 @@ class Schedule:
 
     def has_waiting(self, now: float) -> bool:
         """Whether a topic is ready that has no turn."""
-        return any(self._is_ready(line, now) for line in self._lines.values())
+        return bool(self.ready(now))
 
     def done(self, topic: str, outcome: Outcome, now: float) -> None:
         """The topic's turn is over. What became due meanwhile is still due."""
@@ -111,7 +115,3 @@ class Schedule:
     def seconds_to_next(self, now: float) -> float:
         """Until a topic that has no turn is ready; very long when all have one."""
         return min((max(line.ready_at - now, 0.0) for line in self._lines.values() if not line.has_turn), default=1e9)
-
-    @staticmethod
-    def _is_ready(line: _Line, now: float) -> bool:
-        return not line.has_turn and line.ready_at <= now

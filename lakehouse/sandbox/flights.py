@@ -86,8 +86,8 @@ def _flawed_messages(sent: list[Message], rng: random.Random) -> list[Message]:
 def _departures(first: datetime, until: datetime) -> Iterator[Message]:
     """An aircraft reports that it left when it is online again, which is when it lands: hours late."""
     seats = {row["tailnum"]: int(row["seats"]) for row in _rows("planes.csv")}
-    for row in _flights(first, until):
-        departed_at = _departed_at(row)
+    for row in scheduled_flights(first, until):
+        departed_at = departure_of(row)
         delay_minutes = int(row["dep_delay"])
         payload = _flight(row, "departed") | {
             "seats": seats.get(row["tailnum"]),
@@ -97,18 +97,18 @@ def _departures(first: datetime, until: datetime) -> Iterator[Message]:
         }
         if delay_minutes >= _DELAYED:
             payload["gate_agent_note"] = f"left {delay_minutes} minutes late"
-        yield _message("flight_departed", departed_at + (_air_time(row) or DIVERTED), payload, client="aircraft")
+        yield _message("flight_departed", departed_at + (air_time_of(row) or DIVERTED), payload, client="aircraft")
 
 
 def _landings(first: datetime, until: datetime) -> Iterator[Message]:
-    for row in _flights(first, until):
-        air_time = _air_time(row)
+    for row in scheduled_flights(first, until):
+        air_time = air_time_of(row)
         if air_time is None:
             continue
-        landed_at = _departed_at(row) + air_time
+        landed_at = departure_of(row) + air_time
         delay_minutes = int(row["arr_delay"])
         payload = _flight(row, "landed") | {
-            "departed_at": _iso(_departed_at(row)),
+            "departed_at": _iso(departure_of(row)),
             "landed_at": _iso(landed_at),
             "air_time_minutes": int(row["air_time"]),
             "arrival_delay_minutes": delay_minutes,
@@ -173,7 +173,7 @@ _FLAWS: dict[str, Callable[[Message], bytes]] = {
 
 
 @lru_cache(maxsize=1)
-def _flights(first: datetime, until: datetime) -> list[Row]:
+def scheduled_flights(first: datetime, until: datetime) -> list[Row]:
     """Flights that departed and can have been published in the window; a cancelled one has no departure time."""
     scheduled = _of_hours(_rows("flights.csv.zip"), first - _SCHEDULED_BEFORE, until + timedelta(hours=1))
     return [row for row in scheduled if row["dep_time"] != _ABSENT]
@@ -198,11 +198,11 @@ def _scheduled_at(row: Row) -> datetime:
     return datetime.fromisoformat(row["time_hour"]) + timedelta(minutes=int(row["minute"]))
 
 
-def _departed_at(row: Row) -> datetime:
+def departure_of(row: Row) -> datetime:
     return _scheduled_at(row) + timedelta(minutes=int(row["dep_delay"]))
 
 
-def _air_time(row: Row) -> timedelta | None:
+def air_time_of(row: Row) -> timedelta | None:
     return None if row["air_time"] == _ABSENT else timedelta(minutes=int(row["air_time"]))
 
 

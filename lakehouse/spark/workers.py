@@ -18,11 +18,11 @@ def spare_next_task() -> None:
     for path, finder in list(sys.path_importer_cache.items()):
         if isinstance(finder, zipimporter):
             del sys.path_importer_cache[path]
-    _keep_what_is_there()
+    freeze_what_is_there()
 
 
 @cache
-def _keep_what_is_there() -> None:
+def freeze_what_is_there() -> None:
     """Once in a worker's life: what is frozen is never collected."""
     gc.collect()
     gc.freeze()

@@ -12,13 +12,10 @@ import logging
 import os
 import posixpath
 import re
-import time
 import warnings
 from collections.abc import Mapping
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from datetime import datetime, timedelta
-from functools import lru_cache
+from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
@@ -27,8 +24,6 @@ from lakehouse.errors import extras_named
 from lakehouse.store.files import Storage
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.mlflow_erasure import VERDICT, older_artifacts
-
-log = logging.getLogger(__name__)
 
 _NOTES = "_unlogged"
 _ERASED = "_erased"
@@ -39,8 +34,6 @@ _DEADLINES = {
 }
 """Seconds and tries of MLflow's client, whose own would hold the end of a process for minutes; what the environment
 sets takes precedence."""
-_LEFT_ALONE = timedelta(minutes=5)
-"""After an error: the other topics of a process do not wait for the same server, each for its own deadline."""
 _NAME_LETTERS = 250
 _ODD_IN_NAMES = re.compile(r"[^/\w.\- ]")
 _METRICS_AT_ONCE = 1000
@@ -61,11 +54,6 @@ def note(storage: Storage, settings: Settings, name: str) -> None:
         storage.write(f"{_NOTES}/{name.replace('/', '.')}", name.encode())
 
 
-def log_soon(tables: TopicTables) -> Future[int] | None:
-    """`log_due` in a thread of its own, so that no hour waits for it; the process ends when it is done."""
-    return _background().submit(_log_or_warn, tables) if tracking_uri(tables.settings) else None
-
-
 def log_due(tables: TopicTables) -> int:
     """Log every verdict that is noted as unlogged; how many were."""
     uri = tracking_uri(tables.settings)
@@ -73,7 +61,7 @@ def log_due(tables: TopicTables) -> int:
     notes = storage.listing(_NOTES)
     if not uri or not notes:
         return 0
-    client = _client(uri)
+    client = client_of(uri)
     from mlflow.exceptions import MlflowException
 
     experiment = _experiment(client, tables.settings)
@@ -109,7 +97,7 @@ def remove_erased(tables: TopicTables) -> None:
     storage = tables.reports.files()
     if storage.read(_ERASED) is None or not _has_runs(tables.settings):
         return
-    client = _client(tracking_uri(tables.settings) or "")
+    client = client_of(tracking_uri(tables.settings) or "")
     for repository, path in older_artifacts(client, tables.topic.name, tables.history().erased_hours()):
         repository.delete_artifacts(path)
     storage.delete([_ERASED])
@@ -120,7 +108,7 @@ def erased_artifacts(tables: TopicTables) -> list[str]:
     newest = tables.history().erased_hours()
     if not newest or not _has_runs(tables.settings):
         return []
-    client = _client(tracking_uri(tables.settings) or "")
+    client = client_of(tracking_uri(tables.settings) or "")
     found = older_artifacts(client, tables.topic.name, newest)
     return [f"{repository.artifact_uri}/{path}" for repository, path in found]
 
@@ -136,7 +124,7 @@ def runs(settings: Settings, limit: int = 1000) -> list[dict[str, Any]]:
     uri = tracking_uri(settings)
     if not uri:
         return []
-    client = _client(uri)
+    client = client_of(uri)
     found = client.get_experiment_by_name(settings.mlflow.experiment)
     if found is None:
         return []
@@ -158,7 +146,7 @@ def register(name: str, files: Mapping[str, str], parameters: Mapping[str, str],
     from mlflow.entities import Param
     from mlflow.exceptions import MlflowException
 
-    client = _client(uri)
+    client = client_of(uri)
     run = client.create_run(_experiment(client, settings), run_name=name, tags={"lakehouse.model": name})
     for file, text in files.items():
         client.log_text(run.info.run_id, text, f"model/{file}")
@@ -173,41 +161,12 @@ def register(name: str, files: Mapping[str, str], parameters: Mapping[str, str],
     return str(version.version)
 
 
-_left_alone_until: dict[str, float] = {}
-"""By tracking server, on the clock of `time.monotonic`."""
-
-
-def _log_or_warn(tables: TopicTables) -> int:
-    uri = tracking_uri(tables.settings) or ""
-    if time.monotonic() < _left_alone_until.get(uri, 0.0):
-        return 0
-    try:
-        logged = log_due(tables)
-        remove_erased(tables)
-        return logged
-    except Exception as error:  # whatever a server can answer: the verdicts are in the ledger
-        if not _is_a_refusal(error):
-            _left_alone_until[uri] = time.monotonic() + _LEFT_ALONE / timedelta(seconds=1)
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        log.warning("validate: topic=%s next=log to MLflow in the next run error=%s", tables.topic.name, reason)
-        return 0
-
-
-def _is_a_refusal(error: Exception) -> bool:
-    """Whether the server answered, and refused what it was given."""
-    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
-
-
-@lru_cache(maxsize=1)
-def _background() -> ThreadPoolExecutor:
-    return ThreadPoolExecutor(1, thread_name_prefix="mlflow")
-
-
 def _is_remote(settings: Settings) -> bool:
     return bool(urlsplit(settings.sealed_root).scheme)
 
 
-def _client(uri: str) -> Any:
+def client_of(uri: str) -> Any:
+    """MLflow's client of a tracking server, with our bounds on its time; ExtrasError where MLflow is not installed."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("DO_NOT_TRACK", "true")
     for name, value in _DEADLINES.items():

@@ -19,7 +19,7 @@ from lakehouse.store.ledger import Clock, History, Ledger, now
 from lakehouse.store.records import Sealed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
-from lakehouse.validate import gx, latency, mlflow_runs, volume_models
+from lakehouse.validate import gx, latency, mlflow_background, volume_models
 from lakehouse.validate.findings import Finding
 from lakehouse.validate.hour_rows import as_lake_errors, sealed_hour
 from lakehouse.validate.results import Verdict, close_of, has_verdict, record_of, result_name, write_result
@@ -32,14 +32,19 @@ log = logging.getLogger(__name__)
 
 
 def validate_due(
-    topic: Topic, config: Config, *, run: str, is_stopping: Callable[[], bool] = lambda: False
+    topic: Topic,
+    config: Config,
+    *,
+    run: str,
+    is_stopping: Callable[[], bool] = lambda: False,
+    log_runs: Callable[[TopicTables], object] = mlflow_background.log_soon,
 ) -> list[Verdict]:
     """A verdict on every sealed hour that has none, oldest first; once a day the volume model is fitted again.
 
     No hour is begun once `is_stopping`.
 
     An hour that cannot be judged does not stop the others: its error is raised after them. MLflow's runs are logged
-    after all hours are judged, in a thread of their own.
+    by `log_runs` after all hours are judged, in a thread of their own.
     """
     stage = Validation(topic, config, run)
     due = stage.ledger.history().due_to_validate()
@@ -55,7 +60,7 @@ def validate_due(
             raise errors[0]
         return verdicts
     finally:
-        mlflow_runs.log_soon(stage.tables)
+        log_runs(stage.tables)
 
 
 def validate_hour(topic: Topic, config: Config, hour: Hour, *, run: str) -> Verdict:

@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from lakehouse import hours
+from lakehouse.config import Settings
 from lakehouse.errors import extras_named
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History
@@ -59,12 +60,15 @@ def model_at(address: str) -> Model | None:
     return Model.from_json(text) if text else None
 
 
-def learn(tables: TopicTables, history: History) -> Model:
-    """Fit the topic's model to its sealed hours, keep it in the lake and register it; gives it.
+Register = Callable[[str, Mapping[str, str], Mapping[str, str], Settings], str | None]
+
+
+def learn(tables: TopicTables, history: History, register: Register = mlflow_runs.register) -> Model:
+    """Fit the topic's model to its sealed hours, keep it in the lake and `register` it; gives it.
 
     Hours that were held back do not count. Without MLflow, or when it is away, the model is without a version.
     """
-    model = _register(fit(tables.topic.name, _observed(tables, history)), tables)
+    model = _registered(fit(tables.topic.name, _observed(tables, history)), tables, register)
     tables.reports.files().write(_FILE, model.as_json().encode())
     log.info("validate: topic=%s model=volume hours=%d version=%s", model.topic, model.hours, model.version)
     return model
@@ -97,9 +101,9 @@ def _measures(result: dict[str, Any]) -> dict[str, float]:
     }
 
 
-def _register(model: Model, tables: TopicTables) -> Model:
+def _registered(model: Model, tables: TopicTables, register: Register) -> Model:
     try:
-        version = mlflow_runs.register(
+        version = register(
             registered_name(model.topic),
             {"model.json": model.as_json()},
             {"hours": str(model.hours), "first": model.first, "last": model.last},

@@ -27,8 +27,8 @@ class Hdfs:
         self.web = f"http://127.0.0.1:{self._http}"
         conf = folder / "conf"
         conf.mkdir(parents=True)
-        _write(conf / "core-site.xml", {"fs.defaultFS": self.address})
-        _write(
+        write_properties(conf / "core-site.xml", {"fs.defaultFS": self.address})
+        write_properties(
             conf / "hdfs-site.xml",
             {
                 "dfs.namenode.name.dir": f"file://{folder}/namenode",
@@ -93,6 +93,6 @@ class Hdfs:
         return beans[0] if beans else None
 
 
-def _write(file: Path, properties: dict[str, str]) -> None:
+def write_properties(file: Path, properties: dict[str, str]) -> None:
     lines = [f"<property><name>{name}</name><value>{value}</value></property>" for name, value in properties.items()]
     file.write_text("\n".join(["<configuration>", *lines, "</configuration>"]))

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lakehouse.crash.processes import Server, free_ports, listens, start_server
 from tests.servers.downloads import jars, java
-from tests.servers.hdfs import _write as write_properties
+from tests.servers.hdfs import write_properties
 
 _COORDINATES = Path(__file__).with_name("hive.txt")
 """Each without what it depends on: what Hive's own poms ask for cannot be had any more, and need not be."""
