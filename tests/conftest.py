@@ -68,22 +68,28 @@ hypothesis.settings.register_profile("house", deadline=None)
 hypothesis.settings.load_profile("house")
 
 
+_GROUP = pytest.StashKey[str]()
+
+
 @pytest.hookimpl(wrapper=True, tryfirst=True)
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> Iterator[None]:
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> Iterator[None]:
     """What starts Spark is slow; and for `--dist loadgroup`, which tests are of one worker, the longest first."""
-    groups: dict[pytest.Item, str] = {}
     for item in items:
         if "spark" in getattr(item, "fixturenames", ()):
             item.add_marker(pytest.mark.slow)
-        groups[item] = _group(item)
-        item.add_marker(pytest.mark.xdist_group(groups[item]))
-        if groups[item] == "stores" and not item.get_closest_marker("timeout"):
+        item.stash[_GROUP] = _group(item)
+        item.add_marker(pytest.mark.xdist_group(item.stash[_GROUP]))
+        if item.stash[_GROUP] == "stores" and not item.get_closest_marker("timeout"):
             item.add_marker(pytest.mark.timeout(_FETCHED_SECONDS))
-    yield  # here those that were not asked for are left out
+    yield  # here those that were not asked for are left out, and xdist names the groups
+    if getattr(config.option, "loadgroup", False) and not all("@" in item.nodeid for item in items):
+        raise pytest.UsageError(
+            "pytest-xdist has named no groups: what is shared by a group would be made by each worker"
+        )
     seconds: Counter[str] = Counter()
     for item in items:
-        seconds[groups[item]] += _guessed_seconds(item)
-    items.sort(key=lambda item: -seconds[groups[item]])
+        seconds[item.stash[_GROUP]] += _guessed_seconds(item)
+    items.sort(key=lambda item: -seconds[item.stash[_GROUP]])
 
 
 def _guessed_seconds(item: pytest.Item) -> float:
