@@ -10,7 +10,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import cached_property, partial
 from pathlib import Path
 from typing import Annotated, Any, NoReturn
@@ -34,11 +34,11 @@ from lakehouse.operations.maintain import maintain_topic
 from lakehouse.running.care import Care
 from lakehouse.running.identity import application_name
 from lakehouse.running.life import Life
+from lakehouse.running.replayed import settle_clock
 from lakehouse.running.stages import Stages
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.spark.shutdown import end_in_order
-from lakehouse.store.ledger import now
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate.stage import validate_due
@@ -116,6 +116,7 @@ def run_job(job: Job) -> NoReturn:
 
 def ingest(application: Application) -> None:
     """Ingest all topics until asked to stop or, with --until-drained, until nothing is left to pull or close."""
+    settle_clock(application.config.settings)
     with _living(application) as life:
         _run_ingest(application, life)
 
@@ -149,6 +150,7 @@ def audit(application: Application) -> None:
 def run(application: Application) -> None:
     """All stages: ingest closes hours, and a pool of workers takes them through the rest."""
     _check_suites(application)
+    settle_clock(application.config.settings)
     stages = _stages(application, _ALL_STAGES, application.config.settings.stages.look_every)
     with _living(application) as life:
         care = Care(application.topics, application.config, application.stop, life.note_maintained)
@@ -187,11 +189,13 @@ def _run_ingest(
 ) -> None:
     """Ingest; with the first query it says `begin`, and `tell` of each topic of which hours close."""
 
+    clock = application.config.settings.clock
+
     def tell_of(topic: str, closed: Sequence[Hour]) -> None:
-        tell(topic, hours.end_of(closed[0]), datetime.now(UTC))
+        tell(topic, hours.end_of(closed[0]), clock())
 
     ingests = [
-        TopicIngest(topic, application.config, run=application.run, on_closed=partial(tell_of, topic.name))
+        TopicIngest(topic, application.config, run=application.run, clock=clock, on_closed=partial(tell_of, topic.name))
         for topic in application.topics
     ]
     life.follow(ingests)
@@ -234,14 +238,14 @@ def _mirror(topic: Topic, application: Application, is_stopping: Callable[[], bo
         application.spark,
         run=application.run,
         is_stopping=is_stopping,
-        clock=None if application.tries_all else now,
+        clock=None if application.tries_all else application.config.settings.clock,
         checks=application.mirror_checks,
     )
 
 
 def look(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
     """Record what is damaged, at the start of a run and at times after it."""
-    last, this = application.checked_at.get(topic.name), datetime.now(UTC)
+    last, this = application.checked_at.get(topic.name), application.config.now()
     if last is None or this - last >= LOOK_EVERY:
         settings = application.config.settings
         record_damage(TopicTables(topic, settings), f"look/{settings.release}/{application.run}")
@@ -250,14 +254,14 @@ def look(topic: Topic, application: Application, is_stopping: Callable[[], bool]
 
 
 def _maintain(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
-    removals = maintain_topic(topic, application.config, datetime.now(UTC), dry_run=application.dry_run)
+    removals = maintain_topic(topic, application.config, application.config.now(), dry_run=application.dry_run)
     for removal in removals:
         log.info("maintain: topic=%s kind=%s path=%s why=%s", topic.name, removal.kind, removal.path, removal.why)
     return removals
 
 
 def _audit(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> None:
-    check_topic(topic, application.config, datetime.now(UTC))
+    check_topic(topic, application.config, application.config.now())
 
 
 _ALL_STAGES: dict[str, Stage] = {"seal": _seal, "validate": _validate, "mirror": _mirror, "look": look}

@@ -6,7 +6,7 @@ import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
 
@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
+from lakehouse.clock import Clock, clock_of
 from lakehouse.concealed import HIDDEN, learn, may_be_secret
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
@@ -279,6 +280,11 @@ class Settings(Frozen):
         ),
     )
 
+    @property
+    def clock(self) -> Clock:
+        """The time that the lake goes by."""
+        return clock_of(self.raw_root)
+
     @model_validator(mode="before")
     @classmethod
     def _without_obsolete(cls, values: Any) -> Any:
@@ -299,6 +305,10 @@ class Config:
     settings: Settings
     topics: Mapping[str, Topic]
     expectations: Path
+
+    def now(self) -> datetime:
+        """By the clock of the lake."""
+        return self.settings.clock()
 
     def topic(self, name: str) -> Topic:
         """The topic of that name; ConfigError, with the names there are, when there is none."""

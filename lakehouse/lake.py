@@ -12,7 +12,7 @@ import json
 import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import datetime
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -188,11 +188,11 @@ class TopicLake:
 
     def hours(self, last: int = _SHOWN_HOURS) -> list[dict[str, Any]]:
         """The newest hours, oldest first, as `lakehouse hours` shows them."""
-        return [vars(row) for row in hour_statuses(self._snapshot(), last, datetime.now(UTC))]
+        return [vars(row) for row in hour_statuses(self._snapshot(), last, self._config.now())]
 
     def explain(self, hour: Hour) -> Explanation:
         """Why the hour is in its state, as `lakehouse explain` shows it."""
-        return explain_hour(self._snapshot(), parse_hour(hour), datetime.now(UTC))
+        return explain_hour(self._snapshot(), parse_hour(hour), self._config.now())
 
     def result(self, hour: Hour) -> Mapping[str, Any] | None:
         """The newest revision's result of validation; None before it is judged, LakeError when it cannot be read."""
@@ -235,7 +235,7 @@ class TopicLake:
         """Whether any sealed hour ever changed, as `lakehouse verify` shows it; all hours when none is given."""
         from lakehouse.operations.verify import verify_hours
 
-        return verify_hours(self.topic, self._config, hours, datetime.now(UTC))
+        return verify_hours(self.topic, self._config, hours, self._config.now())
 
     def usual(self) -> Model | None:
         """The model of what an hour usually holds; None before there is one."""

@@ -18,13 +18,14 @@ import yaml
 from folders import Folders, folders_of
 
 from lakehouse import hours
+from lakehouse.clock import Clock, now
 from lakehouse.config import Config, Settings
 from lakehouse.hours import Hour
 from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
 from lakehouse.store.delta import DataFile, event_time_stats, files, files_of_hour
-from lakehouse.store.ledger import Clock, History, Ledger, now
+from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.records import Closed, Mirrored, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

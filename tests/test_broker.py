@@ -35,6 +35,7 @@ from lakehouse.errors import UsageError
 from lakehouse.sandbox.broker import Broker, topic_path
 from lakehouse.sandbox.faults import CODES, Faults, RandomFaults
 from lakehouse.sandbox.monitoring import DENIED, MISSING, OLDEST_UNACKED_MESSAGE_AGE, Sampling
+from lakehouse.sandbox.registry import PUBLISH_TIME
 from lakehouse.sandbox.subscriptions import Message
 from tests.clock import Clock
 
@@ -558,6 +559,39 @@ def test_what_is_unacked_and_published_can_be_read(own: Session, broker: Broker)
     own.ack(own.pull(1))
     assert broker.published(own.topic) == ids
     assert broker.unacked(own.subscription) == ids[1:]
+
+
+def test_a_publisher_may_say_when_a_message_is_published(clock: Clock) -> None:
+    """The demo replays a day: messages carry its times, come when it has got there, and nothing tells them apart."""
+    day = Clock(datetime(2013, 1, 2, 12, tzinfo=UTC))
+    with (
+        Broker(clock=clock.seconds, publish_clock=day.seconds) as broker,
+        opened(Server(broker.address, day.seconds, clock.advance)) as session,
+    ):
+        for payload, minutes in ((b"later", 30), (b"sooner", 10)):
+            moment = day.now + timedelta(minutes=minutes)
+            session.publish(payload, **{PUBLISH_TIME: moment.isoformat(), "client": "aircraft"})
+        assert (broker.backlog(session.subscription), len(broker.unacked(session.subscription))) == (0, 2)
+        assert session.ready() == []
+        day.advance(600)
+        assert broker.backlog(session.subscription) == 1
+        (sooner,) = session.pull()
+        published_at: Any = sooner.message.publish_time
+        assert (sooner.message.data, published_at) == (b"sooner", day.now)
+        assert dict(sooner.message.attributes) == {"client": "aircraft"}
+        day.advance(1200)
+        assert session.ready() == [b"later"]
+        clock.advance(9)
+        assert session.ready() == []  # a lease goes by the machine's clock, however far the day leaps
+        clock.advance(2)
+        assert sorted(session.ready()) == [b"later", b"sooner"]
+
+
+@pytest.mark.parametrize("said", ["yesterday", "2013-01-02T12:00:00"])
+def test_a_publish_time_that_cannot_be_read_is_refused(own: Session, broker: Broker, said: str) -> None:
+    with pytest.raises(exceptions.InvalidArgument, match=f"a time with its zone, not {said}"):
+        own.publish(b"one", **{PUBLISH_TIME: said})
+    assert broker.unacked(own.subscription) == []
 
 
 def test_a_setting_that_the_broker_lacks_is_refused(own: Session) -> None:

@@ -16,6 +16,7 @@ from folders import folders_of
 from py4j.protocol import Py4JNetworkError
 from subscribing import create_subscription, subscribed_broker
 
+from lakehouse.clock import now
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SourceError, StaleDriverError, UnexpectedError, noting_errors
 from lakehouse.ingest import supervisor
@@ -24,7 +25,7 @@ from lakehouse.ingest.query import TopicIngest
 from lakehouse.ingest.supervisor import Pace
 from lakehouse.operations import status
 from lakehouse.store.delta import open_table, table_exists
-from lakehouse.store.ledger import Ledger, LedgerTable, now
+from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.topics import Topic
 from tests.clock import Clock
 

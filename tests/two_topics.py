@@ -21,6 +21,7 @@ from pyspark.sql import SparkSession
 
 from lakehouse.application import Application
 from lakehouse.cli import app
+from lakehouse.clock import Clock, now
 from lakehouse.config import Config, load
 from lakehouse.errors import unexpected
 from lakehouse.ingest import supervisor
@@ -31,7 +32,7 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations import status
 from lakehouse.operations.status import TopicStatus
 from lakehouse.progress import Frontier
-from lakehouse.store.ledger import Clock, History, now
+from lakehouse.store.ledger import History
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.stage import validate_due
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake

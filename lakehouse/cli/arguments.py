@@ -104,9 +104,9 @@ def started_topic(config: Config, name: str) -> TopicSnapshot:
     return snapshot
 
 
-def known_hour(snapshot: TopicSnapshot, hour: Hour) -> Hour:
-    """The hour; LakeError when it lies before the topic's first, or has not begun."""
-    if not has_hour(snapshot, hour, datetime.now(UTC)):
+def known_hour(snapshot: TopicSnapshot, hour: Hour, now: datetime) -> Hour:
+    """The hour; LakeError when it lies before the topic's first, or has not begun at `now`."""
+    if not has_hour(snapshot, hour, now):
         first = first_hour(snapshot)
         raise LakeError(
             f"{snapshot.topic.name} {hour}",

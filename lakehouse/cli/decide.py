@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
+from datetime import datetime
 from typing import Annotated
 
 import typer
@@ -43,7 +43,7 @@ def close(
     person = person_of(by)
     details = {"reason": reason_of(reason), "by": person}
     wanted, snapshot = hour_of(hour), started_topic(config, topic)
-    through = _closable(snapshot, wanted)
+    through = _closable(snapshot, wanted, config.now())
     tables = TopicTables(snapshot.topic, config.settings)
     ledger = tables.ledger(f"close/{config.settings.release}/{person}")
     if ledger.record("close_requested", through, details, unless=lambda history: _has_closed(history, through)) is None:
@@ -62,7 +62,7 @@ def release(
     config = load(context.obj)
     wanted, why, person = hour_of(hour), reason_of(reason), person_of(by)
     snapshot = started_topic(config, topic)
-    known_hour(snapshot, wanted)
+    known_hour(snapshot, wanted, config.now())
     from lakehouse.validate import release as validate
 
     validate.release(snapshot.topic, config, wanted, why, person)
@@ -117,7 +117,7 @@ def maintain(
 
     config = load(context.obj)
     chosen = topics_with_lake(config, topics)
-    removals = [each for topic in chosen for each in maintain_topic(topic, config, datetime.now(UTC), dry_run=dry_run)]
+    removals = [each for topic in chosen for each in maintain_topic(topic, config, config.now(), dry_run=dry_run)]
     if as_json:
         print_json({"dry_run": dry_run, "removals": [asdict(removal) for removal in removals]})
         return
@@ -206,16 +206,16 @@ def _known_reason(reason: str | None) -> str | None:
     return reason
 
 
-def _closable(snapshot: TopicSnapshot, hour: Hour) -> Hour:
+def _closable(snapshot: TopicSnapshot, hour: Hour, now: datetime) -> Hour:
     """An hour that is over and still open: nobody may close an hour that goes on, for all its later events."""
-    if hours.end_of(hour) > datetime.now(UTC):
+    if hours.end_of(hour) > now:
         raise LakeError(
             f"{snapshot.topic.name} {hour}",
             found=f"an hour that ends at {instant_text(hours.end_of(hour))}",
             expected="an hour that is over",
             next_step="Name an earlier hour, or wait: what comes after a close is skewed into a later hour.",
         )
-    if not is_open(snapshot, known_hour(snapshot, hour)):
+    if not is_open(snapshot, known_hour(snapshot, hour, now)):
         raise _closed_already(snapshot.topic.name, hour)
     return hour
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
 
@@ -55,7 +54,7 @@ def verify(
 
     config = load(context.obj)
     wanted = [hour_of(each) for each in hour or []]
-    result = verify_hours(topic_with_lake(config, topic), config, wanted, datetime.now(UTC), progress("hours verified"))
+    result = verify_hours(topic_with_lake(config, topic), config, wanted, config.now(), progress("hours verified"))
     if as_json:
         print_json(asdict(result))
     else:
@@ -81,7 +80,8 @@ def audit(
     config = load(context.obj)
     wanted, then = hour_of(hour), moment_of(as_of, "--as-of")
     snapshot = started_topic(config, topic)
-    result = audit_hour(snapshot.topic, config, known_hour(snapshot, wanted), then, limit)
+    known_hour(snapshot, wanted, config.now())
+    result = audit_hour(snapshot.topic, config, wanted, then, limit)
     if as_json:
         print_json(asdict(result))
     else:
@@ -136,7 +136,7 @@ def failing(
     """The rows of a sealed hour that break an expectation, looked up in silver."""
     config = load(context.obj)
     wanted, snapshot = hour_of(hour), started_topic(config, topic)
-    known_hour(snapshot, wanted)
+    known_hour(snapshot, wanted, config.now())
     from lakehouse.validate import failing as validate
 
     finding = validate.failing(snapshot.topic, config, wanted, expectation, limit)

@@ -8,7 +8,6 @@ from collections import Counter
 from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import asdict
-from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -80,7 +79,7 @@ def status(
     if watch:
         _watch(config, names)
         return
-    rows = statuses(config, names, datetime.now(UTC), looks_at_files=bool(topics))
+    rows = statuses(config, names, config.now(), looks_at_files=bool(topics))
     if as_json:
         print_json({"topics": [asdict(row) for row in rows]})
     elif len(rows) == 1 and topics and not wide:
@@ -109,7 +108,7 @@ def _watch(config: Config, names: Sequence[str]) -> None:
     console = terminal()
 
     def screen() -> Group:
-        now = datetime.now(UTC)
+        now = config.now()
         rows = statuses(config, names, now)
         lines, _ = table(columns.STATUS, _worst_first(rows), console.width)
         room = max(1, console.height - _COLUMN_LINES)
@@ -133,7 +132,8 @@ def topic_hours(
     as_json: AsJson = False,
 ) -> None:
     """A line per hour of a topic: counts, verdict, targets, and how long after its end it got there."""
-    rows = hour_statuses(started_topic(load(context.obj), topic), last, datetime.now(UTC))
+    config = load(context.obj)
+    rows = hour_statuses(started_topic(config, topic), last, config.now())
     if as_json:
         print_json({"topic": topic, "hours": [asdict(row) for row in rows]})
     else:
@@ -142,8 +142,9 @@ def topic_hours(
 
 def explain(context: typer.Context, topic: TopicName, hour: HourText, as_json: AsJson = False) -> None:
     """Why an hour is open, held or closed, with every number behind it, and all that the ledger says of it."""
-    wanted, snapshot = hour_of(hour), started_topic(load(context.obj), topic)
-    explanation = explain_hour(snapshot, known_hour(snapshot, wanted), datetime.now(UTC))
+    wanted, config = hour_of(hour), load(context.obj)
+    now, snapshot = config.now(), started_topic(config, topic)
+    explanation = explain_hour(snapshot, known_hour(snapshot, wanted, now), now)
     if as_json:
         print_json(asdict(explanation))
     else:
@@ -171,7 +172,7 @@ def report(
     folder = (out or f"{config.settings.sealed_root}/_report").rstrip("/")
     if serve and "://" in folder:
         raise UsageError("--serve", found=folder, expected="a folder of this machine", next_step="Give one with --out.")
-    built = report_site.build(config, folder, datetime.now(UTC), last=last, track=progress("topics drawn"))
+    built = report_site.build(config, folder, config.now(), last=last, track=progress("topics drawn"))
     document = {"index": f"{folder}/index.html", **asdict(built)}
     confirm(
         f"{folder}/index.html: {built.topics} topics, {built.pages} hours, {built.drawn} drawn again.",

@@ -16,6 +16,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.clock import Clock
 from lakehouse.crash.checkpoints import Log
 from lakehouse.crash.world import ACK_DEADLINE, World
 from lakehouse.ingest.batch import Batch
@@ -136,7 +137,7 @@ def hasty_puller(broker: Broker) -> Puller:
     return Puller(connect=partial(_hasty_reader, broker))
 
 
-def _hasty_reader(broker: Broker, subscription: str, answers: str) -> SubscriptionReader:
+def _hasty_reader(broker: Broker, subscription: str, answers: str, clock: Clock) -> SubscriptionReader:
     pauses = Pauses(timedelta(seconds=0.0005), timedelta(seconds=0.001))
     channel: Any = DirectChannel(broker)
-    return SubscriptionReader(subscription, answers=answers, channel=channel, pauses=pauses, max_ack_ids=3)
+    return SubscriptionReader(subscription, answers=answers, channel=channel, pauses=pauses, max_ack_ids=3, clock=clock)

@@ -155,6 +155,7 @@ def metadata_of(plan: BatchPlan, topic: Topic, *, release: str, run: str, unackn
     return {
         "watermark": mark.isoformat() if mark else None,
         "frontier": frontier.isoformat() if frontier else None,
+        "at": plan.signals.now.isoformat(),
         "release": release,
         "run": run,
         "epochs": sorted({fact["epoch"] for fact in plan.new}),

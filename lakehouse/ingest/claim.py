@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 
 from deltalake import DeltaTable
 
 from lakehouse import failpoints, hours
+from lakehouse.clock import Clock, Replayed, now
 from lakehouse.config import Config
 from lakehouse.durations import duration_text
 from lakehouse.errors import ConfigError, SourceError
@@ -23,6 +24,7 @@ from lakehouse.ingest.frontier import (
     FrontierSource,
     MonitoringFrontier,
     monitoring_client,
+    seconds_since_boot,
     store_ahead,
 )
 from lakehouse.ingest.journal import Journal
@@ -36,8 +38,6 @@ from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
 
-Clock = Callable[[], datetime]
-
 _MONITORING_EVERY = timedelta(seconds=30)
 
 _UPDATE_EVERY = timedelta(seconds=30)
@@ -45,10 +45,6 @@ _UPDATE_EVERY = timedelta(seconds=30)
 
 FARTHEST_FIRST_HOUR = timedelta(days=31)
 """A first hour that is further ahead is taken for a typing error: until then every event would be skewed into it."""
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 def claim(
@@ -147,7 +143,9 @@ class ClaimedTopic:
         if settings.frontier.source == "drained":
             if self._clock_check is None:  # at the claim, whose row the store has just taken
                 ahead = store_ahead(self._tables.sealed.below("ledger").files(), self._clock)
-                self._clock_check = ClockCheck(store_ahead=ahead)
+                # A replayed day goes on in leaps: it is its own steady clock.
+                steady = self._clock.seconds if isinstance(self._clock, Replayed) else seconds_since_boot
+                self._clock_check = ClockCheck(steady, store_ahead=ahead)
             return DrainedFrontier(ack_deadline, max_age, trusted_from, self._clock_check)
         client = monitoring_client()
         return MonitoringFrontier(self._topic.subscription, client, max_age, ask_every=_MONITORING_EVERY)
@@ -159,7 +157,14 @@ class ClaimedTopic:
             return
         first = self._topic.first_hour
         opened = replace(state, open_hour=hours.hour_of(self._clock()) if first == "now" else first)
-        metadata = {"release": self._release, "run": self._run, "segments": [], "closed": [], "epochs": []}
+        metadata = {
+            "release": self._release,
+            "run": self._run,
+            "segments": [],
+            "closed": [],
+            "epochs": [],
+            "at": self._clock().isoformat(),
+        }
         zeros = {"rows": 0, "rejected": 0, "reasons": {}, "undeclared": {}, "watermark": None, "frontier": None}
         try:
             self._bronze.commit([], opened, {**metadata, **zeros, "adopted": []})

@@ -10,12 +10,13 @@ from typing import Any
 from deltalake import DeltaTable
 
 from lakehouse import failpoints, hours
+from lakehouse.clock import Clock
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest.batch import BatchPlan, Request
 from lakehouse.ingest.closing import Awaits
 from lakehouse.progress import watermark
 from lakehouse.store import bronze_log, records
-from lakehouse.store.ledger import Clock, History, Ledger
+from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.records import Closed, CloseRequested, Failed, Recovered, Started, State, Stopped
 from lakehouse.store.tables import TopicTables
 

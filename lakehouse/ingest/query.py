@@ -11,12 +11,13 @@ from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import failpoints
+from lakehouse.clock import Clock, now
 from lakehouse.config import Config
 from lakehouse.errors import StaleDriverError
 from lakehouse.hours import Hour
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.checkpoint import set_aside_if_damaged
-from lakehouse.ingest.claim import ClaimedTopic, Clock, claim, now
+from lakehouse.ingest.claim import ClaimedTopic, claim
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.frontier import FrontierSource
 from lakehouse.ingest.journal import Journal

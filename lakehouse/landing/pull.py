@@ -15,6 +15,7 @@ import pyarrow as pa
 from pyspark import TaskContext
 
 from lakehouse import failpoints
+from lakehouse.clock import Clock, now
 from lakehouse.config import Ingest
 from lakehouse.decode.events import decode
 from lakehouse.errors import UnknownOutcomeError
@@ -23,7 +24,7 @@ from lakehouse.landing.brokers.pages import Page
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, PendingPull, SubscriptionReader
 from lakehouse.landing.manifests import Manifest, Slot, manifest_path, read_manifest
 from lakehouse.landing.quarantine import QuarantiningDecoder
-from lakehouse.landing.segments import Clock, Decoder, SegmentWriter, wall_clock
+from lakehouse.landing.segments import Decoder, SegmentWriter
 from lakehouse.store.files import Storage
 from lakehouse.topics import Topic
 
@@ -59,7 +60,7 @@ class Puller:
     decode_bytes: int = _DECODE_BYTES
     decode: Decoder = decode
     quarantine: Callable[[], AbstractContextManager[Decoder]] = QuarantiningDecoder
-    clock: Clock = wall_clock
+    clock: Clock = now
 
     def parts(
         self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None]
@@ -106,7 +107,7 @@ class _Attempt:
         self._has_keys = False
 
     def part(self) -> Pulled:
-        reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers)
+        reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers, clock=self._puller.clock)
         try:
             slot = self._slot
             of = self._topic.name, f"{slot.epoch}-{slot.slot}"

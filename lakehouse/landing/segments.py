@@ -6,8 +6,7 @@ import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 from typing import Any
 
 import numpy as np
@@ -16,6 +15,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lakehouse import hours
+from lakehouse.clock import Clock, now
 from lakehouse.decode.events import Decoded, decode
 from lakehouse.decode.undeclared import top_names
 from lakehouse.hours import Hour
@@ -39,8 +39,6 @@ _CLOSING = 8
 _HOUR_US = 3_600_000_000
 
 Decoder = Callable[[pa.RecordBatch, Topic], Decoded]
-Clock = Callable[[], datetime]
-wall_clock: Clock = partial(datetime.now, UTC)
 
 
 class SegmentWriter:
@@ -56,7 +54,7 @@ class SegmentWriter:
         decode: Decoder = decode,
         *,
         row_group_bytes: int = ROW_GROUP_BYTES,
-        clock: Clock = wall_clock,
+        clock: Clock = now,
     ) -> None:
         self._topic, self._storage, self._epoch, self._slot, self._decode = topic, storage, epoch, slot, decode
         self._row_group_bytes, self._clock = row_group_bytes, clock

@@ -19,6 +19,7 @@ from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPart
 from pyspark.sql.pandas.types import from_arrow_schema
 from pyspark.sql.types import StructType
 
+from lakehouse.clock import clock_of
 from lakehouse.config import Ingest
 from lakehouse.errors import noting_errors
 from lakehouse.hours import Hour
@@ -168,7 +169,7 @@ class SegmentStream(DataSourceStreamReader):
         # Pub/Sub's client takes 11 MiB, which a process that only plans need not have: there is one for each topic.
         from lakehouse.landing.pull import Puller
 
-        return self._given_puller or Puller()
+        return self._given_puller or Puller(clock=clock_of(self._raw.uri.rpartition("/")[0]))
 
     def _plan(self, offset: Offset) -> dict[str, Any]:
         self._last = offset

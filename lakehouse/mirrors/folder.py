@@ -13,6 +13,7 @@ from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
 
 from lakehouse import failpoints
+from lakehouse.clock import Clock, now
 from lakehouse.config import Root
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
@@ -21,7 +22,6 @@ from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_erro
 from lakehouse.mirrors.files import Copy, Files, Found
 from lakehouse.mirrors.limits import Neighbour, too_long
 from lakehouse.store.delta import DataFile, first_line
-from lakehouse.store.ledger import Clock, now
 from lakehouse.topics import Frozen, Topic, key
 
 if TYPE_CHECKING:

@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING
 
+from lakehouse.clock import Clock
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.mirrors.catalogue import Checks, mirror_named
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.target import Delivery, Outcome, TargetRun, as_lakehouse_error, due_now
-from lakehouse.store.ledger import Clock, now
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -68,7 +68,7 @@ def _run_target(
 ) -> Outcome:
     """One target's due hours; it is opened only when there are any. Whatever it raises is an error of the outcome."""
     try:
-        ledger = tables.ledger(by, clock or now)
+        ledger = tables.ledger(by, clock)
         history = ledger.history()
         if is_stopping() or not (due_now(history, name, clock) or history.due_to_withdraw(name)):
             return Outcome()

@@ -11,12 +11,13 @@ from dataclasses import dataclass, field
 from itertools import takewhile
 
 from lakehouse import failpoints
+from lakehouse.clock import Clock
 from lakehouse.errors import LakehouseError, MirrorError, TargetLimitError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.backoff import next_try
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.sealed import sealed_hour
-from lakehouse.store.ledger import Clock, History, Ledger
+from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 from lakehouse.store.tables import TopicTables
 

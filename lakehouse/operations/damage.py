@@ -7,11 +7,12 @@ from collections.abc import Iterator, Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
+from lakehouse.clock import Clock
 from lakehouse.errors import LakeError
 from lakehouse.store.bronze_log import segment_of, segments_in_log
 from lakehouse.store.delta import files, table_errors
 from lakehouse.store.files import Storage
-from lakehouse.store.ledger import Clock, History, now
+from lakehouse.store.ledger import History
 from lakehouse.store.place import Place
 from lakehouse.store.records import Damaged, DamagedFile, State
 from lakehouse.store.tables import TopicTables
@@ -34,7 +35,7 @@ def damage(tables: TopicTables) -> Damaged:
     return Damaged(count=len(found), files=tuple(found[:MOST_NAMED]))
 
 
-def record_damage(tables: TopicTables, by: str, clock: Clock = now) -> None:
+def record_damage(tables: TopicTables, by: str, clock: Clock | None = None) -> None:
     """One row in the ledger where a look finds something else than the look before, so that `status` need not look."""
     if not tables.has_ledger():
         return

@@ -22,6 +22,7 @@ import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
 from lakehouse import hours
+from lakehouse.clock import Clock
 from lakehouse.config import Config
 from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME, decode
 from lakehouse.decode.json_messages import COMPRESSED, NOT_JSON
@@ -34,7 +35,6 @@ from lakehouse.progress import IngestState, OpenHour
 from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.store import bronze_log, parquet
 from lakehouse.store.delta import ConflictError, Conflicts, DataFile, event_time_stats, files
-from lakehouse.store.ledger import Clock, now
 from lakehouse.store.records import Replayed
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -99,14 +99,14 @@ class _Moved:
 
 
 def replay_rejected(
-    topic: Topic, config: Config, choice: Choice, *, by: str, dry_run: bool = False, clock: Clock = now
+    topic: Topic, config: Config, choice: Choice, *, by: str, dry_run: bool = False, clock: Clock | None = None
 ) -> Replay:
     """Decode the chosen rejected deliveries again; those that are events now go into open hours, in one commit.
 
     Idempotent: a delivery that was replayed is no longer rejected. A run that is cut off before its commit changed
     nothing, and the files that it wrote are removed by `maintain`. LakeError when the topic has no open hour yet.
     """
-    tables = TopicTables(topic, config.settings)
+    tables, clock = TopicTables(topic, config.settings), clock or config.settings.clock
     conflicts = Conflicts(tables.raw.below("bronze").uri)
     while True:
         done = Replay(topic.name)

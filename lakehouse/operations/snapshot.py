@@ -145,6 +145,18 @@ def _last_batch(bronze: DeltaTable) -> Batch | None:
         return None
     version, metadata = newest
     unacknowledged = sum(int(each.get("unacknowledged") or 0) for _, each in recent)
+    return Batch(
+        version,
+        _committed_at(bronze, version, metadata),
+        IngestState.from_json(metadata["state"]),
+        metadata,
+        unacknowledged,
+    )
+
+
+def _committed_at(bronze: DeltaTable, version: int, metadata: dict[str, Any]) -> datetime:
+    """By the lake's clock; a commit of an older release has only Delta's own time."""
+    if "at" in metadata:
+        return datetime.fromisoformat(metadata["at"])
     *_, committed = bronze.history(int(bronze.version()) - version + 1)
-    committed_at = datetime.fromtimestamp(committed["timestamp"] / 1000, UTC)
-    return Batch(version, committed_at, IngestState.from_json(metadata["state"]), metadata, unacknowledged)
+    return datetime.fromtimestamp(committed["timestamp"] / 1000, UTC)

@@ -8,8 +8,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 
+from lakehouse.clock import Clock
 from lakehouse.hours import Hour
-from lakehouse.store.ledger import Clock, History, now
+from lakehouse.store.ledger import History
 from lakehouse.store.records import MirrorFailed, StageFailed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -30,8 +31,11 @@ class StageFailure:
     error: str
 
 
-def record_stage_failure(tables: TopicTables, stage: str, error: Exception, run: str, clock: Clock = now) -> None:
+def record_stage_failure(
+    tables: TopicTables, stage: str, error: Exception, run: str, clock: Clock | None = None
+) -> None:
     """One row for the oldest hour that is due there; none where the ledger has it, or cannot be written."""
+    clock = clock or tables.settings.clock
     try:
         if not tables.has_ledger():
             return

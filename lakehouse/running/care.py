@@ -8,13 +8,13 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 
+from lakehouse.clock import Clock
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, unexpected
 from lakehouse.operations.maintain import Removal, maintain_topic
 from lakehouse.running.pool import MakesRoom, Pool
 from lakehouse.running.schedule import Outcome, Pauses, Schedule
 from lakehouse.spark.shutdown import concerns_all
-from lakehouse.store.ledger import Clock, now
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -41,13 +41,14 @@ class Care:
         config: Config,
         stop: threading.Event,
         note: Note,
-        clock: Clock = now,
+        clock: Clock | None = None,
         after_start: timedelta = AFTER_START,
     ) -> None:
         """`after_start` is the shortest wait for the first care."""
         self._after_start = after_start
         self._topics = {topic.name: topic for topic in topics}
-        self._config, self._stop_of_all, self._note, self._clock = config, stop, note, clock
+        self._config, self._stop_of_all, self._note = config, stop, note
+        self._clock = clock or config.settings.clock
         self._stop = threading.Event()
         self._errors: dict[str, str] = {}
         self._pool: Pool | None = None

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import logging
 import threading
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 
 from lakehouse import hours
+from lakehouse.clock import Clock, now
 from lakehouse.errors import ConfigError, in_one_line
 from lakehouse.store.heartbeats import BEAT_EVERY, Heartbeat, Heartbeats, Pulse
 
@@ -18,8 +20,8 @@ LAST_WRITE = timedelta(seconds=5)
 """How long the end of an application waits for its last heartbeat."""
 
 
-def now() -> datetime:
-    return datetime.now(UTC)
+_LONGEST_WAIT = timedelta(seconds=1)
+"""Between two looks at the clock, which leaps where a day is replayed."""
 
 
 class Heart:
@@ -30,7 +32,7 @@ class Heart:
         heartbeats: Heartbeats,
         heartbeat: Heartbeat,
         pulses: Callable[[], Mapping[str, Pulse]],
-        clock: Callable[[], datetime] = now,
+        clock: Clock = now,
     ) -> None:
         self._heartbeats, self._heartbeat, self._pulses, self._clock = heartbeats, heartbeat, pulses, clock
         self._ending = threading.Event()
@@ -43,8 +45,12 @@ class Heart:
 
         def beat() -> None:
             self.beat()
-            while not self._ending.wait(every.total_seconds()):
-                self.beat()
+            wait = min(every, _LONGEST_WAIT).total_seconds()
+            last, due = self._clock(), time.monotonic() + every.total_seconds()
+            while not self._ending.wait(wait):
+                if time.monotonic() >= due or self._clock() - last >= every:
+                    self.beat()
+                    last, due = self._clock(), time.monotonic() + every.total_seconds()
 
         self._thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         self._thread.start()

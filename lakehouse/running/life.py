@@ -11,7 +11,7 @@ from datetime import datetime
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, in_one_line
 from lakehouse.ingest.query import TopicIngest
-from lakehouse.running.heart import Heart, now
+from lakehouse.running.heart import Heart
 from lakehouse.running.identity import configuration_hash
 from lakehouse.running.neighbours import check_subscription
 from lakehouse.store.heartbeats import BEAT_EVERY, Heartbeat, Heartbeats, Pulse, Sign
@@ -24,18 +24,18 @@ class Life:
     """From the first topic that is claimed, the application's heartbeat is written; `end` says why it ended."""
 
     def __init__(self, config: Config, topics: Sequence[Topic], run: str) -> None:
-        self._heartbeats = Heartbeats(config.settings)
+        self._heartbeats, self._clock = Heartbeats(config.settings), config.settings.clock
         self._ours = Heartbeat(
             application=config.settings.application,
             run=run,
             host=socket.gethostname(),
             release=config.settings.release,
             configuration=configuration_hash(config, topics),
-            started_at=now(),
-            written_at=now(),
+            started_at=self._clock(),
+            written_at=self._clock(),
         )
         self._ingests: Sequence[TopicIngest] = ()
-        self._heart = Heart(self._heartbeats, self._ours, self._pulses)
+        self._heart = Heart(self._heartbeats, self._ours, self._pulses, self._clock)
         self._seen: tuple[datetime, list[Sign]] | None = None
         self.maintained: dict[str, datetime] = {}
         """When each topic was last maintained by a run of this or of another application."""
@@ -44,7 +44,7 @@ class Life:
     def follow(self, ingests: Sequence[TopicIngest]) -> None:
         """The topics whose pulses the heartbeat has."""
         self._ingests = ingests
-        for sign in self._signs(now()):
+        for sign in self._signs(self._clock()):
             for name, pulse in sign.heartbeat.topics.items():
                 before = self.maintained.get(name)
                 if pulse.maintained_at is not None and (before is None or pulse.maintained_at > before):
@@ -58,12 +58,14 @@ class Life:
 
     def start(self, *, has_topics: bool) -> None:
         """Let the heart beat. A run that could claim no topic makes no heartbeat where there was none before."""
-        if has_topics or any(sign.heartbeat.application == self._ours.application for sign in self._signs(now())):
+        if has_topics or any(
+            sign.heartbeat.application == self._ours.application for sign in self._signs(self._clock())
+        ):
             self._heart.start()
 
     def check(self, ingest: TopicIngest) -> None:
         """ConfigError when another application reads the topic's subscription."""
-        at = now()
+        at = self._clock()
         check_subscription(ingest.topic, self._ours, self._signs(at), at)
 
     def end(self, why: str) -> None:

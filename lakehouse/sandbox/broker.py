@@ -22,7 +22,7 @@ from lakehouse.sandbox.faults import Faults
 from lakehouse.sandbox.monitoring import FRESH, Sampling, time_series
 from lakehouse.sandbox.pubsub import PUBLISHER, SUBSCRIBER, PubSub
 from lakehouse.sandbox.registry import Registry
-from lakehouse.sandbox.subscriptions import ACK_ID_LENGTH, Refusal
+from lakehouse.sandbox.subscriptions import ACK_ID_LENGTH, Clocks, Refusal
 
 Method = Callable[[Any, grpc.ServicerContext], Any]
 
@@ -35,7 +35,8 @@ _MAX_RECEIVE_BYTES = 16 * 1024 * 1024
 class Broker:
     """Serves from entering to leaving its context; `faults` and `sampling` may be replaced at any time.
 
-    Leases and ages go by `clock`; only a waiting Pull goes by real time, up to `longest_wait`.
+    Leases go by `clock`, publish times and the ages of messages by `publish_clock`: that of the day that is replayed.
+    Only a waiting Pull goes by real time, up to `longest_wait`.
     """
 
     def __init__(
@@ -44,6 +45,7 @@ class Broker:
         *,
         host: str = "127.0.0.1",
         clock: Callable[[], float] = time.time,
+        publish_clock: Callable[[], float] | None = None,
         faults: Faults | None = None,
         sampling: Sampling = FRESH,
         longest_wait: timedelta = timedelta(seconds=20),
@@ -51,8 +53,9 @@ class Broker:
     ) -> None:
         self.faults = faults or Faults()
         self.sampling = sampling
-        self._host, self._port, self._clock = host, port, clock
-        self._registry = Registry(clock, ack_id_length)
+        self._host, self._port = host, port
+        self._publish_clock = publish_clock or clock
+        self._registry = Registry(Clocks(clock, self._publish_clock), ack_id_length)
         self._pubsub = PubSub(self._registry, lambda: self.faults, longest_wait)
         self._server: grpc.Server | None = None
 
@@ -68,6 +71,10 @@ class Broker:
     def unacked(self, subscription: str) -> list[str]:
         """Ids of the messages that `projects/…/subscriptions/…` still owes, in the order of their publishing."""
         return self._registry.subscription(subscription).unacked()
+
+    def backlog(self, subscription: str) -> int:
+        """How many messages `projects/…/subscriptions/…` owes whose publish time has come."""
+        return self._registry.subscription(subscription).backlog()
 
     def create(self, subscription: str) -> str:
         """Makes `projects/…/subscriptions/…` and the topic that it reads, whose path it gives; both are new."""
@@ -174,7 +181,7 @@ class Broker:
         return call
 
     def _list_time_series(self, request: Any, context: grpc.ServicerContext) -> Any:
-        return time_series(request, list(self._registry.subscriptions.values()), self.sampling, self._clock())
+        return time_series(request, list(self._registry.subscriptions.values()), self.sampling, self._publish_clock())
 
 
 def topic_path(subscription: str) -> str:

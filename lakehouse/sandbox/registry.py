@@ -5,14 +5,20 @@ from __future__ import annotations
 import re
 import threading
 from collections.abc import Callable, Iterable, Sequence
+from datetime import datetime
 from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from google.pubsub_v1 import types
 
 from lakehouse.sandbox.faults import Faults
-from lakehouse.sandbox.subscriptions import ACK_ID_LENGTH, Message, Numbers, Refusal, Subscription
+from lakehouse.sandbox.subscriptions import ACK_ID_LENGTH, Clocks, Message, Numbers, Refusal, Subscription
+
+PUBLISH_TIME = "sandbox-publish-time"
+"""The attribute by which a publisher says when a message is published, as ISO 8601; only the sandbox honours it.
+
+The message is delivered from that time on, and without the attribute.
+"""
 
 MIN_ACK_DEADLINE_SECONDS, MAX_ACK_DEADLINE_SECONDS = 10, 600
 _WEEK_SECONDS = 604_800
@@ -60,11 +66,11 @@ class Topic:
 class Registry:
     """The broker's topics and subscriptions, whose messages share one count of ids. Usable by several threads.
 
-    `clock` gives seconds since 1970. What it refuses is a `Refusal` with the status that Pub/Sub would answer.
+    What it refuses is a `Refusal` with the status that Pub/Sub would answer.
     """
 
-    def __init__(self, clock: Callable[[], float], ack_id_length: int = ACK_ID_LENGTH) -> None:
-        self._clock, self._numbers, self._ack_id_length = clock, Numbers(), ack_id_length
+    def __init__(self, clocks: Clocks, ack_id_length: int = ACK_ID_LENGTH) -> None:
+        self._clocks, self._numbers, self._ack_id_length = clocks, Numbers(), ack_id_length
         self._lock = threading.RLock()
         self.topics: dict[str, Topic] = {}
         self.subscriptions: dict[str, Subscription] = {}
@@ -74,7 +80,7 @@ class Registry:
         with self._lock:
             if settings.name in self.topics:
                 raise Refusal(grpc.StatusCode.ALREADY_EXISTS, "Topic already exists")
-            return self.topics.setdefault(settings.name, Topic(settings, self._numbers, self._clock))
+            return self.topics.setdefault(settings.name, Topic(settings, self._numbers, self._clocks.publishing))
 
     def topic(self, name: str, missing: str = "Topic not found") -> Topic:
         _check_name(name, "topics")
@@ -97,7 +103,7 @@ class Registry:
             complete = _complete(settings)
             if settings.name in self.subscriptions:
                 raise Refusal(grpc.StatusCode.ALREADY_EXISTS, "Subscription already exists")
-            subscription = Subscription(complete, self._numbers, self._clock, self._ack_id_length)
+            subscription = Subscription(complete, self._numbers, self._clocks, self._ack_id_length)
             topic.subscribe(subscription)
             return self.subscriptions.setdefault(settings.name, subscription)
 
@@ -132,14 +138,26 @@ def page(resources: Iterable[str], prefix: str, size: int, token: str) -> tuple[
 
 
 def _stored_messages(protos: Sequence[Any], numbers: range, now: float) -> list[Message]:
-    stamp = Timestamp()
-    stamp.FromNanoseconds(int(now * 1e6) * 1000)
     messages = []
     for number, proto in zip(numbers, protos, strict=True):
+        at = _publish_time(proto.attributes) if PUBLISH_TIME in proto.attributes else now
         proto.message_id = str(number)
-        proto.publish_time.CopyFrom(stamp)
-        messages.append(Message(number, proto, proto.ByteSize(), now, proto.ordering_key))
+        proto.publish_time.FromMicroseconds(int(at * 1e6))
+        messages.append(Message(number, proto, proto.ByteSize(), at, proto.ordering_key))
     return messages
+
+
+def _publish_time(attributes: Any) -> float:
+    """Takes the attribute away and gives what it says, in seconds since 1970."""
+    said = attributes.pop(PUBLISH_TIME)
+    try:
+        moment = datetime.fromisoformat(said)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        text = f"The sandbox cannot read the attribute {PUBLISH_TIME}: a time with its zone, not {said}"
+        raise Refusal(grpc.StatusCode.INVALID_ARGUMENT, text)
+    return moment.timestamp()
 
 
 def _check_name(name: str, kind: str) -> None:

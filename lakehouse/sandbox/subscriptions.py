@@ -8,6 +8,7 @@ import threading
 from bisect import insort
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 import grpc
@@ -43,6 +44,14 @@ class Message(NamedTuple):
     size_bytes: int
     published: float
     key: str
+
+
+@dataclass(frozen=True)
+class Clocks:
+    """What gives seconds since 1970, for leases and for publish times: a day that is replayed goes on in leaps."""
+
+    leases: Callable[[], float]
+    publishing: Callable[[], float]
 
 
 class Numbers:
@@ -132,12 +141,12 @@ class Subscription:
     reading of the service's promise. Whatever is done, it costs time by the messages it touches, not by the backlog.
     """
 
-    def __init__(self, settings: Any, numbers: Numbers, clock: Callable[[], float], ack_id_length: int) -> None:
+    def __init__(self, settings: Any, numbers: Numbers, clocks: Clocks, ack_id_length: int) -> None:
         self.name: str = settings.name
         self._ack_id_length = ack_id_length
         self.settings = settings
         self.deleted = False
-        self._numbers, self._clock = numbers, clock
+        self._numbers, self._clock, self._publish_clock = numbers, clocks.leases, clocks.publishing
         self._changed = threading.Condition()
         self._unacked: dict[int, Message] = {}
         self._ready: deque[Message | _Lane] = deque()
@@ -145,15 +154,21 @@ class Subscription:
         self._leases: dict[int, _Lease] = {}
         self._deadlines: list[tuple[float, int, Sequence[int]]] = []
         self._delayed: list[tuple[float, int, Message]] = []
+        self._scheduled: list[tuple[float, int, Message]] = []
         self._ties = itertools.count()
 
     def offer(self, messages: Iterable[Message], arrivals: Iterable[tuple[float, Message]]) -> None:
-        """Owes `messages` from now on; they become ready as `arrivals` (seconds from now, message) says."""
-        now = self._clock()
+        """Owes `messages` from now on; they become ready as `arrivals` (seconds from now, message) says.
+
+        A message whose publish time is still to come is ready when it has come.
+        """
+        now, today = self._clock(), self._publish_clock()
         with self._changed:
             self._unacked.update((message.number, message) for message in messages)
             for delay, message in arrivals:
-                if delay > 0:
+                if message.published > today:
+                    heapq.heappush(self._scheduled, (message.published, next(self._ties), message))
+                elif delay > 0:
                     heapq.heappush(self._delayed, (now + delay, next(self._ties), message))
                 else:
                     self._make_ready(message)
@@ -209,14 +224,19 @@ class Subscription:
             self._changed.notify_all()
 
     def unacked(self) -> list[str]:
-        """Ids of the messages not yet acknowledged, in the order of their publishing."""
+        """Ids of the messages not yet acknowledged, in the order in which they were sent."""
         with self._changed:
             return [str(number) for number in self._unacked]
 
+    def backlog(self) -> int:
+        """Messages not yet acknowledged whose publish time has come."""
+        with self._changed:
+            return len(self._unacked) - sum(at > self._publish_clock() for at, _, _ in self._scheduled)
+
     def oldest_publish_time(self) -> float | None:
         with self._changed:
-            oldest = next(iter(self._unacked.values()), None)
-        return oldest.published if oldest else None
+            today = self._publish_clock()
+            return min((each.published for each in self._unacked.values() if each.published <= today), default=None)
 
     def _lease(self, flow: Flow, seconds: float) -> list[tuple[str, Message]]:
         self._catch_up()
@@ -250,8 +270,10 @@ class Subscription:
             self._ready.popleft()
 
     def _catch_up(self) -> None:
-        """Makes ready what has been delayed long enough, or leased for too long."""
-        now = self._clock()
+        """Makes ready what is published by now, has been delayed long enough, or leased for too long."""
+        now, today = self._clock(), self._publish_clock()
+        while self._scheduled and self._scheduled[0][0] <= today:
+            self._make_ready(heapq.heappop(self._scheduled)[2])
         while self._delayed and self._delayed[0][0] <= now:
             self._make_ready(heapq.heappop(self._delayed)[2])
         while self._deadlines and self._deadlines[0][0] <= now:

@@ -11,6 +11,7 @@ from typing import Annotated, Literal
 
 from pydantic import TypeAdapter, ValidationError
 
+from lakehouse.clock import replayed_clock
 from lakehouse.concealed import without_secrets
 from lakehouse.config import Settings
 from lakehouse.store.place import Place
@@ -80,7 +81,7 @@ class Heartbeat:
 
 @dataclass(frozen=True)
 class Sign:
-    """A heartbeat as it was found; `written_at` is by the store's clock, where it has one."""
+    """A heartbeat as it was found; `written_at` is by the store's clock, or by that of the day that is replayed."""
 
     heartbeat: Heartbeat
     written_at: datetime
@@ -102,6 +103,7 @@ class Heartbeats:
 
     def __init__(self, settings: Settings) -> None:
         self._storage = Place(f"{settings.raw_root}/_applications", settings.storage_options).files()
+        self._is_replayed = replayed_clock(settings.raw_root) is not None
 
     def write(self, heartbeat: Heartbeat) -> None:
         """Replace the application's, in one request; OSError or Google's own errors when the store refuses."""
@@ -116,13 +118,14 @@ class Heartbeats:
         listed = [stored for stored in self._storage.listing("") if stored.path.endswith(f"/{_FILE}")]
         with ThreadPoolExecutor(_READERS) as readers:
             read = list(readers.map(lambda stored: _heartbeat_in(self._storage.read(stored.path)), listed))
-        return list(_signs(zip(read, [stored.modified_at for stored in listed], strict=True)))
+        by_store = [None if self._is_replayed else stored.modified_at for stored in listed]
+        return list(_signs(zip(read, by_store, strict=True)))
 
 
-def _signs(found: Iterator[tuple[Heartbeat | None, datetime]]) -> Iterator[Sign]:
+def _signs(found: Iterator[tuple[Heartbeat | None, datetime | None]]) -> Iterator[Sign]:
     for heartbeat, written_at in found:
         if heartbeat is not None:
-            yield Sign(heartbeat, written_at)
+            yield Sign(heartbeat, written_at or heartbeat.written_at)
 
 
 def _heartbeat_in(content: bytes | None) -> Heartbeat | None:

@@ -17,6 +17,7 @@ from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, w
 from deltalake.exceptions import CommitFailedError
 
 from lakehouse import hours
+from lakehouse.clock import Clock, now
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
@@ -43,17 +44,12 @@ from lakehouse.store.records import (
 )
 
 R = TypeVar("R", bound=Record)
-Clock = Callable[[], datetime]
 
 _APP = "ledger"
 _TICK = timedelta(microseconds=1)
 
 MOST_FILES = 100
 """Of a ledger: a process reads all of them at its start, and each append makes one."""
-
-
-def now() -> datetime:
-    return datetime.now(UTC)
 
 
 @dataclass(frozen=True)

@@ -10,12 +10,13 @@ import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
 from deltalake.exceptions import DeltaError
 
+from lakehouse.clock import Clock
 from lakehouse.config import Settings
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
-from lakehouse.store.ledger import Clock, Entry, History, Ledger, LedgerTable, now
+from lakehouse.store.ledger import Entry, History, Ledger, LedgerTable
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
@@ -59,15 +60,18 @@ class TopicTables:
         """The sealed hours, as of `version` or now; LakeError when there is no such table or version."""
         return self.sealed.below("silver").table(version)
 
-    def ledger(self, by: str, clock: Clock = now) -> Ledger:
-        """The ledger to record in as `by` (`<stage>/<release>/<run>`); created where there is none."""
+    def ledger(self, by: str, clock: Clock | None = None) -> Ledger:
+        """The ledger to record in as `by` (`<stage>/<release>/<run>`); created where there is none.
+
+        Its rows are dated by the clock of the lake, where none is given.
+        """
         place = self._ledger
         key = place.uri, tuple(sorted(place.options.items())), self.topic.audit_window
         table = _ledgers.get(key)
         if table is None or not place.has_table():
             # Without a lock, which a slow store of one topic would hold against all others: two handles do no harm.
             table = _ledgers[key] = LedgerTable(_ensure(place, LEDGER, [], _properties(self.topic)))
-        return Ledger(table, by, clock)
+        return Ledger(table, by, clock or self.settings.clock)
 
     def history(self) -> History:
         """What the ledger says; nothing where there is no ledger."""

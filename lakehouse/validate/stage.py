@@ -11,11 +11,12 @@ from itertools import takewhile
 from typing import Any
 
 from lakehouse import failpoints
+from lakehouse.clock import Clock
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.schemas import silver_schema
-from lakehouse.store.ledger import Clock, History, Ledger, now
+from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.records import Sealed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -84,7 +85,7 @@ class Validation:
     topic: Topic
     config: Config
     run: str
-    clock: Clock = now
+    clock: Clock | None = None
 
     @cached_property
     def tables(self) -> TopicTables:
@@ -149,7 +150,7 @@ class Validation:
             "topic": self.topic.name,
             "hour": hour,
             "state": verdict.state,
-            "at": self.clock().isoformat(),
+            "at": (self.clock or self.config.settings.clock)().isoformat(),
             "release": self.config.settings.release,
             "run": self.run,
             "engine": ENGINE,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
@@ -25,6 +25,7 @@ from google.pubsub_v1.types import (
 )
 
 from lakehouse import failpoints
+from lakehouse.clock import Clock, now
 from lakehouse.errors import SourceError
 from lakehouse.landing.brokers.channel import channel_to, place
 from lakehouse.landing.brokers.leases import Refused
@@ -82,7 +83,8 @@ class Pauses:
 class SubscriptionReader:
     """One channel to one subscription. Usable by several threads.
 
-    `answers` names a reader of `PAGE_READERS`. A `channel` that is given is closed with the reader.
+    `answers` names a reader of `PAGE_READERS`; `clock` says when pulls were sent. A `channel` that is given
+    is closed with the reader.
     """
 
     def __init__(
@@ -93,8 +95,9 @@ class SubscriptionReader:
         channel: grpc.Channel | None = None,
         pauses: Pauses | None = None,
         max_ack_ids: int = MAX_ACK_IDS,
+        clock: Clock = now,
     ) -> None:
-        self.subscription = subscription
+        self.subscription, self.clock = subscription, clock
         self._max_ack_ids = max_ack_ids
         self._retry = (pauses or Pauses()).retry()
         self._channel = channel or channel_to(subscription)
@@ -188,7 +191,7 @@ class PendingPull:
     """
 
     def __init__(self, reader: SubscriptionReader, request: Any, deadline: float) -> None:
-        self.at = datetime.now(UTC)
+        self.at = reader.clock()
         self.unanswered_at: datetime | None = None
         self.is_empty = False
         self._reader, self._request, self._deadline = reader, request, deadline
@@ -218,7 +221,7 @@ class PendingPull:
             self._call = None
             self.is_empty = False
             if _is_passing(error):
-                self.unanswered_at = datetime.now(UTC)
+                self.unanswered_at = self._reader.clock()
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return None
             raise
@@ -233,7 +236,7 @@ class PendingPull:
         now = type(self._request)()
         now.CopyFrom(self._request)
         now.return_immediately = True
-        self.at = datetime.now(UTC)
+        self.at = self._reader.clock()
         self._call = self._reader.start_pull(now, _ANSWER_SECONDS)
         return self._answer_or_silence()
 
