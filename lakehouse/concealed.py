@@ -66,6 +66,17 @@ def without_secrets(text: str) -> str:
     return text
 
 
+def without_secrets_in(value: Any) -> Any:
+    """What is to be kept as JSON, with each known secret left out of every text in it; numbers stay numbers."""
+    if isinstance(value, str):
+        return without_secrets(value)
+    if isinstance(value, Mapping):
+        return {without_secrets_in(key): without_secrets_in(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [without_secrets_in(each) for each in value]
+    return value
+
+
 def conceal_in_logs() -> None:
     """What is logged shows no secret, traces of errors included."""
     handlers = [*logging.getLogger().handlers, logging.lastResort]

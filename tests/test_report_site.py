@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import random
 import re
 import shutil
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import reduce
+from operator import getitem
 from pathlib import Path
 from typing import Any
 from urllib.request import urlopen
@@ -229,16 +232,40 @@ def test_a_second_build_draws_only_what_changed(site: Path, lake: FlightsLake) -
     assert report.build(lake.config, str(site), NOW).drawn == 1
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", b'{"topic": "x"}'])
+def without(*path: str) -> Callable[[bytes], bytes]:
+    """Damage: a result that lacks a member which its page is made of."""
+
+    def damaged(sound: bytes) -> bytes:
+        result = json.loads(sound)
+        *above, last = path
+        del reduce(getitem, above, result)[last]
+        return json.dumps(result).encode()
+
+    return damaged
+
+
+DAMAGES: dict[str, Callable[[bytes], bytes]] = {
+    "empty": lambda sound: b"",
+    "cut": lambda sound: sound[: len(sound) // 2],
+    "a list": lambda sound: b"[1]",
+    "no text": lambda sound: b"\xff",
+    "of another topic": lambda sound: b'{"topic": "x"}',
+    "no bars": without("lateness", "rows"),
+    "no seal": without("seal"),
+    "no expectations": without("expectations"),
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES.values(), ids=list(DAMAGES))
 def test_a_damaged_result_is_shown_as_unreadable_and_ends_nothing(
-    lake: FlightsLake, tmp_path: Path, damage: bytes
+    lake: FlightsLake, tmp_path: Path, damage: Callable[[bytes], bytes]
 ) -> None:
     """A torn file, for any reason: the other hours and topics have their pages, and so has this one."""
     hour = "2013-01-02T12"
     reports = TopicTables(lake.config.topic("weather_observed"), lake.config.settings).reports.files()
     sound = reports.read(f"{hour}/r1.json")
     assert sound is not None
-    reports.write(f"{hour}/r1.json", damage)
+    reports.write(f"{hour}/r1.json", damage(sound))
     try:
         built = report.build(lake.config, str(tmp_path), NOW)
         assert built.drawn == built.pages > 15

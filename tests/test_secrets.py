@@ -6,9 +6,11 @@ import json
 import logging
 import sys
 from collections.abc import Iterator
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+import duckdb
 import pytest
 import yaml
 from mirror_targets import HOUR, Lake, plays
@@ -20,9 +22,17 @@ from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure
+from lakehouse.store.ledger import Entry, LedgerTable
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
+from lakehouse.validate import mlflow_runs
+from lakehouse.validate.scan import HourScan
+from lakehouse.validate.stage import validate_due
+from tests.clock import NOON
+from tests.lake import FIVE, Delivery
+from tests.lake import Lake as SealedLake
 
 SECRET = "MIIEvQIBADANBgkq7hkiG9w0BAQ"
 KEY = f"-----BEGIN PRIVATE KEY-----\n{SECRET}\n-----END PRIVATE KEY-----\n"
@@ -174,3 +184,82 @@ def test_an_error_of_a_mirror_s_options_shows_no_secret(wrong: Any, tmp_path: Pa
     with pytest.raises(LakehouseError, match=r"storage_options.google_service_account_key.*not shown") as raised:
         mirror_named("copy", settings, Path("conf/local.yaml"), None)
     assert SECRET not in str(raised.value)
+
+
+# --- what is kept of a verdict: results, pages, MLflow ------------------------------------------------------------
+
+
+def bytes_of(folder: Path) -> bytes:
+    return b"".join(path.read_bytes() for path in folder.rglob("*") if path.is_file())
+
+
+@pytest.fixture
+def judged(config: Config, topic: Topic, monkeypatch: pytest.MonkeyPatch) -> SealedLake:
+    """A sealed hour whose one expectation has no answer, since the reader says what it was given, secret included."""
+    learn({"storage_options": {"google_service_account_key": json.dumps(ACCOUNT)}})
+    real = HourScan.metrics
+
+    def telling(self: HourScan, measures: dict[Any, Any]) -> dict[Any, Any]:
+        if all(isinstance(key, tuple) and key[0] == "also" for key in measures):
+            return real(self, measures)
+        raise duckdb.InvalidInputException(f"refused by {json.dumps(ACCOUNT)}")
+
+    monkeypatch.setattr(HourScan, "metrics", telling)
+    sealed = SealedLake(topic, config)
+    count = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}
+    for name, expectations in (("_every_topic", []), (topic.name, [count])):
+        path = config.expectations / f"{name}.json"
+        path.parent.mkdir(exist_ok=True)
+        path.write_text(json.dumps({"name": name, "expectations": expectations}))
+    sealed.deliver(Delivery("a", 1))
+    sealed.seal(FIVE)
+    return sealed
+
+
+def test_no_result_page_or_mlflow_run_keeps_a_secret(judged: SealedLake, config: Config, tmp_path: Path) -> None:
+    """An error of a library can be what an expectation came to: it goes to all three."""
+    validate_due(judged.topic, config, run="r", log_runs=lambda tables: None)
+    assert mlflow_runs.log_due(judged.tables) == 1
+    report.build(config, str(tmp_path / "site"), NOON)
+    for page in (Path(judged.tables.reports.uri, FIVE, "r1.html"), tmp_path / "site" / "plays" / f"{FIVE}.html"):
+        assert f"refused by {HIDDEN}" in page.read_text()
+    artifacts = list(Path(config.settings.sealed_root, "mlflow").rglob("result.json"))
+    assert [HIDDEN in path.read_text() for path in artifacts] == [True]
+    assert SECRET.encode() not in bytes_of(tmp_path)
+
+
+def test_what_an_older_release_kept_is_not_handed_on(judged: SealedLake, config: Config, tmp_path: Path) -> None:
+    """Its results and rows may hold what was no secret to it: neither MLflow nor a page gets that."""
+    validate_due(judged.topic, config, run="r", log_runs=lambda tables: None)
+    reports = Path(judged.tables.reports.uri, FIVE)
+    for kept in (reports / "r1.json", reports / "r1.html"):
+        kept.write_text(kept.read_text().replace(HIDDEN, SECRET))
+        assert SECRET in kept.read_text()
+    table = LedgerTable(judged.tables.sealed.below("ledger").table())
+    table.append(Entry(FIVE, "released", datetime.now(UTC), "x", {"by": "ann", "reason": f"seen {SECRET}"}))
+    mlflow_runs.log_due(judged.tables)
+    report.build(config, str(tmp_path / "site"), NOON)
+    assert "seen (not shown)" in (tmp_path / "site" / "plays" / f"{FIVE}.html").read_text()
+    for folder in (tmp_path / "site", Path(config.settings.sealed_root, "mlflow")):
+        assert SECRET.encode() not in bytes_of(folder)
+
+
+def test_what_breaks_a_page_is_said_without_secrets(
+    judged: SealedLake, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def telling(*_: object) -> Any:
+        raise RuntimeError(f"a client was given {KEY}")
+
+    monkeypatch.setattr(report, "read_topic", telling)
+    report.build(config, str(tmp_path / "site"), NOON)
+    page = (tmp_path / "site" / "index.html").read_text()
+    assert (SECRET in page, "a client was given" in page) == (False, True)
+
+
+def test_a_secret_of_digits_breaks_no_number(lake: Lake, topic: Topic, config: Config) -> None:
+    """Only texts are searched: a count that looks like a password stays a count."""
+    learn({"mirrors": {"copy": {"password": 123456}}})
+    ledger = lake.tables(topic).ledger("test")
+    ledger.record("held", None, {"rows": 123456, "problem": "123456 is refused"})
+    (entry,) = [entry for entry in lake.history(topic).entries if entry.state == "held"]
+    assert entry.details == {"rows": 123456, "problem": f"{HIDDEN} is refused"}

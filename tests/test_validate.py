@@ -585,6 +585,40 @@ def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: Lake, monkeypa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"topic": "plays"}', b"\xff"])
+def test_a_damaged_result_keeps_no_other_verdict_out_of_mlflow(lake: Lake, damage: bytes) -> None:
+    """Nobody can make it again, so nobody tries again either."""
+    later = hours.after(HOUR)
+    lake.seal(plays(2))
+    lake.seal(plays(2), later)
+    lake.validate()
+    lake.report("json").write_bytes(damage)
+    assert mlflow_runs.log_due(lake.tables) == 1
+    assert [run["hour"] for run in mlflow_runs.runs(lake.config.settings)] == [later]
+    assert not list(Path(lake.tables.reports.uri, "_unlogged").iterdir())
+
+
+@pytest.mark.parametrize(
+    ("code", "is_a_refusal"),
+    [(400, True), (413, True), (422, True), (401, False), (403, False), (404, False), (429, False), (503, False)],
+)
+def test_what_a_server_refuses_of_one_verdict_holds_no_other(code: int, is_a_refusal: bool) -> None:
+    """Too large is about the verdict; who asks, and how often, is about all of them. Whichever library says it."""
+    from mlflow.exceptions import MlflowException, RestException
+    from requests import HTTPError, Response
+
+    response = Response()
+    response.status_code = code
+    assert mlflow_runs.is_a_refusal(HTTPError(response=response)) is is_a_refusal
+    names = {400: "INVALID_PARAMETER_VALUE", 403: "PERMISSION_DENIED", 503: "TEMPORARILY_UNAVAILABLE"}
+    if code in names:
+        assert mlflow_runs.is_a_refusal(RestException({"error_code": names[code]})) is is_a_refusal
+    assert not mlflow_runs.is_a_refusal(MlflowException("API request failed: no route to host"))
+    assert not mlflow_runs.is_a_refusal(ConnectionError("no route to host"))
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("default")
 @settings(deadline=None)  # MLflow is imported in the first example
 @given(names=st.lists(st.text(max_size=300) | st.sampled_from(["a/../b", "..", "/a", "a//b", "a" * 251]), unique=True))
 def test_mlflow_takes_every_name_and_no_two_meet(names: list[str]) -> None:

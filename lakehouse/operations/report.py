@@ -166,7 +166,7 @@ def _result_of(reports: Storage, row: HourStatus) -> tuple[dict[str, Any] | None
         return None, ""
     try:
         result = json.loads(text)
-        hour.page(result)  # what is well-formed may still lack what a page needs
+        hour.page(result, HourContext(lateness=_lateness(result)))  # it may be well-formed, and still lack something
     except Exception as error:
         return None, f"The result {path} cannot be read: {str(error) or type(error).__name__}."
     return result, ""
@@ -270,10 +270,14 @@ def _context(
         ],
         mirrors=_mirror_rows(explanation, row),
         story=[[second(event.at), event.state, event.by, event.text] for event in explanation.story],
-        lateness=charts.lateness(result["lateness"]["rows"]) if result and result.get("lateness") else "",
+        lateness=_lateness(result) if result else "",
         volume=_volume_chart(before, model, row.hour) if has_volume else "",
         volume_note=_volume_note(row, model),
     )
+
+
+def _lateness(result: Mapping[str, Any]) -> str:
+    return charts.lateness(result["lateness"]["rows"]) if result.get("lateness") else ""
 
 
 def _release(explanation: Explanation) -> str | None:

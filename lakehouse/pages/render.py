@@ -1,4 +1,4 @@
-"""Templates become pages: every value is escaped, and one that a template misses is an error."""
+"""Templates become pages: every value is escaped and shows no secret, and one that a template misses is an error."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from lakehouse import durations
+from lakehouse.concealed import without_secrets
 from lakehouse.pages.words import counted, second, sentence, text
 
 
@@ -36,6 +37,7 @@ def _environment() -> Environment:
         undefined=StrictUndefined,
         trim_blocks=True,
         lstrip_blocks=True,
+        finalize=lambda value: without_secrets(value) if type(value) is str else value,
     )
     environment.filters |= {
         "text": text,

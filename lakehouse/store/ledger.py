@@ -18,6 +18,7 @@ from deltalake.exceptions import CommitFailedError
 
 from lakehouse import hours
 from lakehouse.clock import Clock, now
+from lakehouse.concealed import without_secrets_in
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
@@ -397,13 +398,14 @@ class Ledger:
             state, details = str(record.state), record.as_json()
         else:
             state = record
+        details = without_secrets_in(details or {})
         conflicts = Conflicts(self._table.uri)
         while True:
             with self._table.lock:
                 history = self.history()
                 if unless(history):
                     return None
-                entry = Entry(hour, state, self._now(history), self._by, dict(details or {}), ledger=self._table.uri)
+                entry = Entry(hour, state, self._now(history), self._by, details, ledger=self._table.uri)
                 try:
                     self._table.append(entry)
                 except CommitFailedError as conflict:

@@ -10,7 +10,7 @@ from datetime import timedelta
 from functools import cached_property
 
 from lakehouse.store.tables import TopicTables
-from lakehouse.validate.mlflow_runs import log_due, remove_erased, tracking_uri
+from lakehouse.validate.mlflow_runs import is_a_refusal, log_due, remove_erased, tracking_uri
 
 log = logging.getLogger(__name__)
 
@@ -51,16 +51,11 @@ class BackgroundLog:
         try:
             return self._log_runs(tables)
         except Exception as error:  # whatever a server can answer
-            if not _is_a_refusal(error):
+            if not is_a_refusal(error):
                 self._left_alone_until[uri] = self._clock() + _LEFT_ALONE / timedelta(seconds=1)
             reason = (str(error).splitlines() or [type(error).__name__])[0]
             log.warning("validate: topic=%s next=log to MLflow in the next run error=%s", tables.topic.name, reason)
             return 0
-
-
-def _is_a_refusal(error: Exception) -> bool:
-    """Whether the server answered, and refused what it was given."""
-    return getattr(error, "error_code", None) == "INVALID_PARAMETER_VALUE"
 
 
 log_soon = BackgroundLog().log_soon

@@ -15,15 +15,19 @@ import re
 import warnings
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 from urllib.parse import unquote, urlsplit
 
+from lakehouse.concealed import without_secrets, without_secrets_in
 from lakehouse.config import Settings
-from lakehouse.errors import extras_named
+from lakehouse.errors import extras_named, in_one_line
 from lakehouse.store.files import Storage
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.mlflow_erasure import VERDICT, older_artifacts
+
+log = logging.getLogger(__name__)
 
 _NOTES = "_unlogged"
 _ERASED = "_erased"
@@ -38,6 +42,7 @@ _NAME_LETTERS = 250
 _ODD_IN_NAMES = re.compile(r"[^/\w.\- ]")
 _METRICS_AT_ONCE = 1000
 """MLflow's own bounds, as its `mlflow.utils.validation` has them."""
+_PARAMETERS = ("topic", "hour", "release", "suite_hash", "silver_version", "revision", "engine")
 _COUNTS = ("deliveries", "duplicates", "late_duplicates", "skewed")
 
 
@@ -62,28 +67,37 @@ def log_due(tables: TopicTables) -> int:
     if not uri or not notes:
         return 0
     client = client_of(uri)
-    from mlflow.exceptions import MlflowException
-
     experiment = _experiment(client, tables.settings)
     logged = 0
-    refusals: list[MlflowException] = []
+    refusals: list[Exception] = []
     for stored in notes:
-        name = (storage.read(stored.path) or b"").decode()
+        name = (storage.read(stored.path) or b"").decode(errors="replace")
         result, html = storage.read(f"{name}.json"), storage.read(f"{name}.html")
         if result is None or html is None:
             continue
+        run = _run_or_warning(name, result, html)
         try:
-            _log(client, experiment, json.loads(result), html.decode())
-        except MlflowException as refused:
-            if refused.error_code != "INVALID_PARAMETER_VALUE":
+            if run is not None:
+                _log(client, experiment, run)
+        except Exception as refused:
+            if not is_a_refusal(refused):
                 raise
             refusals.append(refused)  # of this verdict: the others are logged
             continue
         storage.delete([stored.path])
-        logged += 1
+        logged += run is not None
     if refusals:
         raise refusals[0]
     return logged
+
+
+def _run_or_warning(name: str, result: bytes, html: bytes) -> _Run | None:
+    """The verdict's run, without secrets; None where the result is damaged, which nobody can make again."""
+    try:
+        return _run_of(without_secrets_in(json.loads(result)), without_secrets(html.decode()))
+    except (ValueError, KeyError, TypeError, AttributeError) as damaged:
+        log.warning("validate: result=%s.json next=leave it out of MLflow error=%s", name, in_one_line(damaged))
+        return None
 
 
 def note_erasure(tables: TopicTables) -> None:
@@ -110,7 +124,7 @@ def erased_artifacts(tables: TopicTables) -> list[str]:
         return []
     client = client_of(tracking_uri(tables.settings) or "")
     found = older_artifacts(client, tables.topic.name, newest)
-    return [f"{repository.artifact_uri}/{path}" for repository, path in found]
+    return [without_secrets(f"{repository.artifact_uri}/{path}") for repository, path in found]
 
 
 def _has_runs(settings: Settings) -> bool:
@@ -161,6 +175,18 @@ def register(name: str, files: Mapping[str, str], parameters: Mapping[str, str],
     return str(version.version)
 
 
+_OF_THE_ACCOUNT = (401, 403, 404, 407, 408, 429)
+"""HTTP codes that say nothing of what was sent: of who sends it, where, and how often."""
+
+
+def is_a_refusal(error: Exception) -> bool:
+    """Whether the server answered, and refused what it was given: a value, or something too large."""
+    of_mlflow = getattr(error, "get_http_status_code", None)
+    response = getattr(error, "response", None)
+    code = of_mlflow() if of_mlflow is not None else getattr(response, "status_code", 500)
+    return 400 <= int(code or 500) < 500 and int(code) not in _OF_THE_ACCOUNT
+
+
 def _is_remote(settings: Settings) -> bool:
     return bool(urlsplit(settings.sealed_root).scheme)
 
@@ -200,36 +226,35 @@ def _local_path(address: str) -> str:
     return unquote(urlsplit(address).path) if address.startswith("file:") else address
 
 
-def _log(client: Any, experiment: str, result: Mapping[str, Any], html: str) -> None:
-    """The verdict's run, unless it has one; one that was begun and not finished goes."""
-    verdict = f"{result['topic']}/{result['hour']}/r{result['revision']}"
-    for run in client.search_runs([experiment], f"tags.`{VERDICT}` = '{verdict}'"):
-        if run.info.status == "FINISHED":
-            return
-        client.delete_run(run.info.run_id)
-    at = int(datetime.fromisoformat(result["at"]).timestamp() * 1000)
-    begun = client.create_run(
-        experiment,
-        start_time=at,
-        run_name=f"{result['topic']} {result['hour']}",
-        tags={VERDICT: verdict, "state": result["state"]},
+@dataclass(frozen=True)
+class _Run:
+    """What is logged of one verdict. `at` is in milliseconds."""
+
+    verdict: str
+    name: str
+    state: str
+    at: int
+    seconds: float
+    parameters: Mapping[str, str]
+    metrics: Mapping[str, float]
+    files: Mapping[str, str]
+
+
+def _run_of(result: Mapping[str, Any], html: str) -> _Run:
+    """ValueError, KeyError, TypeError or AttributeError for a result that is damaged."""
+    return _Run(
+        verdict=f"{result['topic']}/{result['hour']}/r{result['revision']}",
+        name=f"{result['topic']} {result['hour']}",
+        state=str(result["state"]),
+        at=int(datetime.fromisoformat(result["at"]).timestamp() * 1000),
+        seconds=float(result["seconds"]),
+        parameters={name: str(result[name]) for name in _PARAMETERS},
+        metrics={metric_name(name): float(value) for name, value in _metrics(result).items()},
+        files={"result.json": json.dumps(result, indent=1), "report.html": html},
     )
-    run_id = begun.info.run_id
-    try:
-        _log_values(client, run_id, result, at)
-        client.log_text(run_id, json.dumps(result, indent=1), "result.json")
-        client.log_text(run_id, html, "report.html")
-    except Exception:
-        with suppress(Exception):  # a server that is away now: the next try finds the run and removes it
-            client.delete_run(run_id)
-        raise
-    client.set_terminated(run_id, "FINISHED", end_time=at + int(1000 * result["seconds"]))
 
 
-def _log_values(client: Any, run_id: str, result: Mapping[str, Any], at: int) -> None:
-    from mlflow.entities import Metric, Param
-
-    parameters = ("topic", "hour", "release", "suite_hash", "silver_version", "revision", "engine")
+def _metrics(result: Mapping[str, Any]) -> dict[str, Any]:
     metrics = {"rows": result["rows"], "seconds": result["seconds"]}
     metrics |= {name: result["seal"][name] for name in _COUNTS if isinstance(result["seal"].get(name), int)}
     if isinstance(result["closed"].get("rejected"), int):
@@ -247,8 +272,34 @@ def _log_values(client: Any, run_id: str, result: Mapping[str, Any], at: int) ->
         if finding["unexpected"] is not None and result["rows"]:
             percent = f"{name}.unexpected_percent"
             metrics[percent] = max(metrics.get(percent, 0), 100 * finding["unexpected"] / result["rows"])
-    values = [Metric(metric_name(name), float(value), at, 0) for name, value in metrics.items()]
-    client.log_batch(run_id, params=[Param(name, str(result[name])) for name in parameters])
+    return metrics
+
+
+def _log(client: Any, experiment: str, run: _Run) -> None:
+    """The verdict's run, unless it has one; one that was begun and not finished goes."""
+    for known in client.search_runs([experiment], f"tags.`{VERDICT}` = '{run.verdict}'"):
+        if known.info.status == "FINISHED":
+            return
+        client.delete_run(known.info.run_id)
+    tags = {VERDICT: run.verdict, "state": run.state}
+    begun = client.create_run(experiment, start_time=run.at, run_name=run.name, tags=tags)
+    run_id = begun.info.run_id
+    try:
+        _log_values(client, run_id, run)
+        for name, text in run.files.items():
+            client.log_text(run_id, text, name)
+    except Exception:
+        with suppress(Exception):  # a server that is away now: the next try finds the run and removes it
+            client.delete_run(run_id)
+        raise
+    client.set_terminated(run_id, "FINISHED", end_time=run.at + int(1000 * run.seconds))
+
+
+def _log_values(client: Any, run_id: str, run: _Run) -> None:
+    from mlflow.entities import Metric, Param
+
+    client.log_batch(run_id, params=[Param(name, value) for name, value in run.parameters.items()])
+    values = [Metric(name, value, run.at, 0) for name, value in run.metrics.items()]
     for first in range(0, len(values), _METRICS_AT_ONCE):
         client.log_batch(run_id, metrics=values[first : first + _METRICS_AT_ONCE])
 

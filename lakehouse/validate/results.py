@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from lakehouse.concealed import without_secrets_in
 from lakehouse.config import Settings
 from lakehouse.hours import Hour
 from lakehouse.pages.hour import page
@@ -53,7 +54,7 @@ def write_result(reports: Place, settings: Settings, result: Mapping[str, Any]) 
     storage = reports.files()
     name = result_name(result["hour"], result["revision"])
     mlflow_runs.note(storage, settings, name)
-    text = json.dumps(result, indent=1, default=str)
+    text = json.dumps(without_secrets_in(json.loads(json.dumps(result, default=str))), indent=1)
     storage.write(f"{name}.json", text.encode())
     storage.write(f"{name}.html", page(json.loads(text)).encode())
 
