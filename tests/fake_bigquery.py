@@ -295,9 +295,9 @@ class FakeBigQuery:
         if load["sourceFormat"] == "NEWLINE_DELIMITED_JSON":
             return pa.Table.from_pylist([json.loads(line) for line in (data or b"").splitlines()])
         uris = load.get("sourceUris", [])
-        sources = [self.gcs / uri.removeprefix("gs://") for uri in uris] if data is None else [io.BytesIO(data)]
+        named = [(source, uri) for uri in uris for source in self.objects(uri)]
         tables = []
-        for source, uri in zip(sources, uris or ["upload"], strict=True):
+        for source, uri in named if data is None else [(io.BytesIO(data), "upload")]:
             if isinstance(source, Path) and not source.exists():
                 raise not_found("URI", uri)
             try:
@@ -309,6 +309,16 @@ class FakeBigQuery:
                     text = f"Array specified for repeated field: {name} has null elements"
                     raise Refused(400, "invalid", f"Error while reading data, error message: {text}. File: {uri}")
         return pa.concat_tables(tables)
+
+    def objects(self, uri: str) -> list[Path]:
+        """A star in the name of an object, though not in the bucket's, is a pattern: it finds what is alike."""
+        bucket, _, name = uri.removeprefix("gs://").partition("/")
+        before, star, behind = name.partition("*")
+        if not star:
+            return [self.gcs / bucket / name]
+        found = sorted(path for path in (self.gcs / bucket).rglob("*") if path.is_file())
+        names = [(str(path.relative_to(self.gcs / bucket)), path) for path in found]
+        return [path for each, path in names if each.startswith(before) and each.endswith(behind)]
 
     # --- queries
 

@@ -5,7 +5,9 @@ from __future__ import annotations
 import json
 import signal
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -13,15 +15,21 @@ import pytest
 from fake_bigquery import FakeBigQuery, Refused, serving
 from mirror_targets import HOUR, NEXT, BigQueryTarget, Lake, bigquery_options, plays
 
-from lakehouse.config import Config
+from lakehouse.checksum import checksum_of
+from lakehouse.config import Config, Settings
 from lakehouse.crash.processes import free_ports
-from lakehouse.errors import MirrorError
+from lakehouse.errors import ConfigError, MirrorError
 from lakehouse.mirrors.bigquery.mirror import BigQueryMirror
 from lakehouse.mirrors.bigquery.schema import merged_fields, schema_of
-from lakehouse.mirrors.contract import manifest_of
+from lakehouse.mirrors.bigquery.staging import stage_files
+from lakehouse.mirrors.catalogue import mirror_named
+from lakehouse.mirrors.contract import Count, SealedHour, manifest_of
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.schemas import sealed_schema
+from lakehouse.store.files import google_client
+from lakehouse.store.place import Place
 from lakehouse.topics import Topic
+from tests.servers import object_store
 from tests.servers.together import Servers
 
 LAYOUTS = ("table_per_hour", "partition")
@@ -252,3 +260,85 @@ def test_a_schema_keeps_what_the_topic_no_longer_declares(topic: Topic, topic_wi
     after = merged_fields(before, schema_of(sealed_schema(topic_with(fields={"track": "struct<ms: int, bpm: int>"}))))
     assert [field.name for field in after] == [field.name for field in before]
     assert [member.name for member in after[1].fields] == ["id", "ms", "bpm"]
+
+
+# --- paths are data -------------------------------------------------------------------------------------------------
+
+ODD_LAKES = ["a b 50% größe+b;c $HOME&b=c", 'it\'s "b"', "-x:y,z"]
+ODD_STAGING = "gs://stage/größe+b;c$HOME&b=c,it's:50"
+
+
+@pytest.fixture(scope="module")
+def store() -> Iterator[dict[str, str]]:
+    """Options of Google's storage, empty."""
+    with object_store.serving() as server:
+        yield {"google_base_url": server.address, "google_skip_signature": "true"}
+
+
+@dataclass
+class StagedTarget(BigQueryTarget):
+    """Staged as the product does; what is staged is then where the fake BigQuery looks for it."""
+
+    uris: list[str] = field(default_factory=list)
+
+    @contextmanager
+    def staged(self, hour: SealedHour) -> Iterator[list[str]]:
+        with stage_files(hour, self.options.staging, "copies") as uris:
+            self.uris += uris
+            for name, content in objects_of(hour.silver.options).items():
+                (self.gcs / "stage" / name).parent.mkdir(parents=True, exist_ok=True)
+                (self.gcs / "stage" / name).write_bytes(content)
+            yield uris
+
+
+def objects_of(options: Mapping[str, str], bucket: str = "stage") -> dict[str, bytes]:
+    return {blob.name: blob.download_as_bytes() for blob in google_client(options).list_blobs(bucket)}
+
+
+@pytest.mark.parametrize("name", ODD_LAKES)
+def test_a_lake_and_its_staging_folder_may_have_odd_names(
+    fake: FakeBigQuery, address: str, store: dict[str, str], config: Config, tmp_path: Path, topic: Topic, name: str
+) -> None:
+    """What is loaded is what was copied, and no copy stays."""
+    root = str(tmp_path / name)
+    settings = config.settings.model_copy(update={"raw_root": root, "sealed_root": root, "storage_options": store})
+    Settings.model_validate(settings.model_dump())
+    lake = Lake(replace(config, settings=settings))
+    target = StagedTarget(bigquery_options(address, "lake", staging=ODD_STAGING), fake.gcs)
+    hour = lake.sealed(topic, HOUR, plays(["a", "b"], topic))
+    target.mirror.publish(hour)
+    assert target.mirror.read_back(topic, HOUR) == Count(2, checksum_of(["a", "b"]))
+    assert [uri.rpartition("/")[0] for uri in target.uris] == [f"{ODD_STAGING}/copies/plays/{HOUR}-r1"] * 2
+    assert objects_of(store) == {}
+
+
+def test_a_lake_on_googles_storage_is_named_to_bigquery_as_it_is(
+    store: dict[str, str], lake: Lake, topic: Topic
+) -> None:
+    """Addresses of objects are no URLs: nothing in them is quoted."""
+    hour = replace(
+        lake.sealed(topic, HOUR, plays(["a", "b"], topic)), silver=Place("gs://stage/größe&b+c'/silver", store)
+    )
+    for file in hour.files:
+        hour.silver.files().write(file.path, b"it")
+    with stage_files(hour, "", "copies") as uris:
+        assert [uri.removeprefix("gs://stage/") for uri in uris] == sorted(objects_of(store))
+    hour.silver.files().delete(file.path for file in hour.files)
+
+
+@pytest.mark.parametrize("name", ["a*", "a/b", "../b", "", ".", "a?b", "a[b]", "a\nb", "-a"])
+def test_a_mirrors_name_that_is_no_name_is_refused(config: Config, name: str) -> None:
+    """Its copies are in a folder of that name, and a star there would find a neighbour's."""
+    mirrors = {name: bigquery_options("http://127.0.0.1:9", "lake").model_dump(mode="json")}
+    settings = config.settings.model_copy(update={"mirrors": mirrors})
+    with pytest.raises(ConfigError, match=r"mirrors: found the name"):
+        mirror_named(name, settings, config.path, None)
+
+
+def test_the_fake_takes_a_star_for_a_pattern(fake: FakeBigQuery) -> None:
+    """As BigQuery does: what this file proves would be nothing without it."""
+    for name in ("a*", "ax"):
+        (fake.gcs / "stage" / name).mkdir(parents=True)
+        (fake.gcs / "stage" / name / "0").write_bytes(b"")
+    assert len(fake.objects("gs://stage/a*/0")) == 2
+    assert len(fake.objects("gs://stage/ax/0")) == 1

@@ -21,7 +21,7 @@ from lakehouse.errors import MirrorError
 from lakehouse.hours import after, start_of
 from lakehouse.mirrors.contract import Count, SealedHour
 from lakehouse.mirrors.files import LocalFiles
-from lakehouse.mirrors.hive import HiveMirror, HiveOptions, hive_type, session
+from lakehouse.mirrors.hive import HiveMirror, HiveOptions, hive_type, literal, session
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.topics import Topic
 from lakehouse.types import arrow_type
@@ -161,3 +161,54 @@ def test_in_utc_both_instants_are_their_own(
     rows = target.rows(topic, FOLDED)
     assert rows is not None
     assert sorted(f"{time:%H:%M}" for time in rows["event_time"].to_pylist()) == ["00:30", "01:30"]
+
+
+ODD_FOLDERS = ["a b 50% größe+b;c $HOME&b=c", 'it\'s "b"', "-x,y"]
+
+
+def test_a_text_in_hiveql_ends_where_it_ends() -> None:
+    assert literal('it\'s \\ a "b"') == "'it\\'s \\\\ a \"b\"'"
+
+
+def in_folder(address: str, path: str, database: str) -> HiveMirror:
+    at = urlsplit(f"//{address}")
+    values = {"kind": "hive", "host": at.hostname, "port": at.port, "database": database, "path": path}
+    return HiveMirror("hive", HiveOptions.model_validate(values), LocalFiles())
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("name", ODD_FOLDERS)
+def test_a_path_of_this_machine_is_data_to_hive(
+    servers: Servers, tmp_path: Path, lake: Lake, topic: Topic, name: str
+) -> None:
+    """Each revision is found where it was put, and the one before is gone; what lies beside is nobody's."""
+    place, beside = tmp_path / name / "here", tmp_path / "x" / "here"
+    beside.mkdir(parents=True)
+    mirror = in_folder(servers.hive_in("UTC").address, str(place), f"odd_{ODD_FOLDERS.index(name)}")
+    mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b"], topic)))
+    assert mirror.read_back(topic, HOUR) == Count(2, checksum_of(["a", "b"]))
+    second = lake.sealed(topic, HOUR, plays(["c"], topic))
+    mirror.publish(second)
+    assert mirror.read_back(topic, HOUR) == Count(1, checksum_of(["c"]))
+    assert (mirror.hours(topic), mirror.remains(second)) == ({HOUR}, [])
+    assert {path.name for path in (place / "plays").iterdir()} == {f"{HOUR}-r2", "_staging"}
+    assert list(beside.iterdir()) == []
+    mirror.withdraw(second)
+    assert mirror.read_back(topic, HOUR) is None
+    assert not list((place / "plays").rglob("*.parquet"))
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(900)
+def test_an_address_on_hdfs_is_data_to_hive(
+    request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic
+) -> None:
+    """Addresses have no blanks; all else that HDFS takes may be in one."""
+    target = hive_table(tmp_path / "größe+b;c$HOME&b=c,it's", request)
+    target.mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b"], topic)))
+    second = lake.sealed(topic, HOUR, plays(["c"], topic))
+    target.mirror.publish(second)
+    assert target.mirror.read_back(topic, HOUR) == Count(1, checksum_of(["c"]))
+    assert (target.mirror.hours(topic), target.mirror.remains(second)) == ({HOUR}, [])
+    assert sorted(target.store.listing("plays")) == [f"{HOUR}-r2", "_staging"]  # type: ignore[attr-defined]

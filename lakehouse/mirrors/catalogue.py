@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from importlib import import_module
@@ -27,6 +28,9 @@ KINDS = {
     "hive": "lakehouse.mirrors.hive:HiveMirror",
 }
 """Kind to class. A target's client library is imported only when the target is used."""
+
+
+_NAME = re.compile(r"\w[\w. -]*")
 
 
 class MirrorKind(Protocol):
@@ -116,6 +120,13 @@ def _values(name: str, settings: Settings, config_path: Path) -> dict[str, Any]:
             found="no such mirror",
             expected="one of " + (", ".join(settings.mirrors) or "(there are none)"),
             next_step="Check the spelling, or define it there.",
+        )
+    if not _NAME.fullmatch(name):
+        raise ConfigError(
+            f"{config_path}: mirrors",
+            found=f"the name {name!r}",
+            expected="letters, digits, _, -, . and blanks, the first of them a letter, a digit or _: folders have it",
+            next_step="Rename it there and in the topics that have it; hours go to the new name again.",
         )
     return values
 

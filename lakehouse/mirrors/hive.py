@@ -246,9 +246,9 @@ class HiveMirror(Mirror):
             self._define(hive, table, hour)
         partition = f"partition (hour = '{hour.hour}')"
         if location is None:
-            hive.run(f"alter table {table} add if not exists {partition} location '{folder}'")
+            hive.run(f"alter table {table} add if not exists {partition} location {literal(folder)}")
         elif not _is_same(location, folder):
-            hive.run(f"alter table {table} {partition} set location '{folder}'")
+            hive.run(f"alter table {table} {partition} set location {literal(folder)}")
 
     def _define(self, hive: _Hive, table: str, hour: SealedHour) -> None:
         """The table with silver's columns of today."""
@@ -257,7 +257,7 @@ class HiveMirror(Mirror):
         declared = ", ".join(f"{_identifier(name)} {kind}" for name, kind in columns.items())
         hive.run(
             f"create external table if not exists {table} ({declared}) partitioned by (hour string)"
-            f" stored as parquet location '{self.options.path}/{hour.topic.name}'"
+            f" stored as parquet location {literal(f'{self.options.path}/{hour.topic.name}')}"
         )
         _follow(hive, table, columns)
 
@@ -419,6 +419,11 @@ def _plain(kind: str) -> str:
 
 def _identifier(name: str) -> str:
     return "`" + name.replace("`", "``") + "`"
+
+
+def literal(text: str) -> str:
+    """The text in HiveQL, which knows no doubled quotes."""
+    return "'" + text.replace("\\", "\\\\").replace("'", "\\'") + "'"
 
 
 def _code(error: Exception) -> int | None:
