@@ -32,8 +32,9 @@ from lakehouse.store.bronze_log import (
     segment_of,
     segments_in_log,
 )
-from lakehouse.store.delta import ConflictError, DataFile, commit, log_entry, open_table
+from lakehouse.store.delta import DataFile, commit, open_table
 from lakehouse.store.place import Place
+from lakehouse.store.table_log import ConflictError, entry_path
 from lakehouse.topics import Topic
 from tests.clock import NOON
 
@@ -106,7 +107,7 @@ def test_other_commits_do_not_hide_the_state(table: DeltaTable) -> None:
     """However many they are: retention may run while ingest is stopped."""
     put(table, 6)
     commit_batch(table, [], STATE, {"segments": [], "closed": []})
-    other_commits(table, bronze_log._LIKELY + 1)
+    other_commits(table, 21)
     assert newest_state(table) == STATE
     assert [metadata["state"]["epoch"] for _, metadata in ingest_commits(table)] == [7, 6]
 
@@ -180,7 +181,7 @@ def test_looking_for_segments_ends_at_the_first_commit_of_an_older_epoch(
 
 def test_segments_are_found_beyond_many_other_commits(table: DeltaTable) -> None:
     put(table, 1, ["1-0"])
-    other_commits(table, bronze_log._LIKELY + 1)
+    other_commits(table, 21)
     put(table, 2, ["2-0"])
     assert segments_in_log(table, 1) == {"1-0", "2-0"}
 
@@ -198,11 +199,11 @@ def test_a_follower_sees_each_commit_and_begins_again_after_a_pause(table: Delta
         assert follower.state().epoch == epoch
     for epoch in (3, 4):
         commit_batch(table, [], IngestState(epoch, FIVE), {"segments": [], "closed": []})
-    log_of(table, log_entry(3)).rename(tmp_path / "cleaned")
+    log_of(table, entry_path(3)).rename(tmp_path / "cleaned")
     assert follower.state().epoch == 2
-    (tmp_path / "cleaned").rename(log_of(table, log_entry(3)))
+    (tmp_path / "cleaned").rename(log_of(table, entry_path(3)))
     table.create_checkpoint()
-    log_of(table, log_entry(3)).unlink()
+    log_of(table, entry_path(3)).unlink()
     now[0] += 601
     assert follower.state().epoch == 4
     assert pickle.loads(pickle.dumps(follower)).state().epoch == 4
@@ -212,7 +213,7 @@ def test_a_follower_sees_each_commit_and_begins_again_after_a_pause(table: Delta
 def test_a_follower_refuses_a_damaged_commit_as_opening_does(table: DeltaTable, damage: bytes) -> None:
     follower = StateFollower(Place(table.table_uri.rstrip("/")))
     assert follower.state() == IngestState()
-    log_of(table, log_entry(table.version() + 1)).write_bytes(damage)
+    log_of(table, entry_path(table.version() + 1)).write_bytes(damage)
     with pytest.raises(LakeError):
         follower.state()
 
@@ -226,7 +227,7 @@ def test_a_driver_goes_on_with_a_log_that_was_cleaned_or_set_back(table: DeltaTa
     put(table, 4)
     table.create_checkpoint()
     for version in range(4):
-        log_of(table, log_entry(version)).unlink()
+        log_of(table, entry_path(version)).unlink()
     head.update()
     assert head.state().epoch == 4
     shutil.rmtree(log_of(table, ""))

@@ -28,9 +28,10 @@ from lakehouse.operations.verify import verify_hours
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.bronze_log import commit_batch, newest_state
-from lakehouse.store.delta import ConflictError, open_table
+from lakehouse.store.delta import open_table
 from lakehouse.store.files import GoogleStorage, google_client, storage_for
 from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers

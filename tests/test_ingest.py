@@ -45,9 +45,10 @@ from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
-from lakehouse.store.delta import ConflictError, files
+from lakehouse.store.delta import files
 from lakehouse.store.files import storage_for
 from lakehouse.store.ledger import History, Ledger, LedgerTable
+from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 from tests.clock import Clock
 
@@ -511,7 +512,7 @@ def test_a_commit_that_always_meets_a_conflict_is_an_error(lake: Lake, monkeypat
     publish(play("10:10"))
     facts = lake.pulled(1)
     with monkeypatch.context() as patched:
-        patched.setattr(bronze_log, "commit_batch", refused)
+        patched.setattr(bronze_log, "commit_to", refused)
         with pytest.raises(LakeError, match=r"bronze: found a commit that met 100 conflicts in a row"):
             driver.commit_facts(facts)
     assert lake.driver("two").commit_facts(facts).rows == 1

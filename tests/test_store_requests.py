@@ -16,8 +16,8 @@ from lakehouse.store.files import storage_for
 from tests.servers.object_store import PAGE, ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
 
-MOST_WITH_ROWS, MOST_IDLE = 19, 10
-"""Requests of a trigger: delta-rs takes 8 for a commit, and 3 for a look at what others committed, every 30 s."""
+MOST_WITH_ROWS, MOST_IDLE = 12, 9
+"""Requests of a trigger, with the look at what others committed, every 30 s."""
 
 
 @pytest.fixture(scope="module")

@@ -14,7 +14,6 @@ from folders import Folders, bronze_table, folders_of, ledger_table, silver_tabl
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
 from lakehouse.store.delta import (
-    ConflictError,
     Conflicts,
     DataFile,
     commit,
@@ -25,6 +24,7 @@ from lakehouse.store.delta import (
     open_table,
     table_exists,
 )
+from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 from tests.clock import NOON
 

@@ -8,8 +8,6 @@ from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 
-from deltalake import DeltaTable
-
 from lakehouse import failpoints, hours
 from lakehouse.clock import Clock, Replayed, now
 from lakehouse.config import Config
@@ -32,7 +30,9 @@ from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
 from lakehouse.progress import IngestState
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_head import Head
-from lakehouse.store.delta import ConflictError, Conflicts
+from lakehouse.store.bronze_log import Bronze
+from lakehouse.store.delta import Conflicts
+from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -68,7 +68,7 @@ def claim(
     journal = Journal(tables, run, clock)
     is_first_run = journal.take_over()
     failpoints.reach("ingest.started")
-    journal.record_missing_closes(bronze.table)
+    journal.record_missing_closes(bronze.log)
     recorded_until = bronze.state().open_hour
     claimed = ClaimedTopic(
         tables,
@@ -207,7 +207,7 @@ class ClaimedTopic:
                 self.update()
         self._journal.record_held(batch_plan)
         if facts:
-            self._manifests.batch_done(self._bronze.table, batch_plan.epoch, [*facts, *batch_plan.adopted])
+            self._manifests.batch_done(self._bronze.log, batch_plan.epoch, [*facts, *batch_plan.adopted])
         self._note_waits(batch_plan)
         return self._result(batch_plan, facts, version)
 
@@ -219,10 +219,10 @@ class ClaimedTopic:
     def _plan(self, facts: Sequence[Fact], epoch: int) -> BatchPlan:
         state = self._bronze.state()
         if state.open_hour != self._recorded_until:
-            self._journal.record_missing_closes(self._bronze.table)
+            self._journal.record_missing_closes(self._bronze.log)
             self._recorded_until = state.open_hour
-        adopted = self._manifests.adoptable(self._bronze.table, max(epoch, state.epoch), facts) if facts else []
-        new = with_files(unknown_to_log(self._bronze.table, facts, state))
+        adopted = self._manifests.adoptable(self._bronze.log, max(epoch, state.epoch), facts) if facts else []
+        new = with_files(unknown_to_log(self._bronze.log, facts, state))
         slots = len({fact["slot"] for fact in facts}) or None
         return plan(state, epoch, new, adopted, self._observe(facts), self._topic, slots=slots)
 
@@ -293,7 +293,7 @@ class ClaimedTopic:
         )
 
 
-def unknown_to_log(bronze: DeltaTable, facts: Sequence[Fact], state: IngestState) -> list[Fact]:
+def unknown_to_log(bronze: Bronze, facts: Sequence[Fact], state: IngestState) -> list[Fact]:
     """The facts whose files no commit has taken; a batch that comes again finds none."""
     epoch = min((fact["epoch"] for fact in facts), default=state.epoch + 1)
     if epoch > state.epoch:

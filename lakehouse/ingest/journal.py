@@ -7,8 +7,6 @@ import socket
 from collections.abc import Mapping
 from typing import Any
 
-from deltalake import DeltaTable
-
 from lakehouse import failpoints, hours
 from lakehouse.clock import Clock
 from lakehouse.errors import StaleDriverError
@@ -73,7 +71,7 @@ class Journal:
         for details in closed:
             self._record_close(details, version)
 
-    def record_missing_closes(self, bronze: DeltaTable) -> None:
+    def record_missing_closes(self, bronze: bronze_log.Bronze) -> None:
         """A crash may have come between the commit and the ledger, ours or another run's: the log knows what closed.
 
         It must come before the next close is recorded: the newest in the ledger says how far to look.

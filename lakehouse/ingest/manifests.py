@@ -4,14 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from deltalake import DeltaTable
-
 from lakehouse import failpoints
 from lakehouse.ingest.facts import Fact, segments_of, with_files
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.landing.source import facts as facts_of
 from lakehouse.store import bronze_log
-from lakehouse.store.bronze_log import Segment
+from lakehouse.store.bronze_log import Bronze, Segment
 from lakehouse.store.files import Storage
 
 SWEEP_EVERY = 20
@@ -26,7 +24,7 @@ class Manifests:
         self._batches = 0
         self._settled: set[Segment] = set()
 
-    def adoptable(self, bronze: DeltaTable, epoch: int, facts: Iterable[Fact]) -> list[Fact]:
+    def adoptable(self, bronze: Bronze, epoch: int, facts: Iterable[Fact]) -> list[Fact]:
         """Facts of segments up to `epoch` that some driver made durable and no commit took; none between sweeps."""
         if self._batches % self._sweep_every != 0:
             return []
@@ -34,14 +32,14 @@ class Manifests:
         candidates = [key for key in listed_manifests(self._storage) if key not in mine and key[0] <= epoch]
         return self._left_out(bronze, candidates) if candidates else []
 
-    def batch_done(self, bronze: DeltaTable, epoch: int, facts: Iterable[Fact]) -> None:
+    def batch_done(self, bronze: Bronze, epoch: int, facts: Iterable[Fact]) -> None:
         """The log has these facts. From time to time: remove manifests of epochs that Spark cannot plan again."""
         self._settled |= segments_of(facts)
         self._batches += 1
         if self._batches % self._sweep_every == 0:
             self._clear(bronze, epoch)
 
-    def _clear(self, bronze: DeltaTable, epoch: int) -> None:
+    def _clear(self, bronze: Bronze, epoch: int) -> None:
         past = {key: stored for key, stored in stored_manifests(self._storage).items() if key[0] < epoch - 1}
         waiting = {(fact["epoch"], fact["slot"]) for fact in self._left_out(bronze, sorted(past))}
         for key, stored in sorted(past.items()):
@@ -50,7 +48,7 @@ class Manifests:
                 failpoints.reach("ingest.manifests_half_cleared")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
 
-    def _left_out(self, bronze: DeltaTable, keys: list[tuple[int, int]]) -> list[Fact]:
+    def _left_out(self, bronze: Bronze, keys: list[tuple[int, int]]) -> list[Fact]:
         manifests = [read_manifest(self._storage, *key) for key in keys]
         found = [fact for manifest in manifests if manifest for fact in facts_of(manifest).to_pylist()]
         unsettled = [fact for fact in with_files(found) if not segments_of([fact]) <= self._settled]

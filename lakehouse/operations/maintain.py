@@ -21,11 +21,12 @@ from lakehouse.operations.damage import record_damage
 from lakehouse.operations.erasure.verdicts import without_observed_values
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
-from lakehouse.store.delta import ConflictError, Conflicts, DataFile, files, table_errors
+from lakehouse.store.delta import Conflicts, DataFile, files, table_errors
 from lakehouse.store.delta_log import commits
 from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
 from lakehouse.store.records import State
+from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 

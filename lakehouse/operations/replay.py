@@ -34,8 +34,9 @@ from lakehouse.landing.segments import LATE
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.schemas import DELIVERED, segment_schema
 from lakehouse.store import bronze_log, parquet
-from lakehouse.store.delta import ConflictError, Conflicts, DataFile, event_time_stats, files
+from lakehouse.store.delta import Conflicts, DataFile, event_time_stats, files
 from lakehouse.store.records import Replayed
+from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 

@@ -10,8 +10,9 @@ from deltalake import DeltaTable
 
 from lakehouse.progress import IngestState
 from lakehouse.store import bronze_log
-from lakehouse.store.delta import DataFile, is_of_a_library, log_entry, newest_version, newly_opened, table_errors
+from lakehouse.store.delta import DataFile, newly_opened, table_errors
 from lakehouse.store.place import Place
+from lakehouse.store.table_log import LogEntry, LostLogError, TableLog, log_of, refuse_unknown_features
 
 _LONGEST_PAUSE_SECONDS = 600.0
 """Between two looks at the log's next name; no log is kept for a time that short."""
@@ -25,35 +26,38 @@ class Head:
     """
 
     def __init__(self, table: DeltaTable) -> None:
-        self.table = table
-        self._known: tuple[int, IngestState] | None = None
+        refuse_unknown_features(table)
+        self.log = log_of(table)
+        self._state: IngestState | None = None
 
     def update(self) -> None:
         """Read what others have committed; the table is opened again where its log does not follow on what is known."""
-        with table_errors(self.table.table_uri):
-            known = self.table.version()
+        with table_errors(self.log.uri, passing=(LostLogError,)):
             try:
-                self.table.update_incremental()
-                follows = self.table.version() > known or newest_version(self.table) == known
-            except BaseException as lost:
-                if not is_of_a_library(lost):
-                    raise
-                follows = False
-            if not follows:
-                self.table, self._known = newly_opened(self.table), None
+                entries = self.log.next_entries()
+                if not entries:
+                    self.log.check_unbroken()
+            except (LostLogError, ValueError):
+                entries = None
+        if entries is None or any(entry.changes_table for entry in entries):
+            table = newly_opened(self.log)
+            refuse_unknown_features(table)
+            self.log, self._state = log_of(table), None
+        elif entries:
+            self._state = _state_after(entries, self._state)
+            self.log = self.log.at(entries[-1].version)
 
     def state(self) -> IngestState:
         """The state after the version that is known here, see `newest_state`."""
-        version = int(self.table.version())
-        if self._known is None or self._known[0] != version:
-            self._known = version, bronze_log.newest_state(self.table)
-        return self._known[1]
+        if self._state is None:
+            self._state = bronze_log.newest_state(self.log)
+        return self._state
 
     def commit(self, files: Iterable[DataFile], state: IngestState, metadata: Mapping[str, Any]) -> int:
-        """See `commit_batch`."""
-        version = bronze_log.commit_batch(self.table, files, state, metadata)
-        if version == self.table.version():
-            self._known = version, state
+        """See `commit_batch`; nothing is read."""
+        version, after = bronze_log.commit_to(self.log, files, state, metadata)
+        if version == self.log.version + 1:
+            self.log, self._state = self.log.at(version), after
         return version
 
 
@@ -61,12 +65,12 @@ class StateFollower:
     """The newest state for one who only reads: the log's new entries by their names, with a request for each.
 
     Where the next entry is not there, nothing is new. After a pause in which entries can have been cleaned away, and
-    where one cannot be read, the table is opened again.
+    where one cannot be read, the log is opened again.
     """
 
     def __init__(self, bronze: Place, clock: Callable[[], float] = time.monotonic) -> None:
         self._bronze, self._clock = bronze, clock
-        self._known: tuple[int, IngestState] | None = None
+        self._known: tuple[TableLog, IngestState] | None = None
         self._looked_at = 0.0
 
     def __reduce__(self) -> Any:
@@ -78,18 +82,25 @@ class StateFollower:
         known, paused = self._known, self._clock() - self._looked_at
         self._known = None if known is None or paused > _LONGEST_PAUSE_SECONDS else self._successor(*known)
         if self._known is None:
-            table = self._bronze.table()
-            self._known = int(table.version()), bronze_log.newest_state(table)
+            log = log_of(self._bronze.table())
+            self._known = log, bronze_log.newest_state(log)
         self._looked_at = self._clock()
         return self._known[1]
 
-    def _successor(self, version: int, state: IngestState) -> tuple[int, IngestState] | None:
-        """The version and state that follow on those; None where an entry is not what a commit writes."""
+    def _successor(self, log: TableLog, state: IngestState) -> tuple[TableLog, IngestState] | None:
+        """The log and state that follow on those; None where an entry is not what a commit writes."""
         with table_errors(self._bronze.uri):
-            files = self._bronze.files()
-            while (entry := files.read(log_entry(version + 1))) is not None:
-                try:
-                    version, state = version + 1, bronze_log.state_in(entry) or state
-                except (ValueError, KeyError, TypeError, AttributeError):
-                    return None
-        return version, state
+            try:
+                entries = log.next_entries()
+                after = _state_after(entries, state)
+            except (ValueError, KeyError, TypeError, AttributeError):
+                return None
+        assert after is not None
+        return (log.at(entries[-1].version) if entries else log), after
+
+
+def _state_after(entries: Iterable[LogEntry], state: IngestState | None) -> IngestState | None:
+    """The newest that one of the entries carries, else the one before them."""
+    for entry in entries:
+        state = bronze_log.state_in(entry) or state
+    return state

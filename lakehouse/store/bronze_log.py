@@ -18,13 +18,20 @@ from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
-from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits, reaches_back, table_errors
+from lakehouse.store.delta import (
+    DataFile,
+    change_of,
+    commit,
+    commit_to_log,
+    files,
+    metadata_of_commits,
+    reaches_back,
+    table_errors,
+)
+from lakehouse.store.table_log import LogEntry, TableLog, log_of
 
 INGEST = "ingest"
 OPEN_HOUR = "open-hour"
-_LIKELY = 20
-"""Commits to look at before the whole history is read: other kinds of commits are few."""
-
 _MICROSECOND = timedelta(microseconds=1)
 _NEWEST_EVENT, _NEWEST_PUBLISHED = "newest-event-us", "newest-event-published-us"
 _MAX_EVENT, _MAX_PUBLISHED = "max-event-time-us", "max-publish-time-us"
@@ -32,46 +39,53 @@ _REJECTED, _SLOTS = "rejected", "slots"
 _NONE = -(2**62)
 """An instant that the state does not have."""
 
+Bronze = DeltaTable | TableLog
+"""The table, or only its log, up to the version that is meant."""
+
 Segment = str
 """`<epoch>-<slot>-<attempt>`, the stem of its files' names: a slot that is ever pulled again is another segment."""
 
 
-def newest_state(bronze: DeltaTable) -> IngestState:
+def newest_state(bronze: Bronze) -> IngestState:
     """The state after the newest commit of the table's version; the initial one when ingest has never committed.
 
     Where the log no longer has a commit that carries it, it is put together from the checkpoint. LakeError when that
     does not have it either: to begin again would write to hours that are sealed.
     """
-    for version, metadata in _commits(bronze, lambda metadata: "state" in metadata):
-        with table_errors(f"{bronze.table_uri} version {version}: the state of ingest"):
-            return IngestState.from_json(metadata["state"])
-    epoch = bronze.transaction_version(INGEST)
-    if epoch is None and reaches_back(bronze):
+    log = log_of(bronze)
+    for version, metadata in metadata_of_commits(log):
+        if "state" in metadata:
+            with table_errors(f"{log.uri} version {version}: the state of ingest"):
+                return IngestState.from_json(metadata["state"])
+    with table_errors(log.uri):
+        table = log.table()
+    epoch = table.transaction_version(INGEST)
+    if epoch is None and reaches_back(log):
         return IngestState()
-    return _state_in_checkpoint(bronze, epoch)
+    return _state_in_checkpoint(table, epoch)
 
 
-def state_in(entry: bytes) -> IngestState | None:
+def state_in(entry: LogEntry) -> IngestState | None:
     """The state that an entry of bronze's log carries; None for a commit of another kind.
 
     ValueError, KeyError, TypeError or AttributeError when it is not what a commit writes.
     """
-    infos = [action["commitInfo"] for line in entry.splitlines() if "commitInfo" in (action := json.loads(line))]
-    if not infos:
+    if not entry.info:
         raise ValueError("an entry without commitInfo")
-    metadata = json.loads(infos[0].get("userMetadata") or "{}")
-    return IngestState.from_json(metadata["state"]) if "state" in metadata else None
+    return IngestState.from_json(entry.metadata["state"]) if "state" in entry.metadata else None
 
 
-def ingest_commits(bronze: DeltaTable) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(version, metadata) of ingest's commits, newest first; the whole log is read only when it is asked for.
+def ingest_commits(bronze: Bronze) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(version, metadata) of ingest's commits, newest first; the log is read as far as it is asked for.
 
     LakeError at one that lacks what each of them has.
     """
-    for version, metadata in _commits(bronze, lambda metadata: metadata.get("kind") == INGEST):
-        with table_errors(f"{bronze.table_uri} version {version}: what ingest said of its commit"):
-            _check(metadata)
-        yield version, metadata
+    log = log_of(bronze)
+    for version, metadata in metadata_of_commits(log):
+        if metadata.get("kind") == INGEST:
+            with table_errors(f"{log.uri} version {version}: what ingest said of its commit"):
+                _check(metadata)
+            yield version, metadata
 
 
 def _check(metadata: Mapping[str, Any]) -> None:
@@ -82,18 +96,7 @@ def _check(metadata: Mapping[str, Any]) -> None:
         raise TypeError("segments that are no text")
 
 
-def _commits(
-    bronze: DeltaTable, is_wanted: Callable[[Mapping[str, Any]], bool]
-) -> Iterator[tuple[int, dict[str, Any]]]:
-    seen = None
-    for limit in (_LIKELY, None):
-        for version, metadata in metadata_of_commits(bronze, limit):
-            if is_wanted(metadata) and (seen is None or version < seen):
-                seen = version
-                yield version, metadata
-
-
-def segments_in_log(bronze: DeltaTable, since_epoch: int) -> set[Segment]:
+def segments_in_log(bronze: Bronze, since_epoch: int) -> set[Segment]:
     """Every segment of `since_epoch` or later that a commit has taken.
 
     A segment is committed with its own epoch or, when it is adopted, with a later one: commits of an earlier epoch
@@ -106,7 +109,8 @@ def segments_in_log(bronze: DeltaTable, since_epoch: int) -> set[Segment]:
         found.update(metadata["segments"])
         if version <= 1:
             return found
-    return found | {segment_of(file.path) for file in files(bronze)}
+    table = bronze if isinstance(bronze, DeltaTable) else bronze.table()
+    return found | {segment_of(file.path) for file in files(table)}
 
 
 def segment_of(path: str) -> Segment:
@@ -119,12 +123,19 @@ def commit_batch(bronze: DeltaTable, files: Iterable[DataFile], state: IngestSta
 
     ConflictError when another commit that carries the state came since `bronze` was read: then nothing was written.
     """
-    return commit(
-        bronze,
-        files,
-        metadata={**metadata, "kind": INGEST, "state": state.as_json()},
-        transactions=_transactions(state),
-    )
+    version, _ = commit_to(log_of(bronze), files, state, metadata)
+    with table_errors(bronze.table_uri):
+        bronze.update_incremental()
+    return version
+
+
+def commit_to(
+    log: TableLog, files: Iterable[DataFile], state: IngestState, metadata: Mapping[str, Any]
+) -> tuple[int, IngestState]:
+    """As `commit_batch`, of who has the log alone; gives the version and the state after it. It reads nothing."""
+    text = json.dumps({**metadata, "kind": INGEST, "state": state.as_json()}, sort_keys=True)
+    change = change_of(files, (), _transactions(state))
+    return commit_to_log(log, change, lambda version: text, partition_by=["hour"]), state
 
 
 def commit_change(

@@ -3,39 +3,48 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
-from typing import Any, cast
+from typing import Any
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, Transaction
-from deltalake.exceptions import CommitFailedError, DeltaError, TableNotFoundError
-from deltalake.transaction import AddAction, PostCommitHookProperties, RemoveAction
+from deltalake import DeltaTable
+from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.transaction import PostCommitHookProperties
 
 from lakehouse import hours
 from lakehouse.errors import LakeError, LakehouseError, in_one_line, unavailable
 from lakehouse.hours import Hour
 from lakehouse.store.files import Storage, storage_for, sync
+from lakehouse.store.table_log import (
+    CHECKPOINT_EVERY,
+    Change,
+    ConflictError,
+    LogEntry,
+    TableLog,
+    append_entry,
+    log_of,
+    refuse_unknown_features,
+)
+
+logger = logging.getLogger(__name__)
 
 MOST_CONFLICTS = 100
 """In a row. Each of them is somebody else's success, so in practice a few; what never ends has another cause."""
 
 
 NO_CLEAN_UP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
-"""For each commit: looking for expired entries lists the whole log, so `maintain` does it."""
+"""For commits by delta-rs: looking for expired entries lists the whole log, so `maintain` does it."""
 
 _NEWEST_COMMITS = 100
 """That are looked through for what is damaged."""
-
-
-class ConflictError(Exception):
-    """Somebody else committed first; look again and decide again."""
 
 
 @contextmanager
@@ -88,7 +97,10 @@ class Conflicts:
 
 @dataclass(frozen=True)
 class DataFile:
-    """A Parquet file and what Delta's log says of it. `path` is relative to the table; `hour` is its partition."""
+    """A Parquet file and what Delta's log says of it. `path` is relative to the table; `hour` is its partition.
+
+    The path is as in the log, where odd characters are encoded; names of ours have none.
+    """
 
     path: str
     hour: Hour | None
@@ -97,10 +109,27 @@ class DataFile:
     written_at: datetime
     stats: Mapping[str, Any] = field(default_factory=dict)
 
-    def as_action(self) -> AddAction:
-        stats = json.dumps({"numRecords": self.rows, **self.stats})
-        millis = int(self.written_at.timestamp() * 1000)
-        return AddAction(self.path, self.size_bytes, {"hour": self.hour}, millis, True, stats)
+    def as_added(self, *, is_new: bool = True) -> dict[str, Any]:
+        """The action that adds it; not `is_new` where its rows were in other files of the table before."""
+        return {
+            "path": self.path,
+            "partitionValues": {"hour": self.hour},
+            "size": self.size_bytes,
+            "modificationTime": _millis(self.written_at),
+            "dataChange": is_new,
+            "stats": json.dumps({"numRecords": self.rows, **self.stats}, default=_stat),
+        }
+
+    def as_removed(self, at: datetime, *, is_gone: bool = True) -> dict[str, Any]:
+        """The action that removes it; not `is_gone` where its rows are in other files of the table from then on."""
+        return {
+            "path": self.path,
+            "deletionTimestamp": _millis(at),
+            "dataChange": is_gone,
+            "extendedFileMetadata": True,
+            "partitionValues": {"hour": self.hour},
+            "size": self.size_bytes,
+        }
 
 
 def event_time_stats(first: datetime | None, last: datetime | None) -> dict[str, dict[str, str]]:
@@ -114,6 +143,7 @@ def event_time_stats(first: datetime | None, last: datetime | None) -> dict[str,
 
 
 def _stat(instant: datetime) -> str:
+    instant = instant if instant.tzinfo else instant.replace(tzinfo=UTC)
     return instant.isoformat(timespec="milliseconds").replace("+00:00", "Z")
 
 
@@ -199,14 +229,9 @@ def _no_version(table: DeltaTable, as_of: datetime | str | int) -> LakeError:
     )
 
 
-def newly_opened(table: DeltaTable) -> DeltaTable:
+def newly_opened(log: TableLog) -> DeltaTable:
     """The table as it is now, for one who cannot follow it: its log was set back, or cleaned beyond what was known."""
-    return open_table(table.table_uri, table._storage_options or {})
-
-
-def newest_version(table: DeltaTable) -> int:
-    """Of its log, whatever the handle knows."""
-    return int(table._table.get_latest_version())
+    return open_table(log.uri, log.options)
 
 
 def files_of(table: DeltaTable) -> Storage:
@@ -231,39 +256,62 @@ def commit(
 ) -> int:
     """One commit by reference; gives its version, which is not the newest where somebody else has committed since.
 
-    ConflictError when a commit with one of the same app ids came since `table` was read.
+    ConflictError when a commit with one of the same app ids came since `table` was read. The table is updated.
     """
-    before, text = int(table.version()), json.dumps(metadata, sort_keys=True)
-    actions: list[AddAction | RemoveAction] = [file.as_action() for file in added]
-    actions += [_removal(file) for file in removed]
-    properties = CommitProperties(
-        custom_metadata={"userMetadata": text},
-        app_transactions=[Transaction(app, version) for app, version in transactions.items()],
+    refuse_unknown_features(table)
+    version = commit_to_log(
+        log_of(table),
+        change_of(added, removed, transactions),
+        lambda version: json.dumps(metadata, sort_keys=True),
+        partition_by=table.metadata().partition_columns,
     )
-    try:
-        table.create_write_transaction(
-            actions,
-            "append",
-            table.schema(),
-            partition_by=table.metadata().partition_columns,
-            commit_properties=properties,
-            post_commithook_properties=NO_CLEAN_UP,
-        )
-    except CommitFailedError as failed:
-        raise ConflictError(first_line(failed)) from failed
-    except (DeltaError, OSError) as refused:
-        raise unavailable(table.table_uri, refused) from refused
     with table_errors(table.table_uri):
         table.update_incremental()
-        make_durable(table)
-    if table.version() == before + 1:
-        return before + 1
-    return next(version for version, entry in _history(table, None) if entry.get("userMetadata") == text)
+    return version
 
 
-def log_entry(version: int) -> str:
-    """The path, below the table, of the commit that made the version."""
-    return f"_delta_log/{version:020d}.json"
+def change_of(
+    added: Iterable[DataFile], removed: Iterable[DataFile], transactions: Mapping[str, int], *, is_data: bool = True
+) -> Change:
+    """What a commit is to do; not `is_data` where the rows of the table stay what they are."""
+    now = datetime.now(UTC)
+    return Change(
+        tuple(file.as_added(is_new=is_data) for file in added),
+        tuple(file.as_removed(now, is_gone=is_data) for file in removed),
+        dict(transactions),
+    )
+
+
+def commit_to_log(
+    log: TableLog,
+    change: Change,
+    metadata_at: Callable[[int], str | None],
+    *,
+    partition_by: Iterable[str] = (),
+    operation: str = "WRITE",
+) -> int:
+    """The change as a commit behind the log; gives its version. See `append_entry`; a checkpoint follows where due."""
+    now = _millis(datetime.now(UTC))
+    with table_errors(log.uri):
+        version = append_entry(log, change, metadata_at, at_millis=now, partition_by=partition_by, operation=operation)
+    if (version + 1) % CHECKPOINT_EVERY == 0:
+        write_checkpoint(log.at(version))
+    return version
+
+
+def write_checkpoint(log: TableLog) -> None:
+    """So that whoever opens the table need not read all of its log; where that fails, the next one will do."""
+    try:
+        with table_errors(log.uri):
+            table = log.table()
+            table.create_checkpoint()
+            make_durable(table)
+    except LakeError as refused:
+        logger.warning("store: table=%s version=%d not_written=checkpoint error=%s", log.uri, log.version, refused)
+
+
+def _millis(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
 
 
 _durable: dict[str, int] = {}
@@ -334,12 +382,6 @@ def _sync_parents(folder: str) -> None:
         parent = os.path.dirname(parent)
 
 
-def _removal(file: DataFile) -> RemoveAction:
-    """Taken out of the table by us, not by a reader's query: an append-only table allows no other removal."""
-    now = int(datetime.now(UTC).timestamp() * 1000)
-    return RemoveAction(file.path, False, now, file.size_bytes, {"hour": file.hour})
-
-
 def files(table: DeltaTable) -> list[DataFile]:
     """Every file of the table's version."""
     return _data_files(_actions(table))
@@ -387,37 +429,34 @@ def _stats(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     return stats
 
 
-def metadata_of_commits(table: DeltaTable, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """(version, our metadata) of the newest commits that carry some, newest first; none newer than the open version."""
-    for version, entry in _history(table, limit):
-        text = entry.get("userMetadata")
-        if text and version <= table.version():
-            with table_errors(f"{table.table_uri} at version {version}"):
-                metadata = cast(dict[str, Any], json.loads(text))
-            yield version, metadata
+def metadata_of_commits(table: DeltaTable | TableLog, limit: int | None = None) -> Iterator[tuple[int, dict[str, Any]]]:
+    """(version, our metadata) of the newest commits that carry some, newest first; none newer than the open version.
+
+    The log is read as far as it is asked for; `limit` is how many commits at most.
+    """
+    for entry in entries_back(log_of(table), limit):
+        with table_errors(f"{log_of(table).uri} at version {entry.version}"):
+            metadata = entry.metadata
+        if metadata:
+            yield entry.version, metadata
 
 
-def reaches_back(table: DeltaTable) -> bool:
+def entries_back(log: TableLog, limit: int | None = None) -> Iterator[LogEntry]:
+    """See `TableLog.entries_back`; LakeError where one cannot be read."""
+    entries = log.entries_back(limit)
+    while True:
+        with table_errors(log.uri):
+            entry = next(entries, None)
+        if entry is None:
+            return
+        yield entry
+
+
+def reaches_back(table: DeltaTable | TableLog) -> bool:
     """Whether the log still has the commit that made the table, and so every commit since."""
-    return any(version == 0 for version, _ in _history(table, None))
-
-
-def _history(table: DeltaTable, limit: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
-    """delta-rs begins at the newest commit of all, but counts from the open version: its own numbers can be wrong."""
-    for _ in range(MOST_CONFLICTS):
-        with table_errors(table.table_uri):
-            newest = newest_version(table)
-            entries = table.history(limit)
-            is_still = newest == newest_version(table)
-        if is_still:
-            _refuse_empty_commits(table, newest, len(entries) + 1)
-            return ((newest - age, entry) for age, entry in enumerate(entries))
-    raise LakeError(
-        table.table_uri,
-        found=f"{MOST_CONFLICTS} commits in a row by others while its log was read",
-        expected="a log that can be read between two commits",
-        next_step="Try again; if it goes on, find the program that commits so often.",
-    )
+    log = log_of(table)
+    with table_errors(log.uri):
+        return log.entry(0) is not None
 
 
 def first_line(error: BaseException) -> str:

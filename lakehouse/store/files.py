@@ -68,8 +68,11 @@ class Storage(Protocol):
     def read(self, path: str) -> bytes | None:
         """All of a file; None when it is not there."""
 
-    def listing(self, folder: str) -> list[Stored]:
-        """Every file below the folder, ordered by path; none when there is no such folder."""
+    def listing(self, folder: str, since: str = "") -> list[Stored]:
+        """Every file below the folder, ordered by path; none when there is no such folder.
+
+        `since`: only those whose path below the folder does not sort before it.
+        """
 
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
@@ -153,10 +156,12 @@ class LocalStorage:
         except FileNotFoundError:
             return None
 
-    def listing(self, folder: str) -> list[Stored]:
+    def listing(self, folder: str, since: str = "") -> list[Stored]:
         found = []
         for parent, _, names in os.walk(self._at(folder)):
             for name in names:
+                if os.path.relpath(os.path.join(parent, name), self._at(folder)) < since:
+                    continue
                 try:
                     status = os.stat(os.path.join(parent, name))
                 except FileNotFoundError:
@@ -297,8 +302,9 @@ class GoogleStorage:
         except NotFound:
             return None
 
-    def listing(self, folder: str) -> list[Stored]:
-        found = [Stored(path, blob.size, blob.updated, str(blob.generation)) for path, blob in self.blobs(folder)]
+    def listing(self, folder: str, since: str = "") -> list[Stored]:
+        blobs = self.blobs(folder, since)
+        found = [Stored(path, blob.size, blob.updated, str(blob.generation)) for path, blob in blobs]
         return sorted(found, key=lambda stored: stored.path)
 
     def delete(self, paths: Iterable[str]) -> None:
@@ -333,12 +339,11 @@ class GoogleStorage:
         """The object itself, for what only Google's storage has."""
         return self._bucket().blob(self._at(path))
 
-    def blobs(self, folder: str) -> list[tuple[str, Any]]:
-        """(path, object) of every file below the folder."""
-        cut = len(self._prefix) + 1 if self._prefix else 0
-        return [
-            (blob.name[cut:], blob) for blob in self._bucket().list_blobs(prefix=self._at(folder).rstrip("/") + "/")
-        ]
+    def blobs(self, folder: str, since: str = "") -> list[tuple[str, Any]]:
+        """(path, object) of every file below the folder, as of `listing`."""
+        cut, prefix = len(self._prefix) + 1 if self._prefix else 0, self._at(folder).rstrip("/") + "/"
+        found = self._bucket().list_blobs(prefix=prefix, start_offset=prefix + since if since else None)
+        return [(blob.name[cut:], blob) for blob in found]
 
     def _files(self) -> fs.GcsFileSystem:
         base_url = self._options.get("google_base_url")

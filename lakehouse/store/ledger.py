@@ -43,6 +43,7 @@ from lakehouse.store.records import (
     Withdrawn,
     record_of,
 )
+from lakehouse.store.table_log import log_of
 
 R = TypeVar("R", bound=Record)
 
@@ -274,7 +275,7 @@ class LedgerTable:
             except BaseException as lost:
                 if not is_of_a_library(lost):
                     raise
-                self._table, self._version = newly_opened(self._table), -1
+                self._table, self._version = newly_opened(log_of(self._table)), -1
                 self._follow()
             return self._history
 

@@ -20,8 +20,9 @@ from lakehouse.operations.erasure.rows import Event, Match, batches, events_of, 
 from lakehouse.schemas import sealed_schema
 from lakehouse.seal.copying import sealed_columns
 from lakehouse.store import bronze_log, parquet
-from lakehouse.store.delta import ConflictError, Conflicts, DataFile, event_time_stats, files
+from lakehouse.store.delta import Conflicts, DataFile, event_time_stats, files
 from lakehouse.store.ledger import Ledger
+from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 
 _REJECTED_COLUMNS = {"event_id", "message_id", "publish_time"}

@@ -6,7 +6,8 @@ from deltalake import DeltaTable
 
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.operations.erasure.order import ERASE
-from lakehouse.store.delta import ConflictError, commit
+from lakehouse.store.delta import commit
+from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 
 

@@ -1,0 +1,265 @@
+"""A Delta table's log, read and written by the names of its entries: no commit lists it, or opens the table.
+
+An entry `_delta_log/<version>.json` is never changed. Who creates it first has made the version; who comes second reads
+what the other did, and goes on behind it or decides again. That is all that the protocol asks of a writer which adds
+and removes whole files by name: `refuse_unknown_features` says of which tables it may be one.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any, cast
+
+from deltalake import DeltaTable
+
+from lakehouse.errors import LakeError, UnknownOutcomeError, unavailable
+from lakehouse.store.files import Storage, storage_for
+
+CHECKPOINT_EVERY = 50
+"""Versions from one checkpoint to the next."""
+
+_READERS = 16
+_ENGINE = "lakehouse"
+_FEATURES = {"appendOnly", "invariants", "timestampNtz", "changeDataFeed"}
+"""That ask nothing of a commit which adds and removes whole files, where no column has an invariant."""
+
+
+class ConflictError(Exception):
+    """Somebody else committed first; look again and decide again."""
+
+
+class LostLogError(Exception):
+    """The log does not go on from the version that was known: it was set back, or cleaned beyond it."""
+
+
+@dataclass(frozen=True)
+class LogEntry:
+    """What one commit did, as its file says. `info` is its commitInfo."""
+
+    version: int
+    actions: tuple[Mapping[str, Any], ...]
+
+    def of(self, kind: str) -> list[Mapping[str, Any]]:
+        return [action[kind] for action in self.actions if isinstance(action.get(kind), dict)]
+
+    @property
+    def info(self) -> Mapping[str, Any]:
+        return next(iter(self.of("commitInfo")), {})
+
+    @cached_property
+    def metadata(self) -> dict[str, Any]:
+        """Our `userMetadata`; empty where it has none. ValueError when it is no JSON."""
+        return cast(dict[str, Any], json.loads(self.info.get("userMetadata") or "{}"))
+
+    @property
+    def changes_table(self) -> bool:
+        """Whether it says anew what the table is: its schema, its properties, what its writers must do."""
+        return bool(self.of("metaData") or self.of("protocol"))
+
+
+@dataclass(frozen=True)
+class TableLog:
+    """The log of the table at `uri`, up to `version`."""
+
+    uri: str
+    version: int
+    options: Mapping[str, str] = field(default_factory=dict, repr=False)
+
+    @property
+    def files(self) -> Storage:
+        """Its paths are relative to the table."""
+        return storage_for(self.uri, self.options)
+
+    def entry(self, version: int) -> LogEntry | None:
+        """None when the version is not there, or not any more. LakeError when the file is empty, ValueError if odd."""
+        content = self.files.read(entry_path(version))
+        return None if content is None else _parsed(self.files.address(entry_path(version)), version, content)
+
+    def entries_back(self, most: int | None = None) -> Iterator[LogEntry]:
+        """From its version on, newest first, as far back as there are entries; read as they are asked for."""
+        last = -1 if most is None else self.version - most
+        version, ahead = self.version, 1
+        with ThreadPoolExecutor(_READERS) as readers:
+            while version > last:
+                versions = range(version, max(version - ahead, last), -1)
+                for entry in readers.map(self.entry, versions):
+                    if entry is None:
+                        return
+                    yield entry
+                version, ahead = versions[-1] - 1, min(2 * ahead, _READERS)
+
+    def next_entries(self) -> list[LogEntry]:
+        """What came after its version, oldest first: a request for each, and one that finds nothing."""
+        found: list[LogEntry] = []
+        while (entry := self.entry(self.version + len(found) + 1)) is not None:
+            found.append(entry)
+        return found
+
+    def check_unbroken(self) -> None:
+        """LostLogError when the entry of its version is gone, so that what follows may have another meaning."""
+        if self.files.read(entry_path(self.version)) is None:
+            raise LostLogError(self.uri)
+
+    def at(self, version: int) -> TableLog:
+        return TableLog(self.uri, version, self.options)
+
+    def table(self) -> DeltaTable:
+        """The table at its version."""
+        return DeltaTable(self.uri, version=self.version, storage_options=dict(self.options) or None)
+
+
+def log_of(table: DeltaTable | TableLog) -> TableLog:
+    """The log of the table up to the version that it is open at."""
+    if isinstance(table, TableLog):
+        return table
+    return TableLog(table.table_uri.rstrip("/"), int(table.version()), dict(table._storage_options or {}))
+
+
+def newest_log(uri: str, options: Mapping[str, str]) -> TableLog | None:
+    """The log as it is now, by one list from its newest checkpoint on; None when there is no table."""
+    files = storage_for(uri, options)
+    checkpoint = _last_checkpoint(files)
+    names = [stored.path.rpartition("/")[2] for stored in files.listing("_delta_log", since=f"{checkpoint:020d}")]
+    versions = [int(name[:20]) for name in names if name[:20].isdigit() and name[20:] == ".json"]
+    if not versions and not any(".checkpoint." in name for name in names):
+        return None
+    newest = max(versions, default=checkpoint)
+    while files.read(entry_path(newest + 1)) is not None:  # a list may be behind
+        newest += 1
+    return TableLog(uri, newest, dict(options))
+
+
+def entry_path(version: int) -> str:
+    """Below the table, the commit that made the version."""
+    return f"_delta_log/{version:020d}.json"
+
+
+@dataclass(frozen=True)
+class Change:
+    """What a commit is to do: actions of Delta's protocol, by their kinds, without commitInfo.
+
+    Paths are as the log has them, encoded as those of a URI: names of ours need no encoding.
+    """
+
+    added: tuple[Mapping[str, Any], ...] = ()
+    removed: tuple[Mapping[str, Any], ...] = ()
+    transactions: Mapping[str, int] = field(default_factory=dict)
+
+    def as_lines(self) -> Iterator[Mapping[str, Any]]:
+        for kind, actions in (("add", self.added), ("remove", self.removed)):
+            for action in actions:
+                yield {kind: action}
+        for app, number in self.transactions.items():
+            yield {"txn": {"appId": app, "version": number}}
+
+    def conflict_with(self, entry: LogEntry) -> str | None:
+        """Why this cannot follow on what the entry did, where it was decided without that; None if it can."""
+        apps = {txn.get("appId") for txn in entry.of("txn")} & set(self.transactions)
+        if apps:
+            return f"version {entry.version} has the transaction {min(map(str, apps))}, too"
+        if entry.changes_table:
+            return f"version {entry.version} changed what the table is"
+        gone = {remove.get("path") for remove in entry.of("remove")}
+        if gone & {removed["path"] for removed in self.removed}:
+            return f"version {entry.version} removed a file, too"
+        return None
+
+
+def append_entry(
+    log: TableLog,
+    change: Change,
+    metadata_at: Callable[[int], str | None],
+    *,
+    at_millis: int,
+    partition_by: Iterable[str] = (),
+    operation: str = "WRITE",
+) -> int:
+    """Commit the change behind the log's version, or behind what others have committed since; gives its version.
+
+    `metadata_at` gives the `userMetadata` for a version. ConflictError when what came since does not go with it;
+    LakeError when the store does not say whether it was written, or cannot be written to.
+    """
+    files, token = log.files, uuid.uuid4().hex
+    version = log.version + 1
+    while True:
+        info = _commit_info(operation, partition_by, metadata_at(version), at_millis, token)
+        lines = [{"commitInfo": info}, *change.as_lines()]
+        content = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines).encode()
+        if _is_written(files, entry_path(version), content):
+            return version
+        theirs = log.entry(version)
+        if theirs is None:
+            raise ConflictError(f"version {version} of {log.uri} was there, and is not any more")
+        if conflict := change.conflict_with(theirs):
+            raise ConflictError(conflict)
+        version += 1
+
+
+def _is_written(files: Storage, path: str, content: bytes) -> bool:
+    """Whether the entry is ours: also when a first try of ours got no answer, and the second one was refused."""
+    try:
+        if files.put_if_absent(path, content):
+            return True
+        unanswered = None
+    except UnknownOutcomeError as silence:
+        unanswered = silence
+    there = files.read(path)
+    if there is None and unanswered is not None:
+        raise unavailable(files.address(path), unanswered) from unanswered
+    return there == content
+
+
+def _commit_info(
+    operation: str, partition_by: Iterable[str], metadata: str | None, at_millis: int, token: str
+) -> Mapping[str, Any]:
+    parameters = {"mode": "Append", "partitionBy": json.dumps(list(partition_by))}
+    info = {
+        "timestamp": at_millis,
+        "operation": operation,
+        "operationParameters": parameters if operation == "WRITE" else {},
+        "engineInfo": _ENGINE,
+        "txnId": token,
+    }
+    return info if metadata is None else {**info, "userMetadata": metadata}
+
+
+def _parsed(address: str, version: int, content: bytes) -> LogEntry:
+    if not content:
+        raise LakeError(
+            address,
+            found="an empty file",
+            expected="a commit of the table",
+            next_step="Restore it from a backup; where it is the newest and nothing followed it, remove it.",
+        )
+    actions = tuple(json.loads(line) for line in content.splitlines() if line.strip())
+    if not all(isinstance(action, dict) for action in actions):
+        raise ValueError(f"version {version} has a line that is no JSON object")
+    return LogEntry(version, actions)
+
+
+def _last_checkpoint(files: Storage) -> int:
+    """0 where nothing says it: then the log is listed from its beginning."""
+    with suppress(ValueError, TypeError, KeyError):
+        return int(json.loads(files.read("_delta_log/_last_checkpoint") or b"")["version"])
+    return 0
+
+
+def refuse_unknown_features(table: DeltaTable) -> None:
+    """LakeError when the table asks more of its writers than `append_entry` does."""
+    protocol = table.protocol()
+    features = set(protocol.writer_features or ())
+    if protocol.min_writer_version <= 2 or (protocol.min_writer_version == 7 and features <= _FEATURES):
+        return
+    raise LakeError(
+        table.table_uri,
+        found=f"a table for writers of version {protocol.min_writer_version} with "
+        f"{', '.join(sorted(map(str, features))) or 'what belongs to it'}",
+        expected=f"no features but {', '.join(sorted(_FEATURES))}",
+        next_step="Drop the feature (`ALTER TABLE … DROP FEATURE`), or restore the table from before it was set.",
+    )
