@@ -6,6 +6,8 @@ import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
+import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lakehouse.cli import app
@@ -63,6 +65,38 @@ def test_rows_that_nobody_delivered_and_rows_that_are_not_there_are_found(lake: 
     assert not audit.is_right
     assert audit.counts["missing"] == 2
     assert audit.counts["extra"] == 1
+
+
+def rewritten(lake: Lake, hour: str, **values: object) -> None:
+    """The hour's first file with another value in the row of `a`, under the same name and in the log as it was."""
+    (ours, *_) = files_of_hour(lake.silver, hour)
+    path = Path(lake.folders.silver, ours.path)
+    table = pq.read_table(path, partitioning=None)
+    rows = [row | values if row["event_id"] == "a" else row for row in table.to_pylist()]
+    pq.write_table(pa.Table.from_pylist(rows, schema=table.schema), path)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [{"n": 17}, {"user": None}, {"track": {"id": "t0", "ms": 9}}, {"message_id": "x"}, {"event_hour": SIX}],
+)
+def test_values_that_were_edited_are_found_by_their_event(lake: Lake, values: dict[str, object]) -> None:
+    """Ids and counts are as they were, so nothing else sees it."""
+    rewritten(lake, FIVE, **values)
+    audit = audit_hour(lake.topic, lake.config, FIVE)
+    assert (audit.is_right, audit.counts["different"]) == (False, 1)
+    assert ("different", "a", "a1", "in silver with other values than delivered") in answer(audit)
+    assert audit_hour(lake.topic, lake.config, FIVE, compares_values=False).is_right
+
+
+def test_a_field_that_came_or_went_since_is_no_difference(lake: Lake) -> None:
+    """What the files have is compared, as far as the topic declares it."""
+    fields = {name: kind for name, kind in lake.topic.fields.items() if name != "n"}
+    grown = {**fields, "speed": "double", "track": "struct<id: string, ms: int, bpm: int>"}
+    lake.topic = lake.topic.model_copy(update={"fields": grown})
+    assert audit_hour(lake.topic, lake.config, FIVE).is_right
+    rewritten(lake, FIVE, user="somebody")
+    assert audit_hour(lake.topic, lake.config, FIVE).counts["different"] == 1
 
 
 def test_counts_are_whole_when_the_list_is_cut(lake: Lake) -> None:

@@ -22,6 +22,7 @@ from lakehouse.operations.verify import Verification, verify_hours
 from lakehouse.schemas import LEDGER
 from lakehouse.store.delta import DataFile, commit, files_of_hour, open_table
 from lakehouse.store.delta_log import commits
+from lakehouse.store.records import Valid
 from lakehouse.topics import Topic
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
 
@@ -385,6 +386,76 @@ def test_a_forged_row_is_found_and_the_rest_is_still_checked(lake: Lake, row: di
     assert [kind for _, kind in answer(lake)] == ["broken row"]
     holding(lake, "a").unlink()
     assert [kind for _, kind in answer(lake)] == ["broken row", "missing file"]
+
+
+def judged(lake: Lake, **changes: Any) -> None:
+    """A verdict on the first hour as the stage leaves it: its result, then its row."""
+    seal = lake.history().seal_of(FIVE)
+    assert seal is not None
+    said = {"state": "valid", "revision": 1, "silver_version": seal.silver_version, "rows": 3} | changes
+    lake.tables.reports.files().write(f"{FIVE}/r1.json", json.dumps(said).encode())
+    lake.ledger.record(Valid(revision=1, silver_version=seal.silver_version, rows=3), FIVE)
+
+
+def test_a_verdict_with_its_result_is_right(lake: Lake) -> None:
+    judged(lake)
+    assert answer(lake) == []
+
+
+@pytest.mark.parametrize("changes", [{"state": "invalid"}, {"rows": 2}, {"silver_version": 17}, {"revision": 2}])
+def test_a_verdict_that_says_something_else_than_its_result_is_found(lake: Lake, changes: dict[str, Any]) -> None:
+    """An hour that failed is let go by a row alone."""
+    judged(lake, **changes)
+    assert answer(lake) == [(FIVE, "unfounded verdict")]
+
+
+@pytest.mark.parametrize("content", [None, b"", b"{", b"[]"])
+def test_a_verdict_without_a_result_is_found(lake: Lake, content: bytes | None) -> None:
+    """Somebody else wrote the row; or the result is gone, which one wants to know, too."""
+    judged(lake)
+    reports = lake.tables.reports.files()
+    reports.delete([f"{FIVE}/r1.json"])
+    if content is not None:
+        reports.write(f"{FIVE}/r1.json", content)
+    assert answer(lake) == [(FIVE, "unfounded verdict")]
+    assert answer(lake, SIX) == []
+
+
+def test_a_result_that_has_expired_is_missed_by_nobody(lake: Lake) -> None:
+    judged(lake)
+    lake.tables.reports.files().delete([f"{FIVE}/r1.json"])
+    later = datetime.now(UTC) + timedelta(days=400)
+    assert verify_hours(lake.topic, lake.config, [], later).findings == ()
+
+
+def test_a_ledger_that_was_put_back_is_found(lake: Lake, tmp_path: Path) -> None:
+    """Of before the second seal, and of before the second close: both are whole tables, with no broken row."""
+    later = datetime.now(UTC) + timedelta(hours=2)
+    lake.deliver(Delivery("d", 121), hour=SEVEN)
+    before_close = tmp_path / "before close"
+    shutil.copytree(lake.folders.ledger.removeprefix("file://"), before_close)
+    lake.close(SEVEN)
+    before_seal = tmp_path / "before seal"
+    shutil.copytree(lake.folders.ledger.removeprefix("file://"), before_seal)
+    lake.sealer(None).seal(SEVEN)
+    assert verify_hours(lake.topic, lake.config, [], later).findings == ()
+    for copy, kinds in ((before_seal, {"edited ledger"}), (before_close, {"edited ledger", "misplaced file"})):
+        shutil.rmtree(lake.folders.ledger.removeprefix("file://"))
+        shutil.copytree(copy, lake.folders.ledger.removeprefix("file://"))
+        found = verify_hours(lake.topic, lake.config, [], later).findings
+        assert {(finding.hour, finding.kind) for finding in found} == {(SEVEN, kind) for kind in kinds}
+
+
+def test_a_seal_that_is_being_recorded_is_right(lake: Lake) -> None:
+    """Its commit is there first, and what died in between is recorded by the next run."""
+    lake.deliver(Delivery("d", 121), hour=SEVEN)
+    ledger = lake.folders.ledger.removeprefix("file://")
+    lake.close(SEVEN)
+    shutil.copytree(ledger, f"{ledger}.kept")
+    lake.sealer(None).seal(SEVEN)
+    shutil.rmtree(ledger)
+    os.rename(f"{ledger}.kept", ledger)
+    assert answer(lake) == []
 
 
 def test_an_entry_taken_out_of_the_log_is_found(lake: Lake) -> None:

@@ -38,6 +38,7 @@ from lakehouse.config import Config, load
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
 
+_ALL_MATCH = "OK: all match their seals in rows, ids, sizes and log; values are compared by `lakehouse audit`"
 _BATCH = {"bronze version": "bronze_version", "release": "release", "run": "run"}
 
 
@@ -59,7 +60,7 @@ def verify(
         print_json(asdict(result))
     else:
         print_line(f"{topic}: {len(result.hours)} hours, {result.files:,} files and {result.rows:,} rows checked")
-        print_table(columns.FINDING, result.findings) if result.findings else print_line("OK: all match their seals")
+        print_table(columns.FINDING, result.findings) if result.findings else print_line(_ALL_MATCH)
     if result.findings:
         raise typer.Exit(1)
 
@@ -180,7 +181,7 @@ def reconcile(
         print_json({"cells": cells, "wrong": len(found.wrong)})
     else:
         print_table(columns.CELL, found.cells, wide=wide)
-        print_line(f"{len(found.cells)} cells, {len(found.wrong)} wrong")
+        print_line(f"{len(found.cells)} cells, {len(found.wrong)} wrong; rows and ids are compared, no other values")
         for cell in found.wrong:
             print_line(f"{cell.topic} {cell.hour} {cell.store}: {cell.error or cell.where}", indent=2)
         for next_step in dict.fromkeys(cell.next_step for cell in found.wrong if cell.next_step):

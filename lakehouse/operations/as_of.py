@@ -11,6 +11,7 @@ from typing import TypeVar
 import pyarrow as pa
 
 from lakehouse.config import Config
+from lakehouse.schemas import sealed_schema
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, as_it_was
 from lakehouse.store.ledger import History
@@ -39,6 +40,17 @@ class TablesAsOf:
 
     def silver_rows(self, files: Sequence[DataFile], *columns: str) -> Iterator[pa.RecordBatch]:
         return _rows(self.tables.sealed.below("silver"), files, columns)
+
+    def silver_columns(self, files: Sequence[DataFile]) -> pa.Schema:
+        """The declared columns that all of the files have; none where there is no file."""
+        storage = self.tables.sealed.below("silver").files()
+        names = [_names(parquet.LakeFile(storage, file.path)) for file in files]
+        return pa.schema([each for each in sealed_schema(self.topic) if files and all(each.name in of for of in names)])
+
+
+def _names(opened: parquet.LakeFile) -> set[str]:
+    with opened as file:
+        return set(file.schema_arrow.names)
 
 
 def in_parallel(read: Callable[[DataFile], Found], files: Iterable[DataFile]) -> list[Found]:

@@ -21,6 +21,7 @@ from lakehouse.hours import Hour
 from lakehouse.operations.as_of import TablesAsOf
 from lakehouse.operations.verify import verify_hours
 from lakehouse.schemas import TIMESTAMP
+from lakehouse.seal.copying import READ_COLUMNS, sealed_columns
 from lakehouse.seal.dedup import ADDRESS
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.store.delta import DataFile, files, files_of_hour
@@ -29,7 +30,7 @@ from lakehouse.store.scratch import scratch_database
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
-MISSING, EXTRA = "missing", "extra"
+MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
 DUPLICATE, LATE_DUPLICATE, REJECTED, OTHER_HOUR = "duplicate", "late duplicate", "rejected", "in another hour"
 
 _AUDITED_HOURS = 24
@@ -69,12 +70,21 @@ class Audit:
 
     @property
     def is_right(self) -> bool:
-        return not (self.counts.get(MISSING) or self.counts.get(EXTRA))
+        return not any(self.counts.get(what) for what in (MISSING, EXTRA, DIFFERENT))
 
 
-def audit_hour(topic: Topic, config: Config, hour: Hour, as_of: datetime | None = None, limit: int = 100) -> Audit:
+def audit_hour(
+    topic: Topic,
+    config: Config,
+    hour: Hour,
+    as_of: datetime | None = None,
+    limit: int = 100,
+    *,
+    compares_values: bool = True,
+) -> Audit:
     """Recompute the hour from bronze and hold it to silver, both as they were at `as_of`; at most `limit` of a kind.
 
+    With `compares_values` also every declared column that all of the hour's files have, for which both are read whole.
     LakeError when the deliveries are gone: `bronze_retention` says how long they stay.
     """
     lake = TablesAsOf(topic, config, as_of)
@@ -91,6 +101,8 @@ def audit_hour(topic: Topic, config: Config, hour: Hour, as_of: datetime | None 
     sealed_files = files_of_hour(lake.silver, hour)
     explanations = _Explanations(limit)
     _compare(lake, hour, deliveries, doubled, late, sealed_files, explanations, is_sealed=seal is not None)
+    if seal is not None and compares_values:
+        _compare_values(lake, deliveries, doubled, late, sealed_files, explanations)
     explanations.add(OTHER_HOUR, _elsewhere(lake, hour), lambda row: f"came after the close, delivered in {row.note}")
     explanations.add(REJECTED, _rejected(lake, hour), lambda row: row.note)
     return Audit(
@@ -118,7 +130,7 @@ def check_topic(topic: Topic, config: Config, now: datetime) -> None:
     sealed = history.sealed_hours()
     for hour in sealed[-_AUDITED_HOURS:]:
         if files_of_hour(bronze, hour):
-            audit = audit_hour(topic, config, hour)
+            audit = audit_hour(topic, config, hour, compares_values=False)
             wrong += [f"{hour}: {audit.counts[what]} {what}" for what in (MISSING, EXTRA) if audit.counts.get(what)]
     if wrong:
         raise CheckError(
@@ -226,10 +238,60 @@ def _compare(
             explanations.query(database, EXTRA, _EXTRA, lambda row: "in silver, and no delivery asks for it")
 
 
-def _load(database: duckdb.DuckDBPyConnection, name: str, schema: pa.Schema, rows: Iterable[pa.RecordBatch]) -> None:
+_DIFFERENT = f"""
+    select delivered.event_id, delivered.message_id, delivered.publish_time
+    from {_KEPT} as delivered join sealed using (event_id, event_time) where delivered.content <> sealed.content
+"""
+
+
+def _compare_values(
+    lake: TablesAsOf,
+    deliveries: Deliveries,
+    doubled: pa.Table,
+    late: pa.Table,
+    sealed_files: Sequence[DataFile],
+    explanations: _Explanations,
+) -> None:
+    """Rows whose values are not those of their delivery, by a hash of each row."""
+    schema = lake.silver_columns(sealed_files)
+    if not len(schema):
+        return
+    names = ", ".join('"' + name.replace('"', '""') + '"' for name in schema.names)
+    content = f"hash({names}) as content"
+    addressed = pa.schema([*schema, *ADDRESS])
+    with scratch_database() as database:
+        rows = (_as_sealed(batch, schema) for batch in deliveries.rows(READ_COLUMNS))
+        _load(database, "deliveries", addressed, rows, f"{', '.join(_DELIVERY.names)}, {content}")
+        sealed = (_with_members(batch, schema) for batch in lake.silver_rows(sealed_files, *schema.names))
+        _load(database, "sealed", schema, sealed, f"event_id, event_time, {content}")
+        database.register("doubled", doubled)
+        database.register("late", late)
+        explanations.query(database, DIFFERENT, _DIFFERENT, lambda row: "in silver with other values than delivered")
+
+
+def _as_sealed(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """A page of deliveries as they would be sealed, each with its address."""
+    rows = sealed_columns(batch, schema)
+    columns = [*rows.columns, *(batch.column(name) for name in ADDRESS.names)]
+    return pa.RecordBatch.from_arrays(columns, schema=pa.schema([*schema, *ADDRESS]))
+
+
+def _with_members(batch: pa.RecordBatch, schema: pa.Schema) -> pa.RecordBatch:
+    """With the members that a struct gained later, which are null."""
+    columns = [batch.column(each.name).cast(each.type) for each in schema]
+    return pa.RecordBatch.from_arrays(columns, schema=schema)
+
+
+def _load(
+    database: duckdb.DuckDBPyConnection,
+    name: str,
+    schema: pa.Schema,
+    rows: Iterable[pa.RecordBatch],
+    selected: str = "*",
+) -> None:
     with readers() as reader_of:
         database.register("reader", reader_of(schema, (batch.cast(schema) for batch in rows)))
-        database.execute(f"create table {name} as select * from reader")
+        database.execute(f"create table {name} as select {selected} from reader")
 
 
 def _holders(lake: TablesAsOf, event_ids: pa.ChunkedArray, before: Hour) -> Iterable[pa.RecordBatch]:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from functools import partial
+from typing import Any
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -15,18 +17,23 @@ from deltalake import DeltaTable
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
-from lakehouse.hours import Hour, hours_among
+from lakehouse.hours import Hour, hours_among, instant_after
 from lakehouse.operations.tracking import Track, no_tracking
+from lakehouse.seal.stage import SEAL
 from lakehouse.store.delta import DataFile, files, first_line, table_errors
 from lakehouse.store.delta_log import LOG, Commit, Hidden, commits, hidden_in_checkpoint
 from lakehouse.store.files import Storage
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Entry, History
-from lakehouse.store.records import Sealed, State
+from lakehouse.store.records import Judged, Sealed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from lakehouse.validate.results import result_name
 
 _READERS = 16
+_RECORDED_WITHIN = timedelta(hours=1)
+_EXPIRY_MARGIN = timedelta(days=1)
+"""Results expire by the time of the file, which is before that of the row."""
 _MAPPING = "delta.columnMapping.mode"
 _ONLY_IN_COMMIT = {"kind", "hour"}
 _ONLY_IN_LEDGER = {"silver_version", "seconds"}
@@ -85,6 +92,7 @@ def verify_hours(
     of_hours = [[*log_findings(state, hour), *found] for hour, found in zip(wanted, of_files, strict=True)]
     findings = (
         *ledger_findings(history),
+        *verdict_findings(state, wanted),
         *table_findings(state),
         *(finding for found in of_hours for finding in found),
     )
@@ -177,6 +185,48 @@ def _seals(history: History, hour: Hour | None = None) -> list[_Seal]:
     return found
 
 
+def verdict_findings(state: SilverState, hours: Iterable[Hour]) -> Iterator[Finding]:
+    """Verdicts of which there is no result that says the same: a stage writes the result first."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        for found in readers.map(partial(_verdict_finding, state), hours):
+            if found is not None:
+                yield found
+
+
+def _verdict_finding(state: SilverState, hour: Hour) -> Finding | None:
+    try:
+        entry = next(row for row in reversed(state.history.current(hour)) if row.state in (State.VALID, State.INVALID))
+        judged = entry.of(Judged)
+    except (StopIteration, LakeError):
+        return None
+    if instant_after(entry.at, state.topic.audit_window) - _EXPIRY_MARGIN < state.now:
+        return None
+    path = f"reports/{result_name(hour, judged.revision)}.json"
+    said = (str(entry.state), judged.revision, judged.silver_version, judged.rows)
+    found = _what_result_says(state.storage.read(path))
+    if found == said:
+        return None
+    expected = "a result that says {}, revision {}, version {} of silver and {} rows, as the ledger".format(*said)
+    return Finding(hour, "unfounded verdict", path, _as_text(found), expected)
+
+
+def _what_result_says(content: bytes | None) -> tuple[Any, ...] | None:
+    """(state, revision, version of silver, rows); empty of one that cannot be read, None where there is none."""
+    if content is None:
+        return None
+    try:
+        result = json.loads(content)
+        return tuple(result[key] for key in ("state", "revision", "silver_version", "rows"))
+    except (ValueError, KeyError, TypeError):
+        return ()
+
+
+def _as_text(said: tuple[Any, ...] | None) -> str:
+    if not said:
+        return "no such file" if said is None else "no result that can be read"
+    return "{}, revision {}, version {} and {} rows".format(*said)
+
+
 # --- the table -----------------------------------------------------------------------------------------------------
 
 
@@ -192,7 +242,25 @@ def table_findings(state: SilverState) -> Iterator[Finding]:
     newest = max((seal.sealed.silver_version for seal in _seals(state.history)), default=0)
     if version < newest:
         yield Finding(None, "edited log", uri, f"version {version}", f"at least version {newest}")
+    yield from _unrecorded_findings(state)
     yield from _misplaced_findings(state)
+
+
+def _unrecorded_findings(state: SilverState) -> Iterator[Finding]:
+    """Seals of silver's log that the ledger has no row of: it was put back, or a row was taken out.
+
+    A seal is recorded right after its commit; one that died in between is recorded by the next run.
+    """
+    for version, commit in sorted(state.commits.items()):
+        manifest = commit.metadata or {}
+        hour, revision = manifest.get("hour"), manifest.get("revision")
+        is_fresh = commit.committed_at is None or commit.committed_at + _RECORDED_WITHIN > state.now
+        if manifest.get("kind") != SEAL or not isinstance(revision, int) or not hours_among([str(hour)]) or is_fresh:
+            continue
+        recorded = {seal.sealed.revision for seal in _seals(state.history, str(hour))}
+        if revision not in recorded:
+            subject, expected = f"the seal of revision {revision}", f"its row, as version {version} of silver says"
+            yield Finding(str(hour), "edited ledger", subject, "no row in the ledger", expected)
 
 
 def _guard_findings(state: SilverState) -> Iterator[Finding]:

@@ -7,12 +7,13 @@ import re
 from collections.abc import Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
 
 import pyarrow.parquet as pq
 
-from lakehouse.hours import Hour
+from lakehouse.hours import EPOCH, Hour
 from lakehouse.store.files import Storage
 
 _READERS = 16
@@ -26,7 +27,7 @@ class Commit:
     """One entry. `added` and `removed` are (partition, path); `metadata` is our `userMetadata`, None without one.
 
     `declares` is the table's schema and properties where the commit sets them. `hidden` are files of which a deletion
-    vector hides rows.
+    vector hides rows. `committed_at` is what the committer's clock said, None where that is no time.
     """
 
     version: int
@@ -37,6 +38,7 @@ class Commit:
     declares: Mapping[str, Any] | None = None
     protocol: Mapping[str, Any] | None = None
     hidden: tuple[tuple[Hour | None, str], ...] = ()
+    committed_at: datetime | None = None
 
     @property
     def hours(self) -> set[Hour | None]:
@@ -138,7 +140,15 @@ def _commit(storage: Storage, table: str, version: int) -> Commit | None:
         declares=_first(actions, "metaData"),
         protocol=_first(actions, "protocol"),
         hidden=tuple(_file(add) for add in adds if add.get("deletionVector")),
+        committed_at=_instant(info.get("timestamp")),
     )
+
+
+def _instant(millis: Any) -> datetime | None:
+    try:
+        return EPOCH + timedelta(milliseconds=millis)
+    except (TypeError, OverflowError):
+        return None
 
 
 def _file(action: Mapping[str, Any]) -> tuple[Hour | None, str]:
