@@ -179,10 +179,10 @@ def test_an_empty_page_decodes_to_no_rows(topic: Topic, read_page: Callable[...,
         b'{"other": Infinity}',
         b'{"other": [-Infinity]}',
         b'{"other": Inf}',
-        b'{"other": 1e400}',
-        b'{"other": -1e400}',
-        b'{"other": %s}' % (b"9" * 400),
-        b'{"other": %s}' % (b"9" * 5000),
+        b'{"other": 1e400x}',
+        b'{"other": 01e400}',
+        b'{"other": %sx}' % (b"9" * 400),
+        b'{"other": 0%s}' % (b"9" * 5000),
         b'{"n": 01}',
         b'{"n": +1}',
         b'{"n": 1.}',
@@ -809,7 +809,7 @@ def odd_in_one_field(draw: st.DrawFn) -> bytes:
 
 
 ODD_SPELLINGS = [
-    *"-0 -0.0 1E5 1e2 1e400 1e-400 NaN -Infinity 1.0 01 1. 0.1e1 1.10 1000.00 18446744073709551616 tru".split(),
+    *"-0 -0.0 1E5 1e2 1e400 1e-400 NaN -Infinity 1.0 01 1. 0.1e1 1.10 0.1e310 1e+0400 1e400x 1000.00 18446744073709551616 tru".split(),
     *(r'"\ud83d\ude00"', r'"\ud83d"', r'"\u0000"', '"2026-11-23T05:30Z"', '"2026-11-23T05:30:00.9999999Z"'),
     *('"+1.5"', '".5"', '"1."', '"0001.50"', '"1e2"', '"-0"', '{"a":1,"a":2}', '{"at":1}', "[{}]", "9" * 310),
     "[" * 250 + "]" * 250,

@@ -161,7 +161,24 @@ def test_numbers_around_a_doubles_digits_are_read_as_decimals_exactly(spark_type
     assert 0 < reasons.null_count < len(payloads)
 
 
-@pytest.mark.parametrize("hidden", ["1e400", r'"\ud83d"'])
+LARGE = ["1e400", "-1e400", "1E+0400", "0.1e310", "9" * 400, "-" + "9" * 5000, "1" + "0" * 250 + "e99", "1e99999999999"]
+
+
+@pytest.mark.parametrize("number", LARGE)
+@pytest.mark.parametrize(
+    "spark_type", ["double", "float", "int", "bigint", "decimal(38,10)", "string", "array<double>"]
+)
+def test_a_number_beyond_a_double_is_a_wrong_type_of_its_field(number: str, spark_type: str) -> None:
+    """It is JSON, and no value of any type. Of a member that nobody declared, it is counted like any other."""
+    usual = b'{"id":"e","t":"2026-11-23T05:30:00Z","x":%s}' % number.encode()
+    within = usual.replace(b'"x":', b'"x":["1e400 \\" 1e400",').replace(b"}", b"]}")
+    assert row_of({"fields": {"x": spark_type}}, usual)["reject_reason"] == "wrong type: x"
+    assert row_of({"fields": {"x": spark_type}}, within)["reject_reason"] == "wrong type: x"
+    assert row_of({"fields": {"other": spark_type}}, usual)["reject_reason"] is None
+    assert row_of({"fields": {"x": spark_type}}, usual[:-1])["reject_reason"] == "not JSON"
+
+
+@pytest.mark.parametrize("hidden", ["1e400x", "01e400", r'"\ud83d"'])
 def test_a_hidden_value_of_a_repeated_name_must_be_json_too(hidden: str) -> None:
     payload = b'{"id":"e","t":"2026-11-23T05:30:00Z","other":{"b":%s,"b":1}}' % hidden.encode()
     for spark_type in ("int", "decimal(5,2)"):

@@ -85,6 +85,11 @@ Check = Callable[[Any], Any]
 
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """A text, or the rest where it does not end. Without a way back, so that it takes linear time."""
+_TEXT_OR_NUMBER = re.compile(
+    rb'"(?:[^"\\]++|\\.)*+"|-?(?:0|[1-9][0-9]*+)(?:\.[0-9]++)?(?:[eE][+-]?[0-9]++)?', re.DOTALL
+)
+_LARGE_NUMBER = re.compile(rb"[0-9]{200}|[eE]\+?[0-9]{3}")
+"""Part of every number beyond a double: with fewer digits, and an exponent below 100, none is."""
 _QUOTE = ord('"')
 _BRACKETS = np.zeros(256, np.int8)
 _BRACKETS[list(b"[{")] = 1
@@ -130,11 +135,30 @@ def _quick_document(payload: bytes) -> Any:
 
 
 def _exact_document(payload: bytes) -> Any:
-    """What orjson refuses is no JSON here either: it also sees a value that a later one of the same name hides."""
-    orjson.loads(payload)
+    """What orjson refuses is no JSON here either: it also sees a value that a later one of the same name hides.
+
+    But for numbers beyond a double, which it refuses, too: they are JSON, and of no type that a field can have.
+    """
+    orjson.loads(_without_large_numbers(payload))
     document = json.loads(payload.decode("utf-8"), parse_float=_Number, parse_int=_Number, parse_constant=_refuse)
     _check_text(document)
     return document
+
+
+def may_hold_large_number(payload: bytes) -> bool:
+    """Whether a number beyond a double may be in it."""
+    return _LARGE_NUMBER.search(payload) is not None
+
+
+def _without_large_numbers(payload: bytes) -> bytes:
+    """With 0 for each number beyond a double, so that what is left tells whether it is JSON."""
+    if not may_hold_large_number(payload):
+        return payload
+    return _TEXT_OR_NUMBER.sub(lambda token: b"0" if _is_large(token[0]) else token[0], payload)
+
+
+def _is_large(token: bytes) -> bool:
+    return not token.startswith(b'"') and math.isinf(float(token))
 
 
 def _refuse(constant: str) -> None:
@@ -142,7 +166,7 @@ def _refuse(constant: str) -> None:
 
 
 def _check_text(value: Any) -> None:
-    """Half a surrogate pair is no text; a number beyond a double is none that two readers would agree on."""
+    """Half a surrogate pair is no text."""
     if isinstance(value, dict):
         for name, member in value.items():
             name.encode("utf-8")
@@ -150,9 +174,6 @@ def _check_text(value: Any) -> None:
     elif isinstance(value, list):
         for item in value:
             _check_text(item)
-    elif isinstance(value, _Number):
-        if math.isinf(float(value)):
-            raise _NotJSON(value)
     elif isinstance(value, str):
         value.encode("utf-8")
 

@@ -37,6 +37,7 @@ from lakehouse.decode.json_messages import (
     Names,
     by_message,
     is_too_deep,
+    may_hold_large_number,
     names_of,
     reason_of_no_object,
 )
@@ -260,7 +261,8 @@ def by_documents(
     inexact, wrong = _inexact(payloads, texts, wanted, is_suspect), Wrong()
     documents = _documents(texts, inexact)
     values = column(documents, wanted, wrong, int64_as_text, Place())
-    unclear = sorted(inexact | wrong.unclear)
+    large = {row for row, document in enumerate(documents) if document is None and _may_be_large(texts[row])}
+    unclear = sorted(inexact | wrong.unclear | large)
     for row in unclear:
         documents[row] = None
     reasons = [
@@ -275,6 +277,11 @@ def by_documents(
     order = np.arange(len(payloads))
     order[unclear] = len(payloads) + np.arange(len(unclear))
     return _rows_of(parsed, by_message(payloads.take(pa.array(unclear)), wanted, int64_as_text), order)
+
+
+def _may_be_large(text: bytes | None) -> bool:
+    """Whether a number beyond a double may be all that makes it no document."""
+    return text is not None and may_hold_large_number(text)
 
 
 def _documents(texts: list[bytes | None], left_out: set[int]) -> list[dict[str, Any] | None]:
