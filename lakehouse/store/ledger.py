@@ -3,18 +3,23 @@
 from __future__ import annotations
 
 import json
+import math
 import threading
-from collections.abc import Callable, Iterable, Mapping
+import time
+import uuid
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from copy import copy
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cached_property
 from typing import Any, TypeVar
+from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
-from deltalake import CommitProperties, DeltaTable, QueryBuilder, Transaction, write_deltalake
-from deltalake.exceptions import CommitFailedError
+from deltalake import DeltaTable
 
 from lakehouse import hours
 from lakehouse.clock import Clock, now
@@ -22,15 +27,7 @@ from lakehouse.concealed import without_secrets_in
 from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH, Hour
 from lakehouse.schemas import LEDGER
-from lakehouse.store.delta import (
-    NO_CLEAN_UP,
-    Conflicts,
-    files_of,
-    is_of_a_library,
-    make_durable,
-    newly_opened,
-    table_errors,
-)
+from lakehouse.store.delta import Conflicts, commit_to_log, files, is_of_a_library, newly_opened, table_errors
 from lakehouse.store.records import (
     HOUR_STATES,
     VERDICTS,
@@ -43,15 +40,19 @@ from lakehouse.store.records import (
     Withdrawn,
     record_of,
 )
-from lakehouse.store.table_log import log_of
+from lakehouse.store.table_log import Change, ConflictError, LostLogError, log_of, refuse_unknown_features
 
 R = TypeVar("R", bound=Record)
 
 _APP = "ledger"
 _TICK = timedelta(microseconds=1)
 
-MOST_FILES = 100
-"""Of a ledger: a process reads all of them at its start, and each append makes one."""
+FAN_OUT = 4
+"""Files of about the same size that become one: a process reads all of a ledger's at its start, and each append makes
+one. A row is written again as often as its file grows that many times.
+"""
+
+_READERS = 16
 
 
 @dataclass(frozen=True)
@@ -121,6 +122,21 @@ class History:
                 self._by_hour.setdefault(entry.hour, []).append(entry)
             elif entry.hour is not None and entry.state == State.MIRROR_FAILED and entry.problem is None:
                 self._mirror_failures.setdefault(entry.hour, []).append(entry)
+
+    def followed_by(self, added: Sequence[Entry]) -> History:
+        """With these rows after them; what is known of the others is kept where they are newer than all of these."""
+        if self.entries and added and added[0].at < self.entries[-1].at:
+            return History(_in_order([*self.entries, *added]))
+        following = History(tuple(added))
+        whole = copy(self)
+        object.__setattr__(whole, "entries", (*self.entries, *added))
+        for name in ("_by_hour", "_mirror_failures"):
+            joined = dict(getattr(self, name))
+            joined |= {hour: [*joined.get(hour, ()), *rows] for hour, rows in getattr(following, name).items()}
+            object.__setattr__(whole, name, joined)
+        object.__setattr__(whole, "_ranges", [*self._ranges, *following._ranges])
+        whole.__dict__["sound_entries"] = (*self.sound_entries, *following.sound_entries)
+        return whole
 
     def hours(self) -> list[Hour]:
         """Hours that have closed, oldest first; without ranges of empty hours, with which no stage has to do."""
@@ -253,70 +269,101 @@ class History:
         return max(requests, key=lambda entry: entry.hour or "", default=None)
 
 
+@dataclass(frozen=True)
+class LedgerFile:
+    """One of the table's files; `path` as in its log."""
+
+    path: str
+    rows: int
+    size_bytes: int
+
+    @classmethod
+    def of(cls, added: Mapping[str, Any]) -> LedgerFile:
+        rows = json.loads(added.get("stats") or "{}").get("numRecords", 0)
+        return cls(str(added["path"]), int(rows), int(added["size"]))
+
+    def as_added(self, *, is_new: bool) -> dict[str, Any]:
+        stats = json.dumps({"numRecords": self.rows})
+        at = {"modificationTime": _millis(now()), "dataChange": is_new}
+        return {"path": self.path, "partitionValues": {}, "size": self.size_bytes, **at, "stats": stats}
+
+    def as_removed(self, *, is_gone: bool) -> dict[str, Any]:
+        at = {"deletionTimestamp": _millis(now()), "dataChange": is_gone}
+        more = {"extendedFileMetadata": True, "partitionValues": {}, "size": self.size_bytes}
+        return {"path": self.path, **at, **more}
+
+
+def _millis(instant: datetime) -> int:
+    return int(instant.timestamp() * 1000)
+
+
 class LedgerTable:
     """A topic's ledger table and its rows, as one process has them for all its stages.
 
-    Whoever appends makes one of the small files once there are more than `most_files`; the rows stay what they are.
+    Whoever appends makes one of `fan_out` files of about the same size, so there are few, and few rows are written
+    again: the rows stay what they are. `check_every` seconds it looks whether what it has read is still there.
     """
 
-    def __init__(self, table: DeltaTable, most_files: int = MOST_FILES) -> None:
+    def __init__(self, table: DeltaTable, fan_out: int = FAN_OUT, check_every: float = 30.0) -> None:
+        refuse_unknown_features(table)
         self.uri = table.table_uri
         self.lock = threading.RLock()
-        self._table, self._most_files, self._version = table, most_files, -1
-        self._files: frozenset[str] = frozenset()
+        self._log, self._fan_out, self._check_every = log_of(table), fan_out, check_every
+        self._checked_at = time.monotonic()
+        self._files: dict[str, LedgerFile] | None = None
         self._history = History()
+        self._table: DeltaTable | None = table
 
     def history(self) -> History:
         """All rows as of now; only files that the table has gained since the last call are read."""
         with self.lock, table_errors(self.uri):
+            if self._files is None:
+                self._read_all()
             try:
-                self._table.update_incremental()
                 self._follow()
             except BaseException as lost:
-                if not is_of_a_library(lost):
+                if not (isinstance(lost, LostLogError) or is_of_a_library(lost)):
                     raise
-                self._table, self._version = newly_opened(log_of(self._table)), -1
-                self._follow()
+                self._read_all()
             return self._history
 
     def known_history(self) -> History:
         """What the last call of `history` gave."""
-        return self._history if self._version >= 0 else self.history()
+        return self._history if self._files is not None else self.history()
 
     def append(self, entry: Entry) -> None:
-        """CommitFailedError when somebody else has appended since `history`."""
-        with table_errors(self.uri, passing=(CommitFailedError,)):
+        """ConflictError when somebody else has appended since `history`."""
+        with self.lock, table_errors(self.uri, passing=(ConflictError,)):
+            self.known_history()
+            try:
+                self._check_known()
+            except LostLogError as lost:
+                self._files = None
+                raise ConflictError("the log was set back") from lost
+            rows = _rows([entry])
+            file = self._written(rows)
             # Two appends with one app id conflict. Each makes a version: this is beyond what older releases counted.
-            number = int(self._table.version()) + 1
-            write_deltalake(
-                self._table,
-                _rows([entry]),
-                mode="append",
-                commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
-                post_commithook_properties=NO_CLEAN_UP,
-            )
-            make_durable(self._table)
-            if len(self._table.file_uris()) > self._most_files:
-                with suppress(CommitFailedError):  # somebody wrote meanwhile: there is a next time
-                    self._table.optimize.compact(post_commithook_properties=NO_CLEAN_UP)
-                    make_durable(self._table)
+            change = Change((file.as_added(is_new=True),), transactions={_APP: self._log.version + 1})
+            if self._commit(change, [file], []):
+                self._extend(_entries_of(rows, self.uri))
+                self._compact()
 
     def rewrite(self, changed: Callable[[Entry], Entry]) -> None:
-        """Write every row again as `changed` gives it, in one commit; CommitFailedError as `append`.
+        """Write every row again as `changed` gives it, in one commit; ConflictError as `append`.
 
         Only for what an erasure takes out of a row. The files before it stay until they are removed.
         """
-        with self.lock, table_errors(self.uri, passing=(CommitFailedError,)):
-            self._table.update_incremental()
-            number = int(self._table.version()) + 1
-            write_deltalake(
-                self._table,
-                _with_changes(_stored_rows(self._table), changed),
-                mode="overwrite",
-                commit_properties=CommitProperties(app_transactions=[Transaction(_APP, number)]),
-                post_commithook_properties=NO_CLEAN_UP,
+        with self.lock, table_errors(self.uri, passing=(ConflictError,)):
+            self._read_all()
+            replaced = list((self._files or {}).values())
+            file = self._written(_with_changes(self._stored_rows(replaced), changed))
+            change = Change(
+                (file.as_added(is_new=True),),
+                tuple(each.as_removed(is_gone=True) for each in replaced),
+                {_APP: self._log.version + 1},
             )
-            make_durable(self._table)
+            self._commit(change, [file], replaced)
+            self._files = None
 
     def holding(self, changed: Callable[[Entry], Entry]) -> list[tuple[str, bool]]:
         """(name, whether the table has it now) of each file in its folder with a row that `changed` gives otherwise.
@@ -324,37 +371,116 @@ class LedgerTable:
         Files of older versions are there, too; one of them that cannot be read may hold anything.
         """
         with self.lock, table_errors(self.uri):
-            listed = [stored.path for stored in files_of(self._table).listing("")]
-            self._table.update_incremental()
-            present = {uri.rpartition("/")[2] for uri in self._table.file_uris()}
+            listed = [stored.path for stored in self._log.files.listing("")]
+            self._read_all()
+            present = set(self._files or ())
             names = [path for path in listed if "/" not in path and path.endswith(".parquet")]
             return [(name, name in present) for name in names if self._may_hold(name, name in present, changed)]
 
+    def remove(self, names: Iterable[str]) -> None:
+        """Files that the table has no longer."""
+        with table_errors(self.uri):
+            self._log.files.delete(names)
+
     def _may_hold(self, name: str, is_present: bool, changed: Callable[[Entry], Entry]) -> bool:
         try:
-            return any(changed(row) != row for row in _entries_of_file(self._table, name))
+            return any(changed(row) != row for row in _entries_of(self._stored(name), self.uri))
         except (OSError, pa.ArrowException):
             if is_present:
                 raise
             return True
 
-    def remove(self, names: Iterable[str]) -> None:
-        """Files that the table has no longer."""
-        with table_errors(self.uri):
-            files_of(self._table).delete(names)
+    # --- reading -----------------------------------------------------------------------------------------------------
+
+    def _read_all(self) -> None:
+        table = self._table or newly_opened(self._log)
+        self._table = None  # it is large, and what follows its version is read by names
+        self._log = log_of(table)
+        self._files = {file.path: LedgerFile(file.path, file.rows, file.size_bytes) for file in files(table)}
+        rows = self._stored_rows(list(self._files.values()))
+        self._history = History(_in_order(_entries_of(rows, self.uri)))
+        self._checked_at = time.monotonic()
 
     def _follow(self) -> None:
-        version = int(self._table.version())
-        if version == self._version:
+        """LostLogError or an error of a library where all is to be read again."""
+        entries = self._log.next_entries()
+        if entries or time.monotonic() >= self._checked_at + self._check_every:
+            self._check_known()
+        for entry in entries:
+            if entry.changes_table or any(removed.get("dataChange", True) for removed in entry.of("remove")):
+                raise LostLogError(self.uri)
+            added = [LedgerFile.of(action) for action in entry.of("add")]
+            self._take(entry.version, added, [str(removed["path"]) for removed in entry.of("remove")])
+            new = [file for file, action in zip(added, entry.of("add"), strict=True) if action.get("dataChange", True)]
+            if new:
+                self._extend(_entries_of(self._stored_rows(new), self.uri))
+
+    def _check_known(self) -> None:
+        """LostLogError when the version that is known is gone, or is another one: the log was set back."""
+        entry = self._log.entry(self._log.version)
+        if entry is None or not {added.get("path") for added in entry.of("add")} <= (self._files or {}).keys():
+            raise LostLogError(self.uri)
+        self._checked_at = time.monotonic()
+
+    def _take(self, version: int, added: Iterable[LedgerFile], removed: Iterable[str]) -> None:
+        assert self._files is not None
+        for path in removed:
+            self._files.pop(path, None)
+        self._files.update({file.path: file for file in added})
+        self._log = self._log.at(version)
+
+    def _extend(self, entries: Iterable[Entry]) -> None:
+        self._history = self._history.followed_by(_in_order(entries))
+
+    def _stored_rows(self, of: Sequence[LedgerFile]) -> pa.Table:
+        """As they are, whatever is broken in them."""
+        with ThreadPoolExecutor(_READERS) as readers:
+            parts = list(readers.map(lambda file: self._stored(file.path), of))
+        return pa.concat_tables([LEDGER.empty_table(), *parts])
+
+    def _stored(self, path: str) -> pa.Table:
+        content = self._log.files.read(unquote(path))
+        if content is None:
+            raise FileNotFoundError(f"{self.uri}/{path} is not there")
+        stored = pq.ParquetFile(pa.BufferReader(content)).read()
+        known = [stored[name] if name in stored.column_names else pa.nulls(len(stored)) for name in LEDGER.names]
+        return pa.table(dict(zip(LEDGER.names, known, strict=True))).cast(LEDGER)
+
+    # --- writing -----------------------------------------------------------------------------------------------------
+
+    def _written(self, rows: pa.Table) -> LedgerFile:
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows, buffer, compression="zstd")
+        content = buffer.getvalue().to_pybytes()
+        file = LedgerFile(f"{uuid.uuid4().hex}.parquet", len(rows), len(content))
+        self._log.files.write(file.path, content)
+        return file
+
+    def _commit(
+        self, change: Change, added: Sequence[LedgerFile], removed: Sequence[LedgerFile], operation: str = "WRITE"
+    ) -> bool:
+        """Whether it is the version right behind the one that is known, and so is known, too."""
+        following = self._log.version + 1
+        try:
+            version = commit_to_log(self._log, change, lambda version: None, operation=operation)
+        except ConflictError:
+            self._log.files.delete([file.path for file in added])
+            raise
+        if version == following:
+            self._take(version, added, [file.path for file in removed])
+        return version == following
+
+    def _compact(self) -> None:
+        by_size: dict[int, list[LedgerFile]] = {}
+        for file in (self._files or {}).values():
+            by_size.setdefault(math.floor(math.log(max(file.rows, 1), self._fan_out)), []).append(file)
+        small = next((alike for _, alike in sorted(by_size.items()) if len(alike) >= self._fan_out), None)
+        if small is None:
             return
-        files = frozenset(self._table.file_uris())
-        if self._version >= 0 and self._files <= files:
-            added = [entry for uri in sorted(files - self._files) for entry in _entries_of_file(self._table, uri)]
-            if added:
-                self._history = History(_in_order([*self._history.entries, *added]))
-        else:
-            self._history = History(_in_order(_entries(self._table)))
-        self._version, self._files = version, files
+        with suppress(ConflictError):  # somebody wrote meanwhile: there is a next time
+            file = self._written(self._stored_rows(small))
+            gone = tuple(each.as_removed(is_gone=False) for each in small)
+            self._commit(Change((file.as_added(is_new=False),), gone), [file], small, "OPTIMIZE")
 
 
 class Ledger:
@@ -377,7 +503,7 @@ class Ledger:
         while any(is_present for _, is_present in self._table.holding(changed)):
             try:
                 self._table.rewrite(changed)
-            except CommitFailedError as conflict:
+            except ConflictError as conflict:
                 conflicts.meet(conflict)
         removed = [name for name, _ in self._table.holding(changed)]
         self._table.remove(removed)
@@ -409,7 +535,7 @@ class Ledger:
                 entry = Entry(hour, state, self._now(history), self._by, details, ledger=self._table.uri)
                 try:
                     self._table.append(entry)
-                except CommitFailedError as conflict:
+                except ConflictError as conflict:
                     conflicts.meet(conflict)
                 else:
                     return entry
@@ -438,20 +564,6 @@ def _details_text(entry: Entry) -> str:
     return json.dumps(dict(entry.details), sort_keys=True, default=str)
 
 
-def _entries(table: DeltaTable) -> list[Entry]:
-    """Read without pandas, which Arrow imports to spell tables and instants: a second that no status command has."""
-    query = "select hour, state, cast(at as bigint) as at, by, details from ledger"
-    rows = pa.RecordBatchReader.from_stream(QueryBuilder().register("ledger", table).execute(query)).read_all()
-    columns = (column.to_pylist() for column in rows.columns)
-    return [_entry(*row, ledger=table.table_uri) for row in zip(*columns, strict=True)]
-
-
-def _stored_rows(table: DeltaTable) -> pa.Table:
-    """As they are, whatever is broken in them."""
-    query = "select hour, state, at, by, details from ledger"
-    return pa.RecordBatchReader.from_stream(QueryBuilder().register("ledger", table).execute(query)).read_all()
-
-
 def _with_changes(rows: pa.Table, changed: Callable[[Entry], Entry]) -> pa.Table:
     """The same rows, with other details where `changed` gives them."""
     details = rows["details"].to_pylist()
@@ -464,15 +576,10 @@ def _with_changes(rows: pa.Table, changed: Callable[[Entry], Entry]) -> pa.Table
     return rows.set_column(rows.column_names.index("details"), "details", texts).cast(LEDGER)
 
 
-def _entries_of_file(table: DeltaTable, uri: str) -> list[Entry]:
-    """Of one of its files."""
-    content = files_of(table).read(uri.rpartition("/")[2])
-    if content is None:
-        raise OSError(f"{uri} is not there")
-    rows = pq.ParquetFile(pa.BufferReader(content)).read(["hour", "state", "at", "by", "details"])
-    rows = rows.set_column(2, "at", rows["at"].cast(pa.int64()))
-    columns = (column.to_pylist() for column in rows.columns)
-    return [_entry(*row, ledger=table.table_uri) for row in zip(*columns, strict=True)]
+def _entries_of(rows: pa.Table, ledger: str) -> list[Entry]:
+    """Without pandas, which Arrow imports to spell instants: a second that no status command has."""
+    columns = [rows["hour"], rows["state"], rows["at"].cast(pa.int64()), rows["by"], rows["details"]]
+    return [_entry(*row, ledger=ledger) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
 
 
 def _in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
