@@ -16,7 +16,7 @@ from lakehouse.store.files import storage_for
 from tests.servers.object_store import PAGE, ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
 
-MOST_WITH_ROWS, MOST_IDLE = 12, 9
+MOST_WITH_ROWS, MOST_IDLE = 10, 8
 """Requests of a trigger, with the look at what others committed, every 30 s."""
 
 
