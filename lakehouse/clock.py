@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import NamedTuple
 
 Clock = Callable[[], datetime]
 
@@ -31,34 +32,57 @@ class Replayed:
     file: Path
 
     def __call__(self) -> datetime:
-        machine_time = now()
-        return machine_time + _offset(self._values())
+        machine_time, (_, settings) = now(), self._read()
+        return machine_time + (settings[-1].ahead if settings else timedelta(0))
 
     def seconds(self) -> float:
         """Seconds since 1970, as brokers count."""
         return self().timestamp()
 
+    def machine_time(self, moment: datetime) -> datetime:
+        """What the machine's clock said at a moment of the day: Delta dates its versions by that."""
+        _, settings = self._read()
+        past = [each for each in settings if each.replayed <= moment] or settings[:1]
+        if not past:
+            return moment
+        following = settings[len(past)].machine if len(past) < len(settings) else None
+        at = moment - past[-1].ahead
+        return at if following is None else min(at, following)
+
     def broker(self) -> str | None:
         """The address of the broker that replays, or did."""
-        return self._values().get("broker")
+        return self._read()[0]
 
     def set(self, moment: datetime, broker: str) -> None:
-        """It is `moment` now, for whom `broker` serves."""
-        values = {"replayed": moment.isoformat(), "machine": now().isoformat(), "broker": broker}
+        """It is `moment` now, for whom `broker` serves. The day only goes forward."""
+        _, settings = self._read()
+        settings = [*settings, _Setting(now(), moment)]
+        values = {"broker": broker, "set": [[each.machine.isoformat(), each.replayed.isoformat()] for each in settings]}
         aside = self.file.with_name(f"{self.file.name}.{os.getpid()}")
-        aside.write_text(json.dumps(values, indent=2) + "\n", encoding="utf-8")
+        aside.write_text(json.dumps(values, indent=1) + "\n", encoding="utf-8")
         aside.replace(self.file)
 
     def end(self) -> None:
         """From here on the lake goes by the machine's clock."""
         self.file.unlink(missing_ok=True)
 
-    def _values(self) -> dict[str, str]:
+    def _read(self) -> tuple[str | None, list[_Setting]]:
         try:
-            found: dict[str, str] = json.loads(self.file.read_text(encoding="utf-8"))
+            values = json.loads(self.file.read_text(encoding="utf-8"))
         except FileNotFoundError:
-            return {}
-        return found
+            return None, []
+        return values["broker"], [_Setting(*map(datetime.fromisoformat, each)) for each in values["set"]]
+
+
+class _Setting(NamedTuple):
+    """What the machine's clock said when the day's was set, and to what."""
+
+    machine: datetime
+    replayed: datetime
+
+    @property
+    def ahead(self) -> timedelta:
+        return self.replayed - self.machine
 
 
 def clock_of(raw_root: str) -> Clock:
@@ -75,9 +99,3 @@ def replayed_clock(raw_root: str) -> Replayed | None:
         return None
     file = Path(raw_root, FILE)
     return Replayed(file) if file.exists() else None
-
-
-def _offset(values: dict[str, str]) -> timedelta:
-    if not values:
-        return timedelta(0)
-    return datetime.fromisoformat(values["replayed"]) - datetime.fromisoformat(values["machine"])

@@ -15,7 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
-from lakehouse.clock import Clock, clock_of
+from lakehouse.clock import Clock, clock_of, replayed_clock
 from lakehouse.concealed import HIDDEN, learn, may_be_secret
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
@@ -284,6 +284,11 @@ class Settings(Frozen):
     def clock(self) -> Clock:
         """The time that the lake goes by."""
         return clock_of(self.raw_root)
+
+    def machine_time(self, moment: datetime) -> datetime:
+        """The machine's time at a moment by the lake's clock: what Delta knows versions by."""
+        replayed = replayed_clock(self.raw_root)
+        return moment if replayed is None else replayed.machine_time(moment)
 
     @model_validator(mode="before")
     @classmethod

@@ -251,7 +251,7 @@ class TopicLake:
     def _rows(
         self, name: str, place: Place, schema: pa.Schema, hour: Hour | None, as_of: datetime | str | int | None
     ) -> Rows:
-        version = int(as_it_was(place.table(), as_of).version())
+        version = int(as_it_was(place.table(), as_of, self._config.settings.machine_time).version())
         kept = (parse_hour(hour),) if hour is not None else None
 
         def table_of_version() -> DeltaTable:

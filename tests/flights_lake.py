@@ -15,8 +15,8 @@ from typing import Any
 
 import pyarrow as pa
 import yaml
-from folders import folders_of
 
+from lakehouse.clock import Replayed
 from lakehouse.config import Config, load
 from lakehouse.ingest.query import TopicIngest
 from lakehouse.landing.manifests import manifest_path
@@ -26,28 +26,31 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.progress import Frontier
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.flights import Message
+from lakehouse.sandbox.replay import STEP, new_clock
 from lakehouse.schemas import DELIVERED
 from lakehouse.seal.stage import seal_due
 from lakehouse.store.bronze_log import newest_state
-from lakehouse.store.files import storage_for
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_background
 from lakehouse.validate.stage import validate_due
 
 HOUSE = Path(__file__).parent.parent
+BROKER = "127.0.0.1:8085"
 DIRTY = "flight_landed"
 """The topic of which every hour with a long delay is held back here."""
 
 
 @dataclass
 class FlightsLake:
+    """It goes by the clock of the day, as the demo's does."""
+
     conf: Path
     config: Config
-    now: datetime
+    clock: Replayed
 
-    def __call__(self) -> datetime:
-        return self.now
+    def now(self) -> datetime:
+        return self.clock()
 
     def observe(self, facts: Iterable[Any], now: datetime) -> Frontier:
         """All that was published by now has been pulled."""
@@ -70,15 +73,20 @@ def flights_lake(
 ) -> FlightsLake:
     """`number` hours of publishing; events of the last hours are still open, and one topic has invalid hours."""
     conf = _configured(folder)
-    lake = FlightsLake(conf, load(conf), flights.FIRST)
+    config = load(conf)
+    lake = FlightsLake(conf, config, new_clock(config))
+    lake.clock.set(flights.FIRST, BROKER)
     messages = flights.messages(flights.FIRST, flights.FIRST + timedelta(hours=number))
-    for name in topics or sorted(lake.config.topics):
-        topic = lake.config.topic(name)
-        _ingested(topic, lake, [message for message in messages if message.topic == name], number)
-        seal_due(topic, lake.config, None, run="small")
-        validate_due(topic, lake.config, run="small", log_runs=log_runs)
-        if name != DIRTY:
-            mirror_due(topic, lake.config, None, run="small")
+    chosen = [config.topic(name) for name in topics or sorted(config.topics)]
+    drivers = [_Driver(topic, lake, messages) for topic in chosen]
+    for epoch in range(1, int(timedelta(hours=number) / STEP) + 1):
+        lake.clock.set(flights.FIRST + epoch * STEP, BROKER)
+        for driver in drivers:
+            driver.ingest(epoch)
+            seal_due(driver.topic, config, None, run="small")
+            validate_due(driver.topic, config, run="small", log_runs=log_runs)
+            if driver.topic.name != DIRTY:
+                mirror_due(driver.topic, config, None, run="small")
     return lake
 
 
@@ -105,23 +113,27 @@ def _configured(folder: Path) -> Path:
     return conf
 
 
-def _ingested(topic: Topic, lake: FlightsLake, messages: Sequence[Message], number: int) -> None:
-    """A batch for each half hour of publishing, as if the application had run then."""
-    driver = TopicIngest(topic, lake.config, run="small", clock=lake, frontier=lake)
-    lake.now = flights.FIRST
-    driver.open_topic(timedelta(seconds=10))
-    storage = storage_for(folders_of(lake.config.settings, topic.name).raw)
-    open_hour = None
-    for epoch in range(1, 2 * number + 1):
-        first, lake.now = lake.now, flights.FIRST + epoch * timedelta(minutes=30)
-        page = [message for message in messages if first <= message.publish_at < lake.now]
-        writer = SegmentWriter(topic, storage, epoch, 0, open_hour, clock=lambda: lake.now - timedelta(minutes=5))
+class _Driver:
+    """A batch for each step of the day's clock, as if the application had run then."""
+
+    def __init__(self, topic: Topic, lake: FlightsLake, messages: Sequence[Message]) -> None:
+        self.topic, self._clock = topic, lake.clock
+        self._waiting = [message for message in messages if message.topic == topic.name]
+        self._ingest = TopicIngest(topic, lake.config, run="small", clock=lake.clock, frontier=lake)
+        self._ingest.open_topic(timedelta(seconds=10))
+        self._tables = TopicTables(topic, lake.config.settings)
+
+    def ingest(self, epoch: int) -> None:
+        storage, moment = self._tables.raw.files(), self._clock()
+        page = [message for message in self._waiting if message.publish_at <= moment]
+        self._waiting = self._waiting[len(page) :]
+        open_hour = newest_state(self._tables.bronze()).open_hour if epoch > 1 else None
+        writer = SegmentWriter(self.topic, storage, epoch, 0, open_hour, clock=lambda: moment - timedelta(seconds=5))
         if page:
             writer.add(_delivered(page, epoch))
-        manifest = writer.manifest(writer.close(), attempt=0, dry_at=lake.now, full=False)
+        manifest = writer.manifest(writer.close(), attempt=0, dry_at=moment, full=False)
         storage.put_if_absent(manifest_path(epoch, 0), manifest.as_json())
-        driver.commit_facts(facts(manifest).to_pylist())
-        open_hour = newest_state(TopicTables(topic, lake.config.settings).bronze()).open_hour
+        self._ingest.commit_facts(facts(manifest).to_pylist())
 
 
 def _delivered(page: Sequence[Message], epoch: int) -> pa.RecordBatch:

@@ -56,6 +56,17 @@ def test_a_replayed_day_goes_on_as_fast_as_the_machine_from_where_it_was_set(
     assert clock_of(str(tmp_path))() == MORNING + timedelta(hours=1)
 
 
+def test_a_moment_of_the_day_is_known_by_the_machines_clock(replayed: Replayed, machine: Clock) -> None:
+    """Delta dates versions by the machine: `--as-of` of a time of the day must find the version of then."""
+    began = machine.now
+    machine.advance(60)
+    replayed.set(MORNING + timedelta(hours=1), BROKER)
+    assert replayed.machine_time(MORNING + timedelta(seconds=30)) == began + timedelta(seconds=30)
+    assert replayed.machine_time(MORNING + timedelta(minutes=30)) == machine.now  # what the day leapt over
+    assert replayed.machine_time(MORNING + timedelta(hours=1, seconds=5)) == machine.now + timedelta(seconds=5)
+    assert replayed.machine_time(MORNING - timedelta(hours=1)) == began - timedelta(hours=1)
+
+
 def test_all_that_is_recorded_in_the_lake_goes_by_its_clock(replayed: Replayed, tmp_path: Path) -> None:
     """Whoever forgets to hand the clock on writes the lake's time all the same."""
     settings = Settings(raw_root=str(tmp_path), sealed_root=str(tmp_path))

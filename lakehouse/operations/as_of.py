@@ -32,8 +32,8 @@ class TablesAsOf:
         self.tables = TopicTables(topic, config.settings)
         entries = self.tables.history().entries
         self.history = History(tuple(entry for entry in entries if as_of is None or entry.at <= as_of))
-        self.bronze = as_it_was(self.tables.bronze(), as_of)
-        self.silver = as_it_was(self.tables.silver(), as_of)
+        self.bronze = as_it_was(self.tables.bronze(), as_of, config.settings.machine_time)
+        self.silver = as_it_was(self.tables.silver(), as_of, config.settings.machine_time)
 
     def bronze_rows(self, files: Sequence[DataFile], *columns: str) -> Iterator[pa.RecordBatch]:
         return _rows(self.tables.raw.below("bronze"), files, columns)

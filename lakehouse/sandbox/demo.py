@@ -13,35 +13,35 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Mapping, Sequence
-from datetime import timedelta
+from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime, timedelta
 from pathlib import Path
 
-import google.cloud.pubsub_v1 as pubsub_v1
 from rich.console import Console
-from rich.progress import BarColumn, Progress, TaskID, TextColumn, TimeElapsedColumn
+from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
 
-from lakehouse import hours
+from lakehouse.clock import Replayed
 from lakehouse.config import Config, load
 from lakehouse.errors import ended_without_extras, require
+from lakehouse.hours import EPOCH
 from lakehouse.sandbox import flights
-from lakehouse.sandbox.broker import Broker, topic_path
+from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
+from lakehouse.sandbox.replay import STEP, Followed, new_clock, publish
 from lakehouse.sandbox.tally import Outcome, outcome_of
-from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 BUILD = Path("build/demo")
 CONF = "conf/local.yaml"
-REASON = "the replay is over"
 
-_HOUR_SECONDS = 4.0
-"""An hour of 2013 in the replay, for up to 8 hours; more hours go faster."""
-_REPLAY_SECONDS = 8 * _HOUR_SECONDS
+_BEFORE = timedelta(minutes=5)
+"""The time of day, before the first message, at which the application starts."""
+_LONGEST_DAY = timedelta(days=1)
+"""After its last message an hour waits for its lateness, and for the delay of its events."""
 _PATIENCE_SECONDS = 240.0
-_POLL_SECONDS = 0.5
+_POLL_SECONDS = 0.2
 
 console = Console(width=None if sys.stdout.isatty() else 120)
 
@@ -58,12 +58,14 @@ def main() -> int:
     BUILD.mkdir(parents=True)
     config = load(CONF)
     try:
-        with Broker() as broker:
+        day = new_clock(config)
+        with Broker(publish_clock=day.seconds) as broker:
             os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
+            day.set(messages[0].publish_at - _BEFORE, broker.address)
             for topic in config.topics.values():
                 broker.create(topic.subscription)
             with _application() as application:
-                _replay(application, broker, config, messages, number)
+                _replay(application, broker, day, config, messages)
         outcomes = {name: outcome_of(topic, config, messages) for name, topic in sorted(config.topics.items())}
     except DemoError as failure:
         console.print(f"[red]demo: {failure}[/red]")
@@ -95,69 +97,61 @@ class _application:
 
 
 def _replay(
-    application: subprocess.Popen[bytes], broker: Broker, config: Config, messages: Sequence[Message], number: int
+    application: subprocess.Popen[bytes], broker: Broker, day: Replayed, config: Config, messages: Sequence[Message]
 ) -> None:
     """From the first message published to the last hour mirrored."""
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
         starting = progress.add_task("Spark starts", total=len(config.topics))
-        _wait(application, progress, starting, lambda: sum(_has_started(each, config) for each in _topics(config)))
-        publishing = progress.add_task(f"publishing {number} hours of 2013", total=len(messages))
-        _publish(messages, config, progress, publishing, number)
-        reading = progress.add_task("read and acknowledged", total=len(messages))
-        _wait(application, progress, reading, lambda: len(messages) - _unread(broker, config))
-        for topic in _topics(config):
-            _request_close(topic, messages)
-        through = {topic.name: _last_hour(topic, messages) for topic in _topics(config)}
-        expected = sum(len(_hours_due(topic, config, through)) for topic in _topics(config))
-        finishing = progress.add_task("hours sealed, valid and mirrored", total=expected or None)
-        _wait(application, progress, finishing, lambda: _finish(config, through, progress, finishing))
+
+        def started() -> int:
+            progress.update(starting, completed=(count := sum(_has_started(each, config) for each in _topics(config))))
+            return count
+
+        _wait(application, lambda: started() == len(config.topics), started)
+        publish(messages, config)
+        replaying = progress.add_task("", total=len(messages))
+        topics = [Followed.of(topic, config, messages) for topic in _topics(config)]
+        moment = messages[0].publish_at
+        while not all(topic.is_over(moment) for topic in topics):
+            if moment > messages[-1].publish_at + _LONGEST_DAY:
+                raise DemoError(f"an hour of the day is still open; see {BUILD}/run.log")
+            moment = _next_step(moment)
+            day.set(moment, broker.address)
+            published = sum(each.publish_at <= moment for each in messages)
+            progress.update(replaying, description=f"it is {moment:%-d %B %Y, %H:%M}", completed=published)
+            _settle(application, broker, topics, moment)
+        count = sum(len(topic.hours) for topic in topics)
+        progress.add_task("hours sealed, valid and mirrored", total=count, completed=count)
 
 
-def _wait(application: subprocess.Popen[bytes], progress: Progress, task: TaskID, count: object) -> None:
-    """Until `count()` reaches the task's total; DemoError when the application dies or nothing moves for long."""
-    assert callable(count)
-    moved_at, before = time.monotonic(), -1
-    while True:
-        now = count()
-        progress.update(task, completed=now)
-        total = next(each.total for each in progress.tasks if each.id == task)
-        if total is not None and now >= total:
-            return
-        if now != before:
+def _next_step(moment: datetime) -> datetime:
+    return EPOCH + ((moment - EPOCH) // STEP + 1) * STEP
+
+
+def _settle(application: subprocess.Popen[bytes], broker: Broker, topics: Sequence[Followed], moment: datetime) -> None:
+    """Until nothing is left to do of what is due by `moment`: seen twice, as a ledger is a little behind its bronze."""
+    for _ in range(2):
+        _wait(
+            application,
+            lambda: all(topic.is_settled(broker, moment) for topic in topics),
+            lambda: (
+                sum(len(topic.hours) for topic in topics) - sum(broker.backlog(t.topic.subscription) for t in topics)
+            ),
+        )
+
+
+def _wait(application: subprocess.Popen[bytes], is_done: Callable[[], bool], moves: Callable[[], int]) -> None:
+    """Until `is_done`; DemoError when the application dies, or the number that `moves` gives stands still for long."""
+    moved_at, before = time.monotonic(), None
+    while not is_done():
+        if (now := moves()) != before:
             moved_at, before = time.monotonic(), now
         if application.poll() is not None:
             raise DemoError(f"the application ended with {application.returncode}; see {BUILD}/run.log")
         if time.monotonic() - moved_at > _PATIENCE_SECONDS:
             raise DemoError(f"nothing has moved for {_PATIENCE_SECONDS:.0f} s; see {BUILD}/run.log")
         time.sleep(_POLL_SECONDS)
-
-
-def _publish(messages: Sequence[Message], config: Config, progress: Progress, task: TaskID, number: int) -> None:
-    """In the order and, much faster, in the rhythm of 2013."""
-    hour_seconds = min(_HOUR_SECONDS, _REPLAY_SECONDS / number)
-    first, began = messages[0].publish_at, time.monotonic()
-    publisher = pubsub_v1.PublisherClient()
-    futures = []
-    for message in messages:
-        due = began + (message.publish_at - first) / timedelta(hours=1) * hour_seconds
-        time.sleep(max(0.0, due - time.monotonic()))
-        path = topic_path(config.topics[message.topic].subscription)
-        futures.append(publisher.publish(path, message.payload, **message.attributes))
-        progress.advance(task)
-    for future in futures:
-        future.result(timeout=30)
-    publisher.stop()
-
-
-def _request_close(topic: Topic, messages: Sequence[Message]) -> None:
-    """No later event moves the watermark past the last hours of a replay: a person has to say that it is over."""
-    command = ["-m", "lakehouse.cli", "--conf", CONF, "close", topic.name, _last_hour(topic, messages)]
-    asked = subprocess.run(
-        [sys.executable, *command, "--reason", REASON, "--by", "demo"], capture_output=True, text=True, check=False
-    )
-    if asked.returncode:
-        raise DemoError(asked.stderr.strip())
 
 
 def _topics(config: Config) -> list[Topic]:
@@ -167,28 +161,6 @@ def _topics(config: Config) -> list[Topic]:
 def _has_started(topic: Topic, config: Config) -> bool:
     """Whether the first batch is done: Spark and its workers warm up in it, and it would swallow half of the replay."""
     return Path(TopicTables(topic, config.settings).checkpoint, "commits", "0").exists()
-
-
-def _unread(broker: Broker, config: Config) -> int:
-    return sum(len(broker.unacked(topic.subscription)) for topic in _topics(config))
-
-
-def _last_hour(topic: Topic, messages: Sequence[Message]) -> str:
-    """The hour of the last good message's publishing, in which no event of the topic can be later than itself."""
-    return hours.hour_of(max(each.publish_at for each in messages if each.topic == topic.name and each.event_id))
-
-
-def _hours_due(topic: Topic, config: Config, through: Mapping[str, str]) -> list[str]:
-    tables = TopicTables(topic, config.settings)
-    state = newest_state(tables.bronze())
-    return sorted({*tables.history().hours(), *(hour for hour in state.hours if hour <= through[topic.name])})
-
-
-def _finish(config: Config, through: Mapping[str, str], progress: Progress, task: TaskID) -> int:
-    due = [(topic, hour) for topic in _topics(config) for hour in _hours_due(topic, config, through)]
-    progress.update(task, total=len(due))
-    histories = {topic.name: TopicTables(topic, config.settings).history() for topic in _topics(config)}
-    return sum(histories[topic.name].targets_done(hour) >= set(topic.mirrors) for topic, hour in due)
 
 
 # --- the end -------------------------------------------------------------------------------------------------------

@@ -199,13 +199,19 @@ def _is_json(line: str) -> bool:
         return False
 
 
-def as_it_was(table: DeltaTable, as_of: datetime | str | int | None) -> DeltaTable:
-    """The table as of a time or version, or as it is; LakeError when it was not there yet, or is not any more."""
+def as_it_was(
+    table: DeltaTable, as_of: datetime | str | int | None, machine_time: Callable[[datetime], datetime]
+) -> DeltaTable:
+    """The table as of a time or version, or as it is; LakeError when it was not there yet, or is not any more.
+
+    `machine_time` gives what the machine's clock said at a time of the lake: see `Settings.machine_time`.
+    """
     if as_of is None:
         return table
     wanted = datetime.fromisoformat(as_of) if isinstance(as_of, str) else as_of
     if isinstance(wanted, datetime) and wanted.tzinfo is None:
         wanted = wanted.replace(tzinfo=UTC)
+    wanted = machine_time(wanted) if isinstance(wanted, datetime) else wanted
     if isinstance(wanted, datetime) and wanted < _created_at(table):
         raise _no_version(table, as_of)
     try:
