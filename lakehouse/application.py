@@ -21,7 +21,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import durations, failpoints, hours
 from lakehouse.concealed import conceal_in_logs
-from lakehouse.config import DEFAULT_CONF, Config, folder_of, load
+from lakehouse.config import DEFAULT_CONF, Config, folder_of, load_usable
 from lakehouse.errors import ConfigError, UnexpectedError, extras_named, unexpected
 from lakehouse.hours import Hour
 from lakehouse.ingest.query import TopicIngest
@@ -327,9 +327,12 @@ def command_of(job: Job) -> typer.Typer:
     """The command line of a job: its topics, its environment, and the options that are its own."""
 
     def application(topics: list[str] | None, conf: Path | None, **options: Any) -> None:
-        config = load(conf)
+        config = load_usable(conf)
         names = dict.fromkeys(topics or sorted(config.topics))
+        for name, error in sorted(config.unusable.items()) if not topics else ():
+            log.error("application: topic=%s state=left out error=%s", name, error)
         if not names:
+            config.refuse_unusable()
             raise ConfigError(
                 str(folder_of(config.path, config.settings.topics)),
                 found="no topic",
@@ -337,6 +340,8 @@ def command_of(job: Job) -> typer.Typer:
                 next_step="Add one (`lakehouse topics new`), or point the key `topics` of the configuration there.",
             )
         _run_by(job, Application(config, tuple(config.topic(name) for name in names), **options))
+        if not topics:
+            config.refuse_unusable()
 
     def endless(topics: _Topics = None, conf: _Conf = None, until_drained: _UntilDrained = False) -> None:
         application(topics, conf, until_drained=until_drained)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar
@@ -304,19 +304,31 @@ def _is_obsolete(name: str, section: object) -> bool:
 
 @dataclass(frozen=True)
 class Config:
-    """An environment and its topics, as the files say."""
+    """An environment and its topics, as the files say. `unusable` has what is wrong with the files of other topics."""
 
     path: Path
     settings: Settings
     topics: Mapping[str, Topic]
     expectations: Path
+    unusable: Mapping[str, ConfigError] = field(default_factory=dict)
+
+    def names(self) -> list[str]:
+        """Of all topics that have a file, usable or not."""
+        return sorted({*self.topics, *self.unusable})
+
+    def refuse_unusable(self) -> None:
+        """ConfigError for the first topic whose file is wrong."""
+        for name in sorted(self.unusable):
+            raise self.unusable[name]
 
     def now(self) -> datetime:
         """By the clock of the lake."""
         return self.settings.clock()
 
     def topic(self, name: str) -> Topic:
-        """The topic of that name; ConfigError, with the names there are, when there is none."""
+        """The topic of that name; ConfigError when its file is wrong, or none, with the names there are."""
+        if name in self.unusable:
+            raise self.unusable[name]
         if name not in self.topics:
             raise ConfigError(
                 f"topic {name!r}",
@@ -328,9 +340,17 @@ class Config:
 
 
 def load(path: str | Path | None = None, *, folder: Path | None = None) -> Config:
-    """The configuration at `path`, else $LAKEHOUSE_CONF, else `conf/local.yaml`; ConfigError when any part is wrong.
+    """As `load_usable`; ConfigError when the file of any topic is wrong, too."""
+    config = load_usable(path, folder=folder)
+    config.refuse_unusable()
+    return config
 
-    `raw_root` and `sealed_root` that are relative count from `folder`, else from the working directory.
+
+def load_usable(path: str | Path | None = None, *, folder: Path | None = None) -> Config:
+    """The configuration at `path`, else $LAKEHOUSE_CONF, else `conf/local.yaml`, with the topics whose files are right.
+
+    ConfigError when any other part is wrong. `raw_root` and `sealed_root` that are relative count from `folder`, else
+    from the working directory.
     """
     file = file_of(path)
     values = values_of(file)
@@ -338,9 +358,8 @@ def load(path: str | Path | None = None, *, folder: Path | None = None) -> Confi
     settings = model_of(Settings, file, values, folder)
     if not settings.sealed_root:
         settings = settings.model_copy(update={"sealed_root": settings.raw_root})
-    topics = _topics(folder_of(file, settings.topics))
-    _check_mirrors(topics, settings, file)
-    return Config(file, settings, topics, folder_of(file, settings.expectations))
+    topics, unusable = _topics(folder_of(file, settings.topics), settings, file)
+    return Config(file, settings, topics, folder_of(file, settings.expectations), unusable)
 
 
 def file_of(path: str | Path | None) -> Path:
@@ -354,7 +373,8 @@ def folder_of(file: Path, name: str) -> Path:
     return folder.resolve() if ".." in folder.parts else folder
 
 
-def _topics(folder: Path) -> dict[str, Topic]:
+def _topics(folder: Path, settings: Settings, conf: Path) -> tuple[dict[str, Topic], dict[str, ConfigError]]:
+    """(the topics whose files are right, what is wrong with each other file), by name."""
     if not folder.is_dir():
         raise ConfigError(
             f"{folder}: topics",
@@ -363,19 +383,29 @@ def _topics(folder: Path) -> dict[str, Topic]:
             next_step="Create it, or point the key `topics` of the configuration at it.",
         )
     topics: dict[str, Topic] = {}
+    unusable: dict[str, ConfigError] = {}
     owners: dict[str, Path] = {}
     for file in sorted(folder.glob("*.yaml")):
-        topic = topic_of(file)
-        other = owners.setdefault(topic.subscription, file)
-        if other != file:
-            raise ConfigError(
-                f"{file}: subscription",
-                found=f"{topic.subscription}, which {other} has too",
-                expected="a subscription of its own for each topic: two readers would each get half of the events",
-                next_step="Create a second subscription to the Pub/Sub topic and name it here.",
-            )
+        try:
+            topic = topic_of(file)
+            _check_mirrors(topic, settings, file, conf)
+        except ConfigError as error:
+            unusable[file.stem] = error
+            continue
         topics[topic.name] = topic
-    return topics
+        other = owners.setdefault(topic.subscription, file)
+        if other != file:  # which of them is the reader nobody knows
+            unusable |= {file.stem: _shared(topic, file, other), other.stem: _shared(topic, other, file)}
+    return {name: topic for name, topic in topics.items() if name not in unusable}, unusable
+
+
+def _shared(topic: Topic, file: Path, other: Path) -> ConfigError:
+    return ConfigError(
+        f"{file}: subscription",
+        found=f"{topic.subscription}, which {other} has too",
+        expected="a subscription of its own for each topic: two readers would each get half of the events",
+        next_step="Create a second subscription to the Pub/Sub topic and name it here.",
+    )
 
 
 def topic_of(file: Path) -> Topic:
@@ -471,13 +501,12 @@ def _value_without_secrets(value: Any, location: tuple[int | str, ...]) -> Any:
     return value
 
 
-def _check_mirrors(topics: Mapping[str, Topic], settings: Settings, file: Path) -> None:
-    for topic in topics.values():
-        for name in topic.mirrors:
-            if name not in settings.mirrors:
-                raise ConfigError(
-                    f"{folder_of(file, settings.topics) / topic.name}.yaml: mirrors",
-                    found=repr(name),
-                    expected="one of " + (", ".join(settings.mirrors) or "(there are none)") + f", as {file} defines",
-                    next_step=f"Define {name!r} under `mirrors` there, or take it out here.",
-                )
+def _check_mirrors(topic: Topic, settings: Settings, file: Path, conf: Path) -> None:
+    for name in topic.mirrors:
+        if name not in settings.mirrors:
+            raise ConfigError(
+                f"{file}: mirrors",
+                found=repr(name),
+                expected="one of " + (", ".join(settings.mirrors) or "(there are none)") + f", as {conf} defines",
+                next_step=f"Define {name!r} under `mirrors` there, or take it out here.",
+            )

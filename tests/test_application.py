@@ -27,6 +27,8 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.store.tables import TopicTables
 from tests.jobs import ROOT, run_job
 
+pytestmark = pytest.mark.xdist_group("processes")
+
 SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}
 
 
@@ -101,12 +103,25 @@ def test_an_unreachable_broker_is_named_before_anything_is_made(conf: Path, refu
     assert not (conf.parent.parent / "lake").exists()
 
 
+def test_a_job_leaves_a_topic_out_whose_file_is_wrong_and_serves_the_others(conf: Path, tmp_path: Path) -> None:
+    """And ends as one that could not do all; a run over hundreds of topics must not wait for one file."""
+    (conf.parent / "topics" / "skips.yaml").write_text("x: 1")
+    ended = run_job("maintain", ["--conf", str(conf), "--dry-run"], dict(os.environ), tmp_path / "said")
+    assert ended.returncode == MISUSE
+    left_out, last = (line for line in ended.stderr.splitlines() if " ERROR " in line)
+    assert "topic=skips state=left out error=" in left_out
+    assert "skips.yaml: subscription: found nothing" in left_out
+    assert last.partition("error=")[2] == left_out.partition("error=")[2]
+    only = run_job("maintain", ["plays", "--conf", str(conf), "--dry-run"], dict(os.environ), tmp_path / "said")
+    assert (only.returncode, "skips" in only.stderr) == (0, False)
+
+
 def test_an_error_that_nobody_foresaw_has_its_code_and_its_trace_in_the_log(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Exit code 1 would say that a check has found something."""
     monkeypatch.setattr("sys.argv", ["seal"])
-    monkeypatch.setattr(application, "load", lambda path: {}["plays"])
+    monkeypatch.setattr(application, "load_usable", lambda path: {}["plays"])
     with pytest.raises(SystemExit) as ended:
         application.run_job(application.seal)
     assert ended.value.code == UNFORESEEN

@@ -108,6 +108,25 @@ def test_a_table_that_is_gone_is_named(lake: Lake, run: Callable[..., tuple[int,
     assert run("status")[0] == 1
 
 
+def test_one_topic_s_wrong_file_is_a_line_and_hides_no_other(
+    lake: Lake, run: Callable[..., tuple[int, str]], refused: Callable[..., tuple[object, str]]
+) -> None:
+    lake.start()
+    lake.sealed(FIVE)
+    (lake.conf.parent / "topics" / "skips.yaml").write_text("fields: {a: string", encoding="utf-8")
+    code, out = run("status", "--wide")
+    assert code == 1
+    wrong, sound = out.splitlines()[1:3]
+    assert (wrong.split()[:2], sound.split()[1], "error" in sound) == (["✕", "skips"], "plays", False)
+    assert "skips.yaml: found expected ',' or '}'" in wrong
+    assert out.splitlines()[-1].startswith("2 topics: 1 error, 1 ")
+    assert run("hours", "plays")[0] == run("explain", "plays", FIVE)[0] == 0
+    code, err = refused("hours", "skips")
+    assert (code, err.count("\n"), "skips.yaml" in err) == (MISUSE, 1, True)
+    code, err = refused("reconcile")
+    assert (code, "skips.yaml" in err) == (MISUSE, True), "which must speak of all topics"
+
+
 def test_looking_creates_nothing(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
     """An empty table made by a glance would be taken for a topic that started."""
     run("status")
@@ -721,8 +740,7 @@ def test_the_check_finds_what_is_wrong_between_topics(lake: Lake, run: Callable[
     (topics / "skips.yaml").write_text((topics / "plays.yaml").read_text(encoding="utf-8"), encoding="utf-8")
     code, found = complaints(run)
     assert code == 1
-    assert found["plays"] is None
-    assert "a subscription of its own" in str(found["skips"])
+    assert all("a subscription of its own" in str(found[name]) for name in ("plays", "skips"))
 
 
 def test_the_check_reads_suites_and_mirrors(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:

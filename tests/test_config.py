@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lakehouse.cli import app
-from lakehouse.config import Ingest, Settings, load
+from lakehouse.config import Ingest, Settings, load, load_usable
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Slots, Topic
 
@@ -174,11 +174,23 @@ def test_a_key_that_is_missing_is_named(write: Callable[..., Path]) -> None:
 
 def test_two_topics_cannot_read_one_subscription(write: Callable[..., Path]) -> None:
     """Pub/Sub would give each of them half of the events, and neither would notice."""
-    error = refusal(write(others={"skips": PLAYS}))
-    assert error.subject.endswith("skips.yaml: subscription")
+    error = refusal(conf := write(others={"skips": PLAYS}))
+    assert error.subject.endswith("plays.yaml: subscription")
     assert PLAYS["subscription"] in error.found
-    assert "plays.yaml" in error.found
+    assert "skips.yaml" in error.found
     assert "a subscription of its own" in error.expected
+    assert load_usable(conf).unusable.keys() == {"plays", "skips"}, "which of them is the reader nobody knows"
+
+
+def test_a_topic_whose_file_is_wrong_leaves_the_others_usable(write: Callable[..., Path]) -> None:
+    skips = {**PLAYS, "subscription": "projects/p/subscriptions/skips"}
+    config = load_usable(write(plays={"lateness": "1h"}, others={"skips": skips, "odd": {**skips, "mirrors": ["x"]}}))
+    assert (config.names(), [*config.topics]) == (["odd", "plays", "skips"], ["skips"])
+    assert config.topic("skips").name == "skips"
+    with pytest.raises(ConfigError, match=r"plays.yaml: lateness: found '1h'"):
+        config.topic("plays")
+    with pytest.raises(ConfigError, match=r"odd.yaml: mirrors: found 'x'"):
+        config.refuse_unusable()
 
 
 def test_further_mistakes_in_a_file_are_counted(write: Callable[..., Path]) -> None:
@@ -217,7 +229,7 @@ def test_a_wrong_configuration_ends_the_command_with_one_message(
     write: Callable[..., Path], capsys: pytest.CaptureFixture[str]
 ) -> None:
     with pytest.raises(SystemExit) as ended:
-        app.main(["--conf", str(write(plays={"lateness": "1h"})), "status"])
+        app.main(["--conf", str(write(plays={"lateness": "1h"})), "reconcile"])
     assert ended.value.code == ConfigError.exit_code != 0
     out, err = capsys.readouterr()
     assert out == ""

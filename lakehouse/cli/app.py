@@ -20,7 +20,7 @@ from lakehouse.cli import decide, drafts, examine, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import make_encodable, print_error, print_json, print_line
 from lakehouse.concealed import conceal_in_logs
-from lakehouse.config import DEFAULT_CONF, load
+from lakehouse.config import DEFAULT_CONF, load_usable
 from lakehouse.errors import ConfigError, LakehouseError, UsageError, extras_named, in_one_line, unexpected
 
 if TYPE_CHECKING:
@@ -151,7 +151,7 @@ def sandbox(
         )
     from lakehouse.sandbox.broker import serve
 
-    subscriptions = [topic.subscription for topic in load(context.obj).topics.values()]
+    subscriptions = [topic.subscription for topic in load_usable(context.obj).topics.values()]
 
     def ready(broker: Broker) -> None:
         topics = {subscription: broker.create(subscription) for subscription in subscriptions}

@@ -85,9 +85,13 @@ def topic_with_lake(config: Config, name: str) -> Topic:
 
 
 def topics_with_lake(config: Config, names: Sequence[str] | None) -> list[Topic]:
-    """The topics that are named, or all that were started when none is; LakeError when there is no lake."""
+    """The topics that are named, or all that were started when none is; LakeError when there is no lake.
+
+    All means all: ConfigError when the file of one is wrong, of which nothing could be said.
+    """
     if names:
         return [topic_with_lake(config, name) for name in names]
+    config.refuse_unusable()
     topics = [config.topics[name] for name in sorted(config.topics)]
     started = [topic for topic in topics if _has_lake(TopicTables(topic, config.settings))]
     if topics and not started:

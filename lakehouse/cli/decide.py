@@ -27,7 +27,7 @@ from lakehouse.cli.arguments import (
 )
 from lakehouse.cli.examine import reconcile_session
 from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
-from lakehouse.config import Config, load
+from lakehouse.config import Config, load_usable
 from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
 from lakehouse.operations.snapshot import TopicSnapshot, is_open
@@ -39,7 +39,7 @@ def close(
     context: typer.Context, topic: TopicName, hour: HourText, reason: Reason, by: By = None, as_json: AsJson = False
 ) -> None:
     """Ask ingest to close all hours through HOUR with its next batch, whatever the conditions say."""
-    config = load(context.obj)
+    config = load_usable(context.obj)
     person = person_of(by)
     details = {"reason": reason_of(reason), "by": person}
     wanted, snapshot = hour_of(hour), started_topic(config, topic)
@@ -59,7 +59,7 @@ def release(
     context: typer.Context, topic: TopicName, hour: HourText, reason: Reason, by: By = None, as_json: AsJson = False
 ) -> None:
     """Let an invalid hour go to its mirrors as it is."""
-    config = load(context.obj)
+    config = load_usable(context.obj)
     wanted, why, person = hour_of(hour), reason_of(reason), person_of(by)
     snapshot = started_topic(config, topic)
     known_hour(snapshot, wanted, config.now())
@@ -91,7 +91,7 @@ def replay_rejected(
     from lakehouse.operations.replay import Choice
     from lakehouse.operations.replay import replay_rejected as replay
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     chosen = Choice(_known_reason(reason), moment_of(since, "--since"))
     done = replay(topic_with_lake(config, topic), config, chosen, by=person_of(by), dry_run=dry_run)
     if as_json:
@@ -115,7 +115,7 @@ def maintain(
     """Remove what nobody needs any more: old deliveries of hours that every mirror has, orphans, expired reports."""
     from lakehouse.operations.maintain import maintain_topic
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     chosen = topics_with_lake(config, topics)
     removals = [each for topic in chosen for each in maintain_topic(topic, config, config.now(), dry_run=dry_run)]
     if as_json:
@@ -146,7 +146,7 @@ def erase(
     """
     from lakehouse.operations import erase as erasing
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     if status:
         _erasure_status(config, topic, as_json)
         return

@@ -12,7 +12,7 @@ from rich.text import Text
 from lakehouse.cli import columns
 from lakehouse.cli.arguments import AsJson, TopicName
 from lakehouse.cli.output import print_fields, print_heading, print_json, print_line, print_table
-from lakehouse.config import load
+from lakehouse.config import load_usable
 from lakehouse.operations.drafting import samples
 
 _SHOWN = 20
@@ -46,7 +46,7 @@ def new(
     """Writes a topic's configuration and its suite from sample messages, and says what it is unsure of."""
     from lakehouse.operations.drafting import draft as drafts
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     drafts.check_name(name, config)
     answers = config.settings.ingest.answers
     found = samples.samples_of(source, datetime.now(UTC), answers=answers, most=most)
@@ -88,7 +88,7 @@ def try_messages(
     """
     from lakehouse.operations.drafting.trial import trial
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     declared, answers = config.topic(topic), config.settings.ingest.answers
     tried = trial(declared, samples.samples_of(source, datetime.now(UTC), answers=answers, most=most))
     if as_json:

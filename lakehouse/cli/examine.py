@@ -33,7 +33,7 @@ from lakehouse.cli.output import (
     value_text,
 )
 from lakehouse.cli.progress import progress
-from lakehouse.config import Config, load
+from lakehouse.config import Config, load_usable
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -53,7 +53,7 @@ def verify(
     """Whether sealed hours are what their seals said, by the log and the files. Exit code 1 if any is not."""
     from lakehouse.operations.verify import verify_hours
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     wanted = [hour_of(each) for each in hour or []]
     result = verify_hours(topic_with_lake(config, topic), config, wanted, config.now(), progress("hours verified"))
     if as_json:
@@ -78,7 +78,7 @@ def audit(
     """Compute an hour again from its deliveries, and say why each is or is not in it. Exit code 1 if it differs."""
     from lakehouse.operations.audit import audit_hour
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     wanted, then = hour_of(hour), moment_of(as_of, "--as-of")
     snapshot = started_topic(config, topic)
     known_hour(snapshot, wanted, config.now())
@@ -107,7 +107,7 @@ def trace(
     """An event's way: release, batch, epoch and segment of each delivery, the hour that has it, and its mirrors."""
     from lakehouse.operations.trace import trace_event
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     then = moment_of(as_of, "--as-of")
     result = trace_event(topic_with_lake(config, topic), config, event_id, then)
     if as_json:
@@ -135,7 +135,7 @@ def failing(
     as_json: AsJson = False,
 ) -> None:
     """The rows of a sealed hour that break an expectation, looked up in silver."""
-    config = load(context.obj)
+    config = load_usable(context.obj)
     wanted, snapshot = hour_of(hour), started_topic(config, topic)
     known_hour(snapshot, wanted, config.now())
     from lakehouse.validate import failing as validate
@@ -167,7 +167,7 @@ def reconcile(
     """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
     from lakehouse.operations import reconcile as reconciling
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     first, _, last = (hours_text or "").partition("..")
     bounds = (hour_of(first, "--hours"), hour_of(last or first, "--hours")) if hours_text is not None else (None, None)
     chosen = topics_with_lake(config, [topic] if topic else None)

@@ -43,12 +43,11 @@ from lakehouse.cli.output import (
     terminal,
 )
 from lakehouse.cli.progress import progress
-from lakehouse.config import Config, file_of, load
-from lakehouse.errors import ConfigError, LakehouseError, UsageError, in_one_line, require
+from lakehouse.config import Config, load_usable
+from lakehouse.errors import LakehouseError, UsageError, in_one_line, require
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.status import STATES, TopicStatus, statuses
-from lakehouse.operations.topic_files import file_complaints
 from lakehouse.printable import printable
 
 if TYPE_CHECKING:
@@ -74,8 +73,8 @@ def status(
     Files of topics that are named are compared with the logs by their sizes; else the last look of `run` or `maintain`
     counts.
     """
-    config = load(context.obj)
-    names = topics or sorted(config.topics)
+    config = load_usable(context.obj)
+    names = topics or config.names()
     if watch:
         _watch(config, names)
         return
@@ -132,7 +131,7 @@ def topic_hours(
     as_json: AsJson = False,
 ) -> None:
     """A line per hour of a topic: counts, verdict, targets, and how long after its end it got there."""
-    config = load(context.obj)
+    config = load_usable(context.obj)
     rows = hour_statuses(started_topic(config, topic), last, config.now())
     if as_json:
         print_json({"topic": topic, "hours": [asdict(row) for row in rows]})
@@ -142,7 +141,7 @@ def topic_hours(
 
 def explain(context: typer.Context, topic: TopicName, hour: HourText, as_json: AsJson = False) -> None:
     """Why an hour is open, held or closed, with every number behind it, and all that the ledger says of it."""
-    wanted, config = hour_of(hour), load(context.obj)
+    wanted, config = hour_of(hour), load_usable(context.obj)
     now, snapshot = config.now(), started_topic(config, topic)
     explanation = explain_hour(snapshot, known_hour(snapshot, wanted, now), now)
     if as_json:
@@ -167,7 +166,7 @@ def report(
     """Pages of all topics and hours: a grid of the lake, the hours of each topic, and what is known of each hour."""
     from lakehouse.operations import report as report_site
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     topics_with_lake(config, None)
     folder = (out or f"{config.settings.sealed_root}/_report").rstrip("/")
     if serve and "://" in folder:
@@ -203,7 +202,7 @@ def lateness(
     """
     from lakehouse.operations.lateness import outlook, picture
 
-    config = load(context.obj)
+    config = load_usable(context.obj)
     if png is not None:
         require("matplotlib")
         if not png.parent.is_dir():
@@ -235,17 +234,11 @@ def _no_picture(found: str) -> UsageError:
 
 def check(context: typer.Context, as_json: AsJson = False) -> None:
     """Every topic's file, suite and mirrors, without touching the lake. Exit code 1 if any has a complaint."""
-    found: dict[str, tuple[str | None, list[str]]]
-    try:
-        config = load(context.obj)
-    except ConfigError as error:
-        complaints = file_complaints(file_of(context.obj), error)
-        found = {name: (text, []) for name, text in complaints.items()}
-    else:
-        from lakehouse.mirrors.catalogue import Checks
+    from lakehouse.mirrors.catalogue import Checks
 
-        checks = Checks(config)
-        found = {name: _checked(name, config, checks) for name in sorted(config.topics)}
+    config = load_usable(context.obj)
+    checks = Checks(config)
+    found = {name: _checked(name, config, checks) for name in config.names()}
     if as_json:
         checked = [
             {"topic": name, "ok": not text, "complaint": text, "warnings": warnings}
@@ -265,6 +258,8 @@ def _checked(name: str, config: Config, checks: Checks) -> tuple[str | None, lis
     """(what is wrong with a topic's suite and mirrors, what may keep single hours out); no mirror is opened for it."""
     from lakehouse.validate import suite_files
 
+    if name in config.unusable:
+        return str(config.unusable[name]), []
     topic = config.topic(name)
     complaints: list[str] = []
     warnings: list[str] = []

@@ -40,7 +40,7 @@ class Due:
 
 
 STATES = {
-    "error": "its lake cannot be read",
+    "error": "its file or its lake cannot be read",
     "failing": "ingest or a later stage cannot go on",
     "damaged": "a file is missing, or is not as it was written",
     "not running": "its application has ended in order and none has started since, or no application names it",
@@ -107,27 +107,33 @@ class TopicStatus:
 def statuses(
     config: Config, topic_names: Iterable[str], now: datetime, *, looks_at_files: bool = False
 ) -> list[TopicStatus]:
-    """A row for each topic, in the order asked for; a topic that cannot be read is a row that says why.
+    """A row for each topic, in the order asked for; one whose file or lake cannot be read is a row that says why.
+
+    ConfigError for a name that no file has.
 
     `looks_at_files` lists the topics' folders: without it a missing file is known when the application has seen it.
     """
-    topics = [config.topic(name) for name in topic_names]
+    names = list(topic_names)
+    for name in names:
+        if name not in config.unusable:
+            config.topic(name)
     signs = signs_of(config.settings)
     with ThreadPoolExecutor(_READERS) as readers:
-        return list(readers.map(lambda topic: _status_or_error(topic, config, signs, now, looks_at_files), topics))
+        return list(readers.map(lambda name: _status_or_error(name, config, signs, now, looks_at_files), names))
 
 
 def _status_or_error(
-    topic: Topic, config: Config, signs: Sequence[Sign], now: datetime, looks_at_files: bool
+    name: str, config: Config, signs: Sequence[Sign], now: datetime, looks_at_files: bool
 ) -> TopicStatus:
-    life = topic_life(topic.name, signs, now)
+    life = topic_life(name, signs, now)
     try:
+        topic = config.topic(name)
         snapshot = read_topic(topic, config)
         tables = TopicTables(topic, config.settings)
         seen = damage(tables) if looks_at_files else recorded_damage(snapshot.history)
         return _status(snapshot, life, signs, seen, now)
     except Exception as error:  # whatever breaks one topic must not hide the others
-        return TopicStatus(topic.name, "error", error=str(error) or type(error).__name__, life=life)
+        return TopicStatus(name, "error", error=str(error) or type(error).__name__, life=life)
 
 
 def _status(
