@@ -149,18 +149,29 @@ def topic_with() -> Callable[..., Topic]:
 
 @pytest.fixture
 def settings(tmp_path: Path) -> Settings:
-    lake = str(tmp_path / "lake")
+    return settings_in(tmp_path)
+
+
+def settings_in(folder: Path) -> Settings:
+    """Of an environment below the folder: its lake, and a folder mirror."""
+    lake = str(folder / "lake")
     return Settings(
         raw_root=lake,
         sealed_root=lake,
         release="test",
         frontier={"source": "drained"},
         ingest={"trigger": "1 second", "empty_after": "0.2 seconds"},
-        mirrors={"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
+        mirrors={"folder": {"kind": "folder", "path": str(folder / "mirror")}},
         spark=SPARK_SETTINGS,
     )
 
 
 @pytest.fixture
 def config(settings: Settings, topic: Topic, tmp_path: Path) -> Config:
-    return Config(tmp_path / "conf" / "test.yaml", settings, {topic.name: topic}, tmp_path / "expectations")
+    return config_in(tmp_path, topic, settings)
+
+
+def config_in(folder: Path, topic: Topic, settings: Settings | None = None) -> Config:
+    return Config(
+        folder / "conf" / "test.yaml", settings or settings_in(folder), {topic.name: topic}, folder / "expectations"
+    )

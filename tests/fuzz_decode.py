@@ -46,9 +46,9 @@ def decode_pages(first: int, pages: int) -> None:
     _run(["pages", str(first), str(pages)], timeout=60 + SECONDS_A_PAGE)
 
 
-def decode_seed(topic: dict[str, Any], payload: str) -> None:
-    """Decode a kept payload, alone and between others, in a process with limits."""
-    _run(["seed", json.dumps([topic, payload])], timeout=SECONDS_A_PAGE + 20)
+def decode_kept(seeds: Sequence[dict[str, Any]]) -> None:
+    """Decode kept payloads, each alone and between others, in one process; Failed names the one that ended it."""
+    _run(["kept", json.dumps(seeds)], timeout=SECONDS_A_PAGE + 20)
 
 
 def _run(arguments: Sequence[str], timeout: float) -> None:
@@ -66,12 +66,13 @@ def _run(arguments: Sequence[str], timeout: float) -> None:
 def _work(kind: str, *arguments: str) -> None:
     resource.setrlimit(resource.RLIMIT_AS, (MEMORY_BYTES, MEMORY_BYTES))
     resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    if kind == "seed":
-        fields, payload = json.loads(arguments[0])
-        raw, usual = base64.b64decode(payload), b'{"id":"e","t":"2026-11-23T05:30:00Z"}'
-        topic = fuzz_payloads.topic_with(fields)
-        for page in ([raw], [usual, raw, usual]):
-            check(topic, page)
+    if kind == "kept":
+        usual = b'{"id":"e","t":"2026-11-23T05:30:00Z"}'
+        for seed in json.loads(arguments[0]):
+            print(seed["what"], flush=True)
+            raw, topic = base64.b64decode(seed["payload"]), fuzz_payloads.topic_with(seed["topic"])
+            for page in ([raw], [usual, raw, usual]):
+                check(topic, page)
         return
     first, pages = map(int, arguments)
     topics = fuzz_payloads.topics()

@@ -6,6 +6,7 @@ needs more has functions, or a class of its own, upon `Lake`.
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
@@ -15,6 +16,7 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.parquet as pq
 import yaml
+from conftest import PLAYS, config_in
 from folders import Folders, folders_of
 
 from lakehouse import hours
@@ -28,7 +30,7 @@ from lakehouse.store.delta import DataFile, event_time_stats, files, files_of_ho
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.records import Closed, Mirrored, Valid
 from lakehouse.store.tables import TopicTables
-from lakehouse.topics import Topic
+from lakehouse.topics import Topic, topic_from
 
 FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"
 
@@ -90,6 +92,17 @@ class Lake:
     def with_settings(self, **changes: Any) -> Lake:
         """The same tables under other settings."""
         return replace(self, config=replace(self.config, settings=self.settings.model_copy(update=changes)))
+
+    def copied(self, folder: Path) -> Lake:
+        """A copy of the whole lake below the folder, which goes on as this one would; times are the original's."""
+        root = str(folder / "lake")
+        shutil.copytree(self.settings.raw_root, root)
+        mirrors = {"folder": {"kind": "folder", "path": str(folder / "mirror")}}
+        settings = self.settings.model_copy(update={"raw_root": root, "sealed_root": root, "mirrors": mirrors})
+        config = replace(
+            self.config, path=folder / "conf" / "test.yaml", settings=settings, expectations=folder / "expectations"
+        )
+        return replace(self, config=config)
 
     @property
     def tables(self) -> TopicTables:
@@ -194,6 +207,12 @@ class Lake:
         self.ledger.record(Valid(rows=0), hour)
         for target in targets:
             self.ledger.record(Mirrored(target=target, where="there"), hour)
+
+
+def lake_in(folder: Path, **topic: Any) -> Lake:
+    """A new lake below the folder; `topic` has what its topic says other than `PLAYS`."""
+    made = topic_from("plays", {**PLAYS, **topic})
+    return Lake(made, config_in(folder, made))
 
 
 def plays(*event_ids: str, minute: int = 0) -> Iterable[Delivery]:

@@ -11,19 +11,17 @@ import pyarrow.parquet as pq
 import pytest
 
 from lakehouse.cli import app
-from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError
 from lakehouse.operations.audit import Audit, audit_hour, check_topic
 from lakehouse.operations.trace import trace_event
 from lakehouse.store.delta import DataFile, commit, files_of_hour
-from lakehouse.topics import Topic
-from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of, lake_in
 
 
-@pytest.fixture
-def lake(topic: Topic, config: Config) -> Lake:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Two sealed hours with everything that can happen to a delivery."""
-    lake = Lake(topic, config)
+    lake = lake_in(tmp_path_factory.mktemp("made"))
     lake.deliver(Delivery("a", 1, 0, "a1"), Delivery("a", 1, 2, "a2"), Delivery("b", 2, 0, "b1"))
     lake.deliver(Delivery("bad", 3, 0, "x1", reject_reason="event.n: not a number"), hour=None)
     lake.seal(FIVE)
@@ -31,6 +29,11 @@ def lake(topic: Topic, config: Config) -> Lake:
     lake.deliver(Delivery("c", 61, 0, "c1"), hour=SIX)
     lake.seal(SIX)
     return lake
+
+
+@pytest.fixture
+def lake(made: Lake, tmp_path: Path) -> Lake:
+    return made.copied(tmp_path)
 
 
 def answer(audit: Audit) -> list[tuple[str, str | None, str | None, str]]:

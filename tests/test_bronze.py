@@ -255,6 +255,7 @@ def by_spark(table: DeltaTable, request: pytest.FixtureRequest) -> None:
 
 
 WRITERS = {"delta-rs": by_delta_rs, "spark": by_spark}
+BY_EACH = pytest.mark.parametrize("writer", ["delta-rs", pytest.param("spark", marks=pytest.mark.slow)])
 
 
 def cleaned(table: DeltaTable, request: pytest.FixtureRequest, writer: str) -> DeltaTable:
@@ -269,7 +270,7 @@ def cleaned(table: DeltaTable, request: pytest.FixtureRequest, writer: str) -> D
     return open_table(table.table_uri, {})
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@BY_EACH
 def test_the_state_is_in_every_checkpoint_whoever_wrote_it(
     table: DeltaTable, request: pytest.FixtureRequest, writer: str
 ) -> None:
@@ -288,7 +289,7 @@ def test_the_state_is_in_every_checkpoint_whoever_wrote_it(
     assert newest_state(open_table(table.table_uri, {})) == IngestState(8, FIVE)
 
 
-@pytest.mark.parametrize("writer", WRITERS)
+@BY_EACH
 @pytest.mark.parametrize("transactions", [{INGEST: 7, OPEN_HOUR: 3}, {"another": 1}])
 def test_a_topic_whose_state_is_nowhere_is_not_taken_for_a_new_one(
     table: DeltaTable, request: pytest.FixtureRequest, writer: str, transactions: dict[str, int]

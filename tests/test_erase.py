@@ -15,7 +15,6 @@ import pytest
 
 from lakehouse.checksum import checksum_of
 from lakehouse.cli import app
-from lakehouse.config import Config
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.erase import Erasure, erase
@@ -29,14 +28,13 @@ from lakehouse.store import bronze_log
 from lakehouse.store.delta import files, files_of_hour
 from lakehouse.store.files import LocalStorage
 from lakehouse.store.ledger import LedgerTable
-from lakehouse.topics import Topic
-from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of, lake_in
 
 
-@pytest.fixture
-def lake(topic: Topic, config: Config) -> Lake:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """User 7 has events in both sealed hours and in the open one, user 8 in the second."""
-    lake = Lake(topic, config)
+    lake = lake_in(tmp_path_factory.mktemp("made"))
     lake.deliver(Delivery("a", 1, 0, "a1", 7), Delivery("b", 2, 0, "b1", 1), Delivery("b", 2, 1, "b2", 1))
     lake.deliver(Delivery("old", -30, 0, "o1", 7))
     lake.seal(FIVE)
@@ -46,6 +44,11 @@ def lake(topic: Topic, config: Config) -> Lake:
     lake.clear(FIVE, "folder")
     lake.clear(SIX, "folder")
     return lake
+
+
+@pytest.fixture
+def lake(made: Lake, tmp_path: Path) -> Lake:
+    return made.copied(tmp_path)
 
 
 def run(lake: Lake, where: str = "\"user\" = 'u7'", *, dry_run: bool = False) -> Erasure:

@@ -10,6 +10,7 @@ import pty
 import subprocess
 import sys
 import termios
+from contextlib import suppress
 from pathlib import Path
 from struct import pack
 
@@ -19,7 +20,7 @@ from hypothesis import strategies as st
 from rich.cells import cell_len
 from rich.text import Text
 
-from lakehouse.cli import columns
+from lakehouse.cli import app, columns
 from lakehouse.cli.output import as_json, table
 from lakehouse.cli.progress import progress
 from lakehouse.operations.hour_status import HourStatus
@@ -27,8 +28,11 @@ from lakehouse.operations.status import STATES, TopicStatus
 from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
 from lakehouse.store.ledger import Entry
+from tests.jobs import command_on
 from tests.lakes import FIVE, NOON, Lake
 from tests.lakes import lake as lake
+
+pytestmark = pytest.mark.xdist_group("processes")
 
 HOUSE = Path(__file__).parent.parent
 OBEYED = [chr(code) for code in (*range(32), *range(0x7F, 0xA0), 0x2028, 0x2029, 0x202E, 0x2066)]
@@ -104,15 +108,33 @@ COMMANDS = [["status"], ["status", "plays"], ["hours", "plays"], ["explain", "pl
     ("command", "encoding"),
     [*((command, "ascii") for command in COMMANDS), *((COMMANDS[-1], each) for each in ("latin-1", "cp1252", "utf-8"))],
 )
-def test_a_stream_of_any_encoding_takes_what_is_printed(lake: Lake, encoding: str, command: list[str]) -> None:
+def test_a_stream_of_any_encoding_takes_what_is_printed(
+    lake: Lake, encoding: str, command: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
     """Cron and old terminals have no UTF-8: dashes and signs become ASCII, not a traceback."""
     lake.start(hours={FIVE: OpenHour(40, NOON)})
-    environment = {**os.environ, "LAKEHOUSE_CONF": str(lake.conf), "PYTHONIOENCODING": encoding}
+    out, err = (io.TextIOWrapper(io.BytesIO(), encoding) for _ in range(2))
+    monkeypatch.setattr(sys, "stdout", out)
+    monkeypatch.setattr(sys, "stderr", err)
+    with suppress(SystemExit):
+        app.main(["--conf", str(lake.conf), *command])
+    out.flush()
+    assert FIVE in out.buffer.getvalue().decode(encoding)  # type: ignore[attr-defined]
+    assert err.buffer.getvalue() == b""  # type: ignore[attr-defined]
+
+
+def test_a_process_with_a_stream_of_ascii_prints_it(lake: Lake) -> None:
+    lake.start(hours={FIVE: OpenHour(40, NOON)})
+    environment = {**os.environ, "LAKEHOUSE_CONF": str(lake.conf), "PYTHONIOENCODING": "ascii"}
     done = subprocess.run(
-        [sys.executable, "-m", "lakehouse.cli", *command], cwd=HOUSE, env=environment, capture_output=True, check=False
+        [sys.executable, "-m", "lakehouse.cli", *COMMANDS[-1]],
+        cwd=HOUSE,
+        env=environment,
+        capture_output=True,
+        check=False,
     )
     assert (done.returncode, done.stderr) == (0, b"")
-    assert FIVE in done.stdout.decode(encoding)
+    assert FIVE in done.stdout.decode("ascii")
 
 
 @pytest.mark.parametrize(("command", "width"), [*((command, 80) for command in COMMANDS), (["hours", "plays"], 120)])
@@ -125,9 +147,7 @@ def test_commands_fit_a_terminal(lake: Lake, width: int, command: list[str]) -> 
     fcntl.ioctl(side, termios.TIOCSWINSZ, pack("HHHH", 40, width, 0, 0))
     environment = {**os.environ, "LAKEHOUSE_CONF": str(lake.conf), "TERM": "xterm-mono", "NO_COLOR": "1"}
     environment.pop("COLUMNS", None)
-    process = subprocess.Popen(
-        [sys.executable, "-m", "lakehouse.cli", *command], cwd=HOUSE, env=environment, stdout=side, stderr=side
-    )
+    process = command_on(side, command, environment)
     os.close(side)
     said = b""
     while True:
@@ -139,7 +159,8 @@ def test_commands_fit_a_terminal(lake: Lake, width: int, command: list[str]) -> 
             break
         said += part
     os.close(main)
-    assert process.wait(30) == 0, said
+    process.join(30)
+    assert process.exitcode == 0, said
     lines = [Text.from_ansi(line).plain.rstrip() for line in said.decode().splitlines()]
     assert max(cell_len(line) for line in lines) <= width, said.decode()
     if command == ["status"]:

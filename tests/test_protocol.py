@@ -52,6 +52,8 @@ from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.topics import Slots
 
 SEEDS = range(300)
+SOME = range(100)
+"""Of these, where it is to be seen only that the schedules are hard enough."""
 HOLDS = Outcome(lost=set(), in_closed_hours=[], committed_twice=[])
 
 
@@ -63,20 +65,20 @@ def test_no_message_is_lost_no_closed_hour_written_to_and_every_hour_closes() ->
 
 def test_without_adoption_messages_would_be_lost() -> None:
     """The schedules are hard enough: what adoption is there for does happen in most of them."""
-    losing = [seed for seed in SEEDS if outcome(seed, adopts=False).lost]
-    assert len(losing) > len(SEEDS) / 2
+    losing = [seed for seed in SOME if outcome(seed, adopts=False).lost]
+    assert len(losing) > len(SOME) / 2
 
 
 def test_events_of_one_id_would_be_lost_if_the_id_alone_decided() -> None:
     """In one hour, in two, late and redelivered."""
-    losing = [seed for seed in SEEDS if outcome(seed, matches_time=False).lost_events]
-    assert len(losing) > len(SEEDS) / 2
+    losing = [seed for seed in SOME if outcome(seed, matches_time=False).lost_events]
+    assert len(losing) > len(SOME) / 2
 
 
 def test_a_trickle_of_late_events_would_hold_hours_if_all_writes_counted() -> None:
     """The last driver's hours are then never quiet; with the bound none is held in any schedule."""
-    holding = [seed for seed in SEEDS if outcome(seed, waits_for_quiet_bounded=False).held]
-    assert len(holding) > len(SEEDS) / 2
+    holding = [seed for seed in SOME if outcome(seed, waits_for_quiet_bounded=False).held]
+    assert len(holding) > len(SOME) / 2
 
 
 def test_a_schedule_is_its_seed() -> None:
@@ -447,7 +449,7 @@ def disagreement(seed: int, folder: Path) -> tuple[str | None, list[str]]:
 
 
 @pytest.mark.usefixtures("in_turns")
-@pytest.mark.parametrize("seed", range(12))
+@pytest.mark.parametrize("seed", [*range(6), *(pytest.param(seed, marks=pytest.mark.slow) for seed in range(6, 12))])
 def test_the_code_does_nothing_that_the_model_does_not_know(seed: int, tmp_path: Path) -> None:
     wrong, reported = disagreement(seed, tmp_path)
     assert wrong is None, "\n".join([*reported, wrong])

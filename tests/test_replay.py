@@ -16,6 +16,7 @@ from hypothesis import strategies as st
 from typer.testing import CliRunner
 
 from lakehouse.cli.app import app
+from lakehouse.clock import Clock
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LakeError
 from lakehouse.landing.segments import SegmentWriter
@@ -24,7 +25,6 @@ from lakehouse.operations.replay import Choice, Replay, replay_rejected
 from lakehouse.schemas import DELIVERED
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import DataFile, files, metadata_of_commits
-from lakehouse.store.ledger import Clock
 from lakehouse.topics import topic_from
 from tests.lake import Lake
 

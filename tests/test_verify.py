@@ -16,27 +16,30 @@ import pytest
 from deltalake import DeltaTable, write_deltalake
 
 from lakehouse.cli import app
-from lakehouse.config import Config
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.verify import Verification, verify_hours
 from lakehouse.schemas import LEDGER
 from lakehouse.store.delta import DataFile, commit, files_of_hour, open_table
 from lakehouse.store.delta_log import commits
 from lakehouse.store.records import Valid
-from lakehouse.topics import Topic
-from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of, lake_in
 
 
-@pytest.fixture
-def lake(topic: Topic, config: Config) -> Lake:
+@pytest.fixture(scope="module")
+def made(tmp_path_factory: pytest.TempPathFactory) -> Lake:
     """Two sealed hours, the first with an own and a skewed event."""
-    lake = Lake(topic, config)
+    lake = lake_in(tmp_path_factory.mktemp("made"))
     lake.deliver(Delivery("a", 1, value=1), Delivery("b", 2, value=2), Delivery("b", 2, 3))
     lake.deliver(Delivery("old", -30))
     lake.seal(FIVE)
     lake.deliver(Delivery("c", 61), hour=SIX)
     lake.seal(SIX)
     return lake
+
+
+@pytest.fixture
+def lake(made: Lake, tmp_path: Path) -> Lake:
+    return made.copied(tmp_path)
 
 
 def look(lake: Lake, *hours: str) -> Verification:

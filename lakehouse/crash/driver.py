@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
@@ -19,6 +20,7 @@ import pyarrow as pa
 from lakehouse.clock import Clock
 from lakehouse.crash.checkpoints import Log
 from lakehouse.crash.world import ACK_DEADLINE, World
+from lakehouse.decode.events import decode
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
 from lakehouse.ingest.frontier import FrontierSource
@@ -133,8 +135,11 @@ class _Frame:
 
 
 def hasty_puller(broker: Broker) -> Puller:
-    """One whose calls reach the broker directly, with short pauses and small requests."""
-    return Puller(connect=partial(_hasty_reader, broker))
+    """One whose calls reach the broker directly, with short pauses and small requests.
+
+    After a death it decodes in this process: no message here kills a decoder, and a process takes a second.
+    """
+    return Puller(connect=partial(_hasty_reader, broker), quarantine=lambda: nullcontext(decode))
 
 
 def _hasty_reader(broker: Broker, subscription: str, answers: str, clock: Clock) -> SubscriptionReader:

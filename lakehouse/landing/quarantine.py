@@ -7,25 +7,24 @@ are alone. Those are rejected as `KILLS_THE_DECODER`, with their payload as deli
 
 from __future__ import annotations
 
-import importlib
 import logging
 import os
 import pickle
-import resource
 import select
-import struct
 import subprocess
 import sys
 from collections import Counter
 from datetime import timedelta
 from types import TracebackType
-from typing import IO, Any
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
 
 from lakehouse.decode.events import Decoded, decode
 from lakehouse.errors import SourceError
+from lakehouse.landing import decoding_process
+from lakehouse.landing.decoding_process import READY, next_bytes, send
 from lakehouse.landing.segments import Decoder
 from lakehouse.schemas import decoded_schema
 from lakehouse.topics import Topic
@@ -38,8 +37,6 @@ _LONGEST = timedelta(seconds=60)
 _STARTS_WITHIN = timedelta(seconds=60)
 _MEMORY_BYTES = 4 * 1024**3
 """Address space of the child; a page of 10 MB needs a tenth of that."""
-_READY = b"ready"
-_LENGTH = struct.Struct(">Q")
 
 
 class QuarantiningDecoder:
@@ -100,17 +97,17 @@ class QuarantiningDecoder:
 
 
 class _Child:
-    """A process that decodes what it is sent. Each request and each answer is a pickle with its length before it."""
+    """A process that decodes what it is sent; its side is `decoding_process`."""
 
     def __init__(self, decoder: str, memory_bytes: int) -> None:
         environment = {**os.environ, "PYTHONPATH": os.pathsep.join(entry for entry in sys.path if entry)}
         self._process = subprocess.Popen(
-            [sys.executable, "-m", __name__, decoder, str(memory_bytes)],
+            [sys.executable, "-m", decoding_process.__name__, decoder, str(memory_bytes)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             env=environment,
         )
-        if self._read(_STARTS_WITHIN) != _READY:
+        if self._read(_STARTS_WITHIN) != READY:
             self.end()
             raise SourceError(
                 "decoding in a process of its own",
@@ -123,7 +120,7 @@ class _Child:
         """What it answers; None when it died, raised or took longer."""
         content = pickle.dumps(request)
         try:
-            _send(self._process.stdin, content)
+            send(self._process.stdin, content)
         except BrokenPipeError:
             return None
         answered = self._read(longest)
@@ -143,48 +140,9 @@ class _Child:
         pipe = self._process.stdout
         assert pipe is not None
         ready, _, _ = select.select([pipe], [], [], longest.total_seconds())
-        return _next_bytes(pipe) if ready else None
-
-
-def _send(pipe: IO[bytes] | None, content: bytes) -> None:
-    assert pipe is not None
-    pipe.write(_LENGTH.pack(len(content)) + content)
-    pipe.flush()
-
-
-def _next_bytes(pipe: IO[bytes]) -> bytes | None:
-    """None when the other side is gone."""
-    length = pipe.read(_LENGTH.size)
-    if len(length) < _LENGTH.size:
-        return None
-    size = _LENGTH.unpack(length)[0]
-    content = pipe.read(size)
-    return content if len(content) == size else None
+        return next_bytes(pipe) if ready else None
 
 
 def _rejection(topic: Topic) -> Decoded:
     row = {"event_id": None, "event_time": None, "event": None, "reject_reason": KILLS_THE_DECODER}
     return Decoded(pa.RecordBatch.from_pylist([row], schema=decoded_schema(topic)), Counter())
-
-
-def _serve(decoder: str, memory_bytes: int) -> None:
-    """The child: until its parent closes the pipe, or it dies."""
-    answers = os.fdopen(os.dup(sys.stdout.fileno()), "wb")
-    os.dup2(sys.stderr.fileno(), sys.stdout.fileno())  # what a library prints is no answer
-    resource.setrlimit(resource.RLIMIT_CORE, (0, 0))
-    module, _, name = decoder.partition(":")
-    decode_page = getattr(importlib.import_module(module), name)
-    resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
-    _send(answers, _READY)
-    while (request := _next_bytes(sys.stdin.buffer)) is not None:
-        messages, topic = pickle.loads(request)
-        try:
-            decoded = decode_page(messages, topic)
-        except Exception as error:
-            print(f"quarantine: {len(messages)} messages: {type(error).__name__}: {error}"[:500], file=sys.stderr)
-            decoded = None
-        _send(answers, pickle.dumps(decoded))
-
-
-if __name__ == "__main__":
-    _serve(sys.argv[1], int(sys.argv[2]))
