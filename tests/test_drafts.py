@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 from lakehouse.cli import app
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
-from lakehouse.landing.brokers.pages import PAGE_READERS
+from lakehouse.landing.brokers.answers import PAGE_READERS
 from lakehouse.operations.drafting.draft import Draft, draft
 from lakehouse.operations.drafting.samples import file_samples
 from lakehouse.operations.drafting.trial import trial

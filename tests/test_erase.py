@@ -18,7 +18,7 @@ from lakehouse.cli import app
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.erase import Erasure, erase
-from lakehouse.operations.erasure import claim as claim_module
+from lakehouse.operations.erasure import fence
 from lakehouse.operations.erasure import silver as silver_module
 from lakehouse.operations.erasure.silver import SilverErasure
 from lakehouse.operations.trace import trace_event
@@ -295,7 +295,7 @@ class Killed(BaseException):
 
 DURABLE_STEPS = [
     (LocalStorage, "create"), (LocalStorage, "finish"), (LocalStorage, "delete"), (LocalStorage, "write"),
-    (claim_module, "commit"), (silver_module, "commit"), (LedgerTable, "append"),
+    (fence, "commit"), (silver_module, "commit"), (LedgerTable, "append"),
 ]  # fmt: skip
 
 

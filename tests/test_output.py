@@ -22,7 +22,7 @@ from rich.text import Text
 
 from lakehouse.cli import app, columns
 from lakehouse.cli.output import as_json, table
-from lakehouse.cli.progress import progress
+from lakehouse.cli.progress_line import progress
 from lakehouse.operations.hour_status import HourStatus
 from lakehouse.operations.status import STATES, TopicStatus
 from lakehouse.printable import printable

@@ -19,8 +19,8 @@ from recorded import Recorded
 from subscribing import SUBSCRIPTION, TOPIC, create_subscription, create_topic, subscribed_broker
 
 from lakehouse.errors import SourceError
+from lakehouse.landing.brokers.answers import PAGE_READERS
 from lakehouse.landing.brokers.leases import Leases, Refused
-from lakehouse.landing.brokers.pages import PAGE_READERS
 from lakehouse.landing.brokers.pubsub import MAX_ACK_IDS, Pauses, SubscriptionReader
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel

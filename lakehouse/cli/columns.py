@@ -11,9 +11,9 @@ from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.operations.hour_status import HourStatus
-from lakehouse.operations.life import TopicLife
 from lakehouse.operations.snapshot import RECENT
 from lakehouse.operations.status import TopicStatus
+from lakehouse.operations.topic_life import TopicLife
 from lakehouse.store.ledger import Entry
 from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 

@@ -32,7 +32,7 @@ from lakehouse.cli.output import (
     print_table,
     value_text,
 )
-from lakehouse.cli.progress import progress
+from lakehouse.cli.progress_line import progress
 from lakehouse.config import Config, load_usable
 
 if TYPE_CHECKING:

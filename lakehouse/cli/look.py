@@ -42,7 +42,7 @@ from lakehouse.cli.output import (
     table,
     terminal,
 )
-from lakehouse.cli.progress import progress
+from lakehouse.cli.progress_line import progress
 from lakehouse.config import Config, load_usable
 from lakehouse.errors import LakehouseError, UsageError, in_one_line, require
 from lakehouse.operations.explain import Explanation, explain_hour

@@ -19,8 +19,8 @@ from lakehouse.clock import Clock, now
 from lakehouse.config import Ingest
 from lakehouse.decode.events import decode
 from lakehouse.errors import UnknownOutcomeError
+from lakehouse.landing.brokers.answers import Page
 from lakehouse.landing.brokers.leases import Leases, Refused
-from lakehouse.landing.brokers.pages import Page
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, PendingPull, SubscriptionReader
 from lakehouse.landing.manifests import Manifest, Slot, manifest_path, read_manifest
 from lakehouse.landing.quarantine import QuarantiningDecoder

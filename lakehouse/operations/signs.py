@@ -8,8 +8,8 @@ from datetime import datetime
 from itertools import takewhile
 
 from lakehouse.durations import seconds_since
-from lakehouse.operations.life import TopicLife
 from lakehouse.operations.snapshot import TopicSnapshot
+from lakehouse.operations.topic_life import TopicLife
 from lakehouse.store import records
 from lakehouse.store.heartbeats import SILENT_AFTER, Sign
 from lakehouse.store.ledger import Entry

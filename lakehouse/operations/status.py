@@ -14,10 +14,10 @@ from lakehouse.durations import age_seconds, seconds_since
 from lakehouse.hours import Hour
 from lakehouse.operations.damage import damage, recorded_damage
 from lakehouse.operations.held import STUCK_AFTER, Held, Stuck, held_hours, stuck
-from lakehouse.operations.life import TopicLife, signs_of, topic_life
 from lakehouse.operations.signs import Failure, failure, is_outdated, newest_sign, not_running_since
 from lakehouse.operations.snapshot import TopicSnapshot, read_topic, waits_for
 from lakehouse.operations.stage_failures import StageFailure, stage_failures
+from lakehouse.operations.topic_life import TopicLife, signs_of, topic_life
 from lakehouse.store import records
 from lakehouse.store.heartbeats import Sign
 from lakehouse.store.records import State

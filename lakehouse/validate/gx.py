@@ -26,7 +26,7 @@ from lakehouse.validate.findings import EXAMPLES_BYTES, Finding, example_rows, o
 from lakehouse.validate.literals import NotExpressibleInSql, judged_bound
 from lakehouse.validate.metrics import measure
 from lakehouse.validate.rules import rule_of
-from lakehouse.validate.samples import sample_rows
+from lakehouse.validate.sample_rows import sample_rows
 from lakehouse.validate.scan import HourScan, Measure, Rule, Scan, UniqueRule, hour_scan
 from lakehouse.validate.suites import Expectation, Suite, parameters_of
 

@@ -27,9 +27,9 @@ from google.pubsub_v1.types import (
 from lakehouse import failpoints
 from lakehouse.clock import Clock, now
 from lakehouse.errors import SourceError
+from lakehouse.landing.brokers.answers import PAGE_READERS, Page
 from lakehouse.landing.brokers.channel import channel_to, place
 from lakehouse.landing.brokers.leases import Refused
-from lakehouse.landing.brokers.pages import PAGE_READERS, Page
 
 MAX_ACK_IDS = 1_000
 """Ids in one request, as Google's own clients have it."""

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from lakehouse.errors import LakeError
 from lakehouse.operations.as_of import in_parallel
-from lakehouse.operations.erasure.claim import Claim
+from lakehouse.operations.erasure.fence import Claim
 from lakehouse.operations.erasure.leftovers import ERASED_FOLDER, bronze_leftovers
 from lakehouse.operations.erasure.order import ERASE, Order
 from lakehouse.operations.erasure.rows import Event, Match, batches, events_of, with_hour

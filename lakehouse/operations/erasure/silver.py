@@ -13,7 +13,7 @@ from lakehouse import hours
 from lakehouse.checksum import id_checksum
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import in_parallel
-from lakehouse.operations.erasure.claim import Claim
+from lakehouse.operations.erasure.fence import Claim
 from lakehouse.operations.erasure.leftovers import (
     ERASED_STEM,
     older_reports,
