@@ -221,7 +221,8 @@ class Topic(Frozen):
     audit_window: Duration = key(
         timedelta(days=400),
         unit="duration",
-        doc="How long the tables can be read as they were: the log and the files of older versions stay this long.",
+        doc="How long silver can be read as it was, and the ledger's log: entries and, of silver, the files of older "
+        "versions stay this long. Bronze's log stays 7 days longer than `bronze_retention`.",
     )
     bronze_retention: Duration = key(
         timedelta(days=30),

@@ -81,7 +81,7 @@ def test_what_was_replaced_since_it_was_listed_is_not_moved(google: Any, monkeyp
 
     fake, options = google
     storage = GoogleStorage("gs://lake", options)
-    listed = storage.blobs("plays")
+    listed = list(storage.blobs("plays"))
     monkeypatch.setattr(storage, "blobs", lambda folder: listed)
     (fake.folder / "plays" / "a").write_bytes(b"another")
     with pytest.raises(PreconditionFailed):

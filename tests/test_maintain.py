@@ -23,6 +23,9 @@ from lakehouse.running import care
 from lakehouse.running.care import Care
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import files, files_of_hour, open_table
+from lakehouse.store.files import LocalStorage
+from lakehouse.store.log_cleaning import expired_log_files
+from lakehouse.store.table_log import entry_path
 from lakehouse.topics import Topic
 from tests.lake import FIVE, SIX, Delivery, Lake, conf_of
 
@@ -229,7 +232,7 @@ def test_reports_go_after_the_audit_window(lake: Lake) -> None:
     assert not report.exists()
 
 
-def test_small_files_that_a_ledger_no_longer_has_go_after_the_audit_window(lake: Lake) -> None:
+def test_small_files_that_a_ledger_no_longer_has_go_after_a_while(lake: Lake) -> None:
     lake.deliver(Delivery("a"))
     lake.seal(FIVE)
     lake.clear(FIVE, "folder")
@@ -247,6 +250,35 @@ def test_small_files_that_a_ledger_no_longer_has_go_after_the_audit_window(lake:
     assert sorted(answer(run(lake, datetime.now(UTC)))) == [("ledger", f"ledger/{name}") for name in small]
     assert [file.name for file in Path(lake.folders.ledger).glob("*.parquet")] == [kept]
     assert lake.ledger.history() == before
+
+
+def test_bronze_s_log_goes_somewhat_later_than_its_deliveries_and_checkpoints_do_not_pile_up(lake: Lake) -> None:
+    """At 10 s a trigger a log of 400 days had three million entries, and 173 checkpoints a day."""
+    lake.deliver(Delivery("a"))
+    bronze = open_table(lake.folders.bronze, {})
+    assert bronze.metadata().configuration["delta.logRetentionDuration"] == "interval 37 days"
+    assert bronze.metadata().configuration["delta.deletedFileRetentionDuration"] == "interval 1 day"
+    bronze.create_checkpoint()
+    aged(Path(lake.folders.bronze, "_delta_log"), days=38)
+    assert [removal.path for removal in run(lake, datetime.now(UTC))] == ["bronze/_delta_log"]
+    silver = Path(lake.folders.ledger, "_delta_log")
+    open_table(lake.folders.ledger, {}).create_checkpoint()
+    aged(silver, days=399)
+    assert run(lake, datetime.now(UTC)) == []
+
+
+def test_a_log_whose_checkpoint_is_damaged_stays(lake: Lake) -> None:
+    lake.deliver(Delivery("a"))
+    bronze = open_table(lake.folders.bronze, {})
+    bronze.create_checkpoint()
+    log = Path(lake.folders.bronze, "_delta_log")
+    (checkpoint,) = log.glob("*.checkpoint.parquet")
+    aged(log)
+    files, before = LocalStorage(lake.folders.bronze), datetime.now(UTC)
+    assert [stored.path for stored in expired_log_files(files, before)] == [entry_path(0)]
+    checkpoint.write_bytes(b"cut")
+    aged(log)
+    assert expired_log_files(files, before) == []
 
 
 def test_log_entries_go_after_the_audit_window_and_the_state_stays(lake: Lake) -> None:
@@ -270,9 +302,9 @@ def test_log_entries_go_after_the_audit_window_and_the_state_stays(lake: Lake) -
     assert run(lake, datetime.now(UTC)) == []
 
 
-def aged(folder: Path) -> None:
-    """As if its files had been written 401 days ago."""
-    moment = (datetime.now(UTC) - timedelta(days=401)).timestamp()
+def aged(folder: Path, days: int = 401) -> None:
+    """As if its files had been written so many days ago."""
+    moment = (datetime.now(UTC) - timedelta(days=days)).timestamp()
     for file in folder.iterdir():
         os.utime(file, (moment, moment))
 

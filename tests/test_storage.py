@@ -139,7 +139,7 @@ def test_google_deletes_only_the_generation_that_was_listed() -> None:
             assert path == "segments/1.json"
             return Blob()
 
-        def blobs(self, folder: str) -> list[tuple[str, Any]]:
+        def blobs(self, folder: str, since: str = "", before: str = "") -> list[tuple[str, Any]]:
             return [(f"{folder}/1.json", Blob())]
 
     bucket = Bucket("gs://bucket/plays", {})

@@ -94,6 +94,18 @@ def test_a_checkpoint_follows_every_so_many_commits_and_is_read_by_others(lake: 
     assert lake.log().version == CHECKPOINT_EVERY + 1
 
 
+def test_few_checkpoints_stay_for_good(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The newest ones, for who has begun to read one, and a few for who reads an older version."""
+    monkeypatch.setattr(delta, "CHECKPOINT_EVERY", 2)
+    monkeypatch.setattr(delta, "RECENT_CHECKPOINTS", 3)
+    monkeypatch.setattr(delta, "KEPT_CHECKPOINTS", 4)
+    for number in range(1, 24):
+        lake.put(lake.log(), f"{number}.parquet", [number], number=number)
+    kept = sorted(file.name[:20] for file in Path(lake.uri, "_delta_log").glob("*.checkpoint.parquet"))
+    assert [int(version) for version in kept] == [7, 15, 19, 21, 23]
+    assert DeltaTable(lake.uri, version=12).to_pyarrow_table().num_rows == 12
+
+
 def test_a_checkpoint_that_cannot_be_written_fails_no_commit(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     def refused(table: DeltaTable) -> None:
         raise OSError("no room")

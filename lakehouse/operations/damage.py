@@ -13,6 +13,7 @@ from lakehouse.store.bronze_log import segment_of, segments_in_log
 from lakehouse.store.delta import files, table_errors
 from lakehouse.store.files import Storage
 from lakehouse.store.ledger import History
+from lakehouse.store.log_cleaning import data_files
 from lakehouse.store.place import Place
 from lakehouse.store.records import Damaged, DamagedFile, State
 from lakehouse.store.tables import TopicTables
@@ -70,7 +71,7 @@ def _of_table(place: Place, name: str) -> list[DamagedFile]:
 
 
 def _differing(storage: Storage, folder: str, wanted: Mapping[str, int]) -> Iterator[tuple[str, DamagedFile]]:
-    sizes = {stored.path: stored.size_bytes for stored in storage.listing(folder)}
+    sizes = {stored.path: stored.size_bytes for stored in data_files(storage, folder)}
     for path, size_bytes in wanted.items():
         there = sizes.get(path)
         if there != size_bytes:

@@ -25,9 +25,10 @@ from lakehouse.store.delta import Conflicts, DataFile, files, table_errors
 from lakehouse.store.delta_log import commits
 from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
+from lakehouse.store.log_cleaning import data_files, expired_log_files
 from lakehouse.store.records import State
 from lakehouse.store.table_log import ConflictError
-from lakehouse.store.tables import TopicTables
+from lakehouse.store.tables import REPLACED_FILES_KEPT, TopicTables
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -36,9 +37,6 @@ RETIRE = "retire"
 
 IN_FLIGHT = timedelta(days=1)
 """A younger file may belong to somebody who is still writing; no task lives nearly as long."""
-
-_VERSION_DIGITS = 20
-"""That a log's names begin with."""
 
 
 @dataclass(frozen=True)
@@ -159,7 +157,7 @@ class _Maintenance:
 
     def _bronze_orphans(self) -> Iterator[Removal]:
         """Files of attempts that lost or died. Listed first, the log read last: what is committed meanwhile is seen."""
-        listed = [stored for stored in self._raw.listing("bronze") if "/_delta_log/" not in stored.path]
+        listed = list(data_files(self._raw, "bronze"))
         asides = [stored for stored in self._raw.listing("segments") if "/." in stored.path]
         manifests = [read_manifest(self._raw, *key) for key in listed_manifests(self._raw)]
         named = {segment_of(file.path) for manifest in manifests if manifest for file in manifest.files}
@@ -181,21 +179,21 @@ class _Maintenance:
 
     def _silver_orphans(self) -> Iterator[Removal]:
         """Files of seals that died or lost, in hours that are sealed. What others took out of the table is evidence."""
-        listed = [stored for stored in self._sealed.listing("silver") if "/_delta_log/" not in stored.path]
+        listed = list(data_files(self._sealed, "silver"))
         if not listed or not self._tables.has_silver():
             return
-        silver = self._tables.silver()
-        spared = {f"silver/{file.path}" for file in files(silver)}
-        for done in commits(self._sealed, "silver"):
-            if (done.metadata or {}).get("kind") != SEAL:
-                spared |= {f"silver/{path}" for _, path in (*done.added, *done.removed)}
+        present = {f"silver/{file.path}" for file in files(self._tables.silver())}
         orphans = [
             stored
             for stored in listed
-            if stored.path not in spared
+            if stored.path not in present
             and self._history.revision(_hour_of_path(stored.path))
             and self._is_settled(stored)
         ]
+        if orphans:  # the whole log is read only where there are any
+            others = [done for done in commits(self._sealed, "silver") if (done.metadata or {}).get("kind") != SEAL]
+            spared = {f"silver/{path}" for done in others for _, path in (*done.added, *done.removed)}
+            orphans = [stored for stored in orphans if stored.path not in spared]
         if self._holds is not None and not self._dry_run:
             self._holds.lift(stored.path for stored in orphans)
         yield from self._delete("orphan", orphans, "no version of the sealed hour has it")
@@ -209,14 +207,16 @@ class _Maintenance:
         yield from self._delete("report", expired, f"older than {duration_text(self._topic.audit_window)}")
 
     def _ledger(self) -> Iterator[Removal]:
-        """Files that became part of a larger one, once no version within the audit window has them."""
+        """Files that became part of a larger one, once nobody can still be reading them."""
         yield from self._erased_from_ledger()
         ledger = self._tables.sealed.below("ledger").table()
         expired = ledger.vacuum(dry_run=True)
         if expired and not self._dry_run:
             expired = ledger.vacuum(dry_run=False)
         for path in expired:
-            yield self._removal("ledger", f"ledger/{path}", 0, "part of a larger file for the audit window")
+            yield self._removal(
+                "ledger", f"ledger/{path}", 0, f"part of a larger file for {duration_text(REPLACED_FILES_KEPT)}"
+            )
 
     def _erased_from_ledger(self) -> Iterator[Removal]:
         """Files whose rows still have values of what an erasure took away: written again without them."""
@@ -232,31 +232,22 @@ class _Maintenance:
             yield self._removal("ledger", path, 0, "observed values of a revision that an erasure replaced")
 
     def _logs(self) -> Iterator[Removal]:
-        """Entries that the tables' logs need no longer: no commit looks for them, as that lists the whole log."""
-        raw, sealed = self._tables.raw, self._tables.sealed
-        for place, name in ((raw, "bronze"), (sealed, "silver"), (sealed, "ledger")):
-            files = place.files()
-            expired = self._expired_files(files.listing(f"{name}/_delta_log"))
+        """Entries that the tables' logs need no longer: no commit looks for them."""
+        raw, sealed, window = self._tables.raw, self._tables.sealed, self._topic.audit_window
+        kept_for = (
+            (raw, "bronze", self._tables.bronze_log_kept),
+            (sealed, "silver", window),
+            (sealed, "ledger", window),
+        )
+        for place, name, kept in kept_for:
+            files = place.below(name).files()
+            expired = expired_log_files(files, hours.instant_after(self._now, -kept))
             if not expired:
                 continue
             if not self._dry_run:
-                place.below(name).table().cleanup_metadata()
-                left = {stored.path for stored in files.listing(f"{name}/_delta_log")}
-                expired = [stored for stored in expired if stored.path not in left]
-            why = f"{len(expired)} older than {duration_text(self._topic.audit_window)}, before a checkpoint"
+                files.delete(stored.path for stored in expired)
+            why = f"{len(expired)} older than {duration_text(kept)}, before a checkpoint"
             yield self._removal("log", f"{name}/_delta_log", sum(stored.size_bytes for stored in expired), why)
-
-    def _expired_files(self, log: list[Stored]) -> list[Stored]:
-        """Of a log's files: those of versions before the newest checkpoint, and older than the audit window."""
-        named = [(name[:_VERSION_DIGITS], stored) for stored in log if (name := stored.path.rpartition("/")[2])]
-        checkpoint = max((version for version, stored in named if ".checkpoint" in stored.path), default="")
-        return [
-            stored
-            for version, stored in named
-            if version.isdigit()
-            and version < checkpoint
-            and hours.instant_after(stored.modified_at, self._topic.audit_window) < self._now
-        ]
 
     # --- removing --------------------------------------------------------------------------------------------------
 

@@ -25,11 +25,14 @@ from lakehouse.hours import Hour
 from lakehouse.store.files import Storage, storage_for, sync
 from lakehouse.store.table_log import (
     CHECKPOINT_EVERY,
+    KEPT_CHECKPOINTS,
+    RECENT_CHECKPOINTS,
     Change,
     ConflictError,
     LogEntry,
     TableLog,
     append_entry,
+    checkpoint_path,
     log_of,
     refuse_unknown_features,
 )
@@ -306,12 +309,18 @@ def commit_to_log(
 
 
 def write_checkpoint(log: TableLog) -> None:
-    """So that whoever opens the table need not read all of its log; where that fails, the next one will do."""
+    """So that whoever opens the table need not read all of its log; where that fails, the next one will do.
+
+    Of those that are no longer recent most go: a version between two is read from the older one and the entries since.
+    """
     try:
         with table_errors(log.uri):
             table = log.table()
             table.create_checkpoint()
             make_durable(table)
+            number = (log.version + 1) // CHECKPOINT_EVERY - RECENT_CHECKPOINTS
+            if number > 0 and number % KEPT_CHECKPOINTS:
+                log.files.delete([checkpoint_path(number * CHECKPOINT_EVERY - 1)])
     except LakeError as refused:
         logger.warning("store: table=%s version=%d not_written=checkpoint error=%s", log.uri, log.version, refused)
 

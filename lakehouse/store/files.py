@@ -74,6 +74,9 @@ class Storage(Protocol):
         `since`: only those whose path below the folder does not sort before it.
         """
 
+    def walk(self, folder: str, since: str = "", before: str = "") -> Iterator[Stored]:
+        """As `listing`, page by page as it is asked for; `before`: only what sorts before it, all where it is empty."""
+
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
 
@@ -170,6 +173,11 @@ class LocalStorage:
                 modified_at = datetime.fromtimestamp(status.st_mtime, UTC)
                 found.append(Stored(path, status.st_size, modified_at, _version(status)))
         return sorted(found, key=lambda stored: stored.path)
+
+    def walk(self, folder: str, since: str = "", before: str = "") -> Iterator[Stored]:
+        for stored in self.listing(folder, since):
+            if not before or os.path.relpath(self._at(stored.path), self._at(folder)) < before:
+                yield stored
 
     def delete(self, paths: Iterable[str]) -> None:
         for path in paths:
@@ -303,9 +311,11 @@ class GoogleStorage:
             return None
 
     def listing(self, folder: str, since: str = "") -> list[Stored]:
-        blobs = self.blobs(folder, since)
-        found = [Stored(path, blob.size, blob.updated, str(blob.generation)) for path, blob in blobs]
-        return sorted(found, key=lambda stored: stored.path)
+        return sorted(self.walk(folder, since), key=lambda stored: stored.path)
+
+    def walk(self, folder: str, since: str = "", before: str = "") -> Iterator[Stored]:
+        for path, blob in self.blobs(folder, since, before):
+            yield Stored(path, blob.size, blob.updated, str(blob.generation))
 
     def delete(self, paths: Iterable[str]) -> None:
         with ThreadPoolExecutor(_PARALLEL) as pool:
@@ -339,11 +349,12 @@ class GoogleStorage:
         """The object itself, for what only Google's storage has."""
         return self._bucket().blob(self._at(path))
 
-    def blobs(self, folder: str, since: str = "") -> list[tuple[str, Any]]:
-        """(path, object) of every file below the folder, as of `listing`."""
+    def blobs(self, folder: str, since: str = "", before: str = "") -> Iterator[tuple[str, Any]]:
+        """(path, object) of every file below the folder, as of `walk`."""
         cut, prefix = len(self._prefix) + 1 if self._prefix else 0, self._at(folder).rstrip("/") + "/"
-        found = self._bucket().list_blobs(prefix=prefix, start_offset=prefix + since if since else None)
-        return [(blob.name[cut:], blob) for blob in found]
+        bounds = {"start_offset": prefix + since if since else None, "end_offset": prefix + before if before else None}
+        for blob in self._bucket().list_blobs(prefix=prefix, **bounds):
+            yield blob.name[cut:], blob
 
     def _files(self) -> fs.GcsFileSystem:
         base_url = self._options.get("google_base_url")

@@ -385,7 +385,7 @@ class LedgerTable:
     def _may_hold(self, name: str, is_present: bool, changed: Callable[[Entry], Entry]) -> bool:
         try:
             return any(changed(row) != row for row in _entries_of(self._stored(name), self.uri))
-        except (OSError, pa.ArrowException):
+        except LakeError:
             if is_present:
                 raise
             return True
@@ -439,10 +439,17 @@ class LedgerTable:
         return pa.concat_tables([LEDGER.empty_table(), *parts])
 
     def _stored(self, path: str) -> pa.Table:
+        address = f"{self.uri.rstrip('/')}/{path}"
         content = self._log.files.read(unquote(path))
         if content is None:
-            raise FileNotFoundError(f"{self.uri}/{path} is not there")
-        stored = pq.ParquetFile(pa.BufferReader(content)).read()
+            raise LakeError(
+                address,
+                found="no such file",
+                expected="the rows of the ledger that the log names",
+                next_step="Restore it from a backup.",
+            )
+        with table_errors(address):
+            stored = pq.ParquetFile(pa.BufferReader(content)).read()
         known = [stored[name] if name in stored.column_names else pa.nulls(len(stored)) for name in LEDGER.names]
         return pa.table(dict(zip(LEDGER.names, known, strict=True))).cast(LEDGER)
 

@@ -23,6 +23,8 @@ from lakehouse.store.files import Storage, storage_for
 
 CHECKPOINT_EVERY = 50
 """Versions from one checkpoint to the next."""
+RECENT_CHECKPOINTS, KEPT_CHECKPOINTS = 32, 64
+"""How many stay at first, for who has begun to read one; of those before them, one in so many stays for good."""
 
 _READERS = 16
 _ENGINE = "lakehouse"
@@ -138,6 +140,11 @@ def newest_log(uri: str, options: Mapping[str, str]) -> TableLog | None:
 def entry_path(version: int) -> str:
     """Below the table, the commit that made the version."""
     return f"_delta_log/{version:020d}.json"
+
+
+def checkpoint_path(version: int) -> str:
+    """Below the table, the checkpoint of the version, if it has one."""
+    return f"_delta_log/{version:020d}.checkpoint.parquet"
 
 
 @dataclass(frozen=True)

@@ -18,7 +18,12 @@ from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
 from lakehouse.store.ledger import Entry, History, Ledger, LedgerTable
 from lakehouse.store.place import Place
+from lakehouse.store.table_log import CHECKPOINT_EVERY
 from lakehouse.topics import Topic
+
+BRONZE_LOG_MARGIN = timedelta(days=7)
+REPLACED_FILES_KEPT = timedelta(days=1)
+"""Of bronze and the ledger, whose rows are then in other files: whoever has begun to read them ends in that time."""
 
 _ledgers: dict[tuple[object, ...], LedgerTable] = {}
 """Those that this process records in, by address and options: their rows are read once."""
@@ -70,7 +75,7 @@ class TopicTables:
         table = _ledgers.get(key)
         if table is None or not place.has_table():
             # Without a lock, which a slow store of one topic would hold against all others: two handles do no harm.
-            table = _ledgers[key] = LedgerTable(_ensure(place, LEDGER, [], _properties(self.topic)))
+            table = _ledgers[key] = LedgerTable(_ensure(place, LEDGER, [], self._properties(self.topic.audit_window)))
         return Ledger(table, by, clock or self.settings.clock)
 
     def history(self) -> History:
@@ -94,12 +99,28 @@ class TopicTables:
 
     def ensure_bronze(self) -> DeltaTable:
         """Bronze, created or given new declared fields where that is due."""
-        return _ensure(self.raw.below("bronze"), bronze_schema(self.topic), ["hour"], _properties(self.topic))
+        properties = self._properties(self.bronze_log_kept)
+        return _ensure(self.raw.below("bronze"), bronze_schema(self.topic), ["hour"], properties)
 
     def ensure_silver(self) -> DeltaTable:
         """Silver, created or given new declared fields where that is due; append-only."""
-        properties = _properties(self.topic) | {"delta.appendOnly": "true"}
+        window = self.topic.audit_window
+        properties = self._properties(window, files_kept=window) | {"delta.appendOnly": "true"}
         return _ensure(self.sealed.below("silver"), silver_schema(self.topic), ["hour"], properties)
+
+    @property
+    def bronze_log_kept(self) -> timedelta:
+        """As long as its deliveries, and somewhat longer: what the last of them came with can still be said."""
+        return self.topic.bronze_retention + BRONZE_LOG_MARGIN
+
+    def _properties(self, log_kept: timedelta, files_kept: timedelta = REPLACED_FILES_KEPT) -> dict[str, str]:
+        """`files_kept` is how long the files of older versions stay."""
+        return {
+            "delta.logRetentionDuration": "interval " + _interval(log_kept),
+            "delta.deletedFileRetentionDuration": "interval " + _interval(files_kept),
+            "delta.enableExpiredLogCleanup": "false",  # `maintain` does it: in a commit it lists the whole log
+            "delta.checkpointInterval": str(CHECKPOINT_EVERY),
+        }
 
     @property
     def _ledger(self) -> Place:
@@ -107,16 +128,6 @@ class TopicTables:
 
     def _place(self, root: str) -> Place:
         return Place(f"{root}/{self.topic.name}", self.settings.storage_options)
-
-
-def _properties(topic: Topic) -> dict[str, str]:
-    window = "interval " + _interval(topic.audit_window)
-    return {
-        "delta.logRetentionDuration": window,
-        "delta.deletedFileRetentionDuration": window,
-        "delta.enableExpiredLogCleanup": "false",  # `maintain` does it: in a commit it lists the whole log
-        "delta.checkpointInterval": "50",
-    }
 
 
 def _interval(duration: timedelta) -> str:
