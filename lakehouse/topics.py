@@ -151,6 +151,12 @@ class Topic(Frozen):
             "`hour` are columns of every topic, and no field's name."
         ),
     )
+    deliver_within: Duration | None = key(
+        None,
+        unit="duration",
+        doc="How long after its end an hour should be everywhere it goes: what the topic's page is measured by. "
+        "At least `lateness`, plus some minutes for the stages.",
+    )
     lateness: Duration = key(
         timedelta(hours=1),
         unit="duration",

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import random
 import re
+import shlex
 import shutil
 import threading
 import time
@@ -20,12 +22,15 @@ from urllib.request import urlopen
 import pytest
 from flights_lake import DIRTY, FlightsLake, shared_lake
 from playwright.sync_api import Browser, Page, sync_playwright
+from typer.testing import CliRunner
 
 from lakehouse import hours
+from lakehouse.cli.app import app
 from lakehouse.errors import UsageError
 from lakehouse.operations import report
 from lakehouse.pages import charts
 from lakehouse.pages import lake as overview
+from lakehouse.pages.charts import Outcome
 from lakehouse.pages.lake import STATES, Line
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.release import release
@@ -162,7 +167,101 @@ def test_an_hours_page_has_all_that_is_known_of_it(reader: Reader, site: Path, l
     mirrored = reader.open(site / "weather_observed" / "2013-01-02T12.html").page.inner_text("main")
     assert "Where it was delivered" in mirrored
     assert "Now: mirrored" in mirrored
-    assert reader.page.locator("figure.chart svg").count() == 1
+    assert reader.page.locator("figure.chart svg").count() == 2
+
+
+def test_each_failed_expectation_leads_to_its_rows_and_to_the_command_that_lists_them_all(
+    reader: Reader, site: Path, lake: FlightsLake
+) -> None:
+    """Who reads `12 rows against it` wants these rows next: a few are there, and the command for all of them runs."""
+    hour = _invalid(lake)[0]
+    reader.open(site / DIRTY / f"{hour}.html")
+    reader.page.locator("tr.no a").first.click()
+    assert reader.page.url.endswith("#finding-1")
+    finding = reader.page.locator("article:target")
+    assert "arrival_delay_minutes" in finding.inner_text()
+    against = int(finding.locator(".figures b").first.inner_text())
+    command = finding.locator(".command code").inner_text()
+    done = CliRunner().invoke(app, ["--conf", str(lake.conf), *shlex.split(command)[1:], "--json"])
+    assert done.exit_code == 0, done.output
+    assert json.loads(done.output)["unexpected"] == against > 0
+
+
+def test_the_path_of_an_hours_messages_adds_up(reader: Reader, site: Path, lake: FlightsLake) -> None:
+    """What was received is what was delivered, left out or rejected; for who cannot see it, in words."""
+    reader.open(site / "flight_departed" / "2013-01-02T14.html")
+    label = reader.page.locator("figure.chart").first.get_attribute("aria-label") or ""
+    received, *outcomes = [int(number) for number in re.findall(r"\d+", label)]
+    assert received == sum(outcomes)
+    assert "delivered, late: of earlier hours" in label
+    assert "left out: in an earlier sealed hour" in label
+
+
+def test_a_topics_page_shows_each_hours_delay_beside_what_is_promised(reader: Reader, site: Path) -> None:
+    reader.open(site / "flight_departed" / "index.html")
+    chart = reader.page.locator("figure.chart").first
+    assert "within 2 h 30 min" in chart.inner_text()
+    titles = chart.locator("title").all_text_contents()
+    assert titles[0].startswith("2013-01-02T11: delivered after 2 h")
+    late = chart.locator("rect[fill='var(--bad)'] title").all_text_contents()
+    assert late == [title for title in titles if "has waited for" in title]
+
+
+def test_topics_with_one_cause_are_together_and_what_is_wrong_is_first(reader: Reader, tmp_path: Path) -> None:
+    """Of 300 topics that lost one permission nobody wants to read 300 lines to see that it is one."""
+    axis = ["2026-11-23T05"]
+    lines = [Line("a", {axis[0]: "held"}, cause="failing: no permission"), Line("b", {axis[0]: "mirrored"})]
+    lines.insert(1, Line("c", {axis[0]: "held"}, cause="failing: no permission"))
+    (tmp_path / "index.html").write_text(overview.index(lines, axis, NOW, "1.0"))
+    reader.open(tmp_path / "index.html")
+    heads = ".row.cause:not([hidden])"
+    assert reader.page.locator(heads).all_inner_texts() == ["2 topics\n\nfailing: no permission", "1 topic\n\nok"]
+    reader.page.fill("input[type=search]", "b")
+    assert reader.page.locator(heads).all_inner_texts() == ["1 topic\n\nok"]
+
+
+def test_the_grid_that_is_served_goes_on_without_a_reload(browser: Browser, lake: FlightsLake, tmp_path: Path) -> None:
+    """Left open on a wall it must not show this morning; it asks only the server it came from."""
+    report.build(lake.config, str(tmp_path), NOW, is_live=True)
+    page, asked = browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    with report.server(str(tmp_path), 0) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{pages.server_port}"
+        page.goto(address)
+        page.evaluate("window.isTheSame = true")
+        page.fill("input[type=search]", "weather")
+        cell = page.locator("a[href='weather_observed/2013-01-02T12.html']")
+        assert cell.get_attribute("class") == "s-mirrored"
+        later = (
+            (tmp_path / "index.html")
+            .read_text()
+            .replace(
+                's-mirrored" href="weather_observed/2013-01-02T12', 's-invalid" href="weather_observed/2013-01-02T12'
+            )
+        )
+        (tmp_path / "index.html").write_text(later)
+        os.utime(tmp_path / "index.html", (time.time() + 60, time.time() + 60))
+        page.wait_for_selector("a.s-invalid[href='weather_observed/2013-01-02T12.html']", timeout=20_000)
+        assert page.evaluate("window.isTheSame")
+        assert page.input_value("input[type=search]") == "weather"
+        assert page.locator(".row[data-topic]:not([hidden])").count() == 1
+        pages.shutdown()
+    page.close()
+    assert {url.removeprefix(address) for url in asked} == {"/"}
+
+
+def test_pages_are_built_again_while_they_are_served(
+    lake: FlightsLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(report, "_SHORTEST_PAUSE_SECONDS", 0.05)
+    with report.kept_built(lake.config, str(tmp_path), 72):
+        until = time.monotonic() + 60
+        while not (tmp_path / "index.html").exists() and time.monotonic() < until:
+            time.sleep(0.05)
+    assert 'data-live="' in (tmp_path / "index.html").read_text()
+    report.build(lake.config, str(tmp_path), NOW)
+    assert "data-live" not in (tmp_path / "index.html").read_text().partition("</script>")[0].rpartition("<script>")[0]
 
 
 def test_a_released_hour_names_who_let_it_go_and_why(reader: Reader, site: Path, lake: FlightsLake) -> None:
@@ -345,7 +444,10 @@ def test_charts_take_the_colours_of_their_page_and_share_no_names() -> None:
 def test_a_chart_of_any_hour_stays_within_its_frame(rows: list[int]) -> None:
     """Empty hours and the largest ones are drawn by the same rule."""
     axis = list(hours.hours_between("2026-11-23T00", "2026-11-23T08"))
-    for chart in (charts.lateness(rows), charts.volume(axis, rows, {axis[0]: (0, 2 * max(rows))})):
+    outcomes = [Outcome(f"outcome {number}", count, "good") for number, count in enumerate(rows)]
+    delays = {hour: (float(count), True) for hour, count in zip(axis, rows, strict=True)}
+    drawn = (charts.lateness(rows), charts.volume(axis, rows, {axis[0]: (0, 2 * max(rows))}))
+    for chart in (*drawn, charts.events(sum(rows), outcomes), charts.freshness(delays, 2.0 * max(rows))):
         frame = [float(size) for size in re.search(r'viewBox="0 0 (\d+) (\d+)"', chart).groups()]  # type: ignore[union-attr]
         for x, y, width, height in re.findall(r'<rect x="(.+?)" y="(.+?)" width="(.+?)" height="(.+?)"', chart):
             assert 0 <= float(x) <= float(x) + float(width) <= frame[0]

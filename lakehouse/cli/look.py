@@ -158,7 +158,10 @@ def report(
     ] = None,
     last: Annotated[int, typer.Option(min=1, help="How many hours of each topic, counted from the newest.")] = 72,
     serve: Annotated[
-        bool, typer.Option("--serve", help="Show them at an address of this machine until stopped.")
+        bool,
+        typer.Option(
+            "--serve", help="Show them at an address of this machine until stopped, and keep them up to date."
+        ),
     ] = False,
     port: Annotated[int, typer.Option(min=0, max=65535, help="With --serve; 0 takes any free port.")] = 8086,
     as_json: AsJson = False,
@@ -171,7 +174,7 @@ def report(
     folder = (out or f"{config.settings.sealed_root}/_report").rstrip("/")
     if serve and "://" in folder:
         raise UsageError("--serve", found=folder, expected="a folder of this machine", next_step="Give one with --out.")
-    built = report_site.build(config, folder, config.now(), last=last, track=progress("topics drawn"))
+    built = report_site.build(config, folder, config.now(), last=last, track=progress("topics drawn"), is_live=serve)
     document = {"index": f"{folder}/index.html", **asdict(built)}
     confirm(
         f"{folder}/index.html: {built.topics} topics, {built.pages} hours, {built.drawn} drawn again.",
@@ -180,7 +183,7 @@ def report(
     )
     if not serve:
         return
-    with report_site.server(folder, port) as pages:
+    with report_site.server(folder, port) as pages, report_site.kept_built(config, folder, last):
         confirm(
             f"http://127.0.0.1:{pages.server_port}/", {"address": f"http://127.0.0.1:{pages.server_port}/"}, as_json
         )

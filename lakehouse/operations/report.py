@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import logging
+import threading
+import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
@@ -15,31 +18,41 @@ from typing import Any
 
 from lakehouse import hours
 from lakehouse.config import Config
-from lakehouse.durations import brief
-from lakehouse.errors import LakeError, UsageError, in_one_line
+from lakehouse.durations import brief, seconds_since
+from lakehouse.errors import LakeError, LakehouseError, UsageError, in_one_line
 from lakehouse.hours import Hour
+from lakehouse.operations.causes import shared_cause
 from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.hour_status import HourStatus, hour_statuses
 from lakehouse.operations.report_sites import register
 from lakehouse.operations.snapshot import TopicSnapshot, read_topic
+from lakehouse.operations.status import STATES, status_of
+from lakehouse.operations.topic_life import signs_of
 from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.pages import charts, hour
+from lakehouse.pages.charts import Outcome
 from lakehouse.pages.hour import HourContext
 from lakehouse.pages.lake import HourLine, Line, index, topic_page
 from lakehouse.pages.words import second
 from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.heartbeats import Sign
 from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import volume_models
 from lakehouse.validate.volume import ROWS, Model
 
+log = logging.getLogger(__name__)
+
 SHOWN_HOURS = 72
 _READERS = 8
+_SHORTEST_PAUSE_SECONDS = 3.0
+_PAUSE_SHARE = 4
+"""Between two builds, of the last one's time: to serve pages must not take a machine's cores."""
 _CONTEXT = 48
 """Hours before one that its page shows beside it."""
 _BUILT = "built.json"
-_FORM = 2
+_FORM = 3
 """Changes when pages of unchanged hours must be drawn again."""
 
 
@@ -54,11 +67,13 @@ class Built:
 
 @dataclass(frozen=True)
 class _TopicView:
-    """What is shown of a topic; `complaint` where it could not be read."""
+    """What is shown of a topic; `complaint` where it could not be read. `state` and `cause` are as of `status`."""
 
     topic: Topic
     rows: Sequence[HourStatus] = ()
     complaint: str | None = None
+    state: str = "error"
+    cause: str = "error: its lake cannot be read"
 
 
 @dataclass(frozen=True)
@@ -74,25 +89,35 @@ class _Pages:
     now: datetime
 
 
-def build(config: Config, out: str, now: datetime, *, last: int = SHOWN_HOURS, track: Track = no_tracking) -> Built:
+def build(
+    config: Config,
+    out: str,
+    now: datetime,
+    *,
+    last: int = SHOWN_HOURS,
+    track: Track = no_tracking,
+    is_live: bool = False,
+) -> Built:
     """Write the pages of the `last` newest hours to the folder or bucket `out`.
 
     An hour's page is drawn again only when something happened to the hour; pages of older hours stay. What cannot be
-    read of one topic or hour is said on its page, and holds up no other. `track` counts topics.
+    read of one topic or hour is said on its page, and holds up no other. `track` counts topics; a lake's page that is
+    live asks its server for a newer one.
     """
     storage = storage_for(out, config.settings.storage_options)
     with _refusals_of(out):
         before = _keys_before(storage)
     topics = [config.topics[name] for name in sorted(config.topics)]
+    signs = signs_of(config.settings)
     with ThreadPoolExecutor(_READERS) as readers:
-        built = readers.map(lambda topic: _build_topic(topic, config, out, storage, before, last, now), topics)
+        built = readers.map(lambda topic: _build_topic(topic, config, out, storage, before, last, signs, now), topics)
         results = list(track(built, len(topics)))
     views = [view for view, _ in results]
     pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
     axis = _axis(views, last)
-    lines = [Line(view.topic.name, {row.hour: _state(row) for row in view.rows}, view.complaint) for view in views]
+    lines = [_line(view) for view in sorted(views, key=lambda view: list(STATES).index(view.state))]
     with _refusals_of(out):
-        storage.write("index.html", index(lines, axis, now, config.settings.release).encode())
+        storage.write("index.html", index(lines, axis, now, config.settings.release, is_live=is_live).encode())
         storage.write(_BUILT, json.dumps(before | pages).encode())
     drawn = sum(before.get(page) != key for page, key in pages.items())
     return Built(len(topics), len(pages), drawn)
@@ -130,6 +155,30 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
         ) from refused
 
 
+@contextmanager
+def kept_built(config: Config, out: str, last: int) -> Iterator[None]:
+    """While this lasts the pages are built again and again, with pauses by how long that takes; the lake's is live."""
+    stopping = threading.Event()
+
+    def build_again() -> None:
+        pause = _SHORTEST_PAUSE_SECONDS
+        while not stopping.wait(pause):
+            began = time.monotonic()
+            try:
+                build(config, out, config.now(), last=last, is_live=True)
+            except LakehouseError as error:
+                log.warning("report: path=%s error=%s", out, error)
+            pause = max(_SHORTEST_PAUSE_SECONDS, _PAUSE_SHARE * (time.monotonic() - began))
+
+    thread = threading.Thread(target=build_again, name="report", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        stopping.set()
+        thread.join()
+
+
 # --- reading -------------------------------------------------------------------------------------------------------
 
 
@@ -143,13 +192,21 @@ def _keys_before(storage: Storage) -> dict[str, str]:
 
 
 def _build_topic(
-    topic: Topic, config: Config, out: str, storage: Storage, before: Mapping[str, str], last: int, now: datetime
+    topic: Topic,
+    config: Config,
+    out: str,
+    storage: Storage,
+    before: Mapping[str, str],
+    last: int,
+    signs: Sequence[Sign],
+    now: datetime,
 ) -> tuple[_TopicView, dict[str, str]]:
     """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
     try:
         snapshot = read_topic(topic, config)
         tables = TopicTables(topic, config.settings)
-        view = _TopicView(topic, _rows(snapshot, last, now))
+        status = status_of(snapshot, signs, now)
+        view = _TopicView(topic, _rows(snapshot, last, now), state=status.state, cause=shared_cause(status))
         pages = _Pages(view, snapshot, _model_of(tables), tables.reports.files(), storage, before, now)
         drawn_from = _write_pages(pages) | _write_erased_pages(pages)
         register(tables, out, snapshot.history)
@@ -194,6 +251,11 @@ def _state(row: HourStatus) -> str:
     if row.state == "mirrored" and row.waits_for:
         return row.verdict or "valid"
     return row.state
+
+
+def _line(view: _TopicView) -> Line:
+    states = {row.hour: _state(row) for row in view.rows}
+    return Line(view.topic.name, states, view.complaint, view.cause)
 
 
 # --- writing -------------------------------------------------------------------------------------------------------
@@ -273,6 +335,7 @@ def _context(
         lateness=_lateness(result) if result else "",
         volume=_volume_chart(before, model, row.hour) if has_volume else "",
         volume_note=_volume_note(row, model),
+        events=_events_chart(row),
     )
 
 
@@ -295,6 +358,34 @@ def _volume_note(row: HourStatus, model: Model | None) -> str:
 def _volume_chart(rows: Sequence[HourStatus], model: Model | None, marked: Hour | None) -> str:
     bands = {row.hour: (band.low, band.high) for row in rows if model and (band := model.band(ROWS, row.hour))}
     return charts.volume([row.hour for row in rows], [row.rows or 0 for row in rows], bands, marked)
+
+
+def _events_chart(row: HourStatus) -> str:
+    """Of a sealed hour: its messages, and the rejected ones that came since the close before it."""
+    if row.rows is None or row.deliveries is None:
+        return ""
+    skewed, twice, late = row.skewed or 0, row.duplicates or 0, row.late_duplicates or 0
+    outcomes = [
+        Outcome("delivered, of this hour", row.rows - skewed, "good"),
+        Outcome("delivered, late: of earlier hours", skewed, "accent"),
+        Outcome("left out: came twice", twice, "pale"),
+        Outcome("left out: in an earlier sealed hour", late, "purple"),
+        Outcome("rejected: no event of any hour", row.rejected or 0, "bad"),
+    ]
+    return charts.events(sum(each.messages for each in outcomes), outcomes)
+
+
+def _freshness_chart(rows: Sequence[HourStatus], topic: Topic, now: datetime) -> str:
+    """Of hours that have closed: how long after its end each was everywhere it goes, or has waited until now."""
+    delays: dict[Hour, tuple[float, bool]] = {}
+    for row in rows:
+        through = row.mirrored_after_seconds if topic.mirrors else row.sealed_after_seconds
+        if through is not None:
+            delays[row.hour] = through, True
+        elif row.state != "open":
+            delays[row.hour] = seconds_since(hours.end_of(row.hour), now), False
+    goal = topic.deliver_within / timedelta(seconds=1) if topic.deliver_within else None
+    return charts.freshness(delays, goal) if len(delays) > 1 else ""
 
 
 def _links(view: _TopicView, place: int) -> list[tuple[str, str]]:
@@ -322,7 +413,8 @@ def _topic_page(pages: _Pages) -> str:
     with_rows = [row for row in view.rows if row.rows is not None]
     chart = _volume_chart(with_rows, pages.model, None) if len(with_rows) > 1 else ""
     facts = list(_facts(pages.snapshot, pages.model, pages.now))
-    return topic_page(view.topic.name, list(_hour_lines(view.rows)), facts, chart)
+    freshness = _freshness_chart(view.rows, view.topic, pages.now)
+    return topic_page(view.topic.name, list(_hour_lines(view.rows)), facts, chart, freshness)
 
 
 def _hour_lines(rows: Sequence[HourStatus]) -> Iterator[HourLine]:
@@ -350,6 +442,8 @@ def _facts(snapshot: TopicSnapshot, model: Model | None, now: datetime) -> Itera
     since = (now - snapshot.batch.committed_at) / timedelta(seconds=1)
     yield "last commit", f"{second(snapshot.batch.committed_at)}, {brief(since)} ago"
     yield "lateness allowed", brief(snapshot.topic.lateness / timedelta(seconds=1))
+    if snapshot.topic.deliver_within is not None:
+        yield "to be delivered within", brief(snapshot.topic.deliver_within / timedelta(seconds=1))
     if model is not None:
         yield "usual hours fitted to", f"{model.hours:,} hours, {model.first} to {model.last}"
 

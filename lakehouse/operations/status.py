@@ -122,6 +122,12 @@ def statuses(
         return list(readers.map(lambda name: _status_or_error(name, config, signs, now, looks_at_files), names))
 
 
+def status_of(snapshot: TopicSnapshot, signs: Sequence[Sign], now: datetime) -> TopicStatus:
+    """The row of a topic that was read already; its files count as they were found when somebody looked last."""
+    life = topic_life(snapshot.topic.name, signs, now)
+    return _status(snapshot, life, signs, recorded_damage(snapshot.history), now)
+
+
 def _status_or_error(
     name: str, config: Config, signs: Sequence[Sign], now: datetime, looks_at_files: bool
 ) -> TopicStatus:

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 
+from lakehouse.durations import brief
 from lakehouse.hours import Hour, start_of
 from lakehouse.pages.render import markup_of
 
@@ -12,12 +14,24 @@ Band = tuple[float, float]
 
 _WIDTH, _HEIGHT = 520, 190
 _LATENESS = ("< 1 s", "1–10 s", "10–60 s", "1–10 min", "10–60 min", "1–6 h", "6–24 h", "> 1 d")
+_UNITS = ((86_400, "d"), (3_600, "h"), (60, "min"))
+_THINNEST = 14.0
+"""Of a path's ribbons: its name stands beside it."""
 _TICKS = 4
 _MARKS = 7
 _MARGIN = 14
 """Right of the last bar, for half of the text below it."""
 _BAR = 0.7
 """Of a bar's place, the part that the bar fills."""
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of so many of an hour's messages; the colour is one of `style.css`."""
+
+    name: str
+    messages: int
+    colour: str
 
 
 def lateness(rows: Sequence[int]) -> str:
@@ -75,15 +89,105 @@ def volume(hours: Sequence[Hour], rows: Sequence[int], bands: Mapping[Hour, Band
             }
             for place, (hour, count) in enumerate(zip(hours, rows, strict=True))
         ],
-        marks=[
-            {
-                "x": round(left + (place + 0.5) * step, 1),
-                "time": f"{hours[place][11:13]}:00",
-                "day": f"{start_of(hours[place]):%-d %b}",
-            }
-            for place in _marked_places(len(hours))
-        ],
+        marks=_marks(hours, left, step),
     )
+
+
+def freshness(delays: Mapping[Hour, tuple[float, bool]], goal: float | None) -> str:
+    """How many seconds after its end each hour was delivered, or how long it has waited; `goal` is the longest allowed.
+
+    `delays` says for each hour, oldest first, the seconds and whether it is delivered.
+    """
+    hours = list(delays)
+    most = max([*(seconds for seconds, _ in delays.values()), goal or 0, 60.0])
+    unit, in_words = next(((size, name) for size, name in _UNITS if most >= 2 * size), _UNITS[-1])
+    ticks = _ticks(most / unit)
+    base, left, top = _HEIGHT - 32, 46, 12
+    step = (_WIDTH - left - _MARGIN) / max(1, len(hours))
+
+    def height(seconds: float) -> float:
+        return round(max(0.0, seconds) / unit / ticks[-1] * (base - top), 1)
+
+    bars = [
+        {
+            "x": round(left + place * step + step * (1 - _BAR) / 2, 1),
+            "y": base - height(seconds),
+            "width": round(step * _BAR, 1),
+            "height": height(seconds),
+            "colour": "bad" if goal is not None and seconds > goal else "accent",
+            "is_waiting": not is_delivered,
+            "title": f"{hour}: {'delivered after' if is_delivered else 'has waited for'} {brief(seconds)}",
+        }
+        for place, (hour, (seconds, is_delivered)) in enumerate(delays.items())
+    ]
+    return markup_of(
+        "freshness.svg",
+        width=_WIDTH,
+        height=_HEIGHT,
+        base=base,
+        left=left,
+        ticks=[{"y": base - height(tick * unit), "text": f"{tick:,} {in_words}"} for tick in ticks],
+        bars=bars,
+        goal={"y": base - height(goal), "text": f"within {brief(goal)}"} if goal is not None else None,
+        marks=_marks(hours, left, step),
+    )
+
+
+def events(received: int, outcomes: Sequence[Outcome]) -> str:
+    """The path of an hour's messages: as many as were received, and what became of them."""
+    kept = [outcome for outcome in outcomes if outcome.messages]
+    gap, left, right, top = 10.0, 92, 250, 6.0
+    room = _HEIGHT - 2 * top - gap * max(0, len(kept) - 1)
+    heights = _heights([outcome.messages for outcome in kept], room)
+    ribbons, y, at = [], top, top + gap * max(0, len(kept) - 1) / 2
+    for outcome, height in zip(kept, heights, strict=True):
+        start, end, bend = left + 10, right, (left + 10 + right) / 2
+        ribbons.append(
+            {
+                "path": f"M{start} {at:.1f} C{bend} {at:.1f} {bend} {y:.1f} {end} {y:.1f} L{end} {y + height:.1f} "
+                f"C{bend} {y + height:.1f} {bend} {at + height:.1f} {start} {at + height:.1f} Z",
+                "y": round(y, 1),
+                "height": round(height, 1),
+                "middle": round(y + height / 2, 1),
+                "colour": outcome.colour,
+                "number": f"{outcome.messages:,}",
+                "name": outcome.name,
+                "title": f"{outcome.messages:,} {outcome.name}",
+            }
+        )
+        y, at = y + height + gap, at + height
+    source = {"y": round(top + gap * max(0, len(kept) - 1) / 2, 1), "height": round(sum(heights), 1)}
+    told = ", ".join(f"{each.messages:,} {each.name}" for each in kept)
+    return markup_of(
+        "events.svg",
+        width=_WIDTH,
+        height=_HEIGHT,
+        left=left,
+        right=right,
+        label=f"Of {received:,} messages: {told}",
+        source={**source, "number": f"{received:,}", "name": "received"},
+        ribbons=ribbons,
+    )
+
+
+def _heights(counts: Sequence[int], room: float) -> list[float]:
+    """In proportion, but none thinner than what can be seen."""
+    least = min(_THINNEST, room / max(1, len(counts)))
+    total = sum(counts) or 1
+    raised = [max(least, count / total * room) for count in counts]
+    too_much, spare = sum(raised) - room, sum(height - least for height in raised)
+    return [height - too_much * (height - least) / spare if spare else height for height in raised]
+
+
+def _marks(hours: Sequence[Hour], left: float, step: float) -> list[dict[str, object]]:
+    return [
+        {
+            "x": round(left + (place + 0.5) * step, 1),
+            "time": f"{hours[place][11:13]}:00",
+            "day": f"{start_of(hours[place]):%-d %b}",
+        }
+        for place in _marked_places(len(hours))
+    ]
 
 
 def _colour(hour: Hour, count: int, band: Band | None, marked: Hour | None) -> str:

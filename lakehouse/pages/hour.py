@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
@@ -29,8 +30,8 @@ _LATENESS = {
 class HourContext:
     """What is known of an hour beyond its result: the ledger's words, charts, and ways to other pages.
 
-    `links` are (text, address); `conditions`, `mirrors` and `story` are rows of their tables; `lateness` and `volume`
-    are charts. `complaint` says what could not be read.
+    `links` are (text, address); `conditions`, `mirrors` and `story` are rows of their tables; `lateness`, `volume`
+    and `events` are charts. `complaint` says what could not be read.
     """
 
     topic: str = ""
@@ -46,12 +47,15 @@ class HourContext:
     lateness: str = ""
     volume: str = ""
     volume_note: str = ""
+    events: str = ""
     complaint: str = ""
 
 
 def page(result: Result, context: HourContext | None = None) -> str:
     """The hour's page, verdict first: as it was judged and, with `context`, as it is now."""
     context = context or HourContext()
+    failed = (*_failures(result, "critical"), *_failures(result, "warning"))
+    broken = [_with_examples(each, number, result) for number, each in enumerate(failed, 1)]
     return markup_of(
         "hour_judged.html",
         topic=result["topic"],
@@ -61,12 +65,12 @@ def page(result: Result, context: HourContext | None = None) -> str:
         means=_meaning(result, context),
         rows=result["rows"],
         shown=_SHOWN,
-        broken=[_with_examples(each) for each in (*_failures(result, "critical"), *_failures(result, "warning"))],
+        broken=broken,
         remarks=[each["remark"] for each in result["expectations"] if each.get("remark")],
         numbers=_numbers(result),
         lateness=[(name, result["lateness"][key]) for key, name in _LATENESS.items()] if result.get("lateness") else [],
         closed=_closing(result.get("closed") or {}),
-        expectations=result["expectations"],
+        expectations=[(each, _anchor(each, failed)) for each in result["expectations"]],
         at=datetime.fromisoformat(result["at"]),
         origin=_origin(result),
         context=context,
@@ -106,11 +110,23 @@ def _failures(result: Result, severity: str) -> list[Result]:
     return [each for each in result["expectations"] if not each["success"] and each["severity"] == severity]
 
 
-def _with_examples(finding: Result) -> dict[str, Any]:
-    """The finding with its examples as a table: `columns`, and `rows` of values."""
+def _with_examples(finding: Result, number: int, result: Result) -> dict[str, Any]:
+    """The finding with its examples as a table, where it is on the page, and the command that lists all its rows."""
+    name = f"{finding['expectation']}.{finding['column']}" if finding["column"] else finding["expectation"]
+    command = f"lakehouse failing {result['topic']} {result['hour']} {shlex.quote(name)}"
     examples = finding["examples"]
     columns = list(dict.fromkeys(column for example in examples for column in example))
-    return {**finding, "columns": columns, "rows": [[example.get(name) for name in columns] for example in examples]}
+    place = {"anchor": f"finding-{number}", "command": command}
+    return {
+        **finding,
+        **place,
+        "columns": columns,
+        "rows": [[example.get(name) for name in columns] for example in examples],
+    }
+
+
+def _anchor(finding: Result, failed: Sequence[Result]) -> str | None:
+    return next((f"finding-{number}" for number, each in enumerate(failed, 1) if each is finding), None)
 
 
 def _numbers(result: Result) -> list[tuple[str, str, str]]:

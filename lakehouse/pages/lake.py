@@ -34,11 +34,15 @@ _NUMBERS = {"rows", "duplicates", "skewed", "rejected", "end to closed", "to mir
 
 @dataclass(frozen=True)
 class Line:
-    """One topic's row of the grid: what each hour is, and a complaint where the topic could not be read."""
+    """One topic's row of the grid: what each hour is, a complaint where the topic could not be read, and how it is.
+
+    `cause` is what topics with the same trouble have in common.
+    """
 
     topic: str
     states: Mapping[Hour, str] = field(default_factory=dict)
     complaint: str | None = None
+    cause: str = "ok"
 
 
 @dataclass(frozen=True)
@@ -50,8 +54,14 @@ class HourLine:
     cells: Sequence[str]
 
 
-def index(lines: Sequence[Line], hours: Sequence[Hour], built_at: datetime, release: str) -> str:
-    """The lake's page: topics by hours, newest hour last, each cell a link to the hour's page."""
+def index(
+    lines: Sequence[Line], hours: Sequence[Hour], built_at: datetime, release: str, *, is_live: bool = False
+) -> str:
+    """The lake's page: topics by hours, newest hour last, each cell a link to the hour's page.
+
+    Topics with one cause are together, in the order in which the first of each comes. One that is live looks every few
+    seconds whether its server has another.
+    """
     code, digest = script()
     states = [
         {
@@ -65,6 +75,8 @@ def index(lines: Sequence[Line], hours: Sequence[Hour], built_at: datetime, rele
     return markup_of(
         "lake.html",
         lines=lines,
+        groups=_groups(lines),
+        is_live=is_live,
         hours=hours,
         days=[(_day(day), len(list(of_day))) for day, of_day in groupby(hours, key=lambda hour: hour[:10])],
         marks=[hour[11:13] if int(hour[11:13]) % 3 == 0 else "" for hour in hours],
@@ -77,18 +89,31 @@ def index(lines: Sequence[Line], hours: Sequence[Hour], built_at: datetime, rele
     )
 
 
-def topic_page(topic: str, lines: Sequence[HourLine], facts: Iterable[tuple[str, str]], volume: str) -> str:
-    """A topic's page: how it is, its rows over time, and a line per hour, newest first. `volume` is a chart."""
+def topic_page(
+    topic: str, lines: Sequence[HourLine], facts: Iterable[tuple[str, str]], volume: str, freshness: str = ""
+) -> str:
+    """A topic's page: how it is, its rows and delays over time, and a line per hour, newest first.
+
+    `volume` and `freshness` are charts.
+    """
     return markup_of(
         "topic.html",
         topic=topic,
         lines=lines,
         facts=[(name, value, "") for name, value in facts],
         volume=volume,
+        freshness=freshness,
         columns=HOUR_COLUMNS,
         numbers=_NUMBERS,
         signs=_SIGNS,
     )
+
+
+def _groups(lines: Sequence[Line]) -> list[tuple[str, list[Line]]]:
+    groups: dict[str, list[Line]] = {}
+    for line in lines:
+        groups.setdefault(line.cause, []).append(line)
+    return list(groups.items())
 
 
 def _day(day: str) -> str:
