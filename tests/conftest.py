@@ -107,8 +107,21 @@ def _group(item: pytest.Item) -> str:
     return str(asked.args[0]) if asked else item.path.name
 
 
+_RUNNING = pytest.StashKey[pytest.Item]()
+_MAY_BE_SLOW = {"slow", "long", "stores", "services"}
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    item.config.stash[_RUNNING] = item
+
+
 @pytest.fixture(scope="session")
-def spark() -> Iterator[SparkSession]:
+def spark(request: pytest.FixtureRequest) -> Iterator[SparkSession]:
+    """A test that asks for it by `getfixturevalue` is not seen to need Spark before it runs: it says so itself."""
+    running = request.config.stash[_RUNNING]
+    if not _MAY_BE_SLOW & {mark.name for mark in running.iter_markers()}:
+        pytest.fail(f"{running.nodeid} starts Spark: mark it slow")
     session = spark_session(Settings(raw_root="build/test-lake", spark=SPARK_SETTINGS), "tests")
     session.sparkContext.setLogLevel("ERROR")
     yield session

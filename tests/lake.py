@@ -6,8 +6,9 @@ needs more has functions, or a class of its own, upon `Lake`.
 
 from __future__ import annotations
 
+import json
 import shutil
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -26,7 +27,7 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
-from lakehouse.store.delta import DataFile, event_time_stats, files, files_of_hour
+from lakehouse.store.delta import DataFile, commit, event_time_stats, files, files_of_hour
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.records import Closed, Mirrored, Valid
 from lakehouse.store.tables import TopicTables
@@ -202,6 +203,20 @@ class Lake:
     def ids(self, hour: Hour = FIVE) -> list[str]:
         return [row["event_id"] for row in self.sealed(hour)]
 
+    def write_silver(self, hour: Hour, rows: pa.Table, *, revision: int = 1, files: int = 1) -> int:
+        """The rows as the hour's revision, in so many files, in the place of the one before it; silver's version."""
+        table = self.silver
+        folder = Path(self.folders.silver, f"hour={hour}")
+        folder.mkdir(exist_ok=True)
+        size = -(-len(rows) // files) if files else 0
+        added = []
+        for number in range(files):
+            path, part = folder / f"{number}-r{revision}.parquet", rows.slice(number * size, size)
+            pq.write_table(part, path)
+            added.append(DataFile(f"hour={hour}/{path.name}", hour, len(part), path.stat().st_size, datetime.now(UTC)))
+        replaced = files_of_hour(table, hour)
+        return commit(table, added, metadata={}, transactions={f"seal/{hour}": revision}, removed=replaced)
+
     def clear(self, hour: Hour, *targets: str) -> None:
         """Valid, and mirrored to the targets."""
         self.ledger.record(Valid(rows=0), hour)
@@ -219,12 +234,23 @@ def plays(*event_ids: str, minute: int = 0) -> Iterable[Delivery]:
     return [Delivery(each, minute, value=number) for number, each in enumerate(event_ids)]
 
 
+def write_suite(folder: Path, name: str, expectations: Iterable[Mapping[str, Any]] = ()) -> None:
+    """What the hours of the topic `name` must meet, in a folder of expectations."""
+    folder.mkdir(parents=True, exist_ok=True)
+    (folder / f"{name}.json").write_text(json.dumps({"name": name, "expectations": list(expectations)}))
+
+
+def write_conf(folder: Path, settings: Mapping[str, Any], topics: Mapping[str, Mapping[str, Any]]) -> Path:
+    """`conf/test.yaml` below the folder, with a file for each topic; its path."""
+    conf = folder / "conf" / "test.yaml"
+    (conf.parent / "topics").mkdir(parents=True, exist_ok=True)
+    conf.write_text(yaml.safe_dump(dict(settings)))
+    for name, values in topics.items():
+        (conf.parent / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(dict(values)))
+    return conf
+
+
 def conf_of(lake: Lake, folder: Path) -> Path:
     """The lake's configuration as files, for the command line."""
-    conf = folder / "conf" / "test.yaml"
-    (conf.parent / "topics").mkdir(parents=True)
     settings = lake.settings.model_dump(mode="json", exclude={"topics", "expectations"})
-    conf.write_text(yaml.safe_dump(settings))
-    topic = lake.topic.model_dump(mode="json", exclude={"name"})
-    (conf.parent / "topics" / f"{lake.topic.name}.yaml").write_text(yaml.safe_dump(topic))
-    return conf
+    return write_conf(folder, settings, {lake.topic.name: lake.topic.model_dump(mode="json", exclude={"name"})})

@@ -1,14 +1,12 @@
-"""A small lake that a test writes as the stages do: ledgers and bronze commits of two topics, at times of its own."""
+"""What status and explain read, without any rows: ledgers and bronze commits of two topics, at times of their own."""
 
 from __future__ import annotations
 
-import json
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
-import yaml
 
 from lakehouse.config import Config, load
 from lakehouse.operations import status as fleet
@@ -18,8 +16,10 @@ from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.progress import IngestState
 from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.tables import TopicTables
+from tests.lake import FIVE, SEVEN, SIX, write_conf, write_suite
 
-FIVE, SIX, SEVEN = "2025-06-01T05", "2025-06-01T06", "2025-06-01T07"
+__all__ = ["FIVE", "SEVEN", "SIX"]
+
 NOON = datetime(2025, 6, 1, 12, tzinfo=UTC)
 
 MET = [
@@ -115,29 +115,18 @@ class Lake:
 
 @pytest.fixture
 def lake(tmp_path: Path) -> Lake:
-    conf = tmp_path / "conf"
-    (conf / "topics").mkdir(parents=True)
-    for name in ("plays", "skips"):
-        values = {
-            "subscription": f"projects/test/subscriptions/{name}",
-            "event_id": "payload.event_id",
-            "event_time": "payload.played_at",
-            "fields": {"user": "string"},
-            "mirrors": ["folder"],
-        }
-        (conf / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
-    (conf / "test.yaml").write_text(
-        yaml.safe_dump(
-            {
-                "raw_root": str(tmp_path / "lake"),
-                "release": "r1",
-                "mirrors": {"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
-            }
-        ),
-        encoding="utf-8",
-    )
-    expectations = tmp_path / "expectations"
-    expectations.mkdir()
-    for name in ("_every_topic", "plays", "skips"):
-        (expectations / f"{name}.json").write_text(json.dumps({"name": name, "expectations": []}), encoding="utf-8")
-    return Lake(conf / "test.yaml")
+    settings = {
+        "raw_root": str(tmp_path / "lake"),
+        "release": "r1",
+        "mirrors": {"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
+    }
+    usual = {
+        "event_id": "payload.event_id",
+        "event_time": "payload.played_at",
+        "fields": {"user": "string"},
+        "mirrors": ["folder"],
+    }
+    topics = {name: {**usual, "subscription": f"projects/test/subscriptions/{name}"} for name in ("plays", "skips")}
+    for name in ("_every_topic", *topics):
+        write_suite(tmp_path / "expectations", name)
+    return Lake(write_conf(tmp_path, settings, topics))

@@ -26,8 +26,6 @@ import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from deltalake import DeltaTable
-from deltalake.transaction import AddAction, RemoveAction
 from fake_bigquery import FakeBigQuery, serving
 from google.api_core.exceptions import NotFound
 from py4j.protocol import Py4JJavaError
@@ -49,13 +47,13 @@ from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.sealed import sealed_hour
 from lakehouse.schemas import sealed_schema
-from lakehouse.store.delta import DataFile, commit, files_of_hour
 from lakehouse.store.files import google_client
 from lakehouse.store.ledger import History, Ledger
 from lakehouse.store.place import Place
 from lakehouse.store.records import Closed, Sealed, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from tests.lake import Lake as OneTopicLake
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers
 from tests.servers.warehouse import PROJECT, connector_settings
@@ -85,39 +83,17 @@ def plays(ids: Sequence[str], topic: Topic, **columns: Sequence[Any]) -> pa.Tabl
     return pa.table([pa.array(values.get(f.name, [None] * len(ids)), f.type) for f in schema], schema=schema)
 
 
-def _drop(table: DeltaTable, files: Sequence[DataFile]) -> None:
-    """Take an older revision's files out of the newest version; they stay in the folder, as time travel needs them."""
-    now = int(datetime.now(UTC).timestamp() * 1000)
-    gone: list[AddAction | RemoveAction] = [
-        RemoveAction(file.path, False, now, file.size_bytes, {"hour": file.hour}) for file in files
-    ]
-    if gone:
-        table.create_write_transaction(gone, "append", table.schema(), partition_by=["hour"])
-        table.update_incremental()
-
-
 class Lake:
-    """Silver and ledger as the seal leaves them."""
+    """Silver and ledger of several topics, as the seal leaves them."""
 
     def __init__(self, config: Config) -> None:
         self.config = config
 
     def sealed(self, topic: Topic, hour: Hour, rows: pa.Table, files: int = 2) -> SealedHour:
         """Seal once more, in so many files; the ledger says it too."""
-        tables = self.tables(topic)
-        table = tables.ensure_silver()
-        ledger = self.ledger(topic)
+        tables, ledger = self.tables(topic), self.ledger(topic)
         revision = ledger.history().revision(hour) + 1
-        folder = Path(tables.sealed.uri) / "silver" / f"hour={hour}"
-        folder.mkdir(exist_ok=True)
-        added = []
-        size = -(-len(rows) // files) if files else 0
-        for number in range(files):
-            path, part = folder / f"{number}-r{revision}.parquet", rows.slice(number * size, size)
-            pq.write_table(part, path)
-            added.append(DataFile(f"hour={hour}/{path.name}", hour, len(part), path.stat().st_size, datetime.now(UTC)))
-        _drop(table, files_of_hour(table, hour))
-        version = commit(table, added, metadata={}, transactions={f"seal/{hour}": revision})
+        version = OneTopicLake(topic, self.config).write_silver(hour, rows, revision=revision, files=files)
         ids = rows["event_id"].to_pylist()
         ledger.record(Closed(bronze_version=1), hour)
         seal = Sealed(

@@ -26,10 +26,11 @@ from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.tables import TopicTables
 from tests.jobs import ROOT, run_job
+from tests.lake import write_conf, write_suite
 
 pytestmark = pytest.mark.xdist_group("processes")
 
-SUITE = {"name": "plays", "expectations": [{"type": "expect_column_to_exist", "kwargs": {"column": "user"}}]}
+HAS_USER = {"type": "expect_column_to_exist", "kwargs": {"column": "user"}}
 
 
 @pytest.fixture
@@ -43,13 +44,9 @@ def conf(tmp_path: Path) -> Path:
         "mirrors": {"folder": {"kind": "folder", "path": str(tmp_path / "mirror")}},
         "spark": SPARK_SETTINGS,
     }
-    (tmp_path / "conf" / "topics").mkdir(parents=True)
-    (tmp_path / "expectations").mkdir()
-    (tmp_path / "conf" / "test.yaml").write_text(yaml.safe_dump(settings))
-    (tmp_path / "conf" / "topics" / "plays.yaml").write_text(yaml.safe_dump(PLAYS))
-    (tmp_path / "expectations" / "plays.json").write_text(json.dumps(SUITE))
+    write_suite(tmp_path / "expectations", "plays", [HAS_USER])
     shutil.copy(ROOT / "expectations" / "_every_topic.json", tmp_path / "expectations")
-    return tmp_path / "conf" / "test.yaml"
+    return write_conf(tmp_path, settings, {"plays": PLAYS})
 
 
 @pytest.fixture

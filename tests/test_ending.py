@@ -22,7 +22,7 @@ from two_topics import DAMAGED, TwoTopics
 from lakehouse import hours
 from lakehouse.spark.shutdown import GRACE
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
-from lakehouse.store.ledger import Entry, _rows
+from lakehouse.store.ledger import Entry, rows_of
 from lakehouse.store.records import Closed, State
 from tests.lake import FIVE, Delivery, Lake
 
@@ -39,7 +39,7 @@ HOURS_UNDER_WAY = 2
 def lake(tmp_path: Path) -> Lake:
     """One topic with many hours that have closed; `conf/test.yaml` is beside it."""
     folder = TwoTopics(tmp_path)
-    folder._configure()
+    folder.configure()
     config = folder.config
     lake = Lake(config.topic(DAMAGED), config)
     names = [hours.from_ordinal(hours.ordinal_of(FIVE) + number) for number in range(DUE_HOURS)]
@@ -50,7 +50,7 @@ def lake(tmp_path: Path) -> Lake:
     version = commit_batch(lake.bronze, files, state, {**metadata, "segments": segments})
     details = Closed(bronze_version=version, why="watermark", rows=1).as_json()
     closes = [Entry(hour, State.CLOSED, datetime.now(UTC), "ingest/test/run", details) for hour in names]
-    write_deltalake(lake.folders.ledger, _rows(closes), mode="append")
+    write_deltalake(lake.folders.ledger, rows_of(closes), mode="append")
     return lake
 
 

@@ -30,7 +30,7 @@ from lakehouse.store.records import Valid
 from lakehouse.topics import Topic
 from lakehouse.validate.mlflow_background import BackgroundLog
 from lakehouse.validate.stage import validate_due
-from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of, write_suite
 
 PERSON = 1777040123
 WHERE = f"n = {PERSON}"
@@ -65,10 +65,8 @@ class World:
         return replace(self, lake=self.lake.with_settings(mlflow=mlflow))
 
     def suite(self, *more: dict[str, Any]) -> None:
-        for name, expectations in (("plays", [*SUITE, *more]), ("_every_topic", [])):
-            path = self.lake.config.expectations / f"{name}.json"
-            path.parent.mkdir(exist_ok=True)
-            path.write_text(json.dumps({"name": name, "expectations": expectations}))
+        write_suite(self.lake.config.expectations, "plays", [*SUITE, *more])
+        write_suite(self.lake.config.expectations, "_every_topic")
 
     def follow(self) -> None:
         """All stages that come after the seal, and the pages."""

@@ -24,22 +24,13 @@ from lakehouse import failpoints, hours
 from lakehouse.errors import LakehouseError, UnexpectedError
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.delta import files
+from tests.clock import Clock
 
 BOTH = (DAMAGED, NEIGHBOUR)
 JOBS = (doors.seal, doors.validate, doors.mirror)
 FIRST = datetime(2025, 6, 1, 9, tzinfo=UTC)
 MADE = {"a", "b", "c", "d", "e", "s900", "s901"}
 """The events of `two_topics`."""
-
-
-class Clock:
-    """The broker's."""
-
-    def __init__(self) -> None:
-        self.now = FIRST
-
-    def __call__(self) -> float:
-        return self.now.timestamp()
 
 
 class World:
@@ -103,12 +94,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TwoTopics:
 
 @pytest.fixture
 def clock() -> Clock:
-    return Clock()
+    return Clock(FIRST)
 
 
 @pytest.fixture
 def broker(clock: Clock, monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with Broker(clock=clock) as broker:
+    with Broker(clock=clock.seconds) as broker:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
         create_topic()
         for name in BOTH:

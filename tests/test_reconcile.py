@@ -13,7 +13,6 @@ from typing import Any
 
 import pyarrow as pa
 import pytest
-import yaml
 from conftest import PLAYS
 from mirror_targets import HOUR, PARAMS, TARGETS, Lake, Target, parquet, plays
 from typer.testing import CliRunner
@@ -28,6 +27,7 @@ from lakehouse.operations.reconcile import Cell, mirrors_of, reconcile
 from lakehouse.store.delta import DataFile, commit
 from lakehouse.store.records import Invalid
 from lakehouse.topics import Topic
+from tests.lake import write_conf
 
 IDS = ["a", "b", "c", "d"]
 
@@ -179,11 +179,8 @@ def test_a_store_that_does_not_answer_is_an_error_and_no_verdict(mirrored: Lake,
 def test_the_command_says_it_in_a_table_and_as_json(lake: Lake, config: Config, topic: Topic, tmp_path: Path) -> None:
     lake.cleared(topic, HOUR, plays(IDS, topic))
     mirror_due(topic, config, None, run="1")
-    (tmp_path / "conf" / "topics").mkdir(parents=True)
     settings = {"raw_root": config.settings.raw_root, "mirrors": config.settings.mirrors}
-    conf = tmp_path / "conf" / "test.yaml"
-    conf.write_text(yaml.safe_dump(settings))
-    (tmp_path / "conf" / "topics" / "plays.yaml").write_text(yaml.safe_dump(PLAYS))
+    conf = write_conf(tmp_path, settings, {"plays": PLAYS})
     (Path(config.settings.mirrors["folder"]["path"]) / "plays" / HOUR / "_SUCCESS").unlink()
 
     def run(*arguments: str) -> Any:

@@ -31,7 +31,7 @@ from lakehouse.validate import mlflow_runs
 from lakehouse.validate.scan import HourScan
 from lakehouse.validate.stage import validate_due
 from tests.clock import NOON
-from tests.lake import FIVE, Delivery
+from tests.lake import FIVE, Delivery, write_suite
 from tests.lake import Lake as SealedLake
 
 SECRET = "MIIEvQIBADANBgkq7hkiG9w0BAQ"
@@ -207,10 +207,8 @@ def judged(config: Config, topic: Topic, monkeypatch: pytest.MonkeyPatch) -> Sea
     monkeypatch.setattr(HourScan, "metrics", telling)
     sealed = SealedLake(topic, config)
     count = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}
-    for name, expectations in (("_every_topic", []), (topic.name, [count])):
-        path = config.expectations / f"{name}.json"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(json.dumps({"name": name, "expectations": expectations}))
+    write_suite(config.expectations, "_every_topic")
+    write_suite(config.expectations, topic.name, [count])
     sealed.deliver(Delivery("a", 1))
     sealed.seal(FIVE)
     return sealed

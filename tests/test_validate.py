@@ -8,12 +8,11 @@ import socket
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
-import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -22,8 +21,7 @@ from lakehouse import failpoints, hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SuiteError
 from lakehouse.schemas import sealed_schema
-from lakehouse.store.delta import DataFile, commit
-from lakehouse.store.ledger import Entry, Ledger
+from lakehouse.store.ledger import Entry
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import hour_rows, mlflow_runs
@@ -33,6 +31,7 @@ from lakehouse.validate.release import ReleaseError, release
 from lakehouse.validate.results import Verdict
 from lakehouse.validate.stage import validate_due, validate_hour
 from lakehouse.validate.suite_files import check_suites, suite_of
+from tests.lake import Lake, write_suite
 
 HOUR = "2026-11-23T05"
 Rows = list[dict[str, Any]]
@@ -80,57 +79,27 @@ def plays(count: int, **changed: Mapping[int, Any]) -> Rows:
 
 
 @dataclass
-class Lake:
+class SealedLake(Lake):
     """A topic's sealed hours, as the seal would leave them."""
 
-    topic: Topic
-    config: Config
+    by: str = "seal/test/run"
 
     def suite(self, expectations: list[dict[str, Any]], name: str | None = None) -> None:
-        file = self.config.expectations / f"{name or self.topic.name}.json"
-        file.parent.mkdir(exist_ok=True)
-        file.write_text(json.dumps({"name": file.stem, "expectations": expectations}))
+        write_suite(self.config.expectations, name or self.topic.name, expectations)
 
-    @property
-    def tables(self) -> TopicTables:
-        return TopicTables(self.topic, self.config.settings)
-
-    @property
-    def ledger(self) -> Ledger:
-        return self.tables.ledger("seal/test/run")
-
-    def seal(self, events: Rows, hour: str = HOUR, *, revision: int = 1, **manifest: Any) -> None:
-        silver = self.tables.ensure_silver()
-        added = []
-        if events:
-            path = f"hour={hour}/part-{revision}.parquet"
-            target = Path(self.tables.sealed.uri, "silver", path)
-            target.parent.mkdir(exist_ok=True)
-            pq.write_table(pa.Table.from_pylist(events, schema=sealed_schema(self.topic)), target)
-            added = [DataFile(path, hour, len(events), target.stat().st_size, datetime.now(UTC))]
-        version = commit(silver, added, metadata={}, transactions={f"seal/{hour}": revision})
-        condition = {"condition": "time", "required": "06:00", "measured": "06:10", "text": "the watermark passed"}
+    def put(self, events: Rows, hour: str = HOUR, *, revision: int = 1, **manifest: Any) -> None:
+        """The hour's revision with these rows; `manifest` is what the seal says other than usual."""
+        rows = pa.Table.from_pylist(events, schema=sealed_schema(self.topic))
+        version = self.write_silver(hour, rows, revision=revision, files=1 if events else 0)
         if revision == 1:
-            closed = {
-                "bronze_version": 7,
-                "why": "watermark",
-                "rows": len(events),
-                "rejected": 4,
-                "conditions": [condition],
-            }
-            self.ledger.record("closed", hour, closed)
+            condition = {"condition": "time", "required": "06:00", "measured": "06:10", "text": "the watermark passed"}
+            closed = {"bronze_version": 7, "why": "watermark", "rows": len(events), "rejected": 4}
+            self.ledger.record("closed", hour, {**closed, "conditions": [condition]})
         details = {
-            "silver_version": version,
-            "revision": revision,
-            "rows": len(events),
-            "deliveries": len(events) + 3,
-            "duplicates": 3,
-            "late_duplicates": 1,
-            "skewed": 2,
-            "release": "0.9",
-            "bronze_version": 7,
+            "silver_version": version, "revision": revision, "rows": len(events), "deliveries": len(events) + 3,
+            "duplicates": 3, "late_duplicates": 1, "skewed": 2, "release": "0.9", "bronze_version": 7,
             "id_checksum": "12",
-        }
+        }  # fmt: skip
         self.ledger.record("sealed", hour, details | manifest)
 
     def validate(self) -> list[Verdict]:
@@ -147,15 +116,11 @@ class Lake:
     def report(self, suffix: str, revision: int = 1) -> Path:
         return Path(self.tables.reports.uri, HOUR, f"r{revision}.{suffix}")
 
-    def with_settings(self, **changes: Any) -> Lake:
-        settings = self.config.settings.model_copy(update=changes)
-        return Lake(self.topic, Config(self.config.path, settings, self.config.topics, self.config.expectations))
-
 
 @pytest.fixture
-def lake(topic: Topic, config: Config) -> Lake:
+def lake(topic: Topic, config: Config) -> SealedLake:
     """A lake whose verdicts are noted for MLflow, and logged only by the tests that are about it."""
-    lake = Lake(topic, config)
+    lake = SealedLake(topic, config)
     lake.suite(EVERY, "_every_topic")
     lake.suite(PLAYS)
     return lake
@@ -174,9 +139,9 @@ def dies_at() -> Iterator[Callable[[str], None]]:
     failpoints.watch(None)
 
 
-def test_a_clean_hour_is_valid(lake: Lake) -> None:
+def test_a_clean_hour_is_valid(lake: SealedLake) -> None:
     """The gate opens by itself, so that nobody has to look at hours that are as they should be."""
-    lake.seal(plays(50))
+    lake.put(plays(50))
     (verdict,) = lake.validate()
     assert (verdict.state, verdict.failed, verdict.warnings) == ("valid", [], [])
     entry = lake.last("valid")
@@ -192,9 +157,9 @@ def test_a_clean_hour_is_valid(lake: Lake) -> None:
     assert lake.validate() == []
 
 
-def test_a_dirty_hour_is_invalid_and_names_what_failed_by_event_id(lake: Lake) -> None:
+def test_a_dirty_hour_is_invalid_and_names_what_failed_by_event_id(lake: SealedLake) -> None:
     """An operator must find the very events, not only learn that there are some."""
-    lake.seal(plays(50, n={7: -1}, user={3: "x", 4: "<script>alert(1)</script>"}, track={9: None}))
+    lake.put(plays(50, n={7: -1}, user={3: "x", 4: "<script>alert(1)</script>"}, track={9: None}))
     (verdict,) = lake.validate()
     assert verdict.state == "invalid"
     failed = {row["column"]: row for row in lake.last("invalid").details["failed"]}
@@ -206,9 +171,9 @@ def test_a_dirty_hour_is_invalid_and_names_what_failed_by_event_id(lake: Lake) -
     assert lake.ledger.history().due_to_mirror("folder") == []
 
 
-def test_what_breaks_an_expectation_is_listed_from_silver(lake: Lake) -> None:
+def test_what_breaks_an_expectation_is_listed_from_silver(lake: SealedLake) -> None:
     """A result keeps a hundred examples; who fixes the source wants all of them, and may ask days later."""
-    lake.seal(plays(300, user={number: "x" for number in range(150)}, n={7: -1}))
+    lake.put(plays(300, user={number: "x" for number in range(150)}, n={7: -1}))
     lake.validate()
     found = failing(lake.topic, lake.config, HOUR, "column_values_to_match_regex", limit=1000)
     assert (found.unexpected, len(found.examples), found.examples[149]) == (150, 150, {"event_id": "e99", "user": "x"})
@@ -220,7 +185,7 @@ def test_what_breaks_an_expectation_is_listed_from_silver(lake: Lake) -> None:
         failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_nice")
 
 
-def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake: Lake) -> None:
+def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake: SealedLake) -> None:
     """The end of the hour is another one each hour: the suite leaves it open in Great Expectations' own way."""
     lake.suite(
         [
@@ -235,7 +200,7 @@ def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake
     )
     check_suites(lake.topic, lake.config)
     late = hours.end_of(HOUR)
-    lake.seal(plays(5, event_time={2: late, 3: late - timedelta(microseconds=1)}))
+    lake.put(plays(5, event_time={2: late, 3: late - timedelta(microseconds=1)}))
     (verdict,) = lake.validate()
     assert [example["event_id"] for finding in verdict.failed for example in finding.examples] == ["e2"]
     lake.suite([expectation("expect_table_row_count_to_equal", value={"$PARAMETER": "rows"})])
@@ -243,68 +208,68 @@ def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake
         check_suites(lake.topic, lake.config)
 
 
-def test_a_result_says_how_late_the_events_were(lake: Lake) -> None:
+def test_a_result_says_how_late_the_events_were(lake: SealedLake) -> None:
     """Lateness is what a topic's configuration is about: who sets it needs figures, not a guess."""
     start = hours.start_of(HOUR)
-    lake.seal(plays(10, publish_time={number: start + timedelta(minutes=5) for number in range(4)}))
+    lake.put(plays(10, publish_time={number: start + timedelta(minutes=5) for number in range(4)}))
     lake.validate()
     lateness = json.loads(lake.report("json").read_text())["lateness"]
     assert (lateness["rows"][0], lateness["rows"][3], sum(lateness["rows"])) == (6, 4, 10)
     assert lateness["largest_seconds"] == 300
 
 
-def test_a_warning_does_not_hold_the_hour_back(lake: Lake) -> None:
+def test_a_warning_does_not_hold_the_hour_back(lake: SealedLake) -> None:
     """What is only worth knowing must not stop a delivery at night."""
-    lake.seal(plays(10, n={1: None, 2: None}))
+    lake.put(plays(10, n={1: None, 2: None}))
     (verdict,) = lake.validate()
     assert verdict.state == "valid"
     assert [row["column"] for row in lake.last("valid").details["warnings"]] == ["n"]
 
 
-def test_an_hour_with_other_rows_than_were_sealed_is_invalid(lake: Lake) -> None:
+def test_an_hour_with_other_rows_than_were_sealed_is_invalid(lake: SealedLake) -> None:
     """Between seal and mirror a file can be lost: the manifest says how many rows there must be."""
-    lake.seal(plays(10), rows=11)
+    lake.put(plays(10), rows=11)
     (verdict,) = lake.validate()
     assert [finding.expectation.type for finding in verdict.failed] == ["expect_table_row_count_to_equal"]
     assert lake.last("invalid").details["failed"][0]["observed"] == 10
 
 
-def test_an_hour_without_rows_is_valid(lake: Lake) -> None:
+def test_an_hour_without_rows_is_valid(lake: SealedLake) -> None:
     """Nothing that is said of rows is broken by there being none; a mean of none must not hold a quiet hour back."""
     lake.suite([*PLAYS, expectation("expect_column_mean_to_be_between", column="n", min_value=1)])
-    lake.seal([])
+    lake.put([])
     (verdict,) = lake.validate()
     assert (verdict.state, verdict.rows) == ("valid", 0)
 
 
-def test_an_hour_without_rows_still_breaks_what_is_said_of_the_number_of_rows(lake: Lake) -> None:
+def test_an_hour_without_rows_still_breaks_what_is_said_of_the_number_of_rows(lake: SealedLake) -> None:
     """A topic that must not be silent can say so."""
     lake.suite([expectation("expect_table_row_count_to_be_between", min_value=1)])
-    lake.seal([])
+    lake.put([])
     (verdict,) = lake.validate()
     assert [finding.observed for finding in verdict.failed] == [0]
 
 
-def test_large_numbers_beside_nulls_stay_different(lake: Lake) -> None:
+def test_large_numbers_beside_nulls_stay_different(lake: SealedLake) -> None:
     """As floats the two would be the same number, and a clean hour would be held back."""
     lake.suite([expectation("expect_column_values_to_be_unique", column="n")])
-    lake.seal(plays(3, n={0: 2**53, 1: 2**53 + 1, 2: None}))
+    lake.put(plays(3, n={0: 2**53, 1: 2**53 + 1, 2: None}))
     assert [verdict.state for verdict in lake.validate()] == ["valid"]
 
 
-def test_hours_are_judged_oldest_first(lake: Lake) -> None:
+def test_hours_are_judged_oldest_first(lake: SealedLake) -> None:
     """They are mirrored in that order, too."""
     for hour in ("2026-11-23T06", HOUR):
-        lake.seal(plays(2), hour)
+        lake.put(plays(2), hour)
     assert [verdict.hour for verdict in lake.validate()] == [HOUR, "2026-11-23T06"]
 
 
-def test_every_revision_has_its_own_verdict(lake: Lake) -> None:
+def test_every_revision_has_its_own_verdict(lake: SealedLake) -> None:
     """What was said of rows that were sealed again says nothing of the new ones; the old page stays."""
-    lake.seal(plays(5, n={1: -1}))
+    lake.put(plays(5, n={1: -1}))
     lake.validate()
     lake.suite(PLAYS[1:])
-    lake.seal(plays(9)[5:], revision=2, rows=9)
+    lake.put(plays(9), revision=2)
     (verdict,) = lake.validate()
     assert (verdict.revision, verdict.state, verdict.rows) == (2, "valid", 9)
     assert lake.states() == ["closed", "sealed", "invalid", "sealed", "valid"]
@@ -312,9 +277,9 @@ def test_every_revision_has_its_own_verdict(lake: Lake) -> None:
     assert lake.report("html", 2).exists()
 
 
-def test_a_run_that_dies_after_the_report_is_done_again(lake: Lake, dies_at: Callable[[str], None]) -> None:
+def test_a_run_that_dies_after_the_report_is_done_again(lake: SealedLake, dies_at: Callable[[str], None]) -> None:
     """The ledger's row is last: what is recorded has a page, and what has only a page is still due."""
-    lake.seal(plays(5))
+    lake.put(plays(5))
     dies_at("validate.report_durable")
     with pytest.raises(KeyboardInterrupt):
         lake.validate()
@@ -325,9 +290,9 @@ def test_a_run_that_dies_after_the_report_is_done_again(lake: Lake, dies_at: Cal
     assert lake.states() == ["closed", "sealed", "valid"]
 
 
-def test_two_runs_leave_one_verdict(lake: Lake) -> None:
+def test_two_runs_leave_one_verdict(lake: SealedLake) -> None:
     """A second run that judged the same hour in the meantime finds the first one's row."""
-    lake.seal(plays(5))
+    lake.put(plays(5))
     judged: list[Verdict] = []
 
     def meanwhile(step: str) -> None:
@@ -341,9 +306,9 @@ def test_two_runs_leave_one_verdict(lake: Lake) -> None:
     assert lake.states() == ["closed", "sealed", "valid"]
 
 
-def test_a_verdict_and_its_page_stay_as_they_were(lake: Lake) -> None:
+def test_a_verdict_and_its_page_stay_as_they_were(lake: SealedLake) -> None:
     """Under newer expectations the hour may look otherwise; the page must show why it went on then."""
-    lake.seal(plays(5))
+    lake.put(plays(5))
     lake.validate()
     before = lake.report("json").read_bytes()
     lake.suite([expectation("expect_column_values_to_be_null", column="n")])
@@ -353,9 +318,9 @@ def test_a_verdict_and_its_page_stay_as_they_were(lake: Lake) -> None:
     assert lake.states() == ["closed", "sealed", "valid"]
 
 
-def test_the_page_and_its_numbers_are_where_the_ledger_says(lake: Lake) -> None:
+def test_the_page_and_its_numbers_are_where_the_ledger_says(lake: SealedLake) -> None:
     """From the ledger's row one click leads to the events that broke an expectation."""
-    lake.seal(plays(5, user={3: "<script>x</script>"}))
+    lake.put(plays(5, user={3: "<script>x</script>"}))
     lake.validate()
     html = Path(lake.last("invalid").details["report"]).read_text()
     assert "&lt;script&gt;x&lt;/script&gt;" in html
@@ -365,27 +330,27 @@ def test_the_page_and_its_numbers_are_where_the_ledger_says(lake: Lake) -> None:
     assert (result["state"], result["seal"]["duplicates"], result["closed"]["why"]) == ("invalid", 3, "watermark")
 
 
-def test_an_hour_that_is_not_sealed_cannot_be_judged(lake: Lake) -> None:
+def test_an_hour_that_is_not_sealed_cannot_be_judged(lake: SealedLake) -> None:
     """The files of an open hour are not there yet."""
     with pytest.raises(LakeError, match=r"2026-11-23T05: found the hour open; expected a sealed hour"):
         validate_hour(lake.topic, lake.config, HOUR, run="run")
 
 
-def test_a_file_that_is_gone_is_no_verdict(lake: Lake) -> None:
+def test_a_file_that_is_gone_is_no_verdict(lake: SealedLake) -> None:
     """It says nothing of the events, and the hour stays due."""
-    lake.seal(plays(5))
-    Path(lake.tables.sealed.uri, "silver", f"hour={HOUR}", "part-1.parquet").unlink()
+    lake.put(plays(5))
+    Path(lake.tables.sealed.uri, "silver", f"hour={HOUR}", "0-r1.parquet").unlink()
     with pytest.raises(LakeError, match="lakehouse verify"):
         lake.validate()
     assert lake.ledger.history().due_to_validate() == [HOUR]
 
 
-def test_a_field_declared_after_the_seal_is_missing_in_it(lake: Lake, topic_with: Callable[..., Topic]) -> None:
+def test_a_field_declared_after_the_seal_is_missing_in_it(lake: SealedLake, topic_with: Callable[..., Topic]) -> None:
     """A release that declares more must still be able to judge what was sealed before it."""
-    lake.seal(plays(5))
+    lake.put(plays(5))
     fields = {**lake.topic.fields, "track": "struct<id: string, ms: int, album: string>", "device": "string"}
-    newer = Lake(topic_with(fields=fields), lake.config)
-    newer.seal(plays(5), "2026-11-23T06")
+    newer = SealedLake(topic_with(fields=fields), lake.config)
+    newer.put(plays(5), "2026-11-23T06")
     lake.suite([expectation("expect_column_values_to_be_null", column=name) for name in ("device", "track.album")])
     assert [verdict.state for verdict in newer.validate()] == ["valid", "valid"]
 
@@ -393,9 +358,9 @@ def test_a_field_declared_after_the_seal_is_missing_in_it(lake: Lake, topic_with
 # --- release -------------------------------------------------------------------------------------------------------
 
 
-def test_a_released_hour_goes_on(lake: Lake) -> None:
+def test_a_released_hour_goes_on(lake: SealedLake) -> None:
     """A person's word, with a reason that stays in the ledger, stands above the verdict."""
-    lake.seal(plays(5, n={1: -1}))
+    lake.put(plays(5, n={1: -1}))
     lake.validate()
     release(lake.topic, lake.config, HOUR, "known bug of player 4.2", "ann")
     entry = lake.last("released")
@@ -407,9 +372,9 @@ def test_a_released_hour_goes_on(lake: Lake) -> None:
     assert lake.ledger.history().due_to_mirror("folder") == [HOUR]
 
 
-def test_only_an_invalid_hour_can_be_released_and_only_once(lake: Lake) -> None:
+def test_only_an_invalid_hour_can_be_released_and_only_once(lake: SealedLake) -> None:
     """A release that changes nothing would hide a mistyped hour."""
-    lake.seal(plays(5, n={1: -1}))
+    lake.put(plays(5, n={1: -1}))
     with pytest.raises(ReleaseError, match="found the hour sealed; expected an invalid hour"):
         release(lake.topic, lake.config, HOUR, "because", "ann")
     lake.validate()
@@ -423,12 +388,12 @@ def test_only_an_invalid_hour_can_be_released_and_only_once(lake: Lake) -> None:
 # --- suites --------------------------------------------------------------------------------------------------------
 
 
-def test_a_topic_without_a_suite_must_write_one(lake: Lake) -> None:
+def test_a_topic_without_a_suite_must_write_one(lake: SealedLake) -> None:
     """No suite must not mean no check."""
     (lake.config.expectations / "plays.json").unlink()
     with pytest.raises(SuiteError, match=r"plays\.json: found no such file; expected the expectations .* Create it"):
         check_suites(lake.topic, lake.config)
-    lake.seal(plays(2))
+    lake.put(plays(2))
     with pytest.raises(SuiteError):
         lake.validate()
     assert lake.ledger.history().due_to_validate() == [HOUR]
@@ -467,7 +432,7 @@ def test_a_topic_without_a_suite_must_write_one(lake: Lake) -> None:
     ],
 )
 def test_a_suite_that_cannot_be_used_is_found_before_any_hour(
-    lake: Lake, broken: dict[str, Any], complaint: str
+    lake: SealedLake, broken: dict[str, Any], complaint: str
 ) -> None:
     """`lakehouse topics check` says where and what, before the first hour of a new topic stops at it."""
     lake.suite([*PLAYS, broken])
@@ -478,19 +443,19 @@ def test_a_suite_that_cannot_be_used_is_found_before_any_hour(
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"name": "plays"}'])
-def test_a_malformed_suite_is_named(lake: Lake, text: str) -> None:
+def test_a_malformed_suite_is_named(lake: SealedLake, text: str) -> None:
     """A suite that was cut off must not pass as one that expects nothing."""
     (lake.config.expectations / "plays.json").write_text(text)
     with pytest.raises(SuiteError, match=r"plays\.json"):
         check_suites(lake.topic, lake.config)
 
 
-def test_a_sound_suite_passes_its_check(lake: Lake) -> None:
+def test_a_sound_suite_passes_its_check(lake: SealedLake) -> None:
     """Whoever runs the check and sees nothing can rely on it."""
     check_suites(lake.topic, lake.config)
 
 
-def test_the_suites_hash_changes_with_what_they_demand_only(lake: Lake) -> None:
+def test_the_suites_hash_changes_with_what_they_demand_only(lake: SealedLake) -> None:
     """It says under which rules an hour was judged; a better note is no other rule."""
     before = suite_of(lake.topic, lake.config).hash
     lake.suite([{**item, "notes": "why"} for item in PLAYS])
@@ -502,9 +467,9 @@ def test_the_suites_hash_changes_with_what_they_demand_only(lake: Lake) -> None:
 # --- the scan ------------------------------------------------------------------------------------------------------
 
 
-def test_files_read_by_path_and_as_batches_are_the_same_rows(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_files_read_by_path_and_as_batches_are_the_same_rows(lake: SealedLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where the lake is a bucket DuckDB is handed batches: what it finds must not depend on it."""
-    lake.seal(plays(30, n={7: -1, 8: None}, user={3: "x", 4: None}, track={9: None}))
+    lake.put(plays(30, n={7: -1, 8: None}, user={3: "x", 4: None}, track={9: None}))
     (by_path,) = lake.validate()
     monkeypatch.setattr(hour_rows.SealedHour, "scan", hour_rows.SealedHour.batches)
     by_batches = validate_hour(lake.topic, lake.config, HOUR, run="run")
@@ -517,12 +482,12 @@ def test_files_read_by_path_and_as_batches_are_the_same_rows(lake: Lake, monkeyp
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_every_verdict_has_one_run_in_mlflow(lake: Lake) -> None:
+def test_every_verdict_has_one_run_in_mlflow(lake: SealedLake) -> None:
     """Also when a run died between MLflow and the note, or when nothing could be logged at first."""
     from mlflow.tracking import MlflowClient
 
     settings = lake.config.settings
-    lake.seal(plays(20, n={7: -1}))
+    lake.put(plays(20, n={7: -1}))
     lake.validate()
     note = Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1")
     written = note.read_bytes()
@@ -547,9 +512,9 @@ def test_every_verdict_has_one_run_in_mlflow(lake: Lake) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_copied_lake_writes_nothing_into_the_original(lake: Lake, tmp_path: Path) -> None:
+def test_a_copied_lake_writes_nothing_into_the_original(lake: SealedLake, tmp_path: Path) -> None:
     """Its database names the folder that it was made in."""
-    lake.seal(plays(20, n={7: -1}))
+    lake.put(plays(20, n={7: -1}))
     lake.validate()
     note = Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").read_bytes()
     mlflow_runs.log_due(lake.tables)
@@ -567,11 +532,11 @@ def test_a_copied_lake_writes_nothing_into_the_original(lake: Lake, tmp_path: Pa
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: SealedLake, monkeypatch: pytest.MonkeyPatch) -> None:
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
-    lake.seal(plays(2))
+    lake.put(plays(2))
     lake.validate()
     with monkeypatch.context() as patched:
         patched.setattr(mlflow_runs, "metric_name", lambda name: f"{name}#")
@@ -586,11 +551,11 @@ def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: Lake, monkeypa
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
 @pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b'{"topic": "plays"}', b"\xff"])
-def test_a_damaged_result_keeps_no_other_verdict_out_of_mlflow(lake: Lake, damage: bytes) -> None:
+def test_a_damaged_result_keeps_no_other_verdict_out_of_mlflow(lake: SealedLake, damage: bytes) -> None:
     """Nobody can make it again, so nobody tries again either."""
     later = hours.after(HOUR)
-    lake.seal(plays(2))
-    lake.seal(plays(2), later)
+    lake.put(plays(2))
+    lake.put(plays(2), later)
     lake.validate()
     lake.report("json").write_bytes(damage)
     assert mlflow_runs.log_due(lake.tables) == 1
@@ -634,11 +599,11 @@ def test_mlflow_takes_every_name_and_no_two_meet(names: list[str]) -> None:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("default")
-def test_a_server_that_never_answers_is_given_up_soon(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_server_that_never_answers_is_given_up_soon(lake: SealedLake, monkeypatch: pytest.MonkeyPatch) -> None:
     """Once for all topics: each would otherwise wait for its own deadline while the process ends."""
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
     monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "0")
-    lake.seal(plays(2))
+    lake.put(plays(2))
     lake.validate()
     with socket.create_server(("127.0.0.1", 0), backlog=50) as silent:
         uri = f"http://127.0.0.1:{silent.getsockname()[1]}"
@@ -656,19 +621,19 @@ def test_a_server_that_never_answers_is_given_up_soon(lake: Lake, monkeypatch: p
     assert Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").exists()
 
 
-def test_a_server_that_is_away_unjudges_nothing(lake: Lake) -> None:
+def test_a_server_that_is_away_unjudges_nothing(lake: SealedLake) -> None:
     """The verdict is in the ledger by then; its note stays for the next run."""
 
     def refuse(tables: TopicTables) -> int:
         raise ConnectionError("no route to host")
 
-    lake.seal(plays(2))
+    lake.put(plays(2))
     lake.validate()
     assert BackgroundLog(refuse).log_or_warn(lake.tables) == 0
     assert lake.states() == ["closed", "sealed", "valid"]
     assert Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").exists()
 
 
-def test_without_a_place_for_runs_none_are_noted(lake: Lake) -> None:
+def test_without_a_place_for_runs_none_are_noted(lake: SealedLake) -> None:
     """A lake in a bucket has no SQLite: without a server there is nothing to catch up with."""
     assert mlflow_runs.tracking_uri(lake.config.settings.model_copy(update={"sealed_root": "gs://lake"})) is None

@@ -6,7 +6,6 @@ no commit took. Every table has a checkpoint, and commits after it.
 
 from __future__ import annotations
 
-import json
 import shutil
 import uuid
 from collections.abc import Callable
@@ -15,7 +14,6 @@ from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
-import yaml
 from conftest import PLAYS, SPARK_SETTINGS
 from pyspark.sql import SparkSession
 
@@ -35,7 +33,7 @@ from lakehouse.progress import Frontier
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.stage import validate_due
-from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, write_conf, write_suite
 
 Facts = Callable[[str], list[dict[str, Any]]]
 
@@ -55,7 +53,7 @@ class TwoTopics:
     @classmethod
     def made(cls, folder: Path) -> TwoTopics:
         lake = cls(folder)
-        lake._configure()
+        lake.configure()
         config = lake.config
         for name in (DAMAGED, NEIGHBOUR):
             _fill(Lake(config.topic(name), config))
@@ -64,7 +62,7 @@ class TwoTopics:
     def copied(self, folder: Path, spark: SparkSession | None = None) -> TwoTopics:
         shutil.copytree(self.folder, folder, dirs_exist_ok=True, ignore=shutil.ignore_patterns("mlflow*"))
         copy = TwoTopics(folder, spark)
-        copy._configure()
+        copy.configure()
         return copy
 
     @property
@@ -145,10 +143,8 @@ class TwoTopics:
             return int(end.code or 0)
         return 0
 
-    def _configure(self) -> None:
-        conf = self.folder / "conf"
-        (conf / "topics").mkdir(parents=True, exist_ok=True)
-        (self.folder / "expectations").mkdir(exist_ok=True)
+    def configure(self) -> None:
+        """The files of its configuration, as they are for its folder."""
         settings = {
             "raw_root": str(self.folder / "lake"),
             "release": "test",
@@ -157,13 +153,11 @@ class TwoTopics:
             "mirrors": {"folder": {"kind": "folder", "path": str(self.folder / "mirror")}},
             "spark": SPARK_SETTINGS,
         }
-        (conf / "test.yaml").write_text(yaml.safe_dump(settings))
-        for name in (DAMAGED, NEIGHBOUR):
-            topic = {**PLAYS, "subscription": f"projects/test/subscriptions/{name}"}
-            (conf / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(topic))
-        for name in ("_every_topic", DAMAGED, NEIGHBOUR):
-            suite = {"name": name, "expectations": []}
-            (self.folder / "expectations" / f"{name}.json").write_text(json.dumps(suite))
+        both = (DAMAGED, NEIGHBOUR)
+        topics = {name: {**PLAYS, "subscription": f"projects/test/subscriptions/{name}"} for name in both}
+        write_conf(self.folder, settings, topics)
+        for name in ("_every_topic", *both):
+            write_suite(self.folder / "expectations", name)
 
 
 class _Ingest(TopicIngest):

@@ -340,7 +340,7 @@ class LedgerTable:
             except LostLogError as lost:
                 self._files = None
                 raise ConflictError("the log was set back") from lost
-            rows = _rows([entry])
+            rows = rows_of([entry])
             file = self._written(rows)
             # Two appends with one app id conflict. Each makes a version: this is beyond what older releases counted.
             change = Change((file.as_added(is_new=True),), transactions={_APP: self._log.version + 1})
@@ -553,7 +553,7 @@ class Ledger:
         return max(self._clock(), last + _TICK)
 
 
-def _rows(entries: Iterable[Entry]) -> pa.Table:
+def rows_of(entries: Iterable[Entry]) -> pa.Table:
     rows = [
         {
             "hour": entry.hour,
