@@ -162,6 +162,24 @@ def test_what_the_tutorial_publishes_reaches_its_own_topic(
     )
 
 
+STEPS = re.findall(
+    r"^<!-- shows: (.+) -->\n```\n(.*?)\n```", (DOCS / "concepts.md").read_text(encoding="utf-8"), re.MULTILINE
+)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("shows", "command"), STEPS, ids=[command.split()[1] for _, command in STEPS])
+def test_the_path_of_one_event_is_seen_as_the_manual_says(demo_lake: FlightsLake, shows: str, command: str) -> None:
+    """Each step of the manual's first picture, on a lake like the demo's."""
+    done = CliRunner().invoke(app, ["--conf", str(demo_lake.conf), *shlex.split(command)[1:]])
+    assert done.exit_code == 0, done.output
+    assert shows in " ".join(done.output.split())
+
+
+def test_the_manual_shows_every_step_of_one_event() -> None:
+    assert [command.split()[1] for _, command in STEPS] == ["trace", "explain", "audit", "verify", "hours", "reconcile"]
+
+
 def test_every_command_has_the_options_that_are_described_once() -> None:
     page = generate.pages()["cli.md"]
     for title in re.findall(r"^## `lakehouse (.+)`$", page, re.MULTILINE):
