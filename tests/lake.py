@@ -24,6 +24,7 @@ from lakehouse import hours
 from lakehouse.clock import Clock, now
 from lakehouse.config import Config, Settings
 from lakehouse.hours import Hour
+from lakehouse.progress import IngestState
 from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
@@ -130,11 +131,23 @@ class Lake:
 
     # --- bronze ----------------------------------------------------------------------------------------------------
 
-    def commit(self, added: Sequence[DataFile] = (), *, open_hour: Hour | None = None, **said: Any) -> int:
-        """The next epoch: what ingest commits with the files, and what is `said` beside that; its version."""
+    def commit(
+        self,
+        added: Sequence[DataFile] = (),
+        *,
+        open_hour: Hour | None = None,
+        state: IngestState | None = None,
+        **said: Any,
+    ) -> int:
+        """The next epoch: what ingest commits with the files, and what is `said` beside that; its version.
+
+        Its state is the one before, unless another is given.
+        """
         self.epoch += 1
-        before = newest_state(self.bronze)
-        state = replace(before, epoch=self.epoch, open_hour=open_hour or before.open_hour or FIVE)
+        if state is None:
+            before = newest_state(self.bronze)
+            state = replace(before, open_hour=open_hour or before.open_hour or FIVE)
+        state = replace(state, epoch=self.epoch)
         metadata = {
             "release": "test", "run": "run", "epochs": [self.epoch], "rows": sum(file.rows for file in added),
             "rejected": 0, "segments": sorted({segment_of(file.path) for file in added}), "closed": [],

@@ -29,8 +29,8 @@ from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.progress import OpenHour
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.delta import commit
-from tests.lakes import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
-from tests.lakes import lake as lake
+from tests.status_lake import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
+from tests.status_lake import lake as lake
 
 HOUSE = Path(__file__).parent.parent
 HEAVY = {"pyspark", "pandas", "great_expectations", "mlflow", "duckdb"}

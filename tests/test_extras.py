@@ -14,8 +14,8 @@ import yaml
 
 from lakehouse import errors
 from lakehouse.errors import EXTRAS, MissingExtraError, extras_named, require
-from tests.lakes import Lake
-from tests.lakes import lake as lake
+from tests.status_lake import Lake
+from tests.status_lake import lake as lake
 
 pytestmark = pytest.mark.xdist_group("processes")
 

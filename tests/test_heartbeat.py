@@ -12,8 +12,8 @@ from pathlib import Path
 
 import pytest
 from clock import NOON, Clock
-from lakes import Lake
-from lakes import lake as lake
+from status_lake import Lake
+from status_lake import lake as lake
 
 from lakehouse import concealed
 from lakehouse.cli.columns import cause_of, status_fields

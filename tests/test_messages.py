@@ -28,7 +28,7 @@ from lakehouse.store.files import storage_for
 from lakehouse.store.place import Place
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
-from tests.lakes import FIVE
+from tests.status_lake import FIVE
 
 PATIENCE_SECONDS = 60
 """Only a failing test waits this long."""

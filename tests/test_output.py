@@ -29,8 +29,8 @@ from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
 from lakehouse.store.ledger import Entry
 from tests.jobs import command_on
-from tests.lakes import FIVE, NOON, Lake
-from tests.lakes import lake as lake
+from tests.status_lake import FIVE, NOON, Lake
+from tests.status_lake import lake as lake
 
 pytestmark = pytest.mark.xdist_group("processes")
 

@@ -12,8 +12,8 @@ import typer.main
 from docs.generate import kinds_of_errors
 from lakehouse.cli import app
 from lakehouse.errors import EXIT_CODES, LAKE, MISUSE, LakehouseError, from_trace, noting_errors
-from tests.lakes import FIVE, SIX, Lake
-from tests.lakes import lake as lake
+from tests.status_lake import FIVE, SIX, Lake
+from tests.status_lake import lake as lake
 
 WHY = ("--reason", "a test", "--by", "ada")
 NEEDS_LAKE = {

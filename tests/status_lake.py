@@ -14,9 +14,9 @@ from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.hour_status import HourStatus, hour_statuses
 from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.progress import IngestState
-from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.tables import TopicTables
 from tests.lake import FIVE, SEVEN, SIX, write_conf, write_suite
+from tests.lake import Lake as OneTopicLake
 
 __all__ = ["FIVE", "SEVEN", "SIX"]
 
@@ -58,9 +58,15 @@ class Lake:
     def record(
         self, state: str, hour: str | None = None, details: dict[str, Any] | None = None, topic: str = "plays"
     ) -> None:
+        lake = self.of(topic)
         if state == "sealed":
-            self.tables(topic).ensure_silver()
-        self.tables(topic).ledger("test/r1/run", lambda: self.now).record(state, hour, details)
+            lake.tables.ensure_silver()
+        lake.ledger.record(state, hour, details)
+
+    def of(self, topic: str) -> OneTopicLake:
+        """One topic's lake, at this moment."""
+        config = self.config
+        return OneTopicLake(config.topic(topic), config, "test/r1/run", lambda: self.now, self._epoch)
 
     def tables(self, topic: str = "plays") -> TopicTables:
         return TopicTables(self.config.topic(topic), self.config.settings)
@@ -73,17 +79,15 @@ class Lake:
 
     def batch(self, topic: str = "plays", closed: tuple[dict[str, Any], ...] = (), **state: Any) -> None:
         """A bronze commit in which FIVE is the open hour of `plays`, 07:30 being its newest event."""
-        bronze = self.tables(topic).ensure_bronze()
-        self._epoch += 1
-        seen = self.now.replace(hour=7, minute=30)
-        common: dict[str, Any] = {"epoch": self._epoch, "open_hour": FIVE, "slots": 2}
-        common |= {"max_event_time": seen, "max_publish_time": seen}
-        metadata = {
-            "release": "r1", "run": "run", "epochs": [self._epoch], "rows": 1000, "rejected": 3, "closed": list(closed),
+        lake, seen = self.of(topic), self.now.replace(hour=7, minute=30)
+        said = {
+            "release": "r1", "rows": 1000, "rejected": 3, "closed": list(closed),
             "watermark": (seen - timedelta(hours=1)).isoformat(), "frontier": state.pop("frontier", None),
-            "unacknowledged": state.pop("unacknowledged", 0), "segments": [],
+            "unacknowledged": state.pop("unacknowledged", 0),
         }  # fmt: skip
-        commit_batch(bronze, [], IngestState(**common | state), metadata)
+        common = {"open_hour": FIVE, "slots": 2, "max_event_time": seen, "max_publish_time": seen}
+        lake.commit(state=IngestState(**{"epoch": 0, **common, **state}), **said)
+        self._epoch = lake.epoch
 
     def closed(self, hour: str) -> None:
         self.record("closed", hour, CLOSED)
