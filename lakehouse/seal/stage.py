@@ -22,7 +22,7 @@ from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, piece
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
 from lakehouse.store.bronze_log import as_of_close
-from lakehouse.store.delta import Conflicts, DataFile, commit, files_of_hour, metadata_of_commits, table_errors
+from lakehouse.store.delta import Conflicts, DataFile, commit_once, files_of_hour, metadata_of_commits, table_errors
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Entry
 from lakehouse.store.parquet import FILE, ROW
@@ -135,7 +135,9 @@ class Sealer:
             manifest, files = self._sealed_files(silver, hour, bronze_version)
             failpoints.reach("seal.files_durable")
             try:
-                version = commit(silver, files, metadata=manifest, transactions={app_of(hour): manifest["revision"]})
+                version = commit_once(
+                    silver, files, metadata=manifest, transactions={app_of(hour): manifest["revision"]}
+                )
             except ConflictError as conflict:
                 conflicts.meet(conflict)
                 continue

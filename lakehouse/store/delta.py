@@ -267,16 +267,28 @@ def commit(
 
     ConflictError when a commit with one of the same app ids came since `table` was read. The table is updated.
     """
+    version = commit_once(table, added, metadata=metadata, transactions=transactions, removed=removed)
+    with table_errors(table.table_uri):
+        table.update_incremental()
+    return version
+
+
+def commit_once(
+    table: DeltaTable,
+    added: Iterable[DataFile],
+    *,
+    metadata: Mapping[str, Any],
+    transactions: Mapping[str, int],
+    removed: Iterable[DataFile] = (),
+) -> int:
+    """As `commit`, for who is done with the table then: it stays as it was read."""
     refuse_unknown_features(table)
-    version = commit_to_log(
+    return commit_to_log(
         log_of(table),
         change_of(added, removed, transactions),
         lambda version: json.dumps(metadata, sort_keys=True),
         partition_by=table.metadata().partition_columns,
     )
-    with table_errors(table.table_uri):
-        table.update_incremental()
-    return version
 
 
 def change_of(

@@ -23,6 +23,7 @@ from pyarrow import fs
 from lakehouse.errors import ConfigError, UnknownOutcomeError
 
 _PARALLEL = 16
+_CONNECTIONS = 64
 
 _SMALL_BYTES = 4 * 1024 * 1024
 """Below it a file on GCS is read and written whole, in one request."""
@@ -455,7 +456,17 @@ def google_client(options: Mapping[str, str]) -> Any:
     from google.cloud.storage import Client
 
     if options.get("google_skip_signature") != "true":
-        return Client()
+        return _with_connections(Client())
     base_url = options.get("google_base_url")
     endpoint = {"api_endpoint": base_url} if base_url else None
-    return Client(project="anonymous", credentials=AnonymousCredentials(), client_options=endpoint)  # type: ignore[no-untyped-call]
+    client = Client(project="anonymous", credentials=AnonymousCredentials(), client_options=endpoint)  # type: ignore[no-untyped-call]
+    return _with_connections(client)
+
+
+def _with_connections(client: Any) -> Any:
+    """By default 10 are kept open: every request beyond these would begin with a connection of its own."""
+    from requests.adapters import HTTPAdapter
+
+    for scheme in ("https://", "http://"):
+        client._http.mount(scheme, HTTPAdapter(pool_connections=4, pool_maxsize=_CONNECTIONS))
+    return client

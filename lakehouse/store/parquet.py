@@ -26,7 +26,8 @@ Scan = Callable[[list[str]], Iterable[pa.RecordBatch]]
 
 _UNIQUE = {"message_id", "event_id", "publish_time", "event_time", "payload", "position"}
 _BATCH_ROWS = 131_072
-_AHEAD = 8
+_AHEAD = 32
+"""Files opened at the same time: a store takes its time for each. A small one is then in memory, see `Storage.open`."""
 
 
 def options(schema: pa.Schema) -> dict[str, Any]:
