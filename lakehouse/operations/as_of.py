@@ -11,11 +11,13 @@ from typing import TypeVar
 import pyarrow as pa
 
 from lakehouse.config import Config
+from lakehouse.hours import Hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store import parquet
-from lakehouse.store.delta import DataFile, as_it_was
+from lakehouse.store.delta import DataFile, as_it_was, files
 from lakehouse.store.ledger import History
 from lakehouse.store.place import Place
+from lakehouse.store.records import State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -33,7 +35,18 @@ class TablesAsOf:
         entries = self.tables.history().entries
         self.history = History(tuple(entry for entry in entries if as_of is None or entry.at <= as_of))
         self.bronze = as_it_was(self.tables.bronze(), as_of, config.settings.machine_time)
+        self._newest_bronze = self.bronze if as_of is None else self.tables.bronze()
         self.silver = as_it_was(self.tables.silver(), as_of, config.settings.machine_time)
+
+    def bronze_files(self, hour: Hour | None = None) -> list[DataFile]:
+        """Those of an hour, or all; of hours that had closed by then as they are now.
+
+        Nothing is ever added to a closed hour, and where its rows were put into other files the old ones go.
+        """
+        then, now = (files(table) for table in (self.bronze, self._newest_bronze))
+        closed = {file.hour for file in then if file.hour and self.history.first(State.CLOSED, file.hour)}
+        found = [file for file in then if file.hour not in closed] + [file for file in now if file.hour in closed]
+        return sorted((file for file in found if hour in (None, file.hour)), key=lambda file: file.path)
 
     def bronze_rows(self, files: Sequence[DataFile], *columns: str) -> Iterator[pa.RecordBatch]:
         return _rows(self.tables.raw.below("bronze"), files, columns)

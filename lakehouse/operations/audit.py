@@ -88,7 +88,7 @@ def audit_hour(
     LakeError when the deliveries are gone: `bronze_retention` says how long they stay.
     """
     lake = TablesAsOf(topic, config, as_of)
-    deliveries = Deliveries(lake.tables, hour, lake.bronze)
+    deliveries = Deliveries(lake.tables, hour, lake.bronze_files(hour))
     seal = lake.history.seal_of(hour)
     if seal is not None and seal.deliveries and not deliveries.files:
         raise LakeError(
@@ -312,7 +312,7 @@ def _elsewhere(lake: TablesAsOf, hour: Hour) -> list[_Row]:
     """Events of the hour that are delivered in a later one, which is the note."""
     start, end = pa.scalar(hours.start_of(hour)), pa.scalar(hours.end_of(hour))
     found = []
-    for file in files(lake.bronze):
+    for file in lake.bronze_files():
         if file.hour is None or file.hour <= hour or not _overlaps(file, hour):
             continue
         for batch in lake.bronze_rows([file], "event_id", "message_id", "publish_time", "event_time"):
@@ -328,7 +328,7 @@ def _elsewhere(lake: TablesAsOf, hour: Hour) -> list[_Row]:
 def _rejected(lake: TablesAsOf, hour: Hour) -> list[_Row]:
     """What was published within the hour and has no place in any; the note is the reason."""
     start, end = hours.start_of(hour), hours.end_of(hour)
-    wanted = [file for file in files(lake.bronze) if file.hour is None and file.written_at >= start]
+    wanted = [file for file in lake.bronze_files() if file.hour is None and file.written_at >= start]
     names = ("event_id", "message_id", "publish_time", "reject_reason")
     rows = [
         _Row(event_id, message_id, publish_time, reason or "")

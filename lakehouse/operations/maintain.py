@@ -17,6 +17,7 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError, lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
+from lakehouse.operations.compaction import compact_hour, is_compacted, small_files
 from lakehouse.operations.damage import record_damage
 from lakehouse.operations.erasure.verdicts import without_observed_values
 from lakehouse.seal.stage import SEAL
@@ -27,7 +28,7 @@ from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
 from lakehouse.store.log_cleaning import data_files, expired_log_files
 from lakehouse.store.records import State
-from lakehouse.store.table_log import ConflictError
+from lakehouse.store.table_log import ConflictError, log_of
 from lakehouse.store.tables import REPLACED_FILES_KEPT, TopicTables
 from lakehouse.topics import Topic
 
@@ -91,6 +92,7 @@ class _Maintenance:
         yield from self._manifests()  # before files go: the table says which segments are committed
         yield from self._retire()
         yield from self._bronze_orphans()
+        yield from self._compact()
         yield from self._silver_orphans()
         yield from self._reports()
         yield from self._ledger()
@@ -162,18 +164,45 @@ class _Maintenance:
         manifests = [read_manifest(self._raw, *key) for key in listed_manifests(self._raw)]
         named = {segment_of(file.path) for manifest in manifests if manifest for file in manifest.files}
         bronze = self._tables.bronze()
-        present = {f"bronze/{file.path}" for file in files(bronze)}
+        in_table = files(bronze)
+        present = {f"bronze/{file.path}" for file in in_table}
         epoch = newest_state(bronze).epoch
+        just_compacted = {
+            file.hour
+            for file in in_table
+            if is_compacted(file.path) and file.written_at + REPLACED_FILES_KEPT >= self._now
+        }
         orphans = [
             stored
             for stored in listed
             if stored.path not in present
             and segment_of(stored.path) not in named
-            and _epoch_of(stored.path) <= epoch
+            and (_epoch_of(stored.path) <= epoch or is_compacted(stored.path))
+            and stored.path.split("/")[1] not in just_compacted
             and self._is_settled(stored)
         ]
         yield from self._delete("orphan", orphans, "neither the log nor a manifest names it")
         yield from self._delete("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
+
+    def _compact(self) -> Iterator[Removal]:
+        """Many small files of an hour that is delivered; none of which a manifest is still there."""
+        bronze = self._tables.bronze()
+        small: dict[Hour, list[DataFile]] = {}
+        for file in files(bronze):
+            if file.hour is not None and self._is_delivered(file.hour):
+                small.setdefault(file.hour, []).append(file)
+        due = {hour: found for hour, of_hour in sorted(small.items()) if (found := small_files(of_hour))}
+        if not due:
+            return
+        waiting = {f"{epoch:012d}-{slot:04d}-" for epoch, slot in listed_manifests(self._raw)}
+        log_read = log_of(bronze)
+        for hour, found in due.items():
+            if any(segment_of(file.path).startswith(tuple(waiting)) for file in found):
+                continue
+            if self._dry_run or compact_hour(self._tables, log_read, hour, found):
+                size = sum(file.size_bytes for file in found)
+                why = f"{len(found)} small files become one; they go after {duration_text(REPLACED_FILES_KEPT)}"
+                yield self._removal("small files", f"bronze/{hour}", size, why, hour)
 
     # --- silver and what lies beside it ---------------------------------------------------------------------------
 

@@ -14,6 +14,7 @@ from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import TablesAsOf, in_parallel
+from lakehouse.operations.compaction import segments_in
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.store.delta import DataFile, files
@@ -60,7 +61,7 @@ def trace_event(topic: Topic, config: Config, event_id: str, as_of: datetime | N
     LakehouseError when nothing has the id.
     """
     lake = TablesAsOf(topic, config, as_of)
-    deliveries = [hit for found in in_parallel(partial(_deliveries_of, lake, event_id), files(lake.bronze))
+    deliveries = [hit for found in in_parallel(partial(_deliveries_of, lake, event_id), lake.bronze_files())
                   for hit in found]  # fmt: skip
     sealed = {row for found in in_parallel(partial(_sealed_rows_of, lake, event_id), files(lake.silver))
               for row in found}  # fmt: skip
@@ -134,8 +135,10 @@ def _deliveries_of(lake: TablesAsOf, event_id: str, file: DataFile) -> list[dict
                 continue
             table = opened.read_row_group(group, ["event_id", *names])
             found += table.filter(pc.equal(table["event_id"], event_id)).select(names).to_pylist()
-    place = {"hour": file.hour, "file": file.path, "segment": segment_of(file.path), "written_at": file.written_at}
-    return [{**row, **place} for row in found]
+        segments = segments_in(opened.schema_arrow)
+    place = {"hour": file.hour, "file": file.path, "written_at": file.written_at}
+    name = segment_of(file.path)
+    return [{**row, **place, "segment": segments.get((row["epoch"], row["slot"]), name)} for row in found]
 
 
 def _sealed_rows_of(lake: TablesAsOf, event_id: str, file: DataFile) -> list[Sealed]:

@@ -29,11 +29,11 @@ _SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDR
 class Deliveries:
     """One bucket's rows. An address is the file's place in `files` and the row's in the file. `raw` reads them."""
 
-    def __init__(self, tables: TopicTables, hour: Hour, bronze: DeltaTable) -> None:
+    def __init__(self, tables: TopicTables, hour: Hour, files: Sequence[DataFile]) -> None:
         self._topic, self._hour = tables.topic, hour
         self._sealed = tables.sealed.files()
         self.raw = ReadOnce(tables.raw.files())
-        self.files = files_of_hour(bronze, hour)
+        self.files = list(files)
 
     @property
     def count(self) -> int:

@@ -157,7 +157,8 @@ class Sealer:
     def _sealed_files(
         self, silver: DeltaTable, hour: Hour, bronze_version: int
     ) -> tuple[dict[str, Any], list[DataFile]]:
-        deliveries = Deliveries(self._tables, hour, as_of_close(self._tables.bronze, bronze_version))
+        bronze = as_of_close(self._tables.bronze, bronze_version)
+        deliveries = Deliveries(self._tables, hour, files_of_hour(bronze, hour))
         try:
             footers = list(deliveries.footers())
             doubled, late = deliveries.doubled, deliveries.late(silver)

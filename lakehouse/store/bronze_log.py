@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 from deltalake import DeltaTable
@@ -19,6 +20,7 @@ from lakehouse.errors import LakeError
 from lakehouse.hours import EPOCH
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
 from lakehouse.store.delta import (
+    Conflicts,
     DataFile,
     change_of,
     commit,
@@ -28,7 +30,7 @@ from lakehouse.store.delta import (
     reaches_back,
     table_errors,
 )
-from lakehouse.store.table_log import LogEntry, TableLog, log_of
+from lakehouse.store.table_log import ConflictError, LogEntry, TableLog, log_of
 
 INGEST = "ingest"
 OPEN_HOUR = "open-hour"
@@ -161,6 +163,36 @@ def commit_change(
         transactions={**_transactions(state), **(transactions or {})},
         removed=removed,
     )
+
+
+def commit_compaction(
+    read_at: TableLog, added: Iterable[DataFile], removed: Iterable[DataFile], metadata: Mapping[str, Any]
+) -> int | None:
+    """One commit that puts rows of the table into other files of it; gives its version.
+
+    None, and nothing is written, where one of `removed`, which the log at `read_at` has, went since. It carries the
+    state on as `commit_change` does.
+    """
+    log, added, removed = read_at, list(added), list(removed)
+    paths = {file.path for file in removed}
+    conflicts = Conflicts(log.uri)
+    while True:
+        with table_errors(log.uri):
+            entries = log.next_entries()
+        if any(gone.get("path") in paths for entry in entries for gone in entry.of("remove")):
+            return None
+        log = log.at(entries[-1].version) if entries else log
+        state = newest_state(log)
+        text = json.dumps({**metadata, "state": state.as_json()}, sort_keys=True)
+        change = change_of(added, removed, _transactions(state), is_data=False)
+        try:
+            return commit_to_log(log, change, partial(_same, text), operation="OPTIMIZE")
+        except ConflictError as conflict:
+            conflicts.meet(conflict)
+
+
+def _same(text: str, version: int) -> str:
+    return text
 
 
 def as_of_close(bronze_at: Callable[[int | None], DeltaTable], version: int) -> DeltaTable:
