@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from datetime import timedelta
 from functools import cached_property
 from typing import Annotated, Any, Literal
@@ -92,6 +92,22 @@ class Slots(Frozen):
         if self.min > self.max:
             raise ValueError(f"min ({self.min}) no greater than max ({self.max})")
         return self
+
+
+_ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f]")
+"""Databases end a name at some of them, and terminals do as others say."""
+
+
+def _member_names(kind: pa.DataType) -> Iterator[str]:
+    """Of structs within the type, at any depth."""
+    if pa.types.is_struct(kind):
+        for member in kind:
+            yield member.name
+            yield from _member_names(member.type)
+    elif pa.types.is_list(kind):
+        yield from _member_names(kind.value_type)
+    elif pa.types.is_map(kind):
+        yield from _member_names(kind.item_type)
 
 
 class Topic(Frozen):
@@ -271,9 +287,12 @@ class Topic(Frozen):
             if name.lower() in DELIVERY_COLUMNS:
                 raise ValueError(f"a name other than {name!r}, which every sealed hour has anyway, in any case")
             try:
-                _arrow_type(spark_type)
+                kind = _arrow_type(spark_type)
             except ValueError as unknown:
                 raise ValueError(f"for {name!r} {unknown}; {spark_type!r} is none") from unknown
+            for each in (name, *_member_names(kind)):
+                if not each or _ODD_IN_NAMES.search(each):
+                    raise ValueError(f"names without control characters, and none that is empty: {each!r} is none")
         lowered = [name.lower() for name in fields]
         if len(set(lowered)) < len(lowered):
             raise ValueError("names that differ in more than case: Spark does not distinguish them")

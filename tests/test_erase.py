@@ -218,6 +218,12 @@ def test_reports_on_the_hours_go_too(lake: Lake) -> None:
     [
         "",
         "nobody = 1",
+        "n",
+        "n + 1",
+        '"user"',
+        "track",
+        "event_time",
+        "null + n",
         "user = ",
         "n = 1; drop table x",
         "true",

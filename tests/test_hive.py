@@ -163,7 +163,14 @@ def test_in_utc_both_instants_are_their_own(
     assert sorted(f"{time:%H:%M}" for time in rows["event_time"].to_pylist()) == ["00:30", "01:30"]
 
 
-ODD_FOLDERS = ["a b 50% größe+b;c $HOME&b=c", 'it\'s "b"', "-x,y"]
+ODD_FOLDERS = ["größe+b;c$HOME&b=c", "it's", "-x,y"]
+
+
+@pytest.mark.parametrize("name", ["a b", "50%", 'a"b'])
+def test_a_path_that_hive_takes_no_location_in_is_refused(tmp_path: Path, topic: Topic, name: str) -> None:
+    """By `topics check`: the server would only say that it has no connection to itself."""
+    (objection,) = HiveMirror.objections(topic, options_at(10000, tmp_path / name), [])
+    assert "with which Hive takes no location" in objection
 
 
 def test_a_text_in_hiveql_ends_where_it_ends() -> None:

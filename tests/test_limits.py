@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
@@ -12,10 +15,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from docs import generate
+from lakehouse.config import Config
+from lakehouse.errors import ConfigError
 from lakehouse.mirrors.bigquery.dataset import BigQueryOptions
 from lakehouse.mirrors.bigquery.mirror import BigQueryMirror
 from lakehouse.mirrors.bigquery.staging import copy_without_nulls, holds_null_elements
-from lakehouse.mirrors.catalogue import class_of
+from lakehouse.mirrors.catalogue import Checks, class_of
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.topics import Topic, topic_from
 
@@ -133,3 +138,62 @@ def test_only_nulls_within_arrays_are_dropped(rows: list[Any]) -> None:
     assert kept.to_pylist() == expected
     assert not holds_null_elements(kept)
     assert holds_null_elements(column) is (expected != rows)
+
+
+# --- places that meet ------------------------------------------------------------------------------------------------
+
+FOLDER = {"kind": "folder", "path": "{root}/copies"}
+BASE = {"kind": "duckdb", "path": "{root}/copies.duckdb"}
+HIVE = {"kind": "hive", "host": "h", "database": "db", "path": "{root}/hive"}
+MEETING = [
+    (FOLDER, {**FOLDER, "path": "{root}/copies/../copies"}),
+    (FOLDER, {**FOLDER, "path": "{root}/link"}),
+    (FOLDER, {**FOLDER, "path": "file://{root}/copies"}),
+    (FOLDER, {**FOLDER, "path": "{root}/copies/plays"}),
+    (FOLDER, {**HIVE, "path": "{root}/copies"}),
+    (FOLDER, {**BASE, "path": "{root}/copies/plays/base.duckdb"}),
+    (BASE, {**BASE, "path": "{root}/x/../copies.duckdb"}),
+    (HIVE, {**HIVE, "host": "H", "path": "{root}/elsewhere"}),
+    ({**FOLDER, "path": "gs://b/x"}, {**FOLDER, "path": "gs://B/y/../x"}),
+    ({**FOLDER, "path": "{root}/lake"}, {**BASE}),
+    ({**FOLDER, "path": "{root}/lake/plays/silver"}, {**BASE}),
+    ({**BASE, "path": "{root}/lake/plays/base.duckdb"}, {**FOLDER}),
+]
+APART = [
+    (FOLDER, {**FOLDER, "path": "{root}/copies2"}),
+    (FOLDER, HIVE),
+    (BASE, {**BASE, "path": "{root}/other.duckdb"}),
+    (FOLDER, {**FOLDER, "path": "{root}/copies/skips"}),
+]
+
+
+def complaints(config: Config, tmp_path: Path, mirrors: Sequence[dict[str, Any]], held: Topic) -> list[str]:
+    named = {f"m{place}": {key: str(value).format(root=tmp_path) for key, value in values.items()}
+             for place, values in enumerate(mirrors)}  # fmt: skip
+    both = held.model_copy(update={"mirrors": tuple(named)})
+    settings = config.settings.model_copy(update={"mirrors": named})
+    checks = Checks(replace(config, settings=settings, topics={held.name: both}))
+    found = []
+    for name in named:
+        try:
+            checks.check(name, both)
+        except ConfigError as refused:
+            found.append(str(refused))
+    return found
+
+
+@pytest.mark.parametrize("mirrors", MEETING)
+def test_one_store_in_two_spellings_is_refused(
+    config: Config, tmp_path: Path, mirrors: Sequence[dict[str, Any]]
+) -> None:
+    """Whoever sweeps there deletes the other's files, and the lake's are not for a mirror to sweep."""
+    (tmp_path / "copies").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "copies")
+    assert any("same" in each for each in complaints(config, tmp_path, mirrors, topic("plays")))
+
+
+@pytest.mark.parametrize("mirrors", APART)
+def test_stores_that_lie_beside_each_other_are_two(
+    config: Config, tmp_path: Path, mirrors: Sequence[dict[str, Any]]
+) -> None:
+    assert complaints(config, tmp_path, mirrors, topic("plays")) == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 import re
 from collections import Counter
 from collections.abc import Callable, Mapping
@@ -19,10 +20,11 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 
 from lakehouse.errors import SuiteError
+from lakehouse.topics import Topic
 from lakehouse.validate import gx
 from lakehouse.validate.findings import OBSERVED_BYTES, Finding, example_rows, plain
 from lakehouse.validate.scan import of_files
-from lakehouse.validate.suites import Expectation, Suite
+from lakehouse.validate.suites import Expectation, Suite, path_of, suite_from
 from tests.clock import NOON
 
 Row = Mapping[str, Any]
@@ -395,3 +397,275 @@ def test_a_single_row_is_kept_small_however_it_is_nested(value: Any) -> None:
     """The first example is kept whatever its size: so each of its values is bounded by itself."""
     (kept,) = example_rows([{"event_id": "e", "x": value}])
     assert len(json.dumps(kept)) < 4 * OBSERVED_BYTES
+
+
+# --- bounds on aggregates ------------------------------------------------------------------------------------------
+
+NUMBERS = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("i", pa.int32()),
+        ("big", pa.int64()),
+        ("d", pa.float64()),
+        ("f", pa.float32()),
+        ("dec", pa.decimal128(38, 18)),
+        ("s", pa.string()),
+    ]
+)
+EDGE = 2**53
+MANY = Decimal("12345678901234567.89")
+BOUNDED: list[tuple[str, str, list[Any], dict[str, Any], bool]] = [
+    ("max", "big", [EDGE + 4], {"max_value": EDGE + 3}, False),
+    ("max", "big", [EDGE + 4], {"min_value": EDGE + 1, "max_value": EDGE + 4}, True),
+    ("min", "big", [1234567890123456780], {"min_value": 1234567890123456789}, False),
+    ("sum", "big", [EDGE, 4], {"max_value": EDGE + 3}, False),
+    ("sum", "big", [2**63 - 1, 2**63 - 1], {"min_value": 2**64 - 2, "max_value": 2**64 - 2}, True),
+    ("mean", "big", [EDGE, EDGE + 2], {"min_value": EDGE + 1, "max_value": EDGE + 1}, True),
+    ("median", "big", [EDGE, EDGE + 2], {"min_value": EDGE + 1, "max_value": EDGE + 1}, True),
+    ("mean", "i", [1, 2], {"min_value": 1.5, "max_value": 1.5}, True),
+    ("mean", "i", [1, 1, 2], {"max_value": 4 / 3}, False),
+    ("max", "d", [2 / 3], {"max_value": 2 / 3}, True),
+    ("min", "d", [3.141592653589793], {"min_value": 3.141592653589793}, True),
+    ("max", "d", [1.0000000000000002], {"min_value": 1, "strict_min": True}, True),
+    ("max", "d", [1732579200123457.0], {"max_value": 1732579200123456.0}, False),
+    ("median", "d", [2 / 3], {"min_value": 2 / 3, "max_value": 2 / 3}, True),
+    ("mean", "d", [2 / 3] * 3, {"min_value": 2 / 3, "max_value": 2 / 3}, True),
+    ("sum", "d", [0.1] * 10, {"min_value": 1, "max_value": 1}, True),
+    ("sum", "d", [1e16, 1.0, -1e16], {"min_value": 1, "max_value": 1}, True),
+    ("sum", "d", [1.7e308, 1.7e308], {"min_value": 0}, True),
+    ("mean", "d", [1.7e308, 1.7e308], {"min_value": 1.7e308, "max_value": 1.7e308}, True),
+    ("stdev", "d", [1.7e308, 1.7e308], {"max_value": 0}, True),
+    ("stdev", "big", [EDGE, EDGE + 2], {"min_value": 1.4142135623730950, "max_value": 1.4142135623730951}, True),
+    ("stdev", "dec", [Decimal("0.1")] * 3, {"min_value": 0, "max_value": 0}, True),
+    ("max", "d", [math.nan, 1.0], {"max_value": 5}, False),
+    ("max", "d", [math.nan, 1.0], {"min_value": 5}, True),
+    ("max", "d", [math.inf], {"max_value": 5}, False),
+    ("sum", "d", [math.inf, -math.inf], {"max_value": 5}, False),
+    *(
+        (each, "f", [1.1], {"min_value": 1.1, "max_value": 1.1}, True)
+        for each in ("min", "max", "median", "sum", "mean")
+    ),
+    ("mean", "f", [1.1] * 7, {"min_value": 1.1, "max_value": 1.1}, True),
+    ("max", "f", [1.1], {"max_value": 1.09}, False),
+    ("max", "dec", [MANY], {"min_value": str(MANY), "max_value": str(MANY)}, True),
+    ("max", "dec", [MANY], {"max_value": "12345678901234567.88"}, False),
+    ("sum", "dec", [MANY], {"max_value": "12345678901234567.88"}, False),
+    ("sum", "dec", [Decimal("0.1")] * 3, {"min_value": 0.3, "max_value": 0.3}, True),
+    ("max", "dec", [Decimal("0.1000000000000000001").quantize(Decimal(10) ** -18)], {"max_value": 0.1}, True),
+    ("max", "dec", [Decimal("0.100000000000000001")], {"max_value": 0.1}, False),
+    ("sum", "dec", [Decimal(9) * 10**19] * 3, {"min_value": 0}, True),
+    ("unique_value_count", "i", [1, 2, 2], {"min_value": 1.5, "max_value": 2}, True),
+    ("proportion_of_unique_values", "i", [1, 1, 1], {"min_value": 1 / 3, "max_value": 1 / 3}, True),
+]
+
+
+def in_pages_of_one(table: pa.Table) -> Callable[..., pa.RecordBatchReader]:
+    def scan(names: Any) -> pa.RecordBatchReader:
+        pages = table.select(list(names)).to_batches(max_chunksize=1)
+        return pa.RecordBatchReader.from_batches(pages[0].schema, pages)
+
+    return scan
+
+
+def judged(kind: str, kwargs: dict[str, Any], **columns: list[Any]) -> Finding:
+    rows = max(map(len, columns.values()), default=1)
+    values = {**columns, "event_id": [f"e{place}" for place in range(rows)]}
+    table = pa.table({each.name: pa.array(values.get(each.name, [None] * rows), each.type) for each in NUMBERS})
+    findings: list[Finding] = []
+    for one in (table, table.take(list(reversed(range(rows))))):
+        findings += gx.findings_in_scan([Expectation(kind, kwargs)], NUMBERS, in_pages_of_one(one))[0]
+    assert findings[0] == findings[1]
+    return findings[0]
+
+
+@pytest.mark.parametrize(("what", "column", "values", "bounds", "success"), BOUNDED)
+def test_bounds_are_compared_exactly(
+    what: str, column: str, values: list[Any], bounds: dict[str, Any], success: bool
+) -> None:
+    """Great Expectations makes a double of each: an hour beyond its bound was delivered, and a right one held."""
+    name = f"expect_column_{what}_to_be_between"
+    finding = judged(name, {"column": column, **bounds}, **{column: values})
+    assert (finding.is_answered, finding.success) == (True, success), finding
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "quantile", "bound", "success"),
+    [
+        ("big", [EDGE + 1] * 2, 0.5, EDGE + 1, True),
+        ("big", [EDGE + 2] * 2, 0.5, EDGE + 1, False),
+        ("d", [2 / 3], 0.5, 2 / 3, True),
+        ("f", [1.1, 1.1], 0.25, 1.1, True),
+        ("dec", [MANY], 1, str(MANY), True),
+        ("i", [1, 2, 3, 4], 0.25, 1, True),
+        ("i", [], 0.25, 1, False),
+    ],
+)
+def test_quantiles_are_values_of_the_column(
+    column: str, values: list[Any], quantile: float, bound: Any, success: bool
+) -> None:
+    ranges = {"quantiles": [quantile], "value_ranges": [[bound, bound]]}
+    kwargs = {"column": column, "quantile_ranges": ranges}
+    finding = judged("expect_column_quantile_values_to_be_between", kwargs, **{column: values or [None]})
+    assert (finding.is_answered, finding.success) == (True, success), finding
+    assert success or finding.remark or finding.observed
+
+
+@pytest.mark.parametrize(
+    ("column", "values", "shown"),
+    [
+        ("f", [1.1], 1.1),
+        ("big", [EDGE + 1], EDGE + 1),
+        ("dec", [MANY], str(MANY)),
+        ("dec", [Decimal("1.10")], 1.1),
+        ("d", [0.1], 0.1),
+        ("i", [1, 1, 2], 1.33333333333333),
+    ],
+)
+def test_what_is_observed_is_shown_short_unless_a_bound_could_depend_on_it(
+    column: str, values: list[Any], shown: Any
+) -> None:
+    kind = "expect_column_mean_to_be_between"
+    finding = judged(kind, {"column": column, "max_value": 0}, **{column: values})
+    assert finding.observed == shown
+
+
+@pytest.mark.parametrize(
+    ("what", "values", "said"),
+    [
+        ("max", [None, None], "all values are missing"),
+        ("mean", [None], "all values are missing"),
+        ("median", [None], "all values are missing"),
+        ("stdev", [1.0], "two values"),
+        ("max", [math.nan], "NaN"),
+        ("stdev", [math.inf, 1.0], "NaN"),
+    ],
+)
+def test_what_has_no_value_says_why_it_is_not_met(what: str, values: list[Any], said: str) -> None:
+    kwargs = {"column": "d", "min_value": -5, "max_value": 5}
+    finding = judged(f"expect_column_{what}_to_be_between", kwargs, d=values)
+    assert (finding.success, said in finding.remark) == (False, True), finding
+
+
+COERCED: list[tuple[str, dict[str, Any], str]] = [
+    ("expect_column_max_to_be_between", {"column": "i", "min_value": "1"}, "'1' is no number"),
+    ("expect_column_max_to_be_between", {"column": "i", "min_value": True}, "True is no number"),
+    ("expect_column_mean_to_be_between", {"column": "d", "min_value": "1"}, "'1' is no double"),
+    ("expect_column_sum_to_be_between", {"column": "dec", "min_value": "x"}, "expect_column_sum_to_be_between with"),
+    ("expect_column_max_to_be_between", {"column": "d", "max_value": 10**400}, "expect_column_max_to_be_between"),
+    (BETWEEN, {"column": "d", "max_value": 10**400}, "too large"),
+    ("expect_table_row_count_to_be_between", {"min_value": "1"}, "'1' is no number"),
+    ("expect_multicolumn_sum_to_equal", {"column_list": ["i", "big"], "sum_total": "1"}, "'1' is no number"),
+    (IN_SET, {"column": "i", "value_set": {"1": 2}}, "no list of values"),
+    ("expect_column_distinct_values_to_be_in_set", {"column": "i", "value_set": {"1": 2}}, ""),
+    ("expect_column_quantile_values_to_be_between",
+     {"column": "i", "quantile_ranges": {"quantiles": [0.1, 0.9], "value_ranges": [[0, 1]]}}, "as many value_ranges"),
+    ("expect_column_quantile_values_to_be_between",
+     {"column": "i", "quantile_ranges": {"quantiles": ["a"], "value_ranges": [[0, 1]]}}, ""),
+]  # fmt: skip
+
+
+@pytest.mark.parametrize(("kind", "kwargs", "cause"), COERCED)
+def test_nothing_is_made_a_number_in_silence(kind: str, kwargs: dict[str, Any], cause: str) -> None:
+    """A text or a truth value in place of a bound is a mistake, and one that decides verdicts."""
+    with pytest.raises(SuiteError) as caught:
+        gx.check(Suite("t", (Expectation(kind, kwargs),), ""), NUMBERS)
+    assert cause in str(caught.value)
+
+
+def test_half_a_row_is_a_bound() -> None:
+    """As it is spelled, not as the integer before it."""
+    finding = judged("expect_table_row_count_to_be_between", {"min_value": 1.5}, i=[1])
+    assert (finding.is_answered, finding.success) == (True, False)
+
+
+# --- names, and what a check may never do ----------------------------------------------------------------------------
+
+DOTTED = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("user.id", pa.string()),
+        ("route", pa.struct([("a", pa.string()), ("b.c", pa.int32())])),
+    ]
+)
+
+
+@pytest.mark.parametrize("kind", ["expect_table_column_count_to_be_between", "expect_table_columns_to_match_set",
+                                  "expect_table_columns_to_match_ordered_list", "expect_column_to_exist"])  # fmt: skip
+def test_the_shape_of_the_table_is_answered_without_any_other_question(kind: str) -> None:
+    """With a name that has a dot, and where nothing else is asked of the rows."""
+    kwargs: dict[str, Any] = {"column_set": DOTTED.names} if "set" in kind else {"column_list": DOTTED.names}
+    kwargs = {"min_value": 3, "max_value": 3} if "count" in kind else kwargs
+    kwargs = {"column": "user.id"} if "exist" in kind else kwargs
+    suite = Suite("t", (Expectation(kind, kwargs),), "")
+    gx.check(suite, DOTTED)
+    rows = pa.Table.from_pylist([{"event_id": "e1"}, {"event_id": "e2"}], DOTTED)
+    seen = gx.with_members(rows, [*suite.columns_read(DOTTED), "route.a"])
+    (finding,), _ = gx.findings_in_scan(
+        list(suite.expectations), seen.schema, lambda names: seen.select(list(names)).to_reader(),
+        table_columns=DOTTED.names,
+    )  # fmt: skip
+    assert (finding.is_answered, finding.success) == (True, True), finding
+
+
+@pytest.mark.parametrize(
+    ("column", "rows", "expected"),
+    [
+        ("user.id", [{"user.id": "x"}, {"user.id": None}], False),
+        ("route.a", [{"route": {"a": "x"}}, {"route": {"a": "y"}}], True),
+        ("route.b.c", [{"route": {"b.c": 1}}, {"route": None}], False),
+    ],
+)
+def test_a_name_with_a_dot_is_a_field_or_a_member(column: str, rows: list[Row], expected: bool) -> None:
+    asked = Expectation("expect_column_values_to_not_be_null", {"column": column})
+    suite = Suite("t", (asked,), "")
+    gx.check(suite, DOTTED)
+    table = pa.Table.from_pylist([{"event_id": "e", **row} for row in rows], DOTTED)
+    with TemporaryDirectory() as folder:
+        pq.write_table(table, f"{folder}/0.parquet")
+        schema, columns = gx.with_members(table, suite.columns_read(DOTTED)).schema, suite.columns_read(DOTTED)
+        paths = {name: path_of(name, DOTTED) for name in columns}
+        for scan in (
+            lambda names: of_files([f"{folder}/0.parquet"], names, {}, paths),
+            lambda names: gx.with_members(table, columns).select(list(names)).to_reader(),
+        ):
+            (finding,), _ = gx.findings_in_scan([asked], schema, scan)
+            assert (finding.is_answered, finding.success) == (True, expected), finding
+
+
+def test_a_name_that_means_two_things_is_refused(topic_with: Callable[..., Topic]) -> None:
+    """One of the two would be read in silence."""
+    both = topic_with(fields={"user.id": "string", "user": "struct<id: string>"})
+    asked = {"type": "expect_column_values_to_not_be_null", "kwargs": {"column": "user.id"}}
+    with pytest.raises(SuiteError, match=r"both the field 'user.id' and the member 'id' of 'user'"):
+        suite_from(both, {"plays.json": json.dumps({"expectations": [asked]})})
+
+
+def test_every_expectation_that_cannot_be_answered_is_a_line_of_its_own() -> None:
+    """Whatever it raises: the others are checked, too."""
+    wrong = [
+        Expectation("expect_column_max_to_be_between", {"column": "i", "max_value": 10**400}, origin="1"),
+        Expectation(BETWEEN, {"column": "at", "min_value": "0001-01-01T00:00:00+02:00"}, origin="2"),
+        Expectation(IN_SET, {"column": "n", "value_set": ["1"]}, origin="3"),
+        Expectation("expect_no_such_thing", {}, origin="4"),
+    ]
+    sound = Expectation(IN_SET, {"column": "n", "value_set": [1]}, origin="5")
+    schema = pa.schema([*SCHEMA, ("i", pa.int32())])
+    found = list(gx.complaints(Suite("t", (sound, *wrong), ""), schema))
+    assert [each.subject for each in found] == ["1", "2", "3", "4"]
+    assert "year 1 to 9999" in str(found[1])
+
+
+@pytest.mark.parametrize("condition", ['col("name") == "SE"', 'col("n") > 100 and col("n") < 99', None])
+@pytest.mark.filterwarnings("ignore:.*row_condition:DeprecationWarning", "ignore:.*condition_parser:DeprecationWarning")
+def test_a_condition_that_no_sample_meets_is_no_complaint(condition: str | None) -> None:
+    """What has no value in the samples may have one in an hour."""
+    extra = {} if condition is None else {"row_condition": condition, "condition_parser": "great_expectations"}
+    ranges = {"quantile_ranges": {"quantiles": [0.5], "value_ranges": [[0, 1]]}}
+    for kind, kwargs in (
+        ("expect_column_quantile_values_to_be_between", ranges),
+        ("expect_column_stdev_to_be_between", {"max_value": 1}),
+        ("expect_column_median_to_be_between", {"max_value": 1}),
+        ("expect_column_most_common_value_to_be_in_set", {"value_set": [1]}),
+        ("expect_column_distinct_values_to_equal_set", {"value_set": [1]}),
+    ):
+        gx.check(Suite("t", (Expectation(kind, {"column": "m", **kwargs, **extra}),), ""), SCHEMA)

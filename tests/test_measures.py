@@ -6,7 +6,9 @@ What its engines answer differently has one meaning here, which test_meaning.py 
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
@@ -193,6 +195,8 @@ def rounded(observed: Any) -> Any:
     """Sums of floats depend on their order in the last digits; a set has no order."""
     if isinstance(observed, int | float) and not isinstance(observed, bool):
         return float(f"{observed:.12g}") if math.isfinite(observed) else None
+    if isinstance(observed, str) and re.fullmatch(r"-?[0-9]+\.[0-9]+", observed):
+        return rounded(float(observed))  # ours, of more digits than a double has
     if isinstance(observed, list):
         return sorted(map(rounded, observed), key=str)
     if isinstance(observed, dict):
@@ -216,12 +220,15 @@ def test_a_scan_finds_what_great_expectations_finds_on_spark(table: pa.Table, sp
     plain = on_spark(asked, table, spark, with_examples=table is DIRTY)
     broken = [finding.expectation for finding in plain if not finding.success]
     for by_scan, by_spark in zip(ours(asked, table), plain, strict=True):
+        if "stdev" in by_scan.expectation.type and by_spark.observed is None:  # in doubles the squares overflow
+            by_scan = replace(by_scan, observed=None, remark=by_spark.remark)
         assert comparable(by_scan, table is DIRTY) == comparable(by_spark, table is DIRTY)
     assert len(broken) > 25 or table is not DIRTY, "dirty data that breaks little shows little"
 
 
 def test_all_that_can_share_it_is_one_scan() -> None:
-    """The hour's files are the expensive part: only repeats are sought apart, in their columns alone, and examples."""
+    """The hour's files are the expensive part: only sums and repeats are sought apart, in their columns alone, and
+    examples."""
     scans: list[list[str]] = []
 
     def counted(columns: Any) -> pa.RecordBatchReader:
@@ -237,7 +244,8 @@ def test_all_that_can_share_it_is_one_scan() -> None:
     failed = [finding for finding in findings if not finding.success]
     assert scans[0] == ["city", "event_id", "n"]
     repeats = [each for each in holding if each.type == "expect_column_values_to_be_unique"]
-    assert scans[1:] == [[each.kwargs["column"]] for each in repeats] + [
+    assert scans[1] == ["n"], "of which sums are asked"
+    assert scans[2:] == [[each.kwargs["column"]] for each in repeats] + [
         [*dict.fromkeys(["event_id", *finding.expectation.columns])] for finding in failed if finding.examples
     ]
 

@@ -266,15 +266,17 @@ def _checked(name: str, config: Config, checks: Checks) -> tuple[str | None, lis
     topic = config.topic(name)
     complaints: list[str] = []
     warnings: list[str] = []
-    try:
-        suite_files.check_suites(topic, config)
-    except LakehouseError as error:
-        complaints.append(str(error))
-    for mirror in topic.mirrors:
+    questions = [(partial(suite_files.suite_complaints, topic, config), complaints)]
+    questions += [(partial(checks.check, mirror, topic), warnings) for mirror in topic.mirrors]
+    for ask, answers in questions:
         try:
-            warnings += checks.check(mirror, topic)
+            answers.extend(ask())
         except LakehouseError as error:
             complaints.append(str(error))
+        except Exception as error:  # of one topic: it must not keep what is wrong with the others from being said
+            complaints.append(
+                f"{name}: found an error that nobody foresaw: {type(error).__name__}: {in_one_line(error)}"
+            )
     return "\n".join(complaints) or None, warnings
 
 

@@ -13,9 +13,10 @@ import pyarrow as pa
 from pydantic import TypeAdapter, ValidationError
 
 from lakehouse.config import Config, Settings, config_error, folder_of
-from lakehouse.errors import EXTRAS, ConfigError, require
+from lakehouse.errors import EXTRAS, ConfigError, LakehouseError, require
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.limits import Neighbour
+from lakehouse.mirrors.places import meeting, places_of, places_of_lake
 from lakehouse.topics import Frozen, Topic
 
 if TYPE_CHECKING:
@@ -83,6 +84,7 @@ class Checks:
         kind = class_of(kind_name)
         others = [each for each in self._all_of(kind_name) if (each.topic.name, each.mirror) != (topic.name, name)]
         objections = kind.objections(topic, options, others)
+        objections += self._shared_places(name, topic, options) if not objections else []
         if objections:
             raise ConfigError(
                 f"{folder_of(config.path, config.settings.topics) / topic.name}.yaml: mirrors: {name}",
@@ -92,6 +94,19 @@ class Checks:
             )
         return [f"{name}: {warning}" for warning in kind.warnings(topic, options)]
 
+    def _shared_places(self, name: str, topic: Topic, options: Frozen) -> list[str]:
+        """Of mirrors of any kind, and of the lake itself, in whatever spelling."""
+        config, topics = self._config, list(self._config.topics.values())
+        others = [
+            each
+            for kind in KINDS
+            for each in self._all_of(kind)
+            if (each.topic.name, each.mirror) != (topic.name, name)
+        ]
+        taken = [place for each in others for place in places_of(each.topic, each.mirror, each.options)]
+        taken += places_of_lake(topics, config.settings)
+        return [each for place in places_of(topic, name, options) for each in meeting(place, taken)]
+
     def _all_of(self, kind_name: str) -> list[Neighbour]:
         """Every topic that a mirror of the kind holds; what cannot be read has no say."""
         if kind_name not in self._neighbours:
@@ -99,7 +114,7 @@ class Checks:
             for topic in self._config.topics.values():
                 for mirror in topic.mirrors:
                     if self._config.settings.mirrors.get(mirror, {}).get("kind") == kind_name:
-                        with suppress(ConfigError):
+                        with suppress(LakehouseError):
                             found.append(Neighbour(topic, mirror, self._options_of(mirror)))
             self._neighbours[kind_name] = found
         return self._neighbours[kind_name]

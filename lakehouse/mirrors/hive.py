@@ -54,6 +54,8 @@ _ODD_IN_COLUMNS = re.compile(r"[ .,:;`{}()=\x00-\x1f\x7f]")
 """Hive refuses `.` and `:` in columns since 1.2; Parquet's reader there takes the others for parts of its schema."""
 _ODD_IN_MEMBERS = re.compile(r"\W")
 """Hive reads the type of a struct from its text, where a name is letters, digits and _."""
+_ODD_IN_LOCATIONS = re.compile(r'[\s"<>%\\^`{|}]')
+"""Hive reads a location as a URI, and quotes nothing for itself."""
 _VIRTUAL = {"INPUT__FILE__NAME", "BLOCK__OFFSET__INSIDE__FILE", "ROW__OFFSET__INSIDE__BLOCK", "RAW__DATA__SIZE",
             "GROUPING__ID", "ROW__ID", "ROW__IS__DELETED", "PARTITION__SPEC__ID", "PARTITION__HASH", "FILE__PATH",
             "ROW__POSITION", "SNAPSHOT__ID"}  # fmt: skip
@@ -155,14 +157,17 @@ class HiveMirror(Mirror):
     def objections(cls, topic: Topic, options: HiveOptions, neighbours: Sequence[Neighbour]) -> list[str]:
         found = too_long("the topic's name", topic.name, _TABLE_NAME_BYTES)
         found += folder_objections(topic, options.path, neighbours)
+        odd = _ODD_IN_LOCATIONS.search(options.path)
+        if odd:
+            found.append(f"the path {options.path}: {odd[0]!r}, with which Hive takes no location")
         for part in parts_of(topic):
             found += _objections_to(part)
         found += [
             f"the same table {options.database}.{topic.name} in the mirror {each.mirror}"
             for each in neighbours
             if each.topic.name == topic.name
-            and (each.options.host, each.options.port, each.options.database)
-            == (options.host, options.port, options.database)
+            and (each.options.host.lower(), each.options.port, each.options.database)
+            == (options.host.lower(), options.port, options.database)
         ]
         return found
 

@@ -33,7 +33,9 @@ class Condition:
         tree = self._tree(where)
         self.columns = self._columns(tree)
         self._sql = tree.sql(dialect=_DIALECT, identify=True, comments=False)
-        self.mask(self._schema.empty_table())
+        kind = self.mask(self._schema.empty_table()).type
+        if not pa.types.is_boolean(kind):
+            raise self._refusal(f"a value of type {kind}, which is neither true nor false")
 
     def mask(self, rows: pa.Table) -> pa.ChunkedArray:
         """A boolean for each row. A column or member that silver gained after these rows were sealed is null.

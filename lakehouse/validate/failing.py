@@ -40,6 +40,7 @@ def failing(topic: Topic, config: Config, hour: Hour, wanted: str, limit: int = 
             sealed.scan,
             examples=limit,
             examples_bytes=sys.maxsize,
+            table_columns=silver_schema(topic).names,
         )
     return finding
 
@@ -57,7 +58,17 @@ def _last_result(topic: Topic, config: Config, hour: Hour) -> tuple[Sealed, Mapp
             expected="a validated hour",
             next_step="Run validate first.",
         )
-    return seal, json.loads(text)
+    try:
+        result = json.loads(text)
+        _ = [(row["expectation"], row["column"], row["success"], row["kwargs"]) for row in result["expectations"]]
+    except (ValueError, KeyError, TypeError, RecursionError) as damaged:
+        raise LakeError(
+            tables.reports.files().address(f"{result_name(hour, seal.revision)}.json"),
+            found=f"a result that cannot be read ({type(damaged).__name__})",
+            expected="what the hour was judged by, as the stage wrote it",
+            next_step="The verdict is in the ledger; restore the file from a copy to look up rows by it.",
+        ) from damaged
+    return seal, result
 
 
 def _named(wanted: str, result: Mapping[str, Any], subject: str) -> Expectation:

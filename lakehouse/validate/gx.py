@@ -1,6 +1,7 @@
 """Whether an hour is as its suite says: expectations and rows in, one finding per expectation out.
 
-Great Expectations judges; what it asks for is measured in one scan (`metrics`). It is used without a data context,
+Great Expectations judges; what it asks for is measured in one scan (`metrics`). Only bounds on aggregates are compared
+here (`bounds`), as it makes a double of each. It is used without a data context,
 which would keep every hour's rows in memory, belong to the whole process and send telemetry; and it is imported at the
 first hour, since that takes seconds which commands that only read should not pay.
 """
@@ -11,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -22,13 +23,14 @@ import pyarrow.compute as pc
 
 from lakehouse.errors import SuiteError, extras_named
 from lakehouse.store.scratch import is_without_room
+from lakehouse.validate.bounds import Bounds, bounds_of
 from lakehouse.validate.findings import EXAMPLES_BYTES, Finding, example_rows, observed_value
-from lakehouse.validate.literals import NotExpressibleInSql, judged_bound
+from lakehouse.validate.literals import NotExpressibleInSql
 from lakehouse.validate.metrics import measure
 from lakehouse.validate.rules import rule_of
 from lakehouse.validate.sample_rows import sample_rows
 from lakehouse.validate.scan import HourScan, Measure, Rule, Scan, UniqueRule, hour_scan
-from lakehouse.validate.suites import Expectation, Suite, parameters_of
+from lakehouse.validate.suites import Expectation, Suite, parameters_of, path_of
 
 EXAMPLES = 100
 """How many rows that violate an expectation are kept by name; all of them are counted."""
@@ -63,21 +65,37 @@ def load() -> None:
 
 
 def check(suite: Suite, schema: pa.Schema) -> None:
-    """SuiteError for the first expectation that could not be answered in an hour of these columns.
+    """SuiteError for the first expectation that could not be answered in an hour of these columns."""
+    for complaint in complaints(suite, schema):
+        raise complaint
+
+
+def complaints(suite: Suite, schema: pa.Schema) -> Iterator[SuiteError]:
+    """One for each expectation that could not be answered in an hour of these columns.
 
     What Great Expectations does not know, and what gives no answer on sample rows of every type with missing values.
+    Whatever an expectation raises is a complaint about that one.
     """
     parameters = parameters_of(_ANY_HOUR, 0)
-    expectations = [each.with_parameters(parameters) for each in suite.expectations]
-    for expectation in expectations:
-        judge_of(expectation)
     rows = with_members(sample_rows(schema), suite.columns_read(schema))
-    findings, _ = findings_in_scan(expectations, rows.schema, lambda columns: rows.select(list(columns)).to_reader())
-    for finding in findings:
-        if not finding.is_answered:
-            raise SuiteError(
-                finding.expectation.origin,
-                found=f"{finding.expectation.type} of {finding.expectation.subject}: {finding.remark}",
+
+    def scan(columns: Sequence[str]) -> pa.RecordBatchReader:
+        return rows.select(list(columns)).to_reader()
+
+    for expectation in (each.with_parameters(parameters) for each in suite.expectations):
+        try:
+            judge_of(expectation)
+            (finding,), _ = findings_in_scan([expectation], rows.schema, scan, table_columns=schema.names)
+            remark = "" if finding.is_answered else finding.remark
+        except SuiteError as refused:
+            yield refused
+            continue
+        except Exception as broken:
+            remark = f"No answer: {_one_line(broken)}"
+        if remark:
+            yield SuiteError(
+                expectation.origin,
+                found=f"{expectation.type} of {expectation.subject}: {remark}",
                 expected="an expectation that every hour of the declared columns answers",
                 next_step=_FIX,
             )
@@ -90,14 +108,16 @@ def findings_in_scan(
     also: Mapping[str, Measure] | None = None,
     examples: int = EXAMPLES,
     examples_bytes: int = EXAMPLES_BYTES,
+    table_columns: Sequence[str] | None = None,
 ) -> tuple[list[Finding], dict[str, Any]]:
     """One finding per expectation, in their order, and what `also` asks for, all measured in one scan.
 
-    `schema` is that of the scan. Rows that violate an expectation are looked for only where there are some. An
-    expectation without an answer is a finding that says why; what the files raise is raised (duckdb.Error, OSError).
+    `schema` is that of the scan, `table_columns` are those of silver where it differs. Rows that violate an expectation
+    are looked for only where there are some. An expectation without an answer is a finding that says why; what the
+    files raise is raised (duckdb.Error, OSError).
     """
     load()
-    asked = [_asked(each, schema) for each in expectations]
+    asked = [_asked(each, schema, table_columns) for each in expectations]
     questions = [each for each in asked if isinstance(each, _Question)]
     extra: dict[Any, Measure] = {("also", name): each for name, each in (also or {}).items()}
     with hour_scan(scan) as hour:
@@ -109,12 +129,12 @@ def findings_in_scan(
 def with_members(rows: pa.Table, columns: Iterable[str]) -> pa.Table:
     """Only `columns`, in which `route.origin` is a member of a struct as a column of that name."""
     names = list(columns)
-    return pa.table({name: _member(rows, name) for name in names})
+    return pa.table({name: _member(rows, path_of(name, rows.schema)) for name in names})
 
 
-def _member(rows: pa.Table, column: str) -> pa.ChunkedArray:
-    top, *path = column.split(".")
-    return pc.struct_field(rows[top], path) if path else rows[top]
+def _member(rows: pa.Table, path: Sequence[str]) -> pa.ChunkedArray:
+    top, *members = path
+    return pc.struct_field(rows[top], members) if members else rows[top]
 
 
 # --- the question --------------------------------------------------------------------------------------------------
@@ -124,7 +144,8 @@ def _member(rows: pa.Table, column: str) -> pa.ChunkedArray:
 class _Question:
     """An expectation as Great Expectations has it, and how each metric that it asks for is measured.
 
-    `rule` is what rows can violate, `count` the metric that counts them; None where it is not about rows.
+    `rule` is what rows can violate, `count` the metric that counts them; None where it is not about rows. `bounds` are
+    those of the metric `bounded`.
     """
 
     expectation: Expectation
@@ -132,39 +153,44 @@ class _Question:
     measures: Mapping[Any, Measure]
     rule: Rule | None = None
     count: Any = None
+    bounds: Bounds | None = None
+    bounded: Any = None
 
     @property
     def columns(self) -> list[str]:
         return sorted({column for each in self.measures.values() for column in each.columns})
 
 
-def _asked(expectation: Expectation, schema: pa.Schema) -> _Question | Finding:
-    """The question, or the finding that there is none."""
+def _asked(expectation: Expectation, schema: pa.Schema, table_columns: Sequence[str] | None) -> _Question | Finding:
+    """The question, or the finding that there is none: whatever it raises is of this expectation alone."""
     try:
-        return _question(expectation, schema)
+        return _question(expectation, schema, table_columns)
     except SuiteError as refused:
         return finding_without_answer(expectation, f"{refused.found}; expected {refused.expected}")
-    except (NotExpressibleInSql, KeyError, TypeError, ValueError) as refused:
+    except Exception as refused:
         return finding_without_answer(expectation, refused)
 
 
-def _question(expectation: Expectation, schema: pa.Schema) -> _Question:
-    judge = judge_of(_in_its_spelling(expectation, schema))
+def _question(expectation: Expectation, schema: pa.Schema, table_columns: Sequence[str] | None) -> _Question:
+    judge = judge_of(expectation)
     condition = _condition_of(judge)
     dependencies = judge.get_validation_dependencies(runtime_configuration={"result_format": dict(_VERDICT_ONLY)})
     measures: dict[Any, Measure] = {}
-    rule, count = None, None
+    rule = count = None
+    by_name: dict[str, Any] = {}
     for metric in dependencies.get_metric_configurations():
         values = {**metric.metric_domain_kwargs, **metric.metric_value_kwargs, **expectation.kwargs}
         values["row_condition"] = condition
-        measured = measure(metric.metric_name, values, schema)
+        measured = measure(metric.metric_name, values, schema, table_columns)
         if measured is None:
             reason = _REASONS.get(expectation.type) or _NOT_MEASURED.format(metric.metric_name)
             raise NotExpressibleInSql(reason)
         measures[metric.id] = measured
+        by_name[metric.metric_name] = metric.id
         if metric.metric_name == f"{getattr(judge, 'map_metric', None)}.unexpected_count":
             rule, count = rule_of(judge.map_metric, values, schema), metric.id
-    return _Question(expectation, judge, measures, rule, count)
+    bounds = bounds_of(expectation.type, expectation.kwargs, schema)
+    return _Question(expectation, judge, measures, rule, count, bounds, by_name.get(bounds.metric) if bounds else None)
 
 
 def _condition_of(judge: Any) -> Mapping[str, Any] | None:
@@ -178,30 +204,10 @@ def _condition_of(judge: Any) -> Mapping[str, Any] | None:
     return parsed
 
 
-def _in_its_spelling(expectation: Expectation, schema: pa.Schema) -> Expectation:
-    """With bounds on the smallest and the largest value as values of the column, which Great Expectations compares."""
-    kwargs, column = dict(expectation.kwargs), expectation.kwargs.get("column")
-    if expectation.type not in _EXTREMES or column not in schema.names:
-        return expectation
-    kind = schema.field(column).type
-    if not (pa.types.is_date(kind) or pa.types.is_timestamp(kind)):
-        return expectation
-    if kwargs.get("min_value") is not None:
-        kwargs["min_value"], is_exact = judged_bound(kwargs["min_value"], kind)
-        kwargs["strict_min"] = bool(kwargs.get("strict_min")) or not is_exact
-    if kwargs.get("max_value") is not None:
-        kwargs["max_value"], is_exact = judged_bound(kwargs["max_value"], kind)
-        kwargs["strict_max"] = bool(kwargs.get("strict_max")) and is_exact
-    return expectation.with_kwargs(kwargs)
-
-
-_EXTREMES = ("expect_column_min_to_be_between", "expect_column_max_to_be_between")
-
-
 def judge_of(expectation: Expectation) -> Any:
     """Great Expectations' own; SuiteError when it does not know the type or refuses the kwargs."""
     load()
-    from great_expectations.exceptions.exceptions import ExpectationNotFoundError, GreatExpectationsError
+    from great_expectations.exceptions.exceptions import ExpectationNotFoundError
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     try:
@@ -213,7 +219,7 @@ def judge_of(expectation: Expectation) -> Any:
             expected="one that Great Expectations 1.24 has",
             next_step="Check the spelling in its gallery, then run `lakehouse topics check`.",
         ) from unknown
-    except (GreatExpectationsError, ValueError, TypeError) as refused:
+    except Exception as refused:  # whatever its libraries make of a value
         raise SuiteError(
             expectation.origin,
             found=f"{expectation.type} with {json.dumps(dict(expectation.kwargs), default=str)[:200]}",
@@ -262,23 +268,33 @@ class _Judging:
 
     def finding(self, question: _Question) -> Finding:
         """What was found; when the database refuses the question but reads its columns, the finding says so."""
-        from great_expectations.exceptions.exceptions import GreatExpectationsError
-
         try:
-            return self._answer(question)
-        except (GreatExpectationsError, TypeError, ValueError, IndexError, KeyError) as refused:
-            return finding_without_answer(question.expectation, refused)
+            return self._bounded(question) if question.bounds is not None else self._answer(question)
         except duckdb.Error as refused:
             if is_without_room(refused):
                 raise
             self.hour.probe(question.columns)
             return finding_without_answer(question.expectation, refused)
+        except (OSError, pa.ArrowException):
+            raise
+        except Exception as refused:
+            return finding_without_answer(question.expectation, refused)
+
+    def _bounded(self, question: _Question) -> Finding:
+        assert question.bounds is not None
+        judged = question.bounds.judge(self._known(question)[question.bounded])
+        return Finding(
+            question.expectation, judged.success, observed=observed_value(judged.observed), remark=judged.remark
+        )
+
+    def _known(self, question: _Question) -> dict[Any, Any]:
+        """Its metrics; measured alone where the shared scan could not."""
+        known = {metric: self.metrics[metric] for metric in question.measures if metric in self.metrics}
+        return known if len(known) == len(question.measures) else self.hour.metrics(question.measures)
 
     def _answer(self, question: _Question) -> Finding:
         rule, count = question.rule, question.count
-        known = {metric: self.metrics[metric] for metric in question.measures if metric in self.metrics}
-        if len(known) < len(question.measures):
-            known = self.hour.metrics(question.measures)
+        known = self._known(question)
         if isinstance(rule, UniqueRule):
             known[count] = self.hour.repeats(rule)
         result_format = _VERDICT_ONLY if rule else _DETAILS

@@ -21,7 +21,7 @@ from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import gx
 from lakehouse.validate.scan import of_files
-from lakehouse.validate.suites import is_there
+from lakehouse.validate.suites import is_there, path_of
 
 if TYPE_CHECKING:
     from deltalake import DeltaTable
@@ -49,14 +49,15 @@ class SealedHour:
         present = pa.schema(self.silver.schema().to_arrow())
         is_readable_by_path = "://" not in self.uri and bool(self.files)
         if is_readable_by_path and all(is_there(name, present) for name in columns):
-            return of_files([f"{self.uri}/{file.path}" for file in self.files], columns, {"hour": self.hour})
+            paths = {name: path_of(name, present) for name in columns}
+            return of_files([f"{self.uri}/{file.path}" for file in self.files], columns, {"hour": self.hour}, paths)
         return self.batches(columns)
 
     def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
         """Of the columns that the table's version did not have yet, every value is missing."""
         schema = self.schema(columns)
         present = pa.schema(self.silver.schema().to_arrow())
-        known = {name: pc.field(*name.split(".")) for name in columns if is_there(name, present)}
+        known = {name: pc.field(*path_of(name, present)) for name in columns if is_there(name, present)}
         if not self.files:
             return pa.RecordBatchReader.from_batches(schema, [])
         dataset = self.silver.to_pyarrow_dataset(file_pruning_predicate=f"hour = '{self.hour}'")

@@ -9,6 +9,7 @@ integer.
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from datetime import UTC, date, datetime, timedelta
 from decimal import ROUND_FLOOR, Context, Decimal, InvalidOperation
 from typing import Any
@@ -69,7 +70,7 @@ def exact(value: Any, kind: pa.DataType) -> Any:
         if isinstance(value, bool):
             return value
         raise _refusal(value, kind, "true or false")
-    floor, is_exact = _floor(value, kind)
+    floor, is_exact = floor_of(value, kind)
     if not is_exact or floor is None:
         raise _refusal(value, kind, "one of its values")
     return floor
@@ -81,6 +82,8 @@ def literal(value: Any, kind: pa.DataType) -> str:
 
 
 def set_literal(values: Any, kind: pa.DataType) -> str:
+    if values is not None and not isinstance(values, list | tuple | set | frozenset):
+        raise NotExpressibleInSql(f"{values!r} is no list of values")
     if not values:
         raise NotExpressibleInSql("an empty set has no answer")
     return f"({', '.join(literal(value, kind) for value in values)})"
@@ -88,7 +91,7 @@ def set_literal(values: Any, kind: pa.DataType) -> str:
 
 def at_least(name: str, value: Any, kind: pa.DataType, is_strict: bool = False) -> str:
     """The SQL of `name >= value`, or `>`. A bound need not be a value of the column: an integer can be above 0.5."""
-    floor, is_exact = _floor(value, kind)
+    floor, is_exact = floor_of(value, kind)
     if floor is None:
         return "true"
     return f"{name} {'>=' if is_exact and not is_strict else '>'} {_sql(floor, kind)}"
@@ -96,38 +99,29 @@ def at_least(name: str, value: Any, kind: pa.DataType, is_strict: bool = False) 
 
 def at_most(name: str, value: Any, kind: pa.DataType, is_strict: bool = False) -> str:
     """The SQL of `name <= value`, or `<`."""
-    floor, is_exact = _floor(value, kind)
+    floor, is_exact = floor_of(value, kind)
     if floor is None:
         return "false"
     return f"{name} {'<' if is_exact and is_strict else '<='} {_sql(floor, kind)}"
 
 
-def judged_bound(value: Any, kind: pa.DataType) -> tuple[Any, bool]:
-    """(bound, whether it is a value of the type) in the spelling that Great Expectations compares with a metric."""
-    floor, is_exact = _floor(value, kind)
-    if floor is None:
-        raise _refusal(value, kind, "one that its values can reach")
-    if isinstance(floor, date):  # an instant is one, too; its text has the time
-        return floor.isoformat(), is_exact
-    return value, True
-
-
-def _floor(value: Any, kind: pa.DataType) -> tuple[Any, bool]:
+def floor_of(value: Any, kind: pa.DataType) -> tuple[Any, bool]:
     """(largest value of the type that is not above `value`, whether it is equal); (None, False) below all of them."""
     is_numeric = isinstance(value, int | float | Decimal) and not isinstance(value, bool)
+    is_finite = is_numeric and (isinstance(value, int) or math.isfinite(value))
     if pa.types.is_string(kind) and isinstance(value, str):
         return value, True
     if pa.types.is_decimal(kind) and (is_numeric or isinstance(value, str)):
         return _floor_decimal(value, kind)
-    if pa.types.is_integer(kind) and is_numeric and math.isfinite(value):
+    if pa.types.is_integer(kind) and is_finite:
         low, high = -(2 ** (kind.bit_width - 1)), 2 ** (kind.bit_width - 1) - 1
         whole = min(math.floor(value), high)
         return (whole, whole == value) if whole >= low else (None, False)
-    if is_float(kind) and is_numeric and math.isfinite(value):
-        with np.errstate(over="ignore"):
+    if is_float(kind) and is_finite:
+        with np.errstate(over="ignore"), suppress(OverflowError):
             nearest = float(np.float32(value)) if pa.types.is_float32(kind) else float(value)
-        if math.isfinite(nearest):
-            return nearest, True
+            if math.isfinite(nearest):
+                return nearest, True
     if pa.types.is_date(kind) and isinstance(value, str | date):
         instant = _instant(value, kind)
         return instant.date(), instant == datetime.combine(instant.date(), datetime.min.time(), UTC)
@@ -161,7 +155,10 @@ def _instant(value: str | date, kind: pa.DataType) -> datetime:
             raise _refusal(value, kind, "microseconds at most")
     else:
         moment = value if isinstance(value, datetime) else datetime.combine(value, datetime.min.time())
-    return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    try:
+        return moment.replace(tzinfo=UTC) if moment.tzinfo is None else moment.astimezone(UTC)
+    except OverflowError:
+        raise _refusal(value, kind, "one from year 1 to 9999 in UTC") from None
 
 
 def _sql(value: Any, kind: pa.DataType) -> str:

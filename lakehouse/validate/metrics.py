@@ -7,20 +7,20 @@ no other engine, so that a verdict does not depend on the size of the hour: what
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import math
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal
 from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.validate.bounds import deviation, middle
 from lakehouse.validate.conditions import columns_of, condition_sql
 from lakehouse.validate.literals import (
     NotExpressibleInSql,
     exact,
     identifier,
     is_comparable,
-    is_float,
     is_number,
     is_ordered,
     is_single,
@@ -28,7 +28,8 @@ from lakehouse.validate.literals import (
     type_name,
 )
 from lakehouse.validate.rules import Values, rule_of
-from lakehouse.validate.scan import Measure, Rule, UniqueRule
+from lakehouse.validate.scan import Measure, Rule, SumsMeasure, UniqueRule
+from lakehouse.validate.sums import Sums
 
 _COUNT = ".unexpected_count"
 _IN_SCOPE = ".filtered_row_count"
@@ -36,10 +37,11 @@ _MOST_VALUES = 20
 """How many values Great Expectations lists by default."""
 
 
-def measure(name: str, values: Values, schema: pa.Schema) -> Measure | None:
+def measure(name: str, values: Values, schema: pa.Schema, table_columns: Sequence[str] | None = None) -> Measure | None:
     """How the metric is measured, None when it is not; NotExpressibleInSql when not of columns of these types.
 
-    `values` are the expectation's own, as its suite has them, with what the metric adds.
+    `values` are the expectation's own, as its suite has them, with what the metric adds. `table_columns` are those of
+    silver; without them those of the scan, in which members of structs are columns.
     """
     condition = condition_sql(values.get("row_condition"), schema)
     also_read = tuple(columns_of(values.get("row_condition")))
@@ -49,7 +51,7 @@ def measure(name: str, values: Values, schema: pa.Schema) -> Measure | None:
     if name == "table.row_count":
         return Measure(f"count(*) filter ({condition})", also_read)
     if name in ("table.columns", "table.column_count"):
-        columns = list(dict.fromkeys(column.split(".")[0] for column in schema.names))
+        columns = list(schema.names if table_columns is None else table_columns)
         return Measure("0", metric=lambda _: columns if name == "table.columns" else len(columns))
     aggregate, column = AGGREGATES.get(name), str(values.get("column"))
     if aggregate is None:
@@ -61,7 +63,8 @@ def measure(name: str, values: Values, schema: pa.Schema) -> Measure | None:
         raise NotExpressibleInSql(f"values of {type_name(kind)} cannot be asked that")
     value = identifier(column) if condition == "true" else f"(case when {condition} then {identifier(column)} end)"
     sql = aggregate.sql(value, values, kind).replace("count(*)", f"count(*) filter ({condition})")
-    return Measure(sql, (column, *also_read), aggregate.metric(values, kind))
+    measured = SumsMeasure if aggregate.is_of_sums else Measure
+    return measured(sql, (column, *also_read), aggregate.metric(values, kind))
 
 
 def _count(rule: Rule, all_in_scope: bool) -> Measure:
@@ -76,42 +79,50 @@ def _count(rule: Rule, all_in_scope: bool) -> Measure:
 # --- aggregates ----------------------------------------------------------------------------------------------------
 
 Metric = Callable[[Any], Any]
+MetricOf = Callable[[Values, pa.DataType], Metric]
 
 
 def _as_is(values: Values, kind: pa.DataType) -> Metric:
     return lambda value: value
 
 
-def _as_number(values: Values, kind: pa.DataType) -> Metric:
-    """Great Expectations compares with floats: of decimals the nearest, of sums 15 digits, whoever added first."""
+def _of_sums(take: Callable[[Sums], Any], special: Callable[[Sums], float] = lambda sums: sums.special) -> MetricOf:
+    """What is taken of exact sums; of values that are not all finite, what floats come to."""
 
-    def number(value: Any) -> Any:
-        if isinstance(value, Decimal):
-            return int(value) if pa.types.is_integer(kind) else float(value)
-        return float(f"{value:.15g}") if isinstance(value, float) else value
+    def metric(values: Values, kind: pa.DataType) -> Metric:
+        return lambda sums: None if not sums.count else special(sums) if sums.special else take(sums)
 
-    return number
+    return metric
+
+
+def _middle(values: Values, kind: pa.DataType) -> Metric:
+    return middle
 
 
 @dataclass(frozen=True)
 class Aggregate:
-    """An aggregate of one column: `sql` from the SQL of its values, `metric` makes Great Expectations' metric of it."""
+    """An aggregate of one column: `sql` from the SQL of its values, `metric` makes Great Expectations' metric of it.
+
+    With `is_of_sums` the metric is made of the exact sums of what `sql` gives for each row.
+    """
 
     sql: Callable[[str, Values, pa.DataType], str]
     fits: Callable[[pa.DataType], bool]
-    metric: Callable[[Values, pa.DataType], Metric] = _as_is
+    metric: MetricOf = _as_is
+    is_of_sums: bool = False
 
 
 def _plain(
     template: str,
     fits: Callable[[pa.DataType], bool],
-    metric: Callable[[Values, pa.DataType], Metric] = _as_is,
-    of_floats: str = "",
+    metric: MetricOf = _as_is,
+    *,
+    is_of_sums: bool = False,
 ) -> Aggregate:
     def sql(value: str, values: Values, kind: pa.DataType) -> str:
-        return (of_floats if of_floats and is_float(kind) else template).format(value)
+        return template.format(value)
 
-    return Aggregate(sql, fits, metric)
+    return Aggregate(sql, fits, metric, is_of_sums)
 
 
 def _not_in_set(value: str, values: Values, kind: pa.DataType) -> str:
@@ -165,17 +176,19 @@ def _quantiles(value: str, values: Values, kind: pa.DataType) -> str:
     if values.get("allow_relative_error"):
         raise NotExpressibleInSql("allow_relative_error: quantiles are exact here")
     wanted = [float(quantile) for quantile in values["quantile_ranges"]["quantiles"]]
-    return f"quantile_disc({value}::double, {wanted}) filter ({value} is not null)"
+    return f"quantile_disc({value}, {wanted})"
 
 
 AGGREGATES: Mapping[str, Aggregate] = {
-    "column.min": _plain("min({})", is_ordered, _as_number),
-    "column.max": _plain("max({})", is_ordered, _as_number),
-    "column.mean": _plain("avg({})", is_number, _as_number, of_floats="favg({})"),
-    "column.sum": _plain("sum({})", is_number, _as_number, of_floats="fsum({})"),
-    "column.standard_deviation": _plain("stddev_samp({}::double)", is_number, _as_number),
-    "column.median": _plain("median({}::double)", is_number, _as_number),
-    "column.quantile_values": Aggregate(_quantiles, is_number, _listed),
+    "column.min": _plain("min({})", is_ordered),
+    "column.max": _plain("max({})", is_ordered),
+    "column.mean": _plain("{}", is_number, _of_sums(lambda sums: sums.mean), is_of_sums=True),
+    "column.sum": _plain("{}", is_number, _of_sums(lambda sums: sums.total), is_of_sums=True),
+    "column.standard_deviation": _plain(
+        "{}", is_number, _of_sums(lambda sums: deviation(sums.variance), lambda sums: math.nan), is_of_sums=True
+    ),
+    "column.median": _plain("[quantile_disc({0}, 0.5), quantile_disc({0}, -0.5)]", is_number, _middle),
+    "column.quantile_values": Aggregate(_quantiles, is_number),
     "column.distinct_values.count": _plain("count(distinct {})", is_comparable),
     "column.unique_proportion": _plain("coalesce(count(distinct {0}) / nullif(count({0}), 0), 0)", is_comparable),
     "column.non_null_count": _plain("count({})", lambda kind: True),

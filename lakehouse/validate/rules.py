@@ -13,6 +13,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.validate.bounds import exact_number
 from lakehouse.validate.conditions import columns_of, condition_sql
 from lakehouse.validate.literals import (
     NotExpressibleInSql,
@@ -252,6 +253,7 @@ def _need_alike(columns: Sequence[str], types: Sequence[pa.DataType]) -> None:
 def _sum(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
     """Exact for integers and decimals; with a float among them as floats, in the order of the list. Missing is 0."""
     _need(is_number, *types)
+    exact_number(values["sum_total"], any(map(pa.types.is_decimal, types)))
     if any(map(is_float, types)):
         kind, sql_type = pa.float64(), "double"
     else:

@@ -14,6 +14,7 @@ import pyarrow as pa
 from lakehouse.store.scratch import scratch_database
 from lakehouse.validate import functions
 from lakehouse.validate.literals import identifier, text_literal
+from lakehouse.validate.sums import Sums
 
 Scan = Callable[[Sequence[str]], pa.RecordBatchReader | str]
 """The hour's rows, read again at each call: only the given columns, in which `route.origin` is a column of that name.
@@ -35,6 +36,11 @@ class Measure:
     sql: str
     columns: tuple[str, ...] = ()
     metric: Callable[[Any], Any] = lambda value: value
+
+
+@dataclass(frozen=True)
+class SumsMeasure(Measure):
+    """What is made of exact sums: `sql` gives a number for each row."""
 
 
 @dataclass(frozen=True)
@@ -76,15 +82,31 @@ class HourScan:
 
     def metrics(self, measures: Mapping[Any, Measure]) -> dict[Any, Any]:
         """Every measure's metric, by its key; the same SQL is computed once, all of it in one scan."""
-        columns = sorted({column for each in measures.values() for column in each.columns})
+        of_sums = {key: each for key, each in measures.items() if isinstance(each, SumsMeasure)}
+        others = {key: each for key, each in measures.items() if key not in of_sums}
+        found = self._aggregates(others) | self._sums(of_sums)
+        return {key: each.metric(found[type(each), each.sql]) for key, each in measures.items()}
+
+    def _aggregates(self, measures: Mapping[Any, Measure]) -> dict[Any, Any]:
         expressions = list(dict.fromkeys(each.sql for each in measures.values()))
         if not expressions:
             return {}
-        self._read(columns)
+        self._read(_columns_of(measures))
         listed = ", ".join(f"{expression} as m{place}" for place, expression in enumerate(expressions))
-        (row,) = self._rows(f"select {listed} from hour")
-        found = {expression: row[f"m{place}"] for place, expression in enumerate(expressions)}
-        return {key: each.metric(found[each.sql]) for key, each in measures.items()}
+        (row,) = self._rows(f"select count(*) as rows, {listed} from hour")
+        return {(Measure, expression): row[f"m{place}"] for place, expression in enumerate(expressions)}
+
+    def _sums(self, measures: Mapping[Any, Measure]) -> dict[Any, Any]:
+        """In a scan of its own, which only the columns of which a sum is asked are read for."""
+        expressions = list(dict.fromkeys(each.sql for each in measures.values()))
+        sums = [Sums() for _ in expressions]
+        if expressions:
+            self._read(_columns_of(measures))
+            batches = self._database.sql(f"select {', '.join(expressions)} from hour").to_arrow_reader(_BATCH_ROWS)
+            for batch in batches:
+                for each, column in zip(sums, batch.columns, strict=True):
+                    each.add(column)
+        return {(SumsMeasure, expression): each for expression, each in zip(expressions, sums, strict=True)}
 
     def repeats(self, rule: UniqueRule) -> int:
         """How many rows violate a rule about repeated values: exact, also where two values have the same hash.
@@ -137,6 +159,7 @@ class HourScan:
 
     def _read(self, columns: Sequence[str]) -> None:
         rows = self._scan(list(dict.fromkeys(columns)) or ["event_id"])
+        self._database.unregister("hour")  # some columns may come as batches, and others by a query
         if isinstance(rows, str):
             self._database.execute(f"create or replace temp view hour as {rows}").fetchall()
         else:
@@ -162,6 +185,10 @@ class HourScan:
         return f"select * from suspects qualify count(*) over (partition by {by}) > 1"
 
 
+def _columns_of(measures: Mapping[Any, Measure]) -> list[str]:
+    return sorted({column for each in measures.values() for column in each.columns})
+
+
 @contextmanager
 def hour_scan(scan: Scan, row_hash: Hashed = row_hash) -> Iterator[HourScan]:
     """A database of its own for the hour, gone with all that it spilled when the block ends."""
@@ -169,13 +196,21 @@ def hour_scan(scan: Scan, row_hash: Hashed = row_hash) -> Iterator[HourScan]:
         yield HourScan(scan, database, row_hash)
 
 
-def of_files(paths: Sequence[str], columns: Sequence[str], constants: Mapping[str, str]) -> str:
-    """The query for columns of Parquet files on this machine; a column of `constants` is the same in every row."""
+def of_files(
+    files: Sequence[str],
+    columns: Sequence[str],
+    constants: Mapping[str, str],
+    paths: Mapping[str, Sequence[str]] | None = None,
+) -> str:
+    """The query for columns of Parquet files on this machine; a column of `constants` is the same in every row.
+
+    `paths` say which members of which columns they are; a column without one is that of its name.
+    """
     members = [
         f"{text_literal(constants[name])} as {identifier(name)}"
         if name in constants
-        else f"{'.'.join(map(identifier, name.split('.')))} as {identifier(name)}"
+        else f"{'.'.join(map(identifier, (paths or {}).get(name, (name,))))} as {identifier(name)}"
         for name in columns
     ]
-    listed = ", ".join(map(text_literal, paths))
+    listed = ", ".join(map(text_literal, files))
     return f"select {', '.join(members)} from read_parquet([{listed}], hive_partitioning = false)"

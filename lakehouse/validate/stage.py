@@ -177,6 +177,7 @@ class Validation:
                 sealed.schema(columns),
                 sealed.scan,
                 latency.MEASURES,
+                table_columns=silver_schema(self.topic).names,
             )
         answered = dict(zip(asked, findings, strict=True))
         complete = tuple(answered.get(place) or Finding(each, True, 0) for place, each in enumerate(expectations))

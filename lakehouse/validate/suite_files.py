@@ -17,6 +17,14 @@ def check_suites(topic: Topic, config: Config) -> None:
     gx.check(suite_of(topic, config), silver_schema(topic))
 
 
+def suite_complaints(topic: Topic, config: Config) -> list[str]:
+    """All that `check_suites` could raise, one for each expectation."""
+    try:
+        return [str(each) for each in gx.complaints(suite_of(topic, config), silver_schema(topic))]
+    except SuiteError as unusable:
+        return [str(unusable)]
+
+
 def suite_of(topic: Topic, config: Config) -> Suite:
     """`_every_topic.json` and the topic's own; SuiteError when one is missing or cannot be used."""
     return suite_from(topic, _texts((EVERY_TOPIC, topic.name), topic, config))

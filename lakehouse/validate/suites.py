@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal, cast
@@ -238,13 +238,26 @@ def _with_one_meaning(kind: str, kwargs: dict[str, Any], origin: str) -> dict[st
 
 def _check_columns(expectation: Expectation, schema: pa.Schema) -> None:
     for column in expectation.columns_read:
-        if not is_there(column, schema):
+        found = paths_of(column, schema)
+        if not found:
             raise SuiteError(
                 expectation.origin,
                 found=f"the column {column!r}",
                 expected="one of " + ", ".join(schema.names),
                 next_step=_FIX,
             )
+        if len(found) > 1:
+            raise SuiteError(
+                expectation.origin,
+                found=f"the column {column!r}, which is both {' and '.join(map(_described, found))}",
+                expected="a name that is one of them",
+                next_step="Rename one of the two fields.",
+            )
+
+
+def _described(path: Sequence[str]) -> str:
+    *above, name = path
+    return f"the member {name!r} of {'.'.join(above)!r}" if above else f"the field {name!r}"
 
 
 def _check_parameters(expectation: Expectation) -> None:
@@ -260,9 +273,28 @@ def _check_parameters(expectation: Expectation) -> None:
 
 def is_there(column: str, schema: pa.Schema) -> bool:
     """Whether the schema has the column, or the member of a struct that `route.origin` is."""
-    kind: pa.DataType = pa.struct(list(schema))
-    for member in column.split("."):
-        if not pa.types.is_struct(kind) or kind.get_field_index(member) < 0:
-            return False
-        kind = kind.field(member).type
-    return True
+    return bool(paths_of(column, schema))
+
+
+def path_of(column: str, schema: pa.Schema) -> tuple[str, ...]:
+    """The column and members that `route.origin` names; KeyError when there are none."""
+    found = paths_of(column, schema)
+    if not found:
+        raise KeyError(column)
+    return found[0]
+
+
+def paths_of(column: str, schema: pa.Schema) -> list[tuple[str, ...]]:
+    """All that the name can mean, the whole name first: a field may have a dot in its own."""
+    return sorted(_paths(column, pa.struct(list(schema))), key=len)
+
+
+def _paths(name: str, kind: pa.DataType) -> Iterator[tuple[str, ...]]:
+    if not pa.types.is_struct(kind):
+        return
+    for member in kind:
+        if member.name == name:
+            yield (member.name,)
+        elif name.startswith(f"{member.name}."):
+            for path in _paths(name[len(member.name) + 1 :], member.type):
+                yield (member.name, *path)
