@@ -13,6 +13,7 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import duckdb
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -23,7 +24,7 @@ from lakehouse.errors import SuiteError
 from lakehouse.topics import Topic
 from lakehouse.validate import gx
 from lakehouse.validate.findings import OBSERVED_BYTES, Finding, example_rows, plain
-from lakehouse.validate.scan import of_files
+from lakehouse.validate.scan import HourScan, of_files
 from lakehouse.validate.suites import Expectation, Suite, path_of, suite_from
 from tests.clock import NOON
 
@@ -669,3 +670,25 @@ def test_a_condition_that_no_sample_meets_is_no_complaint(condition: str | None)
         ("expect_column_distinct_values_to_equal_set", {"value_set": [1]}),
     ):
         gx.check(Suite("t", (Expectation(kind, {"column": "m", **kwargs, **extra}),), ""), SCHEMA)
+
+
+def test_rows_too_large_to_sort_decide_no_verdict() -> None:
+    """More than the database may have of memory: counted all the same, and shown by their beginnings."""
+    large = [{"event_id": f"e{place:03}", "name": f"{place:06}" * 175_000} for place in range(120)]
+    table = pa.Table.from_pylist([{**row, "größe": row["name"]} for row in large], SCHEMA)
+    asked = Expectation("expect_select_column_values_to_be_unique_within_record", {"column_list": ["name", "größe"]})
+    (finding,), _ = gx.findings_in_scan([asked], SCHEMA, lambda names: table.select(list(names)).to_reader())
+    assert (finding.is_answered, finding.success, finding.unexpected) == (True, False, 120), finding.remark
+    assert finding.examples[0]["name"].endswith("… (1,050,000 bytes, cut)")
+
+
+def test_examples_that_cannot_be_had_are_said_to_be_missing(monkeypatch: pytest.MonkeyPatch) -> None:
+    def full(*_: object) -> Any:
+        raise duckdb.OutOfMemoryException("failed to allocate")
+
+    monkeypatch.setattr(HourScan, "examples", full)
+    table = pa.Table.from_pylist([{"event_id": "e1", "n": 1}], SCHEMA)
+    asked = Expectation(IN_SET, {"column": "n", "value_set": [2]})
+    (finding,), _ = gx.findings_in_scan([asked], SCHEMA, lambda names: table.select(list(names)).to_reader())
+    assert (finding.is_answered, finding.success, finding.unexpected, finding.examples) == (True, False, 1, ())
+    assert "left out" in finding.remark

@@ -352,6 +352,7 @@ DAMAGES: dict[str, Callable[[bytes], bytes]] = {
     "no bars": without("lateness", "rows"),
     "no seal": without("seal"),
     "no expectations": without("expectations"),
+    "deep": lambda sound: b"[" * 100_000,
 }
 
 
@@ -376,7 +377,7 @@ def test_a_damaged_result_is_shown_as_unreadable_and_ends_nothing(
     assert "cannot be read" not in (tmp_path / "weather_observed" / f"{hour}.html").read_text()
 
 
-@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff"])
+@pytest.mark.parametrize("damage", [b"", b"{", b"[1]", b"\xff", b"[" * 100_000])
 def test_pages_are_drawn_again_when_nobody_knows_what_they_were_drawn_from(
     lake: FlightsLake, tmp_path: Path, damage: bytes
 ) -> None:
@@ -385,6 +386,21 @@ def test_pages_are_drawn_again_when_nobody_knows_what_they_were_drawn_from(
     built = report.build(lake.config, str(tmp_path), NOW)
     assert built.drawn == built.pages > 15
     assert report.build(lake.config, str(tmp_path), NOW).drawn == 0
+
+
+def test_a_folder_in_the_place_of_a_result_is_shown_as_unreadable(lake: FlightsLake, tmp_path: Path) -> None:
+    """As a half restored backup leaves it: the topic's other hours have their pages."""
+    hour = "2013-01-02T12"
+    result = Path(TopicTables(lake.config.topic("weather_observed"), lake.config.settings).reports.uri, hour, "r1.json")
+    aside = result.rename(tmp_path / "r1.json")
+    result.mkdir()
+    try:
+        assert report.build(lake.config, str(tmp_path / "site"), NOW).pages > 15
+        text = (tmp_path / "site" / "weather_observed" / f"{hour}.html").read_text()
+        assert f"The result {hour}/r1.json cannot be read" in text
+    finally:
+        result.rmdir()
+        aside.rename(result)
 
 
 def test_a_damaged_model_of_usual_hours_leaves_the_pages_without_bands(lake: FlightsLake, tmp_path: Path) -> None:

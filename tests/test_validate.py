@@ -185,6 +185,20 @@ def test_what_breaks_an_expectation_is_listed_from_silver(lake: SealedLake) -> N
         failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_nice")
 
 
+@pytest.mark.parametrize("content", [b"", b'{"expectations": [', b"[]", b"null", b"{}", b"\xff", b"[" * 100_000, None])
+def test_what_breaks_an_expectation_cannot_be_listed_by_a_damaged_result(lake: SealedLake, content: bytes | None) -> None:
+    """A folder in its place, too: the file is named, and what to do."""
+    lake.seal(plays(2))
+    lake.validate()
+    lake.report("json").unlink()
+    if content is None:
+        lake.report("json").mkdir()
+    else:
+        lake.report("json").write_bytes(content)
+    with pytest.raises(LakeError, match=r"r1\.json: found a result that cannot be read"):
+        failing(lake.topic, lake.config, HOUR, "expect_column_values_to_be_unique.event_id")
+
+
 def test_an_event_after_the_end_of_its_hour_breaks_what_every_topic_expects(lake: SealedLake) -> None:
     """The end of the hour is another one each hour: the suite leaves it open in Great Expectations' own way."""
     lake.suite(

@@ -186,7 +186,7 @@ def _keys_before(storage: Storage) -> dict[str, str]:
     """What each page was drawn from; nothing when that is not known, and then all pages are drawn again."""
     try:
         built = json.loads(storage.read(_BUILT) or b"{}")
-    except ValueError:
+    except (ValueError, RecursionError):
         return {}
     return {str(page): str(key) for page, key in built.items()} if isinstance(built, dict) else {}
 
@@ -218,10 +218,10 @@ def _build_topic(
 def _result_of(reports: Storage, row: HourStatus) -> tuple[dict[str, Any] | None, str]:
     """The result of the hour's newest verdict, and a complaint when there is one that cannot be read."""
     path = f"{row.hour}/r{row.revision}.json"
-    text = reports.read(path)
-    if text is None:
-        return None, ""
     try:
+        text = reports.read(path)
+        if text is None:
+            return None, ""
         result = json.loads(text)
         hour.page(result, HourContext(lateness=_lateness(result)))  # it may be well-formed, and still lack something
     except Exception as error:

@@ -50,7 +50,11 @@ def _last_result(topic: Topic, config: Config, hour: Hour) -> tuple[Sealed, Mapp
     tables = TopicTables(topic, config.settings)
     history = tables.history()
     seal = history.seal_of(hour)
-    text = tables.reports.files().read(f"{result_name(hour, seal.revision)}.json") if seal else None
+    reports, path = tables.reports.files(), f"{result_name(hour, seal.revision)}.json" if seal else ""
+    try:
+        text = reports.read(path) if seal else None
+    except OSError as unreadable:
+        raise _damaged(reports.address(path), unreadable) from unreadable
     if seal is None or text is None:
         raise LakeError(
             f"{topic.name} {hour}",
@@ -62,13 +66,17 @@ def _last_result(topic: Topic, config: Config, hour: Hour) -> tuple[Sealed, Mapp
         result = json.loads(text)
         _ = [(row["expectation"], row["column"], row["success"], row["kwargs"]) for row in result["expectations"]]
     except (ValueError, KeyError, TypeError, RecursionError) as damaged:
-        raise LakeError(
-            tables.reports.files().address(f"{result_name(hour, seal.revision)}.json"),
-            found=f"a result that cannot be read ({type(damaged).__name__})",
-            expected="what the hour was judged by, as the stage wrote it",
-            next_step="The verdict is in the ledger; restore the file from a copy to look up rows by it.",
-        ) from damaged
+        raise _damaged(reports.address(path), damaged) from damaged
     return seal, result
+
+
+def _damaged(address: str, cause: Exception) -> LakeError:
+    return LakeError(
+        address,
+        found=f"a result that cannot be read ({type(cause).__name__})",
+        expected="what the hour was judged by, as the stage wrote it",
+        next_step="The verdict is in the ledger; restore the file from a copy to look up rows by it.",
+    )
 
 
 def _named(wanted: str, result: Mapping[str, Any], subject: str) -> Expectation:

@@ -269,7 +269,7 @@ class _Judging:
     def finding(self, question: _Question) -> Finding:
         """What was found; when the database refuses the question but reads its columns, the finding says so."""
         try:
-            return self._bounded(question) if question.bounds is not None else self._answer(question)
+            return self._judged(question)
         except duckdb.Error as refused:
             if is_without_room(refused):
                 raise
@@ -279,6 +279,16 @@ class _Judging:
             raise
         except Exception as refused:
             return finding_without_answer(question.expectation, refused)
+
+    def _judged(self, question: _Question) -> Finding:
+        judge = self._answer if question.bounds is None else self._bounded
+        try:
+            return judge(question)
+        except duckdb.OutOfMemoryException as refused:
+            if is_without_room(refused):
+                raise
+            self.hour.with_one_thread()
+            return judge(question)
 
     def _bounded(self, question: _Question) -> Finding:
         assert question.bounds is not None
@@ -302,12 +312,13 @@ class _Judging:
         success, details = bool(result.success), result.result or {}
         unexpected = known[count] if rule else details.get("unexpected_count")
         examples: Sequence[Mapping[str, Any]] = ()
+        remark = _remark(details)
         if rule is not None and not success:
-            examples = self.hour.examples(rule, ["event_id"], self.examples)
+            examples, missing = self._examples_of(rule)
+            remark = f"{remark} {missing}".strip()
         elif not success:
             examples = [{"value": value} for value in details.get("partial_unexpected_list") or ()]
         kept = example_rows(examples, self.examples_bytes)
-        remark = _remark(details)
         if len(kept) < len(examples):
             remark = f"{remark} Examples are cut: {len(kept)} of {len(examples)} shown.".strip()
         return Finding(
@@ -318,6 +329,15 @@ class _Judging:
             kept,
             remark,
         )
+
+    def _examples_of(self, rule: Rule) -> tuple[Sequence[Mapping[str, Any]], str]:
+        """And why there are none: what does not fit into memory must not decide the verdict."""
+        try:
+            return self.hour.examples(rule, ["event_id"], self.examples), ""
+        except duckdb.OutOfMemoryException as refused:
+            if is_without_room(refused):
+                raise
+            return (), "Examples are left out: the rows are too large to sort."
 
 
 def _remark(details: Mapping[str, Any]) -> str:

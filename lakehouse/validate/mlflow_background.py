@@ -9,6 +9,7 @@ from concurrent.futures import Future, ThreadPoolExecutor
 from datetime import timedelta
 from functools import cached_property
 
+from lakehouse.concealed import without_secrets
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.mlflow_runs import is_a_refusal, log_due, remove_erased, tracking_uri
 
@@ -53,7 +54,7 @@ class BackgroundLog:
         except Exception as error:  # whatever a server can answer
             if not is_a_refusal(error):
                 self._left_alone_until[uri] = self._clock() + _LEFT_ALONE / timedelta(seconds=1)
-            reason = (str(error).splitlines() or [type(error).__name__])[0]
+            reason = without_secrets((str(error).splitlines() or [type(error).__name__])[0])
             log.warning("validate: topic=%s next=log to MLflow in the next run error=%s", tables.topic.name, reason)
             return 0
 

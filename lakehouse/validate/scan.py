@@ -27,6 +27,8 @@ Hashed = Callable[[Sequence[str]], str]
 _BATCH_ROWS = 500_000
 _HASHES_IN_MEMORY = 64_000_000
 """8 bytes each, while they are sorted twice."""
+_LONG_BYTES, _SHORT = 4096, 50
+"""Of a text in an example: from so many bytes on, only so many characters."""
 
 
 @dataclass(frozen=True)
@@ -120,7 +122,10 @@ class HourScan:
         return int(count)
 
     def examples(self, rule: Rule, also: Sequence[str], limit: int) -> list[dict[str, Any]]:
-        """The first rows that violate the rule, by their values in this order: `also`, the columns it is about."""
+        """The first rows that violate the rule, by their values in this order: `also`, the columns it is about.
+
+        Of long texts only the beginning, and how much there was: rows are sorted in memory.
+        """
         columns = list(dict.fromkeys([*also, *rule.columns]))
         if isinstance(rule, UniqueRule):
             self._suspects(rule, columns)
@@ -128,7 +133,13 @@ class HourScan:
         else:
             self._read([*columns, *rule.also_read])
             violating = f"select * from hour where {rule.applies_to} and {rule.violates}"
-        return self._rows(f"select {', '.join(map(identifier, columns))} from ({violating}) order by all limit {limit}")
+        types = dict(self._database.execute(f"select column_name, column_type from (describe {violating})").fetchall())
+        shown = ", ".join(_shortened(name) if types[name] == "VARCHAR" else identifier(name) for name in columns)
+        return self._rows(f"select {shown} from ({violating}) order by all limit {limit}")
+
+    def with_one_thread(self) -> None:
+        """Slower, and in less memory: each thread holds rows of its own."""
+        self._database.execute("set threads = 1")
 
     def probe(self, columns: Sequence[str]) -> None:
         """Read every value of the columns; raises what the files raise."""
@@ -183,6 +194,12 @@ class HourScan:
     def _repeated_rows(rule: UniqueRule) -> str:
         by = ", ".join(map(identifier, rule.columns))
         return f"select * from suspects qualify count(*) over (partition by {by}) > 1"
+
+
+def _shortened(column: str) -> str:
+    name = identifier(column)
+    cut = f"left({name}, {_SHORT}) || '… (' || format('{{:,}}', strlen({name})) || ' bytes, cut)'"
+    return f"case when strlen({name}) > {_LONG_BYTES} then {cut} else {name} end as {name}"
 
 
 def _columns_of(measures: Mapping[Any, Measure]) -> list[str]:
