@@ -186,9 +186,9 @@ def test_what_breaks_an_expectation_is_listed_from_silver(lake: SealedLake) -> N
 
 
 @pytest.mark.parametrize("content", [b"", b'{"expectations": [', b"[]", b"null", b"{}", b"\xff", b"[" * 100_000, None])
-def test_what_breaks_an_expectation_cannot_be_listed_by_a_damaged_result(lake: SealedLake, content: bytes | None) -> None:
+def test_what_breaks_an_expectation_is_not_listed_by_a_damaged_result(lake: SealedLake, content: bytes | None) -> None:
     """A folder in its place, too: the file is named, and what to do."""
-    lake.seal(plays(2))
+    lake.put(plays(2))
     lake.validate()
     lake.report("json").unlink()
     if content is None:
