@@ -32,7 +32,7 @@ from tests.servers.warehouse import lake_options
 
 _EARLY, _LATE = range(4, 9), range(54, 59)
 """Triggers that are compared: neither has a sweep of manifests or a close of an hour in it, nor a checkpoint."""
-_BETWEEN = timedelta(seconds=10)
+BETWEEN = timedelta(seconds=10)
 _DELAY_SECONDS = 0.04
 
 
@@ -46,19 +46,28 @@ class PlayedTopic:
         self.config = replace(config, settings=config.settings.model_copy(update=roots | options))
         self.world = World(self.config, sweep_every=20)
         self.topic = self.world.topic
-        self._store, self._published = store, 0
-        self.driver = Driver(self.world, self.topic, folder / "checkpoint", "bench", random.Random(1))
+        self._store, self._published, self._runs = store, 0, 0
+        self._checkpoint = folder / "checkpoint"
+        self.start_again()
+
+    def start_again(self) -> None:
+        """Another run on the same checkpoint; the one before it, if any, just ends."""
+        self._runs += 1
+        self.driver = Driver(self.world, self.topic, self._checkpoint, f"bench {self._runs}", random.Random(1))
         self.driver.open()
 
     def trigger(self, events: int = 0) -> tuple[int, float]:
         """One batch of so many new events: its requests and its seconds."""
+        self.publish(events)
+        counted = self.counted(self.driver.batch)
+        self.world.now += BETWEEN
+        return counted
+
+    def publish(self, events: int) -> None:
         for _ in range(events):
             self._published += 1
             event = {"event_id": f"e{self._published}", "played_at": self.world.now.isoformat(), "n": 1}
             self.world.publish(json.dumps(event).encode())
-        counted = self.counted(self.driver.batch)
-        self.world.now += _BETWEEN
-        return counted
 
     def counted(self, work: Callable[[], object]) -> tuple[int, float]:
         """Requests and seconds of the work."""

@@ -9,11 +9,14 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import PlayedTopic
+from bench.store import BETWEEN, PlayedTopic
+from lakehouse.errors import LakehouseError
+from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import seal_due
-from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.bronze_log import ingest_commits, newest_state
+from lakehouse.store.delta import files
 from lakehouse.store.files import storage_for
-from tests.servers.object_store import PAGE, ObjectStoreServer, serving
+from tests.servers.object_store import PAGE, Faults, ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
 
 MOST_WITH_ROWS, MOST_IDLE = 10, 8
@@ -24,6 +27,11 @@ MOST_WITH_ROWS, MOST_IDLE = 10, 8
 def store() -> Iterator[ObjectStoreServer]:
     with serving() as started:
         yield started
+
+
+@pytest.fixture(autouse=True)
+def _well(store: ObjectStoreServer) -> None:
+    store.misbehave(Faults())
 
 
 def test_a_trigger_asks_for_the_same_however_long_the_log_is(store: ObjectStoreServer, tmp_path: Path) -> None:
@@ -78,6 +86,40 @@ def test_files_of_any_size_are_written_and_read_as_they_are(store: ObjectStoreSe
         assert source.read() == content[max(0, size - 8) : size]
     if size < 4 * 1024 * 1024:
         assert [request.kind for request in store.requests()] == ["insert", "get"]
+
+
+@pytest.mark.parametrize("seed", [1, 2, 3])
+def test_a_store_in_a_bad_hour_loses_and_doubles_nothing(
+    store: ObjectStoreServer, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Refused requests of every kind, answers that got lost, lists that lag; a run that gives up is started again."""
+    monkeypatch.setattr("google.api_core.retry.retry_unary.time.sleep", lambda seconds: None)
+    topic = PlayedTopic(store, tmp_path)
+    store.requests()
+    store.misbehave(Faults(share=0.15, seed=seed, lag_seconds=0.1))
+    for number in range(28):
+        topic.publish(2)
+        try:
+            topic.driver.batch()
+        except LakehouseError:
+            topic.start_again()
+        topic.world.now += BETWEEN if number != 24 else timedelta(hours=2)
+    store.misbehave(Faults())
+    assert [request.kind for request in store.requests()].count("refused") > 0
+    topic.trigger()
+    seal_due(topic.topic, topic.config, run="r")
+    segments = [each for _, metadata in ingest_commits(topic.world.tables.bronze()) for each in metadata["segments"]]
+    assert len(segments) == len(set(segments))
+    paths = [file.path for file in files(topic.world.tables.bronze())]
+    assert len(paths) == len(set(paths))
+    silver = topic.world.tables.silver()
+    sealed = silver.to_pyarrow_table()["event_id"].to_pylist() if silver else []
+    waiting = sum(held.rows for held in newest_state(topic.world.tables.bronze()).hours.values())
+    assert len(sealed) == len(set(sealed))
+    assert {f"e{number}" for number in range(1, 51)} <= set(sealed)
+    assert waiting >= 2
+    audited = audit_hour(topic.topic, topic.config, topic.world.tables.history().sealed_hours()[0])
+    assert audited.is_right
 
 
 def test_a_missing_file_is_a_file_that_is_not_found(store: ObjectStoreServer) -> None:

@@ -11,6 +11,7 @@ from __future__ import annotations
 import bisect
 import email
 import json
+import random
 import re
 import subprocess
 import sys
@@ -24,7 +25,7 @@ from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from types import MappingProxyType
 from typing import Any, NamedTuple
-from urllib.parse import parse_qs, unquote, urlsplit
+from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from urllib.request import urlopen
 
 PAGE = 1000
@@ -51,6 +52,20 @@ class Answer(NamedTuple):
     body: bytes = b""
 
 
+class Faults(NamedTuple):
+    """What a store does to clients in a bad hour, by chance. `share` of the requests is refused with 429 or 503.
+
+    A third of the refused was done before, so that its answer is lost. Lists do not show what is younger than
+    `lag_seconds`; one answer in `slow_every` takes `slow_seconds` more.
+    """
+
+    share: float = 0.0
+    seed: int = 1
+    lag_seconds: float = 0.0
+    slow_every: int = 20
+    slow_seconds: float = 0.0
+
+
 class _Object(NamedTuple):
     content: bytes
     generation: int
@@ -63,6 +78,8 @@ class ObjectStore:
 
     delay: float = 0.0
     requests: list[Request] = field(default_factory=list)
+    faults: Faults = field(default_factory=Faults)
+    chance: random.Random = field(default_factory=random.Random)
     _objects: dict[str, _Object] = field(default_factory=dict)
     _names: list[str] = field(default_factory=list)
     _uploads: dict[str, tuple[str, list[bytes], str | None]] = field(default_factory=dict)
@@ -105,8 +122,10 @@ class ObjectStore:
             if after:
                 at = max(at, bisect.bisect_right(self._names, f"{bucket}/{after}"))
             found = []
+            newest = time.time() - self.faults.lag_seconds
             while at < len(self._names) and self._names[at].startswith(full) and len(found) <= PAGE:
-                found.append(self._names[at].partition("/")[2])
+                if self._objects[self._names[at]].written_at <= newest:
+                    found.append(self._names[at].partition("/")[2])
                 at += 1
         return found[:PAGE], found[PAGE - 1] if len(found) > PAGE else ""
 
@@ -115,6 +134,11 @@ class ObjectStore:
         began = time.monotonic()
         if self.delay:
             time.sleep(self.delay)
+        refusal = self._refusal()
+        if refusal and self.chance.random() > 1 / 3:
+            with self._lock:
+                self.requests.append(Request("refused", url, "", began, time.monotonic() - began))
+            return refusal
         address = urlsplit(url)
         query = {key: values[0] for key, values in parse_qs(address.query, keep_blank_values=True).items()}
         path = address.path
@@ -127,7 +151,16 @@ class ObjectStore:
         with self._lock:
             client = _client(headers.get("User-Agent", ""))
             self.requests.append(Request(kind, name, client, began, time.monotonic() - began))
-        return answer
+        return refusal or answer
+
+    def _refusal(self) -> Answer | None:
+        faults = self.faults
+        if faults.slow_seconds and self.chance.randrange(faults.slow_every) == 0:
+            time.sleep(faults.slow_seconds)
+        if self.chance.random() >= faults.share:
+            return None
+        status = self.chance.choice([429, 503])
+        return _refused(status, "rateLimitExceeded" if status == 429 else "backendError", "Try again.")
 
     # --- JSON ------------------------------------------------------------------------------------------------------
 
@@ -324,6 +357,11 @@ class _Connection(BaseHTTPRequestHandler):
         """For `ObjectStoreServer`; neither counted nor delayed."""
         if path == "requests":
             return _json(self.store.counted())
+        if path.startswith("faults"):
+            values = {key: found[0] for key, found in parse_qs(urlsplit(path).query).items()}
+            faults = Faults(**{key: type(getattr(Faults(), key))(value) for key, value in values.items()})
+            self.store.faults, self.store.chance = faults, random.Random(faults.seed)
+            return _json(None)
         self.store.delay = float(path.partition("=")[2])
         return _json(None)
 
@@ -353,6 +391,10 @@ class ObjectStoreServer:
     def delay(self, seconds: float) -> None:
         """Let each answer take so long from now on."""
         self._control(f"delay?seconds={seconds}")
+
+    def misbehave(self, faults: Faults) -> None:
+        """From now on; `Faults()` ends it."""
+        self._control(f"faults?{urlencode(faults._asdict())}")
 
     def _control(self, path: str) -> bytes:
         with urlopen(f"{self.address}{_CONTROL}{path}", timeout=60) as answer:
