@@ -22,7 +22,7 @@ from rich.text import Text
 
 from lakehouse.cli import app, columns
 from lakehouse.cli.output import as_json, table
-from lakehouse.cli.progress_line import progress
+from lakehouse.cli.progress_line import progress, working
 from lakehouse.operations.hour_status import HourStatus
 from lakehouse.operations.status import STATES, TopicStatus
 from lakehouse.printable import printable
@@ -183,3 +183,14 @@ def test_progress_is_on_the_terminal_only(is_terminal: bool, monkeypatch: pytest
     assert out.getvalue() == ""
     shown = Text.from_ansi(err.getvalue()).plain
     assert ("hours verified" in shown, "3/3" in shown) == (is_terminal, is_terminal)
+
+
+@pytest.mark.parametrize("is_terminal", [True, False])
+def test_work_of_unknown_length_is_on_the_terminal_only(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An audit of a large hour takes minutes: whoever watches sees that it goes on, and a log has no spinner in it."""
+    err = _Screen() if is_terminal else io.StringIO()
+    monkeypatch.setattr(sys, "stderr", err)
+    monkeypatch.setenv("TERM", "xterm")
+    with working("plays: computed again"):
+        pass
+    assert ("plays: computed again" in Text.from_ansi(err.getvalue()).plain) == is_terminal

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -22,6 +24,7 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Seal
 from lakehouse.errors import LakeError, SealError
 from lakehouse.operations.audit import audit_hour
+from lakehouse.seal import stage
 from lakehouse.seal.stage import app_of, newest_seal, seal_due
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.delta import commit, files_of_hour
@@ -220,6 +223,31 @@ def test_files_without_rows_are_not_left(lake: Lake) -> None:
     assert (manifest["rows"], manifest["late_duplicates"], manifest["files"]) == (0, 1, 0)
     assert files_of_hour(lake.silver, SIX) == []
     assert list(Path(lake.folders.silver, f"hour={SIX}").glob("*")) == []
+
+
+def test_an_hour_that_takes_long_says_so_in_the_log(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A seal of 360 million rows is minutes without a line, which looks like one that hangs."""
+    told = threading.Event()
+
+    class Listener(logging.Handler):
+        def emit(self, record: logging.LogRecord) -> None:
+            if f"hour={FIVE} state=working seconds=" in record.getMessage():
+                told.set()
+
+    def wait_at(step: str) -> None:
+        assert step != "seal.files_durable" or told.wait(30)
+
+    monkeypatch.setattr(stage, "WORKING_EVERY_SECONDS", 0.01)
+    monkeypatch.setattr(failpoints, "reach", wait_at)
+    listener = Listener()
+    stage.log.setLevel(logging.INFO)
+    stage.log.addHandler(listener)
+    try:
+        lake.deliver(Delivery("e"))
+        assert lake.seal()["rows"] == 1
+    finally:
+        stage.log.removeHandler(listener)
+    assert not [thread for thread in threading.enumerate() if thread.name.startswith("seal ")]
 
 
 def test_an_empty_hour_is_sealed_without_files(lake: Lake) -> None:

@@ -27,6 +27,7 @@ from lakehouse.cli.arguments import (
 )
 from lakehouse.cli.examine import reconcile_session
 from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
+from lakehouse.cli.progress_line import progress
 from lakehouse.config import Config, load_usable
 from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
@@ -151,7 +152,15 @@ def erase(
         _erasure_status(config, topic, as_json)
         return
     condition, why, person = _given(where, "--where"), reason_of(_given(reason, "--reason")), person_of(by)
-    erasure = erasing.erase(topic_with_lake(config, topic), config, condition, reason=why, by=person, dry_run=dry_run)
+    erasure = erasing.erase(
+        topic_with_lake(config, topic),
+        config,
+        condition,
+        reason=why,
+        by=person,
+        dry_run=dry_run,
+        track=progress("hours sealed again"),
+    )
     if as_json:
         print_json({"dry_run": dry_run, **asdict(erasure)})
         return

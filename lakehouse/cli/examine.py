@@ -32,7 +32,7 @@ from lakehouse.cli.output import (
     print_table,
     value_text,
 )
-from lakehouse.cli.progress_line import progress
+from lakehouse.cli.progress_line import progress, working
 from lakehouse.config import Config, load_usable
 
 if TYPE_CHECKING:
@@ -82,7 +82,8 @@ def audit(
     wanted, then = hour_of(hour), moment_of(as_of, "--as-of")
     snapshot = started_topic(config, topic)
     known_hour(snapshot, wanted, config.now())
-    result = audit_hour(snapshot.topic, config, wanted, then, limit)
+    with working(f"{topic} {wanted}: computed again from its deliveries"):
+        result = audit_hour(snapshot.topic, config, wanted, then, limit)
     if as_json:
         print_json(asdict(result))
     else:
@@ -109,7 +110,8 @@ def trace(
 
     config = load_usable(context.obj)
     then = moment_of(as_of, "--as-of")
-    result = trace_event(topic_with_lake(config, topic), config, event_id, then)
+    with working(f"{topic}: deliveries of {event_id}"):
+        result = trace_event(topic_with_lake(config, topic), config, event_id, then)
     if as_json:
         print_json(asdict(result))
         return
@@ -140,7 +142,8 @@ def failing(
     known_hour(snapshot, wanted, config.now())
     from lakehouse.validate import failing as validate
 
-    finding = validate.failing(snapshot.topic, config, wanted, expectation, limit)
+    with working(f"{topic} {wanted}: rows against {expectation}"):
+        finding = validate.failing(snapshot.topic, config, wanted, expectation, limit)
     if as_json:
         print_json({"topic": topic, "hour": wanted, **finding.as_json()})
         return

@@ -42,7 +42,7 @@ from lakehouse.cli.output import (
     table,
     terminal,
 )
-from lakehouse.cli.progress_line import progress
+from lakehouse.cli.progress_line import progress, working
 from lakehouse.config import Config, load_usable
 from lakehouse.errors import LakehouseError, UsageError, in_one_line, require
 from lakehouse.operations.explain import Explanation, explain_hour
@@ -210,7 +210,8 @@ def lateness(
         require("matplotlib")
         if not png.parent.is_dir():
             raise _no_picture(f"no folder {png.parent}")
-    found = outlook(topic_with_lake(config, topic), config, tolerated=skewed)
+    with working(f"{topic}: deliveries, by how late they came"):
+        found = outlook(topic_with_lake(config, topic), config, tolerated=skewed)
     if png is not None:
         try:
             picture(found, png)

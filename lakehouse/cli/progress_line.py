@@ -3,8 +3,17 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
 
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import (
+    BarColumn,
+    MofNCompleteColumn,
+    Progress,
+    SpinnerColumn,
+    TextColumn,
+    TimeElapsedColumn,
+    TimeRemainingColumn,
+)
 
 from lakehouse.cli.output import terminal
 from lakehouse.operations.tracking import T, Track
@@ -23,3 +32,16 @@ def progress(what: str) -> Track:
             yield from bar.track(items, total=total, description=what)
 
     return tracked
+
+
+@contextmanager
+def working(what: str) -> Iterator[None]:
+    """While this lasts: work of which nobody knows how much there is, and how long it has taken so far."""
+    console = terminal(is_error=True)
+    if not console.is_terminal:
+        yield
+        return
+    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+    with Progress(*columns, console=console, transient=True) as bar:
+        bar.add_task(what, total=None)
+        yield

@@ -19,6 +19,7 @@ from lakehouse.operations.erasure.bronze import BronzeErasure
 from lakehouse.operations.erasure.order import ERASE, Order
 from lakehouse.operations.erasure.silver import ErasedHour, SilverErasure
 from lakehouse.operations.erasure.verdicts import without_observed_values
+from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.store.delta import table_errors
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -37,21 +38,30 @@ class Erasure:
     files: tuple[str, ...] = field(default=(), repr=False)
 
 
-def erase(topic: Topic, config: Config, where: str, *, reason: str, by: str, dry_run: bool = False) -> Erasure:
+def erase(
+    topic: Topic,
+    config: Config,
+    where: str,
+    *,
+    reason: str,
+    by: str,
+    dry_run: bool = False,
+    track: Track = no_tracking,
+) -> Erasure:
     """Erase all rows and deliveries for which `where` holds, and every delivery of a row's event.
 
     `where` is one condition over silver's columns, in DuckDB's SQL. It can be repeated: what is gone is gone, and an
     erasure that was interrupted, this one or another, is finished first. LakehouseError when a closed hour still waits
     for its seal. Rejected deliveries are found only by conditions over their `event_id`, `message_id` and
     `publish_time`; the others go with `bronze_retention`. What ingest has not committed yet is not searched: erase
-    again once it has.
+    again once it has. `track` counts the hours that are sealed again.
     """
     order = Order(Condition(where, topic), reason, by, config.settings.release)
     with table_errors(f"topic {topic.name}"), lake_errors(f"topic {topic.name}"):
-        return _erase(TopicTables(topic, config.settings), order, dry_run=dry_run)
+        return _erase(TopicTables(topic, config.settings), order, dry_run=dry_run, track=track)
 
 
-def _erase(tables: TopicTables, order: Order, *, dry_run: bool) -> Erasure:
+def _erase(tables: TopicTables, order: Order, *, dry_run: bool, track: Track) -> Erasure:
     topic = tables.topic
     tables.bronze()
     ledger = tables.ledger(f"{ERASE}/{order.release}/{order.by}")
@@ -70,7 +80,7 @@ def _erase(tables: TopicTables, order: Order, *, dry_run: bool) -> Erasure:
         would_be = tuple(silver.would_be(hour, matches) for hour, matches in sorted(found.items()))
         return Erasure(topic.name, would_be, sum(match.count for match in bronze.matches(events)))
     deliveries = bronze.rewrite(events)
-    sealed_again = tuple(silver.seal_again(hour, matches) for hour, matches in sorted(found.items()))
+    sealed_again = tuple(silver.seal_again(hour, matches) for hour, matches in track(sorted(found.items()), len(found)))
     ledger.erase(without_observed_values(ledger.history().erased_hours()))
     _end_in_mlflow(tables)
     log.info("erase: topic=%s hours=%d deliveries=%d", topic.name, len(sealed_again), deliveries)

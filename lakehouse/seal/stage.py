@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import logging
+import threading
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from itertools import takewhile
 from typing import Any
 
@@ -32,6 +34,9 @@ from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
+
+WORKING_EVERY_SECONDS = 30.0
+"""Between two lines of the log about one hour that is being sealed."""
 
 SEAL = "seal"
 _MOST_CONFLICTS = 3
@@ -80,7 +85,8 @@ class Sealer:
         the hour was closed at. LakeError when a file of bronze is missing or damaged.
         """
         started = time.monotonic()
-        version, manifest = self._commit(hour, self._bronze_version(hour))
+        with _working(self._topic.name, hour):
+            version, manifest = self._commit(hour, self._bronze_version(hour))
         self._hold(hour, version)
         failpoints.reach("seal.committed")
         seconds = round(time.monotonic() - started, 3)
@@ -254,3 +260,21 @@ def _rows_by_file(addresses: pa.Table) -> dict[int, np.ndarray[tuple[int], np.dt
     ordered = addresses.sort_by([(FILE, "ascending"), (ROW, "ascending")])
     numbers, firsts = np.unique(ordered[FILE].to_numpy(), return_index=True)
     return dict(zip(numbers.tolist(), np.split(ordered[ROW].to_numpy(), firsts[1:]), strict=False))
+
+
+@contextmanager
+def _working(topic: str, hour: Hour) -> Iterator[None]:
+    """A line in the log now and then while a large hour is sealed: whoever waits for it sees that it goes on."""
+    ended, began = threading.Event(), time.monotonic()
+
+    def tell() -> None:
+        while not ended.wait(WORKING_EVERY_SECONDS):
+            log.info("seal: topic=%s hour=%s state=working seconds=%.0f", topic, hour, time.monotonic() - began)
+
+    thread = threading.Thread(target=tell, name=f"seal {topic} {hour}", daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        ended.set()
+        thread.join()

@@ -16,6 +16,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pyspark
+from rich.console import Console
+from rich.progress import Progress, SpinnerColumn, TextColumn, TimeElapsedColumn
 
 from lakehouse.crash.processes import UnavailableError
 
@@ -118,12 +120,25 @@ def _once(name: str, fetch: Callable[[Path], None]) -> Path:
         if not folder.is_dir():
             aside = Path(tempfile.mkdtemp(prefix=f".{name}-", dir=cache()))
             try:
-                print(f"services: fetches {name}", file=sys.stderr)
-                fetch(aside)
+                with _working(f"services: fetches {name}"):
+                    fetch(aside)
                 aside.rename(folder)
             finally:
                 shutil.rmtree(aside, ignore_errors=True)
     return folder
+
+
+@contextmanager
+def _working(what: str) -> Iterator[None]:
+    """The line, and on a terminal how long it has taken; none of these downloads says how far it is."""
+    console = Console(stderr=True)
+    if not console.is_terminal:
+        print(what, file=sys.stderr)
+        yield
+        return
+    with Progress(SpinnerColumn(), TextColumn(what), TimeElapsedColumn(), console=console) as bar:
+        bar.add_task(what, total=None)
+        yield
 
 
 @contextmanager
