@@ -5,6 +5,9 @@ from __future__ import annotations
 import json
 import shutil
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
@@ -34,6 +37,10 @@ from lakehouse.validate.suite_files import check_suites, suite_of
 from tests.lake import Lake, write_suite
 
 HOUR = "2026-11-23T05"
+PLAYS_TOPIC = {
+    "subscription": "projects/test/subscriptions/x", "event_id": "payload.id", "event_time": "publish_time",
+    "fields": {"user": "string"},
+}  # fmt: skip
 Rows = list[dict[str, Any]]
 
 
@@ -633,6 +640,52 @@ def test_a_server_that_never_answers_is_given_up_soon(lake: SealedLake, monkeypa
     assert first - began < 20
     assert time.monotonic() - first < 0.5
     assert Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").exists()
+
+
+@pytest.fixture
+def stuck() -> Iterator[threading.Event]:
+    """What a server does not let come to an end, until the test has."""
+    released = threading.Event()
+    yield released
+    released.set()
+
+
+def test_a_server_that_lets_nothing_end_holds_no_process(lake: SealedLake, stuck: threading.Event) -> None:
+    """One that answers a byte at a time meets no deadline of a client: what is noted is for the next run."""
+    background = BackgroundLog(lambda tables: int(stuck.wait(60)))
+    first = background.log_soon(lake.tables)
+    other = lake.with_settings(sealed_root=f"{lake.config.settings.sealed_root}-2")
+    waiting = [background.log_soon(other.tables) for _ in range(3)]
+    assert first is not None
+    assert len({id(each) for each in waiting}) == 1, "a topic that waits already does not wait twice"
+    assert not background.finish(timedelta(seconds=0.1))
+    stuck.set()
+    assert background.finish(timedelta(seconds=30))
+    assert [each.result() for each in (first, waiting[0]) if each is not None] == [1, 1]
+
+
+def test_the_end_of_a_process_waits_for_what_is_logged(tmp_path: Path) -> None:
+    """And for no longer than it takes."""
+    program = f"""
+import time
+from pathlib import Path
+from lakehouse.config import Settings
+from lakehouse.store.tables import TopicTables
+from lakehouse.topics import topic_from
+from lakehouse.validate.mlflow_background import BackgroundLog
+
+def slow(tables):
+    time.sleep(0.3)
+    Path({str(tmp_path)!r}, tables.topic.name).write_text("logged")
+    return 1
+
+log = BackgroundLog(slow)
+for name in ("a", "b", "c"):
+    topic = topic_from(name, {PLAYS_TOPIC!r})
+    log.log_soon(TopicTables(topic, Settings(raw_root={str(tmp_path)!r})))
+"""
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=60)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["a", "b", "c"]
 
 
 def test_a_server_that_is_away_unjudges_nothing(lake: SealedLake) -> None:
