@@ -692,3 +692,35 @@ def test_examples_that_cannot_be_had_are_said_to_be_missing(monkeypatch: pytest.
     (finding,), _ = gx.findings_in_scan([asked], SCHEMA, lambda names: table.select(list(names)).to_reader())
     assert (finding.is_answered, finding.success, finding.unexpected, finding.examples) == (True, False, 1, ())
     assert "left out" in finding.remark
+
+
+@given(
+    st.lists(
+        st.tuples(
+            st.sampled_from([0, 1, -1, EDGE, EDGE + 1, 2**63 - 1, -(2**63)]),
+            st.sampled_from([0.0, -0.0, 0.5, -0.5, 1.0, float(EDGE), 2.0**63, -(2.0**63), 1e300, math.inf, -math.inf]),
+        ),
+        min_size=1,
+        max_size=8,
+    ),
+    st.booleans(),
+)
+@settings(max_examples=15, deadline=None)
+def test_integers_and_floats_are_compared_as_numbers(pairs: list[tuple[int, float]], or_equal: bool) -> None:
+    """Python compares them exactly; as doubles, two integers beyond 2**53 are one."""
+    rows = [{"event_id": f"e{place}", "n": n, "x": x} for place, (n, x) in enumerate(pairs)]
+    table = pa.Table.from_pylist(rows, SCHEMA)
+    both = {"ignore_row_if": "either_value_is_missing"}
+    greater = "expect_column_pair_values_a_to_be_greater_than_b"
+    asked = [
+        Expectation(greater, {"column_A": "n", "column_B": "x", "or_equal": or_equal, **both}),
+        Expectation(greater, {"column_A": "x", "column_B": "n", "or_equal": or_equal, **both}),
+        Expectation("expect_column_pair_values_to_be_equal", {"column_A": "x", "column_B": "n", **both}),
+    ]
+    findings, _ = gx.findings_in_scan(asked, SCHEMA, lambda names: table.select(list(names)).to_reader())
+    violating = [
+        sum(not (n >= x if or_equal else n > x) for n, x in pairs),
+        sum(not (x >= n if or_equal else x > n) for n, x in pairs),
+        sum(x != n for n, x in pairs),
+    ]
+    assert [finding.unexpected for finding in findings] == violating, findings

@@ -210,7 +210,48 @@ def _pair_rule(
     if predicate is not _pair_in_set and one != other and not (is_number(one) and is_number(other)):
         raise NotExpressibleInSql(f"values of {type_name(one)} and {type_name(other)} do not compare")
     a, b = map(identifier, columns)
-    return Rule(columns, f"({a} is not null and {b} is not null)", f"not ({predicate(a, b, values, types)})")
+    satisfied = predicate(a, b, values, types)
+    if predicate is not _pair_in_set and is_float(one) != is_float(other):
+        satisfied = _compared_exactly(predicate, a, b, values, types) or satisfied
+    return Rule(columns, f"({a} is not null and {b} is not null)", f"not ({satisfied})")
+
+
+def _compared_exactly(
+    predicate: Callable[[str, str, Values, Sequence[pa.DataType]], str],
+    a: str,
+    b: str,
+    values: Values,
+    types: Sequence[pa.DataType],
+) -> str | None:
+    """An integer with a float, which the database would compare as doubles; None where one is a decimal.
+
+    Between two integers lies no integer: a float counts as the one below or above it. NaN is above every number.
+    """
+    number, of_float = (b, a) if is_float(types[0]) else (a, b)
+    if any(map(pa.types.is_decimal, types)):
+        return None
+    low, high = f"floor({of_float}::double)", f"ceil({of_float}::double)"
+    if predicate is _equal:
+        inside = f"{low} = {high} and {low}::hugeint = {number}::hugeint"
+        return f"(case when {_is_beyond(of_float)} then false else {inside} end)"
+    or_equal = bool(values.get("or_equal"))
+    sign = ">=" if or_equal else ">"
+    if number == a:
+        above, inside = "false", f"{number}::hugeint {sign} ({high if or_equal else low})::hugeint"
+        below = "true"
+    else:
+        above, inside = "true", f"({low if or_equal else high})::hugeint {sign} {number}::hugeint"
+        below = "false"
+    is_above = f"isnan({of_float}) or {of_float}::double > {_BEYOND}"
+    return f"(case when {is_above} then {above} when {of_float}::double < -{_BEYOND} then {below} else {inside} end)"
+
+
+def _is_beyond(name: str) -> str:
+    return f"isnan({name}) or abs({name}::double) > {_BEYOND}"
+
+
+_BEYOND = "1e19::double"
+"""Beyond every bigint, and within what 128 bits hold."""
 
 
 def _in_scope(columns: Sequence[str], values: Values) -> str:
