@@ -49,7 +49,8 @@ class IngestState:
     """What ingest knows after a commit. `hours` are the open buckets that hold rows.
 
     `newest` is the event at which the publishers' clock last ran; `rejected` counts the messages since the last close
-    that have no place in any hour.
+    that have no place in any hour. `closed_in` is the version of the newest commit that closed hours, 0 where none has;
+    None where an older release did not say.
     """
 
     epoch: int = 0
@@ -60,6 +61,7 @@ class IngestState:
     slots: int = 0
     rejected: int = 0
     newest: NewestEvent | None = None
+    closed_in: int | None = 0
 
     def as_json(self) -> dict[str, Any]:
         return {
@@ -73,6 +75,7 @@ class IngestState:
             },
             "slots": self.slots,
             "rejected": self.rejected,
+            "closed_in": self.closed_in,
             "newest": self.newest
             and {
                 "event_time": self.newest.event_time.isoformat(),
@@ -92,6 +95,7 @@ class IngestState:
             values["slots"],
             values["rejected"],
             _newest(values),
+            values.get("closed_in"),
         )
 
 

@@ -33,6 +33,7 @@ from lakehouse.store.bronze_log import (
     segments_in_log,
 )
 from lakehouse.store.delta import DataFile, commit, open_table
+from lakehouse.store.files import LocalStorage
 from lakehouse.store.place import Place
 from lakehouse.store.table_log import ConflictError, entry_path
 from lakehouse.topics import Topic
@@ -77,6 +78,7 @@ STATES = st.builds(
     st.none() | INSTANTS,
     st.dictionaries(HOURS, st.builds(OpenHour, st.integers(0, 2**40), INSTANTS), max_size=4),
     st.integers(0, 1024),
+    closed_in=st.none() | st.integers(0, 2**40),
 )
 
 
@@ -186,6 +188,46 @@ def test_segments_are_found_beyond_many_other_commits(table: DeltaTable) -> None
     assert segments_in_log(table, 1) == {"1-0", "2-0"}
 
 
+def closing(table: DeltaTable, epoch: int, *closed: str) -> int:
+    state = replace(newest_state(table), epoch=epoch, open_hour=hours.after(closed[-1]))
+    return commit_batch(table, [], state, {"segments": [], "closed": [{"hour": hour} for hour in closed]})
+
+
+def test_closes_are_found_without_the_commits_between(table: DeltaTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A restart read every commit since the last close, and of a topic that never closed an hour all there are."""
+    put(table, 1)
+    first = closing(table, 2, FIVE)
+    for epoch in range(3, 9):
+        commit_batch(table, [], replace(newest_state(table), epoch=epoch), {"segments": [], "closed": []})
+    second = closing(table, 9, SIX, "2026-11-23T07")
+    other_commits(table, 3)
+    commit_batch(table, [], replace(newest_state(table), epoch=10), {"segments": [], "closed": []})
+    head = Head(open_table(table.table_uri, {}))
+    head.state()
+    read: list[str] = []
+    real = LocalStorage.read
+    monkeypatch.setattr(LocalStorage, "read", lambda self, path: read.append(path) or real(self, path))
+
+    def closes(after: str) -> list[tuple[int, str]]:
+        return [(version, details["hour"]) for version, details in bronze_log.closes_since(head.log, after)]
+
+    assert closes(SIX) == [(second, "2026-11-23T07")]
+    assert read == [entry_path(head.log.version), entry_path(second)]
+    assert closes(FIVE) == [(second, SIX), (second, "2026-11-23T07")]
+    assert closes("") == [(first, FIVE), (second, SIX), (second, "2026-11-23T07")]
+
+
+def test_closes_of_an_older_release_are_found_by_reading_on(table: DeltaTable, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(bronze_log, "replace", lambda state, **more: state)
+    old = commit_batch(table, [], IngestState(1, SIX, closed_in=None), {"segments": [], "closed": [{"hour": FIVE}]})
+    monkeypatch.undo()
+    put(table, 2)
+    commit_batch(table, [], IngestState(3, SIX, closed_in=None), {"segments": [], "closed": []})
+    assert bronze_log.closes_since(table, "") == [(old, {"hour": FIVE})]
+    new = commit_batch(table, [], newest_state(table), {"segments": [], "closed": [{"hour": SIX}]})
+    assert [version for version, _ in bronze_log.closes_since(table, "")] == [old, new]
+
+
 # --- followed --------------------------------------------------------------------------------------------------------
 
 
@@ -279,10 +321,10 @@ def test_the_state_is_in_every_checkpoint_whoever_wrote_it(
     state = replace(STATE, hours={FIVE: OpenHour(10, NOON)}, newest=NewestEvent(NOON, NOON))
     commit_batch(table, [file], state, {"segments": [segment_of(file.path)], "closed": []})
     stale, bronze = open_table(table.table_uri, {}), cleaned(table, request, writer)
-    assert newest_state(bronze) == state
+    assert newest_state(bronze) == replace(state, closed_in=None)
     assert segments_in_log(bronze, 7) == {segment_of(file.path)}
     other_commits(bronze, 1)
-    assert newest_state(open_table(table.table_uri, {})) == state
+    assert newest_state(open_table(table.table_uri, {})) == replace(state, closed_in=None)
     put(bronze, 8)
     with pytest.raises((ConflictError, LakeError)):
         put(stale, 8)

@@ -77,12 +77,7 @@ class Journal:
         It must come before the next close is recorded: the newest in the ledger says how far to look.
         """
         newest = self.ledger.history().closed_through() or ""
-        missing: list[tuple[int, dict[str, Any]]] = []
-        for version, metadata in bronze_log.ingest_commits(bronze):
-            missing += [(version, details) for details in metadata["closed"] if details["hour"] > newest]
-            if any(details["hour"] <= newest for details in metadata["closed"]):
-                break
-        for version, details in sorted(missing, key=lambda found: str(found[1]["hour"])):
+        for version, details in bronze_log.closes_since(bronze, newest):
             self._record_close(details, version)
 
     def _record_close(self, details: Mapping[str, Any], version: int) -> None:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -17,7 +18,7 @@ from deltalake import DeltaTable
 
 from lakehouse import hours
 from lakehouse.errors import LakeError
-from lakehouse.hours import EPOCH
+from lakehouse.hours import EPOCH, Hour
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
 from lakehouse.store.delta import (
     Conflicts,
@@ -90,6 +91,34 @@ def ingest_commits(bronze: Bronze) -> Iterator[tuple[int, dict[str, Any]]]:
             yield version, metadata
 
 
+def closes_since(bronze: Bronze, hour: Hour) -> list[tuple[int, dict[str, Any]]]:
+    """(version, what its commit says of it) of each hour that closed after the given one, oldest first."""
+    log = log_of(bronze)
+    found: list[tuple[int, dict[str, Any]]] = []
+    for version, metadata in _closing_commits(log):
+        found += [(version, closed) for closed in metadata["closed"] if closed["hour"] > hour]
+        if any(closed["hour"] <= hour for closed in metadata["closed"]):
+            break
+    return sorted(found, key=lambda close: str(close[1]["hour"]))
+
+
+def _closing_commits(log: TableLog) -> Iterator[tuple[int, dict[str, Any]]]:
+    """Commits that closed hours, newest first, each by what the one after it says; all others are read where it does
+    not.
+    """
+    version = newest_state(log).closed_in
+    while version:
+        with table_errors(f"{log.uri} version {version}: what ingest said of its commit"):
+            entry = log.entry(version)
+            if entry is None:  # cleaned away, and so recorded long ago
+                return
+            _check(entry.metadata)
+        yield version, entry.metadata
+        log, version = log.at(version - 1), entry.metadata.get("closed_before")
+    if version is None:
+        yield from ((number, metadata) for number, metadata in ingest_commits(log) if metadata["closed"])
+
+
 def _check(metadata: Mapping[str, Any]) -> None:
     """KeyError, TypeError or ValueError when it is not what ingest writes."""
     IngestState.from_json(metadata["state"])
@@ -134,10 +163,22 @@ def commit_batch(bronze: DeltaTable, files: Iterable[DataFile], state: IngestSta
 def commit_to(
     log: TableLog, files: Iterable[DataFile], state: IngestState, metadata: Mapping[str, Any]
 ) -> tuple[int, IngestState]:
-    """As `commit_batch`, of who has the log alone; gives the version and the state after it. It reads nothing."""
-    text = json.dumps({**metadata, "kind": INGEST, "state": state.as_json()}, sort_keys=True)
+    """As `commit_batch`, of who has the log alone; gives the version and the state after it. It reads nothing.
+
+    A commit that closes hours names the one before it that did (`closed_before`): who looks for closes reads no others.
+    """
+    has_closes = bool(metadata.get("closed"))
+
+    def after(version: int) -> IngestState:
+        return replace(state, closed_in=version) if has_closes else state
+
+    def text_at(version: int) -> str:
+        before = {"closed_before": state.closed_in} if has_closes else {}
+        return json.dumps({**metadata, **before, "kind": INGEST, "state": after(version).as_json()}, sort_keys=True)
+
     change = change_of(files, (), _transactions(state))
-    return commit_to_log(log, change, lambda version: text, partition_by=["hour"]), state
+    version = commit_to_log(log, change, text_at, partition_by=["hour"])
+    return version, after(version)
 
 
 def commit_change(
@@ -258,6 +299,7 @@ def _state_in_checkpoint(bronze: DeltaTable, epoch: int | None) -> IngestState:
         known[_SLOTS] or 0,
         known[_REJECTED] or 0,
         NewestEvent(event_time, publish_time) if event_time and publish_time else None,
+        closed_in=None,
     )
 
 
