@@ -93,8 +93,13 @@ docs-check: set-up ## the manual as CI builds it: generated pages must be as the
 	@$(python) -m mkdocs build --strict --quiet
 
 .PHONY: screenshots
-screenshots: set-up ## the manual's pictures of pages, from the lake of `make demo` (needs Chromium)
+screenshots: set-up ## the manual's pictures of pages and commands, from the lake of `make demo` (needs Chromium)
 	@$(python) -m docs.screenshots
+	@$(python) -m docs.terminals
+
+.PHONY: notebooks
+notebooks: set-up ## run the notebooks on the lake of `make demo`, and keep what they show
+	@$(python) -m docs.notebooks
 
 .PHONY: constraints
 constraints: set-up ## pin the newest versions that pyproject.toml allows into constraints.txt

@@ -8,7 +8,6 @@ from __future__ import annotations
 import shutil
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 
 from playwright.sync_api import sync_playwright
@@ -28,7 +27,8 @@ def main() -> int:
         print("screenshots: no Chromium on the PATH (Debian: apt-get install chromium)", file=sys.stderr)
         return 1
     with tempfile.TemporaryDirectory() as folder, sync_playwright() as playwright:
-        report.build(load(), folder, datetime.now(UTC))
+        config = load()
+        report.build(config, folder, config.now())
         browser = playwright.chromium.launch(executable_path=chromium, args=FLAGS)
         page = browser.new_page(viewport={"width": WIDTH, "height": HEIGHT})
         for place, picture in (("index.html", "grid.png"), (f"{TOPIC}/{HOUR}.html", "hour.png")):

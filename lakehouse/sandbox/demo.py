@@ -196,7 +196,8 @@ def _print_where_to_look(config: Config) -> None:
     history = TopicTables(topic, config.settings).history()
     skewed = {hour: seal.skewed for hour in history.hours() if (seal := history.seal_of(hour))}
     hour = max(skewed, key=lambda hour: skewed[hour])
-    console.print("\nThe application has ended, so `status` says that the topics are not running. To go on with them:")
+    console.print("\nThe application has ended, so `status` says that the topics are not running. To go on with them,")
+    console.print("by today's clock:")
     console.print("  make sandbox              # a broker, which prints the variable to export")
     console.print(f"  ./spark-submit.sh run --conf {CONF}")
     console.print("\nWhere to look next:")
