@@ -20,7 +20,7 @@ from typer.testing import CliRunner
 
 from lakehouse import __version__
 from lakehouse.cli import app
-from lakehouse.config import load
+from lakehouse.config import Config, load
 from lakehouse.errors import FOUND_WRONG, LAKE, MISUSE, UNFORESEEN, ConfigError, LakeError
 from lakehouse.operations import status as fleet
 from lakehouse.operations.held import STUCK_AFTER, held_hours, stuck
@@ -29,6 +29,8 @@ from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.progress import OpenHour
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.delta import commit
+from lakehouse.topics import Topic
+from lakehouse.validate import suite_files
 from tests.status_lake import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
 from tests.status_lake import lake as lake
 
@@ -752,6 +754,36 @@ def test_the_check_reads_suites_and_mirrors(lake: Lake, run: Callable[..., tuple
     assert code == 1
     assert "plays.json: found no such file" in str(found["plays"])
     assert "mirrors.folder.pth: found the unknown key" in str(found["skips"])
+
+
+def test_the_check_names_every_expectation_that_has_no_answer(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
+    """One line each, whatever it raises; and no topic keeps another from being checked."""
+    asked = [
+        {"type": "expect_column_max_to_be_between", "kwargs": {"column": "event_time", "max_value": 10**400}},
+        {"type": "expect_column_to_exist", "kwargs": {"column": "user"}},
+        {"type": "expect_column_values_to_be_in_set", "kwargs": {"column": "user", "value_set": {"a": 1}}},
+    ]
+    suite = lake.conf.parent.parent / "expectations" / "plays.json"
+    suite.write_text(json.dumps({"name": "plays", "expectations": asked}), encoding="utf-8")
+    code, found = complaints(run)
+    assert (code, found["skips"]) == (1, None)
+    assert [line.partition(", expectation ")[2][:1] for line in str(found["plays"]).splitlines()] == ["1", "3"]
+
+
+def test_an_error_that_nobody_foresaw_is_of_one_topic_alone(
+    lake: Lake, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = suite_files.suite_complaints
+
+    def broken(topic: Topic, config: Config) -> list[str]:
+        if topic.name == "plays":
+            raise ZeroDivisionError("at a place")
+        return real(topic, config)
+
+    monkeypatch.setattr(suite_files, "suite_complaints", broken)
+    code, found = complaints(run)
+    assert (code, found["skips"]) == (1, None)
+    assert "ZeroDivisionError: at a place" in str(found["plays"])
 
 
 def test_the_check_asks_the_mirrors(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:

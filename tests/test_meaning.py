@@ -536,7 +536,7 @@ def test_what_is_observed_is_shown_short_unless_a_bound_could_depend_on_it(
         ("max", [None, None], "all values are missing"),
         ("mean", [None], "all values are missing"),
         ("median", [None], "all values are missing"),
-        ("stdev", [1.0], "two values"),
+        ("stdev", [1.0], "fewer than two values"),
         ("max", [math.nan], "NaN"),
         ("stdev", [math.inf, 1.0], "NaN"),
     ],
@@ -545,6 +545,12 @@ def test_what_has_no_value_says_why_it_is_not_met(what: str, values: list[Any], 
     kwargs = {"column": "d", "min_value": -5, "max_value": 5}
     finding = judged(f"expect_column_{what}_to_be_between", kwargs, d=values)
     assert (finding.success, said in finding.remark) == (False, True), finding
+
+
+def test_a_most_common_value_of_none_says_why_it_is_not_met() -> None:
+    kwargs = {"column": "s", "value_set": ["a"]}
+    finding = judged("expect_column_most_common_value_to_be_in_set", kwargs, s=[None])
+    assert (finding.success, finding.remark) == (False, "There is none: all values are missing.")
 
 
 COERCED: list[tuple[str, dict[str, Any], str]] = [

@@ -38,6 +38,7 @@ METRICS = {
 }
 """The metric of each expectation that is judged here."""
 
+NO_VALUES = "There is none: all values are missing."
 _COUNTS = ("column.distinct_values.count", "table.column_count", "table.row_count")
 _PROPORTIONS = ("column.non_null_proportion", "column.unique_proportion")
 _SHOWN = Context(prec=30)
@@ -107,8 +108,8 @@ class Bounds:
 
     def _why_none(self) -> str:
         if self.metric == "column.standard_deviation":
-            return "There is none: that of a sample needs two values, and fewer are not missing."
-        return "There is none: all values are missing."
+            return "There is none: fewer than two values are there."
+        return NO_VALUES
 
 
 def bounds_of(kind_of_expectation: str, kwargs: Mapping[str, Any], schema: pa.Schema) -> Bounds | None:

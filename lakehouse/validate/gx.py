@@ -23,7 +23,7 @@ import pyarrow.compute as pc
 
 from lakehouse.errors import SuiteError, extras_named
 from lakehouse.store.scratch import is_without_room
-from lakehouse.validate.bounds import Bounds, bounds_of
+from lakehouse.validate.bounds import NO_VALUES, Bounds, bounds_of
 from lakehouse.validate.findings import EXAMPLES_BYTES, Finding, example_rows, observed_value
 from lakehouse.validate.literals import NotExpressibleInSql
 from lakehouse.validate.metrics import measure
@@ -155,6 +155,11 @@ class _Question:
     count: Any = None
     bounds: Bounds | None = None
     bounded: Any = None
+
+    @property
+    def is_of_values(self) -> bool:
+        """Whether it is about an aggregate of a column's values."""
+        return self.rule is None and any(each.columns for each in self.measures.values())
 
     @property
     def columns(self) -> list[str]:
@@ -313,6 +318,8 @@ class _Judging:
         unexpected = known[count] if rule else details.get("unexpected_count")
         examples: Sequence[Mapping[str, Any]] = ()
         remark = _remark(details)
+        if question.is_of_values and not success and details.get("observed_value") in ([], None):
+            remark = remark or NO_VALUES
         if rule is not None and not success:
             examples, missing = self._examples_of(rule)
             remark = f"{remark} {missing}".strip()
