@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -37,8 +37,10 @@ from bench.measuring import core_seconds, is_java, is_python, resident_bytes
 from bench.pages import PAGE, Served, payload
 from bench.report import Report
 from lakehouse.config import Config, Settings
-from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import start_queries
+from lakehouse.ingest.batch import Batch
+from lakehouse.ingest.query import IngestQuery
+from lakehouse.ingest.supervisor import Supervisor
+from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.source import FORMAT, PubSubSource
 from lakehouse.schemas import DELIVERED
@@ -63,19 +65,14 @@ SPARK = {
 REPEATS = 3
 WARM_UP = 60 * PAGE
 SAMPLED_EVERY = 1_000_000
-_SLOTS = {"idle": 16, "mixed": 16}
-"""Spark's task slots where many topics share two cores: a slot that waits for messages uses none."""
 IDLE_TRIGGERS = 40
-IDLE_TOPICS = 20
-MIXED_TOPICS, MIXED_SECONDS = 50, 60.0
-MIXED_EVERY = 5.0
 _PATIENCE = 1200.0
 
 _runs = count(1)
 
 
 def main() -> int:
-    parts = {"speed": _speed, "textbook": _textbook, "idle": _idle, "mixed": _mixed}
+    parts = {"speed": _speed, "textbook": _textbook, "idle": _idle}
     parser = argparse.ArgumentParser(prog="bench.ingest", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=2_000_000, help="of each measured run (%(default)s)")
     parser.add_argument("--long", type=int, default=20_000_000, help="over which memory is watched (%(default)s)")
@@ -92,7 +89,7 @@ def main() -> int:
                 if name == "kinds":
                     _kinds(report)
                     continue
-                with _session(_SLOTS.get(name, 2)) as spark:
+                with session(2) as spark:
                     parts[name](Bench(report, spark, server, arguments.messages, arguments.long))
         finally:
             shutil.rmtree(BUILD, ignore_errors=True)
@@ -100,7 +97,7 @@ def main() -> int:
 
 
 @contextmanager
-def _session(slots: int) -> Iterator[SparkSession]:
+def session(slots: int) -> Iterator[SparkSession]:
     settings = _settings("none")
     settings = settings.model_copy(update={"spark": {**SPARK, "spark.master": f"local[{slots}]"}})
     spark = spark_session(settings, "bench ingest")
@@ -129,13 +126,13 @@ def _speed(bench: Bench) -> None:
     report, messages = bench.report, bench.messages
     pulled = _bare_pulls(messages, bench.server)
     report.shown("bare pull and acknowledge, 2 processes", pulled, "events/s")
-    plain = messages / _plain_spark(bench.spark, messages)
+    plain = messages / plain_spark(bench.spark, messages)
     report.shown("plain Spark batch: Parquet, from_json, Delta", plain, "events/s")
-    with _ingesting(bench, [_topic("plays", slots=2)]) as (plays,):
+    with ingesting(bench, [topic_of("plays", slots=2)]) as (plays,):
         plays.take(WARM_UP)
-        cpu = _our_core_seconds()
+        cpu = our_core_seconds()
         seconds = [plays.take(messages) for _ in range(REPEATS)]
-        used = (_our_core_seconds() - cpu) / (REPEATS * messages) * 100_000
+        used = (our_core_seconds() - cpu) / (REPEATS * messages) * 100_000
         ours = messages / min(seconds)
         report.shown("from Pub/Sub to committed bronze", ours, "events/s")
         report.at_least("ingest against the plain Spark batch", ours / plain, 1.2)
@@ -151,7 +148,7 @@ def _memory(report: Report, topic: Running, messages: int) -> None:
     for _ in range(0, messages, SAMPLED_EVERY):
         topic.take(min(SAMPLED_EVERY, messages))
         samples["driver and executor's JVM"].append(resident_bytes(is_java))
-        samples["all Python processes"].append(resident_bytes(_is_ours))
+        samples["all Python processes"].append(resident_bytes(is_ours))
     for name, held in samples.items():
         quarter = max(1, len(held) // 4)
         early, late = statistics.mean(held[quarter : 2 * quarter] or held), statistics.mean(held[-quarter:])
@@ -191,7 +188,7 @@ def pull_all() -> None:
 # --- Spark's own ways ----------------------------------------------------------------------------------------------
 
 
-def _plain_spark(spark: SparkSession, messages: int) -> float:
+def plain_spark(spark: SparkSession, messages: int) -> float:
     """Seconds of a batch that reads the same payloads, parses the same fields and writes the same columns."""
     source = BUILD / "payloads"
     schema = "event_id string, played_at timestamp, " + ", ".join(f"{name} {kind}" for name, kind in FIELDS.items())
@@ -237,7 +234,7 @@ def _write_payloads(folder: Path, messages: int, files: int = 8) -> None:
 def _textbook(bench: Bench) -> None:
     """The same source, its messages through Spark, with what its guide says: a watermark and dropDuplicates."""
     report, messages = bench.report, bench.messages
-    topic = _topic("textbook", slots=2)
+    topic = topic_of("textbook", slots=2)
     bench.spark.dataSource.register(PubSubSource)
     source = bench.spark.readStream.format(FORMAT).option("read", "messages").option("topic", topic.as_json())
     source = source.option("segments", str(BUILD / "textbook")).option("max_messages", 250_000)
@@ -257,7 +254,7 @@ def _textbook(bench: Bench) -> None:
     taken.wait_for(WARM_UP + messages)
     seconds = time.monotonic() - started
     late = 5 * PAGE
-    bench.server.release(topic.subscription, late, late=True)
+    bench.server.release(topic.subscription, late, "late")
     taken.wait_for(WARM_UP + messages + late)
     query.stop()
     report.shown("textbook pipeline, dropDuplicatesWithinWatermark into Delta", messages / seconds, "events/s")
@@ -291,66 +288,20 @@ class _Counted:
                     self.dropped += state["numRowsDroppedByWatermark"]
 
 
-# --- many topics ---------------------------------------------------------------------------------------------------
+# --- an idle topic ---------------------------------------------------------------------------------------------------
 
 
 def _idle(bench: Bench) -> None:
     report = bench.report
-    with _ingesting(bench, [_topic("idle")]) as (topic,):
+    with ingesting(bench, [topic_of("idle")]) as (topic,):
         topic.take(PAGE)
         topic.wait_for_triggers(IDLE_TRIGGERS)
-        version, cpu = topic.bronze_version(), _our_core_seconds()
+        version, cpu = topic.bronze_version(), our_core_seconds()
         triggers = topic.wait_for_triggers(IDLE_TRIGGERS)
-        used = (_our_core_seconds() - cpu) / triggers
+        used = (our_core_seconds() - cpu) / triggers
         commits = topic.bronze_version() - version
     report.at_most("idle topic: core-seconds per trigger", used, 0.25, "core-seconds")
     report.at_most(f"idle topic: Delta commits in {triggers} triggers", commits, 0, "commits")
-    for seconds, triggers in ((10, 3), (60, 1)):
-        topics = [_topic(f"idle_{seconds}_{number}") for number in range(IDLE_TOPICS)]
-        with _ingesting(bench, topics, trigger=f"{seconds} seconds") as running:
-            for topic in running:
-                topic.wait_for_first_trigger()
-            cpu, started = _our_core_seconds(), time.monotonic()
-            time.sleep(seconds * triggers)
-            cores = (_our_core_seconds() - cpu) / (time.monotonic() - started)
-            memory = resident_bytes(_is_planner)
-        about = f"{IDLE_TOPICS} idle topics at {seconds} s"
-        report.shown(f"{about}: cores", cores, "cores")
-        report.shown(f"{about}: memory of their planners", memory / 1024**3, "GiB")
-
-
-def _mixed(bench: Bench) -> None:
-    """The biggest has more than it can take, the next sizes are a half, a third … of a page in every round."""
-    names = [f"mixed_{number:02d}" for number in range(MIXED_TOPICS)]
-    with _ingesting(bench, [_topic(name) for name in names], trigger="10 seconds") as running:
-        for topic in running:
-            topic.release(PAGE)
-        for topic in running:
-            topic.wait_for_first_trigger()
-        biggest, *others = running
-        smallest = others[-1]
-        smallest.wait_for_triggers(3)
-        quiet_until = smallest.last_batch()
-        alone = smallest.batch_seconds()[-3:]
-        before, started = sum(topic.rows for topic in running), time.monotonic()
-        biggest.release(10 * bench.messages)
-        round_number = 0
-        while time.monotonic() - started < MIXED_SECONDS:
-            for size, topic in enumerate(others, 2):
-                if round_number % size == 0:
-                    topic.release(max(PAGE, 20 * PAGE // size))
-            round_number += 1
-            time.sleep(MIXED_EVERY)
-        seconds = time.monotonic() - started
-        rows = sum(topic.rows for topic in running) - before
-        busy = smallest.batch_seconds(after=quiet_until)
-        of_biggest = biggest.batch_seconds()[-5:]
-    report, about = bench.report, f"{MIXED_TOPICS} topics in one application"
-    report.shown(f"{about}: together", rows / seconds, "events/s")
-    report.shown(f"{about}: batch of the biggest, at its limit", statistics.median(of_biggest), "seconds")
-    report.shown(f"{about}: batch of the smallest before", statistics.median(alone), "seconds")
-    report.shown(f"{about}: batch of the smallest beside it, median", statistics.median(busy), "seconds")
-    report.shown(f"{about}: batch of the smallest beside it, longest", max(busy), "seconds")
 
 
 # --- messages of every kind ---------------------------------------------------------------------------------------
@@ -375,16 +326,18 @@ class Running:
         self.topic, self._settings, self._server = topic, settings, server
         self.ingest = TopicIngest(topic, _config(settings, topic), run=uuid.uuid4().hex)
         self._arrived = threading.Condition()
-        self._commit_facts = self.ingest.commit_facts
+        self._commit_facts, self._look = self.ingest.commit_facts, self.ingest.look
         self.ingest.commit_facts = self._counted  # type: ignore[method-assign]
-        self._batches: list[float] = []
+        self.ingest.look = self._looked  # type: ignore[method-assign]
+        self.triggers: list[float] = []
         self.rows = 0
 
-    def stop(self) -> None:
-        self.ingest.stop(self.query)
+    @property
+    def raw_root(self) -> str:
+        return self._settings.raw_root
 
-    def release(self, messages: int) -> None:
-        self._server.release(self.topic.subscription, messages)
+    def release(self, messages: int, kind: str = "on time") -> None:
+        self._server.release(self.topic.subscription, messages, kind)
 
     def take(self, messages: int) -> float:
         """Release so many messages; the seconds until they are committed."""
@@ -397,13 +350,13 @@ class Running:
 
     def wait_for_triggers(self, number: int) -> int:
         """Wait for at least so many; how many they were."""
-        first = len(self._batches)
-        while len(self._batches) < first + number:
+        first = len(self.triggers)
+        while len(self.triggers) < first + number:
             time.sleep(0.01)
-        return len(self._batches) - first
+        return len(self.triggers) - first
 
     def wait_for_first_trigger(self) -> None:
-        while not self._batches:
+        while not self.triggers:
             time.sleep(0.01)
 
     def bronze_version(self) -> int:
@@ -419,30 +372,47 @@ class Running:
         known = [progress for progress in self.query.recentProgress if progress["batchId"] > after]
         return [progress["durationMs"]["triggerExecution"] / 1000 for progress in known]
 
-    def _counted(self, facts: list[dict[str, Any]]) -> Any:
+    def _looked(self, facts: Sequence[dict[str, Any]]) -> bool:
+        is_done = self._look(facts)
+        if is_done:
+            self.triggers.append(time.monotonic())
+        return is_done
+
+    def _counted(self, facts: Sequence[dict[str, Any]]) -> Batch:
         batch = self._commit_facts(facts)
         if rejected := sum(fact["rejected"] for fact in facts):
             raise RuntimeError(f"{rejected} of the benchmark's own messages were rejected")
         with self._arrived:
             self.rows += batch.rows
-            self._batches.append(time.monotonic())
+            self.triggers.append(time.monotonic())
             self._arrived.notify_all()
         return batch
 
 
 @contextmanager
-def _ingesting(bench: Bench, topics: Sequence[Topic], trigger: str = "0 seconds") -> Iterator[list[Running]]:
-    settings = _settings(f"lake-{next(_runs)}", trigger)
+def ingesting(
+    bench: Bench, topics: Sequence[Topic], trigger: str = "0 seconds", *, root: Path | None = None, keeps: bool = False
+) -> Iterator[list[Running]]:
+    """In a new lake, or that of `root`; it is removed unless the caller `keeps` it."""
+    settings = _settings(root.name if root else f"lake-{next(_runs)}", trigger)
     running = [Running(topic, settings, bench.server) for topic in topics]
-    queries = start_queries([each.ingest for each in running], lambda ingest: ingest.start(bench.spark))
+    ingests = [each.ingest for each in running]
+    query = IngestQuery(ingests, settings)
+    supervisor = Supervisor(query, ingests, lambda: query.start(bench.spark))
+    supervisor.open()
+    streaming = query.start(bench.spark)
     for each in running:
-        each.query = queries[each.ingest]
+        each.query = streaming
     try:
         yield running
     finally:
-        for each in running:
-            each.stop()
-        shutil.rmtree(settings.raw_root)
+        query.stop(streaming)
+        if not keeps:
+            shutil.rmtree(settings.raw_root)
+
+
+def raw_folder(running: Running) -> Path:
+    return Path(running.raw_root, running.topic.name)
 
 
 def _config(settings: Settings, topic: Topic) -> Config:
@@ -453,12 +423,18 @@ def _settings(name: str, trigger: str = "0 seconds") -> Settings:
     ingest = {"trigger": trigger, "empty_after": "0.3 seconds", "max_messages": 250_000}
     root = str(BUILD / name)
     return Settings(
-        raw_root=root, sealed_root=root, release="bench", frontier={"source": "drained"}, ingest=ingest, spark=SPARK
+        raw_root=root,
+        sealed_root=root,
+        release="bench",
+        application="bench",
+        frontier={"source": "drained"},
+        ingest=ingest,
+        spark=SPARK,
     )
 
 
-def _topic(name: str, slots: int = 1) -> Topic:
-    values: Mapping[str, Any] = {
+def topic_of(name: str, slots: int = 1) -> Topic:
+    values: dict[str, Any] = {
         "subscription": _subscription(name),
         "event_id": "payload.event_id",
         "event_time": "payload.played_at",
@@ -474,7 +450,7 @@ def _subscription(name: str) -> str:
     return f"projects/bench/subscriptions/{name}"
 
 
-def _is_ours(process: psutil.Process) -> bool:
+def is_ours(process: psutil.Process) -> bool:
     """Not the server, which plays Pub/Sub; one that ended and is a zombie, without a command line, is."""
     try:
         return is_python(process) and pages.MODULE not in process.cmdline()
@@ -482,12 +458,8 @@ def _is_ours(process: psutil.Process) -> bool:
         return True
 
 
-def _is_planner(process: psutil.Process) -> bool:
-    return any("python_streaming_source_runner" in word for word in process.cmdline())
-
-
-def _our_core_seconds() -> float:
-    return core_seconds(lambda process: is_java(process) or _is_ours(process))
+def our_core_seconds() -> float:
+    return core_seconds(lambda process: is_java(process) or is_ours(process))
 
 
 def _size_of(folder: Path) -> int:

@@ -1,6 +1,8 @@
 """A synthetic Pub/Sub: answers Pull with prepared bytes, so that what is measured is only our side.
 
-python -m bench.pages    # prints its port; serves what lines `SUBSCRIPTION PAGES [late]` on standard input release
+python -m bench.pages    # prints its port; serves what lines `SUBSCRIPTION PAGES [KIND]` on standard input release
+
+Kinds are those of `KINDS`; of a subscription that is `gone` nothing is served any more.
 """
 
 from __future__ import annotations
@@ -23,6 +25,9 @@ PAGE = 1_000
 MODULE = "bench.pages"
 DISTINCT = 64 * PAGE
 """Messages that are prepared; they are served again and again, each time with ids of their own."""
+KINDS = {"on time": "05", "late": "02"}
+"""The hour of the events of each kind; beside them there is `large`: messages of `LARGE_BYTES`."""
+LARGE_BYTES = 9 * 1024**2
 _MARK = b"@@@@@@@@"
 """In every id, replaced by how often its page was served."""
 
@@ -61,34 +66,56 @@ def _page(number: int, hour: str) -> bytes:
         entry.message.data = _payload(place, hour)
         entry.message.message_id = f"{_MARK.decode()}{place:08d}"
         entry.message.publish_time.seconds = 1_767_247_200 + place // 1_000  # from 2026-01-01T06 on
-    return answer.SerializeToString()
+    content: bytes = answer.SerializeToString()
+    return content
+
+
+def _large_page() -> bytes:
+    """One PullResponse of a message of 9 MB."""
+    answer = PullResponse.pb()()
+    entry = answer.received_messages.add()
+    entry.ack_id = "projects/bench/large/" + "a" * 150
+    entry.message.data = _payload(0, "05")[:-1] + b', "undeclared": "' + b"x" * LARGE_BYTES + b'"}'
+    entry.message.message_id = f"{_MARK.decode()}{0:08d}"
+    entry.message.publish_time.seconds = 1_767_247_200
+    content: bytes = answer.SerializeToString()
+    return content
 
 
 class Pages:
     """Hands out pages until what was released for a subscription is used up."""
 
     def __init__(self) -> None:
-        self._prepared = {hour: [_page(number, hour) for number in range(DISTINCT // PAGE)] for hour in ("05", "02")}
+        self._prepared = {
+            kind: [_page(number, hour) for number in range(DISTINCT // PAGE)] for kind, hour in KINDS.items()
+        }
+        self._prepared["large"] = [_large_page()] * (DISTINCT // PAGE)
+        self._gone: set[str] = set()
         self._left: dict[str, deque[tuple[str, int]]] = {}
         self._served = 0
         self._lock = threading.Lock()
 
-    def release(self, subscription: str, pages: int, *, late: bool) -> None:
+    def release(self, subscription: str, pages: int, kind: str) -> None:
         """Late ones are of three hours before the others."""
         with self._lock:
-            self._left.setdefault(subscription, deque()).append(("02" if late else "05", pages))
+            if kind == "gone":
+                self._gone.add(subscription)
+            else:
+                self._left.setdefault(subscription, deque()).append((kind, pages))
 
     def pull(self, request: Any, context: Any) -> bytes:
         with self._lock:
+            if request.subscription in self._gone:
+                context.abort(grpc.StatusCode.NOT_FOUND, "Subscription does not exist")
             released = self._left.get(request.subscription)
             if not released:
                 return b""
-            hour, pages = released.popleft()
+            kind, pages = released.popleft()
             if pages > 1:
-                released.appendleft((hour, pages - 1))
+                released.appendleft((kind, pages - 1))
             times, page = divmod(self._served, DISTINCT // PAGE)
             self._served += 1
-        return self._prepared[hour][page].replace(_MARK, _round(times))
+        return self._prepared[kind][page].replace(_MARK, _round(times))
 
 
 def _handlers(pages: Pages) -> grpc.GenericRpcHandler:
@@ -113,9 +140,9 @@ class Served:
     def __init__(self, channel: IO[str]) -> None:
         self._channel = channel
 
-    def release(self, subscription: str, messages: int, *, late: bool = False) -> None:
-        """A multiple of `PAGE`."""
-        self._channel.write(f"{subscription} {messages // PAGE} {'late' if late else ''}\n")
+    def release(self, subscription: str, messages: int, kind: str = "on time") -> None:
+        """A multiple of `PAGE`; of kind `large` each thousand is one message."""
+        self._channel.write(f"{subscription} {messages // PAGE} {kind}\n")
         self._channel.flush()
 
 
@@ -141,8 +168,8 @@ def main() -> None:
     server.start()
     print(port, flush=True)
     for line in sys.stdin:
-        subscription, number, *late = line.split()
-        pages.release(subscription, int(number), late=bool(late))
+        subscription, number, kind = line.strip().split(" ", 2)
+        pages.release(subscription, int(number), kind)
     server.stop(None)
 
 

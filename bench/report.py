@@ -51,6 +51,7 @@ class Report:
     def __init__(self, name: str, *, is_part: bool = False) -> None:
         self._name, self._is_part = name, is_part
         self._figures: list[Figure] = []
+        self._refused: list[str] = []
 
     def shown(self, name: str, value: float, unit: str) -> None:
         self._add(Figure(name, value, unit))
@@ -61,8 +62,13 @@ class Report:
     def at_most(self, name: str, value: float, bound: float, unit: str = "times") -> None:
         self._add(Figure(name, value, unit, bound, "at most"))
 
+    def refuse(self, name: str, why: str) -> None:
+        """A figure that this run cannot give: nothing is written for it, and the run fails."""
+        self._refused.append(name)
+        print(f"{name:<84} {'refused':>12}: {why}", flush=True)
+
     def finish(self) -> int:
-        """Write the results; 1 when a bound is missed, else 0."""
+        """Write the results; 1 when a bound is missed or a figure was refused, else 0."""
         RESULTS.mkdir(exist_ok=True)
         file = RESULTS / f"{self._name}.json"
         now = datetime.now(UTC).isoformat(timespec="seconds")
@@ -79,7 +85,7 @@ class Report:
             "figures": figures,
         }
         file.write_text(json.dumps(result, indent=1) + "\n", encoding="utf-8")
-        return int(any(figure.is_short for figure in self._figures))
+        return int(bool(self._refused) or any(figure.is_short for figure in self._figures))
 
     def _add(self, figure: Figure) -> None:
         self._figures.append(figure)

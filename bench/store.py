@@ -53,7 +53,7 @@ class PlayedTopic:
     def start_again(self) -> None:
         """Another run on the same checkpoint; the one before it, if any, just ends."""
         self._runs += 1
-        self.driver = Driver(self.world, self.topic, self._checkpoint, f"bench {self._runs}", random.Random(1))
+        self.driver = Driver(self.world, [self.topic], self._checkpoint, f"bench {self._runs}", random.Random(1))
         self.driver.open()
 
     def trigger(self, events: int = 0) -> tuple[int, float]:

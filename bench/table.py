@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.report import Figure
 
-ORDER = ("ingest", "seal", "validate", "mirror", "store")
+ORDER = ("ingest", "fleet", "seal", "validate", "mirror", "store")
 
 
 def table(results: Path) -> str:

@@ -24,8 +24,9 @@ from lakehouse.concealed import conceal_in_logs
 from lakehouse.config import DEFAULT_CONF, Config, folder_of, load_usable
 from lakehouse.errors import ConfigError, UnexpectedError, extras_named, unexpected
 from lakehouse.hours import Hour
-from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import open_topics, run_until_stopped, start_queries
+from lakehouse.ingest.query import IngestQuery
+from lakehouse.ingest.supervisor import Supervisor
+from lakehouse.ingest.topic import TopicIngest
 from lakehouse.mirrors.catalogue import Checks
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations.audit import check_topic
@@ -187,35 +188,31 @@ def _run_ingest(
     begin: Callable[[], None] = lambda: None,
     tell: Callable[[str, datetime, datetime], None] = lambda topic, due_since, now: None,
 ) -> None:
-    """Ingest; with the first query it says `begin`, and `tell` of each topic of which hours close."""
+    """Ingest; once there is something to run it says `begin`, and `tell` of each topic of which hours close."""
 
     clock = application.config.settings.clock
 
     def tell_of(topic: str, closed: Sequence[Hour]) -> None:
         tell(topic, hours.end_of(closed[0]), clock())
 
+    settings = application.config.settings
     ingests = [
         TopicIngest(topic, application.config, run=application.run, clock=clock, on_closed=partial(tell_of, topic.name))
         for topic in application.topics
     ]
     life.follow(ingests)
-    ready, failures = open_topics(ingests, life.check)
-    life.start(has_topics=bool(ready))
-    queries = start_queries(ready, lambda ingest: ingest.start(application.spark), failures)
-    if queries:
+    query = IngestQuery(ingests, settings, clock=clock)
+
+    def start() -> StreamingQuery:
+        return query.start(application.spark)
+
+    supervisor = Supervisor(query, ingests, start, check=life.check)
+    supervisor.open()
+    life.start(has_topics=bool(query.topics))
+    if query.topics:
+        _ = application.spark  # before the stages' workers ask for it, all at once
         begin()
-
-    def start_again(ingest: TopicIngest) -> StreamingQuery:
-        life.check(ingest)
-        return ingest.start_again(application.spark)
-
-    run_until_stopped(
-        queries,
-        application.stop,
-        until_drained=application.until_drained,
-        failures=failures,
-        start_again=start_again,
-    )
+    supervisor.run(application.stop, until_drained=application.until_drained)
 
 
 def _check_suites(application: Application) -> None:

@@ -85,10 +85,18 @@ class SourceError(LakehouseError):
     exit_code = SOURCE
 
 
+class UnansweredError(SourceError):
+    """The subscription cannot be read for now: nothing answers, or what answers says that it will pass."""
+
+
 class LakeError(LakehouseError):
     """The lake's folders or tables cannot be read or written."""
 
     exit_code = LAKE
+
+
+class SlowStoreError(LakeError):
+    """The lake does not answer in time; what was asked of it may still happen."""
 
 
 class StaleDriverError(LakehouseError):
@@ -261,12 +269,17 @@ def noting_errors(subject: str) -> Iterator[None]:
         yield
     except Exception as raised:
         error = unexpected(subject, raised)
-        values = [type(error).__name__, error.subject, error.found, error.expected, error.next_step]
-        token = base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
-        error.add_note(f"[lakehouse-error {token}]")
+        error.add_note(note_of(error))
         if error is raised:
             raise
         raise error from raised
+
+
+def note_of(error: LakehouseError) -> str:
+    """One line of which `from_trace` makes the error again."""
+    values = [type(error).__name__, error.subject, error.found, error.expected, error.next_step]
+    token = base64.urlsafe_b64encode(json.dumps(values).encode()).decode()
+    return f"[lakehouse-error {token}]"
 
 
 def from_trace(trace: str) -> LakehouseError | None:
@@ -275,5 +288,11 @@ def from_trace(trace: str) -> LakehouseError | None:
     if token is None:
         return None
     kind, subject, found, expected, next_step = json.loads(base64.urlsafe_b64decode(token[1]))
-    known = {each.__name__: each for each in LakehouseError.__subclasses__()}
+    known = {each.__name__: each for each in _kinds(LakehouseError)}
     return known.get(kind, ExecutorError)(subject, found=found, expected=expected, next_step=next_step)
+
+
+def _kinds(kind: type[LakehouseError]) -> Iterator[type[LakehouseError]]:
+    for each in kind.__subclasses__():
+        yield each
+        yield from _kinds(each)

@@ -34,6 +34,7 @@ LEDGER = pa.schema(
 
 FACTS = pa.schema(
     [
+        ("topic", pa.string()),
         ("epoch", pa.int64()),
         ("slot", pa.int32()),
         ("path", pa.string()),
@@ -53,6 +54,7 @@ FACTS = pa.schema(
         ("unacknowledged", pa.int64()),
         ("ack_error", pa.string()),
         ("counts", pa.string()),
+        ("error", pa.string()),
     ]
 )
 """What the source gives to Spark: one row per file of a segment, and one without a path for a segment without files.
@@ -64,7 +66,8 @@ an ordering key. `unanswered_at` is when a pull last ended without an answer:
 what it took comes back within an ack deadline. `full` says that the slot stopped at its bound, so that more slots would
 have pulled more. `attempt` counts Spark's tries at the slot. `unacknowledged` counts, on the first row of a segment
 only, the messages that were made durable and whose acknowledgement was refused, as `ack_error` says: they come again.
-`counts` is JSON, on the first row of a segment only: rejects by `reasons` and `undeclared` fields by name.
+`counts` is JSON, on the first row of a segment only: rejects by `reasons` and `undeclared` fields by name. `error` says
+why the slot could not be pulled (`lakehouse.errors.from_trace` reads it): its row has no path and nothing drained.
 """
 
 

@@ -18,10 +18,10 @@ import yaml
 
 from lakehouse.clock import Replayed
 from lakehouse.config import Config, load
-from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.facts import facts
 from lakehouse.landing.manifests import manifest_path
 from lakehouse.landing.segments import SegmentWriter
-from lakehouse.landing.source import facts
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.progress import Frontier
 from lakehouse.sandbox import flights

@@ -92,6 +92,9 @@ class Driver(NamedTuple):
     epoch: int = 0
     planned: int = 0
     slot: int = 0
+    used: int = 0
+    is_fresh: bool = False
+    is_stale: bool = False
     pulled: Messages = frozenset()
     facts: frozenset[Segment] = frozenset()
     version: int = 0
@@ -135,29 +138,34 @@ Next = Iterator[tuple[World, Driver]]
 
 def _start(world: World, me: Driver, rules: Rules) -> Next:
     """`lakehouse.ingest.journal.Journal.take_over`: the ledger's `started` row."""
-    yield world._replace(newest=me.name), me._replace(at="plan")
+    yield world._replace(newest=me.name), me._replace(at="claim")
+
+
+def _claim(world: World, me: Driver, rules: Rules) -> Next:
+    """The last epoch that log or manifests have, `lakehouse.ingest.claim.claim`."""
+    used = max((segment.key[0] for segment in world.manifests), default=0)
+    yield world, me._replace(at="plan", used=max(used, world.epoch_at(len(world.log))))
 
 
 def _plan(world: World, me: Driver, rules: Rules) -> Next:
     """The last batch of the checkpoint again when its end is not logged; else one epoch on, and never one used before.
 
-    `lakehouse.landing.source.SegmentStream.latestOffset` and `lakehouse.landing.source.SegmentStream.initialOffset`. A
-    living query remembers its batch's number and epoch; a new one without a checkpoint asks log and manifests.
+    `lakehouse.landing.source.FactStream.latestOffset` and `lakehouse.landing.source.FactStream.initialOffset`. A
+    living query remembers its batch's number and epoch; a new one goes on after what log and manifests had when it was
+    claimed, `lakehouse.ingest.claim.ClaimedTopic.last_used`. An epoch that leaves neither can be planned again.
     """
     logged = world.checkpoints[me.checkpoint]
     if me.number < 0 and len(logged.offsets) > logged.done:
         epoch, planned = logged.offsets[-1]
-        yield world, me._replace(at="look", number=len(logged.offsets) - 1, epoch=epoch, planned=planned)
+        yield (
+            world,
+            me._replace(at="look", number=len(logged.offsets) - 1, epoch=epoch, planned=planned, is_fresh=False),
+        )
         return
     if me.number < 0 and logged.offsets:
         me = me._replace(number=len(logged.offsets) - 1, epoch=logged.offsets[-1][0])
-    used = me.epoch if me.number >= 0 else max((segment.key[0] for segment in world.manifests), default=0)
-    yield (
-        world,
-        me._replace(
-            at="log offset", number=me.number + 1, epoch=max(used, world.epoch_at(len(world.log))) + 1, planned=me.slots
-        ),
-    )
+    epoch = max(me.epoch, me.used) + 1
+    yield world, me._replace(at="log offset", number=me.number + 1, epoch=epoch, planned=me.slots, is_fresh=True)
 
 
 def _log_offset(world: World, me: Driver, rules: Rules) -> Next:
@@ -176,16 +184,22 @@ def _log_offset(world: World, me: Driver, rules: Rules) -> Next:
 def _look(world: World, me: Driver, rules: Rules) -> Next:
     """A slot that has a manifest gives its facts, and never pulls; another one pulls some of what is not acknowledged.
 
+    Of an epoch that nobody has planned before it is not looked for: whoever publishes second gives the first one's. A
+    slot to which nothing comes leaves nothing, `lakehouse.landing.bundles.pulled`.
+
     `lakehouse.landing.pull.Puller.parts`. What is acknowledged a moment later could have been pulled now, so looking
     and pulling are one move. A driver that is asked to stop skips the whole batch,
-    `lakehouse.ingest.query.TopicIngest.on_batch`, and is done.
+    `lakehouse.ingest.query.IngestQuery.on_batch`, and is done.
     """
     if not me.slot and not me.is_attempt:
         yield world, me._replace(at="end batch", batches=1)
-    if (present := world.manifest(me.key)) is not None:
+    if not me.is_fresh and (present := world.manifest(me.key)) is not None:
         yield world, _next_slot(me._replace(facts=me.facts | {present}))
         return
+    yield world, _next_slot(me)
     for messages in _subsets(world.unacked):
+        if not messages:
+            continue
         pulled = me._replace(pulled=messages, at="publish" if rules.acknowledges_last else "acknowledge")
         yield world, pulled
 
@@ -220,9 +234,12 @@ def _acknowledge(world: World, me: Driver, rules: Rules) -> Next:
 
 
 def _check(world: World, me: Driver, rules: Rules) -> Next:
-    """`lakehouse.ingest.claim.ClaimedTopic.check_newest`, before each attempt at a commit."""
+    """`lakehouse.ingest.claim.ClaimedTopic.check_newest`, before each attempt at a commit.
+
+    The batch ends all the same, as other topics may be in it; a run that has no other is over then.
+    """
     if rules.checks_newest and world.newest != me.name:
-        yield world, _stopped(me, "stale")
+        yield world, me._replace(at="end batch", facts=frozenset(), is_stale=True)
     else:
         yield world, me._replace(at="read")
 
@@ -241,7 +258,7 @@ def _decide(world: World, me: Driver, rules: Rules) -> Next:
     epoch, known = world.epoch_at(me.version), world.in_log(me.version)
     new = me.facts - known if rules.looks_in_log and me.epoch <= epoch else me.facts
     if rules.adopts:
-        mine = {(me.epoch, slot) for slot in range(me.planned)}
+        mine = {each.key for each in me.facts}
         new |= {
             each for each in world.manifests - known if each.key not in mine and each.key[0] <= max(me.epoch, epoch)
         }
@@ -271,6 +288,7 @@ def _list(world: World, me: Driver, rules: Rules) -> Next:
 
     `lakehouse.ingest.manifests.Manifests.batch_done`.
     """
+    me = me._replace(used=max(me.used, world.epoch_at(me.version)))
     past = frozenset(each for each in world.manifests if each.key[0] < me.epoch - 1)
     known = world.in_log(me.version)
     settled = frozenset(each for each in past if each in known or not each.messages) if rules.clears_by_log else past
@@ -300,12 +318,16 @@ def _end_batch(world: World, me: Driver, rules: Rules) -> Next:
         yield world, _stopped(me, "checkpoint in use")
         return
     world = _with_checkpoint(world, me, logged._replace(done=me.number + 1))
+    if me.is_stale:
+        yield world, _stopped(me, "stale")
+        return
     left = me.batches - 1
     yield world, me._replace(at="plan" if left else "ended", batches=left, slot=0)
 
 
 MOVES: dict[str, Callable[[World, Driver, Rules], Next]] = {
     "start": _start,
+    "claim": _claim,
     "plan": _plan,
     "log offset": _log_offset,
     "look": _look,
@@ -322,7 +344,7 @@ MOVES: dict[str, Callable[[World, Driver, Rules], Next]] = {
 """What a driver does next where it stands. It may also die there: it then makes no move any more."""
 
 STEPS = {
-    ("start", "plan"): "ingest.started",
+    ("start", "claim"): "ingest.started",
     ("plan", "look"): "ingest.offsets_logged",
     ("log offset", "look"): "ingest.offsets_logged",
     ("look", "publish"): "pull.files_durable",
@@ -335,6 +357,7 @@ STEPS = {
     ("acknowledge", "ended"): "pull.acknowledged",
     ("decide", "commit"): "ingest.decided",
     ("commit", "list"): "ingest.committed",
+    ("check", "end batch"): "ingest.batch_done",
     ("list", "end batch"): "ingest.batch_done",
     ("clear", "end batch"): "ingest.batch_done",
 }

@@ -17,11 +17,10 @@ from subscribing import TOPIC, subscribed_broker
 
 from lakehouse.config import Config
 from lakehouse.ingest.checkpoint import damage_of, set_aside_if_damaged
-from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import run_until_stopped, start_queries
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import TopicTables
+from tests.supervised import APPLICATION, ingest_of
 
 Damage = Callable[[Path], None]
 
@@ -91,12 +90,11 @@ def publish(*event_ids: str) -> None:
 
 def ingest_once(config: Config, spark: SparkSession, run: str, until: Callable[[], bool]) -> None:
     """A life of the query, from its claim to its end between two triggers."""
-    ingest = TopicIngest(config.topic("plays"), config, run=run)
-    queries = start_queries([ingest], lambda each: each.start(spark))
+    supervisor, _ = ingest_of(config, spark, run)
     stop, deadline = threading.Event(), time.monotonic() + 100
     waiting = threading.Thread(target=lambda: (_wait(until, deadline), stop.set()))
     waiting.start()
-    run_until_stopped(queries, stop)
+    supervisor.run(stop)
     waiting.join()
 
 
@@ -125,27 +123,27 @@ def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_lost_or_doubled(
 ) -> None:
     """Every damage of a checkpoint that Spark wrote is found; and a topic lives on after one and another."""
     tables = TopicTables(config.topic("plays"), config.settings)
-    raw = Path(tables.raw.uri)
+    home = Path(config.settings.raw_root, "_applications", APPLICATION)
     subscription = config.topic("plays").subscription
 
     def is_read() -> bool:
-        return not broker.unacked(subscription) and (raw / "checkpoint" / "commits" / "1").exists()
+        return not broker.unacked(subscription) and (home / "checkpoint" / "commits" / "1").exists()
 
     publish("first")
     ingest_once(config, spark, "run-0", is_read)
     for name, damage in DAMAGES.items():
         copy = tmp_path / name
-        shutil.copytree(raw / "checkpoint", copy / "checkpoint")
+        shutil.copytree(home / "checkpoint", copy / "checkpoint")
         assert set_aside_if_damaged(storage_for(str(copy)), "plays", datetime.now(UTC)) is None
         damage(copy / "checkpoint")
         assert set_aside_if_damaged(storage_for(str(copy)), "plays", datetime.now(UTC)), name
         assert [path.name.startswith("checkpoint-damaged-") for path in copy.iterdir()] == [True], name
     for number, name in enumerate(LIVED_WITH, 1):
-        DAMAGES[name](raw / "checkpoint")
+        DAMAGES[name](home / "checkpoint")
         publish(f"after {name}")
         caplog.clear()
         ingest_once(config, spark, f"run-{number}", is_read)
         assert "error=damaged checkpoint" in caplog.text, name
-        assert len(list(raw.glob("checkpoint-damaged-*"))) == number, name
+        assert len(list(home.glob("checkpoint-damaged-*"))) == number, name
     ids = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
     assert sorted(ids) == sorted(["first", *(f"after {name}" for name in LIVED_WITH)])

@@ -28,7 +28,17 @@ from lakehouse.config import load
 from lakehouse.crash import kit, lives
 from lakehouse.crash.playing import Outcome, outcome_of
 from lakehouse.crash.publisher import TRICKLES
-from lakehouse.crash.schedules import Act, Schedule, dying_at, random_schedule, shrunk, tear, trickling
+from lakehouse.crash.schedules import (
+    SEVERAL,
+    Act,
+    Schedule,
+    dying_at,
+    of_several,
+    random_schedule,
+    shrunk,
+    tear,
+    trickling,
+)
 from lakehouse.crash.small_lake import SUBSCRIPTION
 from lakehouse.errors import MISUSE
 from lakehouse.ingest import batch, closing
@@ -168,6 +178,15 @@ def test_the_schedules_find_what_is_not_adopted(tmp_path: Path, monkeypatch: pyt
     shorter = shrunk(dies_with_two_slots, lambda fewer: bool(outcome(fewer).violations))
     assert "wait" not in {act.kind for act in shorter.acts}
     assert len(shorter.acts) < len(dies_with_two_slots.acts)
+
+
+@pytest.mark.parametrize("name", SEVERAL)
+def test_what_happens_to_one_topic_of_an_application_loses_and_doubles_nothing_of_any(
+    name: str, tmp_path: Path
+) -> None:
+    outcome = outcome_of(of_several(name), tmp_path)
+    assert outcome.violations == NOTHING
+    assert "not finished" not in " ".join(outcome.trace)
 
 
 # --- what was found ------------------------------------------------------------------------------------------------
@@ -332,7 +351,7 @@ def test_the_application_goes_on_after_each_sigkill(deaths: list[str], tmp_path:
     results = list(kit.kill_at(deaths, tmp_path))
     assert [result.name for result in results] == [*deaths, lives.END]
     assert {result.name: result.violations for result in results if result.violations} == {}
-    assert list((tmp_path / "raw").glob("plays/checkpoint-damaged-*"))
+    assert list((tmp_path / "raw").glob("_applications/crash/checkpoint-damaged-*"))
     (row,) = status.statuses(load(tmp_path / "conf" / "crash.yaml"), ["plays"], datetime.now(UTC))
     assert row.life is not None
     assert (row.state, row.life.why_ended) == ("not running", "asked to")

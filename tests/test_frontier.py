@@ -27,9 +27,8 @@ from lakehouse.ingest.frontier import (
     monitoring_client,
     store_ahead,
 )
-from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.manifests import Slot
-from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations.explain import explain_hour
 from lakehouse.operations.snapshot import read_topic
 from lakehouse.progress import Frontier
@@ -38,6 +37,7 @@ from lakehouse.sandbox.monitoring import DENIED, FRESH, MISSING, Sampling
 from lakehouse.store.files import Storage, Stored, storage_for
 from lakehouse.topics import Topic
 from tests.clock import NOON, Clock
+from tests.pulls import facts_of, land_of
 
 ACK_DEADLINE = timedelta(seconds=10)
 MAX_AGE = timedelta(minutes=5)
@@ -332,10 +332,10 @@ def test_without_a_fresh_sample_hours_are_held_and_explain_says_why(
     driver = TopicIngest(topic, config, run="one", clock=clock, frontier=monitoring())
     driver.open_topic(ACK_DEADLINE)
     raw = folders_of(config.settings, topic.name).raw
-    stream = SegmentStream(source_options(topic, raw, config.settings.ingest, {}))
+    land = land_of(topic, raw, config.settings.ingest)
 
     def batch(epoch: int) -> Batch:
-        return driver.commit_facts([row for each in stream.read(Slot(epoch, 0, None)) for row in each.to_pylist()])
+        return driver.commit_facts(facts_of(land, [Slot(epoch, 0, None)]))
 
     for played_at in (now - timedelta(hours=9), now):
         publish(b'{"event_id": "%s", "played_at": "%s"}' % ((played_at.isoformat().encode(),) * 2))

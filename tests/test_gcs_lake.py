@@ -22,7 +22,6 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 from lakehouse.config import Config
 from lakehouse.crash.lives import KilledLake
 from lakehouse.landing.manifests import Slot, read_manifest
-from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.verify import verify_hours
 from lakehouse.progress import IngestState
@@ -33,6 +32,7 @@ from lakehouse.store.files import GoogleStorage, google_client, storage_for
 from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
+from tests.pulls import facts_of, land_of
 from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers
 from tests.servers.warehouse import connector_settings, lake_options
@@ -140,8 +140,8 @@ def test_of_many_attempts_at_one_slot_one_is_real_and_the_others_leave_nothing(
             published = {message.result() for message in sent}
         settings, raw = google_config.settings, folders_of(google_config.settings, topic.name).raw
         few = settings.ingest.model_copy(update={"max_messages": 10})
-        source = source_options(topic, raw, few, settings.storage_options)
-        reported = at_once(lambda _: [batch.to_pylist() for batch in SegmentStream(source).read(Slot(1, 0, None))])
+        land = land_of(topic, raw, few, settings.storage_options)
+        reported = at_once(lambda _: facts_of(land, [Slot(1, 0, None)]))
         assert all(facts == reported[0] for facts in reported)
         storage = storage_for(raw, settings.storage_options)
         manifest = read_manifest(storage, 1, 0)

@@ -33,11 +33,12 @@ from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriver
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.journal import Journal
-from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import Pace, run_until_stopped
-from lakehouse.landing.manifests import Slot, listed_manifests, manifest_path
+from lakehouse.ingest.parking import Pace
+from lakehouse.ingest.query import IngestQuery
+from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, manifest_path
 from lakehouse.landing.pull import Puller
-from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.landing.source import FactStream
 from lakehouse.operations import status
 from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
@@ -51,6 +52,8 @@ from lakehouse.store.ledger import History, Ledger, LedgerTable
 from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 from tests.clock import Clock
+from tests.pulls import facts_of, land_of
+from tests.supervised import ingest_of
 
 NINE, TEN, ELEVEN, TWELVE = (f"2026-11-23T{hour:02d}" for hour in (9, 10, 11, 12))
 ACK_DEADLINE = timedelta(seconds=10)
@@ -121,9 +124,10 @@ class Lake:
     def pulled(self, epoch: int, slots: int = 1, *, first_slot: int = 0, **bounds: Any) -> list[Fact]:
         """The facts of an epoch, as the source tells them to a batch."""
         settings = self.config.settings.ingest.model_copy(update=bounds)
-        stream = SegmentStream(source_options(self.topic, self.folders.raw, settings, {}), Puller(clock=self.clock))
         planned = [Slot(epoch, slot, self.state().open_hour) for slot in range(first_slot, first_slot + slots)]
-        return [row for slot in planned for batch in stream.read(slot) for row in batch.to_pylist()]
+        return facts_of(
+            land_of(self.topic, self.folders.raw, settings), planned, Puller(clock=self.clock), self.topic.name
+        )
 
     def bronze(self) -> Any:
         return bronze_table(self.folders, self.topic, {})
@@ -222,8 +226,7 @@ def test_late_events_go_to_the_first_open_hour(lake: Lake) -> None:
 
 
 def _planned_without_hint(lake: Lake, epoch: int) -> list[Fact]:
-    stream = SegmentStream(source_options(lake.topic, lake.folders.raw, lake.config.settings.ingest, {}))
-    return [row for batch in stream.read(Slot(epoch, 0, None)) for row in batch.to_pylist()]
+    return facts_of(land_of(lake.topic, lake.folders.raw, lake.config.settings.ingest), [Slot(epoch, 0, None)])
 
 
 def test_a_repeated_batch_changes_nothing(lake: Lake) -> None:
@@ -471,20 +474,22 @@ def test_an_older_run_stops_when_a_newer_one_has_started(lake: Lake) -> None:
     assert lake.delivered() == {}
 
 
-@pytest.mark.parametrize(("sweeps", "bucket"), [(False, ELEVEN), (True, TEN)])
-def test_a_driver_that_commits_second_looks_again(lake: Lake, sweeps: bool, bucket: str) -> None:
-    """Between its decision and its commit another one closes the hour: its event is late now, or adopted in time."""
+@pytest.mark.parametrize(("is_asked", "bucket"), [(False, TEN), (True, ELEVEN)])
+def test_a_driver_that_commits_second_looks_again(lake: Lake, is_asked: bool, bucket: str) -> None:
+    """Between its decision and its commit another one closes the hour: what has a manifest is adopted before, and what
+    has none yet is late."""
     driver = lake.driver()
     publish(play("10:10"), play("12:00"))
     driver.commit_facts(lake.pulled(1))
     frontier = Told(None)
     other = TopicIngest(lake.topic, lake.config, run="one", clock=lake.clock, frontier=frontier)
     other.open_topic(ACK_DEADLINE)
-    if not sweeps:  # a run looks at the manifests in its first batch
-        other.commit_facts(lake.pulled(1))
+    other.commit_facts(lake.pulled(1))
     frontier.at = at("12:00")
     publish(play("10:20"))
     facts = lake.pulled(2)
+    if is_asked:
+        lake.storage.delete([manifest_path(2, 0)])
     interrupted = []
 
     def close_meanwhile(step: str) -> None:
@@ -559,17 +564,27 @@ def test_a_manifest_that_no_commit_took_is_adopted(lake: Lake) -> None:
     assert lake.metadata()["adopted"] == [segment_of(left_out[0]["path"])]
 
 
-def test_adopted_files_go_to_the_then_open_hour(lake: Lake) -> None:
+def test_what_was_left_out_of_an_hour_is_adopted_before_it_closes(lake: Lake) -> None:
+    """Of an attempt that was thought dead, between two looks at the manifests: its events are not late."""
     lake.frontier.at = at("12:00")
     driver = lake.driver("one")
     driver.commit_facts(lake.pulled(1))  # a run looks at the manifests in its first batch
     publish(play("10:10"))
-    left_out = lake.pulled(1, first_slot=1)
+    lake.pulled(1, first_slot=1)
     publish(play("10:20"), play("12:00"))
-    later = lake.pulled(2)
-    driver.commit_facts(later)
+    driver.commit_facts(lake.pulled(2))
     assert lake.state().open_hour == ELEVEN
-    assert "10:10" not in lake.delivered()
+    assert lake.delivered()["10:10"] == [TEN]
+
+
+def test_adopted_files_go_to_the_then_open_hour(lake: Lake) -> None:
+    lake.frontier.at = at("12:00")
+    driver = lake.driver("one")
+    publish(play("10:20"), play("12:00"))
+    driver.commit_facts(lake.pulled(2))
+    assert lake.state().open_hour == ELEVEN
+    publish(play("10:10"))
+    left_out = lake.pulled(1, first_slot=1)
     assert left_out[0]["event_hour"] == TEN
     lake.driver("two").commit_facts(lake.pulled(3))
     assert lake.delivered()["10:10"] == [ELEVEN]
@@ -621,19 +636,40 @@ def test_no_manifest_is_removed_before_its_files_are_in_the_log(lake: Lake) -> N
     publish(play("10:10"))
     lake.pulled(1, first_slot=1)
     driver.commit_facts(lake.pulled(4))
-    assert (1, 1) in listed_manifests(lake.storage)
+    assert listed_manifests(lake.storage) == [(1, 1)], "slots to which nothing comes have none"
     assert lake.delivered() == {}
     driver.commit_facts(lake.pulled(5))
     assert lake.delivered() == {"10:10": [TEN]}
     driver.commit_facts(lake.pulled(6))
-    assert listed_manifests(lake.storage) == [(5, 0), (6, 0)]
+    assert listed_manifests(lake.storage) == []
+
+
+def test_what_an_idle_topic_has_left_out_is_adopted_within_an_hour(lake: Lake) -> None:
+    """It commits nothing that would be counted; and its settled manifests go with that look."""
+    driver = lake.driver()
+    publish(play("10:10"))
+    driver.commit_facts(lake.pulled(1))
+    publish(play("10:20"))
+    lake.pulled(1, first_slot=1)
+    for epoch, minutes in ((2, 1), (3, 30), (4, 28)):
+        lake.clock.now += timedelta(minutes=minutes)
+        assert driver.look(lake.pulled(epoch)), "nothing asks the store before"
+    lake.clock.now += timedelta(minutes=2)
+    facts = lake.pulled(5)
+    assert not driver.look(facts)
+    driver.commit_facts(facts)
+    assert lake.delivered() == {"10:10": [TEN], "10:20": [TEN]}
+    assert listed_manifests(lake.storage) == []
+    assert driver.look(lake.pulled(6))
 
 
 def test_a_clean_up_that_was_interrupted_is_done_again(lake: Lake, crash: Callable[[str], None]) -> None:
     driver = lake.driver(sweep_every=2)
     for epoch in range(1, 4):
+        publish(play("10:10", f"e{epoch}"))
         driver.commit_facts(lake.pulled(epoch))
     crash("ingest.manifests_half_cleared")
+    publish(play("10:10", "e4"))
     facts = lake.pulled(4)
     with pytest.raises(CrashError):
         driver.commit_facts(facts)
@@ -641,6 +677,7 @@ def test_a_clean_up_that_was_interrupted_is_done_again(lake: Lake, crash: Callab
     assert listed_manifests(lake.storage) == [(2, 0), (3, 0), (4, 0)]
     again = lake.driver("two", sweep_every=2)
     again.commit_facts(lake.pulled(4))
+    publish(play("10:10", "e5"))
     again.commit_facts(lake.pulled(5))
     assert listed_manifests(lake.storage) == [(4, 0), (5, 0)]
 
@@ -726,18 +763,6 @@ def test_a_topic_is_not_finished_while_an_hour_waits_for_the_frontier(lake: Lake
 # --- the end of a run ----------------------------------------------------------------------------------------------
 
 
-class Ended:
-    """What a query that has died says of itself."""
-
-    isActive = False
-
-    def exception(self) -> Exception:
-        return RuntimeError("out of memory")
-
-    def stop(self) -> None:
-        return
-
-
 class Frame:
     """What Spark hands to a batch, as far as the batch looks at it."""
 
@@ -748,14 +773,80 @@ class Frame:
         return pa.Table.from_pylist(self._facts, schema=FACTS)
 
 
-def test_a_newer_run_ends_the_query_of_an_older_one_in_plain_words(lake: Lake) -> None:
-    """What Spark makes of an error in a batch is a page; the operator needs its one line."""
+def test_a_topic_that_a_newer_run_has_leaves_the_plan_of_the_older_one(lake: Lake) -> None:
+    """For good; the older run's other topics go on."""
     older = lake.driver("one")
+    query = IngestQuery([older], lake.config.settings)
+    query.add(older)
     lake.driver("two")
-    with pytest.raises(StaleDriverError):
-        older.on_batch(Frame(lake.pulled(1)), 0)  # type: ignore[arg-type]
-    with pytest.raises(StaleDriverError, match="run two"):
-        run_until_stopped({older: Ended()}, threading.Event())  # type: ignore[dict-item]
+    assert query.is_polled("plays")
+    query.on_batch(Frame(lake.pulled(1)), 0)  # type: ignore[arg-type]
+    parked = query.parking.parked["plays"]
+    assert isinstance(parked.error, StaleDriverError)
+    assert "run two" in str(parked.error)
+    assert parked.until is None
+    assert not query.is_polled("plays")
+    assert older.pulse.state == "taken over"
+
+
+# --- lakes of others -----------------------------------------------------------------------------------------------
+
+
+def next_epoch(lake: Lake, query: IngestQuery) -> int:
+    """One trigger without Spark, from planning to commit; its epoch."""
+    stream = FactStream(query.source_options(), Puller(clock=lake.clock))
+    start = stream.initialOffset()
+    end = stream.latestOffset(start)
+    rows = [row for task in stream.partitions(start, end) for batch in stream.read(task) for row in batch.to_pylist()]
+    query.on_batch(Frame(rows), 0)  # type: ignore[arg-type]
+    return int(end["epoch"])
+
+
+def query_of(lake: Lake, *ingests: TopicIngest) -> IngestQuery:
+    query = IngestQuery(ingests, lake.config.settings, clock=lake.clock)
+    for ingest in ingests:
+        query.add(ingest)
+    return query
+
+
+def test_a_lake_of_the_release_before_is_taken_over_without_loss(lake: Lake) -> None:
+    """It had a checkpoint for each topic, and a manifest for each slot, also of those to which nothing came."""
+    driver = lake.driver("old")
+    publish(play("10:10"))
+    driver.commit_facts(lake.pulled(5))
+    empty = Manifest(6, 0, "a" * 32, 0, lake.clock.now, lake.clock.now, False)
+    assert lake.storage.put_if_absent(manifest_path(6, 0), empty.as_json())
+    publish(play("10:20"))
+    lake.pulled(7)
+    checkpoint = Path(lake.folders.raw, "checkpoint", "offsets", "3")
+    checkpoint.parent.mkdir(parents=True)
+    checkpoint.write_text('v1\n{}\n{"epoch": 7, "slots": 1, "open_hour": null}')
+    query = query_of(lake, lake.driver("new"))
+    publish(play("10:30"))
+    assert next_epoch(lake, query) == 8
+    assert lake.delivered() == {"10:10": [TEN], "10:20": [TEN], "10:30": [TEN]}
+    assert lake.state().epoch == 8
+
+
+def test_an_application_goes_on_after_the_last_epoch_of_any_of_its_topics(
+    lake: Lake, topic_with: Callable[..., Topic]
+) -> None:
+    """So a topic comes from another application and goes back, and no epoch of its is used twice."""
+    skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
+    create_subscription(skips.subscription)
+    other = lake.with_topic(skips)
+    mine, ahead = lake.driver("one"), other.driver("one")
+    publish(play("10:10"))
+    mine.commit_facts(lake.pulled(3))
+    ahead.commit_facts([{**fact, "topic": "skips"} for fact in other.pulled(100)])
+    both = query_of(lake, lake.driver("two"), other.driver("two"))
+    publish(play("10:20"))
+    assert next_epoch(lake, both) == 101
+    assert (lake.state().epoch, other.state().epoch) == (101, 101)
+    alone = query_of(lake, lake.driver("three"))
+    publish(play("10:30"))
+    assert next_epoch(lake, alone) == 102
+    assert sorted(lake.delivered()) == ["10:10", "10:20", "10:30"]
 
 
 # --- with Spark ----------------------------------------------------------------------------------------------------
@@ -795,22 +886,19 @@ def test_a_query_runs_until_drained_and_goes_on_where_it_was(config: Config, liv
     now = datetime.now(UTC)
     long_ago = now - timedelta(hours=5)
     publish(real_play(long_ago, "old"), real_play(now, "new"), b"not json")
-    first = TopicIngest(config.topic("plays"), config, run="one")
-    run_until_stopped({first: first.start(spark)}, threading.Event(), until_drained=True)
+    ingest_of(config, spark, "one")[0].run(threading.Event(), until_drained=True)
     lake = of_config(config)
     assert live.unacked(SUBSCRIPTION) == []
     assert {key: len(buckets) for key, buckets in lake.delivered().items()} == {"old": 1, "new": 1, "-": 1}
     assert lake.history().hours()[0] == hours.hour_of(long_ago)
     epoch = lake.state().epoch
     publish(real_play(long_ago, "late"))
-    second = TopicIngest(config.topic("plays"), config, run="two")
-    query = second.start(spark)
     stop = threading.Event()
     watcher = threading.Thread(target=_stop_after, args=(stop, lambda: lake.state().epoch > epoch))
     watcher.start()
-    run_until_stopped({second: query}, stop)
+    ingest_of(config, spark, "two")[0].run(stop)
     watcher.join()
-    assert not query.isActive
+    assert not spark.streams.active
     assert lake.delivered()["late"] == [lake.history().hours() and hours.after(lake.history().hours()[-1])]
     assert lake.state().epoch > epoch
 
@@ -821,16 +909,14 @@ def test_a_run_that_never_pauses_is_stopped_after_the_batch_under_way(
     """A trigger that is overdue follows at once, as in any backlog: there is no pause to wait for."""
     restless = config.settings.ingest.model_copy(update={"trigger": timedelta(0), "max_messages": 5})
     settings = config.settings.model_copy(update={"ingest": restless})
-    driver = TopicIngest(config.topic("plays"), replace(config, settings=settings), run="one")
     publish(*(real_play(datetime.now(UTC), f"e{number}") for number in range(1000)))
-    query = driver.start(spark)
+    supervisor, _ = ingest_of(replace(config, settings=settings), spark)
     lake, stop = of_config(config), threading.Event()
     watcher = threading.Thread(target=_stop_after, args=(stop, lambda: lake.state().epoch >= 3))
     watcher.start()
-    run_until_stopped({driver: query}, stop)
+    supervisor.run(stop)
     watcher.join()
-    assert not query.isActive
-    assert query.exception() is None
+    assert not spark.streams.active
     delivered = len(lake.delivered())
     assert 0 < delivered < 100
     assert len(live.unacked(SUBSCRIPTION)) == 1000 - delivered
@@ -842,29 +928,6 @@ def _stop_after(stop: threading.Event, is_reached: Callable[[], bool]) -> None:
             break
         stop.wait(0.1)
     stop.set()
-
-
-def test_spark_s_watermark_is_the_one_in_the_log(config: Config, live: Broker, spark: SparkSession) -> None:
-    """Closing goes by our own figure; Spark's must be the same, as the page of the query shows it."""
-    newest = datetime.now(UTC).replace(microsecond=123_000) - timedelta(minutes=1)
-    publish(real_play(newest, "a"))
-    driver = TopicIngest(config.topic("plays"), config, run="one")
-    query = driver.start(spark)
-    seen: list[str] = []
-
-    def is_seen() -> bool:
-        marks = {progress["eventTime"].get("watermark", "") for progress in query.recentProgress}
-        seen[:] = sorted(mark for mark in marks if mark and not mark.startswith("1970"))
-        return bool(seen)
-
-    stop = threading.Event()
-    watcher = threading.Thread(target=_stop_after, args=(stop, is_seen))
-    watcher.start()
-    run_until_stopped({driver: query}, stop)
-    watcher.join()
-    mark = datetime.fromisoformat(of_config(config).metadata()["watermark"])
-    assert [datetime.fromisoformat(text) for text in seen] == [mark]
-    assert mark == newest - timedelta(hours=1)
 
 
 class _Denied(Faults):
@@ -881,8 +944,7 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
     create_subscription(skips.subscription)
     now = datetime.now(UTC)
     publish(real_play(now, "first"))
-    ingests = [TopicIngest(topic, both, run="one") for topic in both.topics.values()]
-    queries = {each: each.start(spark) for each in ingests}
+    supervisor, _ = ingest_of(both, spark, pace=Pace(first_pause=timedelta(seconds=1)))
     lakes = [Lake(replace(both, topics={topic.name: topic}), Clock(), Told(None)) for topic in both.topics.values()]
     stop = threading.Event()
 
@@ -900,12 +962,7 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
     seen: list[bool] = []
     watcher = threading.Thread(target=_follow, args=(all_that_happens(), seen, stop))
     watcher.start()
-    run_until_stopped(
-        queries,
-        stop,
-        start_again=lambda ingest: ingest.start_again(spark),
-        pace=Pace(first_pause=timedelta(seconds=1)),
-    )
+    supervisor.run(stop)
     watcher.join()
     delete_subscription(skips.subscription)
     assert seen == [True] * 5
@@ -934,18 +991,18 @@ def test_an_executor_s_error_reaches_the_operator_in_its_own_words(
 ) -> None:
     """Not as a page of Java; and the application must end with a failure."""
     live.faults = _Denied()
-    driver = TopicIngest(config.topic("plays"), config, run="one")
-    query = driver.start(spark)
     with pytest.raises(LakehouseError, match=r"found no permission.*roles/pubsub\.subscriber") as raised:
-        run_until_stopped({driver: query}, threading.Event())
+        ingest_of(config, spark)[0].run(threading.Event())
     assert isinstance(raised.value, SourceError)
     assert "\n" not in str(raised.value)
-    assert not query.isActive
+    assert not spark.streams.active
 
 
 def test_a_missing_subscription_is_reported_before_the_query_starts(
     config: Config, live: Broker, spark: SparkSession, topic_with: Callable[..., Topic]
 ) -> None:
     missing = topic_with(subscription="projects/test/subscriptions/skips")
+    supervisor, query = ingest_of(replace(config, topics={"plays": missing}), spark)
+    assert not query.topics
     with pytest.raises(SourceError, match="found no such subscription"):
-        TopicIngest(missing, config, run="one").start(spark)
+        supervisor.run(threading.Event())

@@ -19,9 +19,8 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import LONGEST
 from lakehouse.errors import SourceError
-from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.manifests import Slot
-from lakehouse.landing.source import SegmentStream, source_options
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.status import statuses
@@ -32,6 +31,7 @@ from lakehouse.seal.stage import seal_due
 from lakehouse.store.delta import files
 from lakehouse.topics import Topic
 from tests.lake import Lake
+from tests.pulls import facts_of, land_of
 
 ACK_DEADLINE = timedelta(seconds=10)
 HOUR = hours.hour_of(datetime.now(UTC) - timedelta(hours=3))
@@ -70,10 +70,10 @@ class PulledLake(Lake):
             self.ingest_once()
 
     def ingest_once(self) -> None:
-        stream = SegmentStream(source_options(self.topic, self.folders.raw, self.config.settings.ingest, {}))
-        batches = list(stream.read(Slot(self.epoch + 1, 0, None)))
+        land = land_of(self.topic, self.folders.raw, self.config.settings.ingest)
+        facts = facts_of(land, [Slot(self.epoch + 1, 0, None)])
         self.epoch += 1
-        self.driver.commit_facts([row for batch in batches for row in batch.to_pylist()])
+        self.driver.commit_facts(facts)
 
     def bronze_column(self, name: str) -> list[Any]:
         """Of all deliveries: a column alone, as some of these messages are large."""

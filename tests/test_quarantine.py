@@ -19,10 +19,11 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 from lakehouse.config import Ingest, Settings
 from lakehouse.decode.events import decode
 from lakehouse.errors import SourceError
-from lakehouse.landing.manifests import Slot
+from lakehouse.landing.bundles import Bundle
+from lakehouse.landing.plan import Plan, TopicPlan
 from lakehouse.landing.pull import Puller
 from lakehouse.landing.quarantine import KILLS_THE_DECODER, QuarantiningDecoder
-from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.landing.source import FactStream, source_options
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import DELIVERED
@@ -87,45 +88,46 @@ def test_a_slot_that_died_is_read_again_in_quarantine(
     messages = [types.PubsubMessage.pb()(data=payload) for payload in (play(0), b"KILL", play(2))]
     DirectChannel(broker).unary_unary("/x/Publish")(types.PublishRequest.pb()(topic=TOPIC, messages=messages))
     ingest = Ingest(empty_after="0.2 seconds")  # type: ignore[arg-type]
-    options = source_options(topic, tables.raw.uri, ingest, {}, timedelta(seconds=10))
+    planned = tmp_path / "plan.json"
+    Plan({"plays": TopicPlan(ack_deadline_seconds=10)}).write(planned)
+    options = source_options([topic], settings.raw_root, ingest, {}, planned)
     first = (
         "import json, sys\n"
-        "from lakehouse.landing.manifests import Slot\n"
         "from lakehouse.landing.pull import Puller\n"
-        "from lakehouse.landing.source import SegmentStream\n"
+        "from lakehouse.landing.source import FactStream\n"
         "from tests.decoders import deadly\n"
-        "list(SegmentStream(json.loads(sys.argv[1]), Puller(decode=deadly)).read(Slot(1, 0, None)))\n"
+        "stream = FactStream(json.loads(sys.argv[1]), Puller(decode=deadly))\n"
+        "(bundle,) = stream.partitions(stream.initialOffset(), stream.latestOffset())\n"
+        "list(stream.read(bundle))\n"
     )
     died = subprocess.run([sys.executable, "-c", first, json.dumps(options)], env={**os.environ, "PYTHONPATH": "."})
     assert died.returncode == -9
     assert tables.raw.files().listing("segments") == []
 
-    stream = SegmentStream(options, Puller(decode=deadly, quarantine=DEADLY))
-    start, end = ({"epoch": epoch, "slots": 1, "open_hour": None} for epoch in (0, 1))
-    (slot,) = stream.partitions(start, end)
-    assert isinstance(slot, Slot)
-    assert slot.is_suspect, "it was planned by another process"
-    list(stream.read(slot))
-    after = stream.latestOffset(end)
-    (later,) = stream.partitions(end, after)
-    assert isinstance(later, Slot)
-    assert later.is_suspect, "what the dead process had leased comes again in a later epoch"
+    stream = FactStream(options, Puller(decode=deadly, quarantine=DEADLY))
+    start, end = ({"epoch": epoch, "slots": {}, "left_out": []} for epoch in (0, 1))
+    (bundle,) = stream.partitions(start, end)
+    assert isinstance(bundle, Bundle)
+    assert bundle.slots[0][1].is_suspect, "it was planned by another process"
+    list(stream.read(bundle))
     rows = []
-    epoch = later.epoch
     while broker.unacked(SUBSCRIPTION):
-        rows += [row for batch in stream.read(Slot(epoch, 0, None, is_suspect=True)) for row in batch.to_pylist()]
-        epoch += 1
+        start, end = end, stream.latestOffset(end)
+        (later,) = stream.partitions(start, end)
+        assert isinstance(later, Bundle)
+        assert later.slots[0][1].is_suspect, "what the dead process had leased comes again in a later epoch"
+        rows += [row for batch in stream.read(later) for row in batch.to_pylist()]
     assert sum(row["rows"] for row in rows) == 3
     reasons = [json.loads(row["counts"])["reasons"] for row in rows if row["counts"]]
     assert {KILLS_THE_DECODER: 1} in reasons
 
 
-def test_a_new_epoch_of_a_healthy_topic_is_not_suspect(broker: Broker, settings: Settings, topic: Topic) -> None:
+def test_a_new_epoch_of_a_healthy_topic_is_not_suspect(settings: Settings, topic: Topic, tmp_path: Path) -> None:
     """Decoding in another process takes longer."""
-    tables = TopicTables(topic, settings)
-    tables.ensure_bronze()
-    stream = SegmentStream(source_options(topic, tables.raw.uri, settings.ingest, {}))
+    planned = tmp_path / "plan.json"
+    Plan({"plays": TopicPlan()}).write(planned)
+    stream = FactStream(source_options([topic], settings.raw_root, settings.ingest, {}, planned))
     start = stream.initialOffset()
-    (slot,) = stream.partitions(start, stream.latestOffset(start))
-    assert isinstance(slot, Slot)
-    assert not slot.is_suspect
+    (bundle,) = stream.partitions(start, stream.latestOffset(start))
+    assert isinstance(bundle, Bundle)
+    assert not bundle.slots[0][1].is_suspect

@@ -1,16 +1,18 @@
-"""Several topics' queries in one application: one that fails is reported, tried again, and holds up no other."""
+"""Topics of one application: one that fails is reported, tried again, and holds up no other."""
 
 from __future__ import annotations
 
-import os
+import json
 import threading
+import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import replace
-from datetime import UTC, datetime, timedelta
-from functools import partial
+from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
+import pyarrow as pa
 import pytest
 from folders import folders_of
 from py4j.protocol import Py4JNetworkError
@@ -18,66 +20,168 @@ from subscribing import create_subscription, subscribed_broker
 
 from lakehouse.clock import now
 from lakehouse.config import Config
-from lakehouse.errors import LakeError, SourceError, StaleDriverError, UnexpectedError, noting_errors
-from lakehouse.ingest import supervisor
+from lakehouse.errors import (
+    LakeError,
+    LakehouseError,
+    SlowStoreError,
+    SourceError,
+    StaleDriverError,
+    UnexpectedError,
+    noting_errors,
+)
+from lakehouse.ingest import query as ingest_query
 from lakehouse.ingest.batch import Batch
-from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import Pace
+from lakehouse.ingest.facts import Fact
+from lakehouse.ingest.parking import Pace
+from lakehouse.ingest.query import IngestQuery
+from lakehouse.ingest.supervisor import Supervisor
+from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.facts import row_of_error, row_of_idle
+from lakehouse.landing.manifests import Slot
+from lakehouse.landing.plan import Plan
+from lakehouse.landing.source import bundles_file
 from lakehouse.operations import status
+from lakehouse.schemas import FACTS
 from lakehouse.store.delta import open_table, table_exists
+from lakehouse.store.files import LocalStorage
 from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.notes import leave_note
+from lakehouse.store.records import CloseRequested
 from lakehouse.topics import Topic
-from tests.clock import Clock
 
 ACK_DEADLINE = timedelta(seconds=10)
 DENIED = SourceError("projects/test/subscriptions/plays", found="no permission", expected="one", next_step="Grant it.")
 DONE = Batch(1, None, 0, (), True)
-
-
-class Query:
-    """A query that lives until it is stopped, or dies of an error after some looks at it."""
-
-    def __init__(self, ingest: TopicIngest, dies_of: BaseException | None = None, looks: int = 0) -> None:
-        self._ingest, self._error, self._looks = ingest, dies_of, looks
-        self._is_stopped = False
-        self.status = {"isTriggerActive": False, "message": "Waiting for next trigger"}
-
-    @property
-    def isActive(self) -> bool:
-        self._looks -= 1
-        if self._error is not None and self._looks < 0:
-            self._ingest.failure = self._error
-            return False
-        return not self._is_stopped
-
-    def exception(self) -> None:
-        return None
-
-    def stop(self) -> None:
-        self._is_stopped = True
-
-
 HASTY = Pace(0.001, timedelta(milliseconds=1), timedelta(milliseconds=8))
-start_queries = partial(supervisor.start_queries, pace=HASTY)
-run_until_stopped = partial(supervisor.run_until_stopped, pace=HASTY)
+PATIENCE_SECONDS = 20
+"""For what is due at once; only a failing test waits this long."""
 
 
 @pytest.fixture
 def config(config: Config, topic_with: Callable[..., Topic]) -> Config:
     skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
-    return replace(config, topics={**config.topics, "skips": skips})
+    settings = config.settings.model_copy(update={"application": "charts"})
+    return replace(config, settings=settings, topics={**config.topics, "skips": skips})
 
 
-@pytest.fixture
-def claimed(config: Config) -> Callable[..., TopicIngest]:
-    """A topic that ingest has claimed."""
+class Opened(TopicIngest):
+    """A topic whose subscription is there, or is not as often as `denied` says."""
 
-    def claim(name: str, run: str = "one", clock: Callable[[], datetime] = now) -> TopicIngest:
-        ingest = TopicIngest(config.topic(name), config, run=run, clock=clock)
-        ingest.open_topic(ACK_DEADLINE)
-        return ingest
+    denied: list[BaseException]
+    broken: BaseException | None = None
+    """What its next commit fails of."""
 
-    return claim
+    def ack_deadline(self) -> timedelta:
+        if self.denied:
+            raise self.denied.pop(0)
+        return ACK_DEADLINE
+
+    def look(self, facts: Sequence[Fact]) -> bool:
+        return self.broken is None and super().look(facts)
+
+    def commit_facts(self, facts: Sequence[Fact]) -> Batch:
+        if self.broken is not None:
+            raise self.broken
+        return super().commit_facts(facts)
+
+
+class Streaming:
+    """A streaming query without Spark: with each look at it one more batch has ended, until it dies.
+
+    `brings` says what a topic fails of in an epoch, if it does.
+    """
+
+    def __init__(self, query: IngestQuery, brings: Callable[[str, int], LakehouseError | None]) -> None:
+        self._query, self._brings = query, brings
+        self._is_stopped = False
+        self.epoch = Plan.read(query.plan_path).last_epoch
+        self.dies_of: BaseException | None = None
+        self.status = {"isTriggerActive": False}
+
+    @property
+    def isActive(self) -> bool:
+        if self._is_stopped or self.dies_of is not None:
+            return False
+        self.epoch += 1
+        rows = [self._row(name) for name in Plan.read(self._query.plan_path).topics]
+        try:
+            self._query.on_batch(_Frame(rows), self.epoch)  # type: ignore[arg-type]
+        except BaseException as failure:
+            self.dies_of = RuntimeError(f"the batch failed: {type(failure).__name__}")
+        return self.dies_of is None
+
+    def exception(self) -> BaseException | None:
+        return self.dies_of
+
+    def stop(self) -> None:
+        self._is_stopped = True
+
+    def _row(self, name: str) -> Fact:
+        slot, error = Slot(self.epoch, 0, None), self._brings(name, self.epoch)
+        row = row_of_error(slot, now(), error, 0) if error else row_of_idle(slot, now(), now(), None, 0)
+        return {**row, "topic": name}
+
+
+class _Frame:
+    def __init__(self, rows: list[Fact]) -> None:
+        self._rows = rows
+
+    def toArrow(self) -> pa.Table:
+        return pa.Table.from_pylist(self._rows, schema=FACTS)
+
+
+class App:
+    """An application of the configuration's topics; `brings` is as in `Streaming`."""
+
+    def __init__(self, config: Config, run: str = "one", clock: Callable[[], datetime] = now, **denied: Any) -> None:
+        self.config = config
+        self.ingests = {name: Opened(topic, config, run=run, clock=clock) for name, topic in config.topics.items()}
+        for name, ingest in self.ingests.items():
+            ingest.denied = list(denied.get(name, []))
+        self.query = IngestQuery(self.ingests.values(), config.settings, clock=clock, pace=HASTY)
+        self.started: list[Streaming] = []
+        self.brings: Callable[[str, int], LakehouseError | None] = lambda name, epoch: None
+        self.stop = threading.Event()
+        self.supervisor = Supervisor(self.query, self.ingests.values(), self._start, pace=HASTY)  # type: ignore[arg-type]
+        self.before_start: Callable[[], BaseException | None] = lambda: None
+
+    def _start(self) -> Streaming:
+        self.query.failure = None
+        self.started.append(Streaming(self.query, lambda name, epoch: self.brings(name, epoch)))
+        self.started[-1].dies_of = self.before_start()
+        return self.started[-1]
+
+    def open(self) -> App:
+        self.supervisor.open()
+        return self
+
+    def run(self, **more: Any) -> None:
+        threading.Timer(PATIENCE_SECONDS, self.stop.set).start()
+        self.supervisor.run(self.stop, **more)
+
+
+def failing(name: str, *epochs: int, then: Callable[[], object] = lambda: None) -> Callable[[str, int], Any]:
+    """What a topic fails of in so many of its epochs; what is to happen after them."""
+    left = list(epochs)
+
+    def brings(asked: str, epoch: int) -> LakehouseError | None:
+        if asked != name:
+            return None
+        if left:
+            left.pop()
+            return DENIED
+        then()
+        return None
+
+    return brings
+
+
+def states(config: Config, name: str = "plays") -> list[str]:
+    ledger = Ledger(LedgerTable(open_table(folders_of(config.settings, name).ledger, {})), "test")
+    return [entry.state for entry in ledger.history().entries if entry.state != "held"]
+
+
+# --- the start of topics -------------------------------------------------------------------------------------------
 
 
 def test_topics_that_cannot_be_read_or_opened_hold_up_no_other(
@@ -89,13 +193,14 @@ def test_topics_that_cannot_be_read_or_opened_hold_up_no_other(
     damaged = Path(folders_of(config.settings, "stops").ledger, "_delta_log")
     damaged.mkdir(parents=True)
     (damaged / "00000000000000000000.json").write_text("no commit")
+    ingests = [TopicIngest(topic, config, run="one") for topic in config.topics.values()]
+    query = IngestQuery(ingests, config.settings)
+    supervisor = Supervisor(query, ingests, lambda: None)  # type: ignore[arg-type, return-value]
     with subscribed_broker(monkeypatch):
         create_subscription(stops.subscription)
-        ready, failures = supervisor.open_topics(
-            TopicIngest(topic, config, run="one") for topic in config.topics.values()
-        )
-    assert [ingest.name for ingest in ready] == ["plays"]
-    assert {ingest.name: type(error) for ingest, error in failures.items()} == {
+        supervisor.open()
+    assert list(query.topics) == ["plays"]
+    assert {name: type(error) for name, error in supervisor.failures.items()} == {
         "skips": SourceError,
         "stops": LakeError,
     }
@@ -103,225 +208,109 @@ def test_topics_that_cannot_be_read_or_opened_hold_up_no_other(
     assert not table_exists(folders_of(config.settings, "skips").ledger, {})
 
 
-class Starting:
-    """A query whose planner comes up when it is checked for the third time, or never."""
+def test_a_topic_that_could_not_start_is_tried_again_and_has_no_lake_before_it_can(config: Config) -> None:
+    """A mistyped subscription must not make a lake."""
+    app = App(config, plays=[DENIED, DENIED, DENIED]).open()
+    assert list(app.query.topics) == ["skips"]
+    assert not table_exists(folders_of(config.settings, "plays").ledger, {})
+    assert app.ingests["plays"].pulse.state == "failed at start"
 
-    def __init__(self, *, is_late: bool = False) -> None:
-        self._looks = 0
-        self.isActive = not is_late
+    def brings(name: str, epoch: int) -> None:
+        if name == "plays":
+            app.stop.set()
 
-    def exception(self) -> Exception:
-        return RuntimeError("Python worker failed to connect back.")
-
-    @property
-    def status(self) -> dict[str, str]:
-        self._looks += 1
-        return {"message": "Initializing sources" if self._looks < 3 else "Waiting for next trigger"}
-
-    @property
-    def is_up(self) -> bool:
-        return self._looks >= 3
+    app.brings = brings
+    app.run()
+    assert states(config)[:1] == ["started"]
 
 
-def test_no_more_queries_are_starting_than_there_are_cores(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Fifty planners at once take longer to come up than Spark waits for any of them."""
-    monkeypatch.setattr(os, "cpu_count", lambda: 2)
-    begun: list[Starting] = []
-    starting: list[int] = []
-
-    def start(ingest: TopicIngest) -> Starting:
-        begun.append(Starting())
-        starting.append(sum(not query.is_up for query in begun))
-        return begun[-1]
-
-    ingests = [TopicIngest(config.topic("plays"), config, run=f"run-{number}") for number in range(9)]
-    queries = start_queries(ingests, start)  # type: ignore[arg-type]
-    assert len(queries) == 9
-    assert max(starting) == 2
-    assert all(query.is_up for query in begun)
-
-
-@pytest.mark.parametrize("late", [1, 100])
-def test_a_planner_that_came_up_too_late_is_started_again_a_few_times(
-    config: Config, monkeypatch: pytest.MonkeyPatch, late: int
-) -> None:
-    """On a busy machine; a planner that cannot start at all must not be tried for ever."""
-    begun: list[Starting] = []
-
-    def start(ingest: TopicIngest) -> Starting:
-        begun.append(Starting(is_late=len(begun) < late))
-        return begun[-1]
-
-    (query,) = start_queries([TopicIngest(config.topic("plays"), config, run="one")], start).values()  # type: ignore[arg-type]
-    assert query.isActive == (late == 1)
-    assert len(begun) == min(late + 1, 5)
-
-
-def states(config: Config, name: str = "plays") -> list[str]:
-    ledger = Ledger(LedgerTable(open_table(folders_of(config.settings, name).ledger, {})), "test")
-    return [entry.state for entry in ledger.history().entries]
-
-
-class Tried:
-    """What starts a topic again: some errors first, and then a query."""
-
-    def __init__(self, *errors: SourceError, then: Callable[[], object] = lambda: None) -> None:
-        self._errors, self._then = list(errors), then
-        self.tried: list[str] = []
-
-    def __call__(self, ingest: TopicIngest) -> Query:
-        self.tried.append(ingest.name)
-        if self._errors:
-            raise self._errors.pop(0)
-        self._then()
-        ingest.failure = None
-        return Query(ingest)
-
-
-def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(
-    config: Config, claimed: Callable[..., TopicIngest]
-) -> None:
-    """A subscription that was deleted must not hold up the other 49 topics of an application."""
-    stop = threading.Event()
-    plays, skips = claimed("plays"), claimed("skips")
-    others = Query(skips)
-    again = Tried(DENIED, DENIED, then=stop.set)
-    run_until_stopped({plays: Query(plays, DENIED), skips: others}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
-    assert again.tried == ["plays"] * 3
-    assert states(config) == ["started", "failed", "stopped"]
-    assert states(config, "skips") == ["started", "stopped"]
-    answer = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
-    assert [row.state for row in answer] == ["failing", "not running"]
-    assert answer[0].failure is not None
-    assert (answer[0].failure.error, answer[0].failure.run) == (str(DENIED), "one")
-
-
-def test_a_query_whose_planner_never_comes_up_is_failing_while_it_is_started_again_and_again(
-    config: Config, claimed: Callable[..., TopicIngest]
-) -> None:
-    """Each start is a few warnings in the log; whoever asks for the status sees the cause, also between two of them."""
-    plays, skips, stop = claimed("plays"), claimed("skips"), threading.Event()
-    begun: list[Starting] = []
-    seen: list[tuple[str, str]] = []
-
-    def start(ingest: TopicIngest) -> Starting:
-        (row,) = status.statuses(config, ["plays"], datetime.now(UTC))
-        seen.append((row.state, row.failure.error if row.failure else ""))
-        begun.append(Starting(is_late=True))
-        if len(begun) == 11:
-            stop.set()
-        return begun[-1]
-
-    dead = Starting(is_late=True)
-    with pytest.raises(UnexpectedError, match="Python worker failed to connect back"):
-        run_until_stopped({plays: dead, skips: Query(skips)}, stop, start_again=start)  # type: ignore[dict-item, arg-type]
-    assert len(begun) >= 11
-    assert {state for state, _ in seen} == {"failing"}
-    assert all("Python worker failed to connect back" in error for _, error in seen)
-
-
-def test_a_heartbeat_says_how_often_a_topic_fails_and_why(claimed: Callable[..., TopicIngest]) -> None:
-    """The same of one whose query dies at its start, of one that is parked, and of one that works again."""
-    plays, skips, stop = claimed("plays"), claimed("skips"), threading.Event()
-    pulses = []
-
-    def start_again(ingest: TopicIngest) -> Query:
-        pulses.append(ingest.pulse)
-        if len(pulses) < 3:
-            raise DENIED
-        stop.set()
-        ingest.failure = None
-        return Query(ingest)
-
-    assert plays.pulse.state == "starting"
-    run_until_stopped({plays: Query(plays, DENIED), skips: Query(skips)}, stop, start_again=start_again)  # type: ignore[dict-item, arg-type]
-    assert [(pulse.state, pulse.failures, pulse.error) for pulse in pulses] == [
-        ("failed at start", count, str(DENIED)) for count in (1, 2, 3)
-    ]
-    assert all(pulse.next_try_at is not None for pulse in pulses)
-    assert plays.pulse.state == "ended"
-    skips.last_batch = DONE
-    skips.record_failure(DENIED)
-    assert (skips.pulse.state, skips.pulse.failures) == ("parked", 1)
-    well = skips.pulse.after_trigger(datetime.now(UTC), 1, None)
-    assert (well.state, well.failures, well.error, well.next_try_at) == ("running", 0, None, None)
-
-
-def test_the_fence_names_both_applications(config: Config, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Who finds a topic in two applications must know which to stop."""
-    monkeypatch.setattr(TopicIngest, "ack_deadline", lambda ingest: ACK_DEADLINE)
-
-    def ingest(application: str, run: str) -> TopicIngest:
-        settings = config.settings.model_copy(update={"application": application})
-        opened = TopicIngest(config.topic("plays"), replace(config, settings=settings), run=run)
-        opened.open_topic(ACK_DEADLINE)
-        return opened
-
-    older = ingest("royalties", "one")
-    ingest("charts", "two")
-    with pytest.raises(StaleDriverError) as stale:
-        older.start_again(None)  # type: ignore[arg-type]
-    assert "found run two of application charts on " in str(stale.value)
-    assert "expected this run, one of application royalties, to be the newest" in str(stale.value)
-
-
-def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(claimed: Callable[..., TopicIngest]) -> None:
-    """Exit code 0 would say that all is well."""
-    plays, skips = claimed("plays"), claimed("skips")
-    stop = threading.Event()
-    errors = [DENIED] * 5
-
-    def again(ingest: TopicIngest) -> Query:
-        if len(errors) == 1:
-            stop.set()
-        raise errors.pop()
-
-    queries = {plays: Query(plays, DENIED), skips: Query(skips)}
+def test_a_run_of_which_nothing_could_start_ends(config: Config) -> None:
+    App(config).open()
+    app = App(config, "two", plays=[DENIED], skips=[DENIED]).open()
     with pytest.raises(SourceError, match="found no permission"):
-        run_until_stopped(queries, stop, start_again=again)  # type: ignore[arg-type]
-    assert not queries[skips].isActive
-
-
-def test_a_run_whose_topics_all_fail_ends(claimed: Callable[..., TopicIngest]) -> None:
-    """So that whoever started it starts it again, or gives up."""
-    plays, skips = claimed("plays"), claimed("skips")
-    queries = {plays: Query(plays, DENIED), skips: Query(skips, DENIED, looks=20)}
-    again = Tried(*[DENIED] * 1000)
-    with pytest.raises(SourceError, match="found no permission"):
-        run_until_stopped(queries, threading.Event(), start_again=again)  # type: ignore[arg-type]
-    assert set(again.tried) == {"plays"}
-
-
-def test_a_failure_that_is_no_topic_s_own_ends_the_run(config: Config, claimed: Callable[..., TopicIngest]) -> None:
-    plays, skips = claimed("plays"), claimed("skips")
-    others = Query(skips)
-    with pytest.raises(MemoryError):
-        run_until_stopped(
-            {plays: Query(plays, MemoryError("heap")), skips: others}, threading.Event(), start_again=Tried()
-        )  # type: ignore[dict-item, arg-type]
-    assert not others.isActive
+        app.run()
+    assert not app.started
     assert states(config) == ["started", "failed"]
 
 
-def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(claimed: Callable[..., TopicIngest]) -> None:
-    """An application that ends with exit code 0 is not restarted."""
-    plays, stop = claimed("plays"), threading.Event()
-    stop.set()
-    with pytest.raises(MemoryError, match="heap"):
-        run_until_stopped({plays: Query(plays, MemoryError("heap"))}, stop)  # type: ignore[dict-item]
+# --- a topic that fails --------------------------------------------------------------------------------------------
 
 
-def test_a_jvm_that_is_gone_ends_the_run(claimed: Callable[..., TopicIngest]) -> None:
-    """No topic can go on without it."""
-    plays, skips = claimed("plays"), claimed("skips")
-    others = Query(skips)
+def test_a_topic_that_fails_is_tried_again_while_the_others_go_on(config: Config) -> None:
+    """A subscription that was deleted must not hold up the other 49 topics of an application."""
+    app = App(config).open()
+    others: list[int] = []
+    fails = failing("plays", 1, 2, 3, then=app.stop.set)
 
-    def again(ingest: TopicIngest) -> Query:
-        raise Py4JNetworkError("Answer from Java side is empty")
+    def brings(name: str, epoch: int) -> LakehouseError | None:
+        if name == "skips":
+            others.append(epoch)
+        return fails(name, epoch)
 
-    with pytest.raises(Py4JNetworkError):
-        run_until_stopped({plays: Query(plays, DENIED), skips: others}, threading.Event(), start_again=again)  # type: ignore[dict-item, arg-type]
-    assert not others.isActive
+    app.brings = brings
+    app.run()
+    assert states(config) == ["started", "failed", "recovered", "stopped"]
+    assert states(config, "skips") == ["started", "stopped"]
+    assert len(others) > 3
+    assert others == list(range(others[0], others[-1] + 1)), "one of each epoch"
+    assert len(app.started) == 1, "the query goes on"
+
+
+def test_a_heartbeat_says_how_often_a_topic_fails_and_why(config: Config) -> None:
+    app = App(config).open()
+    plays = app.ingests["plays"]
+    seen = []
+    fails = failing("plays", 1, 2, 3, then=app.stop.set)
+
+    def brings(name: str, epoch: int) -> LakehouseError | None:
+        if name == "plays":
+            seen.append(plays.pulse)
+        return fails(name, epoch)
+
+    assert plays.pulse.state == "starting"
+    app.brings = brings
+    app.run()
+    assert [(pulse.state, pulse.failures, pulse.error) for pulse in seen[1:4]] == [
+        ("parked", count, str(DENIED)) for count in (1, 2, 3)
+    ]
+    assert all(pulse.next_try_at is not None for pulse in seen[1:4])
+    assert plays.pulse.state == "ended"
+
+
+def test_pauses_grow_while_a_topic_fails_and_are_short_again_after_a_batch(config: Config) -> None:
+    """A subscription that is gone for a week is asked for every few minutes."""
+    app = App(config).open()
+    pauses = []
+    for _ in range(5):
+        app.query.park("plays", DENIED)
+        pauses.append(app.query.parking.next_pause("plays", DENIED))
+    assert [pause // timedelta(milliseconds=1) for pause in pauses if pause] == [2, 4, 8, 8, 8]
+    app.query.parking.recover("plays")
+    assert app.query.parking.next_pause("plays", DENIED) == HASTY.first_pause
+
+
+def test_a_topic_that_still_fails_when_the_run_is_stopped_makes_it_fail(config: Config) -> None:
+    """Exit code 0 would say that all is well."""
+    app = App(config).open()
+
+    def brings(name: str, epoch: int) -> LakehouseError | None:
+        if epoch > 5:
+            app.stop.set()
+        return DENIED if name == "plays" else None
+
+    app.brings = brings
+    with pytest.raises(SourceError, match="found no permission"):
+        app.run()
+    assert states(config, "skips") == ["started", "stopped"]
+
+
+def test_a_run_whose_topics_all_fail_ends(config: Config) -> None:
+    """So that whoever started it starts it again, or gives up."""
+    app = App(config).open()
+    app.brings = lambda name, epoch: DENIED
+    with pytest.raises(SourceError, match="found no permission"):
+        app.run()
+    assert app.started[0].epoch < 5
 
 
 class PanicException(BaseException):
@@ -338,17 +327,21 @@ UNFORESEEN = (
 
 @pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
 def test_what_nobody_foresaw_parks_its_topic_alone(
-    config: Config, claimed: Callable[..., TopicIngest], caplog: pytest.LogCaptureFixture, error: BaseException
+    config: Config, caplog: pytest.LogCaptureFixture, error: BaseException
 ) -> None:
     """Whatever a library throws: the trace is in the log, one line in `status`, and the neighbours go on."""
-    stop = threading.Event()
-    plays, skips = claimed("plays"), claimed("skips")
-    others = Query(skips)
-    again = Tried(error, then=stop.set)  # type: ignore[arg-type]
-    run_until_stopped({plays: Query(plays, error), skips: others}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
-    assert again.tried == ["plays"] * 2
-    assert states(config) == ["started", "failed", "stopped"]
-    (row, other) = status.statuses(config, ["plays", "skips"], datetime.now(UTC))
+    app = App(config).open()
+    app.ingests["plays"].broken = error
+
+    def brings(name: str, epoch: int) -> None:
+        if epoch > 4:
+            app.stop.set()
+
+    app.brings = brings
+    with pytest.raises(UnexpectedError):
+        app.run()
+    assert states(config) == ["started", "failed"]
+    (row, other) = status.statuses(config, ["plays", "skips"], now())
     assert (row.state, other.state) == ("failing", "not running")
     assert row.failure is not None
     assert row.failure.error.startswith(f"ingest of plays: found {type(error).__name__}: ")
@@ -357,39 +350,206 @@ def test_what_nobody_foresaw_parks_its_topic_alone(
 
 
 @pytest.mark.parametrize("error", UNFORESEEN, ids=lambda error: type(error).__name__)
-def test_a_topic_that_cannot_be_opened_or_started_holds_up_no_other(
-    config: Config, monkeypatch: pytest.MonkeyPatch, error: BaseException
+def test_a_topic_that_cannot_be_opened_holds_up_no_other(config: Config, error: BaseException) -> None:
+    app = App(config, plays=[error]).open()
+    assert list(app.query.topics) == ["skips"]
+    assert set(app.supervisor.failures) == {"plays"}
+
+
+def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config) -> None:
+    """To take it back, and be taken from again, would never end; nor does it fail."""
+    app = App(config).open()
+    only_plays = replace(config, topics={"plays": config.topic("plays")})
+    App(only_plays, "two").open()
+    plays: list[int] = []
+
+    def brings(name: str, epoch: int) -> None:
+        if name == "plays":
+            plays.append(epoch)
+        if epoch > 8:
+            app.stop.set()
+
+    app.brings = brings
+    with pytest.raises(StaleDriverError):
+        app.run()
+    assert len(plays) <= 2, "a note told it, though nothing came to commit"
+    assert states(config) == ["started", "started"]
+    assert app.ingests["plays"].pulse.state == "taken over"
+
+
+def test_the_fence_names_both_applications(config: Config) -> None:
+    """Who finds a topic in two applications must know which to stop."""
+
+    def claimed(application: str, run: str) -> TopicIngest:
+        settings = config.settings.model_copy(update={"application": application})
+        opened = TopicIngest(config.topic("plays"), replace(config, settings=settings), run=run)
+        opened.open_topic(ACK_DEADLINE)
+        return opened
+
+    older = claimed("royalties", "one")
+    claimed("charts", "two")
+    with pytest.raises(StaleDriverError) as stale:
+        older.check_newest()
+    assert "found run two of application charts on " in str(stale.value)
+    assert "expected this run, one of application royalties, to be the newest" in str(stale.value)
+
+
+# --- a store that does not answer ----------------------------------------------------------------------------------
+
+
+def test_a_commit_that_hangs_holds_up_no_other_topic_and_is_taken_back_when_it_ends(
+    config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """At the start, too: in the claim of the topic, or in Spark's start of its query."""
+    """Its topic leaves the plan meanwhile, and says why."""
+    monkeypatch.setattr(ingest_query, "LEAST_PATIENCE", timedelta(milliseconds=300))
+    settings = config.settings
+    short = settings.ingest.model_copy(update={"trigger": timedelta(milliseconds=1)})
+    config = replace(config, settings=settings.model_copy(update={"ingest": short}))
+    app = App(config).open()
+    answers, epochs = threading.Event(), {"plays": list[int](), "skips": list[int]()}
+    commit = Opened.commit_facts
 
-    class Broken(TopicIngest):
-        def ack_deadline(self) -> timedelta:
-            return ACK_DEADLINE
+    def hanging(ingest: Opened, facts: Sequence[Fact]) -> Batch:
+        if ingest.name == "plays":
+            answers.wait(PATIENCE_SECONDS)
+        return commit(ingest, facts)
 
-        def open_topic(self, ack_deadline: timedelta) -> None:
-            if self.name == "plays":
-                raise error
-            super().open_topic(ack_deadline)
+    monkeypatch.setattr(Opened, "commit_facts", hanging)
+    errors: list[str | None] = []
 
-    ready, failures = supervisor.open_topics(Broken(topic, config, run="one") for topic in config.topics.values())
-    assert [ingest.name for ingest in ready] == ["skips"]
-    plays = TopicIngest(config.topic("plays"), config, run="one")
+    def brings(name: str, epoch: int) -> None:
+        epochs[name].append(epoch)
+        errors.append(app.ingests["plays"].pulse.error)
+        if len(epochs["skips"]) > 5:
+            answers.set()
+        if len(epochs["plays"]) > 1:
+            app.stop.set()
 
-    def start(ingest: TopicIngest) -> Query:
-        if ingest is plays:
-            raise error
-        return Query(ingest)
+    app.brings = brings
+    app.run()
+    first, second, *_ = epochs["plays"]
+    assert second - first > 5
+    assert epochs["skips"][:6] == list(range(first, first + 6))
+    assert any("a commit that takes longer than" in (error or "") for error in errors)
 
-    queries = start_queries([plays, *ready], start, failures)  # type: ignore[arg-type]
-    assert [ingest.name for ingest in queries] == ["skips"]
-    assert {ingest.name for ingest in failures} == {"plays"}
+
+def test_a_slow_topic_is_waited_for_once(config: Config) -> None:
+    app = App(config).open()
+    slow = SlowStoreError("plays", found="nothing", expected="an answer", next_step="Wait.")
+    app.query.park("plays", slow)
+    time.sleep(0.01)
+    plan = app.query.plan().topics["plays"]
+    assert (plan.is_apart, plan.patience_seconds) == (True, 2.0)
+    assert not app.query.parking.is_failing("plays"), "it is no reason to end the run"
+    app.query.parking.recover("plays")
+    assert not app.query.plan().topics["plays"].is_apart
+
+
+# --- requests ------------------------------------------------------------------------------------------------------
+
+
+def test_idle_topics_cost_one_request_per_trigger_for_all_of_them(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The look at the notes."""
+    app = App(config).open()
+    listed: list[str] = []
+    listing = LocalStorage.listing
+
+    def counted(storage: LocalStorage, folder: str) -> Any:
+        listed.append(storage.address(folder))
+        return listing(storage, folder)
+
+    def touched(*_: object) -> None:
+        raise AssertionError("the store was asked")
+
+    def brings(name: str, epoch: int) -> None:
+        if epoch == 4:
+            monkeypatch.setattr(LocalStorage, "listing", counted)
+            for method in ("read", "put_if_absent", "create", "write"):
+                monkeypatch.setattr(LocalStorage, method, touched)
+        if epoch == 14:
+            monkeypatch.undo()
+            app.stop.set()
+
+    app.brings = brings
+    app.run()
+    assert 9 <= len(listed) <= 10
+    assert {Path(path).name or Path(path).parent.name for path in listed} == {"notes"}
+
+
+def test_a_request_is_looked_at_within_a_trigger_though_nothing_comes(config: Config) -> None:
+    """Nobody else would look into an idle topic's ledger."""
+    hour = "2026-11-23T05"
+    of_hour = config.topic("plays").model_copy(update={"first_hour": hour})
+    app = App(replace(config, topics={**config.topics, "plays": of_hour})).open()
+    asked: list[int] = []
+
+    def brings(name: str, epoch: int) -> None:
+        if name != "plays":
+            return
+        if epoch == 6:
+            ledger = open_table(folders_of(config.settings, "plays").ledger, {})
+            Ledger(LedgerTable(ledger), "test").record(CloseRequested(by="ann", reason="now"), hour)
+            leave_note(config.settings, "charts", "plays")
+            asked.append(epoch)
+        if asked and epoch == asked[0] + 1:
+            app.stop.set()
+
+    app.brings = brings
+    app.run()
+    assert "closed" in states(config)
+
+
+# --- what concerns all ---------------------------------------------------------------------------------------------
+
+
+def test_a_failure_that_is_no_topic_s_own_ends_the_run(config: Config) -> None:
+    app = App(config).open()
+    app.ingests["plays"].broken = MemoryError("heap")
+    with pytest.raises(MemoryError):
+        app.run()
+    assert states(config) == ["started", "failed"]
+
+
+def test_a_jvm_that_is_gone_ends_the_run(config: Config) -> None:
+    """No topic can go on without it."""
+    app = App(config).open()
+    app.ingests["plays"].broken = Py4JNetworkError("Answer from Java side is empty")
+    with pytest.raises(Py4JNetworkError):
+        app.run()
+
+
+def test_a_query_that_dies_while_the_run_is_stopped_is_still_a_failure(config: Config) -> None:
+    """An application that ends with exit code 0 is not restarted."""
+    app = App(config).open()
+    app.stop.set()
+    app.before_start = lambda: MemoryError("heap")
+    with pytest.raises(MemoryError, match="heap"):
+        app.run()
 
 
 class StreamFailure(Exception):
     """Spark's exception of a query: nothing but text."""
 
 
-def test_an_error_of_ours_in_another_process_is_that_error_here(claimed: Callable[..., TopicIngest]) -> None:
+@pytest.mark.parametrize("late", [2, 100])
+def test_a_query_whose_planner_came_up_too_late_is_started_again_a_few_times(config: Config, late: int) -> None:
+    """On a busy machine; a planner that cannot start at all must not be tried for ever."""
+    app = App(config).open()
+    app.before_start = lambda: (
+        StreamFailure("Python worker failed to connect back.") if len(app.started) <= late else None
+    )
+    app.brings = lambda name, epoch: app.stop.set()
+    if late == 2:
+        app.run()
+    else:
+        with pytest.raises(StreamFailure, match="failed to connect back"):
+            app.run()
+    assert len(app.started) == min(late + 1, 5)
+
+
+def test_an_error_of_ours_in_another_process_is_that_error_here(config: Config) -> None:
     """Spark hands on a trace; kind, subject and next step are in it, whatever the text of the error is."""
     odd = SourceError("a: b\nlakehouse.errors.LakeError: x", found="ü [x]", expected="y", next_step="z.")
     try:
@@ -397,91 +557,66 @@ def test_an_error_of_ours_in_another_process_is_that_error_here(claimed: Callabl
             raise odd
     except SourceError:
         trace = traceback.format_exc()
-    plays = claimed("plays")
-
-    class Dead(Query):
-        def exception(self) -> StreamFailure:  # type: ignore[override]
-            return StreamFailure(f"[STREAM_FAILED] Job aborted:\n{trace}\n at java")
-
+    app = App(config).open()
+    app.before_start = lambda: StreamFailure(f"[STREAM_FAILED] Job aborted:\n{trace}\n at java")
     with pytest.raises(SourceError) as raised:
-        run_until_stopped({plays: Dead(plays, StreamFailure("of the batch"))}, threading.Event())  # type: ignore[dict-item]
+        app.run()
     assert raised.value.args == odd.args
 
 
-def test_a_topic_that_a_newer_run_has_is_left_to_it(config: Config, claimed: Callable[..., TopicIngest]) -> None:
-    """To take it back, and be taken from again, would never end; nor does it fail."""
-    plays, skips = claimed("plays"), claimed("skips")
-    claimed("plays", run="two")
-    stale = StaleDriverError("topic plays", found="run two", expected="run one", next_step="Leave it.")
-    again, stop = Tried(), threading.Event()
-    threading.Timer(0.1, stop.set).start()
-    with pytest.raises(StaleDriverError):
-        run_until_stopped({plays: Query(plays, stale), skips: Query(skips)}, stop, start_again=again)  # type: ignore[dict-item, arg-type]
-    assert again.tried == []
-    assert states(config) == ["started", "started"]
+def test_who_was_in_a_task_that_died_is_pulled_apart_and_parked_when_it_kills_again(
+    config: Config, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Only what kills a process can touch a neighbour."""
+    app = App(config).open()
+    died = StreamFailure("Job aborted: Task 0 in stage 7.0 failed: Python worker exited unexpectedly (crashed)")
+    plans: list[Plan] = []
+
+    def before_start() -> BaseException | None:
+        plans.append(app.query.plan())
+        tasks = [["plays", "skips"], ["plays"], None]
+        task = tasks[min(len(app.started) - 1, 2)]
+        if task is None:
+            return None
+        bundles_file(app.query.plan_path).write_text(json.dumps([task]))
+        return died
+
+    app.before_start = before_start
+    app.brings = lambda name, epoch: app.stop.set()
+    app.run()
+    assert "topic=plays state=parked" in caplog.text
+    assert "a task that died twice while it pulled this topic alone" in caplog.text
+    assert [sorted(name for name, each in plan.topics.items() if each.is_apart) for plan in plans[:2]] == [
+        [],
+        ["plays", "skips"],
+    ]
+    assert [plan.is_suspect for plan in plans] == [False, True, True]
+
+
+# --- until drained -------------------------------------------------------------------------------------------------
 
 
 def test_until_drained_ends_when_the_others_are_finished_and_says_who_failed(
-    claimed: Callable[..., TopicIngest],
+    config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    plays, skips = claimed("plays"), claimed("skips")
-    skips.last_batch = DONE
-    again = Tried()
+    app = App(config).open()
+    monkeypatch.setattr(Opened, "look", lambda ingest, facts: setattr(ingest, "last_batch", DONE) or True)
+    app.brings = lambda name, epoch: DENIED if name == "plays" else None
     with pytest.raises(SourceError, match="found no permission"):
-        run_until_stopped(
-            {plays: Query(plays, DENIED), skips: Query(skips)},  # type: ignore[dict-item]
-            threading.Event(),
-            until_drained=True,
-            start_again=again,  # type: ignore[arg-type]
-        )
-    assert again.tried == []
+        app.run(until_drained=True)
+    assert app.started[0].epoch < 5
 
 
-def test_until_drained_ends_with_what_keeps_a_topic_from_being_finished(claimed: Callable[..., TopicIngest]) -> None:
-    plays, skips = claimed("plays"), claimed("skips")
-    plays.last_batch = replace(DONE, is_finished=False, blocked=DENIED)
-    skips.last_batch = DONE
-    with pytest.raises(SourceError, match="found no permission"):
-        run_until_stopped({plays: Query(plays), skips: Query(skips)}, threading.Event(), until_drained=True)  # type: ignore[dict-item]
-
-
-def test_a_topic_that_could_not_start_is_tried_again_and_has_no_lake_before_it_can(
-    config: Config, claimed: Callable[..., TopicIngest]
+def test_until_drained_ends_with_what_keeps_a_topic_from_being_finished(
+    config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """A mistyped subscription must not make a lake."""
-    skips, plays, stop = claimed("skips"), TopicIngest(config.topic("plays"), config, run="one"), threading.Event()
-    again = Tried(DENIED, then=stop.set)
-    run_until_stopped({skips: Query(skips)}, stop, failures={plays: DENIED}, start_again=again)  # type: ignore[dict-item, arg-type]
-    assert again.tried == ["plays", "plays"]
-    assert not table_exists(folders_of(config.settings, "plays").ledger, {})
+    app = App(config).open()
+    blocked = replace(DONE, is_finished=False, blocked=DENIED)
 
+    def look(ingest: Opened, facts: Sequence[Fact]) -> bool:
+        ingest.last_batch = blocked if ingest.name == "plays" else DONE
+        return True
 
-def test_a_run_of_which_nothing_could_start_ends(claimed: Callable[..., TopicIngest], config: Config) -> None:
-    claimed("plays")
-    plays = TopicIngest(config.topic("plays"), config, run="two")
+    monkeypatch.setattr(Opened, "look", look)
     with pytest.raises(SourceError, match="found no permission"):
-        run_until_stopped({}, threading.Event(), failures={plays: DENIED}, start_again=Tried())  # type: ignore[arg-type]
-    assert states(config) == ["started", "failed"]
-
-
-def test_pauses_grow_while_a_topic_fails_and_are_short_again_after_a_batch(
-    claimed: Callable[..., TopicIngest], clock: Clock
-) -> None:
-    """A subscription that is gone for a week is asked for every few minutes."""
-    plays, skips, stop = claimed("plays", clock=clock), claimed("skips"), threading.Event()
-    pauses: list[int] = []
-
-    def start_again(ingest: TopicIngest) -> Query:
-        assert ingest.pulse.next_try_at is not None
-        pauses.append((ingest.pulse.next_try_at - clock.now) // timedelta(milliseconds=1))
-        if len(pauses) < 6:
-            raise DENIED
-        if len(pauses) == 6:
-            ingest.last_batch = DONE
-            return Query(ingest, DENIED, looks=3)
-        stop.set()
-        ingest.failure = None
-        return Query(ingest)
-
-    run_until_stopped({plays: Query(plays, DENIED), skips: Query(skips)}, stop, start_again=start_again)  # type: ignore[dict-item, arg-type]
-    assert pauses == [1, 2, 4, 8, 8, 8, 1]
+        app.run(until_drained=True)

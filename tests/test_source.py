@@ -3,31 +3,38 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, field
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import grpc
-import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1 import types
+from pyspark.sql.datasource import InputPartition
 from recorded import Recorded
 from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscription, subscribed_broker
 
 from lakehouse import failpoints
 from lakehouse.config import Config, Ingest
-from lakehouse.errors import SourceError, UnexpectedError, UnknownOutcomeError
-from lakehouse.ingest.query import TopicIngest
-from lakehouse.ingest.supervisor import open_topics
+from lakehouse.errors import SlowStoreError, SourceError, UnexpectedError, UnknownOutcomeError, from_trace
+from lakehouse.ingest.query import IngestQuery
+from lakehouse.ingest.supervisor import Supervisor
+from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
+from lakehouse.landing.bundles import Bundle, Land, pulled
+from lakehouse.landing.facts import facts
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
+from lakehouse.landing.plan import Offset, Plan, TopicPlan, bundles, next_slots
 from lakehouse.landing.pull import Puller
 from lakehouse.landing.segments import SegmentWriter
-from lakehouse.landing.source import SegmentStream, facts, source_options
+from lakehouse.landing.source import FactStream, source_options
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
@@ -35,9 +42,11 @@ from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
 from lakehouse.store.bronze_log import commit_batch
 from lakehouse.store.files import LocalStorage, Storage
-from lakehouse.topics import Topic
+from lakehouse.store.place import Place
+from lakehouse.topics import Slots, Topic
 from tests.clock import NOON, Clock
 from tests.lake import Lake
+from tests.pulls import facts_of, land_of
 
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
@@ -73,12 +82,20 @@ class ReadLake(Lake):
     def storage(self) -> Storage:
         return self.tables.raw.files()
 
-    def stream(self, **ingest: Any) -> SegmentStream:
-        settings = Ingest(**{**self.settings.ingest.model_dump(), **ingest})
-        return SegmentStream(source_options(self.topic, self.folders.raw, settings, {}), self.puller)
+    def stream(self, **planned: Any) -> FactStream:
+        path = Path(self.folders.raw).with_suffix(".plan")
+        Plan({"plays": TopicPlan(**planned)}).write(path)
+        return FactStream(source_options([self.topic], self.settings.raw_root, self.settings.ingest, {}, path))
+
+    def claimed(self, run: str = "one") -> TopicIngest:
+        ingest = TopicIngest(self.topic, self.config, run=run)
+        ingest.open_topic(timedelta(seconds=10))
+        return ingest
 
     def read(self, epoch: int = 1, slot: int = 0, open_hour: str | None = None, **ingest: Any) -> list[dict[str, Any]]:
-        return answer(self.stream(**ingest).read(Slot(epoch, slot, open_hour, ack_deadline=self.ack_deadline)))
+        settings = Ingest(**{**self.settings.ingest.model_dump(), **ingest})
+        wanted = Slot(epoch, slot, open_hour, ack_deadline=self.ack_deadline)
+        return facts_of(land_of(self.topic, self.folders.raw, settings), [wanted], self.puller)
 
     def commit_epoch(self, epoch: int, open_hour: str | None = None) -> None:
         commit_batch(self.bronze, [], IngestState(epoch, open_hour), {"segments": [], "closed": []})
@@ -87,8 +104,12 @@ class ReadLake(Lake):
         assert self.storage.put_if_absent(manifest_path(manifest.epoch, manifest.slot), manifest.as_json())
 
 
-def answer(batches: Iterable[pa.RecordBatch]) -> list[dict[str, Any]]:
-    return [row for batch in batches for row in batch.to_pylist()]
+def offset(epoch: int, **slots: int) -> dict[str, Any]:
+    return {"epoch": epoch, "slots": slots, "left_out": []}
+
+
+def slots_of(planned: Sequence[InputPartition]) -> list[tuple[str, Slot]]:
+    return [slot for each in planned if isinstance(each, Bundle) for slot in each.slots]
 
 
 @pytest.fixture
@@ -128,8 +149,8 @@ def waiting(limit: int = 100) -> list[bytes]:
 # --- offsets -------------------------------------------------------------------------------------------------------
 
 
-def test_a_new_topic_begins_before_its_first_epoch(lake: ReadLake) -> None:
-    assert lake.stream().initialOffset() == {"epoch": 0, "slots": 0, "open_hour": None}
+def test_a_new_application_begins_before_its_first_epoch(lake: ReadLake) -> None:
+    assert lake.stream().initialOffset() == {"epoch": 0, "slots": {}, "left_out": ["plays"]}
 
 
 def test_each_trigger_is_one_epoch_also_when_there_is_nothing_to_read(lake: ReadLake) -> None:
@@ -143,89 +164,243 @@ def test_each_trigger_is_one_epoch_also_when_there_is_nothing_to_read(lake: Read
 
 def test_offsets_are_plain_json(lake: ReadLake) -> None:
     """Spark writes them to the checkpoint."""
-    offset = lake.stream().latestOffset()
+    offset = lake.stream(slots=2).latestOffset()
     assert json.loads(json.dumps(offset)) == offset
 
 
-def test_a_lost_checkpoint_goes_on_after_the_log_s_epoch(lake: ReadLake) -> None:
-    """Epochs are never reused: their app transaction would make the commit a repeated one."""
-    lake.commit_epoch(7)
-    stream = lake.stream()
+def test_a_lost_checkpoint_goes_on_after_the_last_epoch_that_any_topic_used(lake: ReadLake) -> None:
+    """Epochs are never reused, in whichever application: the manifests of one would answer for messages that are
+    new."""
+    stream = lake.stream(after=7)
     start = stream.initialOffset()
     assert start["epoch"] == 7
     assert stream.latestOffset(start)["epoch"] == 8
 
 
-def test_a_lost_checkpoint_goes_on_after_the_last_manifest(lake: ReadLake) -> None:
-    """Empty epochs are not in the log; used again, their manifests would answer for messages that are new."""
-    lake.commit_epoch(7)
-    lake.put(manifest(9))
-    assert lake.stream().initialOffset()["epoch"] == 9
+def test_an_old_checkpoint_goes_on_after_the_last_epoch_that_any_topic_used(lake: ReadLake) -> None:
+    assert lake.stream(after=7).latestOffset(offset(3))["epoch"] == 8
 
 
-def test_an_old_checkpoint_goes_on_after_the_log_s_epoch(lake: ReadLake) -> None:
-    lake.commit_epoch(7)
-    assert lake.stream().latestOffset({"epoch": 3, "slots": 1, "open_hour": None})["epoch"] == 8
-
-
-def test_a_checkpoint_ahead_of_the_log_goes_on_after_itself(lake: ReadLake) -> None:
-    """Empty epochs commit nothing."""
-    lake.commit_epoch(7)
-    assert lake.stream().latestOffset({"epoch": 9, "slots": 1, "open_hour": None})["epoch"] == 10
+def test_a_checkpoint_ahead_of_all_topics_goes_on_after_itself(lake: ReadLake) -> None:
+    """Empty epochs leave nothing."""
+    assert lake.stream(after=7).latestOffset(offset(9))["epoch"] == 10
 
 
 def test_a_replayed_epoch_is_followed_by_the_next(lake: ReadLake) -> None:
     """After a restart Spark plans the last epoch again before it asks for a new one."""
     stream = lake.stream()
-    start, end = ({"epoch": epoch, "slots": 1, "open_hour": None} for epoch in (4, 5))
-    assert len(stream.partitions(start, end)) == 1
+    assert len(stream.partitions(offset(4), offset(5))) == 1
     assert stream.latestOffset()["epoch"] == 6
 
 
-def test_the_offset_carries_the_first_open_hour(lake: ReadLake) -> None:
-    """So that a replay splits late events from others in the same way."""
+def test_a_claim_knows_the_last_epoch_of_log_and_manifests(lake: ReadLake, broker: Broker) -> None:
+    """Adopted or not: a manifest that no commit took is of an epoch that was used."""
+    lake.commit_epoch(7)
+    assert lake.claimed().plan().after == 7
+    lake.put(manifest(9))
+    assert lake.claimed("two").plan().after == 9
+
+
+def test_slots_split_late_events_by_the_first_open_hour_as_the_driver_knows_it(lake: ReadLake, broker: Broker) -> None:
     lake.commit_epoch(1, "2026-11-23T05")
-    assert lake.stream().latestOffset()["open_hour"] == "2026-11-23T05"
+    planned = lake.claimed().plan()
+    assert planned.open_hour == "2026-11-23T05"
+    (bundle,) = bundles(Offset(2), Plan({"plays": planned}), ["plays"], is_fresh=True, is_suspect=False)
+    assert [slot.open_hour for _, slot in bundle.slots] == ["2026-11-23T05"]
 
 
 # --- slots ---------------------------------------------------------------------------------------------------------
 
 
 def test_planning_is_pure(lake: ReadLake) -> None:
-    """Spark plans a batch as often as it likes; a new driver plans an old batch the same."""
-    start = {"epoch": 4, "slots": 2, "open_hour": None}
-    end = {"epoch": 5, "slots": 3, "open_hour": "2026-11-23T05"}
+    """Spark plans a batch as often as it likes; a new driver plans an old batch with the same slots."""
+    start, end = offset(4), offset(5, plays=3)
     stream = lake.stream()
     planned = stream.partitions(start, end)
-    assert planned == [Slot(5, slot, "2026-11-23T05") for slot in range(3)]
-    assert stream.partitions(start, end) == lake.stream().partitions(start, end) == planned
+    assert slots_of(planned) == [("plays", Slot(5, slot, None)) for slot in range(3)]
+    assert slots_of(stream.partitions(start, end)) == slots_of(lake.stream().partitions(start, end))
+
+
+def test_an_epoch_is_fresh_only_when_it_is_planned_for_the_first_time(lake: ReadLake) -> None:
+    """Whoever plans it again must look for manifests before anything is pulled."""
+    stream = lake.stream()
+    start = stream.initialOffset()
+    end = stream.latestOffset(start)
+    assert [stream.partitions(start, end)[0].is_fresh for _ in range(2)] == [True, False]  # type: ignore[attr-defined]
 
 
 def test_no_epochs_are_no_slots(lake: ReadLake) -> None:
-    offset = {"epoch": 5, "slots": 3, "open_hour": None}
-    assert lake.stream().partitions(offset, offset) == []
+    assert lake.stream().partitions(offset(5), offset(5)) == []
+
+
+def test_a_topic_that_was_left_out_is_left_out_again_when_its_epoch_is_replayed(lake: ReadLake) -> None:
+    assert lake.stream().partitions(offset(4), {**offset(5), "left_out": ["plays"]}) == []
+
+
+def test_a_topic_that_has_come_from_another_application_is_not_pulled_for_an_epoch_before_its_last(
+    lake: ReadLake,
+) -> None:
+    """Of an old checkpoint, planned again: that epoch was another one in the application before."""
+    assert lake.stream(after=9).partitions(offset(7), offset(8)) == []
+    assert len(lake.stream(after=9).partitions(offset(8), offset(9))) == 1
 
 
 @pytest.mark.parametrize(
-    ("slots", "manifests", "then"),
+    ("slots", "ends", "then"),
     [
-        (2, [{"full": True}, {"full": True}], 4),
-        (4, [{"full": True}] * 4, 5),
-        (3, [{"dry": True}] * 3, 2),
-        (2, [{"dry": True}] * 2, 2),
-        (3, [{"full": True}, {"full": True}, {"dry": True}], 3),
-        (3, [{"full": True}, {"full": True}], 3),
-        (9, [{"full": True}] * 9, 5),
+        (2, ["full", "full"], 4),
+        (4, ["full"] * 4, 5),
+        (3, ["dry"] * 3, 2),
+        (2, ["dry"] * 2, 2),
+        (3, ["full", "full", "dry"], 3),
+        (3, ["full", "full"], 3),
+        (9, ["full"] * 9, 5),
     ],
 )
-def test_slots_follow_the_load_between_their_bounds(
-    lake: ReadLake, topic_with: Callable[..., Topic], slots: int, manifests: list[dict[str, bool]], then: int
-) -> None:
+def test_slots_follow_the_load_between_their_bounds(slots: int, ends: list[str], then: int) -> None:
     """Doubled when every slot stopped at its bound, one less when every one was drained; unknown changes nothing."""
-    lake.topic = topic_with(slots={"min": 2, "max": 5})
-    for slot, values in enumerate(manifests):
-        lake.put(manifest(1, slot, **values))
-    assert lake.stream().latestOffset({"epoch": 1, "slots": slots, "open_hour": None})["slots"] == then
+    known = [(end == "full", end == "dry") for end in ends]
+    assert next_slots(slots, Slots(min=2, max=5), known) == then
+
+
+def planned(loads: dict[str, float], **more: Any) -> list[list[str]]:
+    """Topics of each task."""
+    plan = Plan({name: TopicPlan(load=load) for name, load in loads.items()}, **more)
+    tasks = bundles(Offset(1), plan, list(loads), is_fresh=True, is_suspect=False)
+    return [sorted(name for name, _ in task.slots) for task in tasks]
+
+
+def test_idle_topics_share_a_task_and_a_busy_one_has_its_own() -> None:
+    idle = {f"idle-{number:03d}": 0.0 for number in range(300)}
+    tasks = planned({**idle, "busy": 1.0})
+    assert ["busy"] in tasks
+    assert len(tasks) == 2
+
+
+def test_bundles_have_about_as_much_to_do() -> None:
+    tasks = planned({f"t{number}": 0.3 for number in range(10)})
+    assert [len(task) for task in tasks] == [3, 3, 2, 2]
+
+
+def test_the_slots_of_a_topic_that_has_several_are_tasks_of_their_own() -> None:
+    plan = Plan({"big": TopicPlan(slots=2, load=1.0), "small": TopicPlan()})
+    tasks = bundles(Offset.of(1, plan, plan.topics), plan, plan.topics, is_fresh=True, is_suspect=False)
+    assert sorted([(name, slot.slot) for name, slot in task.slots] for task in tasks) == [
+        [("big", 0)],
+        [("big", 1)],
+        [("small", 0)],
+    ]
+
+
+def test_a_topic_that_may_have_killed_a_task_is_alone_in_one() -> None:
+    plan = Plan({"a": TopicPlan(), "b": TopicPlan(is_apart=True, patience_seconds=2.0), "c": TopicPlan()})
+    tasks = bundles(Offset(1), plan, plan.topics, is_fresh=True, is_suspect=False)
+    assert sorted([name for name, _ in task.slots] for task in tasks) == [["a", "c"], ["b"]]
+    assert {task.patience for task in tasks} == {None, timedelta(seconds=2)}
+
+
+# --- bundles -------------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def two(lake: ReadLake, topic_with: Callable[..., Topic], broker: Broker) -> Land:
+    """`plays`, and `skips` with a subscription of its own."""
+    skips = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
+    create_subscription(skips.subscription)
+    topics = {"plays": lake.topic, "skips": skips}
+    root = Place(lake.settings.raw_root)
+    return Land(lambda name: topics[name], root.below, lake.settings.ingest)
+
+
+def bundle(**more: Any) -> Bundle:
+    return Bundle((("plays", Slot(1, 0, None)), ("skips", Slot(1, 0, None))), **more)
+
+
+def by_topic(rows: list[dict[str, Any]]) -> dict[str, int]:
+    return {row["topic"]: row["rows"] for row in rows}
+
+
+def test_a_bundle_pulls_its_topics_together_and_tells_what_each_brought(
+    lake: ReadLake, two: Land, publish: Callable[..., None], broker: Broker
+) -> None:
+    publish(play(1), play(2))
+    recorded = broker.faults = Recorded()
+    rows = pulled(bundle(is_fresh=True), two, Puller())
+    assert by_topic(rows) == {"plays": 2, "skips": 2}
+    assert recorded.calls.count("Acknowledge") == 2
+    assert broker.unacked(SUBSCRIPTION) == []
+
+
+def test_an_idle_topic_asks_the_store_for_nothing(lake: ReadLake, two: Land, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor does it leave anything there: 300 of them would be a bill."""
+
+    def touched(*_: object) -> None:
+        raise AssertionError("the store was asked")
+
+    for name in ("read", "listing", "put_if_absent", "create", "write"):
+        monkeypatch.setattr(LocalStorage, name, touched)
+    rows = pulled(bundle(is_fresh=True), two, Puller())
+    assert by_topic(rows) == {"plays": 0, "skips": 0}
+    assert all(row["dry_at"] is not None and row["error"] is None for row in rows)
+
+
+def test_a_topic_that_fails_is_a_fact_and_the_others_are_pulled(
+    lake: ReadLake, two: Land, publish: Callable[..., None]
+) -> None:
+    publish(play())
+    delete_subscription("projects/test/subscriptions/skips")
+    rows = {row["topic"]: row for row in pulled(bundle(is_fresh=True), two, Puller())}
+    assert (rows["plays"]["rows"], rows["plays"]["error"]) == (1, None)
+    error = from_trace(rows["skips"]["error"])
+    assert isinstance(error, SourceError)
+    assert "no such subscription" in str(error)
+    assert rows["skips"]["dry_at"] is None, "nothing is known of it"
+
+
+def test_a_slot_whose_store_does_not_answer_is_not_waited_for(
+    lake: ReadLake, two: Land, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It goes on, and what it makes durable is adopted."""
+    goes_on = threading.Event()
+    put = LocalStorage.put_if_absent
+
+    def slow(storage: LocalStorage, path: str, content: bytes) -> bool:
+        if "/skips/" in storage.address(path):
+            goes_on.wait(PATIENCE_SECONDS)
+        return put(storage, path, content)
+
+    monkeypatch.setattr(LocalStorage, "put_if_absent", slow)
+    publish(play())
+    rows = {row["topic"]: row for row in pulled(bundle(is_fresh=True, patience=timedelta(seconds=2)), two, Puller())}
+    assert rows["plays"]["rows"] == 1
+    assert isinstance(from_trace(rows["skips"]["error"]), SlowStoreError)
+    storage = two.raw("skips").files()
+    assert read_manifest(storage, 1, 0) is None
+    goes_on.set()
+    deadline = time.monotonic() + PATIENCE_SECONDS
+    while read_manifest(storage, 1, 0) is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    assert read_manifest(storage, 1, 0) is not None
+
+
+def test_a_bundle_that_is_read_again_finds_its_manifests(
+    lake: ReadLake, two: Land, publish: Callable[..., None], broker: Broker
+) -> None:
+    """Whatever it is bundled with then."""
+    publish(play())
+    first = pulled(bundle(is_fresh=True), two, Puller())
+    recorded = broker.faults = Recorded()
+    again = [row for name in ("plays", "skips") for row in pulled(Bundle(((name, Slot(1, 0, None)),)), two, Puller())]
+    assert sorted(again, key=lambda row: row["topic"]) == sorted(first, key=lambda row: row["topic"])
+    assert recorded.calls == []
+
+
+def test_the_slots_of_a_task_share_one_bound_of_memory(lake: ReadLake, two: Land, publish: Callable[..., None]) -> None:
+    publish(*(play(number) + b" " * 1000 for number in range(20)))
+    bound = two.ingest.model_copy(update={"max_bytes": 20_000})
+    rows = pulled(bundle(is_fresh=True), replace(two, ingest=bound), Puller(page_messages=5), side_by_side=0)
+    held = {row["topic"]: (row["rows"], row["full"]) for row in rows}
+    assert held["plays"][1] or held["skips"][1]
 
 
 # --- pulling -------------------------------------------------------------------------------------------------------
@@ -253,7 +428,7 @@ def test_an_empty_slot_gives_one_fact_without_a_file(lake: ReadLake, broker: Bro
     (row,) = lake.read()
     assert (row["path"], row["event_hour"], row["rows"], row["rejected"], row["size_bytes"]) == (None, None, 0, 0, 0)
     assert row["dry_at"] is not None
-    assert lake.storage.listing("segments")
+    assert lake.storage.listing("segments") == [], "what is not there can be pulled again"
 
 
 def test_counts_are_reported_once_for_a_segment(lake: ReadLake) -> None:
@@ -313,7 +488,7 @@ def test_an_attempt_that_loses_the_race_gives_everything_back(
     winner = manifest(1, dry=True)
     watched["pull.files_durable"] = lambda: lake.put(winner)
     recorded = broker.faults = Recorded()
-    assert lake.read() == answer([facts(winner)])
+    assert lake.read() == [{**row, "topic": "plays"} for row in facts(winner).to_pylist()]
     assert "Acknowledge" not in recorded.calls
     assert waiting() == [play(1), play(2)]
     assert [stored for stored in lake.storage.listing("bronze") if stored.path.endswith(".parquet")] == []
@@ -472,11 +647,10 @@ def test_a_slot_goes_on_with_what_waits_behind_its_own_messages_of_a_key(lake: R
 
 @pytest.mark.usefixtures("ordered")
 def test_a_slot_that_has_no_time_for_what_waits_behind_its_own_messages_is_full(lake: ReadLake, broker: Broker) -> None:
-    """Neither dry, as more may wait, nor a reason for fewer slots."""
+    """Neither dry, as more may wait, nor a reason for fewer slots: so there are more in the next epoch."""
     publish_key(broker, 1200)
     (row,) = lake.read(max_pull="1 second", empty_after="1 second")
     assert (row["rows"], row["dry_at"], row["full"]) == (1000, None, True)
-    assert lake.stream().latestOffset({"epoch": 1, "slots": 1, "open_hour": None})["slots"] == 2
 
 
 @pytest.mark.usefixtures("ordered")
@@ -544,14 +718,14 @@ def test_a_run_asks_once_for_each_topic_whatever_its_slots(lake: ReadLake, broke
     """An administrator's call, of which a project has few per minute: 300 topics of 8 slots used them up."""
     recorded = broker.faults = Recorded()
     ingest = TopicIngest(lake.topic, lake.config, run="one")
-    (ready,), failures = open_topics([ingest])
-    assert not failures
-    stream = SegmentStream(ready._source_options(), lake.puller)
-    offset = stream.initialOffset()
+    query = IngestQuery([ingest], lake.settings)
+    Supervisor(query, [ingest], lambda: None).open()  # type: ignore[arg-type, return-value]
+    stream = FactStream(query.source_options(), lake.puller)
+    end = stream.initialOffset()
     for _ in range(3):
-        start, offset = offset, stream.latestOffset(offset) | {"slots": 4}
-        for slot in stream.partitions(start, offset):
-            answer(stream.read(slot))
+        start, end = end, stream.latestOffset(end) | {"slots": {"plays": 4}}
+        for task in stream.partitions(start, end):
+            list(stream.read(task))
     assert (recorded.calls.count("GetSubscription"), recorded.calls.count("Pull") >= 12) == (1, True)
 
 

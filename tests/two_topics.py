@@ -22,18 +22,20 @@ from lakehouse.cli import app
 from lakehouse.clock import Clock, now
 from lakehouse.config import Config, load
 from lakehouse.errors import unexpected
-from lakehouse.ingest import supervisor
-from lakehouse.ingest.query import TopicIngest
-from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path
-from lakehouse.landing.source import SegmentStream, source_options
+from lakehouse.ingest.query import IngestQuery
+from lakehouse.ingest.supervisor import Supervisor
+from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, listed_manifests, manifest_path
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations import status
 from lakehouse.operations.status import TopicStatus
 from lakehouse.progress import Frontier
+from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.ledger import History
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.stage import validate_due
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, write_conf, write_suite
+from tests.pulls import facts_of, land_of
 
 Facts = Callable[[str], list[dict[str, Any]]]
 
@@ -94,8 +96,11 @@ class TwoTopics:
             _Ingest(topic, config, run=uuid.uuid4().hex[:8], clock=clock, frontier=_Drained())
             for topic in config.topics.values()
         ]
-        ready, failures = supervisor.open_topics(ingests)
-        failed: dict[str, BaseException] = {ingest.name: error for ingest, error in failures.items()}
+        query = IngestQuery(ingests, config.settings)
+        supervisor = Supervisor(query, ingests, lambda: None)  # type: ignore[arg-type, return-value]
+        supervisor.open()
+        failed: dict[str, BaseException] = dict(supervisor.failures)
+        ready = list(query.topics.values())
         for ingest in ready:
             try:
                 ingest.commit_facts(facts(ingest.name))
@@ -109,20 +114,18 @@ class TwoTopics:
 
     def known_facts(self, name: str) -> list[dict[str, Any]]:
         """Of an epoch that is planned, but whose slot another attempt has pulled."""
-        stream = self._stream(name)
-        stream.latestOffset(stream.initialOffset())
-        return [row for batch in stream.read(Slot(READ, 0, SEVEN)) for row in batch.to_pylist()]
+        return self._facts(name, READ)
 
     def pulled_facts(self, name: str) -> list[dict[str, Any]]:
         """Of a new epoch, from the broker."""
-        stream = self._stream(name)
-        start = stream.initialOffset()
-        slots = stream.partitions(start, stream.latestOffset(start))
-        return [row for slot in slots for batch in stream.read(slot) for row in batch.to_pylist()]
+        tables = self.tables(name)
+        last = max(epoch for epoch, _ in listed_manifests(tables.raw.files()))
+        return self._facts(name, max(last, newest_state(tables.bronze()).epoch) + 1)
 
-    def _stream(self, name: str) -> SegmentStream:
+    def _facts(self, name: str, epoch: int) -> list[dict[str, Any]]:
         config, tables = self.config, self.tables(name)
-        return SegmentStream(source_options(config.topic(name), tables.raw.uri, config.settings.ingest, {}))
+        land = land_of(config.topic(name), tables.raw.uri, config.settings.ingest)
+        return facts_of(land, [Slot(epoch, 0, SEVEN)], name=name)
 
     def stage(self, job: Callable[[Application], None]) -> BaseException | None:
         """A job of `jobs/` over both topics; what it ended with."""

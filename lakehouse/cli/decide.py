@@ -33,6 +33,8 @@ from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
 from lakehouse.operations.snapshot import TopicSnapshot, is_open
 from lakehouse.store.ledger import History
+from lakehouse.store.notes import leave_note
+from lakehouse.store.records import Started, State
 from lakehouse.store.tables import TopicTables
 
 
@@ -49,6 +51,8 @@ def close(
     ledger = tables.ledger(f"close/{config.settings.release}/{person}")
     if ledger.record("close_requested", through, details, unless=lambda history: _has_closed(history, through)) is None:
         raise _closed_already(topic, through)
+    newest = ledger.history().last(State.STARTED)
+    leave_note(config.settings, newest.of(Started).application if newest else None, topic)
     confirm(
         f"{topic}: all hours through {through} close with the next batch of ingest.",
         {"topic": topic, "hour": through, "state": "close_requested", **details},

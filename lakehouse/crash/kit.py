@@ -35,7 +35,16 @@ from lakehouse.crash.cluster import OF_SLOTS, RACE_LOST, executors_killed_at
 from lakehouse.crash.lives import END, KilledLake, Result
 from lakehouse.crash.playing import Outcome, outcome_of
 from lakehouse.crash.publisher import TRICKLES
-from lakehouse.crash.schedules import Schedule, dying_at, random_schedule, shrunk, tear, trickling
+from lakehouse.crash.schedules import (
+    SEVERAL,
+    Schedule,
+    dying_at,
+    of_several,
+    random_schedule,
+    shrunk,
+    tear,
+    trickling,
+)
 from lakehouse.sandbox.broker import Broker
 
 BUILD = Path("build/crash")
@@ -107,6 +116,7 @@ def _results(choice: Choice) -> Iterator[Result]:
     cases = [dying_at(step, seed + more) for step in failpoints.STEPS for more in range(_SEEDS)]
     cases += [tear(part, step, seed) for part in PARTS for step in ("pull.manifest_durable", "ingest.committed")]
     cases += [trickling(kind, seed) for kind in TRICKLES]
+    cases += [of_several(name) for name in SEVERAL]
     cases += [random_schedule(number) for number in range(seed, seed + choice.schedules)]
     if choice.only:
         yield from _only(choice.only, cases, seed)

@@ -28,7 +28,9 @@ from lakehouse.hours import Hour
 from lakehouse.ingest.checkpoint import ASIDE, FOLDER
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
+from lakehouse.store.applications import application_folder
 from lakehouse.store.ledger import Ledger
+from lakehouse.store.notes import leave_note
 from lakehouse.store.place import Place
 from lakehouse.store.records import CloseRequested, State
 from lakehouse.store.tables import TopicTables
@@ -114,12 +116,16 @@ class KilledLake:
 
     def tear_checkpoint(self) -> bool:
         """As if the machine had crashed with the application: some file of Spark's checkpoint is no longer whole."""
-        folder = Path(self.tables.raw.below(FOLDER).uri)
+        folder = Path(self._application_folder, FOLDER)
         return any(tear(folder, part, self._chance) for part in self._chance.sample(PARTS, len(PARTS)))
 
     def has_set_aside(self) -> bool:
         """Whether a life has found a torn checkpoint and gone on without it."""
-        return any(Path(self.tables.raw.uri).glob(f"{ASIDE}-*"))
+        return any(Path(self._application_folder).glob(f"{ASIDE}-*"))
+
+    @property
+    def _application_folder(self) -> str:
+        return application_folder(self.config.settings).uri
 
     def last_life(self) -> list[str]:
         """One that delivers everything and is then asked to end; what is wrong then."""
@@ -206,6 +212,7 @@ class KilledLake:
     def _close(self) -> None:
         """No later event will come, so a person has to say that the hour is over."""
         self._ledger().record(CloseRequested(by="crash", reason="the hour is over"), self._hour)
+        leave_note(self.config.settings, self.config.settings.application, self.topic.name)
         self._asked, self._hour = self._hour, hours.after(self._hour)
 
     def _is_delivered(self) -> bool:
@@ -243,6 +250,7 @@ def _written_config(folder: Path, changed: Values, of_topic: Values) -> Config:
         "raw_root": str(folder / "raw"),
         "sealed_root": str(folder / "sealed"),
         "release": "crash",
+        "application": "crash",
         "ingest": {"trigger": "1 second", "empty_after": "0.2 seconds"},
         "frontier": {"source": "drained"},
         "mirrors": {"folder": {"kind": "folder", "path": str(folder / "mirror")}},

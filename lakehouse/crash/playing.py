@@ -17,19 +17,22 @@ from lakehouse.crash.driver import Death, Driver
 from lakehouse.crash.invariants import Expected, violations
 from lakehouse.crash.liveness import Liveness
 from lakehouse.crash.publisher import Publisher
-from lakehouse.crash.schedules import Act, Schedule
-from lakehouse.crash.small_lake import small_config
+from lakehouse.crash.schedules import OWN, TASK, Act, Schedule
+from lakehouse.crash.small_lake import NAMES, small_config
 from lakehouse.crash.world import World
 from lakehouse.errors import LakehouseError
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.seal.stage import seal_due
 from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.notes import Notes
 from lakehouse.store.records import CloseRequested, State
 from lakehouse.topics import Slots
 from lakehouse.validate.release import release
 from lakehouse.validate.stage import validate_hour
 
+LAST = "z"
+"""The driver that is left in peace in the end; it has all topics."""
 _MOST_BATCHES = 80
 _RESTART, _TRICKLE = timedelta(seconds=30), timedelta(minutes=1)
 _PASSING = (
@@ -69,12 +72,16 @@ class Play:
     def __init__(self, schedule: Schedule, folder: Path) -> None:
         self._schedule = schedule
         config = small_config(
-            folder, first_hour=schedule.first_hour, empty_hours=schedule.empty_hours, quiet_period=schedule.quiet_period
+            folder,
+            first_hour=schedule.first_hour,
+            empty_hours=schedule.empty_hours,
+            quiet_period=schedule.quiet_period,
+            names=NAMES[: schedule.topics],
         )
         self.world = World(config)
-        self.publisher = Publisher(self.world)
+        self.publishers = {name: Publisher(self.world, name) for name in config.topics}
         self.checkpoints = Checkpoints(folder)
-        self._liveness = Liveness(self.world.topic)
+        self._liveness = {name: Liveness(topic) for name, topic in config.topics.items()}
         self.drivers: dict[str, Driver] = {}
         self._busy: list[Driver] = []
         self._number = 0
@@ -126,16 +133,27 @@ class Play:
     # --- drivers
 
     def start(self, act: Act) -> None:
-        """A new driver in the place of the one of that name; by the seed its slots and its checkpoint."""
+        """A new driver in the place of the one of that name; by the seed its slots, its checkpoint and its topics.
+
+        So a topic is added to a checkpoint that others have used, or taken from it, or is read by two at a time.
+        """
         if self.drivers.get(act.driver) in self._busy:
             return
         chance = random.Random(act.seed)
         self.drivers.pop(act.driver, None)
         least = chance.randrange(1, 4)
-        topic = self.world.topic.model_copy(update={"slots": Slots(min=least, max=chance.randrange(least, 5))})
-        checkpoint = self.checkpoints.folder(chance.choice([SHARED, SHARED, f"own-{act.driver}"]))
+        slots = Slots(min=least, max=chance.randrange(least, 5))
+        topics = [topic.model_copy(update={"slots": slots}) for topic in self.world.config.topics.values()]
+        if act.what:
+            topics = [topic for topic in topics if topic.name in act.what.removeprefix(OWN).split(",")]
+        elif len(topics) > 1 and act.driver != LAST:
+            topics = chance.sample(topics, chance.randrange(1, len(topics) + 1))
+        place = chance.choice([SHARED, SHARED, f"own-{act.driver}"])
+        if act.what:
+            place = f"own-{act.driver}" if act.what.startswith(OWN) else SHARED
+        checkpoint = self.checkpoints.folder(place)
         self._number += 1
-        driver = Driver(self.world, topic, checkpoint, f"{act.driver}{self._number}", chance)
+        driver = Driver(self.world, topics, checkpoint, f"{act.driver}{self._number}", chance)
         driver.open()
         self.drivers[act.driver] = driver
 
@@ -147,6 +165,7 @@ class Play:
         if driver in self._busy:
             return
         self._busy.append(driver)
+        driver.only_tasks_die = act.what == TASK
         try:
             driver.batch()
             self._check_liveness(driver)
@@ -160,11 +179,13 @@ class Play:
             self._busy.remove(driver)
 
     def _check_liveness(self, driver: Driver) -> None:
-        frontier = driver.frontier.newest
-        state = newest_state(self.world.tables.bronze())
-        wrong = self._liveness.batch_done(driver.run, state, frontier.at if frontier else None, self.world.now)
-        if wrong is not None:
-            self.unexpected.append(wrong)
+        for name, frontier in driver.frontiers.items():
+            if driver.query.is_polled(name):
+                state = newest_state(self.world.tables_of(name).bronze())
+                at = frontier.newest.at if frontier.newest else None
+                wrong = self._liveness[name].batch_done(driver.run, state, at, self.world.now)
+                if wrong is not None:
+                    self.unexpected.append(f"{name}: {wrong}")
 
     def crash_machine(self, act: Act) -> None:
         """All drivers die, and a file of their checkpoint is not as it was written; nothing within a batch."""
@@ -177,13 +198,13 @@ class Play:
         """A message within each quiet period, and a batch for each."""
         chance = random.Random(act.seed)
         for _ in range(int(act.amount)):
-            self.publisher.trickle(act.what, chance)
+            self.publishers[chance.choice(list(self.publishers))].trickle(act.what, chance)
             self.perform(Act("batch", driver=act.driver))
             self.world.now += _TRICKLE
 
     def race(self, act: Act) -> None:
-        """A second attempt at the slot that is being pulled, as speculation starts it."""
-        if self._busy and self._busy[-1].slot is not None:
+        """A second attempt at the bundle that is being pulled, as speculation starts it."""
+        if self._busy and self._busy[-1].bundle is not None:
             with self._watching(Act("rival")):
                 self._busy[-1].read_again()
 
@@ -196,7 +217,8 @@ class Play:
 
 
 def _publish(play: Play, act: Act) -> None:
-    play.publisher.publish(int(act.amount), random.Random(act.seed))
+    chance = random.Random(act.seed)
+    play.publishers[chance.choice(list(play.publishers))].publish(int(act.amount), chance)
 
 
 def _wait(play: Play, act: Act) -> None:
@@ -224,29 +246,46 @@ def _weather(play: Play, act: Act) -> None:
 
 
 def _stages(play: Play, act: Act) -> None:
-    world = play.world
-    if not world.tables.has_ledger():
-        return
-    run = f"stages-{act.seed}"
-    seal_due(world.topic, world.config, run=run)
-    for hour in world.tables.history().due_to_validate():
-        validate_hour(world.topic, world.config, hour, run=run)
-    mirror_due(world.topic, world.config, None, run=run)
+    world, run = play.world, f"stages-{act.seed}"
+    for name, topic in world.config.topics.items():
+        if world.tables_of(name).has_ledger():
+            seal_due(topic, world.config, run=run)
+            for hour in world.tables_of(name).history().due_to_validate():
+                validate_hour(topic, world.config, hour, run=run)
+            mirror_due(topic, world.config, None, run=run)
 
 
 def _close(play: Play, act: Act) -> None:
     """Somebody asks for all hours so far to close."""
     world = play.world
-    if world.tables.has_ledger():
-        world.ledger().record(CloseRequested(by="ann", reason="done"), hours.hour_of(world.now))
+    for name in world.config.topics:
+        if world.tables_of(name).has_ledger():
+            world.ledger(name).record(CloseRequested(by="ann", reason="done"), hours.hour_of(world.now))
+            Notes(world.config.settings).leave(name)
 
 
 def _release(play: Play, act: Act) -> None:
     world = play.world
-    history = world.tables.history()
-    for hour in history.hours():
-        if history.state_of(hour) == State.INVALID:
-            release(world.topic, world.config, hour, "checked", "ann")
+    for name, topic in world.config.topics.items():
+        history = world.tables_of(name).history()
+        for hour in history.hours():
+            if history.state_of(hour) == State.INVALID:
+                release(topic, world.config, hour, "checked", "ann")
+
+
+def _break(play: Play, act: Act) -> None:
+    """A topic's store refuses what is committed, or loses the answer."""
+    play.world.broken.add(random.Random(act.seed).choice(list(play.world.config.topics)))
+
+
+def _hang(play: Play, act: Act) -> None:
+    """A topic's store answers to no commit."""
+    play.world.hanging.add(random.Random(act.seed).choice(list(play.world.config.topics)))
+
+
+def _mend(play: Play) -> None:
+    play.world.broken.clear()
+    play.world.hanging.clear()
 
 
 def _litter(play: Play, act: Act) -> None:
@@ -274,6 +313,9 @@ _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
     "close": _close,
     "release": _release,
     "litter": _litter,
+    "break": _break,
+    "hang": _hang,
+    "well": lambda play, act: _mend(play),
     "lose": lambda play, act: play.checkpoints.lose(),
     "save": lambda play, act: play.checkpoints.save(),
     "restore": lambda play, act: play.checkpoints.restore(),
@@ -288,9 +330,10 @@ _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
 def _end_in_peace(play: Play) -> list[str]:
     """One driver without faults, until all is delivered, sealed, cleared and mirrored; what is wrong then."""
     play.world.broker.faults = Faults()
+    _mend(play)
     play.drivers.clear()
     play.world.now += timedelta(hours=1)
-    quiet = Act("batch", 0, "z")
+    quiet = Act("batch", 0, LAST)
     try:
         _until_finished(play, quiet)
         _close(play, quiet)
@@ -302,23 +345,28 @@ def _end_in_peace(play: Play) -> list[str]:
                 break
     except LakehouseError as error:
         play.unexpected.append(str(error))
-    world, publisher = play.world, play.publisher
-    expected = Expected(publisher.good, publisher.bad, set(world.published()) - set(world.unacked()))
-    return [*play.unexpected, *violations(world.topic, world.config, expected)]
+    wrong = list(play.unexpected)
+    for name, topic in play.world.config.topics.items():
+        world, publisher = play.world, play.publishers[name]
+        acknowledged = set(world.published(name)) - set(world.unacked(name))
+        expected = Expected(publisher.good, publisher.bad, acknowledged)
+        wrong += [f"{name}: {each}" for each in violations(topic, world.config, expected)]
+    return wrong
 
 
 def _until_finished(play: Play, act: Act) -> None:
     """As `--until-drained` ends; twice, as the first may die once more."""
+    names = list(play.world.config.topics)
     for _ in range(_MOST_BATCHES):
         play.perform(act)
         driver = play.drivers.get(act.driver)
-        last = driver.last_batch if driver else None
-        if last and last.is_finished and not play.world.unacked():
+        last = driver.last_batches if driver else {}
+        if all((batch := last.get(name)) and batch.is_finished and not play.world.unacked(name) for name in names):
             return
         play.world.now += timedelta(seconds=11)
     play.unexpected.append(f"not finished after {_MOST_BATCHES} batches in peace")
 
 
 def _is_anything_due(world: World) -> bool:
-    history = world.tables.history()
-    return bool(history.due_to_seal() or history.due_to_validate() or history.due_to_mirror("folder"))
+    histories = [world.tables_of(name).history() for name in world.config.topics]
+    return any(each.due_to_seal() or each.due_to_validate() or each.due_to_mirror("folder") for each in histories)

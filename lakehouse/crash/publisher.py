@@ -8,6 +8,7 @@ from datetime import datetime, timedelta
 
 from lakehouse import hours
 from lakehouse.crash.invariants import Event
+from lakehouse.crash.small_lake import PLAYS
 from lakehouse.crash.world import World
 from lakehouse.sandbox.direct import DirectError
 from lakehouse.sandbox.faults import Faults
@@ -22,10 +23,11 @@ TRICKLES = ("late", "rejected", "repeated", "a clock that stands still")
 
 
 class Publisher:
-    """Publishes to a world's broker, and remembers what the lake must have in the end: events, and bad messages."""
+    """Publishes to one topic of a world's broker, and remembers what the lake must have in the end: events, and bad
+    messages."""
 
-    def __init__(self, world: World) -> None:
-        self._world = world
+    def __init__(self, world: World, name: str = PLAYS) -> None:
+        self._world, self._name = world, name
         self._published: list[tuple[str, datetime]] = []
         self._payloads: list[bytes] = []
         self.good: set[Event] = set()
@@ -62,11 +64,11 @@ class Publisher:
                 broker.faults = faults
 
     def _send(self, payload: bytes) -> None:
-        before = len(self._world.published())
+        before = len(self._world.published(self._name))
         try:
-            self._world.publish(payload)
+            self._world.publish(payload, self._name)
         finally:
-            if len(self._world.published()) > before:
+            if len(self._world.published(self._name)) > before:
                 self._remember(payload)
 
     def _remember(self, payload: bytes) -> None:

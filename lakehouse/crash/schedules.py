@@ -37,7 +37,7 @@ class Act:
 
 @dataclass(frozen=True)
 class Schedule:
-    """What happens, in order; afterwards one more driver is left in peace until everything is delivered."""
+    """What happens in order, to so many `topics`; then one more driver is left in peace until all is delivered."""
 
     name: str
     acts: tuple[Act, ...]
@@ -46,6 +46,7 @@ class Schedule:
     quiet_period: str = "0 seconds"
     dies_once_at: str | None = None
     nth: int = 1
+    topics: int = 1
 
 
 def shrunk(schedule: Schedule, is_failing: Callable[[Schedule], bool]) -> Schedule:
@@ -68,7 +69,7 @@ def shrunk(schedule: Schedule, is_failing: Callable[[Schedule], bool]) -> Schedu
 def dying_at(step: str, seed: int = 0) -> Schedule:
     """A topic's ordinary days, with one death at the step; by the seed it is another one that dies there."""
     chance = random.Random(f"{step} {seed}")
-    rival = Act("batch", at="pull.files_durable", meanwhile=(Act("rival"),))
+    rival = Act("batch", at="pull.files_durable", meanwhile=_race(chance.randrange(10**6)))
     day: list[Act] = []
     for _ in range(2):
         day += [Act("publish", chance.randrange(10**6), amount=chance.randrange(4, 14)), Act("batch")]
@@ -88,17 +89,24 @@ def dying_at(step: str, seed: int = 0) -> Schedule:
     return Schedule(f"dies at {step!r}, seed {seed}", tuple(day), first_hour=first_hour, dies_once_at=step, nth=nth)
 
 
+def _race(seed: int) -> tuple[Act, ...]:
+    """Another attempt at what is being pulled, to which something comes: else it leaves nothing."""
+    return Act("publish", seed, amount=3), Act("rival")
+
+
 def random_schedule(seed: int) -> Schedule:
     """Anything at any time: weather, deaths, lost and restored checkpoints, two drivers, late and repeated events."""
     chance = random.Random(seed)
     is_long = chance.random() < 0.5
-    acts = tuple(_random_act(chance, is_long) for _ in range(chance.randrange(15, 40)))
+    topics = (1, 2, 3)[seed % 3]
+    acts = tuple(_random_act(chance, is_long, topics=topics) for _ in range(chance.randrange(15, 40)))
     return Schedule(
         f"seed {seed}",
         (Act("publish", chance.randrange(10**6), amount=6), *acts),
         empty_hours="skip" if is_long else "close",
         first_hour=chance.choice(["earliest", "now"]),
         quiet_period=chance.choice(["0 seconds", "2 minutes"]),
+        topics=topics,
     )
 
 
@@ -124,6 +132,69 @@ def tear(part: str, step: str, seed: int = 0) -> Schedule:
     return Schedule(f"{part} torn at {step!r}, seed {seed}", tuple(acts))
 
 
+TASK = "task"
+"""What dies in a batch, where it is not the whole application."""
+OWN = "own "
+"""Before the topics of a driver that has a checkpoint of its own."""
+
+
+def _days(*between: Act, driver: str = "a") -> tuple[Act, ...]:
+    """Events of all three topics, batch by batch, with what is to happen between two of them."""
+    acts: list[Act] = []
+    for number in range(4):
+        acts += [Act("publish", seed, amount=5) for seed in range(9 * number, 9 * number + 9)]
+        acts += [Act("batch", number, driver), Act("wait", amount=1200)]
+        acts += between[number : number + 1]
+    return (*acts, Act("batch", driver=driver), Act("stages"))
+
+
+_ALL, _TWO, _ONE = "plays,skips,stops", "plays,skips", "stops"
+_TAKE_OVER = (Act("start", 2, "b", what=OWN + _TWO), Act("batch", driver="b"))
+SEVERAL: dict[str, tuple[Act, ...]] = {
+    "a topic's commit fails while others go on": _days(Act("break", 1), Act("break", 2), Act("well")),
+    "a topic's commit hangs while others go on": _days(Act("hang", 1), Act("wait", amount=60), Act("well")),
+    "an application dies while a commit hangs": _days(Act("hang", 1), Act("stop"), Act("well")),
+    "a topic moves to another application": (
+        *_days(),
+        Act("stop"),
+        Act("start", 2, "b", what=OWN + _ONE),
+        *_days(driver="b"),
+        Act("start", 1, what=OWN + _ALL),
+        *_days(),
+    ),
+    "topics move while their old application lives": _days(
+        *(Act("batch", 7, "a", at=step, meanwhile=_TAKE_OVER) for step in ("pull.files_durable", "ingest.decided")),
+        Act("batch", driver="b"),
+    ),
+    "a task dies and its bundle is read again": _days(
+        *(Act("batch", 3, what=TASK, dies_at=step) for step in ("pull.manifest_durable", "pull.half_acknowledged"))
+    ),
+    "a replay bundles otherwise": _days(
+        *(Act("batch", 3, dies_at=step) for step in ("pull.manifest_durable", "ingest.committed", "ingest.batch_done"))
+    ),
+    "a topic is added at a restart with an old checkpoint": (
+        Act("start", 4, what=_TWO),
+        *_days(Act("save"), Act("batch")),
+        Act("restore"),
+        Act("start", 4, what=_ALL),
+        *_days(),
+    ),
+    "a topic is taken away at a restart with an old checkpoint": (
+        Act("start", 4, what=_ALL),
+        *_days(Act("save"), Act("batch", dies_at="ingest.decided")),
+        Act("restore"),
+        Act("start", 4, what=_TWO),
+        *_days(),
+    ),
+}
+"""What can happen to one topic of an application that has three."""
+
+
+def of_several(name: str) -> Schedule:
+    """One of `SEVERAL`."""
+    return Schedule(name, SEVERAL[name], topics=3)
+
+
 _STEPS_OF = {
     "start": ["ingest.started", "ingest.close_recorded"],
     "batch": list(failpoints.STEPS)[1 : list(failpoints.STEPS).index("seal.files_durable")],
@@ -131,12 +202,15 @@ _STEPS_OF = {
 }
 _LIKELY = {"publish": 8, "batch": 16, "wait": 5, "stages": 3, "weather": 2, "start": 3, "close": 2, "stop": 1}
 _LIKELY |= {"lose": 1, "save": 1, "restore": 1, "tear": 1, "litter": 1, "release": 1, "trickle": 1}
+_OF_SEVERAL = {"break": 2, "hang": 2, "well": 2}
+"""Only where there are several topics: one fails, and the others go on."""
 _MANY_HOURS_SECONDS = 1_100 * 3600
 """So long that the empty hours close as one range."""
 
 
-def _random_act(chance: random.Random, is_long: bool, depth: int = 0) -> Act:
-    kind = chance.choices(list(_LIKELY), list(_LIKELY.values()))[0]
+def _random_act(chance: random.Random, is_long: bool, depth: int = 0, topics: int = 1) -> Act:
+    likely = _LIKELY | (_OF_SEVERAL if topics > 1 else {})
+    kind = chance.choices(list(likely), list(likely.values()))[0]
     act = Act(kind, chance.randrange(10**6), driver=chance.choice("aaab"))
     if kind == "publish":
         return replace(act, amount=chance.randrange(1, 12))
@@ -152,11 +226,15 @@ def _random_act(chance: random.Random, is_long: bool, depth: int = 0) -> Act:
         return act
     if chance.random() < 0.35:
         act = replace(act, dies_at=chance.choice(_STEPS_OF[kind]))
+        if topics > 1 and kind == "batch" and chance.random() < 0.3:
+            act = replace(act, what=TASK, dies_at=chance.choice([step for step in _STEPS_OF[kind] if "pull" in step]))
     if chance.random() < 0.35:
         act = replace(act, at=chance.choice(_STEPS_OF[kind]), nth=chance.choice([1, 1, 1, 2]))
-        inner = tuple(_other(_random_act(chance, is_long, depth + 1), act) for _ in range(chance.randrange(1, 4)))
+        inner = tuple(
+            _other(_random_act(chance, is_long, depth + 1, topics), act) for _ in range(chance.randrange(1, 4))
+        )
         may_race = act.at == "pull.files_durable" and chance.random() < 0.5
-        act = replace(act, meanwhile=(Act("rival"),) if may_race else inner)
+        act = replace(act, meanwhile=_race(act.seed) if may_race else inner)
     return act
 
 

@@ -3,23 +3,59 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 from lakehouse.config import Config, Settings
-from lakehouse.topics import topic_from
+from lakehouse.topics import Topic, topic_from
 
-PUBSUB_TOPIC = "projects/sandbox/topics/plays"
-SUBSCRIPTION = "projects/sandbox/subscriptions/plays"
+PLAYS = "plays"
+NAMES = (PLAYS, "skips", "stops")
+"""Topics of a lake that has several."""
+
+
+def pubsub_topic(name: str) -> str:
+    """The Pub/Sub topic of one of ours."""
+    return f"projects/sandbox/topics/{name}"
+
+
+def subscription_of(name: str) -> str:
+    """The subscription that one of our topics reads."""
+    return f"projects/sandbox/subscriptions/{name}"
+
+
+PUBSUB_TOPIC, SUBSCRIPTION = pubsub_topic(PLAYS), subscription_of(PLAYS)
 
 
 def small_config(
-    folder: Path, *, first_hour: str = "earliest", empty_hours: str = "skip", quiet_period: str = "0 seconds"
+    folder: Path,
+    *,
+    first_hour: str = "earliest",
+    empty_hours: str = "skip",
+    quiet_period: str = "0 seconds",
+    names: Sequence[str] = (PLAYS,),
 ) -> Config:
-    """One topic, `plays`, mirrored into a folder; everything of it below `folder`."""
-    topic = topic_from(
-        "plays",
+    """Small topics, mirrored into a folder; everything of them below `folder`."""
+    topics = {name: _small_topic(name, first_hour, empty_hours, quiet_period) for name in names}
+    settings = Settings(
+        raw_root=str(folder / "raw"),
+        sealed_root=str(folder / "sealed"),
+        release="crash",
+        application="crash",
+        ingest={"empty_after": "0.005 seconds"},
+        mirrors={"folder": {"kind": "folder", "path": str(folder / "mirror")}},
+    )
+    expectations = folder / "expectations"
+    expectations.mkdir(parents=True)
+    write_suites(expectations, names)
+    return Config(folder / "conf" / "crash.yaml", settings, topics, expectations)
+
+
+def _small_topic(name: str, first_hour: str, empty_hours: str, quiet_period: str) -> Topic:
+    return topic_from(
+        name,
         {
-            "subscription": SUBSCRIPTION,
+            "subscription": subscription_of(name),
             "event_id": "payload.event_id",
             "event_time": "payload.played_at",
             "fields": {"n": "bigint"},
@@ -31,20 +67,9 @@ def small_config(
             "mirrors": ["folder"],
         },
     )
-    settings = Settings(
-        raw_root=str(folder / "raw"),
-        sealed_root=str(folder / "sealed"),
-        release="crash",
-        ingest={"empty_after": "0.005 seconds"},
-        mirrors={"folder": {"kind": "folder", "path": str(folder / "mirror")}},
-    )
-    expectations = folder / "expectations"
-    expectations.mkdir(parents=True)
-    write_suites(expectations)
-    return Config(folder / "conf" / "crash.yaml", settings, {"plays": topic}, expectations)
 
 
-def write_suites(folder: Path) -> None:
+def write_suites(folder: Path, names: Sequence[str] = (PLAYS,)) -> None:
     """Hours with an event of `n` above 97 are invalid: enough that some are, and have to be released."""
     (folder / "_every_topic.json").write_text(json.dumps({"name": "_every_topic", "expectations": []}))
     low = {
@@ -52,4 +77,5 @@ def write_suites(folder: Path) -> None:
         "kwargs": {"column": "n", "max_value": 97},
         "severity": "critical",
     }
-    (folder / "plays.json").write_text(json.dumps({"name": "plays", "expectations": [low]}))
+    for name in names:
+        (folder / f"{name}.json").write_text(json.dumps({"name": name, "expectations": [low]}))

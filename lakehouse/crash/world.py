@@ -9,7 +9,7 @@ from typing import Any
 from google.cloud.monitoring_v3 import types as monitoring
 
 from lakehouse.config import Config
-from lakehouse.crash.small_lake import PUBSUB_TOPIC, SUBSCRIPTION
+from lakehouse.crash.small_lake import PLAYS, pubsub_topic, subscription_of
 from lakehouse.ingest.frontier import MonitoringFrontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel, DirectError
@@ -22,34 +22,44 @@ _START = datetime(2035, 3, 5, 9, 20, tzinfo=UTC)
 
 
 class World:
-    """A broker with one topic, the lake of it, and one clock for all. Sweeps come at every `sweep_every`th batch."""
+    """A broker with the lake's topics, the lake, and one clock for all. Sweeps come at every `sweep_every`th batch.
+
+    Where no name is given it is the topic `plays` that is meant. Commits of topics that are `broken` fail, those of
+    topics that `hang` end when they no longer do.
+    """
 
     def __init__(self, config: Config, *, sweep_every: int = 3) -> None:
         self.config, self.sweep_every = config, sweep_every
-        self.topic = config.topic("plays")
-        self.tables = TopicTables(self.topic, config.settings)
+        self.topic = config.topic(PLAYS)
+        self.tables = self.tables_of(PLAYS)
+        self.broken: set[str] = set()
+        self.hanging: set[str] = set()
         self.now = _START
         self.broker = Broker(clock=lambda: self.now.timestamp())
         self._channel = DirectChannel(self.broker)
-        self._channel.create(PUBSUB_TOPIC, SUBSCRIPTION, ACK_DEADLINE)
+        for name in config.topics:
+            self._channel.create(pubsub_topic(name), subscription_of(name), ACK_DEADLINE)
 
-    def publish(self, payload: bytes) -> None:
+    def tables_of(self, name: str) -> TopicTables:
+        return TopicTables(self.config.topic(name), self.config.settings)
+
+    def publish(self, payload: bytes, name: str = PLAYS) -> None:
         """DirectError when the broker refuses, or loses its answer."""
-        self._channel.publish(PUBSUB_TOPIC, [payload])
+        self._channel.publish(pubsub_topic(name), [payload])
 
-    def published(self) -> list[str]:
+    def published(self, name: str = PLAYS) -> list[str]:
         """The ids of all messages that the broker has taken."""
-        return list(self.broker.published(PUBSUB_TOPIC))
+        return list(self.broker.published(pubsub_topic(name)))
 
-    def unacked(self) -> list[str]:
-        return list(self.broker.unacked(SUBSCRIPTION))
+    def unacked(self, name: str = PLAYS) -> list[str]:
+        return list(self.broker.unacked(subscription_of(name)))
 
-    def frontier(self) -> MonitoringFrontier:
+    def frontier(self, name: str = PLAYS) -> MonitoringFrontier:
         client = _Monitoring(self._channel.unary_unary("/x/ListTimeSeries"))
-        return MonitoringFrontier(SUBSCRIPTION, client, timedelta(minutes=5), ask_every=timedelta(0))
+        return MonitoringFrontier(subscription_of(name), client, timedelta(minutes=5), ask_every=timedelta(0))
 
-    def ledger(self) -> Ledger:
-        return self.tables.ledger("world", lambda: self.now)
+    def ledger(self, name: str = PLAYS) -> Ledger:
+        return self.tables_of(name).ledger("world", lambda: self.now)
 
 
 class _Monitoring:

@@ -1,7 +1,7 @@
 """Spark's checkpoint of an ingest query: what cannot be read of it is set aside, since it may be lost as a whole.
 
 A full disk or a crash of the machine leaves empty or half-written files, and Spark refuses to start with them for ever.
-Without a checkpoint ingest begins after the last epoch that bronze or a manifest knows of, and adopts the rest.
+Without a checkpoint ingest begins after the last epoch that any topic's log or manifests have, and adopts the rest.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ _CRC_HEADER_BYTES, _CRC_CHUNK_BYTES, _CRC_BYTES = 8, 512, 4
 """Hadoop's checksum files on local disks: `crc` and the chunk's size, then a CRC32 for each chunk."""
 
 
-def set_aside_if_damaged(storage: Storage, topic_name: str, now: datetime) -> str | None:
-    """The damage, once the checkpoint in the topic's folder is out of the way; None when Spark can start from it."""
+def set_aside_if_damaged(storage: Storage, application: str, now: datetime) -> str | None:
+    """The damage, once the checkpoint in that folder is out of the way; None when Spark can start from it."""
     damage = damage_of(storage)
     if damage is None:
         return None
     aside = f"{ASIDE}-{now:%Y%m%dT%H%M%S%f}"
     storage.move(FOLDER, aside)
     log.warning(
-        "ingest: topic=%s moved_to=%s next=go on without it, nothing is lost error=damaged checkpoint: %s",
-        *(topic_name, aside, damage),
+        "ingest: application=%s moved_to=%s next=go on without it, nothing is lost error=damaged checkpoint: %s",
+        *(application, aside, damage),
     )
     return damage
 

@@ -21,17 +21,19 @@ from lakehouse.ingest.frontier import (
     DrainedFrontier,
     FrontierSource,
     MonitoringFrontier,
-    monitoring_client,
+    project_samples,
     seconds_since_boot,
     store_ahead,
 )
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
+from lakehouse.landing.manifests import PART_STRIDE
 from lakehouse.progress import IngestState
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_head import Head
 from lakehouse.store.bronze_log import Bronze
 from lakehouse.store.delta import Conflicts
+from lakehouse.store.notes import leave_note
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -68,6 +70,7 @@ def claim(
     journal = Journal(tables, run, clock)
     is_first_run = journal.take_over()
     failpoints.reach("ingest.started")
+    leave_note(config.settings, journal.former_application, topic.name)
     journal.record_missing_closes(bronze.log)
     recorded_until = bronze.state().open_hour
     claimed = ClaimedTopic(
@@ -120,6 +123,8 @@ class ClaimedTopic:
         self._awaited: tuple[datetime | None, datetime] | None = None
         self._quiet_awaited: tuple[str, datetime] | None = None
         self._updated_at = clock()
+        self._is_reminded = False
+        self._last_used = manifests.last_epoch()
 
     @property
     def _topic(self) -> Topic:
@@ -132,6 +137,26 @@ class ClaimedTopic:
     def check_newest(self) -> None:
         """StaleDriverError when a newer run has claimed the topic."""
         self._journal.check_newest()
+
+    @property
+    def open_hour(self) -> str | None:
+        """As of the last look at the log."""
+        return self._bronze.state().open_hour
+
+    @property
+    def last_used(self) -> int:
+        """The last epoch that the topic has used, as far as a manifest or the log tells, or a batch of this run."""
+        return max(self._last_used, self._bronze.state().epoch)
+
+    @property
+    def last_slots(self) -> int:
+        """Those of the last epoch that was committed; 0 before the first."""
+        return self._bronze.state().slots
+
+    def remind(self) -> None:
+        """Ask the store with the next batch, whatever it brings: something may have been requested or left out."""
+        self._is_reminded = True
+        self._manifests.demand_sweep()
 
     def watch_frontier(self, ack_deadline: timedelta, trusted_from: datetime) -> None:
         """From a new start on; before `trusted_from` a drained subscription proves nothing."""
@@ -147,8 +172,9 @@ class ClaimedTopic:
                 steady = self._clock.seconds if isinstance(self._clock, Replayed) else seconds_since_boot
                 self._clock_check = ClockCheck(steady, store_ahead=ahead)
             return DrainedFrontier(ack_deadline, max_age, trusted_from, self._clock_check)
-        client = monitoring_client()
-        return MonitoringFrontier(self._topic.subscription, client, max_age, ask_every=_MONITORING_EVERY)
+        subscription = self._topic.subscription
+        samples = project_samples(subscription, max_age, _MONITORING_EVERY)
+        return MonitoringFrontier(subscription, None, max_age, ask_every=_MONITORING_EVERY, samples=samples)
 
     def set_first_hour(self) -> None:
         """Once in a topic's life; `earliest` waits for the first events."""
@@ -171,6 +197,23 @@ class ClaimedTopic:
         except ConflictError:
             self._bronze.update()
 
+    def look(self, facts: Sequence[Fact]) -> Batch | None:
+        """What comes of an epoch to which nothing is to be committed; None when the store must be asked or written to.
+
+        It needs no request: what the log and the ledger had at the last batch is known.
+        """
+        state, now = self._bronze.state(), self._clock()
+        knows_all = not self._is_reminded and state.open_hour == self._recorded_until
+        if not knows_all or with_files(facts) or self._manifests.is_sweep_due(now):
+            return None
+        epoch = max(fact["epoch"] for fact in facts)
+        batch_plan = plan(state, epoch, [], [], self._observe(facts), self._topic, slots=_slots(facts))
+        if batch_plan.is_change or self._journal.is_news(batch_plan):
+            return None
+        self._last_used = max(self._last_used, epoch)
+        self._note_waits(batch_plan)
+        return self._result(batch_plan, facts, None)
+
     def commit(self, facts: Sequence[Fact]) -> Batch:
         """Commit one epoch's facts; repeated, it changes nothing.
 
@@ -178,6 +221,7 @@ class ClaimedTopic:
         """
         started = time.monotonic()
         epoch = max(fact["epoch"] for fact in facts)
+        self._last_used = max(self._last_used, epoch)
         batch = more = self._commit_facts(facts, epoch)
         while len(more.closed) == MAX_CLOSES_PER_BATCH:
             more = self._commit_facts([], epoch)
@@ -198,6 +242,9 @@ class ClaimedTopic:
             self.update()
         while True:
             batch_plan = self._plan(facts, epoch)
+            if batch_plan.decision.closed and facts and not self._manifests.is_sweep_due(self._clock()):
+                self._manifests.demand_sweep()  # what was left out of the hour still belongs to it
+                batch_plan = self._plan(facts, epoch)
             try:
                 version = self._commit(batch_plan, facts) if batch_plan.is_change else None
                 break
@@ -207,7 +254,9 @@ class ClaimedTopic:
                 self.update()
         self._journal.record_held(batch_plan)
         if facts:
-            self._manifests.batch_done(self._bronze.log, batch_plan.epoch, [*facts, *batch_plan.adopted])
+            now, settled = self._clock(), [*facts, *batch_plan.adopted]
+            self._manifests.batch_done(self._bronze.log, batch_plan.epoch, settled, now)
+        self._is_reminded = False
         self._note_waits(batch_plan)
         return self._result(batch_plan, facts, version)
 
@@ -221,10 +270,10 @@ class ClaimedTopic:
         if state.open_hour != self._recorded_until:
             self._journal.record_missing_closes(self._bronze.log)
             self._recorded_until = state.open_hour
-        adopted = self._manifests.adoptable(self._bronze.log, max(epoch, state.epoch), facts) if facts else []
+        last, now = max(epoch, state.epoch), self._clock()
+        adopted = self._manifests.adoptable(self._bronze.log, last, facts, now) if facts else []
         new = with_files(unknown_to_log(self._bronze.log, facts, state))
-        slots = len({fact["slot"] for fact in facts}) or None
-        return plan(state, epoch, new, adopted, self._observe(facts), self._topic, slots=slots)
+        return plan(state, epoch, new, adopted, self._observe(facts), self._topic, slots=_slots(facts))
 
     def _observe(self, facts: Sequence[Fact]) -> Observed:
         assert self._frontier is not None
@@ -291,6 +340,11 @@ class ClaimedTopic:
             expected="a frontier at or past its end and lateness",
             next_step="Fix what it says (Cloud Monitoring needs roles/monitoring.viewer), or use `lakehouse close`.",
         )
+
+
+def _slots(facts: Sequence[Fact]) -> int | None:
+    """How many were pulled, parts of one counted once; None without any."""
+    return len({fact["slot"] % PART_STRIDE for fact in facts}) or None
 
 
 def unknown_to_log(bronze: Bronze, facts: Sequence[Fact], state: IngestState) -> list[Fact]:

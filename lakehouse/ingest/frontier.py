@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import os
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 from typing import Any, Protocol
 
 from lakehouse import hours
@@ -122,45 +124,95 @@ class DrainedFrontier:
 class MonitoringFrontier:
     """From Cloud Monitoring: a sample of age a taken at s says that everything published before s - a is consumed."""
 
-    def __init__(self, subscription: str, client: Any, max_age: timedelta, *, ask_every: timedelta) -> None:
-        _, self._project, _, self._subscription = subscription.split("/")
-        self._client, self._max_age, self._ask_every = client, max_age, ask_every
-        self._asked_at: datetime | None = None
-        self._newest = Frontier(None, None, "Cloud Monitoring was not asked yet", "not asked")
+    def __init__(
+        self,
+        subscription: str,
+        client: Any,
+        max_age: timedelta,
+        *,
+        ask_every: timedelta,
+        samples: ProjectSamples | None = None,
+    ) -> None:
+        """`samples` are those of the whole project, where several topics ask for theirs together."""
+        _, project, _, self._subscription = subscription.split("/")
+        self._max_age = max_age
+        self._samples = samples or ProjectSamples(
+            project, client, max_age, ask_every=ask_every, only=self._subscription
+        )
 
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
-        if self._asked_at is None or now - self._asked_at >= self._ask_every:
-            self._asked_at = now
-            self._newest = self._newest_sample(now)
-        return fresh(self._newest, now, self._max_age)
+        return fresh(self._samples.newest(self._subscription, now), now, self._max_age)
 
-    def _newest_sample(self, now: datetime) -> Frontier:
+
+class ProjectSamples:
+    """The newest sample of each subscription of a project, asked for at most every `ask_every`, in one request for all.
+
+    Of `only` one subscription where that is given. For several threads, none of which waits for another's request.
+    """
+
+    def __init__(
+        self, project: str, client: Any, max_age: timedelta, *, ask_every: timedelta, only: str | None = None
+    ) -> None:
+        self._project, self._client, self._max_age, self._ask_every = project, client, max_age, ask_every
+        self._only = only
+        self._lock = threading.Lock()
+        self._asked_at: datetime | None = None
+        self._found: dict[str, Frontier] = {}
+        self._other = Frontier(None, None, "Cloud Monitoring was not asked yet", "not asked")
+
+    def newest(self, subscription: str, now: datetime) -> Frontier:
+        """Of the last answer; of a new one, where it is time for that and nobody else is asking."""
+        if self._lock.acquire(blocking=False):
+            try:
+                if self._asked_at is None or now - self._asked_at >= self._ask_every:
+                    self._asked_at = now
+                    self._ask(now)
+            finally:
+                self._lock.release()
+        return self._found.get(subscription, self._other)
+
+    def _ask(self, now: datetime) -> None:
         from google.api_core.exceptions import GoogleAPICallError, RetryError
 
         try:
-            points = [point for series in self._series(now) for point in series.points]
+            points: dict[str, list[Any]] = {}
+            for series in self._series(now):
+                points.setdefault(series.resource.labels["subscription_id"], []).extend(series.points)
+            found = {name: _frontier_of(each) for name, each in points.items() if each}
+            text = "Cloud Monitoring has no sample of the subscription's oldest message"
+            self._found, self._other = found, Frontier(None, None, text, "no sample")
         except (GoogleAPICallError, RetryError) as refused:
             name = type(refused).__name__
-            return Frontier(None, None, f"Cloud Monitoring answered {name}: {refused}", name)
-        if not points:
-            text = "Cloud Monitoring has no sample of the subscription's oldest message"
-            return Frontier(None, None, text, "no sample")
-        newest = max(points, key=lambda point: _instant(point.interval.end_time))
-        sampled_at = _instant(newest.interval.end_time)
-        age = timedelta(seconds=newest.value.int64_value)
-        return Frontier(
-            sampled_at - age - _ROUNDED_DOWN, sampled_at, f"the oldest message was {duration_text(age)} old"
-        )
+            self._found, self._other = {}, Frontier(None, None, f"Cloud Monitoring answered {name}: {refused}", name)
 
     def _series(self, now: datetime) -> Iterable[Any]:
+        one = f' AND resource.labels.subscription_id = "{self._only}"' if self._only else ""
         request = {
             "name": f"projects/{self._project}",
-            "filter": f'metric.type = "{UNACKED_AGE}" AND resource.labels.subscription_id = "{self._subscription}"',
+            "filter": f'metric.type = "{UNACKED_AGE}"{one}',
             "interval": {"start_time": now - 2 * self._max_age, "end_time": now},
             "view": "FULL",
         }
         answer: Iterable[Any] = self._client.list_time_series(request=request, timeout=10.0)
         return answer
+
+
+def _frontier_of(points: Iterable[Any]) -> Frontier:
+    newest = max(points, key=lambda point: _instant(point.interval.end_time))
+    sampled_at = _instant(newest.interval.end_time)
+    age = timedelta(seconds=newest.value.int64_value)
+    text = f"the oldest message was {duration_text(age)} old"
+    return Frontier(sampled_at - age - _ROUNDED_DOWN, sampled_at, text)
+
+
+def project_samples(subscription: str, max_age: timedelta, ask_every: timedelta) -> ProjectSamples:
+    """This process's, for all topics whose subscriptions are in the project."""
+    return _project_samples(subscription.split("/")[1], os.environ.get(EMULATOR), max_age, ask_every)
+
+
+@lru_cache(maxsize=64)
+def _project_samples(project: str, emulator: str | None, max_age: timedelta, ask_every: timedelta) -> ProjectSamples:
+    return ProjectSamples(project, monitoring_client(), max_age, ask_every=ask_every)
 
 
 def monitoring_client() -> Any:

@@ -11,11 +11,11 @@ from lakehouse import failpoints, hours
 from lakehouse.clock import Clock
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest.batch import BatchPlan, Request
-from lakehouse.ingest.closing import Awaits
-from lakehouse.progress import watermark
+from lakehouse.ingest.closing import Awaits, Held
+from lakehouse.progress import Frontier, watermark
 from lakehouse.store import bronze_log, records
 from lakehouse.store.ledger import History, Ledger
-from lakehouse.store.records import Closed, CloseRequested, Failed, Recovered, Started, State, Stopped
+from lakehouse.store.records import Closed, CloseRequested, Condition, Failed, Recovered, Started, State, Stopped
 from lakehouse.store.tables import TopicTables
 
 log = logging.getLogger(__name__)
@@ -28,6 +28,9 @@ class Journal:
         self._tables, self._run, self._clock = tables, run, clock
         self._ledger: Ledger | None = None
         self._held: tuple[str, str, str] | None = None
+        self.former_application: str | None = None
+        """That had the topic before this run took it over, and may have it still."""
+        self._asked: tuple[History, Request | None] | None = None
 
     @property
     def ledger(self) -> Ledger:
@@ -39,11 +42,14 @@ class Journal:
 
     def take_over(self) -> bool:
         """Record that this run has the topic from now on; whether it is the first one ever."""
-        is_first = self.ledger.history().last(State.STARTED) is None
+        history = self.ledger.history()
+        before, newest = history.last(State.STARTED), history.newest(State.STARTED, State.STOPPED)
+        if before is not None and newest is before:
+            self.former_application = before.of(Started).application
         settings, host = self._tables.settings, socket.gethostname()
         application = settings.application or None
         self.ledger.record(Started(run=self._run, host=host, release=settings.release, application=application))
-        return is_first
+        return before is None
 
     def check_newest(self) -> None:
         """StaleDriverError when a newer run has taken the topic over."""
@@ -60,11 +66,10 @@ class Journal:
 
     def request(self) -> Request | None:
         """The request for closes that reaches furthest, of those that `check_newest` has read."""
-        entry = self.ledger.known_history().requested_close()
-        if entry is None or entry.hour is None:
-            return None
-        details = entry.of(CloseRequested)
-        return Request(entry.hour, details.by, details.reason)
+        history = self.ledger.known_history()
+        if self._asked is None or self._asked[0] is not history:
+            self._asked = history, _request_in(history)
+        return self._asked[1]
 
     def record_closes(self, closed: list[dict[str, Any]], version: int) -> None:
         """The hours that the bronze commit of that version closed, as it says itself (`metadata_of`)."""
@@ -89,17 +94,17 @@ class Journal:
         self.ledger.record(Closed.from_json({**details, "bronze_version": version}), hour, unless=is_known)
         failpoints.reach("ingest.close_recorded")
 
+    def is_news(self, plan: BatchPlan) -> bool:
+        """Whether `record_held` would record something."""
+        return plan.held is not None and _held_key(plan, plan.held) != self._held
+
     def record_held(self, plan: BatchPlan) -> None:
         """When the oldest open hour changes, or what it waits for first, or what is known of the frontier."""
         held, frontier = plan.held, plan.signals.frontier
-        if held is None:
+        if held is None or not self.is_news(plan):
             return
-        waits = [reason for reason, awaits in zip(held.reasons, held.awaits, strict=True) if awaits is Awaits.FRONTIER]
-        problem = (frontier.problem or "unknown") if frontier.at is None else None
-        key = held.hour, held.reasons[0].condition, (problem or "behind") if waits else ""
-        if key == self._held:
-            return
-        self._held = key
+        self._held = _held_key(plan, held)
+        waits, problem = _waits_for_frontier(held), _problem(frontier)
         now_open = plan.state.hours.get(held.hour)
         self.ledger.record(
             records.Held(
@@ -150,6 +155,28 @@ class Journal:
                 self.ledger.record(failed, unless=is_known)
         except Exception as unwritable:  # the failure itself is what matters, and is raised by the caller
             log.warning("ingest: topic=%s not_recorded=failed error=%s", self._tables.topic.name, unwritable)
+
+
+def _request_in(history: History) -> Request | None:
+    entry = history.requested_close()
+    if entry is None or entry.hour is None:
+        return None
+    details = entry.of(CloseRequested)
+    return Request(entry.hour, details.by, details.reason)
+
+
+def _waits_for_frontier(held: Held) -> list[Condition]:
+    return [reason for reason, awaits in zip(held.reasons, held.awaits, strict=True) if awaits is Awaits.FRONTIER]
+
+
+def _problem(frontier: Frontier) -> str | None:
+    return (frontier.problem or "unknown") if frontier.at is None else None
+
+
+def _held_key(plan: BatchPlan, held: Held) -> tuple[str, str, str]:
+    """The hour, what it waits for first, and what is known of the frontier where it waits for that."""
+    waits = (_problem(plan.signals.frontier) or "behind") if _waits_for_frontier(held) else ""
+    return held.hour, held.reasons[0].condition, waits
 
 
 def _run_text(run: str, application: str | None) -> str:

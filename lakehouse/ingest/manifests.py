@@ -3,41 +3,64 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from datetime import datetime, timedelta
 
 from lakehouse import failpoints
 from lakehouse.ingest.facts import Fact, segments_of, with_files
+from lakehouse.landing.facts import rows_of
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
-from lakehouse.landing.source import facts as facts_of
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import Bronze, Segment
 from lakehouse.store.files import Storage
 
 SWEEP_EVERY = 20
-"""Batches between two looks at the manifests."""
+"""Batches that commit between two looks at the manifests."""
+IDLE_SWEEP = timedelta(hours=1)
+"""The same for a topic to which nothing comes: what an attempt that was thought dead leaves there waits no longer."""
 
 
 class Manifests:
-    """A topic's manifests, as one run of ingest sees to them: at every `sweep_every`th batch, the first included."""
+    """A topic's manifests, as one run of ingest sees to them: at its first batch, and then every `sweep_every`th."""
 
     def __init__(self, storage: Storage, sweep_every: int = SWEEP_EVERY) -> None:
         self._storage, self._sweep_every = storage, sweep_every
         self._batches = 0
+        self._is_demanded = False
+        self._swept_at: datetime | None = None
         self._settled: set[Segment] = set()
 
-    def adoptable(self, bronze: Bronze, epoch: int, facts: Iterable[Fact]) -> list[Fact]:
+    def last_epoch(self) -> int:
+        """Of the manifests that are there; 0 without any."""
+        return max((epoch for epoch, _ in listed_manifests(self._storage)), default=0)
+
+    def demand_sweep(self) -> None:
+        """With the next batch: something may have been left out, or an hour is about to close."""
+        self._is_demanded = True
+
+    def is_sweep_due(self, now: datetime) -> bool:
+        """Whether the next batch is one that looks."""
+        return self._is_demanded or self._batches % self._sweep_every == 0 or self._is_long_ago(now)
+
+    def adoptable(self, bronze: Bronze, epoch: int, facts: Iterable[Fact], now: datetime) -> list[Fact]:
         """Facts of segments up to `epoch` that some driver made durable and no commit took; none between sweeps."""
-        if self._batches % self._sweep_every != 0:
+        if not self.is_sweep_due(now):
             return []
-        mine = {(fact["epoch"], fact["slot"]) for fact in facts}
+        mine = {(fact["epoch"], fact["slot"]) for fact in with_files(facts)}
         candidates = [key for key in listed_manifests(self._storage) if key not in mine and key[0] <= epoch]
         return self._left_out(bronze, candidates) if candidates else []
 
-    def batch_done(self, bronze: Bronze, epoch: int, facts: Iterable[Fact]) -> None:
+    def batch_done(self, bronze: Bronze, epoch: int, facts: Iterable[Fact], now: datetime) -> None:
         """The log has these facts. From time to time: remove manifests of epochs that Spark cannot plan again."""
         self._settled |= segments_of(facts)
+        is_clearing = self._is_long_ago(now)
+        if self._swept_at is None or self.is_sweep_due(now):
+            self._swept_at, self._is_demanded = now, False
         self._batches += 1
-        if self._batches % self._sweep_every == 0:
+        if is_clearing or self._batches % self._sweep_every == 0:
             self._clear(bronze, epoch)
+
+    def _is_long_ago(self, now: datetime) -> bool:
+        return self._swept_at is not None and now - self._swept_at >= IDLE_SWEEP
 
     def _clear(self, bronze: Bronze, epoch: int) -> None:
         past = {key: stored for key, stored in stored_manifests(self._storage).items() if key[0] < epoch - 1}
@@ -50,7 +73,7 @@ class Manifests:
 
     def _left_out(self, bronze: Bronze, keys: list[tuple[int, int]]) -> list[Fact]:
         manifests = [read_manifest(self._storage, *key) for key in keys]
-        found = [fact for manifest in manifests if manifest for fact in facts_of(manifest).to_pylist()]
+        found = [fact for manifest in manifests if manifest for fact in rows_of(manifest)]
         unsettled = [fact for fact in with_files(found) if not segments_of([fact]) <= self._settled]
         if not unsettled:
             return []

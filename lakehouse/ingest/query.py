@@ -1,173 +1,150 @@
-"""Ingest's Structured Streaming query: Spark plans and pulls the epochs of a topic; each batch goes to its claim."""
+"""Ingest's Structured Streaming query: all topics of an application, each committed apart from the others."""
 
 from __future__ import annotations
 
+import atexit
+import logging
+import shutil
+import tempfile
 import threading
 import time
-from collections.abc import Callable, Sequence
-from datetime import timedelta
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass, replace
+from datetime import datetime, timedelta
+from functools import partial
+from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql.streaming.query import StreamingQuery
 
 from lakehouse import failpoints
 from lakehouse.clock import Clock, now
-from lakehouse.config import Config
-from lakehouse.errors import StaleDriverError
-from lakehouse.hours import Hour
-from lakehouse.ingest.batch import Batch
-from lakehouse.ingest.checkpoint import set_aside_if_damaged
-from lakehouse.ingest.claim import ClaimedTopic, claim
+from lakehouse.config import Settings
+from lakehouse.crews import Crew
+from lakehouse.durations import duration_text
+from lakehouse.errors import LakehouseError, SlowStoreError, from_trace, in_one_line
+from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
 from lakehouse.ingest.facts import Fact
-from lakehouse.ingest.frontier import FrontierSource
-from lakehouse.ingest.journal import Journal
-from lakehouse.ingest.manifests import SWEEP_EVERY
-from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
+from lakehouse.ingest.failures import own_error
+from lakehouse.ingest.parking import USUAL, Pace, Parking
+from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.plan import Plan
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
-from lakehouse.store.heartbeats import Pulse, TopicState
-from lakehouse.store.tables import TopicTables
-from lakehouse.topics import Topic
+from lakehouse.store.applications import application_folder
+from lakehouse.store.notes import Notes
 
+log = logging.getLogger(__name__)
+
+SIDE_BY_SIDE = 8
+"""Topics that commit at the same time."""
+LEAST_PATIENCE = timedelta(seconds=5)
+"""For a topic's commit; longer where the trigger is: it holds up no other within one."""
+SEGMENT_PATIENCE = timedelta(seconds=20)
+"""For a segment to become durable once it is pulled."""
+SLOW_PATIENCE = timedelta(seconds=2)
+"""For the segment of a topic whose store has not answered before."""
+NOTES_PATIENCE = timedelta(seconds=1)
+SUSPECT_FOR = timedelta(minutes=10)
+"""How long topics are pulled apart, and decoded with care, after a task died: what killed it has to come again."""
 _POLL_SECONDS = 0.02
 _SETTLED_SECONDS = 2.0
 """How long Spark may take to log a batch that is done, before its query is stopped all the same."""
 
 
-class TopicIngest:
-    """One topic's ingest run. Batches come one at a time, from the query's thread.
+@dataclass(frozen=True)
+class Outcome:
+    """What a topic's batch failed of, if it did, and how long its commit took."""
 
-    `on_closed` gets the hours that a batch closed, oldest first, once the ledger has them.
+    error: LakehouseError | None
+    seconds: float
+
+
+class IngestQuery:
+    """The claimed topics of one application, from epoch to epoch. One that fails is left out for a while.
+
+    `commits` does the topics' work, at most so many side by side; one of size 0 does it in the batch's own thread.
     """
 
     def __init__(
         self,
-        topic: Topic,
-        config: Config,
+        ingests: Iterable[TopicIngest],
+        settings: Settings,
         *,
-        run: str,
         clock: Clock = now,
-        frontier: FrontierSource | None = None,
-        sweep_every: int = SWEEP_EVERY,
-        on_closed: Callable[[Sequence[Hour]], None] = lambda closed: None,
+        commits: Crew[str, Outcome] | None = None,
+        pace: Pace = USUAL,
+        plan_path: Path | None = None,
     ) -> None:
-        self._on_closed = on_closed
-        self.topic, self._config, self._run, self._clock = topic, config, run, clock
-        self._frontier, self._sweep_every = frontier, sweep_every
-        self._tables = TopicTables(topic, config.settings)
-        self._journal = Journal(self._tables, run, clock)
-        self._claimed: ClaimedTopic | None = None
-        self._ack_deadline: timedelta | None = None
-        self._has_failed = False
-        self._stopping = threading.Event()
-        self._batch_under_way = threading.Lock()
+        self._settings, self._clock = settings, clock
+        self._all = [ingest.topic for ingest in ingests]
+        self.parking = Parking(pace)
+        self.topics: dict[str, TopicIngest] = {}
         self.failure: BaseException | None = None
-        self.last_batch: Batch | None = None
-        self.pulse = Pulse(subscription=topic.subscription, state="starting", since=clock())
-        """How the topic is; a new value with each change, so that another thread may read it."""
+        self.batches = 0
+        self._commits: Crew[str, Outcome] = commits or Crew(SIDE_BY_SIDE, "commit")
+        self._looks: Crew[str, set[str]] = Crew(1 if commits is None else 0, "notes")
+        self._notes = Notes(settings) if settings.application else None
+        self._plan_path = plan_path or _scratch_path()
+        self._after = 0
+        self._suspect_until = 0.0
+        self._apart: dict[str, float] = {}
+        self._stopping = threading.Event()
+        self._under_way = threading.Lock()
 
     @property
-    def name(self) -> str:
-        return self.topic.name
+    def plan_path(self) -> Path:
+        """The file by which Spark's planner knows what to plan."""
+        return self._plan_path
 
-    def ack_deadline(self) -> timedelta:
-        """The subscription's; SourceError when it cannot be read, before anything of the topic is touched."""
-        reader = SubscriptionReader(
-            self.topic.subscription,
-            answers=self._config.settings.ingest.answers,
-            pauses=Pauses(patience=timedelta(seconds=5)),
-        )
-        try:
-            return reader.ack_deadline()
-        finally:
-            reader.close()
+    def add(self, ingest: TopicIngest) -> None:
+        """A claimed topic: from the next epoch on it is polled."""
+        with self._under_way:
+            self.topics[ingest.name] = ingest
+            self.parking.recover(ingest.name)
+            self._write_plan()
 
-    def open_topic(self, ack_deadline: timedelta) -> None:
-        """Claim the topic, see `claim`."""
-        self._ack_deadline = ack_deadline
-        self._claimed = claim(
-            self.topic,
-            self._config,
-            run=self._run,
-            ack_deadline=ack_deadline,
-            clock=self._clock,
-            frontier=self._frontier,
-            sweep_every=self._sweep_every,
-        )
+    # --- Spark -----------------------------------------------------------------------------------------------------
 
     def start(self, spark: SparkSession) -> StreamingQuery:
-        """Start the query, on a topic that is claimed first where that was not done."""
-        if self._claimed is None:
-            self.open_topic(self.ack_deadline())
-        set_aside_if_damaged(self._tables.raw.files(), self.topic.name, self._clock())
+        """Start the query over all topics that there are or may come."""
+        self.failure = None
+        self._write_plan()
+        place = application_folder(self._settings)
+        set_aside_if_damaged(place.files(), self._settings.application, self._clock())
         spark.dataSource.register(PubSubSource)
-        spark.sparkContext.setLocalProperty("spark.scheduler.pool", self.topic.name)
-        facts = spark.readStream.format(FORMAT).options(**self._source_options()).load()
-        trigger_ms = int(self._config.settings.ingest.trigger.total_seconds() * 1000)
+        spark.sparkContext.setLocalProperty("spark.scheduler.pool", "ingest")
+        trigger_ms = int(self._settings.ingest.trigger.total_seconds() * 1000)
         return (
-            facts.withWatermark("max_event_time", f"{int(self.topic.lateness.total_seconds())} seconds")
-            .writeStream.queryName(f"ingest {self.topic.name}")
+            spark.readStream.format(FORMAT)
+            .options(**self.source_options())
+            .load()
+            .writeStream.queryName(f"ingest {self._settings.application}")
             .foreachBatch(self.on_batch)
-            .option("checkpointLocation", self._tables.checkpoint)
+            .option("checkpointLocation", place.below(FOLDER).uri)
             .trigger(processingTime=f"{trigger_ms} milliseconds")
             .start()
         )
 
-    def start_again(self, spark: SparkSession) -> StreamingQuery:
-        """Start the query after a failure; StaleDriverError when a newer run has taken the topic meanwhile."""
-        if self._claimed is not None:
-            deadline = self.ack_deadline()
-            self._claimed.check_newest()
-            self._claimed.update()
-            self._ack_deadline = deadline
-            self._claimed.watch_frontier(deadline, self._clock() + deadline)
-        self.failure = self.last_batch = None
-        self.pulse = self.pulse.after_change("starting", self._clock())
-        return self.start(spark)
-
-    def commit_facts(self, facts: Sequence[Fact]) -> Batch:
-        """Commit one epoch's facts, see `ClaimedTopic.commit`; the topic must be claimed."""
-        if self._claimed is None:
-            raise ValueError(f"topic {self.name} is not claimed")
-        self.last_batch = self._claimed.commit(facts)
-        self.pulse = self.pulse.after_trigger(self._clock(), self.last_batch.epoch, self.last_batch.frontier)
-        if self._has_failed:
-            self._journal.record_recovery()
-            self._has_failed = False
-        if self.last_batch.closed:
-            self._on_closed([closed.hour for closed in self.last_batch.closed])
-        return self.last_batch
+    def source_options(self) -> dict[str, str]:
+        """With all topics, also those that are not claimed yet."""
+        settings = self._settings
+        return source_options(self._all, settings.raw_root, settings.ingest, settings.storage_options, self._plan_path)
 
     def on_batch(self, frame: DataFrame, batch_id: int) -> None:
-        """One micro-batch: its facts are committed, unless the query is being drained."""
-        with self._batch_under_way:
+        """One micro-batch: what it brought is committed, unless the query is being drained."""
+        with self._under_way:
             # An epoch of a drained query pulls nothing; what was pulled for it before is adopted by the next run.
             if self._stopping.is_set():
                 return
             try:
                 failpoints.reach("ingest.offsets_logged")
-                # Two drivers on one checkpoint can log one epoch under two numbers; the second is then of nothing.
-                if facts := frame.toArrow().to_pylist():
-                    self.commit_facts(facts)
+                self._commit(frame.toArrow().to_pylist())
                 failpoints.reach("ingest.batch_done")
             except BaseException as failure:
                 self.failure = failure
                 raise
-
-    def record_failure(self, error: BaseException, tried_again_in: timedelta | None = None) -> None:
-        """Why the topic's query ended or could not start, see `Journal.record_failure`; None: nobody tries again."""
-        self._has_failed = True
-        at = self._clock()
-        state: TopicState = "parked" if self.last_batch else "failed at start"
-        state = "taken over" if isinstance(error, StaleDriverError) else state
-        next_try_at = None if tried_again_in is None else at + tried_again_in
-        self.pulse = self.pulse.after_failure(state, at, str(error), next_try_at)
-        self._journal.record_failure(error, has_claimed=self._claimed is not None)
-
-    def record_stop(self) -> None:
-        """That nobody runs the topic from here on, see `Journal.record_stop`."""
-        self.pulse = self.pulse.after_change("ended", self._clock())
-        if self._claimed is not None:  # else there may be no lake yet, and this must not make one
-            self._journal.record_stop()
+            self.batches += 1
+            self._write_plan()
 
     def drain(self) -> None:
         """Stop pulling: later batches are empty."""
@@ -179,12 +156,166 @@ class TopicIngest:
         A query stopped in the middle of a Python foreachBatch leaves stack traces and half a batch to repeat.
         """
         self.drain()
-        with self._batch_under_way:
+        with self._under_way:
             settled_at = time.monotonic() + _SETTLED_SECONDS
         while query.isActive and query.status["isTriggerActive"] and time.monotonic() < settled_at:
             time.sleep(_POLL_SECONDS)
         query.stop()
 
-    def _source_options(self) -> dict[str, str]:
-        raw = self._tables.raw
-        return source_options(self.topic, raw.uri, self._config.settings.ingest, raw.options, self._ack_deadline)
+    # --- failures --------------------------------------------------------------------------------------------------
+
+    def suspect(self, names: Collection[str]) -> None:
+        """A task died that had these topics: each is pulled in a task of its own for a while, and decoded with care."""
+        with self._under_way:
+            self._suspect_until = time.monotonic() + SUSPECT_FOR.total_seconds()
+            self._apart |= dict.fromkeys(names, self._suspect_until)
+            self._write_plan()
+
+    def is_polled(self, name: str) -> bool:
+        """Whether the topic is in the plan of the next epoch."""
+        return name in self.plan().topics
+
+    def is_apart(self, name: str) -> bool:
+        """Whether a task has died lately that had the topic."""
+        return name in self._apart
+
+    def park(self, name: str, error: LakehouseError) -> None:
+        """Leave the topic out for a while, for what it did elsewhere than in its batch."""
+        with self._under_way:
+            if name not in self._commits.busy:
+                self._begin(name, [], error)
+                self._take_results()
+                self._write_plan()
+
+    def record_stops(self) -> None:
+        """That nobody runs these topics from here on; nothing of one whose store does not answer."""
+        for name, ingest in self.topics.items():
+            if name not in self._commits.busy and name not in self.parking.parked:
+                ingest.record_stop()
+
+    # --- a batch ---------------------------------------------------------------------------------------------------
+
+    def _commit(self, facts: Sequence[Fact]) -> None:
+        """Every topic's facts; those that need the store, side by side."""
+        by_topic: dict[str, list[Fact]] = {}
+        for fact in facts:
+            by_topic.setdefault(fact["topic"], []).append(fact)
+        if any(fact["attempt"] for fact in facts):
+            self._suspect_until = time.monotonic() + SUSPECT_FOR.total_seconds()
+        for name in self._noted():
+            self.topics[name].remind()
+        for name, brought in by_topic.items():
+            if name in self.topics and name not in self._commits.busy:
+                self._attend(name, brought)
+        self._take_results()
+
+    def _attend(self, name: str, facts: Sequence[Fact]) -> None:
+        error = next((from_trace(fact["error"]) for fact in facts if fact["error"]), None)
+        if error is not None and self.parking.passes(name, error, time.monotonic()):
+            error = None
+        try:
+            is_done = self.topics[name].look(facts)
+        except BaseException as raised:
+            facts, error, is_done = [], own_error(name, raised), False
+        if not is_done or error is not None:
+            self._begin(name, facts, error)
+        elif not any(fact["error"] for fact in facts):
+            self.parking.recover(name)
+
+    def _begin(self, name: str, facts: Sequence[Fact], error: LakehouseError | None) -> None:
+        self._commits.begin(name, partial(self._outcome, self.topics[name], facts, error))
+
+    def _outcome(self, ingest: TopicIngest, facts: Sequence[Fact], error: LakehouseError | None) -> Outcome:
+        """Commit what there is, and record why the topic cannot go on, if it cannot. Raises what concerns all."""
+        began = time.monotonic()
+        try:
+            if facts:
+                ingest.commit_facts(facts)
+        except BaseException as raised:
+            error = own_error(ingest.name, raised)
+        if error is not None:
+            ingest.record_failure(error, self.parking.next_pause(ingest.name, error))
+        return Outcome(error, time.monotonic() - began)
+
+    def _take_results(self) -> None:
+        """Of the commits that end in time; who takes longer is left out, and its commit goes on."""
+        patience = max(self._settings.ingest.trigger, LEAST_PATIENCE)
+        slow = [name for name in self._commits.busy if self.parking.is_slow(name)]
+        for name, outcome in self._commits.results(patience.total_seconds(), slow):
+            if outcome.error is not None:
+                self._park(name, outcome.error)
+            elif outcome.seconds < patience.total_seconds():
+                self.parking.recover(name)
+        for name in self._commits.busy:
+            if not self.parking.is_slow(name):
+                error = _slow_commit(self.topics[name], patience)
+                self.topics[name].note_failure(error, self.parking.next_pause(name, error))
+                self._park(name, error)
+
+    def _park(self, name: str, error: LakehouseError) -> None:
+        pause = self.parking.next_pause(name, error)
+        self.topics[name].remind()
+        if self.parking.park(name, error, time.monotonic()):
+            then = f"tried again in {duration_text(pause)}" if pause is not None else "left to the newer run"
+            log.error("ingest: topic=%s state=parked next=%s error=%s", name, then, error)
+
+    def _noted(self) -> set[str]:
+        """Topics of which somebody has left a note since the last batch, as far as the store says it in time."""
+        if self._notes is None:
+            return set()
+        if "notes" not in self._looks.busy:
+            self._looks.begin("notes", partial(_topics_noted, self._notes, self._clock()))
+        noted = dict(self._looks.results(NOTES_PATIENCE.total_seconds())).get("notes", set())
+        return {name for name in noted if name in self.topics and name not in self._commits.busy}
+
+    # --- the next epoch --------------------------------------------------------------------------------------------
+
+    def _write_plan(self) -> None:
+        self.plan().write(self._plan_path)
+
+    def plan(self) -> Plan:
+        """What the next epoch is to be."""
+        at, busy = time.monotonic(), self._commits.busy
+        self._apart = {name: until for name, until in self._apart.items() if at < until}
+        topics = {}
+        for name, ingest in self.topics.items():
+            if name not in busy and not self.parking.is_out(name, at):
+                patience = SLOW_PATIENCE if self.parking.is_slow(name) else None
+                if patience is None and len(self.topics) > 1:
+                    patience = self._settings.ingest.max_pull + SEGMENT_PATIENCE
+                try:
+                    planned = ingest.plan()
+                except BaseException as raised:
+                    self._park(name, own_error(name, raised))
+                    continue
+                topics[name] = replace(
+                    planned,
+                    is_apart=name in self._apart or self.parking.is_slow(name),
+                    patience_seconds=patience.total_seconds() if patience is not None else None,
+                )
+        self._after = max([self._after, *(planned.after for planned in topics.values())])
+        return Plan(topics, self._after, at < self._suspect_until)
+
+
+def _scratch_path() -> Path:
+    """In a folder that goes when this process ends."""
+    folder = Path(tempfile.mkdtemp(prefix="lakehouse-"))
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return folder / "plan.json"
+
+
+def _topics_noted(notes: Notes, at: datetime) -> set[str]:
+    try:
+        return notes.topics(at)
+    except Exception as refused:  # a ledger is read with the topic's next commit, too
+        log.warning("ingest: notes=unread error=%s", in_one_line(refused))
+        return set()
+
+
+def _slow_commit(ingest: TopicIngest, patience: timedelta) -> SlowStoreError:
+    return SlowStoreError(
+        f"topic {ingest.name}",
+        found=f"a commit that takes longer than {duration_text(patience)}",
+        expected="a store that answers",
+        next_step="It goes on by itself, and nothing is lost; see how long requests to that store take.",
+    )

@@ -1,153 +1,222 @@
-"""The queries of an application's topics, side by side: one that fails is tried again, and holds up no other."""
+"""An application's ingest from start to end: a topic that fails is tried again, and holds up no other."""
 
 from __future__ import annotations
 
+import json
 import logging
-import os
+import re
 import threading
 import time
-from collections import Counter, deque
-from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from datetime import timedelta
+from functools import partial
+from typing import TypeVar
 
 from pyspark.sql.streaming.query import StreamingQuery
 
+from lakehouse.crews import Crew
 from lakehouse.durations import duration_text
-from lakehouse.errors import LakehouseError, StaleDriverError, from_trace, unexpected
-from lakehouse.ingest.query import TopicIngest
+from lakehouse.errors import LakehouseError, SlowStoreError, UnexpectedError, from_trace
+from lakehouse.ingest.failures import own_error
+from lakehouse.ingest.parking import USUAL, Pace, Parking
+from lakehouse.ingest.query import IngestQuery
+from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.source import bundles_file
 from lakehouse.spark.shutdown import concerns_all
 
 log = logging.getLogger(__name__)
 
+OPENERS = 8
+"""Topics that are opened at the same time."""
+OPENED_WITHIN = timedelta(seconds=30)
+"""At the start of a run: who takes longer comes later."""
 _MOST_STARTS = 5
+"""Of a query that dies again and again without a batch in between."""
+_TASK = re.compile(r"Task (\d+) in stage")
+_LATE_PLANNER = "Python worker failed to connect back"
+_DEATHS = ("Python worker exited unexpectedly", "ExecutorLostFailure")
+
+Start = Callable[[], StreamingQuery]
+Check = Callable[[TopicIngest], None]
+Result = TypeVar("Result")
 
 
-@dataclass(frozen=True)
-class Pace:
-    """How long to wait: `poll_seconds` between two looks at the queries; between two tries of a topic that fails
-    `first_pause`, then twice as long each time, at most `longest_pause`, until one of its batches succeeds."""
+class Supervisor:
+    """The life of an application's ingest. Each topic is opened (`check`, then its subscription, then the claim), and
+    opened again with growing pauses where that fails; the query over all of them is started again when it dies."""
 
-    poll_seconds: float = 0.1
-    first_pause: timedelta = timedelta(seconds=5)
-    longest_pause: timedelta = timedelta(minutes=5)
+    def __init__(
+        self,
+        query: IngestQuery,
+        ingests: Iterable[TopicIngest],
+        start: Start,
+        *,
+        check: Check = lambda ingest: None,
+        pace: Pace = USUAL,
+    ) -> None:
+        self._query, self._start, self._check, self._pace = query, start, check, pace
+        self._ingests = {ingest.name: ingest for ingest in ingests}
+        self._openers: Crew[str, timedelta | LakehouseError | None] = Crew(OPENERS, "open")
+        self._unopened = Parking(pace)
+        self._streaming: StreamingQuery | None = None
+        self._fatal: BaseException | None = None
+        self._starts = self._batches = 0
 
+    @property
+    def failures(self) -> dict[str, LakehouseError]:
+        """Why topics cannot be opened, by their names."""
+        return {name: parked.error for name, parked in self._unopened.parked.items()}
 
-USUAL = Pace()
-Start = Callable[[TopicIngest], StreamingQuery]
+    def open(self) -> None:
+        """Claim the topics that can be; each that can is part of the query from then on.
 
+        Whether each can be read, and passes `check`, is found before the first is claimed, so that a run that can read
+        nothing claims nothing.
+        """
+        deadlines = dict(self._side_by_side(self._ingests, self._ack_deadline))
+        for name, _ in self._side_by_side(deadlines, lambda name: self._ingests[name].open_topic(deadlines[name])):
+            self._query.add(self._ingests[name])
 
-def open_topics(
-    ingests: Iterable[TopicIngest], check: Callable[[TopicIngest], None] = lambda ingest: None
-) -> tuple[list[TopicIngest], dict[TopicIngest, LakehouseError]]:
-    """Those that are claimed and can start, and why the others are not; none holds up another.
+    def run(self, stop: threading.Event, *, until_drained: bool = False) -> None:
+        """Run the query until `stop` is set or, `until_drained`, until all topics are finished; ends it between two
+        triggers.
 
-    Whether each can be read, and passes `check`, is found before the first is claimed, so that a run that can read
-    nothing claims nothing.
-    """
-    deadlines: dict[TopicIngest, timedelta] = {}
-    failures: dict[TopicIngest, LakehouseError] = {}
-    for ingest in ingests:
+        When every topic fails, or something happens that concerns all (`concerns_all`), all is over. Raises what ended
+        the run, or what a topic still fails of.
+        """
+        if until_drained:
+            self._query.parking.is_final = True
+        if self._query.topics:
+            self._streaming = self._start()
+        while self._is_any_well() and self._fatal is None and not stop.wait(self._pace.poll_seconds):
+            self._look_at_query()
+            if until_drained and all(map(_is_done, self._well())):
+                break
+            if not until_drained:
+                self._open_again()
+        self._end()
+        self._raise(until_drained)
+
+    def _raise(self, until_drained: bool) -> None:
+        failing = [parked.error for parking in self._parkings for parked in parking.parked.values()]
+        topics = self._query.topics.values()
+        blocked = [ingest.last_batch.blocked for ingest in topics if until_drained and ingest.last_batch]
+        for error in (self._fatal, *failing, *blocked):
+            if error is not None:
+                raise error
+
+    # --- topics ----------------------------------------------------------------------------------------------------
+
+    @property
+    def _parkings(self) -> tuple[Parking, Parking]:
+        return self._query.parking, self._unopened
+
+    def _well(self) -> list[TopicIngest]:
+        """Those of the query that do not fail; a store that is slow is no reason to give a topic up."""
+        return [ingest for name, ingest in self._query.topics.items() if not self._query.parking.is_failing(name)]
+
+    def _is_any_well(self) -> bool:
+        return bool(self._well())
+
+    def _ack_deadline(self, name: str) -> timedelta:
+        self._check(self._ingests[name])
+        return self._ingests[name].ack_deadline()
+
+    def _open_one(self, name: str) -> None:
+        self._ingests[name].open_topic(self._ack_deadline(name))
+
+    def _side_by_side(self, names: Iterable[str], work: Callable[[str], Result]) -> Iterator[tuple[str, Result]]:
+        """What the work gives for each topic; those of which it fails, or does not end in time, are parked."""
+        for name in names:
+            self._openers.begin(name, partial(self._attempt, name, work))  # type: ignore[arg-type]
+        for name, found in self._openers.results(OPENED_WITHIN.total_seconds()):
+            if isinstance(found, LakehouseError):
+                self._park(name, found)
+            else:
+                yield name, found  # type: ignore[misc]
+        for name in self._openers.busy:
+            self._park(name, _slow_start(name), is_recorded=False)
+
+    @staticmethod
+    def _attempt(name: str, work: Callable[[str], Result]) -> Result | LakehouseError:
         try:
-            check(ingest)
-            deadlines[ingest] = ingest.ack_deadline()
+            return work(name)
         except BaseException as error:
-            failures[ingest] = _own(ingest, error)
-    for ingest, deadline in deadlines.items():
-        try:
-            ingest.open_topic(deadline)
-        except BaseException as error:
-            failures[ingest] = _own(ingest, error)
-    return [ingest for ingest in deadlines if ingest not in failures], failures
+            return own_error(name, error)
 
+    def _park(self, name: str, error: LakehouseError, *, is_recorded: bool = True) -> None:
+        pause, ingest = self._unopened.next_pause(name, error), self._ingests[name]
+        record = ingest.record_failure if is_recorded else ingest.note_failure
+        record(error, pause)
+        if self._unopened.park(name, error, time.monotonic()) and self._query.topics:
+            then = f"tried again in {duration_text(pause)}" if pause is not None else "left to the newer run"
+            log.error("ingest: topic=%s state=parked next=%s error=%s", name, then, error)
 
-def _own(ingest: TopicIngest, error: BaseException) -> LakehouseError:
-    """The topic's own failure, in our words and with its trace in the log; raises what concerns all topics."""
-    if concerns_all(error):
-        raise error
-    if not isinstance(error, LakehouseError):
-        log.error("ingest: topic=%s error=unexpected %s", ingest.name, type(error).__name__, exc_info=error)
-    return unexpected(f"ingest of {ingest.name}", error)
+    def _open_again(self) -> None:
+        """Topics that could not be opened, when their pause is over; no look waits for any of them."""
+        now, parked = time.monotonic(), list(self._unopened.parked)
+        for name in parked:
+            if name not in self._openers.busy and not self._unopened.is_out(name, now):
+                self._openers.begin(name, partial(self._attempt, name, self._open_one))
+        for name, found in self._openers.results(0.0) if self._openers.busy else ():
+            if isinstance(found, LakehouseError):
+                self._park(name, found)
+            elif self._ingests[name].is_claimed:
+                self._unopened.recover(name)
+                self._query.add(self._ingests[name])
 
+    # --- the query -------------------------------------------------------------------------------------------------
 
-def start_queries(
-    ingests: Iterable[TopicIngest],
-    start: Start,
-    failures: dict[TopicIngest, LakehouseError] | None = None,
-    *,
-    pace: Pace = USUAL,
-) -> dict[TopicIngest, StreamingQuery]:
-    """Their queries, all of them up; no more are starting at a time than there are cores.
+    def _look_at_query(self) -> None:
+        """Start it again when it has died."""
+        query = self._streaming
+        if query is None or query.isActive:
+            return
+        cause = _cause(self._query, query)
+        self._starts = self._starts + 1 if self._query.batches == self._batches else 1
+        self._batches = self._query.batches
+        if concerns_all(cause) or self._starts >= _MOST_STARTS:
+            self._fatal = cause
+            return
+        text = str(query.exception() or "")
+        log.warning("ingest: starts=%d error=the query died: %s", self._starts, str(cause).partition("\n")[0][:300])
+        if any(sign in text for sign in _DEATHS):
+            self._blame(text)
+        self._check_newest()
+        if self._is_any_well():
+            self._streaming = self._start()
 
-    Those that cannot be started are put into `failures`; without it, the first of them is raised.
+    def _blame(self, text: str) -> None:
+        """Of the task that died: its topics are pulled apart from now on, and one that kills again is parked."""
+        task = _TASK.search(text)
+        noted = bundles_file(self._query.plan_path)
+        tasks: Sequence[Sequence[str]] = json.loads(noted.read_text()) if noted.exists() else []
+        names = tasks[int(task[1])] if task and int(task[1]) < len(tasks) else list(self._query.topics)
+        was_apart = self._query.is_apart(names[0]) if len(names) == 1 else False
+        self._query.suspect(names)
+        if was_apart:
+            self._query.park(names[0], _deadly(names[0]))
 
-    Spark gives a query's planner, a Python process of its own, ten seconds to come up, and fails the query after them:
-    on a busy machine it is started again.
-    """
-    waiting = deque(ingests)
-    attempts: Counter[TopicIngest] = Counter()
-    queries: dict[TopicIngest, StreamingQuery] = {}
-    while True:
-        late = [ingest for ingest, query in queries.items() if _planner_was_late(query)]
-        again = [ingest for ingest in late if attempts[ingest] < _MOST_STARTS and ingest not in waiting]
-        for ingest in again:
-            log.warning(
-                "ingest: topic=%s starts=%d error=its planner was not up in time", ingest.name, attempts[ingest]
-            )
-        waiting.extend(again)
-        starting = sum(map(_is_starting, queries.values()))
-        if not waiting and not starting:
-            return queries
-        if waiting and starting < (os.cpu_count() or 1):
-            ingest = waiting.popleft()
-            attempts[ingest] += 1
+    def _check_newest(self) -> None:
+        """A query can die of a newer run that has its checkpoint."""
+        for name, ingest in list(self._query.topics.items()):
             try:
-                queries[ingest] = start(ingest)
+                ingest.check_newest()
             except BaseException as error:
-                if failures is None:
-                    raise
-                queries.pop(ingest, None)
-                failures[ingest] = _own(ingest, error)
-        else:
-            time.sleep(pace.poll_seconds)
+                self._query.park(name, own_error(name, error))
 
-
-def _is_starting(query: StreamingQuery) -> bool:
-    return query.isActive and str(query.status["message"]).startswith("Initializing")
-
-
-def _planner_was_late(query: StreamingQuery) -> bool:
-    return not query.isActive and "Python worker failed to connect back" in str(query.exception())
-
-
-def run_until_stopped(
-    queries: Mapping[TopicIngest, StreamingQuery],
-    stop: threading.Event,
-    *,
-    until_drained: bool = False,
-    failures: Mapping[TopicIngest, LakehouseError] | None = None,
-    start_again: Start | None = None,
-    pace: Pace = USUAL,
-) -> None:
-    """Wait for the queries; end them between two triggers when `stop` is set or, `until_drained`, when all are
-    finished.
-
-    A topic fails alone, also those of `failures`, which did not come so far: it is parked, the others go on, and it is
-    tried by `start_again` with growing pauses until it works. When no query is left, or one ends for a cause that
-    concerns all (`concerns_all`), all is over. Raises what ended the run, or what a topic still fails of.
-    """
-    topics = _Topics(queries, failures or {}, pace)
-    while topics.running and topics.fatal is None and not stop.wait(pace.poll_seconds):
-        topics.look()
-        if until_drained and all(map(_is_done, topics.running)):
-            break
-        if start_again is not None and not until_drained and topics.running:
-            topics.try_again(start_again)
-    topics.end()
-    blocked = [ingest.last_batch.blocked for ingest in queries if until_drained and ingest.last_batch]
-    for error in (topics.fatal, *(failing.error for failing in topics.failing.values()), *blocked):
-        if error is not None:
-            raise error
+    def _end(self) -> None:
+        """The query, between two of its triggers; one that dies of it has failed, too."""
+        if self._streaming is not None:
+            if not self._streaming.isActive and self._fatal is None:
+                self._fatal = _cause(self._query, self._streaming)
+            self._query.stop(self._streaming)
+            self._fatal = self._fatal or self._query.failure
+        if self._fatal is None:
+            self._query.record_stops()
+            return
+        for ingest in self._query.topics.values():
+            ingest.record_failure(self._fatal)
 
 
 def _is_done(ingest: TopicIngest) -> bool:
@@ -155,86 +224,30 @@ def _is_done(ingest: TopicIngest) -> bool:
     return batch is not None and (batch.is_finished or batch.blocked is not None)
 
 
-@dataclass(frozen=True)
-class _Failing:
-    """`next_at` is when it is tried again, by the monotonic clock; None for one that must not be."""
-
-    error: LakehouseError
-    next_at: float | None
-
-
-class _Topics:
-    """Which queries run, which topics fail, and what has ended the whole run, if anything."""
-
-    def __init__(
-        self,
-        queries: Mapping[TopicIngest, StreamingQuery],
-        failures: Mapping[TopicIngest, LakehouseError],
-        pace: Pace,
-    ) -> None:
-        self._pace = pace
-        self.running = dict(queries)
-        self.failing: dict[TopicIngest, _Failing] = {}
-        self.fatal: BaseException | None = None
-        self._pauses: dict[TopicIngest, timedelta] = {}
-        for ingest, error in failures.items():
-            self._fail(ingest, error)
-
-    def look(self) -> None:
-        """Which queries have died since."""
-        for ingest, query in list(self.running.items()):
-            if not query.isActive:
-                del self.running[ingest]
-                self._fail(ingest, _cause(ingest, query))
-            elif ingest.last_batch is not None:
-                self._pauses.pop(ingest, None)
-
-    def try_again(self, start_again: Start) -> None:
-        for ingest, failing in list(self.failing.items()):
-            if failing.next_at is not None and time.monotonic() >= failing.next_at:
-                try:
-                    self.running |= start_queries([ingest], start_again, pace=self._pace)
-                    del self.failing[ingest]
-                except BaseException as error:
-                    self._fail(ingest, error)
-
-    def end(self) -> None:
-        """Every query, between two of its triggers; one that dies of it has failed, too."""
-        self.look()
-        ending, self.running = self.running, {}
-        for ingest in ending:
-            ingest.drain()
-        for ingest, query in ending.items():
-            ingest.stop(query)
-        for ingest, query in ending.items():
-            if ingest.failure is not None:
-                self._fail(ingest, _cause(ingest, query))
-            else:
-                ingest.record_stop()
-
-    def _fail(self, ingest: TopicIngest, error: BaseException) -> None:
-        if concerns_all(error):
-            ingest.record_failure(error)
-            self.fatal = self.fatal or error
-            return
-        error = _own(ingest, error)
-        pause = self._pauses.get(ingest, self._pace.first_pause)
-        self._pauses[ingest] = min(2 * pause, self._pace.longest_pause)
-        may_try = not isinstance(error, StaleDriverError)
-        ingest.record_failure(error, pause if may_try else None)
-        before = self.failing.get(ingest)
-        if self.running and (before is None or str(before.error) != str(error)):
-            then = f"tried again in {duration_text(pause)}" if may_try else "left to the newer run"
-            log.error("ingest: topic=%s state=parked next=%s error=%s", ingest.name, then, error)
-        self.failing[ingest] = _Failing(error, time.monotonic() + pause.total_seconds() if may_try else None)
-
-
-def _cause(ingest: TopicIngest, query: StreamingQuery) -> BaseException:
+def _cause(ours: IngestQuery, query: StreamingQuery) -> BaseException:
     """Ours where it is known, also when another process raised it; else what Spark says."""
-    if isinstance(ingest.failure, LakehouseError):
-        return ingest.failure
+    if isinstance(ours.failure, LakehouseError):
+        return ours.failure
     failure = query.exception()
-    for each in (failure, ingest.failure):
-        if each is not None and (ours := from_trace(str(each))):
-            return ours
-    return ingest.failure or failure or RuntimeError("the query ended without saying why")
+    for each in (failure, ours.failure):
+        if each is not None and (known := from_trace(str(each))):
+            return known
+    return ours.failure or failure or RuntimeError("the query ended without saying why")
+
+
+def _deadly(name: str) -> UnexpectedError:
+    return UnexpectedError(
+        f"ingest of {name}",
+        found="a task that died twice while it pulled this topic alone",
+        expected="a task that ends",
+        next_step="The other topics go on; see the executor's log, and give it more memory if that is what it lacks.",
+    )
+
+
+def _slow_start(name: str) -> SlowStoreError:
+    return SlowStoreError(
+        f"topic {name}",
+        found=f"a start that takes longer than {duration_text(OPENED_WITHIN)}",
+        expected="a store and a broker that answer",
+        next_step="It goes on by itself; see how long requests to them take.",
+    )

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import gc
 import logging
+import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
+from typing import Any
 
 import pyarrow as pa
 from pyspark import TaskContext
@@ -20,9 +22,10 @@ from lakehouse.config import Ingest
 from lakehouse.decode.events import decode
 from lakehouse.errors import UnknownOutcomeError
 from lakehouse.landing.brokers.answers import Page
+from lakehouse.landing.brokers.channel import shared_channel
 from lakehouse.landing.brokers.leases import Leases, Refused
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, PendingPull, SubscriptionReader
-from lakehouse.landing.manifests import Manifest, Slot, manifest_path, read_manifest
+from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
 from lakehouse.landing.quarantine import QuarantiningDecoder
 from lakehouse.landing.segments import Decoder, SegmentWriter
 from lakehouse.store.files import Storage
@@ -50,12 +53,60 @@ class Pulled:
     refused: Refused = field(default_factory=Refused)
 
 
+class Budget:
+    """Payload bytes that the slots of one task may hold together. For several threads."""
+
+    def __init__(self, size_bytes: int) -> None:
+        self._left, self._lock = size_bytes, threading.Lock()
+
+    @property
+    def left(self) -> int:
+        return self._left
+
+    def take(self, size_bytes: int) -> None:
+        with self._lock:
+            self._left -= size_bytes
+
+    def give(self, size_bytes: int) -> None:
+        self.take(-size_bytes)
+
+
+@dataclass(frozen=True)
+class Share:
+    """What a slot has of the bundle that it is pulled in.
+
+    `first` is a page that was pulled for it before, which `leases` hold. `looks_first` says that a manifest may be
+    there; without it an attempt finds out when it publishes its own. `keeps_empty` says that a slot of which nothing
+    came has a manifest, too: where nothing adopts what is left out, a replay must not pull again.
+    """
+
+    budget: Budget | None = None
+    reader: SubscriptionReader | None = None
+    first: Page | None = None
+    unanswered_at: datetime | None = None
+    decoder: Decoder | None = None
+    attempt: int | None = None
+    leases: Leases | None = None
+    looks_first: bool = True
+    keeps_empty: bool = True
+
+    def holding(self, leases: Leases) -> Share:
+        return replace(self, leases=leases)
+
+
+ALONE = Share()
+
+
 @dataclass(frozen=True)
 class Puller:
     """How slots are pulled: the connection, the sizes, the decoders, and the clock of manifests. Its defaults are what
-    runs."""
+    runs.
+
+    `channel` gives the channel of the nth subscription of those that a task asks at the same time.
+    """
 
     connect: Callable[..., SubscriptionReader] = SubscriptionReader
+    channel: Callable[[str, int], Any] = shared_channel
     page_messages: int = PAGE_MESSAGES
     decode_bytes: int = _DECODE_BYTES
     decode: Decoder = decode
@@ -63,7 +114,13 @@ class Puller:
     clock: Clock = now
 
     def parts(
-        self, topic: Topic, ingest: Ingest, storage: Storage, slot: Slot, check: Callable[[], None]
+        self,
+        topic: Topic,
+        ingest: Ingest,
+        storage: Storage,
+        slot: Slot,
+        check: Callable[[], None],
+        share: Share = ALONE,
     ) -> Iterator[Pulled]:
         """The slot's parts: each this attempt's, or that of an attempt that was first.
 
@@ -73,16 +130,16 @@ class Puller:
         ends = time.monotonic() + ingest.max_pull.total_seconds()
         part = slot
         while True:
-            manifest = read_manifest(storage, part.epoch, part.slot)
+            manifest = read_manifest(storage, part.epoch, part.slot) if share.looks_first else None
             if manifest is not None:
                 done = Pulled(manifest)
             else:
                 with without_cycle_collector():
-                    done = _Attempt(self, topic, ingest, storage, part, check, ends).part()
+                    done = _Attempt(self, topic, ingest, storage, part, check, ends, share).part()
             yield done
             if not done.manifest.continues:
                 return
-            part = part.next_part()
+            part, share = part.next_part(), replace(share, first=None, leases=None, unanswered_at=None)
 
 
 class _Attempt:
@@ -97,21 +154,23 @@ class _Attempt:
         slot: Slot,
         check: Callable[[], None],
         ends: float,
+        share: Share,
     ) -> None:
         self._puller, self._topic, self._ingest, self._storage = puller, topic, ingest, storage
-        self._slot, self._check, self._ends = slot, check, ends
-        self._number = _attempt_number()
+        self._slot, self._check, self._ends, self._share = slot, check, ends, share
+        self._number = attempt_number() if share.attempt is None else share.attempt
         self._drained_at: datetime | None = None
-        self._unanswered_at: datetime | None = None
+        self._unanswered_at = share.unanswered_at
         self._full = False
         self._has_keys = False
+        self._held_bytes = 0
 
     def part(self) -> Pulled:
-        reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers, clock=self._puller.clock)
+        share, slot = self._share, self._slot
+        reader = share.reader or self._connected()
         try:
-            slot = self._slot
             of = self._topic.name, f"{slot.epoch}-{slot.slot}"
-            leases = Leases(reader, slot.ack_deadline or reader.ack_deadline(), of)
+            leases = share.leases or Leases(reader, slot.ack_deadline or reader.ack_deadline(), of)
             try:
                 return self._pull_result(reader, leases)
             except _TIDIED_AFTER:
@@ -120,11 +179,27 @@ class _Attempt:
             finally:
                 leases.stop()
         finally:
-            reader.close()
+            self._hold_bytes(-self._held_bytes)
+            if share.reader is None:
+                reader.close()
+
+    def _connected(self) -> SubscriptionReader:
+        puller, subscription = self._puller, self._topic.subscription
+        return puller.connect(subscription, answers=self._ingest.answers, clock=puller.clock)
+
+    def _hold_bytes(self, size_bytes: int) -> None:
+        self._held_bytes += size_bytes
+        if self._share.budget is not None:
+            self._share.budget.take(size_bytes)
+
+    def _decoder(self) -> AbstractContextManager[Decoder]:
+        if self._share.decoder is not None:
+            return nullcontext(self._share.decoder)
+        is_suspect = self._slot.is_suspect or self._number > 0
+        return self._puller.quarantine() if is_suspect else nullcontext(self._puller.decode)
 
     def _pull_result(self, reader: SubscriptionReader, leases: Leases) -> Pulled:
-        is_suspect = self._slot.is_suspect or self._number > 0
-        with self._puller.quarantine() if is_suspect else nullcontext(self._puller.decode) as decoder:
+        with self._decoder() as decoder:
             slot = self._slot
             place, clock = (slot.epoch, slot.slot, slot.open_hour), self._puller.clock
             writer = SegmentWriter(self._topic, self._storage, *place, decoder, clock=clock)
@@ -136,16 +211,10 @@ class _Attempt:
             except _TIDIED_AFTER:
                 writer.abandon()
                 raise
+        if not files and not self._share.keeps_empty and not self._slot.part:
+            return Pulled(self._manifest(writer, files))
         failpoints.reach("pull.files_durable")
-        goes_on = self._goes_on()
-        mine = writer.manifest(
-            files,
-            attempt=self._number,
-            dry_at=self._drained_at,
-            full=self._full or (self._has_keys and not goes_on),
-            unanswered_at=self._unanswered_at,
-            continues=goes_on,
-        )
+        mine = self._manifest(writer, files)
         winner = self._manifest_there(mine)
         if winner.attempt_id != mine.attempt_id:
             failpoints.reach("pull.race_lost")
@@ -162,6 +231,17 @@ class _Attempt:
             )
         failpoints.reach("pull.acknowledged")
         return Pulled(winner, refused)
+
+    def _manifest(self, writer: SegmentWriter, files: tuple[SegmentFile, ...]) -> Manifest:
+        goes_on = self._goes_on()
+        return writer.manifest(
+            files,
+            attempt=self._number,
+            dry_at=self._drained_at,
+            full=self._full or (self._has_keys and not goes_on),
+            unanswered_at=self._unanswered_at,
+            continues=goes_on,
+        )
 
     def _goes_on(self) -> bool:
         """Whether what waits behind this part's messages of an ordering key is pulled in another part.
@@ -195,7 +275,8 @@ class _Attempt:
         waiting: list[pa.RecordBatch] = []
         waiting_bytes = 0
         for page in self._pages(reader):
-            leases.hold(page.ack_ids)
+            if page is not self._share.first:
+                leases.hold(page.ack_ids)
             self._has_keys = self._has_keys or page.has_keys
             waiting.append(page.messages)
             waiting_bytes += page.size_bytes
@@ -213,12 +294,16 @@ class _Attempt:
         only if each was answered, and if none of this slot's messages has an ordering key that others may wait for.
         """
         ingest, wait = self._ingest, self._ingest.empty_after.total_seconds()
-        messages_left, bytes_left = ingest.max_messages, ingest.max_bytes
+        messages_left = ingest.max_messages
         out: deque[tuple[int, PendingPull]] = deque()
         empty: list[PendingPull] = []
         try:
+            if (first := self._share.first) is not None:
+                messages_left -= len(first.messages)
+                self._hold_bytes(first.size_bytes)
+                yield first
             while True:
-                while len(out) < _ahead(bytes_left) and not empty and time.monotonic() < self._ends:
+                while len(out) < _ahead(self._bytes_left()) and not empty and time.monotonic() < self._ends:
                     messages = min(self._puller.page_messages, messages_left - sum(asked for asked, _ in out))
                     if messages <= 0:
                         break
@@ -233,7 +318,7 @@ class _Attempt:
                     continue
                 empty.clear()
                 messages_left -= len(page.messages)
-                bytes_left -= page.size_bytes
+                self._hold_bytes(page.size_bytes)
                 yield page
         finally:
             for _, pending in out:
@@ -245,6 +330,10 @@ class _Attempt:
         self._full = not empty
         if empty and not self._has_keys and all(pending.is_empty for pending in empty):
             self._drained_at = max(pending.at for pending in empty)
+
+    def _bytes_left(self) -> int:
+        own = self._ingest.max_bytes - self._held_bytes
+        return own if self._share.budget is None else min(own, self._share.budget.left)
 
     def _note_silence(self, pending: PendingPull) -> None:
         if pending.unanswered_at is not None:
@@ -268,6 +357,7 @@ def without_cycle_collector() -> Iterator[None]:
             gc.enable()
 
 
-def _attempt_number() -> int:
+def attempt_number() -> int:
+    """Which of Spark's tries at the task this is; 0 without Spark."""
     context = TaskContext.get()
     return context.attemptNumber() if context else 0

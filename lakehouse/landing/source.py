@@ -1,4 +1,4 @@
-"""`format("pubsub")`: a Pub/Sub subscription as a replay-safe Structured Streaming source.
+"""`format("pubsub")`: Pub/Sub subscriptions as a replay-safe Structured Streaming source.
 
 Its offset is an epoch, its rows are facts about segments. A slot that has a manifest yields the manifest's facts, for
 ever; a slot that has none pulls, writes, publishes its manifest, and only then acknowledges. With
@@ -7,12 +7,14 @@ ever; a slot that has none pulls, writes, publishes its manifest, and only then 
 
 from __future__ import annotations
 
+import base64
 import json
 import time
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from datetime import datetime, timedelta
-from typing import TYPE_CHECKING, Any
+from functools import cache
+from pathlib import Path
+from typing import Any
 
 import pyarrow as pa
 from pyspark.sql.datasource import DataSource, DataSourceStreamReader, InputPartition
@@ -22,60 +24,37 @@ from pyspark.sql.types import StructType
 from lakehouse.clock import clock_of
 from lakehouse.config import Ingest
 from lakehouse.errors import noting_errors
-from lakehouse.hours import Hour
-from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest, read_parts
-from lakehouse.landing.messages import Segments, source_options_of, topic_named
-from lakehouse.progress import IngestState
+from lakehouse.landing.bundles import SIDE_BY_SIDE, Bundle, Land, pulled
+from lakehouse.landing.message_stream import SUSPECT_FOR, MessageStream
+from lakehouse.landing.messages import source_options_of, topic_named
+from lakehouse.landing.plan import Offset, Plan, bundles
+from lakehouse.landing.pull import Puller
 from lakehouse.schemas import FACTS, segment_schema
 from lakehouse.spark.workers import spare_next_task
-from lakehouse.store.bronze_head import StateFollower
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
-
-if TYPE_CHECKING:
-    from lakehouse.landing.pull import Pulled, Puller
 
 FORMAT = "pubsub"
 
 
-_SUSPECT_FOR = timedelta(minutes=10)
-"""How long after an attempt that may have died of a message slots decode with care: the message has to come again."""
-
-
 def source_options(
-    topic: Topic,
-    raw: str,
-    ingest: Ingest,
-    storage_options: Mapping[str, str],
-    ack_deadline: timedelta | None = None,
+    topics: Iterable[Topic], raw_root: str, ingest: Ingest, storage_options: Mapping[str, str], plan: Path
 ) -> dict[str, str]:
-    """The options of `spark.readStream.format("pubsub")` for a topic whose raw folder is `raw`.
+    """The options of `spark.readStream.format("pubsub")` for topics whose raw folders are below `raw_root`.
 
-    `ack_deadline` is the subscription's; each slot asks for it where it is not given.
+    `plan` is the file in which the driver leaves what is to be planned.
     """
-    options = {
-        "topic": topic.as_json(),
-        "raw": raw,
+    return {
+        "topics": _packed({topic.name: topic.as_json() for topic in topics}),
+        "raw_root": raw_root,
         "ingest": ingest.model_dump_json(),
         "storage": json.dumps(dict(storage_options)),
+        "plan": str(plan),
     }
-    return options if ack_deadline is None else {**options, "ack_deadline": str(ack_deadline.total_seconds())}
-
-
-@dataclass(frozen=True)
-class Offset:
-    """An epoch and what a replay of it needs to plan the same: how many slots, and a hint at the first open hour."""
-
-    epoch: int
-    slots: int
-    open_hour: Hour | None
-
-    def as_dict(self) -> dict[str, Any]:
-        return {"epoch": self.epoch, "slots": self.slots, "open_hour": self.open_hour}
 
 
 class PubSubSource(DataSource):
-    """`format("pubsub")`: the messages of one Pub/Sub subscription, for Structured Streaming.
+    """`format("pubsub")`: the messages of Pub/Sub subscriptions, for Structured Streaming.
 
     Register it once per session, `spark.dataSource.register(PubSubSource)`. With `option("read", "messages")` the rows
     are the messages: bronze's columns without `hour` (`message_id`, `publish_time`, `attributes`, `payload`,
@@ -100,198 +79,105 @@ class PubSubSource(DataSource):
         """The reader that Spark plans and pulls with, by the option `read`."""
         if self._serves_messages():
             return MessageStream(source_options_of(self.options))
-        return SegmentStream(self.options)
+        return FactStream(self.options)
 
     def _serves_messages(self) -> bool:
         return self.options.get("read", "facts") == "messages"
 
 
-class SegmentStream(DataSourceStreamReader):
-    """Plans epochs on the driver, pulls slots on executors. Between calls only the newest epoch is remembered."""
+class FactStream(DataSourceStreamReader):
+    """Plans epochs of many topics on the driver, pulls bundles on executors. Plans by what the driver leaves it."""
 
-    def __init__(self, options: Mapping[str, str], puller: Puller | None = None) -> None:
-        self._topic = Topic.from_json(options["topic"])
-        self._raw = Place(options["raw"], dict(json.loads(options["storage"])))
+    def __init__(
+        self, options: Mapping[str, str], puller: Puller | None = None, side_by_side: int = SIDE_BY_SIDE
+    ) -> None:
+        self._topics = options["topics"]
+        self._raw_root = Place(options["raw_root"], dict(json.loads(options["storage"])))
         self._ingest = Ingest.model_validate_json(options["ingest"])
-        deadline = options.get("ack_deadline")
-        self._ack_deadline = timedelta(seconds=float(deadline)) if deadline else None
-        self._given_puller = puller
-        self._bronze = StateFollower(self._raw.below("bronze"))
+        self._plan_path = Path(options["plan"])
+        self._puller, self._side_by_side = puller or Puller(clock=clock_of(self._raw_root.uri)), side_by_side
         self._last: Offset | None = None
-        self._planned_here: set[int] = set()
+        self._fresh: set[int] = set()
         self._suspect_until = 0.0
 
     def initialOffset(self) -> dict[str, Any]:
-        """After the last epoch that was ever used: epochs are not used again.
+        """After the last epoch that any of the topics ever used, in whichever application: none is used again.
 
-        Where a checkpoint was lost, ingest adopts the manifests that no commit took. No slots: it is the end of
-        nothing, so the first batch, planned again after its epoch is known, never looks empty.
+        Where a checkpoint was lost, ingest adopts the manifests that no commit took. No topic is polled: it is the end
+        of nothing, so the first batch, planned again after its epoch is known, never looks empty.
         """
-        with noting_errors(self._raw.uri):
-            state = self._bronze.state()
-            return Offset(self._last_epoch(state), 0, state.open_hour).as_dict()
+        return Offset(self._plan().last_epoch, {}, tuple(sorted(_unpacked(self._topics)))).as_dict()
 
     def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
         """One epoch on, whatever there is to read. Spark 4.1 asks a new query for this before it asks for a start."""
         if start is not None:
-            self._remember(Offset(**start))
-        with noting_errors(self._raw.uri):
-            state = self._bronze.state()
-            epoch = max(self._last.epoch if self._last else self._last_epoch(state), state.epoch) + 1
-            return self._plan(Offset(epoch, self._next_slots(), state.open_hour))
+            self._remember(Offset.from_dict(start))
+        plan = self._plan()
+        epoch = max(self._last.epoch if self._last else 0, plan.last_epoch) + 1
+        self._last = Offset.of(epoch, plan, _unpacked(self._topics))
+        self._fresh.add(epoch)
+        return self._last.as_dict()
 
     def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
-        """The slots of the epoch `end`, a task each; none when it is `start`."""
-        end_offset = Offset(**end)
-        self._remember(end_offset)
+        """The bundles of the epoch `end`, a task each; none when it is `start`."""
+        offset = Offset.from_dict(end)
+        self._remember(offset)
         if start == end:
             return []
-        if end_offset.epoch not in self._planned_here:
-            self._suspect()
-        is_suspect = time.monotonic() < self._suspect_until
-        return [
-            Slot(end_offset.epoch, slot, end_offset.open_hour, is_suspect, self._ack_deadline)
-            for slot in range(end_offset.slots)
-        ]
+        is_fresh = offset.epoch in self._fresh
+        self._fresh.discard(offset.epoch)
+        if not is_fresh:
+            self._suspect_until = time.monotonic() + SUSPECT_FOR.total_seconds()
+        plan = self._plan()
+        is_suspect = plan.is_suspect or time.monotonic() < self._suspect_until
+        planned = bundles(offset, plan, _unpacked(self._topics), is_fresh=is_fresh, is_suspect=is_suspect)
+        self._note(planned)
+        return planned
 
     def commit(self, end: dict[str, Any]) -> None:
         """Nothing: ingest clears manifests away by what bronze's log says of them."""
 
     def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        """On an executor: the facts (`FACTS`) of the slot's parts, once their segments and manifests are durable."""
-        assert isinstance(partition, Slot)
-        with noting_errors(self._raw.uri):
-            parts = list(self._puller().parts(self._topic, self._ingest, self._raw.files(), partition, lambda: None))
-        yield from facts_of_slot(parts)
+        """On an executor: the facts (`FACTS`) of the bundle's slots, once their segments and manifests are durable."""
+        assert isinstance(partition, Bundle)
+        with noting_errors(self._raw_root.uri):
+            rows = pulled(partition, self._land(), self._puller, self._side_by_side)
+        yield pa.RecordBatch.from_pylist(rows, schema=FACTS)
         spare_next_task()
 
-    def _puller(self) -> Puller:
-        # Pub/Sub's client takes 11 MiB, which a process that only plans need not have: there is one for each topic.
-        from lakehouse.landing.pull import Puller
+    def _land(self) -> Land:
+        packed = self._topics
+        return Land(lambda name: _topic(packed, name), self._raw_root.below, self._ingest)
 
-        return self._given_puller or Puller(clock=clock_of(self._raw.uri.rpartition("/")[0]))
+    def _plan(self) -> Plan:
+        return Plan.read(self._plan_path)
 
-    def _plan(self, offset: Offset) -> dict[str, Any]:
-        self._last = offset
-        self._planned_here.add(offset.epoch)
-        return offset.as_dict()
-
-    def _suspect(self) -> None:
-        """An epoch is read again, in another process or by another attempt: the first one may have died of a message.
-
-        What it had leased comes again within an ack deadline, in whichever epoch.
-        """
-        window = max(_SUSPECT_FOR, 2 * (self._ack_deadline or timedelta()))
-        self._suspect_until = time.monotonic() + window.total_seconds()
+    def _note(self, planned: Sequence[Bundle]) -> None:
+        """Which topics each task has, by its number: Spark names a task that died by nothing else."""
+        names = [sorted({name for name, _ in bundle.slots}) for bundle in planned]
+        bundles_file(self._plan_path).write_text(json.dumps(names))
 
     def _remember(self, offset: Offset) -> None:
         if self._last is None or offset.epoch > self._last.epoch:
             self._last = offset
 
-    def _last_epoch(self, state: IngestState) -> int:
-        """The last epoch that bronze or a manifest knows of."""
-        listed = listed_manifests(self._raw.files())
-        return max([state.epoch, *(epoch for epoch, _ in listed)])
 
-    def _next_slots(self) -> int:
-        """More when every slot of the last epoch stopped at its bound, fewer when every one was drained."""
-        bounds = self._topic.slots
-        if self._last is None:
-            return bounds.min
-        slots, storage = self._last.slots, self._raw.files()
-        parts = [read_parts(storage, self._last.epoch, slot) for slot in range(slots)]
-        if any(manifest.attempt for manifests in parts for manifest in manifests):
-            self._suspect()
-        ends = [manifests[-1] for manifests in parts if manifests]
-        if len(ends) < slots:
-            return max(bounds.min, min(bounds.max, slots))
-        if all(manifest.full for manifest in ends):
-            slots *= 2
-        elif all(manifest.dry_at for manifest in ends):
-            slots -= 1
-        return max(bounds.min, min(bounds.max, slots))
+def bundles_file(plan: Path) -> Path:
+    """Where the planner notes the topics of each task of the last epoch, beside the plan."""
+    return plan.with_suffix(".bundles")
 
 
-class MessageStream(SegmentStream):
-    """The same segments, served as messages to a query whose checkpoint is all that there is: see `messages`."""
-
-    def __init__(self, options: Mapping[str, str], puller: Puller | None = None) -> None:
-        super().__init__(options, puller)
-        self._segments = Segments(self._raw, self._topic)
-
-    def initialOffset(self) -> dict[str, Any]:
-        """Before the first segment that is still there: without a checkpoint nobody knows who has its rows."""
-        self._segments.check_own()
-        return Offset(self._segments.first(), 0, None).as_dict()
-
-    def latestOffset(self, start: dict[str, Any] | None = None, limit: Any = None) -> dict[str, Any]:
-        """One epoch on; with all slots of one that was pulled before."""
-        self._segments.check_own()
-        if start is not None:
-            self._remember(Offset(**start))
-        epoch = (self._last.epoch if self._last else self._segments.first()) + 1
-        return self._plan(Offset(epoch, max(self._next_slots(), self._segments.slots_of(epoch)), None))
-
-    def partitions(self, start: dict[str, Any], end: dict[str, Any]) -> Sequence[InputPartition]:
-        if self._ack_deadline is None and start != end:
-            self._ack_deadline = self._asked_ack_deadline()
-        return super().partitions(start, end)
-
-    def commit(self, end: dict[str, Any]) -> None:
-        """The batch that ends there is in Spark's commit log: what came before it is never planned again."""
-        self._segments.check_own()
-        self._segments.clear(Offset(**end).epoch)
-
-    def read(self, partition: InputPartition) -> Iterator[pa.RecordBatch]:
-        assert isinstance(partition, Slot)
-        storage = self._raw.files()
-        if read_manifest(storage, partition.epoch, partition.slot) is None:
-            self._segments.check_own()
-            self._segments.check(partition.epoch)
-
-        def check() -> None:
-            self._segments.check(partition.epoch)
-
-        for part in self._puller().parts(self._topic, self._ingest, storage, partition, check):
-            yield from self._segments.rows(part.manifest)
-
-    def _asked_ack_deadline(self) -> timedelta:
-        reader = self._puller().connect(self._topic.subscription, answers=self._ingest.answers)
-        try:
-            return reader.ack_deadline()
-        finally:
-            reader.close()
+def _packed(topics: Mapping[str, str]) -> str:
+    """Topics are alike, and Spark carries the options with every task."""
+    return base64.b64encode(zlib.compress(json.dumps(topics).encode())).decode()
 
 
-def facts_of_slot(parts: Sequence[Pulled]) -> Iterator[pa.RecordBatch]:
-    """Rows of `FACTS` for each part of one slot; how the slot ended is how its last part did."""
-    last = parts[-1].manifest
-    unanswered_at = _latest(part.manifest.unanswered_at for part in parts)
-    for part in parts:
-        ended = replace(part.manifest, dry_at=last.dry_at, full=last.full, unanswered_at=unanswered_at)
-        yield facts(ended, part.refused.messages, part.refused.error)
+@cache
+def _unpacked(packed: str) -> Mapping[str, str]:
+    topics: dict[str, str] = json.loads(zlib.decompress(base64.b64decode(packed)))
+    return topics
 
 
-def facts(manifest: Manifest, unacknowledged: int = 0, ack_error: str | None = None) -> pa.RecordBatch:
-    """A manifest as rows of `FACTS`."""
-    counts = json.dumps({"reasons": manifest.reasons, "undeclared": manifest.undeclared}, sort_keys=True)
-    common = {
-        "epoch": manifest.epoch,
-        "slot": manifest.slot,
-        "written_at": manifest.written_at,
-        "dry_at": manifest.dry_at,
-        "unanswered_at": manifest.unanswered_at,
-        "full": manifest.full,
-        "attempt": manifest.attempt,
-        "unacknowledged": 0,
-    }
-    rows: list[dict[str, Any]] = [
-        {**common, **vars(file), "rejected": 0 if file.event_hour else file.rows} for file in manifest.files
-    ]
-    rows = rows or [{**common, "rows": 0, "size_bytes": 0, "rejected": 0}]
-    rows[0] |= {"counts": counts, "unacknowledged": unacknowledged, "ack_error": ack_error}
-    return pa.RecordBatch.from_pylist(rows, schema=FACTS)
-
-
-def _latest(instants: Iterable[datetime | None]) -> datetime | None:
-    return max((instant for instant in instants if instant is not None), default=None)
+@cache
+def _topic(packed: str, name: str) -> Topic:
+    return Topic.from_json(_unpacked(packed)[name])

@@ -10,7 +10,7 @@ from datetime import datetime
 
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, in_one_line
-from lakehouse.ingest.query import TopicIngest
+from lakehouse.ingest.topic import TopicIngest
 from lakehouse.running.heart import Heart
 from lakehouse.running.identity import configuration_hash
 from lakehouse.running.neighbours import check_subscription

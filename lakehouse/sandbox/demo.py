@@ -102,13 +102,13 @@ def _replay(
     """From the first message published to the last hour mirrored."""
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
     with Progress(*columns, TimeElapsedColumn(), console=console) as progress:
-        starting = progress.add_task("Spark starts", total=len(config.topics))
+        starting = progress.add_task("Spark starts", total=1)
 
         def started() -> int:
-            progress.update(starting, completed=(count := sum(_has_started(each, config) for each in _topics(config))))
+            progress.update(starting, completed=(count := int(_has_started(config))))
             return count
 
-        _wait(application, lambda: started() == len(config.topics), started)
+        _wait(application, lambda: started() == 1, started)
         publish(messages, config)
         replaying = progress.add_task("", total=len(messages))
         topics = [Followed.of(topic, config, messages) for topic in _topics(config)]
@@ -158,9 +158,9 @@ def _topics(config: Config) -> list[Topic]:
     return [config.topics[name] for name in sorted(config.topics)]
 
 
-def _has_started(topic: Topic, config: Config) -> bool:
+def _has_started(config: Config) -> bool:
     """Whether the first batch is done: Spark and its workers warm up in it, and it would swallow half of the replay."""
-    return Path(TopicTables(topic, config.settings).checkpoint, "commits", "0").exists()
+    return any(Path(config.settings.raw_root).glob("_applications/*/checkpoint/commits/0"))
 
 
 # --- the end -------------------------------------------------------------------------------------------------------

@@ -86,6 +86,10 @@ class _Done:
     def exception(self) -> DirectError | None:
         return self._error
 
+    def add_done_callback(self, callback: Callable[[Any], None]) -> None:
+        """At once, as it is done."""
+        callback(self)
+
     def result(self) -> Any:
         if self._error is not None:
             raise self._error

@@ -33,6 +33,10 @@ class Page:
         return bool(keys.null_count < len(keys))
 
 
+EMPTY = Page(pa.RecordBatch.from_pylist([], schema=DELIVERED), [], 0)
+"""What most answers of idle subscriptions are."""
+
+
 def page_by_ptars(answer: bytes) -> Page:
     """From a PullResponse, without an object for each message; ValueError when it is none."""
     received = _handler().list_to_record_batch([answer]).column(0).flatten()

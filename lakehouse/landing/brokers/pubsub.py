@@ -10,7 +10,7 @@ import time
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from functools import partial
+from functools import cached_property, partial
 from typing import Any
 
 import grpc
@@ -26,8 +26,8 @@ from google.pubsub_v1.types import (
 
 from lakehouse import failpoints
 from lakehouse.clock import Clock, now
-from lakehouse.errors import SourceError
-from lakehouse.landing.brokers.answers import PAGE_READERS, Page
+from lakehouse.errors import SourceError, UnansweredError
+from lakehouse.landing.brokers.answers import EMPTY, PAGE_READERS, Page
 from lakehouse.landing.brokers.channel import channel_to, place
 from lakehouse.landing.brokers.leases import Refused
 
@@ -51,9 +51,9 @@ _FATAL = {
     grpc.StatusCode.INVALID_ARGUMENT: ("a refused request", "Fix `subscription` in the topic's file."),
     grpc.StatusCode.FAILED_PRECONDITION: ("a subscription that cannot be pulled", "It must be a pull subscription."),
 }
-_EMPTY_PAUSE = 0.1
+EMPTY_PAUSE = 0.1
 """Some servers answer an empty pull at once."""
-_ANSWER_SECONDS = 1.0
+ANSWER_SECONDS = 1.0
 """Others answer it so long before its deadline; a call that is cut off may take messages that nobody then sees."""
 _CALL_SECONDS = 30.0
 _MOST_SPLITS = 64
@@ -73,7 +73,7 @@ class Pauses:
 
     def retry(self) -> Retry:
         return Retry(
-            predicate=_is_passing,
+            predicate=is_passing,
             initial=self.first.total_seconds(),
             maximum=self.longest.total_seconds(),
             timeout=self.patience.total_seconds(),
@@ -83,8 +83,8 @@ class Pauses:
 class SubscriptionReader:
     """One channel to one subscription. Usable by several threads.
 
-    `answers` names a reader of `PAGE_READERS`; `clock` says when pulls were sent. A `channel` that is given
-    is closed with the reader.
+    `answers` names a reader of `PAGE_READERS`; `clock` says when pulls were sent. A `channel` that is given stays open
+    when the reader is closed.
     """
 
     def __init__(
@@ -99,12 +99,27 @@ class SubscriptionReader:
     ) -> None:
         self.subscription, self.clock = subscription, clock
         self._max_ack_ids = max_ack_ids
-        self._retry = (pauses or Pauses()).retry()
-        self._channel = channel or channel_to(subscription)
-        self._pull = self._method("Pull", PullRequest.pb(), PAGE_READERS[answers])
-        self._acknowledge = self._method("Acknowledge", AcknowledgeRequest.pb())
-        self._modify = self._method("ModifyAckDeadline", ModifyAckDeadlineRequest.pb())
-        self._get = self._method("GetSubscription", GetSubscriptionRequest.pb(), Subscription.pb().FromString)
+        self.pauses = pauses or Pauses()
+        self._retry = self.pauses.retry()
+        self._channel, self._has_own_channel = channel or channel_to(subscription), channel is None
+        self._answers = answers
+
+    @cached_property
+    def _pull(self) -> Any:
+        read = PAGE_READERS[self._answers]
+        return self._method("Pull", PullRequest.pb(), lambda answer: read(answer) if answer else EMPTY)
+
+    @cached_property
+    def _acknowledge(self) -> Any:
+        return self._method("Acknowledge", AcknowledgeRequest.pb())
+
+    @cached_property
+    def _modify(self) -> Any:
+        return self._method("ModifyAckDeadline", ModifyAckDeadlineRequest.pb())
+
+    @cached_property
+    def _get(self) -> Any:
+        return self._method("GetSubscription", GetSubscriptionRequest.pb(), Subscription.pb().FromString)
 
     def ack_deadline(self) -> timedelta:
         """How long the subscription leases a message. SourceError when it cannot be had.
@@ -121,8 +136,13 @@ class SubscriptionReader:
 
     def ask(self, max_messages: int, wait: float) -> PendingPull:
         """A `pull` that is under way while its caller does something else."""
-        request = PullRequest.pb()(subscription=self.subscription, max_messages=max_messages)
-        return PendingPull(self, request, time.monotonic() + wait)
+        return PendingPull(self, self.pull_request(max_messages), time.monotonic() + wait)
+
+    def pull_request(self, max_messages: int, *, at_once: bool = False) -> Any:
+        """For `start_pull`; `at_once` asks for no more than there is at this moment."""
+        return PullRequest.pb()(
+            subscription=self.subscription, max_messages=max_messages, return_immediately=at_once or None
+        )
 
     def acknowledge(self, ack_ids: Iterable[str]) -> Refused:
         """Acknowledge; what is refused for good comes again, and is counted."""
@@ -140,11 +160,12 @@ class SubscriptionReader:
         return self.extend(ack_ids, timedelta(0))
 
     def close(self) -> None:
-        self._channel.close()
+        if self._has_own_channel:
+            self._channel.close()
 
     def start_pull(self, request: Any, wait: float) -> Any:
         """The call, whose answer may come up to a second after `wait`."""
-        return self._pull.future(request, timeout=wait + min(wait, _ANSWER_SECONDS))
+        return self._pull.future(request, timeout=wait + min(wait, ANSWER_SECONDS))
 
     def with_retries(self, call: Callable[[], Any]) -> Any:
         """What the call gives, made again while it fails in passing; SourceError when it fails for good."""
@@ -174,7 +195,8 @@ class SubscriptionReader:
 
     def source_error_of(self, error: Any) -> SourceError:
         found, next_step = _FATAL.get(error.code(), (None, None))
-        return SourceError(
+        kind = SourceError if found else UnansweredError
+        return kind(
             self.subscription,
             found=f"{found} ({error.details()})" if found else f"{place()} {error.code().name}: {error.details()}",
             expected=f"a subscription that can be pulled from {place()}",
@@ -206,7 +228,7 @@ class PendingPull:
             if page is not None and len(page.messages):
                 self.is_empty = False
                 return page
-            time.sleep(max(0.0, min(_EMPTY_PAUSE, self._seconds_left())))
+            time.sleep(max(0.0, min(EMPTY_PAUSE, self._seconds_left())))
             if self._seconds_left() <= 0:
                 return None
             self._call = self._reader.start_pull(self._request, self._seconds_left())
@@ -214,13 +236,13 @@ class PendingPull:
     def _answer(self) -> Page | None:
         """None when the server held the call for longer than we wait."""
         if self._call is None:
-            self._call = self._reader.start_pull(self._request, max(self._seconds_left(), _ANSWER_SECONDS))
+            self._call = self._reader.start_pull(self._request, max(self._seconds_left(), ANSWER_SECONDS))
         try:
             page: Page = self._call.result()
         except grpc.RpcError as error:
             self._call = None
             self.is_empty = False
-            if _is_passing(error):
+            if is_passing(error):
                 self.unanswered_at = self._reader.clock()
             if error.code() == grpc.StatusCode.DEADLINE_EXCEEDED:
                 return None
@@ -237,14 +259,14 @@ class PendingPull:
         now.CopyFrom(self._request)
         now.return_immediately = True
         self.at = self._reader.clock()
-        self._call = self._reader.start_pull(now, _ANSWER_SECONDS)
+        self._call = self._reader.start_pull(now, ANSWER_SECONDS)
         return self._answer_or_silence()
 
     def _answer_or_silence(self) -> Page | None:
         try:
             return self._answer()
         except grpc.RpcError as error:
-            if _is_passing(error):
+            if is_passing(error):
                 return None
             raise self._reader.source_error_of(error) from error
 
@@ -280,7 +302,7 @@ class _Sending:
             failure = None
             for chunk, call in calls:
                 error = call.exception()
-                if _is_passing(error):
+                if is_passing(error):
                     passing.append(chunk)
                     failure = error
                 elif error is not None:
@@ -308,7 +330,8 @@ class _Sending:
         self.refused = Refused(self.refused.messages + len(chunk), f"{error.code().name}: {error.details()}")
 
 
-def _is_passing(error: Any) -> bool:
+def is_passing(error: Any) -> bool:
+    """Whether the same call may succeed a little later."""
     return isinstance(error, _Unsent) or (isinstance(error, grpc.RpcError) and error.code() in _PASSING)
 
 
