@@ -96,6 +96,8 @@ class FakeGoogleStorage:
         files = (path for path in self.folder.rglob("*") if path.is_file())
         names = sorted(str(path.relative_to(self.folder)) for path in files)
         after = query.get("pageToken", "")
+        first, end = query.get("startOffset", ""), query.get("endOffset")
+        names = [name for name in names if name >= first and (end is None or name < end)]
         found = [name for name in names if name.startswith(query.get("prefix", "")) and name > after]
         page = {"kind": "storage#objects", "items": [self._resource(name) for name in found[:PAGE]]}
         return {**page, "nextPageToken": found[PAGE - 1]} if len(found) > PAGE else page

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Protocol
-from urllib.parse import urlsplit
+from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
@@ -89,12 +89,15 @@ class Storage(Protocol):
 
 
 def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
-    """The storage that `root` addresses. `options` are those of delta-rs, so that a lake has one set of them."""
+    """The storage that `root` addresses. `options` are those of delta-rs, so that a lake has one set of them.
+
+    An address may be as delta-rs gives it, with what is odd in it quoted; those of the configuration have no `%`.
+    """
     scheme = urlsplit(root).scheme
     if scheme in ("", "file"):
-        return LocalStorage(urlsplit(root).path if scheme else root)
+        return LocalStorage(unquote(urlsplit(root).path) if scheme else root)
     if scheme == "gs":
-        return _google_storage(root, tuple(sorted((options or {}).items())), os.getpid())
+        return _google_storage(unquote(root), tuple(sorted((options or {}).items())), os.getpid())
     raise ConfigError(
         root, found=f"the scheme {scheme}://", expected="a local folder or gs://", next_step="Fix raw_root."
     )
