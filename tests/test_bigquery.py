@@ -13,6 +13,8 @@ from pathlib import Path
 
 import pytest
 from fake_bigquery import FakeBigQuery, Refused, serving
+from fake_gcs import FakeGoogleStorage
+from fake_gcs import serving as serving_storage
 from mirror_targets import HOUR, NEXT, BigQueryTarget, Lake, bigquery_options, plays
 
 from lakehouse.checksum import checksum_of
@@ -310,6 +312,29 @@ def test_a_lake_and_its_staging_folder_may_have_odd_names(
     assert target.mirror.read_back(topic, HOUR) == Count(2, checksum_of(["a", "b"]))
     assert [uri.rpartition("/")[0] for uri in target.uris] == [f"{ODD_STAGING}/copies/plays/{HOUR}-r1"] * 2
     assert objects_of(store) == {}
+
+
+def test_a_staging_bucket_that_keeps_every_object_is_refused(
+    fake: FakeBigQuery, address: str, lake: Lake, topic: Topic, tmp_path: Path
+) -> None:
+    """Each run would load the hour, and fail when it removes its copies."""
+    google = FakeGoogleStorage(tmp_path / "stage", "stage")
+    google.folder.mkdir()
+    google.policies["retentionPolicy"] = {"retentionPeriod": "3600"}
+    with serving_storage(google) as storage:
+        hour = lake.sealed(topic, HOUR, plays(["a"], topic))
+        options = {"google_base_url": storage, "google_skip_signature": "true"}
+        target = StagedTarget(bigquery_options(address, "lake", staging="gs://stage/x"), fake.gcs)
+        with pytest.raises(MirrorError, match="keeps every object for 3600 s by a retention policy"):
+            target.mirror.publish(replace(hour, silver=Place(hour.silver.uri, options)))
+    assert list(google.folder.iterdir()) == []
+    assert loads(fake) == []
+
+
+def test_a_staging_folder_that_bigquery_cannot_read_is_refused(topic: Topic) -> None:
+    options = bigquery_options("http://127.0.0.1:9", "lake", staging="/tmp/x")
+    (objection,) = BigQueryMirror.objections(topic, options, [])
+    assert "where BigQuery reads gs:// alone" in objection
 
 
 def test_a_lake_on_googles_storage_is_named_to_bigquery_as_it_is(

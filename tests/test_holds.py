@@ -19,7 +19,7 @@ from google.api_core.exceptions import Forbidden
 
 from lakehouse.config import Config, Seal, Settings
 from lakehouse.errors import ConfigError, LakeError
-from lakehouse.mirrors.hadoop import refuse_retention
+from lakehouse.mirrors.retention import refuse_retention
 from lakehouse.operations.erase import erase
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.verify import verify_hours
@@ -56,6 +56,9 @@ def test_a_bucket_that_keeps_every_object_is_refused_before_anything_is_copied(g
         refuse_retention(client, f"gs://{google.bucket}/mirror/plays")
         google.policies["retentionPolicy"] = {"retentionPeriod": "3600"}
         with pytest.raises(OSError, match="keeps every object for 3600 s"):
+            refuse_retention(client, f"gs://{google.bucket}/mirror/plays")
+        google.policies = {"defaultEventBasedHold": True}
+        with pytest.raises(OSError, match="keeps each new object by an event-based hold"):
             refuse_retention(client, f"gs://{google.bucket}/mirror/plays")
         assert {each.split()[0] for each in google.requests} == {"GET"}
 

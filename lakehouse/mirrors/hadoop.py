@@ -20,6 +20,7 @@ from lakehouse import failpoints
 from lakehouse.checksum import sql_for
 from lakehouse.mirrors.contract import Count
 from lakehouse.mirrors.files import CHUNK_BYTES, Copy, Found, in_parallel, is_local, local_path
+from lakehouse.mirrors.retention import refuse_retention
 from lakehouse.store.delta import first_line
 from lakehouse.store.files import google_client
 
@@ -129,38 +130,33 @@ class GoogleFiles(HadoopFiles):
     """`gs://`: objects of GCS are copied by GCS itself; their bytes do not pass through this machine."""
 
     def copy(self, copies: Sequence[Copy]) -> None:
-        if not copies or not all(copy.source.uri.startswith("gs://") for copy in copies):
-            return super().copy(copies)
         from google.api_core.exceptions import GoogleAPIError
 
-        client = google_client(self._options_for(copies[0]))
+        are_objects = bool(copies) and all(copy.source.uri.startswith("gs://") for copy in copies)
         try:
-            refuse_retention(client, copies[0].target)
-            in_parallel(lambda copy: rewrite(client, copy), copies)
+            client = self._client_or_none(copies, must_be=are_objects)
+            if client is not None:
+                refuse_retention(client, copies[0].target)
+            if are_objects:
+                in_parallel(lambda copy: rewrite(client, copy), copies)
+                return
         except GoogleAPIError as refused:
             raise OSError(first_line(refused)) from refused
+        super().copy(copies)
+
+    def _client_or_none(self, copies: Sequence[Copy], *, must_be: bool) -> Any:
+        """Hadoop's connector may have an account where Google's client has none: then nobody asks for policies."""
+        from google.auth.exceptions import GoogleAuthError
+
+        try:
+            return google_client(self._options_for(copies[0])) if copies else None
+        except GoogleAuthError:
+            if must_be:
+                raise
+            return None
 
     def _options_for(self, copy: Copy) -> Mapping[str, str]:
         return copy.source.options if self._target_options is None else self._target_options
-
-
-def refuse_retention(client: Any, address: str) -> None:
-    """OSError where the bucket's retention policy forbids what publishing needs: to move an hour and to replace it.
-
-    Without the right `storage.buckets.get` nobody can ask, and publishing is tried.
-    """
-    from google.api_core.exceptions import Forbidden
-
-    name = address.removeprefix("gs://").partition("/")[0]
-    try:
-        seconds = client.get_bucket(name).retention_period
-    except Forbidden:
-        return
-    if seconds:
-        raise OSError(
-            f"bucket {name} keeps every object for {seconds} s by a retention policy: an hour cannot be moved or"
-            " replaced there, give the mirror another bucket"
-        )
 
 
 def rewrite(client: Any, copy: Copy) -> None:

@@ -24,6 +24,8 @@ def objections(topic: Topic, options: BigQueryOptions, neighbours: Sequence[Neig
     """What keeps BigQuery from ever taking the topic."""
     parts = list(parts_of(topic))
     found = too_long("the topic's name", topic.name, _TABLE_NAME_BYTES - _STAMP_AND_SUFFIX_BYTES)
+    if options.staging and not options.staging.startswith("gs://"):
+        found.append(f"the staging folder {options.staging}, where BigQuery reads gs:// alone")
     for part in parts:
         found += _objections_to(part)
     if len(parts) > _COLUMNS:

@@ -15,7 +15,9 @@ import pyarrow.parquet as pq
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.contract import SealedHour
 from lakehouse.mirrors.files import CHUNK_BYTES
+from lakehouse.mirrors.retention import refuse_retention
 from lakehouse.store.delta import DataFile
+from lakehouse.store.files import google_client
 from lakehouse.store.place import Place
 
 
@@ -39,6 +41,8 @@ def stage_files(hour: SealedHour, staging: str, mirror: str, *, drops_nulls: boo
     folder = f"{_folder(hour, mirror)}/{hour.hour}-r{hour.revision}"
     parts = {f"{folder}/{number:05d}.parquet": file for number, file in enumerate(hour.files)}
     storage = Place(staging, hour.silver.options).files() if parts else None
+    if parts and staging.startswith("gs://"):
+        refuse_retention(google_client(hour.silver.options), staging)
     try:
         for path, file in parts.items():
             _stage(storage, path, hour, file, drops)
