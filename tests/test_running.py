@@ -607,6 +607,17 @@ def test_until_drained_ends_when_the_others_are_finished_and_says_who_failed(
     assert app.started[0].epoch < 5
 
 
+def test_until_drained_waits_for_a_topic_whose_store_is_slow(config: Config) -> None:
+    """What fails is given up; what only takes its time was left out for ever, and the run never ended."""
+    app = App(config).open()
+    app.query.parking.is_final = True
+    slow = SlowStoreError("plays", found="nothing", expected="an answer", next_step="Wait.")
+    app.query.park("plays", slow)
+    app.query.park("skips", DENIED)
+    time.sleep(0.01)
+    assert list(app.query.plan().topics) == ["plays"]
+
+
 def test_until_drained_ends_with_what_keeps_a_topic_from_being_finished(
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:

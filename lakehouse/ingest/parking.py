@@ -52,8 +52,12 @@ class Parking:
         return now - since < PATIENCE.total_seconds()
 
     def next_pause(self, name: str, error: LakehouseError) -> timedelta | None:
-        """How long the topic will be left out if it fails of this now; None for one that a newer run has."""
-        if self.is_final or isinstance(error, StaleDriverError):
+        """How long the topic will be left out if it fails of this now; None for one that a newer run has.
+
+        What a slow store holds up is waited for, also where nothing else is tried again.
+        """
+        is_given_up = self.is_final and not isinstance(error, SlowStoreError)
+        if is_given_up or isinstance(error, StaleDriverError):
             return None
         return self._pauses.get(name, self._pace.first_pause)
 

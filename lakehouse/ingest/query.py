@@ -28,7 +28,7 @@ from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.failures import own_error
 from lakehouse.ingest.parking import USUAL, Pace, Parking
 from lakehouse.ingest.topic import TopicIngest
-from lakehouse.landing.plan import Plan
+from lakehouse.landing.plan import Plan, TopicPlan
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
 from lakehouse.store.applications import application_folder
 from lakehouse.store.notes import Notes
@@ -46,6 +46,8 @@ SLOW_PATIENCE = timedelta(seconds=2)
 NOTES_PATIENCE = timedelta(seconds=1)
 SUSPECT_FOR = timedelta(minutes=10)
 """How long topics are pulled apart, and decoded with care, after a task died: what killed it has to come again."""
+_BUSY = 0.5
+"""Of a slot's load: pulling it takes its time, however fast the store is."""
 _POLL_SECONDS = 0.02
 _SETTLED_SECONDS = 2.0
 """How long Spark may take to log a batch that is done, before its query is stopped all the same."""
@@ -280,21 +282,21 @@ class IngestQuery:
         topics = {}
         for name, ingest in self.topics.items():
             if name not in busy and not self.parking.is_out(name, at):
-                patience = SLOW_PATIENCE if self.parking.is_slow(name) else None
-                if patience is None and len(self.topics) > 1:
-                    patience = self._settings.ingest.max_pull + SEGMENT_PATIENCE
                 try:
-                    planned = ingest.plan()
+                    topics[name] = self._planned(ingest.plan(), name)
                 except BaseException as raised:
                     self._park(name, own_error(name, raised))
-                    continue
-                topics[name] = replace(
-                    planned,
-                    is_apart=name in self._apart or self.parking.is_slow(name),
-                    patience_seconds=patience.total_seconds() if patience is not None else None,
-                )
         self._after = max([self._after, *(planned.after for planned in topics.values())])
         return Plan(topics, self._after, at < self._suspect_until)
+
+    def _planned(self, topic: TopicPlan, name: str) -> TopicPlan:
+        """Apart from the others where it has to be, and waited for as long as these can wait; alone, without an end."""
+        is_slow = self.parking.is_slow(name)
+        patience = SLOW_PATIENCE if is_slow else SEGMENT_PATIENCE
+        if not is_slow or topic.load >= _BUSY:
+            patience += self._settings.ingest.max_pull
+        seconds = patience.total_seconds() if len(self.topics) > 1 else None
+        return replace(topic, is_apart=is_slow or name in self._apart, patience_seconds=seconds)
 
 
 def _scratch_path() -> Path:
