@@ -185,6 +185,14 @@ def test_progress_is_on_the_terminal_only(is_terminal: bool, monkeypatch: pytest
     assert ("hours verified" in shown, "3/3" in shown) == (is_terminal, is_terminal)
 
 
+def test_a_name_that_is_cut_keeps_its_end() -> None:
+    """Of 300 topics many begin alike: cut at the end they would all be `team_0.topic_with_a_na…`."""
+    rows = [TopicStatus(f"team_0.topic_with_a_long_name_{number:03d}", "silent") for number in range(300)]
+    lines, _ = table(columns.STATUS, rows, 40)
+    assert len({line.plain for line in lines}) == 301
+    assert all(cell_len(line.plain) <= 80 for line in lines)
+
+
 @pytest.mark.parametrize("is_terminal", [True, False])
 def test_work_of_unknown_length_is_on_the_terminal_only(is_terminal: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """An audit of a large hour takes minutes: whoever watches sees that it goes on, and a log has no spinner in it."""

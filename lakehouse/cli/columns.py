@@ -162,7 +162,7 @@ def caught(row: Any, hours: int) -> str:
 
 STATUS = (
     Column("", _status_sign),
-    Column("topic", lambda row: row.topic, least=18),
+    Column("topic", lambda row: row.topic, least=18, is_name=True),
     Column("open hour", lambda row: row.open_hour or NOTHING),
     Column("behind", lambda row: age_text(row.behind_seconds), is_number=True),
     Column("state", cause_of, least=16),

@@ -36,7 +36,7 @@ class Column:
     """A column of a table.
 
     Where a terminal is too narrow, columns of a `rank` above 0 are left out, the highest first; then those with a
-    `least` are cut to it.
+    `least` are cut to it, in the middle where its values differ in their ends, as names do.
     """
 
     heading: str
@@ -44,6 +44,7 @@ class Column:
     is_number: bool = False
     rank: int = 0
     least: int | None = None
+    is_name: bool = False
 
 
 def print_table(columns: Sequence[Column], rows: Iterable[Any], *, wide: bool = False) -> None:
@@ -189,6 +190,9 @@ def terminal(is_error: bool = False) -> Console:
     return _console(is_error)
 
 
+_SHORTEST_CUT = 4
+
+
 # --- fitting -------------------------------------------------------------------------------------------------------
 
 
@@ -205,6 +209,9 @@ def _can_be_cut(column: Column, width: int) -> bool:
 
 def _fitted(cell: Text, column: Column, width: int) -> Text:
     cell = cell.copy()
+    if column.is_name and len(cell) > width > _SHORTEST_CUT and cell.plain.isascii():
+        end = (width - 1) // 2
+        cell = cell[: width - 1 - end] + Text("…") + cell[-end:]
     cell.truncate(width, overflow="ellipsis")
     missing = width - cell_len(cell.plain)
     return Text(" " * missing) + cell if column.is_number else cell + Text(" " * missing)
