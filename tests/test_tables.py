@@ -76,13 +76,18 @@ def test_everything_of_a_topic_is_below_its_two_folders(settings: Settings) -> N
     )
 
 
-def test_tables_keep_their_history_for_the_audit_window(folders: Folders, topic_with: Callable[..., Topic]) -> None:
-    """Delta's own defaults would forget after 30 days, and after 7 for deleted files."""
-    topic = topic_with(audit_window="90 days")
-    for ensured in (bronze_table, silver_table, ledger_table):
+def test_tables_keep_their_history_as_long_as_it_is_needed(folders: Folders, topic_with: Callable[..., Topic]) -> None:
+    """Bronze's log somewhat longer than its deliveries; who reads a file that another replaced ends within a day."""
+    topic = topic_with(audit_window="90 days", bronze_retention="10 days")
+    expected = (
+        (bronze_table, "17 days", "1 day"),
+        (silver_table, "90 days", "90 days"),
+        (ledger_table, "90 days", "1 day"),
+    )
+    for ensured, log_kept, files_kept in expected:
         properties = ensured(folders, topic, {}).metadata().configuration
-        assert properties["delta.logRetentionDuration"] == "interval 90 days"
-        assert properties["delta.deletedFileRetentionDuration"] == "interval 90 days"
+        assert properties["delta.logRetentionDuration"] == f"interval {log_kept}"
+        assert properties["delta.deletedFileRetentionDuration"] == f"interval {files_kept}"
 
 
 def test_a_changed_audit_window_reaches_tables_that_are_there(

@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError
+from deltalake.exceptions import DeltaError, TableNotFoundError
 
 from lakehouse.clock import Clock
 from lakehouse.config import Settings
@@ -137,29 +137,37 @@ def _interval(duration: timedelta) -> str:
 
 
 def _ensure(place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]) -> DeltaTable:
-    if not place.has_table():
-        try:
-            DeltaTable.create(
-                place.uri,
-                schema,
-                mode="ignore",
-                partition_by=partition_by or None,
-                configuration=dict(properties),
-                storage_options=dict(place.options) or None,
-            )
-        except (DeltaError, OSError) as refused:
-            raise LakeError(
-                place.uri,
-                found=first_line(refused),
-                expected="a folder in which tables can be created",
-                next_step="Check raw_root and sealed_root and the permissions there.",
-            ) from refused
-    table = place.table()
+    try:
+        table = place.table()
+    except LakeError as error:
+        if not isinstance(error.__cause__, TableNotFoundError):
+            raise
+        _create(place, schema, partition_by, properties)
+        table = place.table()
     _follow_schema(table, schema, partition_by)
     with table_errors(place.uri):
         _follow_properties(table, properties)
         make_durable(table)
     return table
+
+
+def _create(place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]) -> None:
+    try:
+        DeltaTable.create(
+            place.uri,
+            schema,
+            mode="ignore",
+            partition_by=partition_by or None,
+            configuration=dict(properties),
+            storage_options=dict(place.options) or None,
+        )
+    except (DeltaError, OSError) as refused:
+        raise LakeError(
+            place.uri,
+            found=first_line(refused),
+            expected="a folder in which tables can be created",
+            next_step="Check raw_root and sealed_root and the permissions there.",
+        ) from refused
 
 
 def _follow_properties(table: DeltaTable, properties: Mapping[str, str]) -> None:
