@@ -730,3 +730,28 @@ def test_integers_and_floats_are_compared_as_numbers(pairs: list[tuple[int, floa
         sum(x != n for n, x in pairs),
     ]
     assert [finding.unexpected for finding in findings] == violating, findings
+
+
+@pytest.mark.parametrize("or_equal", [True, False])
+def test_integers_and_decimals_are_compared_as_numbers(or_equal: bool) -> None:
+    """Also where the one has no room for the other's digits."""
+    schema = pa.schema([("event_id", pa.string()), ("n", pa.int64()), ("p", pa.decimal128(38, 30))])
+    least_above = "-1.000000000000000000000000000001"
+    pairs = [(n, Decimal(p)) for n in (0, 1, -1, 2**62) for p in ("0", "0.5", "-0.5", "1", least_above)]
+    rows = [{"event_id": f"e{place}", "n": n, "p": p} for place, (n, p) in enumerate(pairs)]
+    table = pa.Table.from_pylist(rows, schema)
+    both = {"ignore_row_if": "either_value_is_missing"}
+    greater = "expect_column_pair_values_a_to_be_greater_than_b"
+    asked = [
+        Expectation(greater, {"column_A": "n", "column_B": "p", "or_equal": or_equal, **both}),
+        Expectation(greater, {"column_A": "p", "column_B": "n", "or_equal": or_equal, **both}),
+        Expectation("expect_column_pair_values_to_be_equal", {"column_A": "p", "column_B": "n", **both}),
+    ]
+    gx.check(Suite("t", tuple(asked), ""), schema)
+    findings, _ = gx.findings_in_scan(asked, schema, lambda names: table.select(list(names)).to_reader())
+    violating = [
+        sum(not (n >= p if or_equal else n > p) for n, p in pairs),
+        sum(not (p >= n if or_equal else p > n) for n, p in pairs),
+        sum(p != n for n, p in pairs),
+    ]
+    assert [finding.unexpected for finding in findings] == violating, findings

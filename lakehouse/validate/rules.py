@@ -211,8 +211,8 @@ def _pair_rule(
         raise NotExpressibleInSql(f"values of {type_name(one)} and {type_name(other)} do not compare")
     a, b = map(identifier, columns)
     satisfied = predicate(a, b, values, types)
-    if predicate is not _pair_in_set and is_float(one) != is_float(other):
-        satisfied = _compared_exactly(predicate, a, b, values, types) or satisfied
+    if predicate is not _pair_in_set and pa.types.is_integer(one) != pa.types.is_integer(other):
+        satisfied = _compared_exactly(predicate, a, b, values, types)
     return Rule(columns, f"({a} is not null and {b} is not null)", f"not ({satisfied})")
 
 
@@ -222,32 +222,31 @@ def _compared_exactly(
     b: str,
     values: Values,
     types: Sequence[pa.DataType],
-) -> str | None:
-    """An integer with a float, which the database would compare as doubles; None where one is a decimal.
+) -> str:
+    """An integer with a float or a decimal, which the database would compare as doubles, or not at all.
 
-    Between two integers lies no integer: a float counts as the one below or above it. NaN is above every number.
+    Between two integers lies no integer: the other number counts as the one below or above it. NaN is above every
+    number.
     """
-    number, of_float = (b, a) if is_float(types[0]) else (a, b)
-    if any(map(pa.types.is_decimal, types)):
-        return None
-    low, high = f"floor({of_float}::double)", f"ceil({of_float}::double)"
-    if predicate is _equal:
-        inside = f"{low} = {high} and {low}::hugeint = {number}::hugeint"
-        return f"(case when {_is_beyond(of_float)} then false else {inside} end)"
+    one, other = types
+    number, fraction = (a, b) if pa.types.is_integer(one) else (b, a)
+    value = f"{fraction}::double" if is_float(one) or is_float(other) else fraction
+    low, high = f"floor({value})", f"ceil({value})"
     or_equal = bool(values.get("or_equal"))
     sign = ">=" if or_equal else ">"
-    if number == a:
-        above, inside = "false", f"{number}::hugeint {sign} ({high if or_equal else low})::hugeint"
-        below = "true"
+    if predicate is _equal:
+        above = below = "false"
+        inside = f"{low} = {high} and {low}::hugeint = {number}::hugeint"
+    elif number == a:
+        above, below = "false", "true"
+        inside = f"{number}::hugeint {sign} ({high if or_equal else low})::hugeint"
     else:
-        above, inside = "true", f"({low if or_equal else high})::hugeint {sign} {number}::hugeint"
-        below = "false"
-    is_above = f"isnan({of_float}) or {of_float}::double > {_BEYOND}"
-    return f"(case when {is_above} then {above} when {of_float}::double < -{_BEYOND} then {below} else {inside} end)"
-
-
-def _is_beyond(name: str) -> str:
-    return f"isnan({name}) or abs({name}::double) > {_BEYOND}"
+        above, below = "true", "false"
+        inside = f"({low if or_equal else high})::hugeint {sign} {number}::hugeint"
+    if value == fraction:
+        return f"({inside})"
+    is_above = f"isnan({value}) or {value} > {_BEYOND}"
+    return f"(case when {is_above} then {above} when {value} < -{_BEYOND} then {below} else {inside} end)"
 
 
 _BEYOND = "1e19::double"
