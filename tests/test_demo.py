@@ -96,7 +96,7 @@ def test_status_counts_from_the_end_of_the_day(lake: FlightsLake) -> None:
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[subprocess.CompletedProcess[str]]:
     """Two hours of it, as `make demo` runs it, in a folder of its own."""
-    for name in ("conf", "expectations", "jobs", "lakehouse", "spark-submit.sh", ".venv"):
+    for name in ("conf", "expectations"):
         (tmp_path / name).symlink_to(HOUSE / name)
     environment = {**os.environ, "DEMO_HOURS": "2", "PYSPARK_PYTHON": sys.executable}
     process = subprocess.Popen(

@@ -34,6 +34,7 @@ from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 BUILD = Path("build/demo")
+_HOUSE = Path(__file__).parent.parent.parent
 CONF = "conf/local.yaml"
 
 _BEFORE = timedelta(minutes=5)
@@ -81,7 +82,7 @@ class _application:
 
     def __enter__(self) -> subprocess.Popen[bytes]:
         self._log = (BUILD / "run.log").open("wb")
-        command = ["./spark-submit.sh", "run", "--conf", CONF]
+        command = [str(_HOUSE / "spark-submit.sh"), "run", "--conf", CONF]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
         return self._process
 
