@@ -1,4 +1,4 @@
-"""The table of all figures in `bench/results/`, for the manual."""
+"""What the manual shows of `bench/results/`: the table of all figures, and what a lake costs."""
 
 from __future__ import annotations
 
@@ -22,9 +22,37 @@ def table(results: Path) -> str:
     return "\n".join(lines) + "\n"
 
 
+def costs(results: Path) -> dict[str, str]:
+    """What the page of costs shows of the benchmark of the store."""
+    rows = json.loads((results / "store.json").read_text(encoding="utf-8"))["figures"]
+    found = {
+        row["name"]: Figure(**{key: value for key, value in row.items() if key not in ("ok", "at")}) for row in rows
+    }
+    asked = [figure for figure in found.values() if figure.unit == "requests"]
+    bills = [figure for figure in found.values() if figure.unit == "$ a month"]
+    return {
+        "cost_requests": "\n".join(f"| {figure.name} | {figure.spoken} |" for figure in asked),
+        "cost_bills": "\n".join(f"| {_topics(figure.name)} | {figure.value:,.0f} |" for figure in bills),
+        "cost_bronze_log": _only(found, "logs and checkpoints kept").spoken,
+        "cost_commit": _only(found, "core-seconds of a commit of 4 files, bronze at 400").spoken,
+    }
+
+
+def _figure(row: Mapping[str, Any]) -> Figure:
+    return Figure(**{key: value for key, value in row.items() if key not in ("ok", "at")})
+
+
+def _only(found: Mapping[str, Figure], beginning: str) -> Figure:
+    return next(figure for name, figure in found.items() if name.startswith(beginning))
+
+
+def _topics(name: str) -> str:
+    return name.removeprefix("requests billed for ").partition(" ")[0]
+
+
 def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     yield f"| **`make bench-{result['benchmark']}`**, {result['at'][:10]}, {machine['cores']} cores | | | |"
     for row in result["figures"]:
-        figure = Figure(**{key: value for key, value in row.items() if key not in ("ok", "at")})
+        figure = _figure(row)
         yield f"| {figure.name} | {figure.spoken} {figure.unit} | {figure.spoken_bound} | {figure.verdict} |"

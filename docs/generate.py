@@ -21,6 +21,7 @@ from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from bench.report import RESULTS
+from bench.table import costs
 from bench.table import table as figures
 from docs import comments
 from docs.columns import MEANING
@@ -41,6 +42,7 @@ PAGES = {
     "cli.md": HERE / "cli.md",
     "tables.md": HERE / "tables.md",
     "performance.md": HERE / "performance.md",
+    "costs.md": HERE / "costs.md",
     "targets.md": HERE / "targets.md",
 }
 """Template, and the page that is made from it."""
@@ -92,6 +94,7 @@ def pages() -> dict[str, str]:
         "jobs": "\n\n".join(_jobs()),
         "exit_codes": "\n".join(_exit_codes()),
         "figures": figures(RESULTS).rstrip(),
+        **costs(RESULTS),
         **{name: "\n".join(_columns(name, schema)) for name, schema in table_schemas().items()},
         "ledger_details": "\n\n".join(_ledger_details()),
         "heartbeat": "\n".join([*_details(Heartbeat), "", "Each of `topics`:", "", *_details(Pulse)]),

@@ -19,7 +19,7 @@ from lakehouse.store.files import storage_for
 from tests.servers.object_store import PAGE, Faults, ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
 
-MOST_WITH_ROWS, MOST_IDLE = 10, 8
+MOST_WITH_ROWS, MOST_IDLE = 7, 3
 """Requests of a trigger, with the look at what others committed, every 30 s."""
 
 

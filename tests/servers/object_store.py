@@ -18,7 +18,7 @@ import sys
 import threading
 import time
 import xml.etree.ElementTree as ElementTree
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -103,6 +103,13 @@ class ObjectStore:
             self._generation += 1
             self._objects[name] = stored = _Object(content, self._generation, time.time())
             return stored
+
+    def fill(self, name: str, like: str, numbers: Iterable[int]) -> None:
+        """Put `bucket/name` for each number that it is to be formatted with, all with the content of `like`."""
+        with self._lock:
+            found = self._objects[like]
+            self._objects |= {name.format(number): found for number in numbers}
+            self._names = sorted(self._objects)
 
     def get(self, name: str) -> _Object | None:
         return self._objects.get(name)
@@ -357,6 +364,10 @@ class _Connection(BaseHTTPRequestHandler):
         """For `ObjectStoreServer`; neither counted nor delayed."""
         if path == "requests":
             return _json(self.store.counted())
+        if path.startswith("fill"):
+            asked = {key: found[0] for key, found in parse_qs(urlsplit(path).query).items()}
+            self.store.fill(asked["name"], asked["like"], range(int(asked["first"]), int(asked["last"]) + 1))
+            return _json(None)
         if path.startswith("faults"):
             values = {key: found[0] for key, found in parse_qs(urlsplit(path).query).items()}
             faults = Faults(**{key: type(getattr(Faults(), key))(value) for key, value in values.items()})
@@ -391,6 +402,10 @@ class ObjectStoreServer:
     def delay(self, seconds: float) -> None:
         """Let each answer take so long from now on."""
         self._control(f"delay?seconds={seconds}")
+
+    def fill(self, name: str, like: str, first: int, last: int) -> None:
+        """Put many objects alike at once, see `ObjectStore.fill`: what a topic of years has in its logs."""
+        self._control(f"fill?{urlencode({'name': name, 'like': like, 'first': first, 'last': last})}")
 
     def misbehave(self, faults: Faults) -> None:
         """From now on; `Faults()` ends it."""
