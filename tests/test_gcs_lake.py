@@ -26,6 +26,7 @@ from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.verify import verify_hours
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker
+from lakehouse.store.applications import application_folder
 from lakehouse.store.bronze_log import commit_batch, newest_state
 from lakehouse.store.delta import open_table
 from lakehouse.store.files import GoogleStorage, google_client, storage_for
@@ -182,7 +183,7 @@ def test_the_whole_application_delivers_on_google_s_storage(root: str, address: 
     topic, options = lake.topic, lake.config.settings.storage_options
     folders = folders_of(lake.config.settings, topic.name)
     assert folders.silver.startswith("gs://")
-    assert storage_for(folders.raw, options).listing("checkpoint")
+    assert application_folder(lake.config.settings).files().listing("checkpoint")
     history = Ledger(LedgerTable(ledger_table(folders, topic, options)), "test").history()
     assert history.hours()
     verification = verify_hours(topic, lake.config, [], datetime.now(UTC))

@@ -236,6 +236,7 @@ class ClaimedTopic:
 
     def _commit_facts(self, facts: Sequence[Fact], epoch: int) -> Batch:
         """One commit, on the state that the log has then; of no facts, when only more hours are to close."""
+        self._is_reminded = False
         self.check_newest()
         conflicts = Conflicts(self._tables.raw.below("bronze").uri)
         if self._clock() >= self._updated_at + _UPDATE_EVERY:
@@ -256,7 +257,6 @@ class ClaimedTopic:
         if facts:
             now, settled = self._clock(), [*facts, *batch_plan.adopted]
             self._manifests.batch_done(self._bronze.log, batch_plan.epoch, settled, now)
-        self._is_reminded = False
         self._note_waits(batch_plan)
         return self._result(batch_plan, facts, version)
 

@@ -9,7 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -27,6 +27,7 @@ from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.failures import own_error
 from lakehouse.ingest.parking import USUAL, Pace, Parking
+from lakehouse.ingest.planning import Planning
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.plan import Plan, TopicPlan
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
@@ -39,15 +40,7 @@ SIDE_BY_SIDE = 8
 """Topics that commit at the same time."""
 LEAST_PATIENCE = timedelta(seconds=5)
 """For a topic's commit; longer where the trigger is: it holds up no other within one."""
-SEGMENT_PATIENCE = timedelta(seconds=20)
-"""For a segment to become durable once it is pulled."""
-SLOW_PATIENCE = timedelta(seconds=2)
-"""For the segment of a topic whose store has not answered before."""
 NOTES_PATIENCE = timedelta(seconds=1)
-SUSPECT_FOR = timedelta(minutes=10)
-"""How long topics are pulled apart, and decoded with care, after a task died: what killed it has to come again."""
-_BUSY = 0.5
-"""Of a slot's load: pulling it takes its time, however fast the store is."""
 _POLL_SECONDS = 0.02
 _SETTLED_SECONDS = 2.0
 """How long Spark may take to log a batch that is done, before its query is stopped all the same."""
@@ -84,19 +77,12 @@ class IngestQuery:
         self.failure: BaseException | None = None
         self.batches = 0
         self._commits: Crew[str, Outcome] = commits or Crew(SIDE_BY_SIDE, "commit")
-        self._looks: Crew[str, set[str]] = Crew(1 if commits is None else 0, "notes")
-        self._notes = Notes(settings) if settings.application else None
-        self._plan_path = plan_path or _scratch_path()
-        self._after = 0
-        self._suspect_until = 0.0
-        self._apart: dict[str, float] = {}
+        self._notes = _NoteLooks(settings, 1 if commits is None else 0)
+        self.plan_path = plan_path or _scratch_path()
+        """The file by which Spark's planner knows what to plan."""
+        self._planning = Planning(settings.ingest, self.parking)
         self._stopping = threading.Event()
         self._under_way = threading.Lock()
-
-    @property
-    def plan_path(self) -> Path:
-        """The file by which Spark's planner knows what to plan."""
-        return self._plan_path
 
     def add(self, ingest: TopicIngest) -> None:
         """A claimed topic: from the next epoch on it is polled."""
@@ -130,7 +116,7 @@ class IngestQuery:
     def source_options(self) -> dict[str, str]:
         """With all topics, also those that are not claimed yet."""
         settings = self._settings
-        return source_options(self._all, settings.raw_root, settings.ingest, settings.storage_options, self._plan_path)
+        return source_options(self._all, settings.raw_root, settings.ingest, settings.storage_options, self.plan_path)
 
     def on_batch(self, frame: DataFrame, batch_id: int) -> None:
         """One micro-batch: what it brought is committed, unless the query is being drained."""
@@ -169,8 +155,7 @@ class IngestQuery:
     def suspect(self, names: Collection[str]) -> None:
         """A task died that had these topics: each is pulled in a task of its own for a while, and decoded with care."""
         with self._under_way:
-            self._suspect_until = time.monotonic() + SUSPECT_FOR.total_seconds()
-            self._apart |= dict.fromkeys(names, self._suspect_until)
+            self._planning.suspect(time.monotonic(), names)
             self._write_plan()
 
     def is_polled(self, name: str) -> bool:
@@ -179,7 +164,7 @@ class IngestQuery:
 
     def is_apart(self, name: str) -> bool:
         """Whether a task has died lately that had the topic."""
-        return name in self._apart
+        return self._planning.is_apart(name, time.monotonic())
 
     def park(self, name: str, error: LakehouseError) -> None:
         """Leave the topic out for a while, for what it did elsewhere than in its batch."""
@@ -203,8 +188,8 @@ class IngestQuery:
         for fact in facts:
             by_topic.setdefault(fact["topic"], []).append(fact)
         if any(fact["attempt"] for fact in facts):
-            self._suspect_until = time.monotonic() + SUSPECT_FOR.total_seconds()
-        for name in self._noted():
+            self._planning.suspect(time.monotonic())
+        for name in self._notes.topics(self._clock()) & self.topics.keys():
             self.topics[name].remind()
         for name, brought in by_topic.items():
             if name in self.topics and name not in self._commits.busy:
@@ -261,42 +246,22 @@ class IngestQuery:
             then = f"tried again in {duration_text(pause)}" if pause is not None else "left to the newer run"
             log.error("ingest: topic=%s state=parked next=%s error=%s", name, then, error)
 
-    def _noted(self) -> set[str]:
-        """Topics of which somebody has left a note since the last batch, as far as the store says it in time."""
-        if self._notes is None:
-            return set()
-        if "notes" not in self._looks.busy:
-            self._looks.begin("notes", partial(_topics_noted, self._notes, self._clock()))
-        noted = dict(self._looks.results(NOTES_PATIENCE.total_seconds())).get("notes", set())
-        return {name for name in noted if name in self.topics and name not in self._commits.busy}
-
     # --- the next epoch --------------------------------------------------------------------------------------------
 
     def _write_plan(self) -> None:
-        self.plan().write(self._plan_path)
+        self.plan().write(self.plan_path)
 
     def plan(self) -> Plan:
         """What the next epoch is to be."""
         at, busy = time.monotonic(), self._commits.busy
-        self._apart = {name: until for name, until in self._apart.items() if at < until}
-        topics = {}
+        topics: dict[str, TopicPlan] = {}
         for name, ingest in self.topics.items():
             if name not in busy and not self.parking.is_out(name, at):
                 try:
-                    topics[name] = self._planned(ingest.plan(), name)
+                    topics[name] = ingest.plan()
                 except BaseException as raised:
                     self._park(name, own_error(name, raised))
-        self._after = max([self._after, *(planned.after for planned in topics.values())])
-        return Plan(topics, self._after, at < self._suspect_until)
-
-    def _planned(self, topic: TopicPlan, name: str) -> TopicPlan:
-        """Apart from the others where it has to be, and waited for as long as these can wait; alone, without an end."""
-        is_slow = self.parking.is_slow(name)
-        patience = SLOW_PATIENCE if is_slow else SEGMENT_PATIENCE
-        if not is_slow or topic.load >= _BUSY:
-            patience += self._settings.ingest.max_pull
-        seconds = patience.total_seconds() if len(self.topics) > 1 else None
-        return replace(topic, is_apart=is_slow or name in self._apart, patience_seconds=seconds)
+        return self._planning.next(topics, len(self.topics), at)
 
 
 def _scratch_path() -> Path:
@@ -304,6 +269,22 @@ def _scratch_path() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="lakehouse-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder / "plan.json"
+
+
+class _NoteLooks:
+    """Looks at an application's notes, one at a time, in a thread: a store that hangs holds up no batch for long."""
+
+    def __init__(self, settings: Settings, size: int) -> None:
+        self._notes = Notes(settings) if settings.application else None
+        self._looks: Crew[str, set[str]] = Crew(size, "notes")
+
+    def topics(self, now: datetime) -> set[str]:
+        """Of which somebody has left a note since the last look, as far as the store says it in time."""
+        if self._notes is None:
+            return set()
+        if "look" not in self._looks.busy:
+            self._looks.begin("look", partial(_topics_noted, self._notes, now))
+        return dict(self._looks.results(NOTES_PATIENCE.total_seconds())).get("look", set())
 
 
 def _topics_noted(notes: Notes, at: datetime) -> set[str]:
