@@ -5,7 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 from pathlib import Path
 
@@ -160,7 +160,7 @@ class Play:
     def batch(self, act: Act) -> None:
         """One trigger of the driver, which starts first where there is none."""
         if act.driver not in self.drivers:
-            self.start(act)
+            self.start(replace(act, what=""))
         driver = self.drivers[act.driver]
         if driver in self._busy:
             return
