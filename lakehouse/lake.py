@@ -29,7 +29,7 @@ from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.schemas import bronze_schema, silver_schema
 from lakehouse.store.delta import as_it_was, files
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.place import Place
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

@@ -29,7 +29,8 @@ from lakehouse.schemas import segment_schema
 from lakehouse.seal.stage import Sealer, SparkOrNone
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
 from lakehouse.store.delta import DataFile, commit, event_time_stats, files, files_of_hour
-from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.history import History
+from lakehouse.store.ledger import Ledger
 from lakehouse.store.records import Closed, Mirrored, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from

@@ -48,7 +48,8 @@ from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.sealed import sealed_hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store.files import google_client
-from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.history import History
+from lakehouse.store.ledger import Ledger
 from lakehouse.store.place import Place
 from lakehouse.store.records import Closed, Sealed, Valid
 from lakehouse.store.tables import TopicTables

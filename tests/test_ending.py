@@ -22,7 +22,7 @@ from two_topics import DAMAGED, TwoTopics
 from lakehouse import hours
 from lakehouse.spark.shutdown import GRACE
 from lakehouse.store.bronze_log import commit_batch, newest_state, segment_of
-from lakehouse.store.ledger import Entry, rows_of
+from lakehouse.store.history import Entry, rows_of
 from lakehouse.store.records import Closed, State
 from tests.lake import FIVE, Delivery, Lake
 

@@ -48,7 +48,8 @@ from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
 from lakehouse.store.delta import files
 from lakehouse.store.files import storage_for
-from lakehouse.store.ledger import History, Ledger, LedgerTable
+from lakehouse.store.history import History
+from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 from tests.clock import Clock

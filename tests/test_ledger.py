@@ -24,7 +24,8 @@ from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER
 from lakehouse.store import ledger
 from lakehouse.store.delta import open_table
-from lakehouse.store.ledger import Entry, History, Ledger, LedgerTable
+from lakehouse.store.history import Entry, History
+from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.records import (
     RECORDS,
     Closed,
@@ -449,7 +450,7 @@ def test_rows_that_come_while_the_ledger_is_written_again_stay(
     """The commit meets the other's, reads again, and takes it along."""
     mine, others = opened("erase"), opened("ingest")
     mine.record("closed", FIVE, {"bronze_version": 1, "secret": "u17"})
-    real = ledger._with_changes
+    real = ledger.with_changes
     comes = iter([SIX])
 
     def meanwhile(rows: Any, changed: Any) -> Any:
@@ -457,7 +458,7 @@ def test_rows_that_come_while_the_ledger_is_written_again_stay(
             others.record("closed", hour, {"bronze_version": 2, "secret": "u18"})
         return real(rows, changed)
 
-    monkeypatch.setattr(ledger, "_with_changes", meanwhile)
+    monkeypatch.setattr(ledger, "with_changes", meanwhile)
     removed = mine.erase(without_secret)
     assert len(removed) == 2
     rows = [(entry.hour, dict(entry.details)) for entry in opened().history().entries]

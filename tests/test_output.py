@@ -27,7 +27,7 @@ from lakehouse.operations.hour_status import HourStatus
 from lakehouse.operations.status import STATES, TopicStatus
 from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from tests.jobs import command_on
 from tests.status_lake import FIVE, NOON, Lake
 from tests.status_lake import lake as lake

@@ -24,7 +24,8 @@ from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure
-from lakehouse.store.ledger import Entry, LedgerTable
+from lakehouse.store.history import Entry
+from lakehouse.store.ledger import LedgerTable
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs

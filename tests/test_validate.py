@@ -24,7 +24,7 @@ from lakehouse import failpoints, hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError, SuiteError
 from lakehouse.schemas import sealed_schema
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import hour_rows, mlflow_runs

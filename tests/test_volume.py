@@ -13,7 +13,7 @@ from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.hours import Hour
 from lakehouse.sandbox import flights
-from lakehouse.store.ledger import Entry, History
+from lakehouse.store.history import Entry, History
 from lakehouse.store.records import Sealed
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

@@ -31,7 +31,7 @@ from lakehouse.operations import status
 from lakehouse.operations.status import TopicStatus
 from lakehouse.progress import Frontier
 from lakehouse.store.bronze_log import newest_state
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.stage import validate_due
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, write_conf, write_suite

@@ -14,7 +14,7 @@ from lakehouse.operations.hour_status import HourStatus
 from lakehouse.operations.snapshot import RECENT
 from lakehouse.operations.status import TopicStatus
 from lakehouse.operations.topic_life import TopicLife
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 
 _SIGNS = {

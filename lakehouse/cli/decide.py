@@ -32,7 +32,7 @@ from lakehouse.config import Config, load_usable
 from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
 from lakehouse.operations.snapshot import TopicSnapshot, is_open
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.notes import leave_note
 from lakehouse.store.records import Started, State
 from lakehouse.store.tables import TopicTables

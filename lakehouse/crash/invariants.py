@@ -23,7 +23,7 @@ from lakehouse.config import Config
 from lakehouse.landing.manifests import listed_manifests
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.files import Storage
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import VERDICTS, Closed, Mirrored, Sealed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

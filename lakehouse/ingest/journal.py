@@ -14,7 +14,8 @@ from lakehouse.ingest.batch import BatchPlan, Request
 from lakehouse.ingest.closing import Awaits, Held
 from lakehouse.progress import Frontier, watermark
 from lakehouse.store import bronze_log, records
-from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.history import History
+from lakehouse.store.ledger import Ledger
 from lakehouse.store.records import Closed, CloseRequested, Condition, Failed, Recovered, Started, State, Stopped
 from lakehouse.store.tables import TopicTables
 

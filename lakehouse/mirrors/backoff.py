@@ -5,7 +5,7 @@ from __future__ import annotations
 from datetime import datetime, timedelta
 
 from lakehouse.hours import Hour
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 
 FIRST_PAUSE = timedelta(minutes=1)
 """After the first failure; twice as long after each further one."""

@@ -8,7 +8,7 @@ from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import SealedHour
 from lakehouse.store.delta import files_of_hour
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.place import Place
 from lakehouse.store.tables import TopicTables
 

@@ -17,7 +17,8 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.backoff import next_try
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.sealed import sealed_hour
-from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.history import History
+from lakehouse.store.ledger import Ledger
 from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 from lakehouse.store.tables import TopicTables
 

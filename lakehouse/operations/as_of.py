@@ -15,7 +15,7 @@ from lakehouse.hours import Hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, as_it_was, files
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
 from lakehouse.store.tables import TopicTables

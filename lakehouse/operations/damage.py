@@ -12,7 +12,7 @@ from lakehouse.errors import LakeError
 from lakehouse.store.bronze_log import segment_of, segments_in_log
 from lakehouse.store.delta import files, table_errors
 from lakehouse.store.files import Storage
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.log_cleaning import data_files
 from lakehouse.store.place import Place
 from lakehouse.store.records import Damaged, DamagedFile, State

@@ -14,7 +14,7 @@ from lakehouse.ingest.closing import Signals, conditions_of
 from lakehouse.operations.held import held_hours
 from lakehouse.operations.snapshot import Batch, TopicSnapshot, is_open, waits_for
 from lakehouse.progress import Frontier
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import (
     Closed,
     CloseRequested,

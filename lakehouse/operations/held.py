@@ -10,7 +10,7 @@ from lakehouse.durations import seconds_since
 from lakehouse.hours import Hour
 from lakehouse.operations.snapshot import TopicSnapshot, is_open
 from lakehouse.store import records
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import State
 
 STUCK_AFTER = timedelta(minutes=15)

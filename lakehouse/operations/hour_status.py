@@ -13,7 +13,7 @@ from lakehouse.operations.held import held_hours
 from lakehouse.operations.snapshot import TopicSnapshot, is_open, waits_for
 from lakehouse.progress import OpenHour
 from lakehouse.store import records
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import State
 
 

@@ -10,7 +10,7 @@ import socket
 from dataclasses import asdict, dataclass
 
 from lakehouse.errors import LakehouseError
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.tables import TopicTables
 
 log = logging.getLogger(__name__)

@@ -12,7 +12,7 @@ from lakehouse.operations.snapshot import TopicSnapshot
 from lakehouse.operations.topic_life import TopicLife
 from lakehouse.store import records
 from lakehouse.store.heartbeats import SILENT_AFTER, Sign
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import State
 
 _INGESTS = (State.STARTED, State.RECOVERED, State.FAILED, State.STOPPED, State.HELD, State.CLOSED)

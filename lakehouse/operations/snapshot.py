@@ -18,7 +18,8 @@ from lakehouse.progress import IngestState
 from lakehouse.store import records
 from lakehouse.store.bronze_log import INGEST, ingest_commits
 from lakehouse.store.delta import metadata_of_commits
-from lakehouse.store.ledger import History, LedgerTable
+from lakehouse.store.history import History
+from lakehouse.store.ledger import LedgerTable
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
 from lakehouse.store.tables import TopicTables

@@ -10,7 +10,7 @@ from datetime import datetime, timedelta
 
 from lakehouse.clock import Clock
 from lakehouse.hours import Hour
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.records import MirrorFailed, StageFailed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

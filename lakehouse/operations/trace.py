@@ -18,7 +18,7 @@ from lakehouse.operations.compaction import segments_in
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.store.delta import DataFile, files
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import State
 from lakehouse.topics import Topic
 

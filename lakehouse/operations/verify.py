@@ -23,8 +23,8 @@ from lakehouse.seal.stage import SEAL
 from lakehouse.store.delta import DataFile, files, first_line, table_errors
 from lakehouse.store.delta_log import LOG, Commit, Hidden, commits, hidden_in_checkpoint
 from lakehouse.store.files import Storage
+from lakehouse.store.history import Entry, History
 from lakehouse.store.holds import holds_for
-from lakehouse.store.ledger import Entry, History
 from lakehouse.store.records import Judged, Sealed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

@@ -25,8 +25,8 @@ from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
 from lakehouse.store.bronze_log import as_of_close
 from lakehouse.store.delta import Conflicts, DataFile, commit_once, files_of_hour, metadata_of_commits, table_errors
+from lakehouse.store.history import Entry
 from lakehouse.store.holds import holds_for
-from lakehouse.store.ledger import Entry
 from lakehouse.store.parquet import FILE, ROW
 from lakehouse.store.records import Sealed, State
 from lakehouse.store.table_log import ConflictError

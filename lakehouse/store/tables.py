@@ -16,7 +16,8 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
-from lakehouse.store.ledger import Entry, History, Ledger, LedgerTable
+from lakehouse.store.history import Entry, History
+from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.place import Place
 from lakehouse.store.table_log import CHECKPOINT_EVERY
 from lakehouse.topics import Topic

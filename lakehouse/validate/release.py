@@ -5,7 +5,7 @@ from __future__ import annotations
 from lakehouse.config import Config
 from lakehouse.errors import LAKE, LakehouseError
 from lakehouse.hours import Hour
-from lakehouse.store.ledger import Entry, History
+from lakehouse.store.history import Entry, History
 from lakehouse.store.records import VERDICTS, Released, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

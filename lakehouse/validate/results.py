@@ -11,7 +11,7 @@ from lakehouse.concealed import without_secrets_in
 from lakehouse.config import Settings
 from lakehouse.hours import Hour
 from lakehouse.pages.hour import page
-from lakehouse.store.ledger import Entry, History
+from lakehouse.store.history import Entry, History
 from lakehouse.store.place import Place
 from lakehouse.store.records import Closed, FailedExpectation, Invalid, Judged, State, Valid
 from lakehouse.validate import mlflow_runs

@@ -16,7 +16,8 @@ from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.schemas import silver_schema
-from lakehouse.store.ledger import History, Ledger
+from lakehouse.store.history import History
+from lakehouse.store.ledger import Ledger
 from lakehouse.store.records import Sealed, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

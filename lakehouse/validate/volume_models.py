@@ -16,7 +16,7 @@ from lakehouse import hours
 from lakehouse.config import Settings
 from lakehouse.errors import extras_named
 from lakehouse.store.files import storage_for
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate import mlflow_runs
 from lakehouse.validate.volume import DAYS, ROWS, Model, Observed, fit

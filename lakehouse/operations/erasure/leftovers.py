@@ -13,7 +13,7 @@ from lakehouse.seal.stage import SEAL, app_of
 from lakehouse.store.delta import files, metadata_of_commits
 from lakehouse.store.delta_log import commits, commits_at
 from lakehouse.store.files import Storage
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 
 ERASED_FOLDER = "erased-"
 ERASED_STEM = re.compile(r"-e\d+$")

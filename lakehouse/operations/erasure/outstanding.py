@@ -20,7 +20,7 @@ from lakehouse.operations.erasure.leftovers import (
     unrecorded_revisions,
 )
 from lakehouse.operations.erasure.verdicts import without_observed_values
-from lakehouse.store.ledger import History
+from lakehouse.store.history import History
 from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from lakehouse.hours import Hour
-from lakehouse.store.ledger import Entry
+from lakehouse.store.history import Entry
 from lakehouse.store.records import State
 
 _FINDINGS = ("failed", "warnings")

@@ -1,0 +1,316 @@
+"""What the ledger's rows say of each hour of a topic, and what is due by them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from copy import copy
+from dataclasses import dataclass, field
+from datetime import datetime, timedelta
+from functools import cached_property
+from typing import Any, TypeVar
+
+import pyarrow as pa
+
+from lakehouse import hours
+from lakehouse.errors import LakeError
+from lakehouse.hours import EPOCH, Hour
+from lakehouse.schemas import LEDGER
+from lakehouse.store.records import (
+    HOUR_STATES,
+    VERDICTS,
+    Closed,
+    Mirrored,
+    MirrorFailed,
+    Record,
+    Sealed,
+    State,
+    Withdrawn,
+    record_of,
+)
+
+R = TypeVar("R", bound=Record)
+
+
+@dataclass(frozen=True)
+class Entry:
+    """One row. `hour` is None for what concerns the whole topic; `by` is `<stage>/<release>/<run>`.
+
+    `details` are as stored, `record` is what they mean. `problem` says what makes a row unreadable that no stage wrote:
+    such a row has no part in any hour's history, and `verify` reports it.
+    """
+
+    hour: Hour | None
+    state: str
+    at: datetime
+    by: str
+    details: Mapping[str, Any]
+    problem: str | None = None
+    ledger: str = field(default="", compare=False, repr=False)
+
+    @cached_property
+    def record(self) -> Record:
+        """The details, typed; LakeError that names the row when they are not those of its state."""
+        if self.problem is not None:
+            raise self._broken(self.problem)
+        try:
+            return record_of(self.state, self.details)
+        except ValueError as wrong:
+            raise self._broken(str(wrong)) from wrong
+
+    @property
+    def through(self) -> Hour | None:
+        """The last hour of a range of empty hours that closed together; None for every other row."""
+        is_sound_close = self.state == State.CLOSED and self.problem is None
+        through: Hour | None = Closed.range_end(self.details) if is_sound_close else None
+        return through
+
+    def of(self, kind: type[R]) -> R:
+        """The details of a row of that state; ValueError when it has another, LakeError when they are broken."""
+        record = self.record
+        if not isinstance(record, kind):
+            raise ValueError(f"a row of state {self.state} read as {kind.__name__}")
+        return record
+
+    def _broken(self, found: str) -> LakeError:
+        of_hour = f" of {self.hour}" if self.hour else ""
+        return LakeError(
+            f"{self.ledger or 'ledger'}: row `{self.state}`{of_hour} by {self.by or '?'} at {self.at.isoformat()}",
+            found=found,
+            expected=f"the details of a row of state {self.state}",
+            next_step="No release writes such a row: see who else writes to the ledger, and `lakehouse verify`.",
+        )
+
+
+@dataclass(frozen=True)
+class History:
+    """A ledger's rows in the order in which they were added, and the questions that the stages ask of them."""
+
+    entries: tuple[Entry, ...] = ()
+    _by_hour: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _ranges: list[tuple[Entry, Hour]] = field(init=False, repr=False, compare=False, default_factory=list)
+    _mirror_failures: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
+
+    def __post_init__(self) -> None:
+        for entry in self.entries:
+            if through := entry.through:
+                self._ranges.append((entry, through))
+            elif entry.hour is not None and entry.state in HOUR_STATES and entry.problem is None:
+                self._by_hour.setdefault(entry.hour, []).append(entry)
+            elif entry.hour is not None and entry.state == State.MIRROR_FAILED and entry.problem is None:
+                self._mirror_failures.setdefault(entry.hour, []).append(entry)
+
+    def followed_by(self, added: Sequence[Entry]) -> History:
+        """With these rows after them; what is known of the others is kept where they are newer than all of these."""
+        if self.entries and added and added[0].at < self.entries[-1].at:
+            return History(in_order([*self.entries, *added]))
+        following = History(tuple(added))
+        whole = copy(self)
+        object.__setattr__(whole, "entries", (*self.entries, *added))
+        for name in ("_by_hour", "_mirror_failures"):
+            joined = dict(getattr(self, name))
+            joined |= {hour: [*joined.get(hour, ()), *rows] for hour, rows in getattr(following, name).items()}
+            object.__setattr__(whole, name, joined)
+        object.__setattr__(whole, "_ranges", [*self._ranges, *following._ranges])
+        whole.__dict__["sound_entries"] = (*self.sound_entries, *following.sound_entries)
+        return whole
+
+    def hours(self) -> list[Hour]:
+        """Hours that have closed, oldest first; without ranges of empty hours, with which no stage has to do."""
+        return sorted(self._by_hour)
+
+    def ranges(self) -> dict[Hour, Hour]:
+        """Ranges of empty hours that closed together, first hour to last, oldest first."""
+        return {str(entry.hour): through for entry, through in self._ranges}
+
+    def is_in_range(self, hour: Hour) -> bool:
+        """Whether the hour closed in a range of empty hours: it is not sealed, and nothing waits for it."""
+        return hour not in self._by_hour and any(first <= hour <= last for first, last in self.ranges().items())
+
+    def sealed_hours(self) -> list[Hour]:
+        """Hours that were ever sealed, oldest first."""
+        return [hour for hour in self.hours() if self.first(State.SEALED, hour)]
+
+    def erased_hours(self) -> dict[Hour, int]:
+        """Hours that an erasure sealed again, with their newest revision, oldest first."""
+        return {hour: revision for hour in self.sealed_hours() if (revision := self.revision(hour)) > 1}
+
+    def closed_through(self) -> Hour | None:
+        """The newest hour that has closed, alone or in a range of empty hours."""
+        return max([*self._by_hour, *(through for _, through in self._ranges)], default=None)
+
+    def of_hour(self, hour: Hour) -> list[Entry]:
+        """The hour's rows; of an empty hour that closed in a range, that row."""
+        if hour in self._by_hour:
+            return self._by_hour[hour]
+        return [entry for entry, through in self._ranges if str(entry.hour) <= hour <= through]
+
+    def last(self, state: str, hour: Hour | None = None) -> Entry | None:
+        """The newest row of that state: of the hour, or of any when none is given."""
+        rows = self.sound_entries if hour is None else self.of_hour(hour)
+        return next((entry for entry in reversed(rows) if entry.state == state), None)
+
+    def newest(self, *states: str) -> Entry | None:
+        """The newest row of any of these states."""
+        return next((entry for entry in reversed(self.sound_entries) if entry.state in states), None)
+
+    def first(self, state: str, hour: Hour) -> Entry | None:
+        """The oldest row of that state of the hour."""
+        return next((entry for entry in self.of_hour(hour) if entry.state == state), None)
+
+    @cached_property
+    def sound_entries(self) -> tuple[Entry, ...]:
+        """Without rows that have a `problem`."""
+        return tuple(entry for entry in self.entries if entry.problem is None)
+
+    def close_of(self, hour: Hour) -> Closed | None:
+        """How the hour closed; None while it is open. LakeError when the row is broken."""
+        entry = self.first(State.CLOSED, hour)
+        return entry.of(Closed) if entry else None
+
+    def seal_of(self, hour: Hour) -> Sealed | None:
+        """The hour's newest seal; None before the first. LakeError when the row is broken."""
+        entry = self.last(State.SEALED, hour)
+        return entry.of(Sealed) if entry else None
+
+    def state_of(self, hour: Hour) -> str:
+        """`open` before it closed; else the newest of its states, `mirrored` only when nothing newer came.
+
+        That a target no longer has it is no state of the hour.
+        """
+        states = [entry.state for entry in self.of_hour(hour) if entry.state != State.WITHDRAWN]
+        return states[-1] if states else "open"
+
+    def current(self, hour: Hour) -> list[Entry]:
+        """The hour's rows from its newest seal on: what was said of an older revision no longer counts."""
+        rows = self.of_hour(hour)
+        seals = [index for index, entry in enumerate(rows) if entry.state == State.SEALED]
+        return rows[seals[-1] :] if seals else []
+
+    def revision(self, hour: Hour) -> int:
+        """How often the hour was sealed; 0 before the first seal."""
+        seal = self.seal_of(hour)
+        return seal.revision if seal else 0
+
+    def is_cleared(self, hour: Hour) -> bool:
+        """Whether the newest verdict lets the hour go further: valid, or released by a person."""
+        verdicts = [entry.state for entry in self.current(hour) if entry.state in VERDICTS]
+        return bool(verdicts) and verdicts[-1] != State.INVALID
+
+    def targets_done(self, hour: Hour) -> set[str]:
+        """Names of the mirrors that have the newest revision. LakeError when such a row is broken."""
+        return {entry.of(Mirrored).target for entry in self.current(hour) if entry.state == State.MIRRORED}
+
+    def due_to_seal(self) -> list[Hour]:
+        """Closed hours that were never sealed, oldest first."""
+        return [hour for hour in self.hours() if not self.first(State.SEALED, hour)]
+
+    def due_to_validate(self) -> list[Hour]:
+        """Sealed hours whose newest revision has no verdict yet, oldest first."""
+        return [
+            hour
+            for hour in self.hours()
+            if (rows := self.current(hour)) and not any(row.state in (State.VALID, State.INVALID) for row in rows)
+        ]
+
+    def due_to_mirror(self, target: str) -> list[Hour]:
+        """Hours, valid or released, whose newest revision the target does not have, oldest first."""
+        return [hour for hour in self.hours() if self.is_cleared(hour) and target not in self.targets_done(hour)]
+
+    def due_to_withdraw(self, target: str) -> list[Hour]:
+        """Hours that an erasure changed and whose newest revision is invalid, as long as the target may have an older
+        one, oldest first.
+        """
+        return [hour for hour in self.hours() if self._is_to_withdraw(hour, target)]
+
+    def _is_to_withdraw(self, hour: Hour, target: str) -> bool:
+        rows = [entry for entry in self.current(hour) if entry.state == State.WITHDRAWN]
+        return self.must_be_nowhere(hour) and not any(entry.of(Withdrawn).target == target for entry in rows)
+
+    def must_be_nowhere(self, hour: Hour) -> bool:
+        """Whether no target may have the hour: its newest revision is invalid, and an older one holds the erased."""
+        verdicts = [entry.state for entry in self.current(hour) if entry.state in VERDICTS]
+        return bool(verdicts) and verdicts[-1] == State.INVALID and self.revision(hour) > 1
+
+    def mirror_failures(self, hour: Hour, target: str) -> list[Entry]:
+        """How the target refused the hour's newest revision, oldest first, as long as it has not taken it."""
+        if hour not in self._mirror_failures or target in self.targets_done(hour):
+            return []
+        revision = self.revision(hour)
+        found = [(entry, entry.of(MirrorFailed)) for entry in self._mirror_failures[hour]]
+        return [entry for entry, failed in found if (failed.target, failed.revision) == (target, revision)]
+
+    def requested_close(self) -> Entry | None:
+        """The request that reaches furthest; its `hour` is the last one to close."""
+        requests = [entry for entry in self.sound_entries if entry.state == State.CLOSE_REQUESTED and entry.hour]
+        return max(requests, key=lambda entry: entry.hour or "", default=None)
+
+
+def rows_of(entries: Iterable[Entry]) -> pa.Table:
+    rows = [
+        {
+            "hour": entry.hour,
+            "state": entry.state,
+            "at": entry.at,
+            "by": entry.by,
+            "details": _details_text(entry),
+        }
+        for entry in entries
+    ]
+    return pa.Table.from_pylist(rows, schema=LEDGER)
+
+
+def _details_text(entry: Entry) -> str:
+    return json.dumps(dict(entry.details), sort_keys=True, default=str)
+
+
+def with_changes(rows: pa.Table, changed: Callable[[Entry], Entry]) -> pa.Table:
+    """The same rows, with other details where `changed` gives them."""
+    details = rows["details"].to_pylist()
+    columns = [rows["hour"], rows["state"], rows["at"].cast(pa.int64()), rows["by"]]
+    for place, row in enumerate(zip(*(column.to_pylist() for column in columns), details, strict=True)):
+        entry = _entry(*row, ledger="")
+        if (new := changed(entry)) != entry:
+            details[place] = _details_text(new)
+    texts = pa.array(details, pa.string())
+    return rows.set_column(rows.column_names.index("details"), "details", texts).cast(LEDGER)
+
+
+def entries_of(rows: pa.Table, ledger: str) -> list[Entry]:
+    """Without pandas, which Arrow imports to spell instants: a second that no status command has."""
+    columns = [rows["hour"], rows["state"], rows["at"].cast(pa.int64()), rows["by"], rows["details"]]
+    return [_entry(*row, ledger=ledger) for row in zip(*(column.to_pylist() for column in columns), strict=True)]
+
+
+def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
+    return tuple(sorted(entries, key=lambda entry: entry.at))
+
+
+def _entry(
+    hour: str | None, state: str | None, at: int | None, by: str | None, details: str | None, *, ledger: str
+) -> Entry:
+    """The row as it is; what no stage would write of it is its `problem`."""
+    problem = None
+    parsed: Any = {}
+    try:
+        parsed = json.loads(details or "")
+    except ValueError as wrong:
+        problem = f"details that are no JSON: {wrong}"
+    if not isinstance(parsed, dict):
+        problem, parsed = "details that are no JSON object", {}
+    try:
+        moment = EPOCH + timedelta(microseconds=at) if at is not None else None
+    except OverflowError:
+        moment = None
+    if moment is None:
+        problem = "no time"
+    if state not in set(State):
+        problem = f"the state {state!r}"
+    if hour is not None and not hours.is_hour(hour):
+        problem = f"{hour!r} as its hour"
+    if hour is None and state in HOUR_STATES:
+        problem = "no hour"
+    through = Closed.range_end(parsed) if state == State.CLOSED else None
+    if through is not None and not (isinstance(through, str) and hours.is_hour(through)):
+        problem = f"{through!r} as the end of a range of hours"
+    return Entry(hour, state or "", moment or EPOCH, by or "", parsed, problem, ledger)
