@@ -12,7 +12,7 @@ from lakehouse import failpoints, hours
 from lakehouse.clock import Clock, Replayed, now
 from lakehouse.config import Config
 from lakehouse.durations import duration_text
-from lakehouse.errors import ConfigError, SourceError
+from lakehouse.errors import ConfigError
 from lakehouse.ingest.batch import Batch, BatchPlan, Observed, metadata_of, plan
 from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH
 from lakehouse.ingest.facts import Fact, segments_of, with_files
@@ -27,6 +27,7 @@ from lakehouse.ingest.frontier import (
 )
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
+from lakehouse.ingest.waits import Waits
 from lakehouse.landing.manifests import PART_STRIDE
 from lakehouse.progress import IngestState
 from lakehouse.store import bronze_log
@@ -117,11 +118,9 @@ class ClaimedTopic:
         self._tables, self._bronze, self._journal, self._manifests = tables, bronze, journal, manifests
         self._run, self._clock, self._given_frontier = run, clock, frontier
         self._frontier: FrontierSource | None = frontier
-        self._patience = timedelta(0)
+        self._waits = Waits(tables.topic, tables.settings.frontier)
         self._clock_check: ClockCheck | None = None
         self._recorded_until = recorded_until
-        self._awaited: tuple[datetime | None, datetime] | None = None
-        self._quiet_awaited: tuple[str, datetime] | None = None
         self._updated_at = clock()
         self._is_reminded = False
         self._last_used = manifests.last_epoch()
@@ -160,7 +159,7 @@ class ClaimedTopic:
 
     def watch_frontier(self, ack_deadline: timedelta, trusted_from: datetime) -> None:
         """From a new start on; before `trusted_from` a drained subscription proves nothing."""
-        self._patience = self._tables.settings.frontier.max_age + ack_deadline
+        self._waits.ack_deadline = ack_deadline
         self._frontier = self._given_frontier or self._frontier_source(ack_deadline, trusted_from)
 
     def _frontier_source(self, ack_deadline: timedelta, trusted_from: datetime) -> FrontierSource:
@@ -211,8 +210,8 @@ class ClaimedTopic:
         if batch_plan.is_change or self._journal.is_news(batch_plan):
             return None
         self._last_used = max(self._last_used, epoch)
-        self._note_waits(batch_plan)
-        return self._result(batch_plan, facts, None)
+        self._waits.note(batch_plan)
+        return self._waits.result(batch_plan, facts, None)
 
     def commit(self, facts: Sequence[Fact]) -> Batch:
         """Commit one epoch's facts; repeated, it changes nothing.
@@ -257,8 +256,8 @@ class ClaimedTopic:
         if facts:
             now, settled = self._clock(), [*facts, *batch_plan.adopted]
             self._manifests.batch_done(self._bronze.log, batch_plan.epoch, settled, now)
-        self._note_waits(batch_plan)
-        return self._result(batch_plan, facts, version)
+        self._waits.note(batch_plan)
+        return self._waits.result(batch_plan, facts, version)
 
     def update(self) -> None:
         """See what others have committed to bronze: a replay, a removal, another run."""
@@ -279,7 +278,7 @@ class ClaimedTopic:
         assert self._frontier is not None
         now = self._clock()
         frontier = self._frontier.observe(facts, now)
-        return Observed(now, frontier, self._journal.request(), self._quiet_awaited)
+        return Observed(now, frontier, self._journal.request(), self._waits.quiet_since)
 
     def _commit(self, batch_plan: BatchPlan, facts: Sequence[Fact]) -> int:
         metadata = metadata_of(
@@ -296,50 +295,6 @@ class ClaimedTopic:
         self._journal.record_closes(metadata["closed"], version)
         self._recorded_until = batch_plan.state.open_hour
         return version
-
-    def _note_waits(self, batch_plan: BatchPlan) -> None:
-        """Since when the oldest open hour waits for quiet alone."""
-        held = batch_plan.held
-        if held is None or not batch_plan.awaits_quiet_alone:
-            self._quiet_awaited = None
-        elif self._quiet_awaited is None or self._quiet_awaited[0] != held.hour:
-            self._quiet_awaited = held.hour, batch_plan.signals.now
-
-    def _result(self, batch_plan: BatchPlan, facts: Sequence[Fact], version: int | None) -> Batch:
-        is_drained = all(fact["dry_at"] for fact in facts)
-        awaits_frontier = is_drained and batch_plan.awaits_frontier(self._topic)
-        return Batch(
-            batch_plan.epoch,
-            version,
-            batch_plan.rows,
-            batch_plan.decision.closed,
-            is_drained and not awaits_frontier and self._is_finished(batch_plan),
-            self._blockage(awaits_frontier, batch_plan),
-            batch_plan.signals.frontier.at,
-        )
-
-    def _is_finished(self, batch_plan: BatchPlan) -> bool:
-        """Whether no hour of a drained topic could close by itself if only we waited a little."""
-        is_unknown = batch_plan.signals.frontier.at is None
-        waits_for_leases = self._tables.settings.frontier.source == "drained" and is_unknown
-        return not batch_plan.decision.closed and batch_plan.awaits_events and not waits_for_leases
-
-    def _blockage(self, awaits_frontier: bool, batch_plan: BatchPlan) -> SourceError | None:
-        """When the frontier alone has kept a drained topic's hour open, and has not moved, for longer than it may."""
-        if not awaits_frontier:
-            self._awaited = None
-            return None
-        signals = batch_plan.signals
-        if self._awaited is None or self._awaited[0] != signals.frontier.at:
-            self._awaited = signals.frontier.at, signals.now
-        if signals.now - self._awaited[1] <= self._patience:
-            return None
-        return SourceError(
-            f"topic {self._topic.name}: {signals.open_hour}",
-            found=f"for {duration_text(self._patience)} no frontier that lets it close: {signals.frontier.text}",
-            expected="a frontier at or past its end and lateness",
-            next_step="Fix what it says (Cloud Monitoring needs roles/monitoring.viewer), or use `lakehouse close`.",
-        )
 
 
 def _slots(facts: Sequence[Fact]) -> int | None:
