@@ -53,11 +53,6 @@ class TopicTables:
     def reports(self) -> Place:
         return self.sealed.below("reports")
 
-    @property
-    def checkpoint(self) -> str:
-        """The address of Spark's checkpoint, which may be lost."""
-        return self.raw.below("checkpoint").uri
-
     def bronze(self, version: int | None = None) -> DeltaTable:
         """Every delivery, as of `version` or now; LakeError when there is no such table or version."""
         return self.raw.below("bronze").table(version)
