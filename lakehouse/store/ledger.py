@@ -209,7 +209,7 @@ class LedgerTable:
         """As they are, whatever is broken in them."""
         with ThreadPoolExecutor(_READERS) as readers:
             parts = list(readers.map(lambda file: self._stored(file.path), of))
-        return pa.concat_tables([LEDGER.empty_table(), *parts])
+        return pa.concat_tables([pa.Table.from_batches([], schema=LEDGER), *parts])
 
     def _stored(self, path: str) -> pa.Table:
         address = f"{self.uri.rstrip('/')}/{path}"

@@ -245,8 +245,8 @@ def _parsed(address: str, version: int, content: bytes) -> LogEntry:
             next_step="Restore it from a backup; where it is the newest and nothing followed it, remove it.",
         )
     actions = tuple(json.loads(line) for line in content.splitlines() if line.strip())
-    if not all(isinstance(action, dict) for action in actions):
-        raise ValueError(f"version {version} has a line that is no JSON object")
+    if not all(isinstance(action, dict) and action for action in actions):
+        raise ValueError(f"version {version} has a line that is no action")
     return LogEntry(version, actions)
 
 

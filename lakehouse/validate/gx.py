@@ -76,6 +76,7 @@ def complaints(suite: Suite, schema: pa.Schema) -> Iterator[SuiteError]:
     What Great Expectations does not know, and what gives no answer on sample rows of every type with missing values.
     Whatever an expectation raises is a complaint about that one.
     """
+    load()
     parameters = parameters_of(_ANY_HOUR, 0)
     rows = with_members(sample_rows(schema), suite.columns_read(schema))
 
