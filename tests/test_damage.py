@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+import uuid
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
@@ -46,7 +47,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> TwoTopics:
 
 @pytest.fixture
 def lake(made: TwoTopics, tmp_path: Path, spark: SparkSession) -> TwoTopics:
-    return made.copied(tmp_path / "lakes", spark)
+    # pytest uses a folder's name again, and MLflow keeps a connection to each database that it has met by name.
+    return made.copied(tmp_path / uuid.uuid4().hex, spark)
 
 
 def halved(file: Path) -> Path:
