@@ -83,6 +83,7 @@ def test_a_topic_without_a_lake_is_not_started(run: Callable[..., tuple[int, str
     assert out.splitlines()[-1] == "2 topics: 2 not started"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arguments", [("status", "--json"), ("hours", "plays")])
 def test_a_full_disk_behind_a_redirect_is_one_sentence(lake: Lake, arguments: tuple[str, ...]) -> None:
     lake.start()
@@ -959,6 +960,7 @@ def test_status_answers_a_shell(lake: Lake) -> None:
     assert FIVE in done.stdout
 
 
+@pytest.mark.slow
 def test_the_sandbox_says_how_to_reach_it_and_what_it_has_and_stops_when_asked(
     lake: Lake, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -43,6 +43,7 @@ def refused(lake: FlightsLake, capsys: pytest.CaptureFixture[str], *arguments: s
     return capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_failing_lists_the_rows_of_silver_that_break_an_expectation(lake: FlightsLake, judged: str) -> None:
     document: dict[str, Any] = json.loads(said(lake, "failing", DIRTY, judged, LATE, "--json"))
     assert (document["topic"], document["hour"], document["success"]) == (DIRTY, judged, False)

@@ -56,6 +56,8 @@ HOUSE = Path(__file__).parent.parent
 SCHEDULES = 25
 FAST = 4
 """Of these, what `make test-fast` plays."""
+EVERY = 5
+"""Of so many steps, `make test-fast` dies at one."""
 NOTHING: list[str] = []
 
 
@@ -124,7 +126,13 @@ def test_a_case_that_the_kit_does_not_know_is_an_error(tmp_path: Path, monkeypat
 # --- deaths in one process -----------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("step", failpoints.STEPS)
+@pytest.mark.parametrize(
+    "step",
+    [
+        pytest.param(step, marks=[] if number % EVERY == 0 else pytest.mark.slow)
+        for number, step in enumerate(failpoints.STEPS)
+    ],
+)
 def test_a_death_at_any_step_loses_and_doubles_nothing(step: str, tmp_path: Path) -> None:
     outcome = outcome_of(dying_at(step), tmp_path)
     assert outcome.has_died
@@ -239,6 +247,7 @@ def test_an_epoch_that_two_drivers_logged_under_two_numbers_is_gone_over(tmp_pat
 # --- what is torn, trickles, has one id or is empty for long --------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("part", "step"),
     [("offsets", "ingest.offsets_logged"), ("commits", "ingest.committed"), ("metadata", "pull.manifest_durable")],
@@ -279,11 +288,13 @@ ONE_ID_TWICE = Schedule(
 )
 
 
+@pytest.mark.slow
 def test_events_of_one_id_are_all_delivered(tmp_path: Path) -> None:
     """In one hour, in two, late and delivered again."""
     assert outcome_of(ONE_ID_TWICE, tmp_path).violations == NOTHING
 
 
+@pytest.mark.slow
 def test_the_schedules_find_a_seal_by_the_id_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(deliveries, "duplicates", lambda scan, identity: dedup.duplicates(scan, ("event_id",)))
     assert any("is not in silver" in wrong for wrong in outcome_of(ONE_ID_TWICE, tmp_path).violations)

@@ -222,6 +222,7 @@ HARMLESS: dict[str, Callable[[TwoTopics], object]] = {
 """What may be lost: a run starts without it, or nobody needs it."""
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("damage", [*NAMED, *NOT_MET, *HARMLESS])
 def test_status_of_a_topic_names_what_is_damaged(
     made: TwoTopics, tmp_path: Path, damage: str, capsys: pytest.CaptureFixture[str]

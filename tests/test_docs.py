@@ -44,6 +44,7 @@ def generated() -> dict[Path, str]:
         return generate.texts()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("file", [*generate.PAGES.values(), *comments.FILES], ids=lambda file: file.name)
 def test_what_is_generated_is_as_the_code_says(file: Path, generated: dict[Path, str]) -> None:
     """A key, a command or a column that changes must change the manual and the comments in conf/, on every machine."""

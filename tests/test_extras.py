@@ -52,6 +52,7 @@ TOOLS = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hidden", "extra", "target"), JOBS + TOOLS)
 def test_a_process_without_an_extra_says_which(hidden: str, extra: str, target: str) -> None:
     code, lines = said_without(hidden, target)
@@ -61,6 +62,7 @@ def test_a_process_without_an_extra_says_which(hidden: str, extra: str, target: 
     assert f"pip install '.[{extra}]'" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("hidden", "extra", "command"),
     [
@@ -78,6 +80,7 @@ def test_a_command_without_an_extra_says_which(lake: Lake, hidden: str, extra: s
     assert f"pip install '.[{extra}]'" in line
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("hidden", "extra"), [("google.cloud.bigquery", "bigquery"), ("thrift_sasl", "hive")])
 def test_the_check_of_topics_names_each_extra(lake: Lake, hidden: str, extra: str) -> None:
     """It is a complaint of each topic, beside other complaints: here that of its suite."""

@@ -275,6 +275,7 @@ def test_a_suite_opens_whole_and_is_written_as_it_was_read(gx, name):
     assert all(one["meta"]["severity"] == one["severity"] for one in written["expectations"])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("topic", TOPICS)
 def test_every_hour_of_the_sample_meets_its_expectations(gx, topic, sample):
     """In the demo an hour becomes invalid because somebody broke it, not by itself."""

@@ -26,6 +26,7 @@ KINDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seed", range(4))
 @pytest.mark.parametrize("kind", KINDS)
 def test_a_steady_trickle_holds_no_hour(kind: str, seed: int) -> None:

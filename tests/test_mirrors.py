@@ -291,6 +291,7 @@ def after_each_crash(
     return seen
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_step_of_the_first_publish_shows_nothing_or_all(
     target: Target, lake: Lake, topic: Topic
 ) -> None:
@@ -301,6 +302,7 @@ def test_a_crash_at_any_step_of_the_first_publish_shows_nothing_or_all(
     assert all(ids in (None, ["a", "b", "c"]) for ids in seen)
 
 
+@pytest.mark.slow
 def test_a_crash_at_any_step_of_a_replacement_shows_the_old_hour_or_the_new_but_no_mix(
     target: Target, lake: Lake, topic: Topic
 ) -> None:
@@ -324,6 +326,7 @@ def held_up_by_readers() -> Iterator[None]:
             raise
 
 
+@pytest.mark.slow
 def test_a_reader_who_never_rests_sees_whole_hours_only(target: Target, lake: Lake, topic: Topic) -> None:
     versions = {"a": plays([f"a{n}" for n in range(50)], topic), "b": plays([f"b{n}" for n in range(70)], topic)}
     hours = [lake.sealed(topic, HOUR, rows, files=4) for rows in versions.values()]
@@ -999,6 +1002,7 @@ def test_what_a_target_takes_no_more_of_is_no_hour_s_fault(lake: Lake, config: C
     assert not lake.history(topic).mirror_failures(HOUR, "folder")
 
 
+@pytest.mark.slow
 def test_a_target_that_refuses_all_is_left_after_some_and_the_next_run_goes_on(
     lake: Lake, config: Config, topic: Topic, clock: Clock
 ) -> None:

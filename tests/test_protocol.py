@@ -98,6 +98,7 @@ def drivers(other: int, slots: tuple[int, int] = (1, 1), batches: tuple[int, int
     return [Driver("a", ONE_CHECKPOINT, slots[0], batches[0]), Driver("b", other, slots[1], batches[1])]
 
 
+@pytest.mark.slow
 @CHECKPOINTS
 @pytest.mark.parametrize("slots", [(1, 2), (2, 1), (2, 2)])
 def test_two_drivers_with_any_slots_lose_and_double_nothing(other: int, slots: tuple[int, int]) -> None:
@@ -113,15 +114,18 @@ def test_two_drivers_that_share_the_messages_lose_and_double_nothing(other: int)
     assert found.states > 5000
 
 
+@pytest.mark.slow
 @CHECKPOINTS
 def test_two_drivers_that_go_on_lose_and_double_nothing(other: int) -> None:
     assert explored(drivers(other, batches=(2, 2)), messages=1).wrong is None
 
 
+@pytest.mark.slow
 def test_three_messages_and_one_checkpoint_lose_and_double_nothing() -> None:
     assert explored(drivers(ONE_CHECKPOINT), messages=3).wrong is None
 
 
+@pytest.mark.slow
 def test_the_older_driver_comes_to_its_end_by_an_error() -> None:
     """Both of them do in some order, as either may be the older; and no place of the model is out of reach."""
     one, two = (explored(drivers(other, batches=(2, 2)), messages=1).places for other in (0, 1))

@@ -194,6 +194,7 @@ def most_open(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return counts
 
 
+@pytest.mark.slow
 def test_a_replay_of_years_holds_few_files_open_and_no_more_than_its_rows(
     writer: Callable[..., SegmentWriter], storage: Storage, most_open: list[int]
 ) -> None:

@@ -176,6 +176,7 @@ def test_a_python_without_venv_is_named(tree: Path, bare_machine: dict[str, str]
     assert_untouched(tree, bare_machine)
 
 
+@pytest.mark.slow
 def test_a_finished_set_up_takes_no_time() -> None:
     """It stands before every target of the Makefile."""
     started = time.monotonic()
