@@ -12,12 +12,13 @@ import pytest
 
 from lakehouse import failpoints
 from lakehouse.config import Config
-from lakehouse.operations import maintain
+from lakehouse.errors import LakeError
+from lakehouse.operations import compaction, maintain
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.compaction import compact_hour, is_compacted
 from lakehouse.operations.maintain import Removal, maintain_topic
 from lakehouse.operations.trace import trace_event
-from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.bronze_log import commit_compaction, newest_state
 from lakehouse.store.delta import commit, files, files_of_hour
 from lakehouse.store.table_log import log_of
 from lakehouse.topics import Topic
@@ -199,3 +200,18 @@ def test_segments_that_a_manifest_still_names_stay_as_they_are(lake: Lake, monke
     before = of_five(lake)
     assert run(lake) == []
     assert of_five(lake) == before
+
+
+def test_a_commit_whose_answer_is_lost_keeps_its_files(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The table may name them, whatever the caller was told."""
+    rows = lake.bronze_rows()
+
+    def unanswered(*arguments: Any) -> None:
+        commit_compaction(*arguments)
+        raise LakeError("bronze", found="no answer", expected="a store that answers", next_step="Wait.")
+
+    monkeypatch.setattr(compaction, "commit_compaction", unanswered)
+    with pytest.raises(LakeError, match="no answer"):
+        compact_hour(lake.tables, log_of(lake.bronze), FIVE, files_of_hour(lake.bronze, FIVE))
+    assert any(map(is_compacted, of_five(lake)))
+    assert lake.bronze_rows() == rows

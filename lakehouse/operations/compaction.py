@@ -67,24 +67,29 @@ def small_files(of_hour: Iterable[DataFile]) -> list[DataFile]:
 def compact_hour(tables: TopicTables, read_at: TableLog, hour: Hour, files: Sequence[DataFile]) -> Compacted | None:
     """Let a few files take the place of these, which the log at `read_at` has; None where one of them went meanwhile.
 
-    A crash before the commit leaves a file that nothing names, which `maintain` removes. LakeError when one cannot be
-    read, or nothing can be written.
+    A crash before the commit leaves a file that nothing names, which `maintain` removes; so does a commit that fails,
+    which the store may have made all the same. LakeError when one cannot be read, or nothing can be written.
     """
-    into: list[DataFile] = []
-    try:
-        into += _Hour(tables, hour).merged(files)
-        failpoints.reach("compact.file_durable")
-        metadata = {"kind": COMPACT, "hours": [hour], "files": len(files), "release": tables.settings.release}
-        version = commit_compaction(read_at, into, files, metadata)
-    except Exception:
-        _delete(tables, into)
-        raise
+    into = _merged(tables, hour, files)
+    failpoints.reach("compact.file_durable")
+    metadata = {"kind": COMPACT, "hours": [hour], "files": len(files), "release": tables.settings.release}
+    version = commit_compaction(read_at, into, files, metadata)
     if version is None:
         _delete(tables, into)
         return None
     failpoints.reach("compact.committed")
     log.info("compact: topic=%s hour=%s files=%d into=%d", tables.topic.name, hour, len(files), len(into))
     return Compacted(hour, tuple(files), tuple(into))
+
+
+def _merged(tables: TopicTables, hour: Hour, files: Sequence[DataFile]) -> list[DataFile]:
+    into: list[DataFile] = []
+    try:
+        into += _Hour(tables, hour).merged(files)
+    except Exception:
+        _delete(tables, into)
+        raise
+    return into
 
 
 def _delete(tables: TopicTables, files: Iterable[DataFile]) -> None:
