@@ -252,7 +252,7 @@ def _read(world: World, me: Driver, rules: Rules) -> Next:
 def _decide(world: World, me: Driver, rules: Rules) -> Next:
     """What that version has of a batch that comes again is left out, and what it has not of others is added.
 
-    `lakehouse.ingest.claim.unknown_to_log` and `lakehouse.ingest.manifests.Manifests.adoptable`. Manifests are listed
+    `lakehouse.ingest.claim.unknown_to_log` and `lakehouse.ingest.adoption.Manifests.adoptable`. Manifests are listed
     now, after the log was read. A batch with nothing new commits nothing.
     """
     epoch, known = world.epoch_at(me.version), world.in_log(me.version)
@@ -286,7 +286,7 @@ def _commit(world: World, me: Driver, rules: Rules) -> Next:
 def _list(world: World, me: Driver, rules: Rules) -> Next:
     """Which manifests of epochs that cannot come again are in the log.
 
-    `lakehouse.ingest.manifests.Manifests.batch_done`.
+    `lakehouse.ingest.adoption.Manifests.batch_done`.
     """
     me = me._replace(used=max(me.used, world.epoch_at(me.version)))
     past = frozenset(each for each in world.manifests if each.key[0] < me.epoch - 1)

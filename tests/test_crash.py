@@ -42,8 +42,8 @@ from lakehouse.crash.schedules import (
 from lakehouse.crash.small_lake import SUBSCRIPTION
 from lakehouse.errors import MISUSE
 from lakehouse.ingest import batch, closing
+from lakehouse.ingest.adoption import Manifests
 from lakehouse.ingest.facts import Fact
-from lakehouse.ingest.manifests import Manifests
 from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel

@@ -43,8 +43,8 @@ from lakehouse.crash.small_lake import PLAYS, small_config
 from lakehouse.crash.world import ACK_DEADLINE, World
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest import claim, closing
+from lakehouse.ingest.adoption import Manifests
 from lakehouse.ingest.journal import Journal
-from lakehouse.ingest.manifests import Manifests
 from lakehouse.landing.bundles import Bundle
 from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
 from lakehouse.landing.source import FactStream

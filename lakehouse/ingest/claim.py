@@ -13,6 +13,7 @@ from lakehouse.clock import Clock, Replayed, now
 from lakehouse.config import Config
 from lakehouse.durations import duration_text
 from lakehouse.errors import ConfigError
+from lakehouse.ingest.adoption import SWEEP_EVERY, Manifests
 from lakehouse.ingest.batch import Batch, BatchPlan, Observed, metadata_of, plan
 from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH
 from lakehouse.ingest.facts import Fact, segments_of, with_files
@@ -26,7 +27,6 @@ from lakehouse.ingest.frontier import (
     store_ahead,
 )
 from lakehouse.ingest.journal import Journal
-from lakehouse.ingest.manifests import SWEEP_EVERY, Manifests
 from lakehouse.ingest.waits import Waits
 from lakehouse.landing.manifests import PART_STRIDE
 from lakehouse.progress import IngestState

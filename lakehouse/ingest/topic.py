@@ -9,12 +9,12 @@ from lakehouse.clock import Clock, now
 from lakehouse.config import Config
 from lakehouse.errors import StaleDriverError
 from lakehouse.hours import Hour
+from lakehouse.ingest.adoption import SWEEP_EVERY
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.claim import ClaimedTopic, claim
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.frontier import FrontierSource
 from lakehouse.ingest.journal import Journal
-from lakehouse.ingest.manifests import SWEEP_EVERY
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.manifests import PART_STRIDE
 from lakehouse.landing.plan import TopicPlan, next_slots
