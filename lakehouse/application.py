@@ -48,7 +48,9 @@ from lakehouse.validate.suite_files import suite_of
 log = logging.getLogger("lakehouse")
 
 LOOK_EVERY = timedelta(hours=6)
-"""At all files of a topic, by their sizes: some requests for a listing."""
+"""At all files of a topic, by their sizes: some requests for a listing. Maintain looks before it removes anything, too:
+what is missing then was lost, not removed. But it comes more rarely or never, and a loss is to be known the same day.
+"""
 
 
 @dataclass

@@ -16,7 +16,8 @@ from lakehouse.errors import LakeError
 from lakehouse.operations import compaction, maintain
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.compaction import compact_hour, is_compacted
-from lakehouse.operations.maintain import Removal, maintain_topic
+from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.removal import Removal
 from lakehouse.operations.trace import trace_event
 from lakehouse.store.bronze_log import commit_compaction, newest_state
 from lakehouse.store.delta import commit, files, files_of_hour

@@ -18,7 +18,8 @@ from lakehouse.cli import app
 from lakehouse.config import Config, Maintain
 from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
 from lakehouse.operations.damage import damage
-from lakehouse.operations.maintain import Removal, maintain_topic
+from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.removal import Removal
 from lakehouse.running import care
 from lakehouse.running.care import Care
 from lakehouse.store.bronze_log import newest_state

@@ -7,26 +7,25 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import suppress
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import duration_text
-from lakehouse.errors import LakeError, lake_errors
+from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.operations.compaction import compact_hour, is_compacted, small_files
 from lakehouse.operations.damage import record_damage
-from lakehouse.operations.erasure.verdicts import without_observed_values
+from lakehouse.operations.outdated import outdated
+from lakehouse.operations.removal import Removal
 from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
 from lakehouse.store.delta import Conflicts, DataFile, files, table_errors
 from lakehouse.store.delta_log import commits
 from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
-from lakehouse.store.log_cleaning import data_files, expired_log_files
+from lakehouse.store.log_cleaning import data_files
 from lakehouse.store.records import State
 from lakehouse.store.table_log import ConflictError, log_of
 from lakehouse.store.tables import REPLACED_FILES_KEPT, TopicTables
@@ -38,18 +37,6 @@ RETIRE = "retire"
 
 IN_FLIGHT = timedelta(days=1)
 """A younger file may belong to somebody who is still writing; no task lives nearly as long."""
-
-
-@dataclass(frozen=True)
-class Removal:
-    """Something that goes, or would go: what it is, where it lies under the topic's folders, and why it may."""
-
-    topic: str
-    kind: str
-    path: str
-    size_bytes: int
-    why: str
-    hour: Hour | None = None
 
 
 def maintain_topic(
@@ -95,8 +82,7 @@ class _Maintenance:
         yield from self._compact()
         yield from self._silver_orphans()
         yield from self._reports()
-        yield from self._ledger()
-        yield from self._logs()
+        yield from outdated(self._tables, self._history, self._now, self._dry_run)
 
     # --- bronze ----------------------------------------------------------------------------------------------------
 
@@ -234,49 +220,6 @@ class _Maintenance:
             if hours.instant_after(stored.modified_at, self._topic.audit_window) < self._now
         ]
         yield from self._delete("report", expired, f"older than {duration_text(self._topic.audit_window)}")
-
-    def _ledger(self) -> Iterator[Removal]:
-        """Files that became part of a larger one, once nobody can still be reading them."""
-        yield from self._erased_from_ledger()
-        ledger = self._tables.sealed.below("ledger").table()
-        expired = ledger.vacuum(dry_run=True)
-        if expired and not self._dry_run:
-            expired = ledger.vacuum(dry_run=False)
-        for path in expired:
-            yield self._removal(
-                "ledger", f"ledger/{path}", 0, f"part of a larger file for {duration_text(REPLACED_FILES_KEPT)}"
-            )
-
-    def _erased_from_ledger(self) -> Iterator[Removal]:
-        """Files whose rows still have values of what an erasure took away: written again without them."""
-        erased: dict[Hour, int] = {}
-        with suppress(LakeError):  # of a broken row, which `verify` reports: it keeps nothing else from being removed
-            erased = self._history.erased_hours()
-        changed = without_observed_values(erased)
-        addresses = self._tables.ledger_files_to_change(changed) if erased else []
-        if addresses and not self._dry_run:
-            self._tables.ledger(f"maintain/{self._release}").erase(changed)
-        for address in addresses:
-            path = f"ledger/{address.rpartition('/')[2]}"
-            yield self._removal("ledger", path, 0, "observed values of a revision that an erasure replaced")
-
-    def _logs(self) -> Iterator[Removal]:
-        """Entries that the tables' logs need no longer: no commit looks for them."""
-        raw, sealed, window = self._tables.raw, self._tables.sealed, self._topic.audit_window
-        kept_for = (
-            (raw, "bronze", self._tables.bronze_log_kept),
-            (sealed, "silver", window),
-            (sealed, "ledger", window),
-        )
-        for place, name, kept in kept_for:
-            files = place.below(name).files()
-            expired = expired_log_files(files, hours.instant_after(self._now, -kept))
-            if not expired:
-                continue
-            if not self._dry_run:
-                files.delete(stored.path for stored in expired)
-            why = f"{len(expired)} older than {duration_text(kept)}, before a checkpoint"
-            yield self._removal("log", f"{name}/_delta_log", sum(stored.size_bytes for stored in expired), why)
 
     # --- removing --------------------------------------------------------------------------------------------------
 

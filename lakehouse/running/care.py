@@ -11,7 +11,8 @@ from datetime import datetime, timedelta
 from lakehouse.clock import Clock
 from lakehouse.config import Config
 from lakehouse.errors import LakehouseError, unexpected
-from lakehouse.operations.maintain import Removal, maintain_topic
+from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.removal import Removal
 from lakehouse.running.pool import MakesRoom, Pool
 from lakehouse.running.schedule import Outcome, Pauses, Schedule
 from lakehouse.spark.shutdown import concerns_all
