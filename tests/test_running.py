@@ -29,7 +29,7 @@ from lakehouse.errors import (
     UnexpectedError,
     noting_errors,
 )
-from lakehouse.ingest import query as ingest_query
+from lakehouse.ingest import commits
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.parking import Pace
@@ -401,7 +401,7 @@ def test_a_commit_that_hangs_holds_up_no_other_topic_and_is_taken_back_when_it_e
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its topic leaves the plan meanwhile, and says why."""
-    monkeypatch.setattr(ingest_query, "LEAST_PATIENCE", timedelta(milliseconds=300))
+    monkeypatch.setattr(commits, "LEAST_PATIENCE", timedelta(milliseconds=300))
     settings = config.settings
     short = settings.ingest.model_copy(update={"trigger": timedelta(milliseconds=1)})
     config = replace(config, settings=settings.model_copy(update={"ingest": short}))

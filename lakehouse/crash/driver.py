@@ -24,10 +24,11 @@ from lakehouse.decode.events import decode
 from lakehouse.errors import LakeError, StaleDriverError, UnexpectedError
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
+from lakehouse.ingest.commits import Outcome
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.frontier import FrontierSource
 from lakehouse.ingest.parking import Pace
-from lakehouse.ingest.query import IngestQuery, Outcome
+from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.bundles import Bundle

@@ -9,7 +9,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
-from dataclasses import dataclass
 from datetime import datetime, timedelta
 from functools import partial
 from pathlib import Path
@@ -21,9 +20,9 @@ from lakehouse import failpoints
 from lakehouse.clock import Clock, now
 from lakehouse.config import Settings
 from lakehouse.crews import Crew
-from lakehouse.durations import duration_text
-from lakehouse.errors import LakehouseError, SlowStoreError, from_trace, in_one_line
+from lakehouse.errors import LakehouseError, from_trace, in_one_line
 from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
+from lakehouse.ingest.commits import Commits, Outcome
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.failures import own_error
 from lakehouse.ingest.parking import USUAL, Pace, Parking
@@ -36,22 +35,10 @@ from lakehouse.store.notes import Notes
 
 log = logging.getLogger(__name__)
 
-SIDE_BY_SIDE = 8
-"""Topics that commit at the same time."""
-LEAST_PATIENCE = timedelta(seconds=5)
-"""For a topic's commit; longer where the trigger is: it holds up no other within one."""
 NOTES_PATIENCE = timedelta(seconds=1)
 _POLL_SECONDS = 0.02
 _SETTLED_SECONDS = 2.0
 """How long Spark may take to log a batch that is done, before its query is stopped all the same."""
-
-
-@dataclass(frozen=True)
-class Outcome:
-    """What a topic's batch failed of, if it did, and how long its commit took."""
-
-    error: LakehouseError | None
-    seconds: float
 
 
 class IngestQuery:
@@ -76,7 +63,7 @@ class IngestQuery:
         self.topics: dict[str, TopicIngest] = {}
         self.failure: BaseException | None = None
         self.batches = 0
-        self._commits: Crew[str, Outcome] = commits or Crew(SIDE_BY_SIDE, "commit")
+        self._commits = Commits(self.topics, self.parking, settings.ingest.trigger, commits)
         self._notes = _NoteLooks(settings, 1 if commits is None else 0)
         self.plan_path = plan_path or _scratch_path()
         """The file by which Spark's planner knows what to plan."""
@@ -170,8 +157,8 @@ class IngestQuery:
         """Leave the topic out for a while, for what it did elsewhere than in its batch."""
         with self._under_way:
             if name not in self._commits.busy:
-                self._begin(name, [], error)
-                self._take_results()
+                self._commits.begin(name, [], error)
+                self._commits.take_results()
                 self._write_plan()
 
     def record_stops(self) -> None:
@@ -194,7 +181,7 @@ class IngestQuery:
         for name, brought in by_topic.items():
             if name in self.topics and name not in self._commits.busy:
                 self._attend(name, brought)
-        self._take_results()
+        self._commits.take_results()
 
     def _attend(self, name: str, facts: Sequence[Fact]) -> None:
         error = next((from_trace(fact["error"]) for fact in facts if fact["error"]), None)
@@ -205,46 +192,9 @@ class IngestQuery:
         except BaseException as raised:
             facts, error, is_done = [], own_error(name, raised), False
         if not is_done or error is not None:
-            self._begin(name, facts, error)
+            self._commits.begin(name, facts, error)
         elif not any(fact["error"] for fact in facts):
             self.parking.recover(name)
-
-    def _begin(self, name: str, facts: Sequence[Fact], error: LakehouseError | None) -> None:
-        self._commits.begin(name, partial(self._outcome, self.topics[name], facts, error))
-
-    def _outcome(self, ingest: TopicIngest, facts: Sequence[Fact], error: LakehouseError | None) -> Outcome:
-        """Commit what there is, and record why the topic cannot go on, if it cannot. Raises what concerns all."""
-        began = time.monotonic()
-        try:
-            if facts:
-                ingest.commit_facts(facts)
-        except BaseException as raised:
-            error = own_error(ingest.name, raised)
-        if error is not None:
-            ingest.record_failure(error, self.parking.next_pause(ingest.name, error))
-        return Outcome(error, time.monotonic() - began)
-
-    def _take_results(self) -> None:
-        """Of the commits that end in time; who takes longer is left out, and its commit goes on."""
-        patience = max(self._settings.ingest.trigger, LEAST_PATIENCE)
-        slow = [name for name in self._commits.busy if self.parking.is_slow(name)]
-        for name, outcome in self._commits.results(patience.total_seconds(), slow):
-            if outcome.error is not None:
-                self._park(name, outcome.error)
-            elif outcome.seconds < patience.total_seconds():
-                self.parking.recover(name)
-        for name in self._commits.busy:
-            if not self.parking.is_slow(name):
-                error = _slow_commit(self.topics[name], patience)
-                self.topics[name].note_failure(error, self.parking.next_pause(name, error))
-                self._park(name, error)
-
-    def _park(self, name: str, error: LakehouseError) -> None:
-        pause = self.parking.next_pause(name, error)
-        self.topics[name].remind()
-        if self.parking.park(name, error, time.monotonic()):
-            then = f"tried again in {duration_text(pause)}" if pause is not None else "left to the newer run"
-            log.error("ingest: topic=%s state=parked next=%s error=%s", name, then, error)
 
     # --- the next epoch --------------------------------------------------------------------------------------------
 
@@ -260,7 +210,7 @@ class IngestQuery:
                 try:
                     topics[name] = ingest.plan()
                 except BaseException as raised:
-                    self._park(name, own_error(name, raised))
+                    self._commits.park(name, own_error(name, raised))
         return self._planning.next(topics, len(self.topics), at)
 
 
@@ -293,12 +243,3 @@ def _topics_noted(notes: Notes, at: datetime) -> set[str]:
     except Exception as refused:  # a ledger is read with the topic's next commit, too
         log.warning("ingest: notes=unread error=%s", in_one_line(refused))
         return set()
-
-
-def _slow_commit(ingest: TopicIngest, patience: timedelta) -> SlowStoreError:
-    return SlowStoreError(
-        f"topic {ingest.name}",
-        found=f"a commit that takes longer than {duration_text(patience)}",
-        expected="a store that answers",
-        next_step="It goes on by itself, and nothing is lost; see how long requests to that store take.",
-    )
