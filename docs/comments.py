@@ -12,7 +12,8 @@ from pydantic.fields import FieldInfo
 from docs.keys import default_of, unit_of
 from lakehouse.config import Settings
 
-FILES = sorted((Path(__file__).parent.parent / "conf").glob("*.yaml"))
+FILES = sorted(file for file in (Path(__file__).parent.parent / "conf").glob("*.yaml") if file.name != "fleet.yaml")
+"""The environments."""
 
 _LINE = re.compile(
     r"^(?P<blanks> *)(?P<off># )?(?P<more> *)(?P<key>\w+):(?P<value>(?: [^#\n]*?)?)(?P<gap> *)(?:# .*)?$"

@@ -30,6 +30,7 @@ from lakehouse import application, schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
 from lakehouse.errors import EXIT_CODES, LakehouseError
+from lakehouse.fleet.wanted import Entry, FleetFile, Size, TopicClass
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
 from lakehouse.store.heartbeats import Heartbeat, Pulse
@@ -40,6 +41,7 @@ HERE = Path(__file__).parent
 PAGES = {
     "configuration.md": HERE / "configuration.md",
     "cli.md": HERE / "cli.md",
+    "fleet.md": HERE / "fleet.md",
     "tables.md": HERE / "tables.md",
     "performance.md": HERE / "performance.md",
     "costs.md": HERE / "costs.md",
@@ -49,6 +51,9 @@ PAGES = {
 
 MIRROR_OPTIONS: dict[str, type[BaseModel]] = {kind: class_of(kind).Options for kind in sorted(KINDS)}
 """The keys of each kind of mirror."""
+
+FLEET: dict[str, type[BaseModel]] = {"fleet": FleetFile, "application": Entry, "class": TopicClass, "size": Size}
+"""The keys of `fleet.yaml`, and of what it has several of."""
 
 SAMPLE = {
     "subscription": "projects/p/subscriptions/s",
@@ -86,6 +91,7 @@ def pages() -> dict[str, str]:
     values = {
         "topic_keys": "\n".join(_key_lines(Topic, skip=("name",))),
         "environment_keys": "\n".join(_key_lines(Settings)),
+        **{f"{name}_keys": "\n".join(_key_lines(model)) for name, model in FLEET.items()},
         "mirror_keys": "\n\n".join(_mirror_sections()),
         "target_types": "\n".join(_target_types()),
         "target_names": "\n".join(_target_names()),

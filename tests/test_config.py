@@ -15,7 +15,7 @@ from lakehouse.errors import ConfigError
 from lakehouse.topics import Slots, Topic
 
 HOUSE = Path(__file__).parent.parent
-ENVIRONMENTS = sorted((HOUSE / "conf").glob("*.yaml"))
+ENVIRONMENTS = sorted(file for file in (HOUSE / "conf").glob("*.yaml") if file.name != "fleet.yaml")
 
 PLAYS: dict[str, Any] = {
     "subscription": "projects/test/subscriptions/plays",

@@ -15,7 +15,7 @@ import pytest
 HOUSE = Path(__file__).parent.parent
 PROJECT = tomllib.loads((HOUSE / "pyproject.toml").read_text(encoding="utf-8"))["tool"]
 CONTRACTS = {contract["name"]: contract for contract in PROJECT["importlinter"]["contracts"]}
-DOWN, CIRCLES, PURE, PAGES, LOW = CONTRACTS
+DOWN, CIRCLES, PURE, PAGES, FLEET, LOW = CONTRACTS
 PURE_MODULES = CONTRACTS[PURE]["source_modules"]
 
 BREAKING = [
@@ -35,6 +35,7 @@ BREAKING = [
     *((PURE, "lakehouse.pages.words", name) for name in ("socket", "requests", "os", "pathlib", "pandas", "google")),
     *((PURE, "lakehouse.hours", name) for name in ("pathlib", "urllib", "subprocess", "duckdb", "deltalake")),
     *((PURE, "lakehouse.decode.columns", name) for name in ("pyspark", "http", "io")),
+    *((FLEET, "lakehouse.fleet.plan", name) for name in ("lakehouse.fleet.launchers.local", "subprocess", "os")),
     *((LOW, f"lakehouse.{name}", "deltalake") for name in ("checksum", "config", "failpoints")),
 ]  # fmt: skip
 """Contract, importer and imported: as the code is now, all of these are missing."""

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import decide, drafts, examine, look
+from lakehouse.cli import decide, drafts, examine, fleet, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import make_encodable, print_error, print_json, print_line
 from lakehouse.concealed import conceal_in_logs
@@ -35,6 +35,7 @@ app = typer.Typer(
     add_completion=False,
 )
 topics_app = typer.Typer(help="The topics' configuration.", no_args_is_help=True)
+fleet_app = typer.Typer(help="All applications of an environment.", no_args_is_help=True)
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -183,6 +184,8 @@ app.command(name="replay-rejected")(_with_conf(decide.replay_rejected))
 app.command()(_with_conf(decide.maintain))
 app.command()(_with_conf(decide.erase))
 app.command()(_with_conf(sandbox))
+app.add_typer(fleet_app, name="fleet")
+fleet_app.command()(_with_conf(fleet.plan))
 app.add_typer(topics_app, name="topics")
 topics_app.command()(_with_conf(look.check))
 topics_app.command()(_with_conf(drafts.new))

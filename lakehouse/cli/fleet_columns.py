@@ -1,0 +1,42 @@
+"""The columns of the tables of `lakehouse fleet`."""
+
+from __future__ import annotations
+
+from rich.text import Text
+
+from lakehouse.cli.output import NOTHING, Column, number_text
+from lakehouse.fleet.plan import Change
+
+_ACTIONS = {
+    "start": Text("+ start", "green"),
+    "replace": Text("~ replace", "yellow"),
+    "stop": Text("- stop", "red"),
+    "keep": Text("= keep", "dim"),
+    "leave": Text("? leave", "bold yellow"),
+}
+
+
+def differences_text(change: Change) -> str:
+    """What differs, in a few words."""
+    if change.action == "start":
+        return "nothing runs it"
+    if change.action == "stop":
+        return "fleet.yaml does not name it"
+    if change.action == "leave":
+        return "started by a person, and fleet.yaml does not name it"
+    words = []
+    for each in change.differences:
+        if each.what == "topics":
+            parts = [("gains", each.wanted), ("loses", each.found)]
+            words += [f"{verb} {names}" for verb, names in parts if names != "none of these"]
+        else:
+            words.append(f"{each.what} {each.found} → {each.wanted}")
+    return "; ".join(words) or NOTHING
+
+
+CHANGE = [
+    Column("application", lambda change: change.application, least=12, is_name=True),
+    Column("", lambda change: _ACTIONS[change.action]),
+    Column("topics", lambda change: number_text(change.topics), is_number=True),
+    Column("what differs", differences_text, least=20),
+]

@@ -1,0 +1,1 @@
+"""Where applications are started: each kind of place is a launcher."""

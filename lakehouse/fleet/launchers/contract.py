@@ -1,0 +1,44 @@
+"""What every launcher can do, and what a caller may count on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Literal, Protocol
+
+from lakehouse.fleet.versions import Job, Launch
+
+Artifact = Literal["releases", "snapshots"]
+
+
+class Launcher(Protocol):
+    """Starts, finds, stops and tells of applications. LakehouseError when it cannot say or do what is asked.
+
+    What it starts outlives the process that asked for it, and is started again when it dies.
+    """
+
+    kind: str
+
+    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None:
+        """Have a release or a snapshot there for all jobs that name it, unless it is: none ever changes.
+
+        `parts`: where each is in it, and of what it is a copy.
+        """
+
+    def check(self, launch: Launch) -> None:
+        """ConfigError when release or snapshot are not there any more, before anything is started."""
+
+    def start(self, launch: Launch) -> None:
+        """Start a job; nothing where there is one of that id already, as after an answer that was lost."""
+
+    def retire(self, job: str, *, is_retired: bool = True) -> None:
+        """From now on a job that ends is not started again, as its successor has its topics; or it is, once more."""
+
+    def end(self, job: str) -> None:
+        """Ask a job to end in order, and see that it does; it is not waited for. Nothing for one that has ended."""
+
+    def jobs(self) -> list[Job]:
+        """All jobs that are known of, the oldest first."""
+
+    def log_tail(self, job: str, lines: int) -> list[str]:
+        """The last lines of what the job printed; none where it printed nothing."""

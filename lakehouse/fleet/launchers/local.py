@@ -1,0 +1,237 @@
+"""Applications as processes of this machine, each with a supervisor that outlives whoever started it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import subprocess
+import sys
+import threading
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from datetime import UTC, datetime, timedelta
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import psutil
+from pydantic import TypeAdapter
+
+from lakehouse.errors import ConfigError, LakeError, require
+from lakehouse.fleet.launchers import supervisor
+from lakehouse.fleet.launchers.contract import Artifact
+from lakehouse.fleet.releases import copied
+from lakehouse.fleet.versions import Job, JobState, Launch
+
+_COMES_UP_WITHIN = timedelta(seconds=20)
+"""A supervisor that has not said anything by then never will."""
+_KEPT_JOBS = 20
+"""Of an application; those that ended longer ago go, with their logs."""
+_TAIL_BYTES = 64 * 1024
+_OTHERS = {"SPARK_HOME", "PYTHONPATH", "LAKEHOUSE_CONF", "LAKEHOUSE_RELEASE", "LAKEHOUSE_APPLICATION"}
+"""Of the environment of the one who deploys, what must not decide what an application runs."""
+
+
+@dataclass(frozen=True)
+class Command:
+    """What a supervisor starts."""
+
+    command: list[str]
+    folder: str
+    environment: dict[str, str] = field(repr=False)
+
+
+def spark_submit(launch: Launch, releases: Path, snapshots: Path) -> Command:
+    """`jobs/run.py` of the release by spark-submit, in the working directory: relative paths stay what they were."""
+    require("pyspark")
+    version, size = launch.version, launch.version.size
+    spec = find_spec("pyspark")
+    assert spec is not None
+    assert spec.origin is not None
+    home, code = Path(spec.origin).parent, releases / version.release
+    environment = {name: value for name, value in os.environ.items() if name not in _OTHERS}
+    environment |= {
+        "SPARK_HOME": str(home),
+        "PYSPARK_PYTHON": sys.executable,
+        "PYTHONPATH": str(code),
+        "LAKEHOUSE_RELEASE": version.release,
+        "LAKEHOUSE_APPLICATION": launch.application,
+    }
+    java = Path(sys.prefix, "java-home")
+    if java.is_file():
+        environment["JAVA_HOME"] = java.read_text(encoding="utf-8").strip()
+    settings = {"spark.log.level": "WARN", **size.spark}
+    command = [str(home / "bin" / "spark-submit"), "--master", size.master, "--driver-memory", size.driver_memory]
+    command += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
+    command += [str(code / "jobs" / "run.py"), *version.topics]
+    command += ["--conf", str(snapshots / version.snapshot / version.conf)]
+    return Command(command, os.getcwd(), environment)
+
+
+class LocalLauncher:
+    """Releases, snapshots and jobs below one folder. `command` says what is run for a start."""
+
+    kind = "local"
+
+    def __init__(self, folder: Path, command: Callable[[Launch, Path, Path], Command] = spark_submit) -> None:
+        self._folder, self._command = folder.absolute(), command
+
+    # --- what jobs are made of -------------------------------------------------------------------------------------
+
+    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None:
+        with _folder_errors(self._folder):
+            (self._folder / kind).mkdir(parents=True, exist_ok=True)
+            copied(parts, self._folder / kind / name)
+
+    def check(self, launch: Launch) -> None:
+        version = launch.version
+        for kind, name in (("releases", version.release), ("snapshots", version.snapshot)):
+            if not (self._folder / kind / name).is_dir():
+                known = sorted(each.name for each in (self._folder / kind).glob("[!.]*"))
+                raise ConfigError(
+                    f"application {launch.application}: {kind.removesuffix('s')} {name}",
+                    found=f"nothing at {self._folder / kind / name}",
+                    expected="one of " + (", ".join(known) or "(there are none)"),
+                    next_step="Check the name, or deploy that tree's code again.",
+                )
+
+    # --- jobs ------------------------------------------------------------------------------------------------------
+
+    def start(self, launch: Launch) -> None:
+        home = self._home(launch.id)
+        if (home / "launch.json").exists():
+            return
+        self.check(launch)
+        command = self._command(launch, self._folder / "releases", self._folder / "snapshots")
+        with _folder_errors(home):
+            home.mkdir(parents=True, exist_ok=True)
+            home.chmod(0o700)  # the environment may hold what is secret
+            values = {
+                "launch": _launches().dump_python(launch, mode="json"),
+                "created_at": datetime.now(UTC).isoformat(),
+                "command": command.command,
+                "folder": command.folder,
+                "environment": command.environment,
+            }
+            supervisor.write_atomically(home / "launch.json", values)
+            _supervise(home)
+            self._forget_old(launch.application)
+
+    def retire(self, job: str, *, is_retired: bool = True) -> None:
+        mark = self._home(job) / "retired"
+        if is_retired and mark.parent.is_dir():
+            mark.touch()
+        elif not is_retired:
+            mark.unlink(missing_ok=True)
+
+    def end(self, job: str) -> None:
+        home = self._home(job)
+        if not (home / "launch.json").exists():
+            return
+        (home / "end").touch()
+        state = _read(home / "state.json") or {}
+        if not supervisor.is_living(state.get("supervisor")) and supervisor.is_living(state.get("process")):
+            orphan = psutil.Process(int(state["process"]["pid"]))
+            threading.Thread(target=supervisor.end_process, args=(orphan,), name=f"end-{job}").start()
+
+    def jobs(self) -> list[Job]:
+        found = [job for home in self._homes() if (job := _job(home)) is not None]
+        return sorted(found, key=lambda job: (job.created_at, job.launch.id))
+
+    def log_tail(self, job: str, lines: int) -> list[str]:
+        file = self._home(job) / "log"
+        try:
+            with file.open("rb") as log:
+                log.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+                text = log.read().decode(errors="replace")
+        except FileNotFoundError:
+            return []
+        return text.splitlines()[-lines:]
+
+    def _home(self, job: str) -> Path:
+        return self._folder / "jobs" / job
+
+    def _homes(self) -> Iterator[Path]:
+        yield from (self._folder / "jobs").glob("*/")
+
+    def _forget_old(self, application: str) -> None:
+        """Of those that have ended, the newest are kept."""
+        import shutil
+
+        ended = [each for each in self.jobs() if each.launch.application == application and not each.is_active]
+        for job in ended[:-_KEPT_JOBS]:
+            shutil.rmtree(self._home(job.launch.id), ignore_errors=True)
+
+
+def _supervise(home: Path) -> None:
+    """Start a supervisor, by a process that ends at once."""
+    with (home / "supervisor.log").open("ab") as log:
+        subprocess.run(
+            [sys.executable, supervisor.__file__, str(home)],
+            stdin=subprocess.DEVNULL,
+            stdout=log,
+            stderr=log,
+            cwd="/",
+            check=True,
+            start_new_session=True,
+        )
+
+
+def _job(home: Path) -> Job | None:
+    """None for a folder of which nothing can be said, such as one that is being made."""
+    launched, state = _read(home / "launch.json"), _read(home / "state.json") or {}
+    if launched is None:
+        return None
+    created_at = datetime.fromisoformat(launched["created_at"])
+    return Job(
+        _launches().validate_python(launched["launch"]),
+        _state(state, created_at),
+        created_at,
+        started_at=_instant(state.get("started_at")),
+        failures=int(state.get("failures", 0)),
+        next_start_at=_instant(state.get("next_start_at")),
+        why=state.get("why"),
+        is_retired=(home / "retired").exists(),
+        log=str(home / "log"),
+    )
+
+
+def _state(state: Mapping[str, Any], created_at: datetime) -> JobState:
+    """What the supervisor said last, unless it has been killed."""
+    said = state.get("state")
+    if said in ("ended", "failed"):
+        return "ended" if said == "ended" else "failed"
+    if supervisor.is_living(state.get("supervisor")):
+        return {"running": "running", "waiting": "waiting"}.get(said or "", "pending")  # type: ignore[return-value]
+    if supervisor.is_living(state.get("process")):
+        return "running"  # though nobody starts it again
+    return "pending" if not state and datetime.now(UTC) - created_at < _COMES_UP_WITHIN else "lost"
+
+
+def _read(file: Path) -> dict[str, Any] | None:
+    try:
+        return dict(json.loads(file.read_text(encoding="utf-8")))
+    except (FileNotFoundError, ValueError):
+        return None
+
+
+def _instant(seconds: float | None) -> datetime | None:
+    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+
+
+def _launches() -> TypeAdapter[Launch]:
+    return TypeAdapter(Launch)
+
+
+@contextlib.contextmanager
+def _folder_errors(folder: Path) -> Iterator[None]:
+    try:
+        yield
+    except (OSError, subprocess.CalledProcessError) as refused:
+        raise LakeError(
+            str(folder),
+            found=str(refused),
+            expected="a folder for the launcher `local` that can be written",
+            next_step="Give access, make room, or set another `local.folder` in fleet.yaml.",
+        ) from refused

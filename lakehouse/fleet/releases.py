@@ -1,0 +1,105 @@
+"""A release is the code of a tree, a snapshot its configuration: both are named by what is in them."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import shutil
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+
+import lakehouse
+from lakehouse.config import Config
+from lakehouse.errors import ConfigError
+
+_CODE = ("lakehouse", "jobs")
+_DIGITS = 10
+
+
+def tree() -> Path:
+    """The folder of the code that runs now; ConfigError where it has no jobs, as where a package was installed."""
+    folder = Path(lakehouse.__file__).parent.parent
+    if not (folder / "jobs" / "run.py").is_file():
+        raise ConfigError(
+            str(folder / "jobs"),
+            found="no jobs",
+            expected="the project's tree, which a release is packed from",
+            next_step="Run the command in the project's folder, or name a `release` in fleet.yaml that was deployed.",
+        )
+    return folder
+
+
+def release_of(folder: Path) -> str:
+    """Version and a digest of every file of the code: the same wherever and whenever the same code is packed."""
+    return f"{lakehouse.__version__}+{_digest(code(folder))}"
+
+
+def code(folder: Path) -> dict[str, Path]:
+    """What a release consists of: where each part is in it, and what that is a copy of."""
+    return {name: folder / name for name in _CODE}
+
+
+def configuration(config: Config) -> dict[str, Path]:
+    """What a snapshot consists of, as `code`: the environment's file, its topics and its suites, as they lie together.
+
+    What the file names by an absolute path is no part of it.
+    """
+    file = config.path.resolve()
+    named = [config.settings.topics, config.settings.expectations]
+    parts = [file, *((file.parent / name).resolve() for name in named if not Path(name).is_absolute())]
+    base = Path(os.path.commonpath([part.parent for part in parts]))
+    return {str(part.relative_to(base)): part for part in parts}
+
+
+def snapshot_of(config: Config) -> str:
+    return _digest(configuration(config))
+
+
+def file_in_snapshot(config: Config) -> str:
+    """Where the environment's file is in a snapshot."""
+    return next(iter(configuration(config)))
+
+
+def suites_hash(config: Config, topics: Iterable[str]) -> str:
+    """Of the suites by which hours of these topics are judged."""
+    files = {name: config.expectations / f"{name}.json" for name in ("_every_topic", *sorted(topics))}
+    return _digest({name: file for name, file in files.items() if file.is_file()})
+
+
+def copied(parts: Mapping[str, Path], to: Path) -> bool:
+    """Copy the parts below `to`, all or nothing; False where it is there already."""
+    if to.is_dir():
+        return False
+    aside = to.with_name(f".{to.name}.{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)
+    for path in (path for part in parts.items() for path in _files(*part)):
+        (aside / path[0]).parent.mkdir(parents=True, exist_ok=True)
+        shutil.copy(path[1], aside / path[0])
+    try:
+        aside.rename(to)
+    except OSError:
+        shutil.rmtree(aside, ignore_errors=True)
+        if not to.is_dir():
+            raise
+        return False
+    return True
+
+
+def _digest(parts: Mapping[str, Path]) -> str:
+    found = hashlib.sha256()
+    for name, path in (path for part in sorted(parts.items()) for path in _files(*part)):
+        content = path.read_bytes()
+        found.update(f"{name}\0{len(content)}\0".encode())
+        found.update(content)
+    return found.hexdigest()[:_DIGITS]
+
+
+def _files(name: str, part: Path) -> Iterator[tuple[str, Path]]:
+    """Each file of a part with its name in the copy; nothing that is hidden or made by Python."""
+    if part.is_file():
+        yield name, part
+        return
+    for path in sorted(part.rglob("*")):
+        parts = path.relative_to(part).parts
+        if path.is_file() and not any(each.startswith(".") or each == "__pycache__" for each in parts):
+            yield f"{name}/{path.relative_to(part)}", path

@@ -1,0 +1,279 @@
+"""What `fleet.yaml` says, and which application is to have which topics."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from datetime import timedelta
+from fnmatch import fnmatchcase
+from typing import Annotated, Literal
+
+from pydantic import AfterValidator
+
+from lakehouse.durations import Duration, Wait
+from lakehouse.errors import ConfigError
+from lakehouse.topics import Frozen, Topic, key
+
+DELIVER_WITHIN = timedelta(minutes=45)
+_NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
+_MANY = 5
+"""Names that an error lists."""
+
+
+def _named(entries: Mapping[str, object]) -> Mapping[str, object]:
+    """Jobs and their labels, of whichever launcher, have the name."""
+    for name in entries:
+        if not _NAME.fullmatch(name):
+            raise ValueError(f"names of up to 50 letters a to z, digits and -, not {name!r}")
+    return entries
+
+
+class Size(Frozen):
+    """One of `sizes`: what an application gets of the machine or cluster that it runs on."""
+
+    master: str = key(
+        "local[2]", unit="Spark's master", doc="On this machine: how many cores. On a cluster it has no effect."
+    )
+    driver_memory: str = key(
+        "1g", unit="Spark's size", doc="Heap of the driver's JVM. More for hundreds of topics, and for large hours."
+    )
+    spark: dict[str, str] = key(
+        default_factory=dict,
+        unit="Spark's own settings",
+        doc="Of this size; they take precedence over `spark` in the environment's file.",
+    )
+
+
+class TopicClass(Frozen):
+    """One of `classes`: topics that are treated alike, whichever application has them."""
+
+    topics: tuple[str, ...] = key(
+        unit="names and patterns",
+        min_length=1,
+        doc="As in an application. A topic is of one class at most.",
+    )
+    deliver_within: Duration | None = key(
+        None, unit="duration", shown="that of the application", doc="Where the topic's own file has none."
+    )
+
+
+class Entry(Frozen):
+    """One of `applications`: which topics it has, where, and how it is run."""
+
+    topics: tuple[str, ...] = key(
+        (),
+        unit="names and patterns",
+        doc="`flight_*` takes all that begin so, `!flight_landed` leaves one out again.",
+    )
+    classes: tuple[str, ...] = key(
+        (), unit="names of classes", doc="Their topics, too, less those that a ! leaves out."
+    )
+    size: str = key("", unit="name of a size", shown="that of the fleet", doc="What it gets of the machine.")
+    launcher: Literal["", "local"] = key("", unit="local", shown="that of the fleet", doc="Where it runs.")
+    release: str = key(
+        "",
+        unit="release",
+        shown="that of the fleet",
+        doc="Only to hold an application back; a fleet should run one release.",
+    )
+    deliver_within: Duration | None = key(
+        None, unit="duration", shown="that of the fleet", doc="Where neither topic nor class has its own."
+    )
+
+
+class RollOut(Frozen):
+    """The section `roll_out`: how `fleet deploy` goes from the old to the new."""
+
+    canary: str = key(
+        "",
+        unit="name of an application",
+        shown="of those that change, the one with the fewest topics",
+        doc="Which application is replaced first, alone.",
+    )
+    canary_for: Duration = key(
+        timedelta(minutes=15),
+        unit="duration",
+        doc="How long the canary runs at most before the rest follows; it is over sooner when the canary has sealed "
+        "an hour that was found valid.",
+    )
+    wave_within: Wait = key(
+        timedelta(minutes=10),
+        unit="duration",
+        doc="How long the topics of a wave may take until each has been polled; then the deployment is rolled back.",
+    )
+    side_by_side: int = key(
+        4,
+        ge=1,
+        le=100,
+        unit="applications, 1 to 100",
+        doc="How many are replaced at a time after the canary. Each runs twice for a while: old and new need room.",
+    )
+
+
+class Local(Frozen):
+    """The section `local`: applications on this machine."""
+
+    folder: str = key(
+        "../build/fleet",
+        unit="folder, relative to this file",
+        doc="Releases, logs and the state of supervisors. On a disk that survives a restart of the machine.",
+    )
+
+
+class FleetFile(Frozen):
+    """`fleet.yaml`, beside the environment's file."""
+
+    launcher: Literal["local"] = key("local", unit="local", doc="Where applications run that do not say it.")
+    release: str = key(
+        "",
+        unit="release",
+        shown="this tree's code, packed when it is deployed",
+        doc="Which release all applications are to run. `lakehouse fleet history` has those that were deployed.",
+    )
+    deliver_within: Duration = key(
+        DELIVER_WITHIN,
+        unit="duration",
+        doc="How long after its end an hour should be everywhere it goes, where nothing closer to the topic says it.",
+    )
+    size: str = key("", unit="name of a size", shown="2 cores, 1 GiB", doc="Of applications that do not say it.")
+    sizes: Annotated[dict[str, Size], AfterValidator(_named)] = key(
+        default_factory=dict, unit="name: keys of a size", doc="What applications may get."
+    )
+    classes: Annotated[dict[str, TopicClass], AfterValidator(_named)] = key(
+        default_factory=dict, unit="name: keys of a class", doc="Topics that are treated alike, such as `critical`."
+    )
+    applications: Annotated[dict[str, Entry], AfterValidator(_named)] = key(
+        unit="name: keys of an application",
+        min_length=1,
+        doc="Every topic must be in exactly one.",
+    )
+    roll_out: RollOut = RollOut()
+    local: Local = Local()
+
+
+@dataclass(frozen=True)
+class WantedApplication:
+    """An application as `fleet.yaml` wants it. `release` is empty where that of the fleet is yet to be packed."""
+
+    name: str
+    topics: tuple[str, ...]
+    launcher: str
+    size_name: str
+    size: Size
+    release: str
+    deliver_within: Mapping[str, timedelta]
+    """Of each of its topics."""
+
+
+def wanted_applications(file: FleetFile, topics: Mapping[str, Topic], origin: str) -> dict[str, WantedApplication]:
+    """Each application with its topics, by name. `origin` is the file's name, for errors.
+
+    ConfigError for a topic that no application or more than one has, for a name that there is not, and for an
+    application without any topic.
+    """
+    classes = {name: _class_topics(file, name, topics, origin) for name in file.classes}
+    class_of = _owners(classes, origin, "class")
+    chosen = {name: _chosen(entry, name, classes, topics, origin) for name, entry in file.applications.items()}
+    owners = _owners(chosen, origin, "application")
+    orphans = sorted(topics.keys() - owners.keys())
+    if orphans:
+        raise ConfigError(
+            f"{origin}: applications",
+            found=f"no application for {_listed(orphans)}",
+            expected="each topic of conf/ in one application",
+            next_step='Add the names, or a pattern such as "*", to the `topics` of one.',
+        )
+    return {name: _wanted(file, name, chosen[name], class_of, topics, origin) for name in file.applications}
+
+
+def _wanted(
+    file: FleetFile,
+    name: str,
+    chosen: Sequence[str],
+    class_of: Mapping[str, str],
+    topics: Mapping[str, Topic],
+    origin: str,
+) -> WantedApplication:
+    entry = file.applications[name]
+
+    def within(topic: str) -> timedelta:
+        of_class = file.classes[class_of[topic]].deliver_within if topic in class_of else None
+        return topics[topic].deliver_within or of_class or entry.deliver_within or file.deliver_within
+
+    size_name = entry.size or file.size
+    if size_name and size_name not in file.sizes:
+        raise _unknown(f"{origin}: applications.{name}.size", size_name, file.sizes, "sizes")
+    return WantedApplication(
+        name,
+        tuple(chosen),
+        entry.launcher or file.launcher,
+        size_name,
+        file.sizes[size_name] if size_name else Size(),
+        entry.release or file.release,
+        {topic: within(topic) for topic in chosen},
+    )
+
+
+def _chosen(
+    entry: Entry, name: str, classes: Mapping[str, Sequence[str]], topics: Mapping[str, Topic], origin: str
+) -> list[str]:
+    subject = f"{origin}: applications.{name}"
+    for each in entry.classes:
+        if each not in classes:
+            raise _unknown(f"{subject}.classes", each, classes, "classes")
+    of_classes = [topic for each in entry.classes for topic in classes[each]]
+    chosen = _matching(entry.topics, topics, f"{subject}.topics", of_classes)
+    if not chosen:
+        raise ConfigError(
+            subject,
+            found="no topic",
+            expected="at least one topic for each application",
+            next_step="Give it `topics` or `classes` that there are, or take the application out.",
+        )
+    return chosen
+
+
+def _class_topics(file: FleetFile, name: str, topics: Mapping[str, Topic], origin: str) -> list[str]:
+    return _matching(file.classes[name].topics, topics, f"{origin}: classes.{name}.topics", [])
+
+
+def _matching(patterns: Sequence[str], topics: Mapping[str, Topic], subject: str, others: Iterable[str]) -> list[str]:
+    """The topics that the patterns and `others` name, less those behind a `!`; ConfigError for a name of none."""
+    chosen, left_out = set(others), set[str]()
+    for pattern in patterns:
+        names = {topic for topic in topics if fnmatchcase(topic, pattern.removeprefix("!"))}
+        if not names and not any(sign in pattern for sign in "*?["):
+            raise _unknown(subject, pattern.removeprefix("!"), topics, "topics")
+        (left_out if pattern.startswith("!") else chosen).update(names)
+    return sorted(chosen - left_out)
+
+
+def _owners(chosen: Mapping[str, Sequence[str]], origin: str, kind: str) -> dict[str, str]:
+    """Who has each topic; ConfigError for one that two have."""
+    owners: dict[str, str] = {}
+    for name, topics in chosen.items():
+        for topic in topics:
+            other = owners.setdefault(topic, name)
+            if other != name:
+                raise ConfigError(
+                    f"{origin}: topic {topic}",
+                    found=f"{kind} {other} and {kind} {name}",
+                    expected=f"one {kind} for each topic",
+                    next_step=f'Leave it out of one: "!{topic}" among the `topics` of that {kind}.',
+                )
+    return owners
+
+
+def _unknown(subject: str, name: str, known: Iterable[str], what: str) -> ConfigError:
+    return ConfigError(
+        subject,
+        found=repr(name),
+        expected=f"one of the {what}: {_listed(sorted(known)) or '(there are none)'}",
+        next_step="Check the spelling.",
+    )
+
+
+def _listed(names: Sequence[str]) -> str:
+    more = len(names) - _MANY
+    return ", ".join(names[:_MANY]) + (f" and {more} more" if more > 0 else "")

@@ -1,0 +1,102 @@
+"""Fleets for tests: topics without lakes, and applications that are small real processes which write heartbeats."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import psutil
+import yaml
+from lake import write_conf, write_suite
+
+from lakehouse.config import load
+from lakehouse.fleet.files import Fleet, load_fleet
+from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.launchers.local import Command, LocalLauncher
+from lakehouse.fleet.versions import Job, Launch, Version
+from lakehouse.topics import Topic, topic_from
+
+PATIENCE_SECONDS = 60.0
+TOPIC: dict[str, Any] = {
+    "event_id": "payload.event_id",
+    "event_time": "payload.played_at",
+    "fields": {"user": "string"},
+}
+RELEASE, SNAPSHOT = "0.1.0+aaaa", "cccc"
+VERSION = Version(RELEASE, "hash", "suites", SNAPSHOT, "conf/test.yaml", ("plays",))
+
+
+def topics_named(*names: str) -> dict[str, Topic]:
+    return {name: topic_from(name, topic_values(name)) for name in names}
+
+
+def topic_values(name: str) -> dict[str, Any]:
+    return {**TOPIC, "subscription": f"projects/test/subscriptions/{name}"}
+
+
+def write_fleet(folder: Path, applications: Mapping[str, Any], names: Sequence[str], **keys: Any) -> Path:
+    """An environment of these topics with a fleet.yaml below the folder; the environment's file."""
+    settings = {"raw_root": str(folder / "lake"), "ingest": {"trigger": "1 second"}}
+    conf = write_conf(folder, settings, {name: topic_values(name) for name in names})
+    for name in ("_every_topic", *names):
+        write_suite(folder / "expectations", name)
+    keys = {"local": {"folder": str(folder / "fleet")}, "applications": dict(applications), **keys}
+    (conf.parent / "fleet.yaml").write_text(yaml.safe_dump(keys))
+    return conf
+
+
+def fleet_at(conf: Path) -> Fleet:
+    return load_fleet(load(conf))
+
+
+# --- launchers -----------------------------------------------------------------------------------------------------
+
+
+def python(code: str) -> Callable[[Launch, Path, Path], Command]:
+    """A program instead of Spark: it finds the launch's release and topics in its environment."""
+
+    def command(launch: Launch, releases: Path, snapshots: Path) -> Command:
+        environment = {
+            "RELEASE": launch.version.release,
+            "APPLICATION": launch.application,
+            "CONFIGURATION": launch.version.configuration,
+            "TOPICS": " ".join(launch.version.topics),
+            "CODE": str(releases / launch.version.release),
+            "PYTHONPATH": str(Path(__file__).parent.parent),
+            "PATH": "/usr/bin:/bin",
+        }
+        return Command([sys.executable, "-c", code], str(releases), environment)
+
+    return command
+
+
+def local_launcher(folder: Path, code: str) -> LocalLauncher:
+    launcher = LocalLauncher(folder, python(code))
+    code_folder = folder.parent / "code"
+    code_folder.mkdir(exist_ok=True, parents=True)
+    (code_folder / "run.py").write_text("print('a')\n")
+    for kind, name in (("releases", RELEASE), ("releases", "0.2.0+bbbb"), ("snapshots", SNAPSHOT)):
+        launcher.keep(kind, name, {"jobs": code_folder})  # type: ignore[arg-type]
+    return launcher
+
+
+def job_of(launcher: Launcher, job: str) -> Job:
+    (found,) = [each for each in launcher.jobs() if each.launch.id == job]
+    return found
+
+
+def awaited(is_so: Callable[[], Any], what: str = "") -> Any:
+    """What the function gives once it is true; AssertionError when that takes too long."""
+    until = time.monotonic() + PATIENCE_SECONDS
+    while time.monotonic() < until:
+        if found := is_so():
+            return found
+        time.sleep(0.05)
+    raise AssertionError(f"not so after {PATIENCE_SECONDS} seconds: {what}")
+
+
+def is_gone(pid: int) -> bool:
+    return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
