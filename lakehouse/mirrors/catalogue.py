@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from functools import cached_property
 from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -16,7 +17,7 @@ from lakehouse.config import Config, Settings, config_error, folder_of
 from lakehouse.errors import EXTRAS, ConfigError, LakehouseError, require
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.limits import Neighbour
-from lakehouse.mirrors.places import meeting, places_of, places_of_lake
+from lakehouse.mirrors.places import Places, places_of, places_of_lake
 from lakehouse.topics import Frozen, Topic
 
 if TYPE_CHECKING:
@@ -96,16 +97,13 @@ class Checks:
 
     def _shared_places(self, name: str, topic: Topic, options: Frozen) -> list[str]:
         """Of mirrors of any kind, and of the lake itself, in whatever spelling."""
-        config, topics = self._config, list(self._config.topics.values())
-        others = [
-            each
-            for kind in KINDS
-            for each in self._all_of(kind)
-            if (each.topic.name, each.mirror) != (topic.name, name)
-        ]
-        taken = [place for each in others for place in places_of(each.topic, each.mirror, each.options)]
-        taken += places_of_lake(topics, config.settings)
-        return [each for place in places_of(topic, name, options) for each in meeting(place, taken)]
+        return [each for place in places_of(topic, name, options) for each in self._places.objections(place)]
+
+    @cached_property
+    def _places(self) -> Places:
+        mirrors = [each for kind in KINDS for each in self._all_of(kind)]
+        taken = [place for each in mirrors for place in places_of(each.topic, each.mirror, each.options)]
+        return Places([*taken, *places_of_lake(list(self._config.topics.values()), self._config.settings)])
 
     def _all_of(self, kind_name: str) -> list[Neighbour]:
         """Every topic that a mirror of the kind holds; what cannot be read has no say."""

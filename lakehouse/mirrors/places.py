@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import posixpath
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
@@ -39,9 +39,25 @@ def places_of_lake(topics: Sequence[Topic], settings: Settings) -> Iterator[Plac
             yield Place(one_spelling(f"{root}/{topic.name}"), "", f"{topic.name} in the lake at {root}")
 
 
-def meeting(place: Place, others: Sequence[Place]) -> list[str]:
-    """The objections to a place that is another's, within it, or around it."""
-    return [f"the same place as {other.whose}: {place.address}" for other in others if _do_meet(place, other)]
+class Places:
+    """All places of an environment; what meets one of them is found without a look at each."""
+
+    def __init__(self, places: Iterable[Place]) -> None:
+        self._at: dict[str, list[tuple[int, Place]]] = {}
+        self._within: dict[str, list[tuple[int, Place]]] = {}
+        for numbered in enumerate(places):
+            address = numbered[1].address.rstrip("/")
+            self._at.setdefault(address, []).append(numbered)
+            for above in _folders_above(address):
+                self._within.setdefault(above, []).append(numbered)
+
+    def objections(self, place: Place) -> list[str]:
+        """To a place that is another's, within it, or around it; of one database each topic has tables of its own."""
+        address = place.address.rstrip("/")
+        found = [each for each in self._at.get(address, ()) if _do_clash(place, each[1])]
+        found += [each for above in _folders_above(address) for each in self._at.get(above, ())]
+        found += self._within.get(address, ())
+        return [f"the same place as {other.whose}: {place.address}" for _, other in sorted(found) if other != place]
 
 
 def one_spelling(path: str) -> str:
@@ -53,12 +69,9 @@ def one_spelling(path: str) -> str:
     return f"{address.scheme.lower()}://{address.netloc.lower()}/{folder}"
 
 
-def _do_meet(one: Place, other: Place) -> bool:
-    """Of one database each topic has tables of its own."""
-    if one.address == other.address:
-        return not one.topic or not other.topic or one.topic == other.topic
-    return _is_within(one.address, other.address) or _is_within(other.address, one.address)
+def _do_clash(one: Place, other: Place) -> bool:
+    return not one.topic or not other.topic or one.topic == other.topic
 
 
-def _is_within(inner: str, outer: str) -> bool:
-    return inner.startswith(f"{outer.rstrip('/')}/")
+def _folders_above(address: str) -> Iterator[str]:
+    return (address[:end] for end, letter in enumerate(address) if letter == "/")
