@@ -203,7 +203,7 @@ def _run_ingest(
         for topic in application.topics
     ]
     life.follow(ingests)
-    query = IngestQuery(ingests, settings, clock=clock)
+    query = IngestQuery(ingests, settings, run=application.run, clock=clock)
 
     def start() -> StreamingQuery:
         return query.start(application.spark)

@@ -42,10 +42,11 @@ from lakehouse.landing.plan import Plan
 from lakehouse.landing.source import bundles_file
 from lakehouse.operations import status
 from lakehouse.schemas import FACTS
+from lakehouse.store.applications import application_folder
 from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.files import LocalStorage
 from lakehouse.store.ledger import Ledger, LedgerTable
-from lakehouse.store.notes import leave_note
+from lakehouse.store.notes import Notes, StopRequest, leave_note
 from lakehouse.store.records import CloseRequested
 from lakehouse.topics import Topic
 
@@ -138,7 +139,7 @@ class App:
         self.ingests = {name: Opened(topic, config, run=run, clock=clock) for name, topic in config.topics.items()}
         for name, ingest in self.ingests.items():
             ingest.denied = list(denied.get(name, []))
-        self.query = IngestQuery(self.ingests.values(), config.settings, clock=clock, pace=HASTY)
+        self.query = IngestQuery(self.ingests.values(), config.settings, run=run, clock=clock, pace=HASTY)
         self.started: list[Streaming] = []
         self.brings: Callable[[str, int], LakehouseError | None] = lambda name, epoch: None
         self.stop = threading.Event()
@@ -499,6 +500,85 @@ def test_a_request_is_looked_at_within_a_trigger_though_nothing_comes(config: Co
     app.brings = brings
     app.run()
     assert "closed" in states(config)
+
+
+def ask_to_stop(config: Config, topic: str | None, run: str = "one") -> None:
+    Notes(config.settings).ask_to_stop(run, StopRequest(topic, "ann", "a move"))
+
+
+def test_a_run_stops_between_two_batches_when_it_is_asked_through_the_store(config: Config) -> None:
+    """On YARN there is no signal that leaves time for it."""
+    app = App(config).open()
+    epochs: list[int] = []
+
+    def brings(name: str, epoch: int) -> None:
+        epochs.append(epoch)
+        if len(epochs) == 5:
+            ask_to_stop(config, None)
+
+    app.brings = brings
+    app.run()
+    assert app.stop.is_set(), "the stages of the run stop, too"
+    assert len(set(epochs)) <= 5
+    assert states(config) == states(config, "skips") == ["started", "stopped"]
+
+
+def test_a_request_to_another_run_stops_nobody(config: Config) -> None:
+    """One that came late must not stop what a person has started since."""
+    app = App(config).open()
+    ask_to_stop(config, None, run="an earlier one")
+
+    def brings(name: str, epoch: int) -> None:
+        if epoch == 9:
+            app.stop.set()
+
+    app.brings = brings
+    app.run()
+    assert not app.query.is_asked_to_stop
+
+
+def test_a_topic_is_left_when_it_is_asked_for_and_the_others_go_on(config: Config) -> None:
+    app = App(config).open()
+    after: list[int] = []
+
+    def brings(name: str, epoch: int) -> None:
+        if (name, epoch) == ("plays", 3):
+            ask_to_stop(config, "plays")
+        if name == "skips" and "plays" not in app.query.topics:
+            after.append(epoch)
+            if len(after) == 3:
+                assert app.ingests["plays"].pulse.state == "ended"
+                assert not app.query.is_polled("plays")
+                app.stop.set()
+
+    app.brings = brings
+    app.run()
+    assert after
+    assert states(config) == ["started", "stopped"]
+    assert status.statuses(config, ["plays"], now())[0].state == "not running"
+
+
+def test_a_run_that_was_asked_to_leave_all_its_topics_ends_in_order(config: Config) -> None:
+    """One of them fails, and one cannot even be opened: nobody wants them any more."""
+    app = App(config, skips=[DENIED] * 1000).open()
+    app.brings = failing("plays", *range(1000))
+
+    def ask() -> None:
+        for name in ("plays", "skips"):
+            ask_to_stop(config, name)
+
+    ask()
+    app.run()
+    assert app.stop.is_set()
+    assert app.ingests["skips"].pulse.state == app.ingests["plays"].pulse.state == "ended"
+
+
+def test_a_request_that_nobody_can_read_stops_nobody(config: Config) -> None:
+    notes = Notes(config.settings)
+    storage = application_folder(config.settings).below("notes").files()
+    for name, content in {"a": b"", "b": b"{", "c": b"[]", "d": b'{"topic": 1}'}.items():
+        storage.write(f"_stop/one/{name}", content)
+    assert notes.look(now(), "one").stops == ()
 
 
 # --- what concerns all ---------------------------------------------------------------------------------------------

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import asdict
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import Annotated
 
 import typer
@@ -27,15 +28,21 @@ from lakehouse.cli.arguments import (
 )
 from lakehouse.cli.examine import reconcile_session
 from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
-from lakehouse.cli.progress_line import progress
+from lakehouse.cli.progress_line import progress, working
 from lakehouse.config import Config, load_usable
+from lakehouse.durations import duration_text, parse_duration
 from lakehouse.errors import LakeError, UsageError
 from lakehouse.hours import Hour
+from lakehouse.operations import stopping
 from lakehouse.operations.snapshot import TopicSnapshot, is_open
+from lakehouse.store.heartbeats import Heartbeats
 from lakehouse.store.history import History
 from lakehouse.store.notes import leave_note
 from lakehouse.store.records import Started, State
 from lakehouse.store.tables import TopicTables
+
+_LOOK_SECONDS = 0.5
+"""Between two looks at a heartbeat that is waited for."""
 
 
 def close(
@@ -58,6 +65,50 @@ def close(
         {"topic": topic, "hour": through, "state": "close_requested", **details},
         as_json,
     )
+
+
+def stop(
+    context: typer.Context,
+    name: Annotated[str, typer.Argument(metavar="NAME", help="An application's or a topic's.")],
+    reason: Annotated[str, typer.Option(help="Why; it stays in the application's log.")] = "not given",
+    is_topic: Annotated[bool, typer.Option("--topic", help="The topic, where an application has the name.")] = False,
+    wait: Annotated[
+        timedelta,
+        typer.Option(
+            parser=parse_duration,
+            metavar="DURATION",
+            help="How long to wait until it has stopped; `0 seconds`: not at all.",
+            show_default="3 minutes",
+        ),
+    ] = timedelta(minutes=3),
+    by: By = None,
+    as_json: AsJson = False,
+) -> None:
+    """Ask an application to end, or to leave one topic, after the batch under way. Exit code 3 if it does not in time.
+
+    It is asked through the lake, so it works wherever the application runs. What is closed by then goes on to its
+    mirrors; the topics' messages wait in their subscriptions.
+    """
+    config, person = load_usable(context.obj), person_of(by)
+    heartbeats = Heartbeats(config.settings)
+    find = stopping.topic_to_stop if is_topic else stopping.what_to_stop
+    what = find(name, heartbeats.all(), config.now())
+    stopping.ask_to_stop(config.settings, what, person, reason)
+    ends = time.monotonic() + wait.total_seconds()
+    is_done = False
+    with working(f"{what.words} ends its batch"):
+        while not is_done and time.monotonic() < ends:
+            time.sleep(_LOOK_SECONDS)
+            is_done = stopping.has_stopped(what, heartbeats.of(what.application))
+    if not is_done and wait:
+        raise LakeError(
+            what.words,
+            found=f"run {what.run} on {what.host}, which has not stopped within {duration_text(wait)}",
+            expected="a run that sees the request with its next trigger",
+            next_step="It may still do so; its log says `asked to stop` when it has. One that hangs has to be killed.",
+        )
+    words = "has stopped" if is_done else "is asked to stop"
+    confirm(f"{what.words} {words}.", {**asdict(what), "by": person, "reason": reason, "has_stopped": is_done}, as_json)
 
 
 def release(

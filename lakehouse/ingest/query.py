@@ -9,8 +9,6 @@ import tempfile
 import threading
 import time
 from collections.abc import Collection, Iterable, Sequence
-from datetime import datetime, timedelta
-from functools import partial
 from pathlib import Path
 
 from pyspark.sql import DataFrame, SparkSession
@@ -20,22 +18,22 @@ from lakehouse import failpoints
 from lakehouse.clock import Clock, now
 from lakehouse.config import Settings
 from lakehouse.crews import Crew
-from lakehouse.errors import LakehouseError, from_trace, in_one_line
+from lakehouse.errors import LakehouseError, from_trace
 from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
 from lakehouse.ingest.commits import Commits, Outcome
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.failures import own_error
 from lakehouse.ingest.parking import USUAL, Pace, Parking
 from lakehouse.ingest.planning import Planning
+from lakehouse.ingest.requests import Requests
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.plan import Plan, TopicPlan
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
 from lakehouse.store.applications import application_folder
-from lakehouse.store.notes import Notes
+from lakehouse.store.notes import StopRequest
 
 log = logging.getLogger(__name__)
 
-NOTES_PATIENCE = timedelta(seconds=1)
 _POLL_SECONDS = 0.02
 _SETTLED_SECONDS = 2.0
 """How long Spark may take to log a batch that is done, before its query is stopped all the same."""
@@ -45,6 +43,7 @@ class IngestQuery:
     """The claimed topics of one application, from epoch to epoch. One that fails is left out for a while.
 
     `commits` does the topics' work, at most so many side by side; one of size 0 does it in the batch's own thread.
+    Of requests to stop, those count that name `run`.
     """
 
     def __init__(
@@ -52,6 +51,7 @@ class IngestQuery:
         ingests: Iterable[TopicIngest],
         settings: Settings,
         *,
+        run: str = "",
         clock: Clock = now,
         commits: Crew[str, Outcome] | None = None,
         pace: Pace = USUAL,
@@ -64,7 +64,10 @@ class IngestQuery:
         self.failure: BaseException | None = None
         self.batches = 0
         self._commits = Commits(self.topics, self.parking, settings.ingest.trigger, commits)
-        self._notes = _NoteLooks(settings, 1 if commits is None else 0)
+        self._requests = Requests(settings, run, 1 if commits is None else 0)
+        self.to_leave: set[str] = set()
+        """Topics that somebody has asked this run to leave, for good."""
+        self.is_asked_to_stop = False
         self.plan_path = plan_path or _scratch_path()
         """The file by which Spark's planner knows what to plan."""
         self._planning = Planning(settings.ingest, self.parking)
@@ -176,12 +179,25 @@ class IngestQuery:
             by_topic.setdefault(fact["topic"], []).append(fact)
         if any(fact["attempt"] for fact in facts):
             self._planning.suspect(time.monotonic())
-        for name in self._notes.topics(self._clock()) & self.topics.keys():
+        noted = self._requests.look(self._clock())
+        for name in noted.topics & self.topics.keys():
             self.topics[name].remind()
         for name, brought in by_topic.items():
             if name in self.topics and name not in self._commits.busy:
                 self._attend(name, brought)
         self._commits.take_results()
+        self._heed(noted.stops)
+
+    def _heed(self, requests: Iterable[StopRequest]) -> None:
+        """Leave what is to stop: its batch is done. A topic whose commit goes on is left when that has ended."""
+        for asked in requests:
+            subject = asked.topic or self._settings.application
+            log.info("ingest: state=asked to stop what=%s by=%s reason=%s", subject, asked.by, asked.reason)
+            self.is_asked_to_stop |= asked.topic is None
+            self.to_leave |= {asked.topic} if asked.topic else set()
+        for name in self.to_leave & self.topics.keys() - self._commits.busy:
+            self.parking.recover(name)
+            self.topics.pop(name).record_stop()
 
     def _attend(self, name: str, facts: Sequence[Fact]) -> None:
         error = next((from_trace(fact["error"]) for fact in facts if fact["error"]), None)
@@ -219,27 +235,3 @@ def _scratch_path() -> Path:
     folder = Path(tempfile.mkdtemp(prefix="lakehouse-"))
     atexit.register(shutil.rmtree, folder, ignore_errors=True)
     return folder / "plan.json"
-
-
-class _NoteLooks:
-    """Looks at an application's notes, one at a time, in a thread: a store that hangs holds up no batch for long."""
-
-    def __init__(self, settings: Settings, size: int) -> None:
-        self._notes = Notes(settings) if settings.application else None
-        self._looks: Crew[str, set[str]] = Crew(size, "notes")
-
-    def topics(self, now: datetime) -> set[str]:
-        """Of which somebody has left a note since the last look, as far as the store says it in time."""
-        if self._notes is None:
-            return set()
-        if "look" not in self._looks.busy:
-            self._looks.begin("look", partial(_topics_noted, self._notes, now))
-        return dict(self._looks.results(NOTES_PATIENCE.total_seconds())).get("look", set())
-
-
-def _topics_noted(notes: Notes, at: datetime) -> set[str]:
-    try:
-        return notes.topics(at)
-    except Exception as refused:  # a ledger is read with the topic's next commit, too
-        log.warning("ingest: notes=unread error=%s", in_one_line(refused))
-        return set()

@@ -79,7 +79,7 @@ class Supervisor:
 
     def run(self, stop: threading.Event, *, until_drained: bool = False) -> None:
         """Run the query until `stop` is set or, `until_drained`, until all topics are finished; ends it between two
-        triggers.
+        triggers. `stop` is set here when somebody asks for it through the store.
 
         When every topic fails, or something happens that concerns all (`concerns_all`), all is over. Raises what ended
         the run, or what a topic still fails of.
@@ -90,6 +90,8 @@ class Supervisor:
             self._streaming = self._start()
         while self._is_any_well() and self._fatal is None and not stop.wait(self._pace.poll_seconds):
             self._look_at_query()
+            if self._is_asked_to_stop():
+                stop.set()
             if until_drained and all(map(_is_done, self._well())):
                 break
             if not until_drained:
@@ -104,6 +106,14 @@ class Supervisor:
         for error in (self._fatal, *failing, *blocked):
             if error is not None:
                 raise error
+
+    def _is_asked_to_stop(self) -> bool:
+        """Also when it was asked to leave one topic after the other, and none is left."""
+        for name in self._query.to_leave & self._unopened.parked.keys() - set(self._openers.busy):
+            self._unopened.recover(name)
+            self._ingests[name].record_stop()
+        is_empty = not self._query.topics and not self._unopened.parked
+        return self._query.is_asked_to_stop or (bool(self._query.to_leave) and is_empty)
 
     # --- topics ----------------------------------------------------------------------------------------------------
 
