@@ -4,6 +4,8 @@ SHELL := bash
 
 # Spark runs on the Java that set-up found, and its workers on this environment's Python; gRPC's channels die in silence.
 unexport SPARK_HOME PYTHONPATH
+# A process of the tests imports thousands of modules: compiled each time, that is half of what its start takes.
+unexport PYTHONDONTWRITEBYTECODE
 # The theme prints a red banner about another product, which reads like a failure.
 export NO_MKDOCS_2_WARNING = 1
 python = GRPC_VERBOSITY=ERROR JAVA_HOME="$$(cat .venv/java-home)" PYSPARK_PYTHON="$$PWD/.venv/bin/python" .venv/bin/python
