@@ -41,7 +41,9 @@ BY_SPARK_SUBMIT = (str(HOUSE / "spark-submit.sh"), "run")
 END = "the last life, to the end"
 HALF_ACKED = "pull.half_acknowledged"
 LITTERED = "mirror.old_aside"
-"""Steps that come only where there is much to acknowledge, or something lies in the place of the hour's mirror."""
+CLEARED = "ingest.manifests_half_cleared"
+"""Steps that come only where there is much to acknowledge, something lies in the place of the hour's mirror, or many
+batches have had events."""
 
 _PATIENCE_SECONDS = 240.0
 """Without anything new in the lake: a life that goes on may take as long as a loaded machine makes it."""
@@ -108,7 +110,7 @@ class KilledLake:
             Path(self._mirror, self._hour).mkdir(parents=True)
         self.new_hour(MANY if step == HALF_ACKED else FEW)
         with self.application_process(BY_PYTHON, {failpoints.VARIABLE: death}) as process:
-            self.watch(process)
+            self.watch(process, goes_on=step == CLEARED)
             code = process.poll()
         if code != -signal.SIGKILL:
             return [f"{_ending(code)} instead of dying; see {self.log}"]
@@ -163,10 +165,15 @@ class KilledLake:
                 event_id, _ = self._chance.choice(self._events[-10:])
             played_at = start + timedelta(seconds=self._chance.uniform(0, 3599)) - late
             self._events.append((event_id, played_at))
-            payloads.append(json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1}).encode())
+            payloads.append(_payload(event_id, played_at))
             if self._chance.random() < 0.1:
                 payloads.append(payloads[-1])
         self._channel.publish(PUBSUB_TOPIC, payloads)
+
+    def _one_more(self) -> None:
+        event_id, played_at = f"e{len(self._events)}", hours.start_of(self._hour)
+        self._events.append((event_id, played_at))
+        self._channel.publish(PUBSUB_TOPIC, [_payload(event_id, played_at)])
 
     # --- its process
 
@@ -190,16 +197,22 @@ class KilledLake:
                     os.killpg(process.pid, signal.SIGKILL)
                 process.wait()
 
-    def watch(self, process: subprocess.Popen[bytes], until: Callable[[], bool] = lambda: False) -> None:
+    def watch(
+        self, process: subprocess.Popen[bytes], until: Callable[[], bool] = lambda: False, *, goes_on: bool = False
+    ) -> None:
         """Wait until it ends, or `until` holds, or it has done nothing that lasts for long.
 
-        The hour's close is asked for once everything is read, and not before: it would be empty.
+        The hour's close is asked for once everything is read, and not before: it would be empty. Where it `goes_on`,
+        event after event of the next hour follows.
         """
         seen: object = None
         looked_at = moved_at = time.monotonic()
         while process.poll() is None and time.monotonic() - moved_at < _PATIENCE_SECONDS and not until():
-            if self._asked is None and self.is_read():
-                self._close()
+            if self.is_read():
+                if self._asked is None:
+                    self._close()
+                elif goes_on:
+                    self._one_more()
             if time.monotonic() - looked_at > _LOOK_EVERY_SECONDS:
                 looked_at = time.monotonic()
                 if (there := self._progress()) != seen:
@@ -235,6 +248,10 @@ class KilledLake:
     @property
     def _mirror(self) -> str:
         return f"{self.config.settings.mirrors['folder']['path']}/plays"
+
+
+def _payload(event_id: str, played_at: datetime) -> bytes:
+    return json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": 1}).encode()
 
 
 def _ending(code: int | None) -> str:
