@@ -393,7 +393,7 @@ def _topics(folder: Path, settings: Settings, conf: Path) -> tuple[dict[str, Top
             unusable[file.stem] = error
             continue
         topics[topic.name] = topic
-        other = owners.setdefault(topic.subscription, file)
+        other = owners.setdefault(topic.reads.address, file)
         if other != file:  # which of them is the reader nobody knows
             unusable |= {file.stem: _shared(topic, file, other), other.stem: _shared(topic, other, file)}
     return {name: topic for name, topic in topics.items() if name not in unusable}, unusable
@@ -401,8 +401,8 @@ def _topics(folder: Path, settings: Settings, conf: Path) -> tuple[dict[str, Top
 
 def _shared(topic: Topic, file: Path, other: Path) -> ConfigError:
     return ConfigError(
-        f"{file}: subscription",
-        found=f"{topic.subscription}, which {other} has too",
+        f"{file}: {'subscription' if topic.subscription else 'source'}",
+        found=f"{topic.reads.address}, which {other} has too",
         expected="a subscription of its own for each topic: two readers would each get half of the events",
         next_step="Create a second subscription to the Pub/Sub topic and name it here.",
     )

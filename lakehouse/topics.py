@@ -10,7 +10,7 @@ from typing import Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
-from pydantic_core import PydanticUndefined
+from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from lakehouse import hours
 from lakehouse.durations import Duration
@@ -47,6 +47,10 @@ def _subscription(text: str) -> str:
     if not _SUBSCRIPTION.fullmatch(text):
         raise ValueError("projects/<project>/subscriptions/<subscription>")
     return text
+
+
+def _subscription_or_none(text: str) -> str:
+    return _subscription(text) if text else text
 
 
 Location = Annotated[str, AfterValidator(_location)]
@@ -94,6 +98,28 @@ class Slots(Frozen):
         return self
 
 
+class SubscriptionSource(Frozen):
+    """`source: {kind: pubsub, …}`: a subscription of Pub/Sub."""
+
+    kind: Literal["pubsub"] = key("pubsub", unit="pubsub", doc="Which broker it is.")
+    subscription: Annotated[str, AfterValidator(_subscription)] = key(
+        unit="projects/<project>/subscriptions/<subscription>", doc="As the key `subscription` of the topic."
+    )
+
+    @property
+    def address(self) -> str:
+        """What no two topics may read."""
+        return self.subscription
+
+
+Source = SubscriptionSource
+
+
+def source_at(address: str) -> Source | None:
+    """What reads there, with no more than its address says; None for a text that is no source's address."""
+    return SubscriptionSource(subscription=address) if _SUBSCRIPTION.fullmatch(address) else None
+
+
 _ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f]")
 """Databases end a name at some of them, and terminals do as others say."""
 
@@ -116,9 +142,19 @@ class Topic(Frozen):
     # Over 200 lines: a list of keys, each with the text that the manual shows for it. What they decide is elsewhere.
 
     name: str
-    subscription: Annotated[str, AfterValidator(_subscription)] = key(
+    source: Source | None = key(
+        None,
+        unit="kind and its own keys",
+        shown="the subscription",
+        doc="What is read, with the kind of its broker: `{kind: pubsub, subscription: …}`.",
+    )
+    subscription: Annotated[str, AfterValidator(_subscription_or_none)] = key(
+        "",
+        validate_default=True,
         unit="projects/<project>/subscriptions/<subscription>",
-        doc="What is read. No two topics may name the same one: each would get half of the events.",
+        shown="that of source",
+        doc="What is read: short for `source: {kind: pubsub, subscription: …}`. No two topics may name the same one: "
+        "each would get half of the events.",
     )
     format: Literal["json"] = key(
         "json",
@@ -271,6 +307,18 @@ class Topic(Frozen):
             raise ValueError("lower-case letters, digits and _, beginning with a letter")
         return name
 
+    @field_validator("subscription")
+    @classmethod
+    def _sourced(cls, subscription: str, info: ValidationInfo) -> str:
+        """One of the two keys says what is read; this one is filled where the other names a subscription."""
+        source = info.data.get("source")
+        if source is None and not subscription and "source" in info.data:
+            raise PydanticCustomError("missing", "a subscription or a source")
+        named: str = getattr(source, "subscription", "")
+        if source is not None and subscription not in ("", named):
+            raise ValueError("either a subscription or a source, not both")
+        return subscription or named
+
     @field_validator("event_id")
     @classmethod
     def _identified(cls, location: str) -> str:
@@ -316,6 +364,11 @@ class Topic(Frozen):
         if self.event_time_unit == "iso8601":
             return _is_an_instant, "a string or a timestamp"
         return _is_a_number, "an integer, a double, a decimal, a string or a timestamp (a float has too few digits)"
+
+    @cached_property
+    def reads(self) -> Source:
+        """Where its messages come from."""
+        return self.source or SubscriptionSource(subscription=self.subscription)
 
     @cached_property
     def event_type(self) -> pa.StructType:

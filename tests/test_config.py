@@ -32,8 +32,9 @@ def write(tmp_path: Path) -> Callable[..., Path]:
 
     def written(*, plays: dict[str, Any] | None = None, others: dict[str, Any] | None = None, **settings: Any) -> Path:
         conf = tmp_path / "conf"
-        (conf / "topics").mkdir(parents=True)
-        for name, values in {"plays": PLAYS | (plays or {}), **(others or {})}.items():
+        (conf / "topics").mkdir(parents=True, exist_ok=True)
+        own = {key: value for key, value in (PLAYS | (plays or {})).items() if value is not None}
+        for name, values in {"plays": own, **(others or {})}.items():
             (conf / "topics" / f"{name}.yaml").write_text(yaml.safe_dump(values), encoding="utf-8")
         mirrors = {"folder": {"kind": "folder", "path": "build/mirror"}}
         values = {"raw_root": str(tmp_path / "lake"), "mirrors": mirrors, **settings}
@@ -77,7 +78,21 @@ def test_the_manual_names_every_key_of_a_topic_and_its_default() -> None:
     defaults = {key: topic[key] for key, field in Topic.model_fields.items() if not field.is_required()}
     defaults |= {f"slots.{key}": value for key, value in defaults.pop("slots").items()}
     defaults["mirrors"] = defaults["deliver_within"] = "none"
+    defaults |= {"source": "the subscription", "subscription": "that of source"}
     assert {key: rows[key].strip("`") for key in defaults} == {key: str(value) for key, value in defaults.items()}
+
+
+def test_a_source_of_kind_pubsub_is_what_a_subscription_is_short_for(write: Callable[..., Path]) -> None:
+    """Either says it all; both, where they differ, are as wrong as neither."""
+    short = load(write()).topic("plays")
+    source = {"kind": "pubsub", "subscription": short.subscription}
+    long = load(write(plays={"subscription": None, "source": source})).topic("plays")
+    assert (long.subscription, long.reads) == (short.subscription, short.reads)
+    assert Topic.from_json(long.as_json()) == long
+    with pytest.raises(ConfigError, match=r"subscription: found 'projects/p/subscriptions/other'; expected either a"):
+        load(write(plays={"subscription": "projects/p/subscriptions/other", "source": source}))
+    with pytest.raises(ConfigError, match="subscription: found nothing; expected a value"):
+        load(write(plays={"subscription": None}))
 
 
 def test_a_key_that_is_left_out_has_its_default(write: Callable[..., Path]) -> None:

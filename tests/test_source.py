@@ -28,6 +28,7 @@ from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
+from lakehouse.landing.brokers.subscriptions import PubSub
 from lakehouse.landing.bundles import Bundle, Land, pulled
 from lakehouse.landing.facts import facts
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
@@ -102,6 +103,11 @@ class ReadLake(Lake):
 
     def put(self, manifest: Manifest) -> None:
         assert self.storage.put_if_absent(manifest_path(manifest.epoch, manifest.slot), manifest.as_json())
+
+
+def puller_of(pauses: Pauses) -> Puller:
+    broker = PubSub(connect=partial(SubscriptionReader, pauses=pauses))
+    return Puller(broker=lambda kind: broker)
 
 
 def offset(epoch: int, **slots: int) -> dict[str, Any]:
@@ -781,7 +787,7 @@ def test_a_denied_subscription_is_reported(lake: ReadLake, broker: Broker) -> No
 def test_an_unreachable_broker_is_reported(lake: ReadLake, monkeypatch: pytest.MonkeyPatch) -> None:
     with Broker() as gone:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", gone.address)
-    lake.puller = Puller(connect=partial(SubscriptionReader, pauses=Pauses(patience=timedelta(0))))
+    lake.puller = puller_of(Pauses(patience=timedelta(0)))
     with pytest.raises(SourceError, match=f"the emulator at {gone.address} UNAVAILABLE"):
         lake.read()
 
@@ -789,7 +795,7 @@ def test_an_unreachable_broker_is_reported(lake: ReadLake, monkeypatch: pytest.M
 def test_a_broker_that_is_away_for_a_while_is_waited_for(
     lake: ReadLake, publish: Callable[..., None], broker: Broker
 ) -> None:
-    lake.puller = Puller(connect=partial(SubscriptionReader, pauses=Pauses(first=timedelta(milliseconds=1))))
+    lake.puller = puller_of(Pauses(first=timedelta(milliseconds=1)))
     publish(play())
     away = [grpc.StatusCode.UNAVAILABLE] * 3
     broker.faults = Recorded(GetSubscription=away, Pull=away, Acknowledge=away)

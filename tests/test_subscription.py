@@ -20,7 +20,8 @@ from subscribing import SUBSCRIPTION, TOPIC, create_subscription, create_topic, 
 
 from lakehouse.errors import SourceError
 from lakehouse.landing.brokers.answers import PAGE_READERS
-from lakehouse.landing.brokers.leases import Leases, Refused
+from lakehouse.landing.brokers.contract import Refused
+from lakehouse.landing.brokers.leases import Leases
 from lakehouse.landing.brokers.pubsub import MAX_ACK_IDS, Pauses, SubscriptionReader
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel

@@ -31,6 +31,7 @@ from lakehouse.ingest.parking import Pace
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
+from lakehouse.landing.brokers.subscriptions import PubSub
 from lakehouse.landing.bundles import Bundle
 from lakehouse.landing.pull import Puller
 from lakehouse.landing.source import FactStream
@@ -246,9 +247,9 @@ def hasty_puller(broker: Broker, clock: Clock) -> Puller:
 
     After a death it decodes in this process: no message here kills a decoder, and a process takes a second.
     """
+    direct = PubSub(connect=_hasty_reader, channel=lambda subscription, number: _direct(broker))
     return Puller(
-        connect=_hasty_reader,
-        channel=lambda subscription, number: _direct(broker),
+        broker=lambda kind: direct,
         clock=clock,
         quarantine=lambda: nullcontext(decode),
     )

@@ -15,13 +15,15 @@ from lakehouse.ingest.claim import ClaimedTopic, claim
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.frontier import FrontierSource
 from lakehouse.ingest.journal import Journal
-from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
+from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.landing.manifests import PART_STRIDE
 from lakehouse.landing.plan import TopicPlan, next_slots
 from lakehouse.store.heartbeats import Pulse, TopicState
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
+_SOURCE_PATIENCE = timedelta(seconds=5)
+"""For a source to answer at the start."""
 _NO_LOAD = 0.0001
 """Of a slot that is full: a topic that brings less is idle."""
 
@@ -54,7 +56,7 @@ class TopicIngest:
         self._slots = 0
         self._load = 0.0
         self.last_batch: Batch | None = None
-        self.pulse = Pulse(subscription=topic.subscription, state="starting", since=clock())
+        self.pulse = Pulse(subscription=topic.reads.address, state="starting", since=clock())
         """How the topic is; a new value with each change, so that another thread may read it."""
 
     @property
@@ -62,16 +64,12 @@ class TopicIngest:
         return self.topic.name
 
     def ack_deadline(self) -> timedelta:
-        """The subscription's; SourceError when it cannot be read, before anything of the topic is touched."""
-        reader = SubscriptionReader(
-            self.topic.subscription,
-            answers=self._config.settings.ingest.answers,
-            pauses=Pauses(patience=timedelta(seconds=5)),
-        )
-        try:
-            return reader.ack_deadline()
-        finally:
-            reader.close()
+        """How long its source keeps messages back for a reader.
+
+        SourceError when it cannot be read, before anything of the topic is touched.
+        """
+        broker = broker_of(self.topic.reads.kind)
+        return broker.lease(self.topic, self._config.settings.ingest, _SOURCE_PATIENCE)
 
     def open_topic(self, ack_deadline: timedelta) -> None:
         """Claim the topic, see `claim`."""

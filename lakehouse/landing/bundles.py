@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
@@ -16,10 +16,8 @@ from lakehouse.config import Ingest
 from lakehouse.crews import Crew
 from lakehouse.decode.events import Decoded
 from lakehouse.durations import duration_text
-from lakehouse.errors import SlowStoreError, unexpected
-from lakehouse.landing.brokers.leases import Leases
-from lakehouse.landing.brokers.polls import Polled, polled
-from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, SubscriptionReader
+from lakehouse.errors import LakehouseError, SlowStoreError, SourceError, unexpected
+from lakehouse.landing.brokers.contract import Idle, Key, Reading, Wanted
 from lakehouse.landing.facts import Row, row_of_error, row_of_idle, rows_of_slot
 from lakehouse.landing.manifests import Slot, read_manifest
 from lakehouse.landing.pull import Budget, Puller, Share, attempt_number
@@ -27,15 +25,10 @@ from lakehouse.landing.segments import Decoder
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
-_UNKNOWN_DEADLINE = timedelta(seconds=10)
-"""The shortest that a subscription can have."""
 SIDE_BY_SIDE = 4
 """Slots of a bundle that pull, decode and write at the same time: most of it waits for a store."""
 _LOOKERS = 16
 """Manifests that are looked for at the same time."""
-
-Key = tuple[str, int]
-"""Topic and slot."""
 
 
 @dataclass
@@ -78,8 +71,8 @@ class _Pulling:
         self._looks_first = not bundle.is_fresh or self._attempt > 0
         self._budget = Budget(land.ingest.max_bytes)
         self._crew: Crew[Key, list[Row]] = Crew(side_by_side, "pull")
-        self._readers: dict[Key, SubscriptionReader] = {}
         self._decoder: Decoder | None = None
+        self._answering = threading.Lock()
         self._rows: list[Row] = []
 
     def rows(self) -> list[Row]:
@@ -91,9 +84,9 @@ class _Pulling:
                 self._begin(key, self._share())
             asked = [key for key in self._slots if key not in known]
             if len(asked) == 1:  # nobody waits for it, and its pulls can go ahead of each other
-                self._begin(asked[0], self._share(self._reader(asked[0], 0)))
+                self._begin(asked[0], self._share())
             else:
-                self._poll(asked)
+                self._ask(asked)
             self._wait()
         return self._rows
 
@@ -112,56 +105,60 @@ class _Pulling:
                 key for key, found in zip(self._slots, lookers.map(has_manifest, self._slots), strict=True) if found
             ]
 
-    def _poll(self, keys: Sequence[Key]) -> None:
-        readers = {key: self._reader(key, number) for number, key in enumerate(keys)}
-        messages = min(PAGE_MESSAGES, self._land.ingest.max_messages)
-        for key, answer in polled(readers, messages, self._land.ingest.empty_after.total_seconds()):
-            self._answer(key, answer)
+    def _ask(self, keys: Sequence[Key]) -> None:
+        """Each broker for its own slots, all at the same time."""
+        kinds: dict[str, dict[Key, Wanted]] = {}
+        for key in keys:
+            topic = self._land.topic(key[0])
+            kinds.setdefault(topic.reads.kind, {})[key] = Wanted(topic, self._slots[key])
+        if len(kinds) <= 1:
+            for kind, wanted in kinds.items():
+                self._ask_broker(kind, wanted)
+            return
+        with ThreadPoolExecutor(len(kinds)) as askers:
+            for _ in askers.map(self._ask_broker, kinds, kinds.values()):
+                pass
 
-    def _answer(self, key: Key, answer: Polled) -> None:
+    def _ask_broker(self, kind: str, wanted: Mapping[Key, Wanted]) -> None:
+        messages = min(self._puller.page_messages, self._land.ingest.max_messages)
+        try:
+            broker = self._puller.broker(kind)
+        except LakehouseError as missing:  # its package
+            for key in wanted:
+                self._add(key, [row_of_error(self._slots[key], self._puller.clock(), missing, self._attempt)])
+            return
+        for key, answer in broker.readings(wanted, self._land.ingest, self._puller.clock, messages):
+            with self._answering:
+                self._answer(key, answer)
+
+    def _answer(self, key: Key, answer: Reading | Idle | SourceError) -> None:
         slot, now = self._slots[key], self._puller.clock()
-        if answer.error is not None:
-            self._add(key, [row_of_error(slot, now, answer.error, self._attempt)])
-        elif answer.page is None:
+        if isinstance(answer, SourceError):
+            self._add(key, [row_of_error(slot, now, answer, self._attempt)])
+        elif isinstance(answer, Idle):
             self._add(key, [row_of_idle(slot, now, answer.drained_at, answer.unanswered_at, self._attempt)])
         else:
-            self._begin(key, self._share(self._readers[key], answer))
+            self._begin(key, self._share(answer))
 
-    def _share(self, reader: SubscriptionReader | None = None, answer: Polled | None = None) -> Share:
+    def _share(self, reading: Reading | None = None) -> Share:
         return Share(
             self._budget,
-            reader,
-            answer.page if answer else None,
-            answer.unanswered_at if answer else None,
+            reading,
             self._decoder,
             self._attempt,
             looks_first=self._looks_first,
             keeps_empty=False,
         )
 
-    def _reader(self, key: Key, number: int) -> SubscriptionReader:
-        subscription = self._land.topic(key[0]).subscription
-        channel = self._puller.channel(subscription, number)
-        answers, clock = self._land.ingest.answers, self._puller.clock
-        reader = self._puller.connect(subscription, answers=answers, channel=channel, clock=clock)
-        self._readers[key] = reader
-        return reader
-
     def _begin(self, key: Key, share: Share) -> None:
-        """What was pulled stays leased from here on, also while it waits for its turn."""
+        """What was pulled stays leased, also while it waits for its turn."""
         topic, slot = self._land.topic(key[0]), self._slots[key]
-        leases = None
-        if share.first is not None and share.reader is not None:
-            deadline = slot.ack_deadline or _UNKNOWN_DEADLINE
-            leases = Leases(share.reader, deadline, (topic.name, f"{slot.epoch}-{slot.slot}"))
-            leases.hold(share.first.ack_ids)
 
         def work() -> list[Row]:
             try:
                 storage = self._land.raw(topic.name).files()
-                given = share if leases is None else share.holding(leases)
                 return rows_of_slot(
-                    list(self._puller.parts(topic, self._land.ingest, storage, slot, lambda: None, given))
+                    list(self._puller.parts(topic, self._land.ingest, storage, slot, lambda: None, share))
                 )
             except MemoryError:
                 raise
@@ -169,8 +166,8 @@ class _Pulling:
                 ours = unexpected(self._land.raw(topic.name).uri, error)
                 return [row_of_error(slot, self._puller.clock(), ours, self._attempt)]
             finally:
-                if leases is not None:
-                    leases.stop()
+                if share.reading is not None:
+                    share.reading.close()
 
         self._crew.begin(key, work)
 

@@ -101,11 +101,7 @@ class MessageStream(DataSourceStreamReader):
             yield from self._segments.rows(part.manifest)
 
     def _asked_ack_deadline(self) -> timedelta:
-        reader = self._puller.connect(self._topic.subscription, answers=self._ingest.answers, clock=self._puller.clock)
-        try:
-            return reader.ack_deadline()
-        finally:
-            reader.close()
+        return self._puller.broker(self._topic.reads.kind).lease(self._topic, self._ingest)
 
     def _suspect(self) -> None:
         """An epoch is read again, in another process or by another attempt: the first one may have died of a message.

@@ -88,7 +88,7 @@ class Segments:
         for place in (here, here.below("bronze"), above, above.below("bronze"), lake.below("bronze")):
             if place.has_table():
                 raise self._not_own(f"a folder of a lake: there is a table at {place.uri}")
-        mine = self._topic.subscription.encode()
+        mine = self._topic.reads.address.encode()
         self._storage.put_if_absent(OWNER, mine)
         if (owner := self._storage.read(OWNER)) not in (mine, None):
             raise self._not_own(f"the segments of {owner.decode(errors='replace')}")

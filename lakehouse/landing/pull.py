@@ -6,12 +6,9 @@ import gc
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
-from datetime import datetime
-from typing import Any
 
 import pyarrow as pa
 from pyspark import TaskContext
@@ -21,10 +18,8 @@ from lakehouse.clock import Clock, now
 from lakehouse.config import Ingest
 from lakehouse.decode.events import decode
 from lakehouse.errors import UnknownOutcomeError
-from lakehouse.landing.brokers.answers import Page
-from lakehouse.landing.brokers.channel import shared_channel
-from lakehouse.landing.brokers.leases import Leases, Refused
-from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, PendingPull, SubscriptionReader
+from lakehouse.landing.brokers.catalogue import broker_of
+from lakehouse.landing.brokers.contract import Bounds, Broker, Page, Reading, Refused, Wanted
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
 from lakehouse.landing.quarantine import QuarantiningDecoder
 from lakehouse.landing.segments import Decoder, SegmentWriter
@@ -37,12 +32,8 @@ _TIDIED_AFTER = (Exception, GeneratorExit, KeyboardInterrupt, SystemExit)
 """How an attempt may end and still leave nothing behind. Not `Death`, the crash kit's simulated SIGKILL."""
 _DECODE_BYTES = 4 * 1024**2
 """Payload bytes that are decoded in one go: enough to make the cost per call small, little enough to stay in cache."""
-_PULLS_AHEAD = 3
-"""Pulls that are under way at a time: a pull takes tens of milliseconds, in which pages can be decoded."""
-_LARGEST_PAGE_BYTES = 10 * 1024**2
-"""Pub/Sub's largest message, which comes alone."""
-_MOST_PARTS = 100
-"""Parts of a slot: each has a manifest and files of its own."""
+PAGE_MESSAGES = 1_000
+"""Of a page at most: Pub/Sub's largest."""
 
 
 @dataclass(frozen=True)
@@ -75,23 +66,17 @@ class Budget:
 class Share:
     """What a slot has of the bundle that it is pulled in.
 
-    `first` is a page that was pulled for it before, which `leases` hold. `looks_first` says that a manifest may be
-    there; without it an attempt finds out when it publishes its own. `keeps_empty` says that a slot of which nothing
-    came has a manifest, too: where nothing adopts what is left out, a replay must not pull again.
+    `reading` is one that has begun. `looks_first` says that a manifest may be there; without it an attempt finds out
+    when it publishes its own. `keeps_empty` says that a slot of which nothing came has a manifest, too: where nothing
+    adopts what is left out, a replay must not pull again.
     """
 
     budget: Budget | None = None
-    reader: SubscriptionReader | None = None
-    first: Page | None = None
-    unanswered_at: datetime | None = None
+    reading: Reading | None = None
     decoder: Decoder | None = None
     attempt: int | None = None
-    leases: Leases | None = None
     looks_first: bool = True
     keeps_empty: bool = True
-
-    def holding(self, leases: Leases) -> Share:
-        return replace(self, leases=leases)
 
 
 ALONE = Share()
@@ -99,14 +84,10 @@ ALONE = Share()
 
 @dataclass(frozen=True)
 class Puller:
-    """How slots are pulled: the connection, the sizes, the decoders, and the clock of manifests. Its defaults are what
-    runs.
+    """How slots are pulled: the brokers by their kind, the sizes, the decoders, and the clock of manifests. Its
+    defaults are what runs."""
 
-    `channel` gives the channel of the nth subscription of those that a task asks at the same time.
-    """
-
-    connect: Callable[..., SubscriptionReader] = SubscriptionReader
-    channel: Callable[[str, int], Any] = shared_channel
+    broker: Callable[[str], Broker] = broker_of
     page_messages: int = PAGE_MESSAGES
     decode_bytes: int = _DECODE_BYTES
     decode: Decoder = decode
@@ -139,7 +120,7 @@ class Puller:
             yield done
             if not done.manifest.continues:
                 return
-            part, share = part.next_part(), replace(share, first=None, leases=None, unanswered_at=None)
+            part, share = part.next_part(), replace(share, reading=None)
 
 
 class _Attempt:
@@ -159,33 +140,22 @@ class _Attempt:
         self._puller, self._topic, self._ingest, self._storage = puller, topic, ingest, storage
         self._slot, self._check, self._ends, self._share = slot, check, ends, share
         self._number = attempt_number() if share.attempt is None else share.attempt
-        self._drained_at: datetime | None = None
-        self._unanswered_at = share.unanswered_at
-        self._full = False
-        self._has_keys = False
         self._held_bytes = 0
 
     def part(self) -> Pulled:
-        share, slot = self._share, self._slot
-        reader = share.reader or self._connected()
+        reading = self._share.reading or self._begun()
         try:
-            of = self._topic.name, f"{slot.epoch}-{slot.slot}"
-            leases = share.leases or Leases(reader, slot.ack_deadline or reader.ack_deadline(), of)
-            try:
-                return self._pull_result(reader, leases)
-            except _TIDIED_AFTER:
-                leases.give_back()
-                raise
-            finally:
-                leases.stop()
+            return self._pull_result(reading)
+        except _TIDIED_AFTER:
+            reading.give_back()
+            raise
         finally:
+            reading.close()
             self._hold_bytes(-self._held_bytes)
-            if share.reader is None:
-                reader.close()
 
-    def _connected(self) -> SubscriptionReader:
-        puller, subscription = self._puller, self._topic.subscription
-        return puller.connect(subscription, answers=self._ingest.answers, clock=puller.clock)
+    def _begun(self) -> Reading:
+        puller, wanted = self._puller, Wanted(self._topic, self._slot)
+        return puller.broker(self._topic.reads.kind).reading(wanted, self._ingest, puller.clock)
 
     def _hold_bytes(self, size_bytes: int) -> None:
         self._held_bytes += size_bytes
@@ -198,13 +168,13 @@ class _Attempt:
         is_suspect = self._slot.is_suspect or self._number > 0
         return self._puller.quarantine() if is_suspect else nullcontext(self._puller.decode)
 
-    def _pull_result(self, reader: SubscriptionReader, leases: Leases) -> Pulled:
+    def _pull_result(self, reading: Reading) -> Pulled:
         with self._decoder() as decoder:
             slot = self._slot
             place, clock = (slot.epoch, slot.slot, slot.open_hour), self._puller.clock
             writer = SegmentWriter(self._topic, self._storage, *place, decoder, clock=clock)
             try:
-                for messages in self._messages(reader, leases):
+                for messages in self._messages(reading):
                     writer.add(messages)
                 failpoints.reach("pull.received")
                 files = writer.close()
@@ -212,18 +182,18 @@ class _Attempt:
                 writer.abandon()
                 raise
         if not files and not self._share.keeps_empty and not self._slot.part:
-            return Pulled(self._manifest(writer, files))
+            return Pulled(self._manifest(writer, files, reading))
         failpoints.reach("pull.files_durable")
-        mine = self._manifest(writer, files)
+        mine = self._manifest(writer, files, reading)
         winner = self._manifest_there(mine)
         if winner.attempt_id != mine.attempt_id:
             failpoints.reach("pull.race_lost")
             writer.abandon()
-            leases.give_back()
+            reading.give_back()
             return Pulled(winner)
         failpoints.reach("pull.manifest_durable")
         self._check()
-        refused = leases.acknowledge()
+        refused = reading.forget()
         if refused.messages:
             log.warning(
                 "acknowledge: topic=%s epoch=%d slot=%d messages=%d error=%s",
@@ -232,25 +202,16 @@ class _Attempt:
         failpoints.reach("pull.acknowledged")
         return Pulled(winner, refused)
 
-    def _manifest(self, writer: SegmentWriter, files: tuple[SegmentFile, ...]) -> Manifest:
-        goes_on = self._goes_on()
+    def _manifest(self, writer: SegmentWriter, files: tuple[SegmentFile, ...], reading: Reading) -> Manifest:
+        ended = reading.ended()
         return writer.manifest(
             files,
             attempt=self._number,
-            dry_at=self._drained_at,
-            full=self._full or (self._has_keys and not goes_on),
-            unanswered_at=self._unanswered_at,
-            continues=goes_on,
+            dry_at=ended.drained_at,
+            full=ended.full,
+            unanswered_at=ended.unanswered_at,
+            continues=ended.goes_on,
         )
-
-    def _goes_on(self) -> bool:
-        """Whether what waits behind this part's messages of an ordering key is pulled in another part.
-
-        Pub/Sub promises no more than one batch of a key at a time ("Order messages" in its documentation): the next
-        comes when this one is acknowledged, and so not before the manifest is durable.
-        """
-        has_time = time.monotonic() + self._ingest.empty_after.total_seconds() < self._ends
-        return self._has_keys and not self._full and has_time and self._slot.part < _MOST_PARTS
 
     def _manifest_there(self, mine: Manifest) -> Manifest:
         """The manifest that is there after we tried to publish ours; if the outcome is unknown, whoever wrote it."""
@@ -271,13 +232,11 @@ class _Attempt:
             )
         return winner
 
-    def _messages(self, reader: SubscriptionReader, leases: Leases) -> Iterator[pa.RecordBatch]:
+    def _messages(self, reading: Reading) -> Iterator[pa.RecordBatch]:
         waiting: list[pa.RecordBatch] = []
         waiting_bytes = 0
-        for page in self._pages(reader):
-            if page is not self._share.first:
-                leases.hold(page.ack_ids)
-            self._has_keys = self._has_keys or page.has_keys
+        for page in self._pages(reading):
+            self._hold_bytes(page.size_bytes)
             waiting.append(page.messages)
             waiting_bytes += page.size_bytes
             if waiting_bytes >= self._puller.decode_bytes:
@@ -286,63 +245,15 @@ class _Attempt:
         if waiting:
             yield pa.concat_batches(waiting)
 
-    def _pages(self, reader: SubscriptionReader) -> Iterator[Page]:
-        """Pages until a bound of the slot is reached or nothing comes.
-
-        Some pulls are under way while their predecessors' pages are decoded. When one comes back empty no more are
-        sent; if all that are out come back empty, too, nothing waited when the last of them was sent. That is known
-        only if each was answered, and if none of this slot's messages has an ordering key that others may wait for.
-        """
-        ingest, wait = self._ingest, self._ingest.empty_after.total_seconds()
-        messages_left = ingest.max_messages
-        out: deque[tuple[int, PendingPull]] = deque()
-        empty: list[PendingPull] = []
-        try:
-            if (first := self._share.first) is not None:
-                messages_left -= len(first.messages)
-                self._hold_bytes(first.size_bytes)
-                yield first
-            while True:
-                while len(out) < _ahead(self._bytes_left()) and not empty and time.monotonic() < self._ends:
-                    messages = min(self._puller.page_messages, messages_left - sum(asked for asked, _ in out))
-                    if messages <= 0:
-                        break
-                    out.append((messages, reader.ask(messages, wait)))
-                if not out:
-                    break
-                _, oldest = out.popleft()
-                page = oldest.page()
-                self._note_silence(oldest)
-                if page is None:
-                    empty.append(oldest)
-                    continue
-                empty.clear()
-                messages_left -= len(page.messages)
-                self._hold_bytes(page.size_bytes)
-                yield page
-        finally:
-            for _, pending in out:
-                if (page := pending.page()) is not None and (refused := reader.give_back(page.ack_ids)).messages:
-                    log.warning(
-                        "give_back: topic=%s messages=%d error=%s", self._topic.name, refused.messages, refused.error
-                    )
-                self._note_silence(pending)
-        self._full = not empty
-        if empty and not self._has_keys and all(pending.is_empty for pending in empty):
-            self._drained_at = max(pending.at for pending in empty)
+    def _pages(self, reading: Reading) -> Iterator[Page]:
+        """Pages until a bound of the slot is reached or nothing comes."""
+        wait = self._ingest.empty_after.total_seconds()
+        sizes = self._ingest.max_messages, self._puller.page_messages
+        return reading.pages(Bounds(*sizes, self._bytes_left, self._ends, wait))
 
     def _bytes_left(self) -> int:
         own = self._ingest.max_bytes - self._held_bytes
         return own if self._share.budget is None else min(own, self._share.budget.left)
-
-    def _note_silence(self, pending: PendingPull) -> None:
-        if pending.unanswered_at is not None:
-            self._unanswered_at = max(self._unanswered_at or pending.unanswered_at, pending.unanswered_at)
-
-
-def _ahead(bytes_left: int) -> int:
-    """How many pulls may be out: what they bring must fit, and a page may be as large as the largest message."""
-    return max(int(bytes_left > 0), min(_PULLS_AHEAD, bytes_left // _LARGEST_PAGE_BYTES))
 
 
 @contextmanager

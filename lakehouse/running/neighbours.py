@@ -15,11 +15,11 @@ def check_subscription(topic: Topic, ours: Heartbeat, signs: Iterable[Sign], now
     for other in [sign.heartbeat for sign in signs if sign.is_alive(now)]:
         is_before = (other.started_at, other.run) < (ours.started_at, ours.run)
         for name, pulse in other.topics.items() if is_before else ():
-            is_read = pulse.state not in ("ended", "taken over") and pulse.subscription == topic.subscription
+            is_read = pulse.state not in ("ended", "taken over") and pulse.subscription == topic.reads.address
             if is_read and name != topic.name:
                 raise ConfigError(
                     f"topic {topic.name}: subscription",
-                    found=f"{topic.subscription}, which topic {name} of application {other.application} "
+                    found=f"{topic.reads.address}, which topic {name} of application {other.application} "
                     f"(run {other.run} on {other.host}) reads",
                     expected="a subscription of its own: two readers would each get half of the events",
                     next_step="Create a second subscription to the Pub/Sub topic, or stop that application.",

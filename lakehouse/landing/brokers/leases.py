@@ -11,6 +11,8 @@ from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
 
+from lakehouse.landing.brokers.contract import Refused
+
 log = logging.getLogger(__name__)
 
 
@@ -22,14 +24,6 @@ class LeaseHolder(Protocol):
     def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> Refused: ...
 
     def give_back(self, ack_ids: Iterable[str]) -> Refused: ...
-
-
-@dataclass(frozen=True)
-class Refused:
-    """How many messages the broker would not acknowledge (or extend), and its words; 0 when it took all."""
-
-    messages: int = 0
-    error: str | None = None
 
 
 class Leases:

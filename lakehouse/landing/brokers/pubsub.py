@@ -29,7 +29,7 @@ from lakehouse.clock import Clock, now
 from lakehouse.errors import SourceError, UnansweredError
 from lakehouse.landing.brokers.answers import EMPTY, PAGE_READERS, Page
 from lakehouse.landing.brokers.channel import channel_to, place
-from lakehouse.landing.brokers.leases import Refused
+from lakehouse.landing.brokers.contract import Refused
 
 MAX_ACK_IDS = 1_000
 """Ids in one request, as Google's own clients have it."""

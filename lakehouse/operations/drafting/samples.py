@@ -12,8 +12,11 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.errors import SourceError, UsageError
+from lakehouse.config import Ingest
+from lakehouse.errors import UsageError
+from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.schemas import DELIVERED
+from lakehouse.topics import source_at
 
 ENOUGH_MESSAGES = 1_000
 """Read from a subscription unless another number is given."""
@@ -45,9 +48,11 @@ def samples_of(source: str, now: datetime, *, answers: str, most: int = ENOUGH_M
 
     `answers` is the key `ingest.answers`, for a subscription.
     """
-    if source.startswith("projects/") and not Path(source).exists():
-        return peek(source, most, answers=answers)
-    return file_samples(Path(source), now)
+    read = source_at(source)
+    if read is None or Path(source).exists():
+        return file_samples(Path(source), now)
+    messages = broker_of(read.kind).peek(read, Ingest(answers=answers), most, _PEEK_SECONDS)
+    return Samples(source, messages, True)
 
 
 def file_samples(file: Path, now: datetime) -> Samples:
@@ -63,33 +68,6 @@ def file_samples(file: Path, now: datetime) -> Samples:
         raise UsageError(str(file), found="no message", expected=_FORM, next_step="Give a file with messages.")
     are_timed = all(is_timed for _, is_timed in rows)
     return Samples(str(file), pa.RecordBatch.from_pylist([row for row, _ in rows], schema=DELIVERED), are_timed)
-
-
-def peek(subscription: str, most: int, *, answers: str) -> Samples:
-    """What waits there now, at most `most` messages; each counts as one delivery attempt, and comes again at once."""
-    from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, SubscriptionReader
-
-    reader = SubscriptionReader(subscription, answers=answers)
-    pages: list[pa.RecordBatch] = []
-    held: list[str] = []
-    try:
-        while len(held) < most and (page := reader.pull(min(PAGE_MESSAGES, most - len(held)), _PEEK_SECONDS)):
-            pages.append(page.messages)
-            held += page.ack_ids
-    finally:
-        try:
-            if held:
-                reader.give_back(held)
-        finally:
-            reader.close()
-    if not pages:
-        raise SourceError(
-            subscription,
-            found=f"no message within {_PEEK_SECONDS:.0f} seconds",
-            expected="messages that wait",
-            next_step="Publish some, or stop what reads this subscription.",
-        )
-    return Samples(subscription, pa.Table.from_batches(pages).combine_chunks().to_batches()[0], True)
 
 
 def _cut(content: bytes) -> Iterator[bytes]:

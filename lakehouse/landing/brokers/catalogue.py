@@ -1,0 +1,22 @@
+"""The kinds of brokers there are: a new one is one line here, and its keys one class in `lakehouse/topics.py`."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+
+from lakehouse.errors import extras_named
+from lakehouse.landing.brokers.contract import Broker
+
+KINDS = {
+    "pubsub": "lakehouse.landing.brokers.subscriptions:PubSub",
+}
+
+
+@cache
+def broker_of(kind: str) -> Broker:
+    """This process's; MissingExtraError where its packages are not installed."""
+    module, _, name = KINDS[kind].partition(":")
+    with extras_named():
+        broker: Broker = getattr(import_module(module), name)()
+    return broker
