@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import atexit
 import json
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -32,7 +32,6 @@ from lakehouse.seal.stage import seal_due
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
-from lakehouse.validate import mlflow_background
 from lakehouse.validate.stage import validate_due
 
 HOUSE = Path(__file__).parent.parent
@@ -62,16 +61,14 @@ def shared_lake() -> FlightsLake:
     """Eight hours, once for all tests of a run: they look at it, and some release an hour."""
     folder = Path(mkdtemp(prefix="flights-"))
     atexit.register(rmtree, folder, ignore_errors=True)
-    return flights_lake(folder, 8, log_runs=lambda tables: None)
+    return flights_lake(folder, 8)
 
 
-def flights_lake(
-    folder: Path,
-    number: int = 6,
-    topics: Sequence[str] = (),
-    log_runs: Callable[[TopicTables], object] = mlflow_background.log_soon,
-) -> FlightsLake:
-    """`number` hours of publishing; events of the last hours are still open, and one topic has invalid hours."""
+def flights_lake(folder: Path, number: int = 6, topics: Sequence[str] = ()) -> FlightsLake:
+    """`number` hours of publishing; events of the last hours are still open, and one topic has invalid hours.
+
+    MLflow has no runs of it.
+    """
     conf = _configured(folder)
     config = load(conf)
     lake = FlightsLake(conf, config, new_clock(config))
@@ -84,7 +81,7 @@ def flights_lake(
         for driver in drivers:
             driver.ingest(epoch)
             seal_due(driver.topic, config, None, run="small")
-            validate_due(driver.topic, config, run="small", log_runs=log_runs)
+            validate_due(driver.topic, config, run="small", log_runs=lambda tables: None)
             if driver.topic.name != DIRTY:
                 mirror_due(driver.topic, config, None, run="small")
     return lake

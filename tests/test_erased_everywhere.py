@@ -30,7 +30,7 @@ from lakehouse.store.records import Valid
 from lakehouse.topics import Topic
 from lakehouse.validate.mlflow_background import BackgroundLog
 from lakehouse.validate.stage import validate_due
-from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of, write_suite
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, begin_runs, conf_of, write_suite
 
 PERSON = 1777040123
 WHERE = f"n = {PERSON}"
@@ -114,6 +114,7 @@ def world(topic: Topic, settings: Settings, config: Config, tmp_path: Path) -> W
     topic = topic.model_copy(update={"mirrors": ("folder", "base")})
     settings = settings.model_copy(update={"mirrors": mirrors})
     lake = Lake(topic, replace(config, settings=settings, topics={topic.name: topic}))
+    begin_runs(settings)
     world = World(lake, tmp_path)
     world.suite()
     for hour, minute in ((FIVE, 1), (SIX, 61), (SEVEN, 121)):

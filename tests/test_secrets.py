@@ -32,7 +32,7 @@ from lakehouse.validate import mlflow_runs
 from lakehouse.validate.scan import HourScan
 from lakehouse.validate.stage import validate_due
 from tests.clock import NOON
-from tests.lake import FIVE, Delivery, write_suite
+from tests.lake import FIVE, Delivery, begin_runs, write_suite
 from tests.lake import Lake as SealedLake
 
 SECRET = "MIIEvQIBADANBgkq7hkiG9w0BAQ"
@@ -207,6 +207,7 @@ def judged(config: Config, topic: Topic, monkeypatch: pytest.MonkeyPatch) -> Sea
 
     monkeypatch.setattr(HourScan, "metrics", telling)
     sealed = SealedLake(topic, config)
+    begin_runs(config.settings)
     count = {"type": "expect_table_row_count_to_be_between", "kwargs": {"min_value": 1}}
     write_suite(config.expectations, "_every_topic")
     write_suite(config.expectations, topic.name, [count])

@@ -34,7 +34,7 @@ from lakehouse.validate.release import ReleaseError, release
 from lakehouse.validate.results import Verdict
 from lakehouse.validate.stage import validate_due, validate_hour
 from lakehouse.validate.suite_files import check_suites, suite_of
-from tests.lake import Lake, write_suite
+from tests.lake import Lake, begin_runs, write_suite
 
 HOUR = "2026-11-23T05"
 PLAYS_TOPIC = {
@@ -535,6 +535,7 @@ def test_every_verdict_has_one_run_in_mlflow(lake: SealedLake) -> None:
 @pytest.mark.filterwarnings("default")
 def test_a_copied_lake_writes_nothing_into_the_original(lake: SealedLake, tmp_path: Path) -> None:
     """Its database names the folder that it was made in."""
+    begin_runs(lake.config.settings)
     lake.put(plays(20, n={7: -1}))
     lake.validate()
     note = Path(lake.tables.reports.uri, "_unlogged", f"{HOUR}.r1").read_bytes()
@@ -557,6 +558,7 @@ def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: SealedLake, mo
     from mlflow.exceptions import MlflowException
     from mlflow.tracking import MlflowClient
 
+    begin_runs(lake.config.settings)
     lake.put(plays(2))
     lake.validate()
     with monkeypatch.context() as patched:
@@ -575,6 +577,7 @@ def test_a_refused_verdict_leaves_no_run_and_holds_no_other(lake: SealedLake, mo
 def test_a_damaged_result_keeps_no_other_verdict_out_of_mlflow(lake: SealedLake, damage: bytes) -> None:
     """Nobody can make it again, so nobody tries again either."""
     later = hours.after(HOUR)
+    begin_runs(lake.config.settings)
     lake.put(plays(2))
     lake.put(plays(2), later)
     lake.validate()

@@ -34,7 +34,7 @@ from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.history import History
 from lakehouse.store.tables import TopicTables
 from lakehouse.validate.stage import validate_due
-from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, write_conf, write_suite
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, begin_runs, write_conf, write_suite
 from tests.pulls import facts_of, land_of
 
 Facts = Callable[[str], list[dict[str, Any]]]
@@ -57,6 +57,8 @@ class TwoTopics:
         lake = cls(folder)
         lake.configure()
         config = lake.config
+        Path(config.settings.sealed_root).mkdir(parents=True, exist_ok=True)
+        begin_runs(config.settings)
         for name in (DAMAGED, NEIGHBOUR):
             _fill(Lake(config.topic(name), config))
         return lake
