@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -14,6 +15,7 @@ from lake import write_conf, write_suite
 
 from lakehouse.config import load
 from lakehouse.fleet.files import Fleet, load_fleet
+from lakehouse.fleet.launchers import supervisor
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.launchers.local import Command, LocalLauncher
 from lakehouse.fleet.versions import Job, Launch, Version
@@ -100,3 +102,31 @@ def awaited(is_so: Callable[[], Any], what: str = "") -> Any:
 
 def is_gone(pid: int) -> bool:
     return not psutil.pid_exists(pid) or psutil.Process(pid).status() == psutil.STATUS_ZOMBIE
+
+
+def small_application(root: Path) -> Callable[[Launch, Path, Path], Command]:
+    """The command of `tests/small_application.py` for a launch."""
+
+    def command(launch: Launch, releases: Path, snapshots: Path) -> Command:
+        environment = {
+            "ROOT": str(root),
+            "APPLICATION": launch.application,
+            "RELEASE": launch.version.release,
+            "CONFIGURATION": launch.version.configuration,
+            "TOPICS": " ".join(launch.version.topics),
+        }
+        program = Path(__file__).with_name("small_application.py")
+        return Command([sys.executable, "-S", "-E", str(program)], str(root), environment)
+
+    return command
+
+
+def end_all(launcher: LocalLauncher) -> None:
+    """Kill whatever a test has left."""
+    for job in launcher.jobs():
+        launcher.end(job.launch.id)
+    for file in launcher._folder.glob("jobs/*/state.json"):
+        state = json.loads(file.read_text())
+        for which in ("supervisor", "process"):
+            if supervisor.is_living(state.get(which)):
+                psutil.Process(int(state[which]["pid"])).kill()

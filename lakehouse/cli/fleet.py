@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -10,16 +12,18 @@ import typer
 from rich.text import Text
 
 from lakehouse.cli import fleet_columns
-from lakehouse.cli.arguments import AsJson
+from lakehouse.cli.arguments import AsJson, By, person_of
 from lakehouse.cli.output import print_json, print_line, print_table
 from lakehouse.config import load_usable
 from lakehouse.fleet import files
+from lakehouse.fleet.deploy import check_done, restart_plan, rollback_plan, running, stop_plan
+from lakehouse.fleet.deploy import deploy as deploy_fleet
+from lakehouse.fleet.deployments import Deployments, Kind
 from lakehouse.fleet.files import Fleet
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.plan import Plan
 from lakehouse.fleet.plan import plan as difference
-from lakehouse.fleet.running import running_applications
-from lakehouse.store.heartbeats import Heartbeats
+from lakehouse.printable import printable
 
 FleetPath = Annotated[
     Path | None,
@@ -39,11 +43,20 @@ Release = Annotated[
     ),
 ]
 
+Applications = Annotated[
+    list[str] | None, typer.Argument(metavar="[APPLICATION]...", help="All of the fleet's file when none is given.")
+]
+DryRun = Annotated[bool, typer.Option("--dry-run", help="Only say what would be done.")]
+Why = Annotated[str, typer.Option("--reason", help="Why; it stays in the history.")]
+
 
 def plan(context: typer.Context, release: Release = None, fleet: FleetPath = None, as_json: AsJson = False) -> None:
     """What `fleet deploy` would do: the difference between the fleet's file and what runs. Changes nothing."""
     loaded = load(context, fleet)
-    found = plan_of(loaded, files.launcher_of(loaded), release or "")
+    show_plan(plan_of(loaded, files.launcher_of(loaded), release or ""), as_json=as_json)
+
+
+def show_plan(found: Plan, *, as_json: bool) -> None:
     if as_json:
         print_json(plan_document(found))
         return
@@ -57,9 +70,7 @@ def load(context: typer.Context, path: Path | None) -> Fleet:
 
 def plan_of(fleet: Fleet, launcher: Launcher, release: str) -> Plan:
     """ConfigError, or the store's own error, where it cannot be said what runs: then nothing must be touched."""
-    config = fleet.config
-    running = running_applications(Heartbeats(config.settings).all(), launcher.jobs(), config.now())
-    return difference(files.wanted_versions(fleet, release), running)
+    return difference(files.wanted_versions(fleet, release), running(fleet, launcher))
 
 
 def plan_document(found: Plan) -> dict[str, Any]:
@@ -87,3 +98,150 @@ def plan_totals(found: Plan) -> str:
     if not parts:
         return f"Nothing to do: {kept:,} of {kept:,} applications are as they are wanted."
     return f"{', '.join(parts)}; {kept:,} stay as they are."
+
+
+# --- what changes the fleet ----------------------------------------------------------------------------------------
+
+
+def deploy(
+    context: typer.Context,
+    release: Release = None,
+    dry_run: DryRun = False,
+    reason: Why = "",
+    by: By = None,
+    fleet: FleetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Make what runs what the fleet's file wants: the canary first, then the rest. Touches only what differs.
+
+    Exit code 1 when it was not well and was rolled back. A deployment that died is gone on with.
+    """
+    loaded = load(context, fleet)
+    launcher = files.launcher_of(loaded)
+
+    def wanted() -> Plan:
+        return plan_of(loaded, launcher, release or "")
+
+    act(loaded, launcher, wanted, dry_run=dry_run, kind="deploy", reason=reason, by=person_of(by), as_json=as_json)
+
+
+def restart(
+    context: typer.Context,
+    applications: Applications = None,
+    dry_run: DryRun = False,
+    reason: Why = "",
+    by: By = None,
+    fleet: FleetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Start applications again with what they run, each taking over from itself; without a canary."""
+    loaded = load(context, fleet)
+    launcher = files.launcher_of(loaded)
+    names = chosen_of(loaded, applications)
+
+    def wanted() -> Plan:
+        return restart_plan(loaded, launcher, names)
+
+    act(
+        loaded, launcher, wanted, dry_run=dry_run, kind="restart", reason=reason, by=person_of(by), as_json=as_json,
+        has_canary=False,
+    )  # fmt: skip
+
+
+def rollback(
+    context: typer.Context,
+    applications: Applications = None,
+    to: Annotated[
+        int | None,
+        typer.Option(
+            metavar="NUMBER",
+            help="What ran after that deployment.",
+            show_default="the last one that was done before the newest",
+        ),
+    ] = None,
+    dry_run: DryRun = False,
+    reason: Why = "",
+    by: By = None,
+    fleet: FleetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Go back to the releases, topics and configuration of an earlier deployment; all at once, without a canary."""
+    loaded = load(context, fleet)
+    launcher = files.launcher_of(loaded)
+    names = [] if not applications else chosen_of(loaded, applications)
+
+    def wanted() -> Plan:
+        return rollback_plan(loaded, launcher, to, names)
+
+    act(
+        loaded, launcher, wanted, dry_run=dry_run, kind="rollback", reason=reason, by=person_of(by), as_json=as_json,
+        has_canary=False,
+    )  # fmt: skip
+
+
+def stop(
+    context: typer.Context,
+    applications: Applications = None,
+    dry_run: DryRun = False,
+    reason: Why = "",
+    by: By = None,
+    fleet: FleetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """End applications after the batch under way; they stay ended until they are deployed again."""
+    loaded = load(context, fleet)
+    launcher = files.launcher_of(loaded)
+    names = chosen_of(loaded, applications)
+
+    def wanted() -> Plan:
+        return stop_plan(loaded, launcher, names)
+
+    act(loaded, launcher, wanted, dry_run=dry_run, kind="stop", reason=reason, by=person_of(by), as_json=as_json)
+
+
+def history(
+    context: typer.Context,
+    last: Annotated[int, typer.Option(min=1, help="How many deployments, counted from the newest.")] = 20,
+    as_json: AsJson = False,
+) -> None:
+    """Who deployed what when, and how it went."""
+    found = Deployments(load_usable(context.obj).settings).all()[-last:]
+    if as_json:
+        print_json({"deployments": [asdict(each) for each in found]})
+    else:
+        print_table(fleet_columns.DEPLOYMENT, found)
+
+
+def act(
+    fleet: Fleet,
+    launcher: Launcher,
+    wanted: Callable[[], Plan],
+    *,
+    dry_run: bool,
+    as_json: bool,
+    kind: Kind,
+    **options: Any,
+) -> None:
+    """Do what a command is for, or with --dry-run only say it; CheckError when it did not end well."""
+    if dry_run:
+        show_plan(wanted(), as_json=as_json)
+        return
+
+    def report(line: str) -> None:
+        stamp = f"{datetime.now(UTC):%H:%M:%S}"
+        typer.echo(f"{stamp} {printable(line)}", err=as_json)
+
+    ended = deploy_fleet(fleet, launcher, wanted, kind=kind, report=report, **options)
+    if as_json:
+        print_json({"deployment": asdict(ended) if ended else None})
+    elif ended is None:
+        print_line(Text(plan_totals(wanted()), "bold"))
+    else:
+        print_line(Text(f"deployment {ended.number}: {ended.outcome}", "bold"))
+    if ended is not None:
+        check_done(ended)
+
+
+def chosen_of(fleet: Fleet, applications: list[str] | None) -> list[str]:
+    """Those that are named, or all; ConfigError for a name that the fleet has not."""
+    return files.with_applications(fleet, applications or fleet.names).names

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 from rich.text import Text
 
-from lakehouse.cli.output import NOTHING, Column, number_text
+from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text
+from lakehouse.durations import seconds_since
+from lakehouse.fleet.deployments import Deployment
 from lakehouse.fleet.plan import Change
 
 _ACTIONS = {
@@ -39,4 +41,26 @@ CHANGE = [
     Column("", lambda change: _ACTIONS[change.action]),
     Column("topics", lambda change: number_text(change.topics), is_number=True),
     Column("what differs", differences_text, least=20),
+]
+
+
+def _outcome(row: Deployment) -> Text:
+    styles = {"done": "green", "rolled back": "bold yellow", "interrupted": "bold yellow", "failed": "bold red"}
+    return Text(row.outcome or "under way", styles.get(row.outcome or "", "bold"))
+
+
+def _steps(row: Deployment) -> str:
+    return ", ".join(f"{step.application} {step.state}" for step in row.steps) or NOTHING
+
+
+DEPLOYMENT = [
+    Column("number", lambda row: number_text(row.number), is_number=True),
+    Column("began", lambda row: instant_text(row.began_at)),
+    Column("took", lambda row: age_text(seconds_since(row.began_at, row.ended_at)) if row.ended_at else NOTHING),
+    Column("what", lambda row: row.kind),
+    Column("outcome", _outcome),
+    Column("releases", lambda row: ", ".join(row.releases) or NOTHING, least=12, is_name=True),
+    Column("applications", _steps, least=12),
+    Column("by", lambda row: row.by),
+    Column("why", lambda row: row.why or row.reason or NOTHING, least=12),
 ]

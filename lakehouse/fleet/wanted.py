@@ -129,7 +129,7 @@ class FleetFile(Frozen):
         "",
         unit="release",
         shown="this tree's code, packed when it is deployed",
-        doc="Which release all applications are to run, of those that were deployed before.",
+        doc="Which release all applications are to run, of those that `lakehouse fleet history` has.",
     )
     deliver_within: Duration = key(
         DELIVER_WITHIN,

@@ -1,0 +1,116 @@
+"""Waiting until applications that were started are well, or are not."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+
+from lakehouse.durations import brief
+from lakehouse.errors import LakehouseError
+from lakehouse.fleet.files import Fleet
+from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.roll_out import Before, Verdict, verdict
+from lakehouse.fleet.versions import Version
+from lakehouse.operations.snapshot import read_topic
+from lakehouse.store.heartbeats import Heartbeats
+from lakehouse.store.records import State
+
+LOOK_SECONDS = 2.0
+"""Between two looks at heartbeats and jobs."""
+CANARY_LOOK_SECONDS = 15.0
+"""The same at the ledgers of a canary, which cost more."""
+
+
+@dataclass(frozen=True)
+class Started:
+    """What is waited for: an application's new job, and what must be so when it is well."""
+
+    application: str
+    version: Version
+    job: str
+    former_run: str | None
+    earlier: Mapping[str, Before] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Waiting:
+    """Looks at what was started, again and again; each time `between` is called, which may raise."""
+
+    fleet: Fleet
+    launcher: Launcher
+    report: Callable[[str], None]
+    between: Callable[[], None]
+
+    def until_well(self, started: Sequence[Started]) -> str | None:
+        """None once each is well; else why one is not, or not within `roll_out.wave_within`."""
+        patience = self.fleet.file.roll_out.wave_within
+        ends, said = time.monotonic() + patience.total_seconds(), ""
+        while True:
+            failed, waits = self._verdicts(started)
+            if failed:
+                return _reasons(failed)
+            if not waits:
+                return None
+            if time.monotonic() > ends:
+                return f"not well within {brief(patience.total_seconds())}: {_reasons(waits)}"
+            if (words := _reasons(waits)) != said:
+                self.report(f"waits: {words}")
+                said = words
+            self._pause()
+
+    def as_canary(self, started: Sequence[Started], began_at: datetime) -> str | None:
+        """None once a topic has sealed a valid hour since then, or `roll_out.canary_for` is over; else what failed."""
+        hold, names = self.fleet.file.roll_out.canary_for, ", ".join(each.application for each in started)
+        self.report(f"canary: {names}, until it has sealed a valid hour, at most {brief(hold.total_seconds())}")
+        next_look = time.monotonic()
+        ends = next_look + hold.total_seconds()
+        while time.monotonic() < ends:
+            if failed := self._verdicts(started)[0]:
+                return _reasons(failed)
+            if time.monotonic() >= next_look:
+                if (sealed := self._valid_hour(started, began_at)) is not None:
+                    self.report(f"canary: sealed {sealed}, which is valid")
+                    return None
+                next_look = time.monotonic() + CANARY_LOOK_SECONDS
+            self._pause()
+        return self.until_well(started)
+
+    def _verdicts(self, started: Sequence[Started]) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
+        """(those that failed, those that are waited for), by application."""
+        config = self.fleet.config
+        signs = {sign.heartbeat.application: sign for sign in Heartbeats(config.settings).all()}
+        jobs = {job.launch.id: job for job in self.launcher.jobs()}
+        found = {
+            each.application: verdict(
+                each.version,
+                signs.get(each.application),
+                jobs.get(each.job),
+                each.former_run,
+                each.earlier,
+                config.now(),
+            )
+            for each in started
+        }
+        failed = {name: each for name, each in found.items() if each.state == "failed"}
+        return failed, {name: each for name, each in found.items() if each.state == "waits"}
+
+    def _valid_hour(self, started: Sequence[Started], began_at: datetime) -> str | None:
+        for name in (name for each in started for name in each.version.topics):
+            try:
+                history = read_topic(self.fleet.config.topic(name), self.fleet.config).history
+            except LakehouseError:  # what is wrong with it, its heartbeat says
+                continue
+            newest = history.newest(State.VALID)
+            if newest is not None and newest.hour is not None and newest.at >= began_at:
+                return f"{name} {newest.hour}"
+        return None
+
+    def _pause(self) -> None:
+        time.sleep(LOOK_SECONDS)
+        self.between()
+
+
+def _reasons(found: Mapping[str, Verdict]) -> str:
+    return "; ".join(f"{name}: {', '.join(each.reasons)}" for name, each in found.items())

@@ -1,0 +1,76 @@
+"""What a deployment that is not well has touched runs again what it ran before."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+from lakehouse.errors import LakehouseError
+from lakehouse.fleet.deployments import Deployment, Journal, Step
+from lakehouse.fleet.files import Fleet
+from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.versions import Launch, Version
+from lakehouse.fleet.waiting import Started, Waiting
+from lakehouse.operations.snapshot import read_topic
+from lakehouse.store import records
+from lakehouse.store.heartbeats import Heartbeats
+from lakehouse.store.records import State
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """Brings back what a deployment has started anew. Safe to begin again where it was interrupted."""
+
+    fleet: Fleet
+    launcher: Launcher
+    journal: Journal
+    waiting: Waiting
+    report: Callable[[str], None]
+
+    def go(self, why: str) -> Deployment:
+        """The deployment, ended: `rolled back`, or `failed` where what ran before is not well either."""
+        self.report(f"not well: {why}")
+        self.journal.keep(is_rolling_back=True, why=why)
+        touched = [step for step in self.journal.current.steps if step.state == "started" or step.state == "well"]
+        again = [started for step in touched if (started := self._bring_back(step)) is not None]
+        failure = self.waiting.until_well(again) if again else None
+        for step in touched:
+            if step.job is not None:
+                self.launcher.end(step.job)
+            self.journal.keep_step(step.application, state="restored", why=why)
+        if failure is not None:
+            return self.journal.end("failed", f"{why}; and on the way back: {failure}")
+        return self.journal.end("rolled back", why)
+
+    def _bring_back(self, step: Step) -> Started | None:
+        """The job that is to be waited for; None where none had to be started."""
+        name = step.application
+        if step.job is not None:
+            self.launcher.retire(step.job)
+        if step.before is None:
+            self.report(f"{name}: ends; nothing ran before that the launcher had started")
+            return None
+        if self._former_has_all(step, step.before):
+            self.report(f"{name}: {step.before.release} has never stopped, and goes on")
+            self.launcher.retire(step.former_job or "", is_retired=False)
+            return None
+        job, said = f"{step.job or name}-back", Heartbeats(self.fleet.config.settings).of(name)
+        self.report(f"{name}: back to {step.before.release}")
+        self.journal.keep_step(name, back_job=job)
+        self.launcher.start(Launch(job, name, step.before))
+        return Started(name, step.before, job, said.run if said else None)
+
+    def _former_has_all(self, step: Step, before: Version) -> bool:
+        """Whether the former job still runs, and the new one has claimed no topic: their ledgers say who has them."""
+        active = {job.launch.id: job.launch.version for job in self.launcher.jobs() if job.is_active}
+        if active.get(step.former_job or "") != before or step.former_run is None:
+            return False
+        return all(self._run_of(topic) == step.former_run for topic in before.topics)
+
+    def _run_of(self, topic: str) -> str | None:
+        try:
+            config = self.fleet.config
+            started = read_topic(config.topic(topic), config).history.last(State.STARTED)
+        except LakehouseError:
+            return None
+        return started.of(records.Started).run if started else None
