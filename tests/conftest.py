@@ -55,8 +55,10 @@ _IN_MEMORY, _LEAST_FREE_BYTES = Path("/dev/shm"), 4 * 1024**3
 """Where folders of tests are: nearly all that a test on a disk waits for is that each file is durable."""
 
 
-def pytest_configure() -> None:
+def pytest_configure(config: pytest.Config) -> None:
     """A `--basetemp` or a temporary folder that the caller names are used as they are."""
+    if "not slow" in config.option.markexpr:
+        hypothesis.settings.load_profile("fast")
     if _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free >= _LEAST_FREE_BYTES:
         for variable in ("PYTEST_DEBUG_TEMPROOT", "TMPDIR"):
             os.environ.setdefault(variable, str(_IN_MEMORY))
@@ -65,6 +67,7 @@ def pytest_configure() -> None:
 
 # An example of a property may take long on a busy machine: no test is about that.
 hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("house")
 
 

@@ -100,6 +100,7 @@ def test_an_unreachable_broker_is_named_before_anything_is_made(conf: Path, refu
     assert not (conf.parent.parent / "lake").exists()
 
 
+@pytest.mark.slow
 def test_a_job_leaves_a_topic_out_whose_file_is_wrong_and_serves_the_others(conf: Path, tmp_path: Path) -> None:
     """And ends as one that could not do all; a run over hundreds of topics must not wait for one file."""
     (conf.parent / "topics" / "skips.yaml").write_text("x: 1")

@@ -16,6 +16,7 @@ from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.store.parquet import FILE, ROW, Scan
 from tests.clock import NOON
+from tests.examples import examples
 
 SCHEMA = pa.schema(
     [
@@ -63,7 +64,7 @@ def event_of(delivery: Delivery, identity: tuple[str, ...]) -> tuple[object, ...
 
 
 @given(FILES, IDENTITIES)
-@given_with(max_examples=40, deadline=None)
+@given_with(max_examples=examples(40), deadline=None)
 def test_all_but_the_first_of_each_event_lose(files: list[list[Delivery]], identity: tuple[str, ...]) -> None:
     """By definition, in three lines: sort by (publish time, message id), keep the first of each event."""
     everything = [(each, (number, row)) for number, file in enumerate(files) for row, each in enumerate(file)]
@@ -77,7 +78,7 @@ def test_all_but_the_first_of_each_event_lose(files: list[list[Delivery]], ident
 
 
 @given(FILES, st.lists(DELIVERIES, max_size=8), IDENTITIES)
-@given_with(max_examples=40, deadline=None)
+@given_with(max_examples=examples(40), deadline=None)
 def test_a_delivery_is_late_exactly_when_its_event_is_sealed(
     files: list[list[Delivery]], sealed: list[Delivery], identity: tuple[str, ...]
 ) -> None:

@@ -29,6 +29,7 @@ from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.topics import topic_from
 from lakehouse.validate.suites import suite_from
+from tests.examples import examples
 
 HOUSE = Path(__file__).parent.parent
 NOW = datetime(2026, 11, 26, 12, tzinfo=UTC)
@@ -175,7 +176,7 @@ _values = st.recursive(
 )
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=list(HealthCheck))
+@settings(max_examples=examples(60), deadline=None, suppress_health_check=list(HealthCheck))
 @given(
     documents=st.lists(st.dictionaries(_names, _values, max_size=5), min_size=1, max_size=12),
     time=st.sampled_from(["iso", "s", "ms", "none"]),

@@ -31,6 +31,7 @@ from lakehouse.decode.json_messages import NOT_JSON
 from lakehouse.decode.undeclared import KEPT, OTHERS, top_names
 from lakehouse.schemas import DELIVERED, decoded_schema
 from lakehouse.topics import Topic, topic_from
+from tests.examples import examples
 
 PUBLISHED = datetime(2026, 11, 23, 6, 0, tzinfo=UTC)
 PLAYED = datetime(2026, 11, 23, 5, 30, tzinfo=UTC)
@@ -611,7 +612,7 @@ def test_names_that_are_ids_do_not_fill_memory(topic: Topic) -> None:
     )
 
 
-@settings(max_examples=60, deadline=None, derandomize=True, database=None)
+@settings(max_examples=examples(60), deadline=None, derandomize=True, database=None)
 @given(st.integers(0, 3 * KEPT), st.integers(1, 5), st.booleans())
 def test_the_most_frequent_names_are_counted_each_and_the_others_together(names: int, kinds: int, twice: bool) -> None:
     counts = Counter({f"n{number:03d}" + "x" * (number % 7 * 20): 1 + number % kinds for number in range(names)})
@@ -880,7 +881,9 @@ def in_parts(messages: pa.RecordBatch, topic: Topic, cuts: Sequence[int]) -> Dec
     return Decoded(columns[0] if columns else parts[0].columns, sum((part.undeclared for part in parts), Counter()))
 
 
-@settings(max_examples=300, deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck))
+@settings(
+    max_examples=examples(300), deadline=None, derandomize=True, database=None, suppress_health_check=list(HealthCheck)
+)
 @given(pages, st.lists(st.integers(0, 8), max_size=3), st.sampled_from(TOPICS))
 def test_any_page_is_decoded_as_by_message_however_it_is_cut(
     payloads: list[bytes | None], cuts: list[int], topic: Topic

@@ -26,6 +26,7 @@ from lakehouse.schemas import DELIVERED
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import DataFile, files, metadata_of_commits
 from lakehouse.topics import topic_from
+from tests.examples import examples
 from tests.lake import Lake
 
 OPEN = "2026-11-23T05"
@@ -209,7 +210,7 @@ PAYLOADS = st.one_of(
 )
 
 
-@given_with(max_examples=25, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given_with(max_examples=examples(25), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(batches=st.lists(st.lists(PAYLOADS, min_size=1, max_size=6), min_size=1, max_size=3))
 def test_every_delivery_stays_once_and_what_is_replayed_is_as_if_it_came_today(
     tmp_path_factory: pytest.TempPathFactory, batches: list[list[bytes]]
