@@ -12,7 +12,7 @@ import json
 import logging
 import os
 import threading
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from importlib import import_module
 from typing import Any
@@ -70,7 +70,7 @@ def check(suite: Suite, schema: pa.Schema) -> None:
         raise complaint
 
 
-def complaints(suite: Suite, schema: pa.Schema) -> Iterator[SuiteError]:
+def complaints(suite: Suite, schema: pa.Schema) -> list[SuiteError]:
     """One for each expectation that could not be answered in an hour of these columns.
 
     What Great Expectations does not know, and what gives no answer on sample rows of every type with missing values.
@@ -83,23 +83,31 @@ def complaints(suite: Suite, schema: pa.Schema) -> Iterator[SuiteError]:
     def scan(columns: Sequence[str]) -> pa.RecordBatchReader:
         return rows.select(list(columns)).to_reader()
 
-    for expectation in (each.with_parameters(parameters) for each in suite.expectations):
-        try:
-            judge_of(expectation)
-            (finding,), _ = findings_in_scan([expectation], rows.schema, scan, table_columns=schema.names)
-            remark = "" if finding.is_answered else finding.remark
-        except SuiteError as refused:
-            yield refused
-            continue
-        except Exception as broken:
-            remark = f"No answer: {_one_line(broken)}"
-        if remark:
-            yield SuiteError(
-                expectation.origin,
-                found=f"{expectation.type} of {expectation.subject}: {remark}",
-                expected="an expectation that every hour of the declared columns answers",
-                next_step=_FIX,
-            )
+    with hour_scan(scan) as hour:
+        asked = [each.with_parameters(parameters) for each in suite.expectations]
+        found = [_complaint_about(each, hour, rows.schema, schema.names) for each in asked]
+    return [each for each in found if each is not None]
+
+
+def _complaint_about(
+    expectation: Expectation, hour: HourScan, schema: pa.Schema, table_columns: Sequence[str]
+) -> SuiteError | None:
+    try:
+        judge_of(expectation)
+        (finding,), _ = _findings(hour, [expectation], schema, table_columns=table_columns)
+        remark = "" if finding.is_answered else finding.remark
+    except SuiteError as refused:
+        return refused
+    except Exception as broken:
+        remark = f"No answer: {_one_line(broken)}"
+    if not remark:
+        return None
+    return SuiteError(
+        expectation.origin,
+        found=f"{expectation.type} of {expectation.subject}: {remark}",
+        expected="an expectation that every hour of the declared columns answers",
+        next_step=_FIX,
+    )
 
 
 def findings_in_scan(
@@ -118,12 +126,24 @@ def findings_in_scan(
     files raise is raised (duckdb.Error, OSError).
     """
     load()
+    with hour_scan(scan) as hour:
+        return _findings(hour, expectations, schema, also, examples, examples_bytes, table_columns)
+
+
+def _findings(
+    hour: HourScan,
+    expectations: Sequence[Expectation],
+    schema: pa.Schema,
+    also: Mapping[str, Measure] | None = None,
+    examples: int = EXAMPLES,
+    examples_bytes: int = EXAMPLES_BYTES,
+    table_columns: Sequence[str] | None = None,
+) -> tuple[list[Finding], dict[str, Any]]:
     asked = [_asked(each, schema, table_columns) for each in expectations]
     questions = [each for each in asked if isinstance(each, _Question)]
     extra: dict[Any, Measure] = {("also", name): each for name, each in (also or {}).items()}
-    with hour_scan(scan) as hour:
-        judging = _Judging(hour, examples, examples_bytes, _shared_metrics(hour, questions, extra))
-        findings = [judging.finding(each) if isinstance(each, _Question) else each for each in asked]
+    judging = _Judging(hour, examples, examples_bytes, _shared_metrics(hour, questions, extra))
+    findings = [judging.finding(each) if isinstance(each, _Question) else each for each in asked]
     return findings, {name: judging.metrics["also", name] for name in also or {}}
 
 
