@@ -204,6 +204,15 @@ def test_an_address_is_the_file_system_or_google_storage() -> None:
     assert isinstance(storage_for("gs://bucket/lake"), GoogleStorage)
 
 
+def test_all_folders_of_a_store_share_one_client() -> None:
+    """Each client has a token and connections of its own: 300 topics would begin with a thousand of both."""
+    options = {"google_base_url": "http://127.0.0.1:9", "google_skip_signature": "true"}
+    plays, skips = (storage_for(f"gs://bucket/lake/{name}", options) for name in ("plays", "skips"))
+    assert isinstance(plays, GoogleStorage)
+    assert isinstance(skips, GoogleStorage)
+    assert plays.blob("a").client is skips.blob("a").client
+
+
 def test_another_scheme_is_refused_by_name() -> None:
     with pytest.raises(ConfigError, match=r"s3://.*expected a local folder or gs://"):
         storage_for("s3://bucket/lake")

@@ -97,16 +97,10 @@ def storage_for(root: str, options: Mapping[str, str] | None = None) -> Storage:
     if scheme in ("", "file"):
         return LocalStorage(unquote(urlsplit(root).path) if scheme else root)
     if scheme == "gs":
-        return _google_storage(unquote(root), tuple(sorted((options or {}).items())), os.getpid())
+        return GoogleStorage(unquote(root), options or {})
     raise ConfigError(
         root, found=f"the scheme {scheme}://", expected="a local folder or gs://", next_step="Fix raw_root."
     )
-
-
-@lru_cache(maxsize=1024)
-def _google_storage(root: str, options: tuple[tuple[str, str], ...], process: int) -> GoogleStorage:
-    """One for all who ask: each has a client with connections of its own, which a forked process must not share."""
-    return GoogleStorage(root, dict(options))
 
 
 class Readable(Protocol):
@@ -262,7 +256,6 @@ class GoogleStorage:
         address = urlsplit(root)
         self._bucket_name, self._prefix = address.netloc, address.path.strip("/")
         self._options = dict(options)
-        self._client: Any = None
 
     def create(self, path: str) -> Any:
         return _Upload(self.blob(path), lambda: self._files().open_output_stream(self._in_bucket(path)))
@@ -370,9 +363,7 @@ class GoogleStorage:
         )
 
     def _bucket(self) -> Any:
-        if self._client is None:
-            self._client = google_client(self._options)
-        return self._client.bucket(self._bucket_name)
+        return _shared_client(tuple(sorted(self._options.items())), os.getpid()).bucket(self._bucket_name)
 
     def _in_bucket(self, path: str) -> str:
         return f"{self._bucket_name}/{self._at(path)}"
@@ -446,6 +437,12 @@ class _Upload:
             self._stream.write(self._waiting)
             self._waiting = bytearray()
         return self._stream
+
+
+@lru_cache(maxsize=8)
+def _shared_client(options: tuple[tuple[str, str], ...], process: int) -> Any:
+    """One for all folders: each client has a token and connections of its own. A forked process must not share it."""
+    return google_client(dict(options))
 
 
 def google_client(options: Mapping[str, str]) -> Any:
