@@ -44,15 +44,20 @@ class Crew(Generic[Key, Result]):
             self._began[key] = time.monotonic()
             self._ended.put((key, work(), None))
 
-    def results(self, patience: float, unawaited: Collection[Key] = ()) -> Iterator[tuple[Key, Result]]:
+    def results(
+        self, patience: float | Callable[[Key, float], float], unawaited: Collection[Key] = ()
+    ) -> Iterator[tuple[Key, Result]]:
         """As works end: of all but those that run for longer than `patience` seconds, or are `unawaited`.
 
-        Those go on, and their results are among those of a later call. Raises what a work raises.
+        A `patience` that is a function gives, for a key and the instant at which its work began, that until which it is
+        waited for, by the steady clock; it may give another one later. Works that are not waited for go on, and their
+        results are among those of a later call. Raises what a work raises.
         """
+        until = patience if callable(patience) else lambda key, began: began + patience
         while True:
             self._staff()
             now = time.monotonic()
-            ends = [began + patience for key, began in self._began.items() if key not in unawaited]
+            ends = [until(key, began) for key, began in self._began.items() if key not in unawaited]
             left = [end - now for end in ends if end > now]
             try:
                 wait = min([*left, OVERTIME_SECONDS]) if left or self._waiting else 0.0

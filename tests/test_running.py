@@ -29,7 +29,7 @@ from lakehouse.errors import (
     UnexpectedError,
     noting_errors,
 )
-from lakehouse.ingest import commits
+from lakehouse.ingest import planning
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.parking import Pace
@@ -402,7 +402,7 @@ def test_a_commit_that_hangs_holds_up_no_other_topic_and_is_taken_back_when_it_e
     config: Config, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Its topic leaves the plan meanwhile, and says why."""
-    monkeypatch.setattr(commits, "LEAST_PATIENCE", timedelta(milliseconds=300))
+    monkeypatch.setattr(planning, "LEAST_PATIENCE", timedelta(milliseconds=300))
     settings = config.settings
     short = settings.ingest.model_copy(update={"trigger": timedelta(milliseconds=1)})
     config = replace(config, settings=settings.model_copy(update={"ingest": short}))
@@ -432,6 +432,35 @@ def test_a_commit_that_hangs_holds_up_no_other_topic_and_is_taken_back_when_it_e
     assert second - first > 5
     assert epochs["skips"][:6] == list(range(first, first + 6))
     assert any("a commit that takes longer than" in (error or "") for error in errors)
+
+
+def test_what_is_recorded_of_a_topic_whose_segment_is_late_is_not_waited_for(
+    config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its ledger is where its segments are, and may hang as well: the epoch would wait a second time."""
+    app = App(config).open()
+    answers, epochs = threading.Event(), list[int]()
+    late = SlowStoreError("plays", found="no segment", expected="a store that answers", next_step="Wait.")
+
+    def hanging(ingest: Opened, error: BaseException, tried_again_in: timedelta | None = None) -> None:
+        answers.wait(PATIENCE_SECONDS)
+
+    def brings(name: str, epoch: int) -> LakehouseError | None:
+        if name == "skips":
+            epochs.append(epoch)
+            if len(epochs) == 4:
+                assert app.query.parking.is_slow("plays")
+                answers.set()
+                app.stop.set()
+        return late if name == "plays" else None
+
+    monkeypatch.setattr(planning, "LEAST_PATIENCE", timedelta(hours=1))
+    monkeypatch.setattr(Opened, "record_failure", hanging)
+    app.brings = brings
+    began = time.monotonic()
+    with pytest.raises(SlowStoreError):
+        app.run()
+    assert time.monotonic() - began < PATIENCE_SECONDS
 
 
 def test_a_slow_topic_is_waited_for_once(config: Config) -> None:

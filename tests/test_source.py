@@ -337,6 +337,27 @@ def test_a_bundle_pulls_its_topics_together_and_tells_what_each_brought(
     assert broker.unacked(SUBSCRIPTION) == []
 
 
+def test_the_first_answers_of_many_topics_are_small_and_all_is_pulled(
+    lake: ReadLake, two: Land, publish: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All answers may come at once, and wait in memory for their turn: 300 full pages would be no bound."""
+    monkeypatch.setattr("lakehouse.landing.bundles._FIRST_MESSAGES", 8)
+    monkeypatch.setattr("lakehouse.landing.bundles._LEAST_FIRST_MESSAGES", 3)
+    asked: list[int] = []
+    pull_request = SubscriptionReader.pull_request
+
+    def noted(reader: SubscriptionReader, max_messages: int, *, at_once: bool = False) -> Any:
+        asked.append(max_messages)
+        return pull_request(reader, max_messages, at_once=at_once)
+
+    monkeypatch.setattr(SubscriptionReader, "pull_request", noted)
+    publish(*map(play, range(9)))
+    rows = pulled(bundle(is_fresh=True), two, Puller(page_messages=50))
+    assert by_topic(rows) == {"plays": 9, "skips": 9}
+    assert asked[:2] == [4, 4]
+    assert 50 in asked
+
+
 def test_an_idle_topic_asks_the_store_for_nothing(lake: ReadLake, two: Land, monkeypatch: pytest.MonkeyPatch) -> None:
     """Nor does it leave anything there: 300 of them would be a bill."""
 

@@ -214,7 +214,9 @@ class _Commits(Crew[str, Outcome]):
         else:
             super().begin(key, work)
 
-    def results(self, patience: float, unawaited: Collection[str] = ()) -> Iterator[tuple[str, Outcome]]:
+    def results(
+        self, patience: float | Callable[[str, float], float], unawaited: Collection[str] = ()
+    ) -> Iterator[tuple[str, Outcome]]:
         for name in [name for name in self._hanging if name not in self._world.hanging]:
             super().begin(name, self._hanging.pop(name))
         yield from super().results(patience, unawaited)

@@ -15,14 +15,13 @@ from lakehouse.errors import LakehouseError, SlowStoreError
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.failures import own_error
 from lakehouse.ingest.parking import Parking
+from lakehouse.ingest.planning import patience
 from lakehouse.ingest.topic import TopicIngest
 
 log = logging.getLogger(__name__)
 
-SIDE_BY_SIDE = 8
-"""Topics that commit at the same time."""
-LEAST_PATIENCE = timedelta(seconds=5)
-"""For a topic's commit; longer where the trigger is: it holds up no other within one."""
+SIDE_BY_SIDE = 32
+"""Topics that commit at the same time: most of it waits for a store."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +42,7 @@ class Commits:
         trigger: timedelta,
         crew: Crew[str, Outcome] | None = None,
     ) -> None:
-        self._topics, self._parking, self._trigger = topics, parking, trigger
+        self._topics, self._parking, self._patience = topics, parking, patience(trigger)
         self._crew: Crew[str, Outcome] = crew or Crew(SIDE_BY_SIDE, "commit")
 
     @property
@@ -69,16 +68,16 @@ class Commits:
 
     def take_results(self) -> None:
         """Of the commits that end in time; who takes longer is left out, and its commit goes on."""
-        patience = max(self._trigger, LEAST_PATIENCE)
+        longest = self._patience
         slow = [name for name in self.busy if self._parking.is_slow(name)]
-        for name, outcome in self._crew.results(patience.total_seconds(), slow):
+        for name, outcome in self._crew.results(longest.total_seconds(), slow):
             if outcome.error is not None:
                 self.park(name, outcome.error)
-            elif outcome.seconds < patience.total_seconds():
+            elif outcome.seconds < longest.total_seconds():
                 self._parking.recover(name)
         for name in self.busy:
             if not self._parking.is_slow(name):
-                error = _slow_commit(name, patience)
+                error = _slow_commit(name, longest)
                 self._topics[name].note_failure(error, self._parking.next_pause(name, error))
                 self.park(name, error)
 

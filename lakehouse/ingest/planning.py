@@ -10,14 +10,17 @@ from lakehouse.config import Ingest
 from lakehouse.ingest.parking import Parking
 from lakehouse.landing.plan import Plan, TopicPlan
 
-SEGMENT_PATIENCE = timedelta(seconds=20)
-"""For a segment to become durable, beside the time of pulling."""
+LEAST_PATIENCE = timedelta(seconds=5)
+"""For a store to take what one topic has of an epoch; longer where the trigger is: it holds up no other within one."""
 SLOW_PATIENCE = timedelta(seconds=2)
 """For the segment of a topic whose store has not answered before."""
 SUSPECT_FOR = timedelta(minutes=10)
 """How long topics are pulled apart, and decoded with care, after a task died: what killed it has to come again."""
-_BUSY = 0.5
-"""Of a slot's load: pulling it takes its time, however fast the store is."""
+
+
+def patience(trigger: timedelta) -> timedelta:
+    """How long an epoch waits for one topic's segment to become durable, and then for its commit."""
+    return max(trigger, LEAST_PATIENCE)
 
 
 class Planning:
@@ -47,8 +50,7 @@ class Planning:
     def _planned(self, name: str, topic: TopicPlan, among: int, now: float) -> TopicPlan:
         """Apart from the others where it has to be, and waited for as long as these can wait; alone, without an end."""
         is_slow = self._parking.is_slow(name)
-        patience = SLOW_PATIENCE if is_slow else SEGMENT_PATIENCE
-        if not is_slow or topic.load >= _BUSY:
-            patience += self._settings.max_pull
-        seconds = patience.total_seconds() if among > 1 else None
+        seconds = (
+            (SLOW_PATIENCE if is_slow else patience(self._settings.trigger)).total_seconds() if among > 1 else None
+        )
         return replace(topic, is_apart=is_slow or self.is_apart(name, now), patience_seconds=seconds)

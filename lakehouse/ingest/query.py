@@ -18,7 +18,7 @@ from lakehouse import failpoints
 from lakehouse.clock import Clock, now
 from lakehouse.config import Settings
 from lakehouse.crews import Crew
-from lakehouse.errors import LakehouseError, from_trace
+from lakehouse.errors import LakehouseError, SlowStoreError, from_trace
 from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
 from lakehouse.ingest.commits import Commits, Outcome
 from lakehouse.ingest.facts import Fact
@@ -207,6 +207,8 @@ class IngestQuery:
             is_done = self.topics[name].look(facts)
         except BaseException as raised:
             facts, error, is_done = [], own_error(name, raised), False
+        if isinstance(error, SlowStoreError):  # its ledger may hang as well: nobody waits for what is recorded there
+            self._commits.park(name, error)
         if not is_done or error is not None:
             self._commits.begin(name, facts, error)
         elif not any(fact["error"] for fact in facts):

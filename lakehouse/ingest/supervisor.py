@@ -26,8 +26,8 @@ from lakehouse.spark.shutdown import concerns_all
 
 log = logging.getLogger(__name__)
 
-OPENERS = 8
-"""Topics that are opened at the same time."""
+OPENERS = 32
+"""Topics that are opened at the same time: most of it waits for a store."""
 OPENED_WITHIN = timedelta(seconds=30)
 """At the start of a run: who takes longer comes later."""
 _MOST_STARTS = 5

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -25,10 +26,14 @@ from lakehouse.landing.segments import Decoder
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 
-SIDE_BY_SIDE = 4
-"""Slots of a bundle that pull, decode and write at the same time: most of it waits for a store."""
+SIDE_BY_SIDE = 32
+"""Slots of a bundle that pull, decode and write at the same time: most of it waits for a store, or for whether a
+subscription has more."""
 _LOOKERS = 16
 """Manifests that are looked for at the same time."""
+_FIRST_MESSAGES, _LEAST_FIRST_MESSAGES = 20_000, 20
+"""Asked for in the first questions of a bundle together, and at least in each: all answers may come at once, and are
+held in memory until their turn. A slot of which more comes asks for full pages in its turn."""
 
 
 @dataclass
@@ -36,7 +41,7 @@ class Bundle(InputPartition):
     """Slots of one epoch that a task pulls, each with its topic's name.
 
     `is_fresh` says that nobody has planned the epoch before: a manifest that is there is another driver's. `patience`
-    is how long the task waits for a slot that has messages before it is reported as failed, None without an end.
+    is how long the task waits for a slot once all of it is pulled before it is reported as failed, None without an end.
     """
 
     slots: tuple[tuple[str, Slot], ...]
@@ -71,6 +76,7 @@ class _Pulling:
         self._looks_first = not bundle.is_fresh or self._attempt > 0
         self._budget = Budget(land.ingest.max_bytes)
         self._crew: Crew[Key, list[Row]] = Crew(side_by_side, "pull")
+        self._pulled_at: dict[Key, float] = {}
         self._decoder: Decoder | None = None
         self._answering = threading.Lock()
         self._rows: list[Row] = []
@@ -120,7 +126,8 @@ class _Pulling:
                 pass
 
     def _ask_broker(self, kind: str, wanted: Mapping[Key, Wanted]) -> None:
-        messages = min(self._puller.page_messages, self._land.ingest.max_messages)
+        each = max(_FIRST_MESSAGES // max(len(wanted), 1), _LEAST_FIRST_MESSAGES)
+        messages = min(self._puller.page_messages, self._land.ingest.max_messages, each)
         try:
             broker = self._puller.broker(kind)
         except LakehouseError as missing:  # its package
@@ -157,8 +164,9 @@ class _Pulling:
         def work() -> list[Row]:
             try:
                 storage = self._land.raw(topic.name).files()
+                given = replace(share, on_pulled=lambda: self._note_pulled(key))
                 return rows_of_slot(
-                    list(self._puller.parts(topic, self._land.ingest, storage, slot, lambda: None, share))
+                    list(self._puller.parts(topic, self._land.ingest, storage, slot, lambda: None, given))
                 )
             except MemoryError:
                 raise
@@ -171,12 +179,19 @@ class _Pulling:
 
         self._crew.begin(key, work)
 
+    def _note_pulled(self, key: Key) -> None:
+        self._pulled_at[key] = time.monotonic()
+
+    def _waited_until(self, key: Key, began: float) -> float:
+        """Pulling takes its time, however fast the store is."""
+        pulled_at = self._pulled_at.get(key, began + self._land.ingest.max_pull.total_seconds())
+        return pulled_at + (self._patience or timedelta.max).total_seconds()
+
     def _wait(self) -> None:
-        patience = self._patience or timedelta.max
-        for key, rows in self._crew.results(patience.total_seconds()):
+        for key, rows in self._crew.results(self._waited_until):
             self._add(key, rows)
         for key in self._crew.busy:
-            late = _late(self._land.raw(key[0]), patience)
+            late = _late(self._land.raw(key[0]), self._patience or timedelta.max)
             self._add(key, [row_of_error(self._slots[key], self._puller.clock(), late, self._attempt)])
 
     def _add(self, key: Key, rows: Sequence[Row]) -> None:

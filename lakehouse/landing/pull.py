@@ -68,7 +68,8 @@ class Share:
 
     `reading` is one that has begun. `looks_first` says that a manifest may be there; without it an attempt finds out
     when it publishes its own. `keeps_empty` says that a slot of which nothing came has a manifest, too: where nothing
-    adopts what is left out, a replay must not pull again.
+    adopts what is left out, a replay must not pull again. `on_pulled` is called when all is pulled, and only a store is
+    waited for.
     """
 
     budget: Budget | None = None
@@ -77,6 +78,7 @@ class Share:
     attempt: int | None = None
     looks_first: bool = True
     keeps_empty: bool = True
+    on_pulled: Callable[[], None] = lambda: None
 
 
 ALONE = Share()
@@ -177,6 +179,8 @@ class _Attempt:
                 for messages in self._messages(reading):
                     writer.add(messages)
                 failpoints.reach("pull.received")
+                if not reading.ended().goes_on:
+                    self._share.on_pulled()
                 files = writer.close()
             except _TIDIED_AFTER:
                 writer.abandon()
