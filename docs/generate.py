@@ -30,6 +30,7 @@ from lakehouse import application, schemas
 from lakehouse.cli.app import app
 from lakehouse.config import Settings
 from lakehouse.errors import EXIT_CODES, LakehouseError
+from lakehouse.fleet.causes import CAUSES
 from lakehouse.fleet.wanted import Entry, FleetFile, Size, TopicClass
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
@@ -92,6 +93,7 @@ def pages() -> dict[str, str]:
         "topic_keys": "\n".join(_key_lines(Topic, skip=("name",))),
         "environment_keys": "\n".join(_key_lines(Settings)),
         **{f"{name}_keys": "\n".join(_key_lines(model)) for name, model in FLEET.items()},
+        "causes": "\n".join(_causes()),
         "mirror_keys": "\n\n".join(_mirror_sections()),
         "target_types": "\n".join(_target_types()),
         "target_names": "\n".join(_target_names()),
@@ -149,6 +151,13 @@ def _cell(text: str) -> str:
 def _mirror_sections() -> Iterator[str]:
     for kind, options in MIRROR_OPTIONS.items():
         yield "\n".join([f"### `kind: {kind}`", "", *_key_lines(options, skip=("kind",))])
+
+
+def _causes() -> Iterator[str]:
+    yield "| cause | what it means | what to do |"
+    yield "|---|---|---|"
+    for name, (meaning, next_step) in CAUSES.items():
+        yield f"| `{name}` | {meaning} | {next_step} |"
 
 
 # --- targets -------------------------------------------------------------------------------------------------------

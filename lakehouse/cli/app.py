@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import decide, drafts, examine, fleet, look
+from lakehouse.cli import decide, drafts, examine, fleet, fleet_health, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import make_encodable, print_error, print_json, print_line
 from lakehouse.concealed import conceal_in_logs
@@ -187,6 +187,7 @@ app.command()(_with_conf(decide.erase))
 app.command()(_with_conf(sandbox))
 app.add_typer(fleet_app, name="fleet")
 fleet_app.command()(_with_conf(fleet.plan))
+fleet_app.command()(_with_conf(fleet_health.status))
 fleet_app.command()(_with_conf(fleet.deploy))
 fleet_app.command()(_with_conf(fleet.restart))
 fleet_app.command()(_with_conf(fleet.rollback))

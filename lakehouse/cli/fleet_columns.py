@@ -7,6 +7,8 @@ from rich.text import Text
 from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number_text
 from lakehouse.durations import seconds_since
 from lakehouse.fleet.deployments import Deployment
+from lakehouse.fleet.health import ApplicationHealth
+from lakehouse.fleet.incidents import TopicHealth
 from lakehouse.fleet.plan import Change
 
 _ACTIONS = {
@@ -63,4 +65,43 @@ DEPLOYMENT = [
     Column("applications", _steps, least=12),
     Column("by", lambda row: row.by),
     Column("why", lambda row: row.why or row.reason or NOTHING, least=12),
+]
+
+
+def _state(row: ApplicationHealth) -> Text:
+    style = {"running": "green", "starting": "yellow", "ended": "dim"}.get(row.state, "bold red")
+    return Text(row.state + (f", {row.failures} deaths" if row.failures else ""), style)
+
+
+def _release(row: ApplicationHealth) -> str:
+    return (row.release or NOTHING) + (", another configuration" if row.has_wanted_configuration is False else "")
+
+
+APPLICATION = [
+    Column("application", lambda row: row.application, least=12, is_name=True),
+    Column("state", _state),
+    Column("release", _release, least=10, is_name=True),
+    Column("topics", lambda row: number_text(row.topics), is_number=True),
+    Column("not ok", lambda row: number_text(row.ill), is_number=True),
+    Column("overdue", lambda row: number_text(row.overdue), is_number=True),
+    Column("heartbeat", lambda row: age_text(row.heartbeat_age_seconds), is_number=True),
+    Column("job", lambda row: row.job or NOTHING, rank=1),
+    Column("host", lambda row: row.host or NOTHING, rank=2),
+]
+
+
+def _cause(row: TopicHealth) -> Text:
+    if row.cause.name == "ok":
+        return Text("ok", "green")
+    return Text(f"{row.cause.name}: {row.cause.words}", "bold red" if row.cause.is_critical else "bold yellow")
+
+
+TOPIC = [
+    Column("topic", lambda row: row.topic, least=12, is_name=True),
+    Column("application", lambda row: row.application, least=8, is_name=True),
+    Column("behind", lambda row: age_text(row.behind_seconds), is_number=True),
+    Column("overdue", lambda row: age_text(row.overdue.seconds) if row.overdue else NOTHING, is_number=True),
+    Column("hours", lambda row: number_text(row.overdue.hours) if row.overdue else NOTHING, is_number=True, rank=1),
+    Column("release", lambda row: row.release or NOTHING, rank=2),
+    Column("cause", _cause, least=20),
 ]

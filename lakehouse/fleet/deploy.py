@@ -147,7 +147,8 @@ class _Deployment:
         self.journal.keep_step(step.application, state="started")
         for job in self._losing(step, step.version):
             self.launcher.retire(job)
-        self.report(f"{step.application}: starts {step.version.release} with {len(step.version.topics):,} topics")
+        count = len(step.version.topics)
+        self.report(f"{step.application}: starts {step.version.release} with {count:,} topic{'s' * (count != 1)}")
         self.launcher.start(Launch(step.job, step.application, step.version))
         earlier = self._earlier.get(step.application, {})
         return Started(step.application, step.version, step.job, step.former_run, earlier)

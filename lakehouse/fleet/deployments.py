@@ -95,10 +95,14 @@ class Deployments:
         read = [_deployment_in(self._storage.read(each.path)) for each in self._storage.listing(_FOLDER)]
         return [each for each in read if each is not None]
 
-    def has_died(self) -> bool:
-        """Whether the newest has not come to its end."""
+    def newest(self) -> Deployment | None:
+        """None before the first one, and where it cannot be read."""
         listed = self._storage.listing(_FOLDER)
-        newest = _deployment_in(self._storage.read(listed[-1].path)) if listed else None
+        return _deployment_in(self._storage.read(listed[-1].path)) if listed else None
+
+    def has_died(self) -> bool:
+        """Whether the newest has not come to its end, or not yet."""
+        newest = self.newest()
         return newest is not None and newest.outcome in (None, "interrupted")
 
     def begin(self, kind: Kind, reason: str, by: str | None = None) -> tuple[Deployment, Deployment | None]:

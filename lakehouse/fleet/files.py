@@ -31,9 +31,6 @@ class Fleet:
     def names(self) -> list[str]:
         return sorted(self.applications)
 
-    def application_of(self, topic: str) -> str | None:
-        return next((name for name, each in self.applications.items() if topic in each.topics), None)
-
 
 def load_fleet(config: Config, path: Path | None = None) -> Fleet:
     """The fleet at `path`, else in `fleet.yaml` beside the environment's file.

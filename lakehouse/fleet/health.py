@@ -1,0 +1,127 @@
+"""How the fleet is: every topic's cause, the incidents, and which releases run; read from outside the applications."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+
+from lakehouse.fleet.causes import cause
+from lakehouse.fleet.deployments import Deployment, Deployments
+from lakehouse.fleet.files import Fleet
+from lakehouse.fleet.freshness import overdue
+from lakehouse.fleet.incidents import Incident, TopicHealth, by_application, incidents
+from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.running import running_applications
+from lakehouse.fleet.versions import Running
+from lakehouse.operations.status import TopicStatus, statuses
+from lakehouse.operations.topic_life import signs_of
+from lakehouse.running.identity import configuration_hash
+from lakehouse.store.heartbeats import Sign
+
+
+@dataclass(frozen=True)
+class ApplicationHealth:
+    """An application that is wanted. `has_wanted_configuration` is None where nothing runs."""
+
+    application: str
+    state: str
+    release: str | None
+    has_wanted_configuration: bool | None
+    topics: int
+    ill: int
+    overdue: int
+    heartbeat_age_seconds: float | None
+    host: str | None
+    job: str | None
+    failures: int
+    log: str | None
+
+
+@dataclass(frozen=True)
+class FleetHealth:
+    """The fleet at one moment. `releases`: how many applications that run have each."""
+
+    at: datetime
+    topics: tuple[TopicHealth, ...]
+    applications: tuple[ApplicationHealth, ...]
+    incidents: tuple[Incident, ...]
+    releases: Mapping[str, int]
+    deployment: Deployment | None
+    statuses: Mapping[str, TopicStatus]
+
+    @property
+    def is_well(self) -> bool:
+        """Whether no hour will be missing without somebody's doing."""
+        return not any(each.severity == "critical" for each in self.incidents)
+
+
+def fleet_health(fleet: Fleet, launcher: Launcher) -> FleetHealth:
+    """What heartbeats, ledgers and the launcher say. A topic whose lake cannot be read is one that cannot be read."""
+    config = fleet.config
+    now, signs = config.now(), signs_of(config.settings)
+    running = running_applications(signs, launcher.jobs(), now)
+    owners = {topic: name for name, each in fleet.applications.items() for topic in each.topics}
+    rows = {row.topic: row for row in statuses(config, owners, now)}
+    topics = [_topic(fleet, rows[topic], name, running, now) for topic, name in owners.items()]
+    by_name = {sign.heartbeat.application: sign for sign in signs}
+    return FleetHealth(
+        now,
+        tuple(topics),
+        tuple(_applications(fleet, topics, running, by_name, now)),
+        tuple(incidents(topics, fleet.applications)),
+        dict(Counter(each.release or "unknown" for each in running.values() if each.is_alive).most_common()),
+        Deployments(config.settings).newest(),
+        rows,
+    )
+
+
+def _topic(
+    fleet: Fleet, status: TopicStatus, application: str, running: Mapping[str, Running], now: datetime
+) -> TopicHealth:
+    topic = fleet.config.topics[status.topic]
+    within = fleet.applications[application].deliver_within[topic.name]
+    late = overdue(status, within, now, skips_empty_hours=topic.empty_hours == "skip")
+    found = cause(status, topic, running.get(application), late, now)
+    release = status.life.release if status.life else status.release
+    return TopicHealth(topic.name, application, found, late, release, status.behind_seconds)
+
+
+def _applications(
+    fleet: Fleet,
+    topics: list[TopicHealth],
+    running: Mapping[str, Running],
+    signs: Mapping[str, Sign],
+    now: datetime,
+) -> list[ApplicationHealth]:
+    grouped = by_application(topics)
+    made = []
+    for name, wanted in sorted(fleet.applications.items()):
+        found, sign, of_it = running.get(name, Running(name, False)), signs.get(name), grouped[name]
+        configuration = configuration_hash(fleet.config, [fleet.config.topics[topic] for topic in wanted.topics])
+        made.append(
+            ApplicationHealth(
+                name,
+                _state(found),
+                found.release if found.is_alive else None,
+                found.configuration == configuration if found.is_alive else None,
+                len(of_it),
+                sum(each.cause.name != "ok" for each in of_it),
+                sum(each.overdue is not None for each in of_it),
+                sign.age(now).total_seconds() if sign else None,
+                found.host,
+                found.job.launch.id if found.job else None,
+                found.job.failures if found.job else 0,
+                found.job.log if found.job else None,
+            )
+        )
+    return made
+
+
+def _state(found: Running) -> str:
+    if found.is_alive:
+        return "running"
+    if found.job is not None:
+        return {"running": "starting", "pending": "starting", "waiting": "dying"}.get(found.job.state, found.job.state)
+    return "not running"
