@@ -225,13 +225,16 @@ def test_files_without_rows_are_not_left(lake: Lake) -> None:
     assert list(Path(lake.folders.silver, f"hour={SIX}").glob("*")) == []
 
 
-def test_an_hour_that_takes_long_says_so_in_the_log(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("is_large", [False, True], ids=["here", "by Spark's tasks"])
+def test_an_hour_that_takes_long_says_in_the_log_how_far_it_is(
+    numbered: Callable[[int], Lake], spark: SparkSession, monkeypatch: pytest.MonkeyPatch, is_large: bool
+) -> None:
     """A seal of 360 million rows is minutes without a line, which looks like one that hangs."""
     told = threading.Event()
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if f"hour={FIVE} state=working seconds=" in record.getMessage():
+            if f"hour={FIVE} state=working step=copy rows=2 of=2 seconds=" in record.getMessage():
                 told.set()
 
     def wait_at(step: str) -> None:
@@ -242,9 +245,10 @@ def test_an_hour_that_takes_long_says_so_in_the_log(lake: Lake, monkeypatch: pyt
     listener = Listener()
     stage.log.setLevel(logging.INFO)
     stage.log.addHandler(listener)
+    lake = numbered(24).with_settings(seal=Seal(small_rows=0 if is_large else 50_000))
     try:
-        lake.deliver(Delivery("e"))
-        assert lake.seal()["rows"] == 1
+        lake.deliver(Delivery("e"), Delivery("f"), Delivery("e"))
+        assert lake.seal(FIVE, lambda: spark)["rows"] == 2
     finally:
         stage.log.removeHandler(listener)
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("seal ")]

@@ -2,21 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 
 from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TextColumn,
     TimeElapsedColumn,
     TimeRemainingColumn,
 )
+from rich.text import Text
 
 from lakehouse.cli.output import terminal
 from lakehouse.operations.tracking import T, Track
+from lakehouse.printable import printable
 
 
 def progress(what: str) -> Track:
@@ -35,13 +39,18 @@ def progress(what: str) -> Track:
 
 
 @contextmanager
-def working(what: str) -> Iterator[None]:
-    """While this lasts: work of which nobody knows how much there is, and how long it has taken so far."""
+def working(what: str, how_far: Callable[[], str] = str) -> Iterator[None]:
+    """While this lasts: work of which `how_far` says what is done by now, and how long it has taken so far."""
     console = terminal(is_error=True)
     if not console.is_terminal:
         yield
         return
-    columns = (SpinnerColumn(), TextColumn("{task.description}"), TimeElapsedColumn())
+
+    class HowFar(ProgressColumn):
+        def render(self, task: Task) -> Text:
+            return Text(printable(how_far()), "dim")
+
+    columns = (SpinnerColumn(), TextColumn("{task.description}", markup=False), HowFar(), TimeElapsedColumn())
     with Progress(*columns, console=console, transient=True) as bar:
         bar.add_task(what, total=None)
         yield

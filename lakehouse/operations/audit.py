@@ -29,6 +29,7 @@ from lakehouse.store.parquet import FILE, ROW, readers
 from lakehouse.store.scratch import scratch_database
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from lakehouse.underway import Work
 
 MISSING, EXTRA, DIFFERENT = "missing", "extra", "different"
 DUPLICATE, LATE_DUPLICATE, REJECTED, OTHER_HOUR = "duplicate", "late duplicate", "rejected", "in another hour"
@@ -81,14 +82,16 @@ def audit_hour(
     limit: int = 100,
     *,
     compares_values: bool = True,
+    work: Work | None = None,
 ) -> Audit:
     """Recompute the hour from bronze and hold it to silver, both as they were at `as_of`; at most `limit` of a kind.
 
     With `compares_values` also every declared column that all of the hour's files have, for which both are read whole.
+    `work` counts the rows that are read.
     LakeError when the deliveries are gone: `bronze_retention` says how long they stay.
     """
     lake = TablesAsOf(topic, config, as_of)
-    deliveries = Deliveries(lake.tables, hour, lake.bronze_files(hour))
+    deliveries = Deliveries(lake.tables, hour, lake.bronze_files(hour), work)
     seal = lake.history.seal_of(hour)
     if seal is not None and seal.deliveries and not deliveries.files:
         raise LakeError(

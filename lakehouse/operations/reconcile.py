@@ -14,13 +14,13 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.sealed import sealed_hour
-from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.store.delta import DataFile, files
 from lakehouse.store.parquet import LakeFile
 from lakehouse.store.place import Place
 from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from lakehouse.underway import Work
 
 SILVER = "silver"
 
@@ -89,19 +89,20 @@ def reconcile(
     first: Hour | None = None,
     last: Hour | None = None,
     repair: bool = False,
-    track: Track = no_tracking,
+    work: Work | None = None,
 ) -> Reconciliation:
     """Every hour from `first` to `last` in silver and every mirror of its topic, as the stores count it now.
 
     These are the hours of the ledger and those that a store has beside them. Mirrors are read at the same time. With
     `repair`, what is missing or different at a mirror and cleared to be there is published again and counted again;
-    what is extra stays, and silver is never touched. `track` counts topics.
+    what is extra stays, and silver is never touched. `work` counts each topic's hours in each of its stores.
     """
     cells: list[Cell] = []
     chosen = list(topics)
-    for topic in track(chosen, len(chosen)):
-        comparison = TopicComparison(TopicTables(topic, config.settings), first, last)
-        cells += comparison.cells(open_mirror, repair)
+    for number, topic in enumerate(chosen, 1):
+        comparison = TopicComparison(TopicTables(topic, config.settings), first, last, work)
+        place = f", topic {number:,} of {len(chosen):,}" if len(chosen) > 1 else ""
+        cells += comparison.cells(open_mirror, repair, f"{topic.name}{place}")
     return Reconciliation(tuple(cells))
 
 
@@ -127,14 +128,17 @@ def needs_spark(config: Config, topics: Iterable[Topic]) -> bool:
 class TopicComparison:
     """One topic's ledger as it was when the comparison began, against what its stores have."""
 
-    def __init__(self, tables: TopicTables, first: Hour | None = None, last: Hour | None = None) -> None:
-        self._tables, self._topic = tables, tables.topic
+    def __init__(
+        self, tables: TopicTables, first: Hour | None = None, last: Hour | None = None, work: Work | None = None
+    ) -> None:
+        self._tables, self._topic, self._work = tables, tables.topic, work or Work()
         self._first, self._last = first, last
         self._history = tables.history()
 
-    def cells(self, open_mirror: OpenMirror, repair: bool) -> list[Cell]:
-        """By hour, then silver before the mirrors in the topic's order."""
+    def cells(self, open_mirror: OpenMirror, repair: bool, step: str = "") -> list[Cell]:
+        """By hour, then silver before the mirrors in the topic's order. `step` is what this is called in the work."""
         stores = [SILVER, *self._topic.mirrors]
+        self._work.begin(step, len(stores) * len(self._in_bounds(self._history.hours())), "hours in its stores")
 
         def cells_of(store: str) -> list[Cell]:
             return self._silver() if store == SILVER else self._mirror(store, open_mirror, repair)
@@ -215,6 +219,7 @@ class TopicComparison:
         error: Exception | None = None,
         verdict: str | None = None,
     ) -> Cell:
+        self._work.add()
         seal = self._history.seal_of(hour)
         expected = Count(seal.rows, seal.id_checksum) if seal else Count(0, 0)
         return Cell(

@@ -21,16 +21,21 @@ from lakehouse.store.delta import DataFile, files_of_hour
 from lakehouse.store.files import Readable, ReadOnce
 from lakehouse.store.parquet import FILE, ROW
 from lakehouse.store.tables import TopicTables
+from lakehouse.underway import Work
 
 _TICK = timedelta(microseconds=1)
 _SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDRESS])
 
 
 class Deliveries:
-    """One bucket's rows. An address is the file's place in `files` and the row's in the file. `raw` reads them."""
+    """One bucket's rows. An address is the file's place in `files` and the row's in the file. `raw` reads them.
 
-    def __init__(self, tables: TopicTables, hour: Hour, files: Sequence[DataFile]) -> None:
+    `work` counts what is read of them, and of the sealed hours before.
+    """
+
+    def __init__(self, tables: TopicTables, hour: Hour, files: Sequence[DataFile], work: Work | None = None) -> None:
         self._topic, self._hour = tables.topic, hour
+        self._work = work or Work()
         self._sealed = tables.sealed.files()
         self.raw = ReadOnce(tables.raw.files())
         self.files = list(files)
@@ -41,7 +46,8 @@ class Deliveries:
 
     def rows(self, columns: list[str]) -> Iterator[pa.RecordBatch]:
         """The columns of every delivery, with its address."""
-        return parquet.rows_with_addresses(_openers(self.raw, "bronze", self.files), columns)
+        batches = parquet.rows_with_addresses(_openers(self.raw, "bronze", self.files), columns)
+        return self._work.rows("scan", self.count, batches)
 
     def footers(self) -> Iterator[pq.FileMetaData]:
         """The footer of each file, in their order."""
@@ -80,11 +86,12 @@ class Deliveries:
         return [file for hour in hours.hours_between(first, self._hour) for file in files_of_hour(silver, hour)]
 
     def _sealed_scan(self, files: Sequence[DataFile]) -> parquet.Scan:
-        def scan(columns: list[str]) -> Iterator[pa.RecordBatch]:
+        def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:
             for file in parquet.open_ahead(_openers(self._sealed, "silver", files)):
                 yield from (batch.select(columns) for batch in file.iter_batches(columns=columns))
 
-        return scan
+        rows = sum(file.rows for file in files)
+        return lambda columns: self._work.rows("earlier", rows, batches(columns))
 
     def _skewed(self) -> pa.Table:
         start = pa.scalar(hours.start_of(self._hour))

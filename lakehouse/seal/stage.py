@@ -25,6 +25,7 @@ from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
 from lakehouse.store.bronze_log import as_of_close
 from lakehouse.store.delta import Conflicts, DataFile, commit_once, files_of_hour, metadata_of_commits, table_errors
+from lakehouse.store.files import Readable
 from lakehouse.store.history import Entry
 from lakehouse.store.holds import holds_for
 from lakehouse.store.parquet import FILE, ROW
@@ -32,6 +33,7 @@ from lakehouse.store.records import Sealed, State
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from lakehouse.underway import Work
 
 log = logging.getLogger(__name__)
 
@@ -85,8 +87,8 @@ class Sealer:
         the hour was closed at. LakeError when a file of bronze is missing or damaged.
         """
         started = time.monotonic()
-        with _working(self._topic.name, hour):
-            version, manifest = self._commit(hour, self._bronze_version(hour))
+        with _working(self._topic.name, hour) as work:
+            version, manifest = self._commit(hour, self._bronze_version(hour), work)
         self._hold(hour, version)
         failpoints.reach("seal.committed")
         seconds = round(time.monotonic() - started, 3)
@@ -131,14 +133,14 @@ class Sealer:
             )
         return close.bronze_version
 
-    def _commit(self, hour: Hour, bronze_version: int) -> tuple[int, dict[str, Any]]:
+    def _commit(self, hour: Hour, bronze_version: int, work: Work) -> tuple[int, dict[str, Any]]:
         """(version, manifest) of the seal that silver has, else of one made now."""
         conflicts = Conflicts(f"{self._tables.sealed.uri}/silver", most=_MOST_CONFLICTS)
         while True:
             silver = self._tables.ensure_silver()
             if silver.transaction_version(app_of(hour)) is not None:
                 return self._sealed_before(silver, hour, bronze_version)
-            manifest, files = self._sealed_files(silver, hour, bronze_version)
+            manifest, files = self._sealed_files(silver, hour, bronze_version, work)
             failpoints.reach("seal.files_durable")
             try:
                 version = commit_once(
@@ -161,15 +163,16 @@ class Sealer:
         return version, manifest
 
     def _sealed_files(
-        self, silver: DeltaTable, hour: Hour, bronze_version: int
+        self, silver: DeltaTable, hour: Hour, bronze_version: int, work: Work
     ) -> tuple[dict[str, Any], list[DataFile]]:
         bronze = as_of_close(self._tables.bronze, bronze_version)
-        deliveries = Deliveries(self._tables, hour, files_of_hour(bronze, hour))
+        deliveries = Deliveries(self._tables, hour, files_of_hour(bronze, hour), work)
         try:
             footers = list(deliveries.footers())
             doubled, late = deliveries.doubled, deliveries.late(silver)
             copies = self._plan_copies(hour, deliveries, footers, pa.concat_tables([doubled, late]))
-            copied = [copy for copy in self._run(copies, deliveries) if copy.rows]
+            kept = deliveries.count - len(doubled) - len(late)
+            copied = [copy for copy in self._run(copies, deliveries, kept, work) if copy.rows]
         except (OSError, pa.ArrowException) as refused:
             raise unavailable(f"{self._tables.sealed.uri}/silver: {hour}", refused) from refused
         manifest = {
@@ -206,16 +209,20 @@ class Sealer:
         topic_json, raw, sealed = self._topic.as_json(), self._tables.raw, self._tables.sealed
         return [Copy(topic_json, hour, raw, sealed, f"part-{number:05d}", group) for number, group in enumerate(groups)]
 
-    def _run(self, copies: Sequence[Copy], deliveries: Deliveries) -> list[Copied]:
-        """Small hours here, the others by Spark tasks."""
+    def _run(self, copies: Sequence[Copy], deliveries: Deliveries, rows: int, work: Work) -> list[Copied]:
+        """Small hours here, the others by Spark tasks; `rows` is how many there are to copy."""
         if self._spark is None or deliveries.count <= self._settings.seal.small_rows:
-            return [copy_rows(copy, deliveries.raw) for copy in copies]
+            work.begin("copy", rows, "rows")
+            return [_copied(copy, deliveries.raw, work) for copy in copies]
         spark = self._spark()
+        rows_copied = spark.sparkContext.accumulator(0)
+        work.begin("copy", rows, "rows", lambda: rows_copied.value)
 
         def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
             for batch in batches:
-                copied = [vars(copy_rows(copies[number])) for number in batch.column(0).to_pylist()]
-                yield pa.RecordBatch.from_pylist(copied, schema=COPIED)
+                copied = [copy_rows(copies[number]) for number in batch.column(0).to_pylist()]
+                rows_copied.add(sum(each.rows for each in copied))
+                yield pa.RecordBatch.from_pylist([vars(each) for each in copied], schema=COPIED)
             spare_next_task()
 
         numbers = spark.range(0, len(copies), 1, len(copies))
@@ -262,19 +269,26 @@ def _rows_by_file(addresses: pa.Table) -> dict[int, np.ndarray[tuple[int], np.dt
     return dict(zip(numbers.tolist(), np.split(ordered[ROW].to_numpy(), firsts[1:]), strict=False))
 
 
+def _copied(copy: Copy, raw: Readable, work: Work) -> Copied:
+    copied = copy_rows(copy, raw)
+    work.add(copied.rows)
+    return copied
+
+
 @contextmanager
-def _working(topic: str, hour: Hour) -> Iterator[None]:
-    """A line in the log now and then while a large hour is sealed: whoever waits for it sees that it goes on."""
-    ended, began = threading.Event(), time.monotonic()
+def _working(topic: str, hour: Hour) -> Iterator[Work]:
+    """A line in the log now and then while a large hour is sealed: whoever waits for it sees how far it has come."""
+    ended, began, work = threading.Event(), time.monotonic(), Work()
 
     def tell() -> None:
         while not ended.wait(WORKING_EVERY_SECONDS):
-            log.info("seal: topic=%s hour=%s state=working seconds=%.0f", topic, hour, time.monotonic() - began)
+            how_far, seconds = work.fields() or "step=open", time.monotonic() - began
+            log.info("seal: topic=%s hour=%s state=working %s seconds=%.0f", topic, hour, how_far, seconds)
 
     thread = threading.Thread(target=tell, name=f"seal {topic} {hour}", daemon=True)
     thread.start()
     try:
-        yield
+        yield work
     finally:
         ended.set()
         thread.join()
