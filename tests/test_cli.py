@@ -27,7 +27,10 @@ from lakehouse.operations.held import STUCK_AFTER, held_hours, stuck
 from lakehouse.operations.signs import failure
 from lakehouse.operations.stage_failures import record_stage_failure
 from lakehouse.progress import OpenHour
+from lakehouse.running.replayed import settle_clock
+from lakehouse.sandbox import broker as broker_module
 from lakehouse.sandbox.broker import Broker
+from lakehouse.sandbox.replay import new_clock
 from lakehouse.store.delta import commit
 from lakehouse.topics import Topic
 from lakehouse.validate import suite_files
@@ -993,8 +996,37 @@ def test_the_sandbox_does_without_topics(lake: Lake, monkeypatch: pytest.MonkeyP
     with pytest.raises(SystemExit) as ended:
         app.main(["sandbox", "--port", "0", "--json", "--conf", str(lake.conf)])
     assert ended.value.code == 0
-    ((address, created),) = [tuple(document.values()) for document in said]
-    assert (address.partition(":")[0], created) == ("127.0.0.1", [])
+    ((address, replayed, created),) = [tuple(document.values()) for document in said]
+    assert (address.partition(":")[0], replayed, created) == ("127.0.0.1", None, [])
+
+
+@pytest.mark.parametrize("is_ended", [False, True])
+def test_in_a_lake_that_replays_a_day_the_sandbox_goes_on_with_it_or_ends_it(
+    lake: Lake, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], is_ended: bool
+) -> None:
+    """By today's clock its topics are 13 years behind; an application then takes the day's time from this broker."""
+    day = new_clock(lake.config)
+    day.set(datetime(2013, 1, 2, 22, tzinfo=UTC), "127.0.0.1:1")
+    brokers: list[Broker] = []
+
+    def stop(host: str, port: int, ready: Callable[[Broker], None], publish_clock: Any) -> None:
+        with Broker(port, host=host, publish_clock=publish_clock) as broker:
+            brokers.append(broker)
+            ready(broker)
+            monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker.address)
+            settle_clock(lake.config.settings)
+
+    monkeypatch.setattr(broker_module, "serve", stop)
+    with pytest.raises(SystemExit) as ended:
+        app.main(["sandbox", "--port", "0", *(["--today"] if is_ended else []), "--conf", str(lake.conf)])
+    assert ended.value.code == 0
+    assert ("it is 2013-01-02T22:0" in capsys.readouterr().out) is not is_ended
+    assert (lake.config.now().year == 2013) is not is_ended
+    if not is_ended:
+        assert day.broker() == brokers[0].address
+        with pytest.raises(SystemExit):
+            app.main(["status", "--conf", str(lake.conf)])
+        assert "by this lake's clock, which replays a day: it is 2013-01-02T22:0" in capsys.readouterr().out
 
 
 def test_a_sandbox_on_a_busy_port_is_refused(refused: Callable[..., tuple[object, str]]) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 
@@ -11,6 +10,7 @@ import pytest
 from lakehouse import clock as clocks
 from lakehouse.clock import FILE, Replayed, clock_of, replayed_clock
 from lakehouse.config import Settings
+from lakehouse.errors import UsageError
 from lakehouse.running.replayed import settle_clock
 from lakehouse.store.heartbeats import Heartbeats
 from lakehouse.store.records import Started
@@ -98,16 +98,17 @@ def test_an_application_of_the_broker_that_replays_goes_by_its_clock(
 
 
 @pytest.mark.parametrize("broker", [None, "127.0.0.1:9999"])
-def test_an_application_of_any_other_broker_ends_the_replay(
-    replayed: Replayed, tmp_path: Path, machine: Clock, monkeypatch: pytest.MonkeyPatch, broker: str | None,
-    caplog: pytest.LogCaptureFixture,
-) -> None:  # fmt: skip
-    """Real Pub/Sub publishes now: by the clock of 2013 every event would be of the future, and rejected."""
+def test_an_application_of_any_other_broker_is_refused(
+    replayed: Replayed, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, broker: str | None
+) -> None:
+    """Real Pub/Sub publishes now: by the clock of 2013 every event would be of the future, and rejected.
+
+    Nor may it end the day by the way: the lake's topics would be 13 years behind.
+    """
     monkeypatch.delenv("PUBSUB_EMULATOR_HOST", raising=False)
     if broker:
         monkeypatch.setenv("PUBSUB_EMULATOR_HOST", broker)
-    with caplog.at_level(logging.WARNING):
+    with pytest.raises(UsageError, match=r"in which it is 2013-01-02T12.* (no|another) broker") as refused:
         settle_clock(Settings(raw_root=str(tmp_path), application="real"))
-    assert replayed_clock(str(tmp_path)) is None
-    assert replayed() == machine.now
-    assert "replays=no" in caplog.text
+    assert "lakehouse sandbox --today" in refused.value.next_step
+    assert replayed() == MORNING

@@ -18,7 +18,8 @@ import typer
 from lakehouse import __version__
 from lakehouse.cli import decide, drafts, examine, fleet, fleet_health, look
 from lakehouse.cli.arguments import AsJson
-from lakehouse.cli.output import make_encodable, print_error, print_json, print_line
+from lakehouse.cli.output import instant_text, make_encodable, print_error, print_json, print_line
+from lakehouse.clock import Replayed, replayed_clock
 from lakehouse.concealed import conceal_in_logs
 from lakehouse.config import DEFAULT_CONF, load_usable
 from lakehouse.errors import ConfigError, LakehouseError, UsageError, extras_named, in_one_line, unexpected
@@ -140,9 +141,15 @@ def sandbox(
     context: typer.Context,
     host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8085,
+    today: Annotated[
+        bool, typer.Option("--today", help="End the day that the lake replays: its clock is this machine's again.")
+    ] = False,
     as_json: AsJson = False,
 ) -> None:
-    """A Pub/Sub on this machine, in memory, until it is stopped, with the topics that the configuration has by then."""
+    """A Pub/Sub on this machine, in memory, until it is stopped, with the topics that the configuration has by then.
+
+    In the lake of the demo the replayed day goes on.
+    """
     if find_spec("lakehouse.sandbox") is None:
         raise UsageError(
             "lakehouse sandbox",
@@ -152,20 +159,34 @@ def sandbox(
         )
     from lakehouse.sandbox.broker import serve
 
-    subscriptions = [topic.subscription for topic in load_usable(context.obj).topics.values()]
+    config = load_usable(context.obj)
+    day = replayed_clock(config.settings.raw_root)
+    if day is not None and today:
+        day.end()
+        day = None
 
     def ready(broker: Broker) -> None:
-        topics = {subscription: broker.create(subscription) for subscription in subscriptions}
-        if as_json:
-            created = [{"topic": topic, "subscription": subscription} for subscription, topic in topics.items()]
-            print_json({"PUBSUB_EMULATOR_HOST": broker.address, "created": created})
-        else:
-            print_line(f"export PUBSUB_EMULATOR_HOST={broker.address}")
-            for subscription, topic in topics.items():
-                print_line(f"created {topic}, read by {subscription}")
-        sys.stdout.flush()
+        if day is not None:
+            day.set(day(), broker.address)
+        _print_sandbox(broker, [topic.subscription for topic in config.topics.values()], day, as_json)
 
-    serve(host, port, ready)
+    serve(host, port, ready, day.seconds if day else None)
+
+
+def _print_sandbox(broker: Broker, subscriptions: Sequence[str], day: Replayed | None, as_json: bool) -> None:
+    topics = {subscription: broker.create(subscription) for subscription in subscriptions}
+    if as_json:
+        created = [{"topic": topic, "subscription": subscription} for subscription, topic in topics.items()]
+        replayed = day().isoformat() if day else None
+        print_json({"PUBSUB_EMULATOR_HOST": broker.address, "replayed_time": replayed, "created": created})
+    else:
+        print_line(f"export PUBSUB_EMULATOR_HOST={broker.address}")
+        for subscription, topic in topics.items():
+            print_line(f"created {topic}, read by {subscription}")
+        if day is not None:
+            print_line(f"it is {instant_text(day())} in this lake, and events of today are of the future;")
+            print_line("--today ends that day")
+    sys.stdout.flush()
 
 
 app.command()(_with_conf(look.status))

@@ -43,6 +43,7 @@ from lakehouse.cli.output import (
     terminal,
 )
 from lakehouse.cli.progress_line import progress, working
+from lakehouse.clock import replayed_clock
 from lakehouse.config import Config, load_usable
 from lakehouse.errors import LakehouseError, UsageError, in_one_line, require
 from lakehouse.operations.explain import Explanation, explain_hour
@@ -87,6 +88,8 @@ def status(
     else:
         print_table(columns.STATUS, _worst_first(rows), wide=wide)
         print_line(Text(_totals(rows), "bold"))
+    if not as_json and replayed_clock(config.settings.raw_root):
+        print_line(Text(f"by this lake's clock, which replays a day: it is {instant_text(config.now())}", "dim"))
     if any(row.state in ("error", "failing", "damaged") for row in rows):
         raise typer.Exit(1)
 
@@ -242,7 +245,9 @@ def check(context: typer.Context, as_json: AsJson = False) -> None:
 
     config = load_usable(context.obj)
     checks = Checks(config)
-    found = {name: _checked(name, config, checks) for name in config.names()}
+    names = config.names()
+    checked_ones = progress("topics checked")((_checked(name, config, checks) for name in names), len(names))
+    found = dict(zip(names, checked_ones, strict=True))
     if as_json:
         checked = [
             {"topic": name, "ok": not text, "complaint": text, "warnings": warnings}

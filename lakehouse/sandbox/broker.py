@@ -189,12 +189,14 @@ def topic_path(subscription: str) -> str:
     return subscription.replace("/subscriptions/", "/topics/")
 
 
-def serve(host: str, port: int, ready: Callable[[Broker], None]) -> None:
+def serve(
+    host: str, port: int, ready: Callable[[Broker], None], publish_clock: Callable[[], float] | None = None
+) -> None:
     """Serves until SIGTERM or SIGINT; `ready` gets the broker. Only for the main thread, as signals are."""
     stopped = threading.Event()
     previous = {number: signal.signal(number, lambda *_: stopped.set()) for number in (signal.SIGTERM, signal.SIGINT)}
     try:
-        with Broker(port, host=host) as broker:
+        with Broker(port, host=host, publish_clock=publish_clock) as broker:
             ready(broker)
             stopped.wait()
     finally:

@@ -17,6 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from datetime import datetime, timedelta
 from pathlib import Path
 
+from rich.box import SIMPLE_HEAD
 from rich.console import Console
 from rich.progress import BarColumn, Progress, TextColumn, TimeElapsedColumn
 from rich.table import Table
@@ -43,8 +44,20 @@ _LONGEST_DAY = timedelta(days=1)
 """After its last message an hour waits for its lateness, and for the delay of its events."""
 _PATIENCE_SECONDS = 240.0
 _POLL_SECONDS = 0.2
+_FIGURES: dict[str, Callable[[Outcome], int]] = {
+    "published": lambda each: each.published,
+    "distinct": lambda each: each.distinct,
+    "delivered": lambda each: each.delivered,
+    "duplicates removed": lambda each: each.duplicates,
+    "skewed": lambda each: each.skewed,
+    "rejected": lambda each: each.rejected,
+    "hours sealed": lambda each: each.sealed,
+    "hours valid": lambda each: each.valid,
+    "hours mirrored": lambda each: each.mirrored,
+}
+"""A row each, with a column for each topic: it fits 80 columns."""
 
-console = Console(width=None if sys.stdout.isatty() else 120)
+console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
 class DemoError(Exception):
@@ -168,14 +181,12 @@ def _has_started(config: Config) -> bool:
 
 
 def _print_report(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> int:
-    columns = ("published", "distinct", "delivered", "duplicates\nremoved", "skewed", "rejected")
-    table = Table(title="What became of every message")
-    table.add_column("topic", no_wrap=True)
-    for column in (*columns, "hours\nsealed", "valid", "mirrored"):
-        table.add_column(column, justify="right", no_wrap=True)
-    for name, each in outcomes.items():
-        figures = (each.published, each.distinct, each.delivered, each.duplicates, each.skewed, each.rejected)
-        table.add_row(name, *map(str, (*figures, each.sealed, each.valid, each.mirrored)))
+    table = Table(title="What became of every message", box=SIMPLE_HEAD)
+    table.add_column()
+    for name in outcomes:
+        table.add_column(name, justify="right")
+    for figure, of in _FIGURES.items():
+        table.add_row(figure, *(str(of(each)) for each in outcomes.values()))
     console.print(table)
     lost, doubled, changed = (
         sum(len(getattr(each, what)) for each in outcomes.values()) for what in ("lost", "doubled", "changed")
@@ -197,8 +208,8 @@ def _print_where_to_look(config: Config) -> None:
     history = TopicTables(topic, config.settings).history()
     skewed = {hour: seal.skewed for hour in history.hours() if (seal := history.seal_of(hour))}
     hour = max(skewed, key=lambda hour: skewed[hour])
-    console.print("\nThe application has ended, so `status` says that the topics are not running. To go on with them,")
-    console.print("by today's clock:")
+    console.print("\nThe application has ended, so `status` says that the topics are not running.")
+    console.print("The day goes on with:")
     console.print("  make sandbox              # a broker, which prints the variable to export")
     console.print(f"  ./spark-submit.sh run --conf {CONF}")
     console.print("\nWhere to look next:")
