@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import gzip
 import json
 import shutil
 from collections.abc import Callable
@@ -19,7 +20,7 @@ from typer.testing import CliRunner
 
 from lakehouse.cli import app
 from lakehouse.config import Config, load
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, UsageError
 from lakehouse.landing.brokers.answers import PAGE_READERS
 from lakehouse.operations.drafting.draft import Draft, draft
 from lakehouse.operations.drafting.samples import file_samples
@@ -269,12 +270,46 @@ def test_a_few_flawed_samples_take_no_column_away(config: Config, tmp_path: Path
     assert {"1 of 43 are rejected: no event id", "1 of 43 are rejected: wrong type: ms"} <= set(said)
 
 
+@pytest.mark.parametrize("written", [lambda text: b"\xef\xbb\xbf" + text, gzip.compress], ids=["mark", "gzip"])
+def test_a_file_as_other_programs_write_it_is_read(written: Callable[[bytes], bytes], tmp_path: Path) -> None:
+    """A byte order mark made the first message no JSON, and a compressed file all of them."""
+    file = tmp_path / "samples"
+    file.write_bytes(written(b'{"id": "a"}\n{"id": "b"}\n'))
+    assert file_samples(file, NOW).messages.column("payload").to_pylist() == [b'{"id": "a"}', b'{"id": "b"}']
+
+
+def test_a_compressed_file_that_is_cut_off_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "samples.gz"
+    file.write_bytes(gzip.compress(b'{"id": "a"}\n' * 1000)[:30])
+    with pytest.raises(UsageError, match=r"samples\.gz: found .*expected a file"):
+        file_samples(file, NOW)
+
+
+@pytest.mark.parametrize(
+    "at", ["2026-11-26T05:00:00", "1748754000", "2999-06-01T05:00:00Z"], ids=["no zone", "digits as text", "future"]
+)
+def test_what_looks_like_a_time_and_is_none_is_named(at: str, config: Config, tmp_path: Path) -> None:
+    """Silence about it makes an event count when it is published, and nobody knows why."""
+    found = drafted([{"id": f"e{number}", "at_time": at} for number in range(20)], config, tmp_path)
+    assert found.topic.event_time == "publish_time"
+    texts = [each.text for each in found.doubts if each.about == "event_time"]
+    assert texts[-1].startswith(f"payload.at_time is none, such as {at}: a text has date, time of day and zone")
+
+
+def test_an_id_by_its_values_alone_is_unsure(config: Config, tmp_path: Path) -> None:
+    """A third of the samples have no `id`, and a number that happens to differ takes its place."""
+    lines = [{"v": number} | ({"id": f"e{number}"} if number % 3 else {}) for number in range(30)]
+    found = drafted(lines, config, tmp_path)
+    assert found.topic.event_id == "payload.v"
+    assert "by its values alone" in next(each.text for each in found.doubts if each.about == "event_id")
+
+
 @pytest.mark.parametrize(
     ("content", "expected"),
     [
         (b"", "no message"),
         (b"17\n", "none of which is a JSON object"),
-        (b"\x1f\x8b\x08", "compressed"),
+        (b"\x1f\x8b\x08", "Compressed file ended before"),
         (b'{"user": "ada"}\n{"user": "ada", "x": 1}', "another in each event"),
         (b'[{"message": {"data": "%%"}}]', "message 1"),
     ],

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import asdict
 from datetime import UTC, datetime
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -12,8 +14,10 @@ from rich.text import Text
 from lakehouse.cli import columns
 from lakehouse.cli.arguments import AsJson, TopicName
 from lakehouse.cli.output import print_fields, print_heading, print_json, print_line, print_table
+from lakehouse.cli.progress_line import working
 from lakehouse.config import load_usable
 from lakehouse.operations.drafting import samples
+from lakehouse.pages.words import counted
 
 _SHOWN = 20
 """Lines of a file of messages that are shown each; of a longer one, only those that are no events."""
@@ -49,9 +53,10 @@ def new(
     config = load_usable(context.obj)
     drafts.check_name(name, config)
     answers = config.settings.ingest.answers
-    found = samples.samples_of(source, datetime.now(UTC), answers=answers, most=most)
-    drafted = drafts.draft(name, found, config, subscription=subscription, event_id=event_id, event_time=event_time)
-    written = [str(file) for file in drafts.write(drafted, config)]
+    with working(f"{name}: drafted from {source}"):
+        found = samples.samples_of(source, datetime.now(UTC), answers=answers, most=most)
+        drafted = drafts.draft(name, found, config, subscription=subscription, event_id=event_id, event_time=event_time)
+        written = [str(_from_here(file)) for file in drafts.write(drafted, config)]
     if as_json:
         print_json(
             {
@@ -90,7 +95,8 @@ def try_messages(
 
     config = load_usable(context.obj)
     declared, answers = config.topic(topic), config.settings.ingest.answers
-    tried = trial(declared, samples.samples_of(source, datetime.now(UTC), answers=answers, most=most))
+    with working(f"{topic}: messages of {source}"):
+        tried = trial(declared, samples.samples_of(source, datetime.now(UTC), answers=answers, most=most))
     if as_json:
         print_json(asdict(tried))
     else:
@@ -110,10 +116,17 @@ def try_messages(
         print_line()
         print_line(
             Text(
-                f"{tried.events:,} events, {tried.duplicates:,} duplicates, {tried.rejected:,} rejected"
+                f"{counted(tried.events, 'event')}, {counted(tried.duplicates, 'duplicate')}"
+                f", {tried.rejected:,} rejected"
                 + (f"; {tried.late:,} came after their hour's end and lateness" if tried.late else ""),
                 "bold red" if tried.rejected else "green",
             )
         )
     if tried.rejected:
         raise typer.Exit(1)
+
+
+def _from_here(file: Path) -> Path:
+    """As short as it can be typed: below this folder without what is above it."""
+    here, absolute = Path.cwd(), Path(os.path.abspath(file))
+    return absolute.relative_to(here) if absolute.is_relative_to(here) else absolute

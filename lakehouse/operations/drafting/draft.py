@@ -19,9 +19,17 @@ from lakehouse.config import Config, config_error, folder_of
 from lakehouse.decode.events import decode
 from lakehouse.errors import ConfigError, UsageError
 from lakehouse.operations.drafting.files import suite_json, topic_yaml
-from lakehouse.operations.drafting.id_and_time import EventTime, Message, ids, times
+from lakehouse.operations.drafting.id_and_time import (
+    EventTime,
+    Message,
+    ids,
+    is_called_an_id,
+    no_times,
+    times,
+)
 from lakehouse.operations.drafting.inference import NOT_DECLARED, Doubt, Doubting, declarable_types
 from lakehouse.operations.drafting.samples import Samples
+from lakehouse.printable import printable
 from lakehouse.topics import Topic, topic_from
 
 _PAGE = 1_000
@@ -224,7 +232,7 @@ class _Choice:
                     own = {f"payload.{each.about}": each for each in doubting.doubts if each.text == NOT_DECLARED}
                     known = [own[place] for place in (topic.event_id, topic.event_time) if place in own]
                     unsettled = [each for each in doubting.doubts if each not in known]
-                    self.doubts = [*_others(topic, found_ids, found_times), *unsettled]
+                    self.doubts = [*_others(topic, found_ids, found_times, self._messages), *unsettled]
                     return topic
         return None
 
@@ -289,18 +297,31 @@ def _lateness(topic: Topic, samples: Samples) -> timedelta | None:
     return timedelta(minutes=next((minutes for minutes in _MINUTES if age <= minutes * 60), _MINUTES[-1]))
 
 
-def _others(topic: Topic, found_ids: Sequence[str], found_times: Sequence[EventTime]) -> list[Doubt]:
+def _others(
+    topic: Topic, found_ids: Sequence[str], found_times: Sequence[EventTime], messages: Sequence[Message]
+) -> list[Doubt]:
     doubts = []
     other_ids = [each for each in found_ids if each != topic.event_id]
+    if topic.event_id in found_ids and not is_called_an_id(topic.event_id):
+        doubts.append(Doubt("event_id", "by its values alone: nothing in every sample is called an id and is one"))
     if other_ids:
         doubts.append(Doubt("event_id", f"{', '.join(other_ids[:_NAMED])} could be it, too"))
     known = {topic.event_time, "publish_time"}
     other_times = list(dict.fromkeys(each.location for each in found_times if each.location not in known))
     if topic.event_time == "publish_time":
         doubts.append(Doubt("event_time", "no member is a time in every sample: an event counts when it is published"))
+        doubts += [Doubt("event_time", _no_time(*each)) for each in list(no_times(messages))[:_NAMED]]
     elif other_times:
         doubts.append(Doubt("event_time", f"{', '.join(other_times[:_NAMED])} could be it, too"))
     return doubts
+
+
+def _no_time(location: str, value: Any) -> str:
+    such = printable(str(value))[:40]
+    return (
+        f"{location} is none, such as {such}: a text has date, time of day and zone, a number is no text, and no time"
+        " is more than 10 minutes after its publishing or 20 years before it"
+    )
 
 
 def _doubts_of(topic: Topic, messages: Sequence[Message], samples: Samples) -> list[Doubt]:

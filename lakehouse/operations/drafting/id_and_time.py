@@ -70,10 +70,10 @@ def ids(messages: Sequence[Message], spare: int = 0) -> list[str]:
             continue
         documents = {json.dumps(each.document, sort_keys=True) for each in _with(values, messages)}
         name = location.rpartition(".")[2].lower()
-        is_known, is_called_so = name in _ID_NAMES, name.endswith(_ID_ENDINGS)
+        is_known = name in _ID_NAMES
         share = len(set(values) - {None}) / len(documents)
         if share == 1 or (is_known and share > _MOSTLY and len(documents) > 1):
-            rank = _ID_NAMES.index(name) if is_known else len(_ID_NAMES) + (not is_called_so)
+            rank = _ID_NAMES.index(name) if is_known else len(_ID_NAMES) + (not is_called_an_id(location))
             found.append((rank, location.count("."), location))
     return [location for *_, location in sorted(found)]
 
@@ -89,6 +89,19 @@ def times(messages: Sequence[Message], topic: str, spare: int = 0) -> list[Event
                 newest = sum(time.timestamp() for time in near) / len(near)
                 found.append(((*_rank(location, topic), -newest), EventTime(location, unit)))
     return [each for _, each in sorted(found, key=lambda ranked: ranked[0])]
+
+
+def is_called_an_id(location: str) -> bool:
+    name = location.rpartition(".")[2].lower()
+    return name in _ID_NAMES or name.endswith(_ID_ENDINGS)
+
+
+def no_times(messages: Sequence[Message]) -> Iterator[tuple[str, Any]]:
+    """(location, a value) of what every message has, and what people may take for a time."""
+    for location, values in _everywhere(messages, spare=0):
+        looks_like_one = isinstance(values[0], str) and re.match(r"\d{4}-\d\d-\d\d", values[0])
+        if looks_like_one or (_sounds_like_a_time(location) and isinstance(values[0], (str, int, float))):
+            yield location, values[0]
 
 
 def _with(values: Sequence[Any], messages: Sequence[Message]) -> Iterator[Message]:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import base64
+import codecs
+import gzip
 import json
+import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -13,7 +16,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.config import Ingest
-from lakehouse.errors import UsageError
+from lakehouse.errors import UsageError, in_one_line
 from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.schemas import DELIVERED
 from lakehouse.topics import source_at
@@ -22,6 +25,7 @@ ENOUGH_MESSAGES = 1_000
 """Read from a subscription unless another number is given."""
 
 _PEEK_SECONDS = 2.0
+_GZIP = b"\x1f\x8b"
 _SPACE = " \t\r\n"
 _ENVELOPE = {"ackId", "message", "deliveryAttempt"}
 _MESSAGE = {"data", "attributes", "messageId", "message_id", "publishTime", "publish_time", "orderingKey"}
@@ -56,18 +60,26 @@ def samples_of(source: str, now: datetime, *, answers: str, most: int = ENOUGH_M
 
 
 def file_samples(file: Path, now: datetime) -> Samples:
-    """UsageError when it cannot be read, or has no message. What is not JSON is a message, too."""
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise UsageError(
-            str(file), found=error.strerror or str(error), expected=f"a file: {_FORM}", next_step="Check the path."
-        ) from error
+    """UsageError when it cannot be read, or has no message. What is not JSON is a message, too.
+
+    The file may be compressed (gzip), and begin with a byte order mark.
+    """
+    content = _content(file).removeprefix(codecs.BOM_UTF8)
     rows = [_row(payload, f"{file}, message {number}", number, now) for number, payload in enumerate(_cut(content), 1)]
     if not rows:
         raise UsageError(str(file), found="no message", expected=_FORM, next_step="Give a file with messages.")
     are_timed = all(is_timed for _, is_timed in rows)
     return Samples(str(file), pa.RecordBatch.from_pylist([row for row, _ in rows], schema=DELIVERED), are_timed)
+
+
+def _content(file: Path) -> bytes:
+    try:
+        content = file.read_bytes()
+        return gzip.decompress(content) if content.startswith(_GZIP) else content
+    except (OSError, EOFError, zlib.error) as error:
+        raise UsageError(
+            str(file), found=in_one_line(error), expected=f"a file: {_FORM}", next_step="Check the path, or the file."
+        ) from error
 
 
 def _cut(content: bytes) -> Iterator[bytes]:
