@@ -251,6 +251,39 @@ def test_the_grid_that_is_served_goes_on_without_a_reload(browser: Browser, lake
     assert {url.removeprefix(address) for url in asked} == {"/"}
 
 
+@pytest.mark.parametrize("page_name", ["weather_observed/index.html", "weather_observed/2013-01-02T12.html"])
+def test_the_pages_below_the_grid_are_live_as_well(
+    browser: Browser, lake: FlightsLake, tmp_path: Path, page_name: str
+) -> None:
+    """Who watches an hour to be delivered looks at its page; what is unfolded and not changed stays as it is."""
+    report.build(lake.config, str(tmp_path), NOW, is_live=True)
+    file, page, asked = tmp_path / page_name, browser.new_page(), []
+    page.on("request", lambda request: asked.append(request.url))
+    with report.server(str(tmp_path), 0) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        address = f"http://127.0.0.1:{pages.server_port}/"
+        page.goto(address + page_name)
+        page.evaluate("window.lastPart = document.querySelector('main').lastElementChild")
+        file.write_text(file.read_text().replace("</h1>", " and changed</h1>"))
+        os.utime(file, (time.time() + 60, time.time() + 60))
+        page.wait_for_selector("h1:has-text('and changed')", timeout=20_000)
+        assert page.evaluate("window.lastPart === document.querySelector('main').lastElementChild")
+        assert page.inner_text(".live") == "live"
+        pages.shutdown()
+    page.wait_for_selector(".live:has-text('does not answer')", timeout=20_000)
+    page.close()
+    assert {url.removeprefix(address) for url in asked} == {page_name}
+
+
+def test_pages_that_nobody_serves_have_no_script(lake: FlightsLake, tmp_path: Path) -> None:
+    """Drawn again, too, where they were live before."""
+    for is_live in (True, False):
+        report.build(lake.config, str(tmp_path), NOW, is_live=is_live)
+        below = [file.read_text() for file in (tmp_path / "weather_observed").glob("*.html")]
+        assert len(below) > 5
+        assert {("<script" in each, "connect-src" in each) for each in below} == {(is_live, is_live)}
+
+
 def test_pages_are_built_again_while_they_are_served(
     lake: FlightsLake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

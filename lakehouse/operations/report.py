@@ -87,6 +87,7 @@ class _Pages:
     storage: Storage
     before: Mapping[str, str]
     now: datetime
+    is_live: bool
 
 
 def build(
@@ -101,8 +102,8 @@ def build(
     """Write the pages of the `last` newest hours to the folder or bucket `out`.
 
     An hour's page is drawn again only when something happened to the hour; pages of older hours stay. What cannot be
-    read of one topic or hour is said on its page, and holds up no other. `track` counts topics; a lake's page that is
-    live asks its server for a newer one.
+    read of one topic or hour is said on its page, and holds up no other. `track` counts topics; pages that are
+    live ask their server for newer ones.
     """
     storage = storage_for(out, config.settings.storage_options)
     with _refusals_of(out):
@@ -110,7 +111,9 @@ def build(
     topics = [config.topics[name] for name in sorted(config.topics)]
     signs = signs_of(config.settings)
     with ThreadPoolExecutor(_READERS) as readers:
-        built = readers.map(lambda topic: _build_topic(topic, config, out, storage, before, last, signs, now), topics)
+        built = readers.map(
+            lambda topic: _build_topic(topic, config, out, storage, before, last, signs, now, is_live), topics
+        )
         results = list(track(built, len(topics)))
     views = [view for view, _ in results]
     pages = {page: key for _, of_topic in results for page, key in of_topic.items()}
@@ -157,7 +160,7 @@ def server(folder: str, port: int) -> ThreadingHTTPServer:
 
 @contextmanager
 def kept_built(config: Config, out: str, last: int) -> Iterator[None]:
-    """While this lasts the pages are built again and again, with pauses by how long that takes; the lake's is live."""
+    """While this lasts the pages are built again and again, with pauses by how long that takes; they are live."""
     stopping = threading.Event()
 
     def build_again() -> None:
@@ -200,6 +203,7 @@ def _build_topic(
     last: int,
     signs: Sequence[Sign],
     now: datetime,
+    is_live: bool,
 ) -> tuple[_TopicView, dict[str, str]]:
     """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
     try:
@@ -207,7 +211,7 @@ def _build_topic(
         tables = TopicTables(topic, config.settings)
         status = status_of(snapshot, signs, now)
         view = _TopicView(topic, _rows(snapshot, last, now), state=status.state, cause=shared_cause(status))
-        pages = _Pages(view, snapshot, _model_of(tables), tables.reports.files(), storage, before, now)
+        pages = _Pages(view, snapshot, _model_of(tables), tables.reports.files(), storage, before, now, is_live)
         drawn_from = _write_pages(pages) | _write_erased_pages(pages)
         register(tables, out, snapshot.history)
         return view, drawn_from
@@ -294,10 +298,11 @@ def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
         row = view.rows[place]
         page = f"{view.topic.name}/{row.hour}.html"
         explanation = explain_hour(pages.snapshot, row.hour, pages.now)
-        key = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2])
+        key = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2], pages.is_live)
         if key != pages.before.get(page):
             result, complaint = _result_of(pages.reports, row)
-            context = replace(_context(view, place, explanation, result, model), complaint=complaint)
+            context = _context(view, place, explanation, result, model)
+            context = replace(context, complaint=complaint, is_live=pages.is_live)
             drawn = hour.page(result, context) if result else hour.page_without_verdict(context)
             pages.storage.write(page, drawn.encode())
             key = f"{key} unreadable" if complaint else key
@@ -305,10 +310,20 @@ def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
     return keys
 
 
-def _key(row: HourStatus, explanation: Explanation, model: Model | None, neighbours: Sequence[HourStatus]) -> str:
+def _key(
+    row: HourStatus, explanation: Explanation, model: Model | None, neighbours: Sequence[HourStatus], is_live: bool
+) -> str:
     around = [(each.hour, each.rows) for each in neighbours]
     conditions = [(condition.condition, condition.is_met) for condition in explanation.conditions]
-    drawn_from = (_FORM, row, conditions, [event.at for event in explanation.story], around, model and model.version)
+    drawn_from = (
+        _FORM,
+        is_live,
+        row,
+        conditions,
+        [event.at for event in explanation.story],
+        around,
+        model and model.version,
+    )
     return hashlib.md5(repr(drawn_from).encode(), usedforsecurity=False).hexdigest()
 
 
@@ -414,7 +429,7 @@ def _topic_page(pages: _Pages) -> str:
     chart = _volume_chart(with_rows, pages.model, None) if len(with_rows) > 1 else ""
     facts = list(_facts(pages.snapshot, pages.model, pages.now))
     freshness = _freshness_chart(view.rows, view.topic, pages.now)
-    return topic_page(view.topic.name, list(_hour_lines(view.rows)), facts, chart, freshness)
+    return topic_page(view.topic.name, list(_hour_lines(view.rows)), facts, chart, freshness, is_live=pages.is_live)
 
 
 def _hour_lines(rows: Sequence[HourStatus]) -> Iterator[HourLine]:

@@ -9,7 +9,7 @@ from datetime import datetime
 from typing import Any
 
 from lakehouse import hours
-from lakehouse.pages.render import markup_of
+from lakehouse.pages.render import live, markup_of
 from lakehouse.pages.words import counted
 
 _SHOWN = 10
@@ -31,7 +31,7 @@ class HourContext:
     """What is known of an hour beyond its result: the ledger's words, charts, and ways to other pages.
 
     `links` are (text, address); `conditions`, `mirrors` and `story` are rows of their tables; `lateness`, `volume`
-    and `events` are charts. `complaint` says what could not be read.
+    and `events` are charts. `complaint` says what could not be read. A live page shows what its server has newly built.
     """
 
     topic: str = ""
@@ -49,6 +49,7 @@ class HourContext:
     volume_note: str = ""
     events: str = ""
     complaint: str = ""
+    is_live: bool = False
 
 
 def page(result: Result, context: HourContext | None = None) -> str:
@@ -58,6 +59,7 @@ def page(result: Result, context: HourContext | None = None) -> str:
     broken = [_with_examples(each, number, result) for number, each in enumerate(failed, 1)]
     return markup_of(
         "hour_judged.html",
+        live=live(context.is_live),
         topic=result["topic"],
         hour=_hour_names(result["hour"]),
         state=result["state"],
@@ -81,6 +83,7 @@ def page_without_verdict(context: HourContext) -> str:
     """The page of an hour that is not judged yet, or whose result cannot be read: what is known and why."""
     return markup_of(
         "hour_unjudged.html",
+        live=live(context.is_live),
         topic=context.topic,
         hour=_hour_names(context.hour),
         state=context.state,

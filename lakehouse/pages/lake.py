@@ -8,7 +8,7 @@ from datetime import date, datetime
 from itertools import groupby
 
 from lakehouse.hours import Hour
-from lakehouse.pages.render import markup_of, script
+from lakehouse.pages.render import live, markup_of, script
 
 STATES = ("open", "held", "closed", "sealed", "valid", "invalid", "released", "mirrored")
 """Each has its colours in `templates/lake.css`."""
@@ -62,7 +62,7 @@ def index(
     Topics with one cause are together, in the order in which the first of each comes. One that is live looks every few
     seconds whether its server has another.
     """
-    code, digest = script()
+    own = script("lake.js")
     states = [
         {
             "name": state,
@@ -84,20 +84,27 @@ def index(
         signs=_SIGNS,
         built_at=built_at,
         release=release,
-        script=code,
-        script_digest=digest,
+        script=own.script,
+        script_digest=own.digest,
     )
 
 
 def topic_page(
-    topic: str, lines: Sequence[HourLine], facts: Iterable[tuple[str, str]], volume: str, freshness: str = ""
+    topic: str,
+    lines: Sequence[HourLine],
+    facts: Iterable[tuple[str, str]],
+    volume: str,
+    freshness: str = "",
+    *,
+    is_live: bool = False,
 ) -> str:
     """A topic's page: how it is, its rows and delays over time, and a line per hour, newest first.
 
-    `volume` and `freshness` are charts.
+    `volume` and `freshness` are charts. One that is live shows what its server has newly built.
     """
     return markup_of(
         "topic.html",
+        live=live(is_live),
         topic=topic,
         lines=lines,
         facts=[(name, value, "") for name, value in facts],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import hashlib
+from dataclasses import dataclass
 from functools import cache
 from typing import Any
 
@@ -20,13 +21,26 @@ def markup_of(template: str, **values: Any) -> Markup:
     return Markup(_environment().get_template(template).render(values))
 
 
+@dataclass(frozen=True)
+class Script:
+    """A page's script, the digest by which its page allows it and no other, and how often it asks for a newer page."""
+
+    script: Markup
+    digest: str
+    seconds: int = 3
+
+
 @cache
-def script() -> tuple[Markup, str]:
-    """The grid's script, and the digest by which its page allows this script and no other."""
+def script(name: str) -> Script:
     environment = _environment()
     assert environment.loader is not None
-    text, _, _ = environment.loader.get_source(environment, "lake.js")
-    return Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()
+    text, _, _ = environment.loader.get_source(environment, name)
+    return Script(Markup(text), base64.b64encode(hashlib.sha256(text.encode()).digest()).decode())
+
+
+def live(is_live: bool) -> Script | None:
+    """What shows the newest page in the place of the one before it, without a reload."""
+    return script("live.js") if is_live else None
 
 
 @cache
