@@ -293,10 +293,10 @@ FINDING = (
 
 EXPLAINED = (
     Column("what", lambda row: row.what),
-    Column("event", lambda row: row.event_id or NOTHING),
-    Column("message", lambda row: row.message_id or NOTHING),
-    Column("published", lambda row: instant_text(row.publish_time)),
-    Column("", lambda row: row.where),
+    Column("event", lambda row: row.event_id or NOTHING, least=16, is_name=True),
+    Column("message", lambda row: row.message_id or NOTHING, rank=2),
+    Column("published", lambda row: instant_text(row.publish_time), rank=1),
+    Column("why", lambda row: row.where),
 )
 
 LEDGER = (

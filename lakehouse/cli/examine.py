@@ -34,6 +34,7 @@ from lakehouse.cli.output import (
 )
 from lakehouse.cli.progress_line import progress, working
 from lakehouse.config import Config, load_usable
+from lakehouse.underway import Work
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -73,6 +74,7 @@ def audit(
         str | None, typer.Option(metavar="TIME", help="As the tables were then, such as 2026-11-23T05:00:00Z.")
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="How many of each kind to list; all are counted.")] = 100,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Compute an hour again from its deliveries, and say why each is or is not in it. Exit code 1 if it differs."""
@@ -82,8 +84,9 @@ def audit(
     wanted, then = hour_of(hour), moment_of(as_of, "--as-of")
     snapshot = started_topic(config, topic)
     known_hour(snapshot, wanted, config.now())
-    with working(f"{topic} {wanted}: computed again from its deliveries"):
-        result = audit_hour(snapshot.topic, config, wanted, then, limit)
+    work = Work()
+    with working(f"{topic} {wanted}: computed again from its deliveries", work.text):
+        result = audit_hour(snapshot.topic, config, wanted, then, limit, work=work)
     if as_json:
         print_json(asdict(result))
     else:
@@ -92,7 +95,7 @@ def audit(
             + ("not sealed" if result.sealed_rows is None else f"{result.sealed_rows:,} are sealed")
         )
         print_line("; ".join(f"{count:,} {what}" for what, count in result.counts.items()) or "nothing to explain")
-        print_table(columns.EXPLAINED, result.explained)
+        print_table(columns.EXPLAINED, result.explained, wide=wide)
     if not result.is_right:
         raise typer.Exit(1)
 
@@ -176,9 +179,11 @@ def reconcile(
     chosen = topics_with_lake(config, [topic] if topic else None)
     session = reconcile_session(config) if reconciling.needs_spark(config, chosen) else None
     open_mirror = reconciling.mirrors_of(config, session)
-    found = reconciling.reconcile(
-        config, chosen, open_mirror, first=bounds[0], last=bounds[1], repair=repair, track=progress("topics compared")
-    )
+    work = Work()
+    with working("compared", work.text):
+        found = reconciling.reconcile(
+            config, chosen, open_mirror, first=bounds[0], last=bounds[1], repair=repair, work=work
+        )
     if as_json:
         cells = [{**asdict(cell), "is_right": cell.is_right, "next_step": cell.next_step} for cell in found.cells]
         print_json({"cells": cells, "wrong": len(found.wrong)})
