@@ -17,6 +17,8 @@ from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.operations.compaction import compact_hour, is_compacted, small_files
 from lakehouse.operations.damage import record_damage
+from lakehouse.operations.former_checkpoints import WHY as FORMER_WHY
+from lakehouse.operations.former_checkpoints import former_checkpoint
 from lakehouse.operations.outdated import outdated
 from lakehouse.operations.removal import Removal
 from lakehouse.seal.stage import SEAL
@@ -80,6 +82,8 @@ class _Maintenance:
         yield from self._retire()
         yield from self._bronze_orphans()
         yield from self._compact()
+        former = former_checkpoint(self._raw, self._history, self._now, IN_FLIGHT)
+        yield from self._delete("checkpoint", former, FORMER_WHY)
         yield from self._silver_orphans()
         yield from self._reports()
         yield from outdated(self._tables, self._history, self._now, self._dry_run)
