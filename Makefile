@@ -34,7 +34,7 @@ sandbox: set-up ## a Pub/Sub broker on this machine, until Ctrl-C
 	@$(python) -m lakehouse.cli sandbox
 
 .PHONY: services
-services: set-up ## HDFS, Hive, BigQuery and GCS on this machine, with their addresses, until services-stop
+services: set-up ## HDFS, Hive, Kafka, BigQuery and GCS on this machine, with their addresses, until services-stop
 	@$(python) -m tests.servers start
 
 .PHONY: services-stop

@@ -29,7 +29,7 @@ def start() -> int:
     answer: list[str] = []
     missing: list[str] = []
     try:
-        for each in (_hdfs, _hive, _bigquery, _gcs):
+        for each in (_hdfs, _hive, _bigquery, _gcs, _kafka):
             try:
                 started, lines = each(servers)
             except UnavailableError as reason:
@@ -85,6 +85,11 @@ def _bigquery(servers: Servers) -> tuple[list[Server], list[str]]:
         f"  its gs:// is the folder {server.folder}/gcs; of partitions it knows nothing, take layout: table_per_hour",
     ]
     return [server], ["BigQuery", *lines]
+
+
+def _kafka(servers: Servers) -> tuple[list[Server], list[str]]:
+    kafka = servers.kafka()
+    return [kafka.process], ["Kafka", f"  source: {{kind: kafka, bootstrap: {kafka.address}, topic: …}}"]
 
 
 def _gcs(servers: Servers) -> tuple[list[Server], list[str]]:

@@ -9,8 +9,9 @@ from typing import TypeVar
 from lakehouse.crash.processes import Server, UnavailableError
 from tests.servers import hive, warehouse
 from tests.servers.hdfs import Hdfs
+from tests.servers.kafka import Kafka
 
-Kind = TypeVar("Kind", Hdfs, Server)
+Kind = TypeVar("Kind", Hdfs, Kafka, Server)
 
 
 class Servers:
@@ -18,7 +19,7 @@ class Servers:
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
-        self._running: dict[str, Hdfs | Server] = {}
+        self._running: dict[str, Hdfs | Kafka | Server] = {}
         self._missing: dict[str, UnavailableError] = {}
 
     def hdfs(self) -> Hdfs:
@@ -31,6 +32,9 @@ class Servers:
     def hive_in(self, zone: str) -> Server:
         """Another one in that time zone, on this machine's files."""
         return self._once(f"hive in {zone}", lambda: hive.hive(self._folder / zone.replace("/", "-"), zone=zone))
+
+    def kafka(self) -> Kafka:
+        return self._once("kafka", lambda: Kafka(self._folder / "kafka"))
 
     def bigquery(self) -> Server:
         return self._once("bigquery", lambda: warehouse.bigquery(self._folder / "bigquery"))
