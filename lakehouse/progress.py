@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -45,8 +46,93 @@ class NewestEvent:
 
 
 @dataclass(frozen=True)
+class Range:
+    """What was read of a partition: from `start` up to `end`, not included; `head` is where its log ended before."""
+
+    partition: int
+    start: int
+    end: int
+    head: int
+
+
+@dataclass(frozen=True)
+class LogRead:
+    """What a slot has read of a source that is a log. `log` is the id of that very log; heads are as of `sampled_at`.
+
+    `partitions` is how many it had then, other slots' included.
+    """
+
+    log: str
+    sampled_at: datetime
+    partitions: int
+    ranges: tuple[Range, ...]
+
+    def up_to(self, ends: Mapping[int, int]) -> LogRead:
+        """The same ranges with these ends, by partition."""
+        return replace(self, ranges=tuple(replace(each, end=ends[each.partition]) for each in self.ranges))
+
+    def as_text(self) -> str:
+        ranges = [[each.partition, each.start, each.end, each.head] for each in self.ranges]
+        at = self.sampled_at.isoformat()
+        return json.dumps({"log": self.log, "at": at, "partitions": self.partitions, "ranges": ranges})
+
+    @classmethod
+    def from_text(cls, text: str) -> LogRead:
+        values = json.loads(text)
+        ranges = tuple(Range(*each) for each in values["ranges"])
+        return cls(values["log"], datetime.fromisoformat(values["at"]), values["partitions"], ranges)
+
+
+@dataclass(frozen=True)
+class Positions:
+    """Up to where bronze has a source that is a log: the next offset of each partition. `log` is the log's id."""
+
+    log: str
+    offsets: Mapping[int, int]
+
+    def follows(self, read: LogRead) -> bool:
+        """Whether the ranges begin where these positions are; a partition that came later is at its begin."""
+        return read.log == self.log and all(self.offsets.get(each.partition, 0) == each.start for each in read.ranges)
+
+    def is_past(self, read: LogRead) -> bool:
+        """Whether the ranges, or one of them, can never be taken any more."""
+        return read.log != self.log or any(self.offsets.get(each.partition, 0) > each.start for each in read.ranges)
+
+    def after(self, read: LogRead) -> Positions:
+        ends = {each.partition: each.end for each in read.ranges}
+        return replace(self, offsets=dict(sorted({**self.offsets, **ends}.items())))
+
+    def as_json(self) -> dict[str, Any]:
+        return {"log": self.log, "offsets": {str(number): at for number, at in sorted(self.offsets.items())}}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Positions:
+        return cls(values["log"], {int(number): at for number, at in values["offsets"].items()})
+
+
+@dataclass(frozen=True)
+class ReadFrom:
+    """Where a slot of a log begins: for each partition its position, and up to where it is known that nothing follows.
+
+    `since` is when the newest message was published that bronze has.
+    """
+
+    log: str
+    offsets: Mapping[int, tuple[int, int]]
+    since: datetime | None = None
+
+    def as_json(self) -> dict[str, Any]:
+        return {"log": self.log, "offsets": [[n, *at] for n, at in self.offsets.items()], "since": _iso(self.since)}
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> ReadFrom:
+        return cls(values["log"], {n: (at, then) for n, at, then in values["offsets"]}, _instant(values["since"]))
+
+
+@dataclass(frozen=True)
 class IngestState:
-    """What ingest knows after a commit. `hours` are the open buckets that hold rows.
+    """What ingest knows after a commit. `hours` are the open buckets that hold rows. `positions` are of a source that
+    is a log, None of a queue.
 
     `newest` is the event at which the publishers' clock last ran; `rejected` counts the messages since the last close
     that have no place in any hour. `closed_in` is the version of the newest commit that closed hours, 0 where none has;
@@ -62,9 +148,12 @@ class IngestState:
     rejected: int = 0
     newest: NewestEvent | None = None
     closed_in: int | None = 0
+    positions: Positions | None = None
 
     def as_json(self) -> dict[str, Any]:
+        positions = {"positions": self.positions.as_json()} if self.positions else {}
         return {
+            **positions,
             "epoch": self.epoch,
             "open_hour": self.open_hour,
             "max_event_time": _iso(self.max_event_time),
@@ -96,6 +185,7 @@ class IngestState:
             values["rejected"],
             _newest(values),
             values.get("closed_in"),
+            Positions.from_json(values["positions"]) if values.get("positions") else None,
         )
 
 

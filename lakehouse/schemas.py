@@ -55,6 +55,7 @@ FACTS = pa.schema(
         ("ack_error", pa.string()),
         ("counts", pa.string()),
         ("error", pa.string()),
+        ("read", pa.string()),
     ]
 )
 """What the source gives to Spark: one row per file of a segment, and one without a path for a segment without files.
@@ -68,6 +69,7 @@ have pulled more. `attempt` counts Spark's tries at the slot. `unacknowledged` c
 only, the messages that were made durable and whose acknowledgement was refused, as `ack_error` says: they come again.
 `counts` is JSON, on the first row of a segment only: rejects by `reasons` and `undeclared` fields by name. `error` says
 why the slot could not be pulled (`lakehouse.errors.from_trace` reads it): its row has no path and nothing drained.
+`read` is what was read of a source that is a log (`lakehouse.progress.LogRead`), the same in every row of the segment.
 """
 
 

@@ -112,12 +112,77 @@ class SubscriptionSource(Frozen):
         return self.subscription
 
 
-Source = SubscriptionSource
+def _start(text: str) -> str:
+    return text if text in ("earliest", "latest") else hours.parse_hour(text)
+
+
+class KafkaSource(Frozen):
+    """`source: {kind: kafka, …}`: a topic of Apache Kafka, or of what speaks its protocol."""
+
+    kind: Literal["kafka"] = key("kafka", unit="kafka", doc="Which broker it is.")
+    bootstrap: str = key(
+        pattern=r"[^\s,/:]+:\d+(,[^\s,/:]+:\d+)*",
+        unit="host:port, several with commas",
+        doc="Where the cluster is asked for its brokers.",
+    )
+    topic: str = key(
+        pattern=r"[A-Za-z0-9._-]{1,249}",
+        unit="name",
+        doc="Kafka's own name of the topic. No two topics may read the same one.",
+    )
+    start: Annotated[str, AfterValidator(_start)] = key(
+        "earliest",
+        unit="earliest, latest or an hour",
+        doc="Where the first start of all begins to read: at the oldest message there is, after the newest, or at the "
+        "first that has the time of such an hour as `2026-11-23T05`. Later starts go on where bronze ends.",
+    )
+    group: str = key(
+        "lakehouse",
+        min_length=1,
+        unit="name",
+        doc="In which group's name offsets are stored once they are committed, for tools that watch lag. Nothing is "
+        "read by them.",
+    )
+    auth: Literal["options", "google"] = key(
+        "options",
+        unit="options, google",
+        doc="`google` for the Managed Service for Apache Kafka: TLS, and this machine's Google credentials. Else what "
+        "`options` say.",
+    )
+    options: dict[str, str] = key(
+        default_factory=dict,
+        unit="librdkafka's settings",
+        shown="none",
+        doc="Such as `security.protocol`, `sasl.mechanisms`, `sasl.username`, `ssl.ca.location`. `${NAME}` in a value "
+        "is the environment variable of driver and executors: keep passwords there.",
+    )
+
+    @property
+    def address(self) -> str:
+        """What no two topics may read."""
+        return f"kafka://{self.bootstrap}/{self.topic}"
+
+    @field_validator("options")
+    @classmethod
+    def _free(cls, options: dict[str, str]) -> dict[str, str]:
+        for name in options:
+            if name in _OWN_OPTIONS or name.startswith(("enable.auto.", "auto.")):
+                raise ValueError(f"options without {name!r}, which ingest decides")
+        return options
+
+
+_OWN_OPTIONS = {"bootstrap.servers", "group.id", "group.instance.id", "isolation.level", "enable.partition.eof"}
+
+Source = SubscriptionSource | KafkaSource
+_KAFKA = re.compile(r"kafka://([^/]+)/([^/]+)")
 
 
 def source_at(address: str) -> Source | None:
     """What reads there, with no more than its address says; None for a text that is no source's address."""
-    return SubscriptionSource(subscription=address) if _SUBSCRIPTION.fullmatch(address) else None
+    if _SUBSCRIPTION.fullmatch(address):
+        return SubscriptionSource(subscription=address)
+    named = _KAFKA.fullmatch(address)
+    return KafkaSource(bootstrap=named[1], topic=named[2]) if named else None
 
 
 _ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f]")
@@ -144,9 +209,11 @@ class Topic(Frozen):
     name: str
     source: Source | None = key(
         None,
+        discriminator="kind",
         unit="kind and its own keys",
         shown="the subscription",
-        doc="What is read, with the kind of its broker: `{kind: pubsub, subscription: …}`.",
+        doc="What is read, with the kind of its broker: `{kind: pubsub, subscription: …}`, or a topic of "
+        "[Kafka](kafka.md).",
     )
     subscription: Annotated[str, AfterValidator(_subscription_or_none)] = key(
         "",

@@ -160,6 +160,7 @@ def sandbox(
     from lakehouse.sandbox.broker import serve
 
     config = load_usable(context.obj)
+    subscriptions = [topic.subscription for topic in config.topics.values() if topic.subscription]
     day = replayed_clock(config.settings.raw_root)
     if day is not None and today:
         day.end()
@@ -168,7 +169,7 @@ def sandbox(
     def ready(broker: Broker) -> None:
         if day is not None:
             day.set(day(), broker.address)
-        _print_sandbox(broker, [topic.subscription for topic in config.topics.values()], day, as_json)
+        _print_sandbox(broker, subscriptions, day, as_json)
 
     serve(host, port, ready, day.seconds if day else None)
 
@@ -201,6 +202,7 @@ app.command()(_with_conf(examine.failing))
 app.command()(_with_conf(examine.reconcile))
 app.command()(_with_conf(decide.close))
 app.command()(_with_conf(decide.stop))
+app.command(name="accept-loss")(_with_conf(decide.accept_loss))
 app.command()(_with_conf(decide.release))
 app.command(name="replay-rejected")(_with_conf(decide.replay_rejected))
 app.command()(_with_conf(decide.maintain))

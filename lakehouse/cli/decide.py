@@ -31,14 +31,14 @@ from lakehouse.cli.output import confirm, instant_text, print_json, print_line, 
 from lakehouse.cli.progress_line import progress, working
 from lakehouse.config import Config, load_usable
 from lakehouse.durations import duration_text, parse_duration
-from lakehouse.errors import LakeError, UsageError
+from lakehouse.errors import ACCEPT_LOSS, LakeError, UsageError
 from lakehouse.hours import Hour
 from lakehouse.operations import stopping
 from lakehouse.operations.snapshot import TopicSnapshot, is_open
 from lakehouse.store.heartbeats import Heartbeats
 from lakehouse.store.history import History
 from lakehouse.store.notes import leave_note
-from lakehouse.store.records import Started, State
+from lakehouse.store.records import Failed, LossAccepted, Started, State
 from lakehouse.store.tables import TopicTables
 
 _LOOK_SECONDS = 0.5
@@ -109,6 +109,31 @@ def stop(
         )
     words = "has stopped" if is_done else "is asked to stop"
     confirm(f"{what.words} {words}.", {**asdict(what), "by": person, "reason": reason, "has_stopped": is_done}, as_json)
+
+
+def accept_loss(
+    context: typer.Context, topic: TopicName, reason: Reason, by: By = None, as_json: AsJson = False
+) -> None:
+    """Let ingest go on without messages that a log (Kafka) had no longer when they were to be read."""
+    config = load_usable(context.obj)
+    why, person = reason_of(reason), person_of(by)
+    snapshot = started_topic(config, topic)
+    ledger = TopicTables(snapshot.topic, config.settings).ledger(f"accept-loss/{config.settings.release}/{person}")
+    accepted = LossAccepted(by=person, reason=why)
+    if ledger.record(accepted, unless=lambda history: not _stands_for_loss(history)) is None:
+        raise LakeError(
+            f"topic {topic}",
+            found="no loss that it stands still for",
+            expected="a topic whose ingest says that messages are gone",
+            next_step=f"`lakehouse status {topic}` says how it is.",
+        )
+    newest = ledger.history().last(State.STARTED)
+    leave_note(config.settings, newest.of(Started).application if newest else None, topic)
+    confirm(
+        f"{topic}: ingest goes on without what is gone when it tries the topic again, within 5 minutes.",
+        {"topic": topic, "state": "loss_accepted", "reason": why, "by": person},
+        as_json,
+    )
 
 
 def release(
@@ -282,6 +307,12 @@ def _closable(snapshot: TopicSnapshot, hour: Hour, now: datetime) -> Hour:
     if not is_open(snapshot, known_hour(snapshot, hour, now)):
         raise _closed_already(snapshot.topic.name, hour)
     return hour
+
+
+def _stands_for_loss(history: History) -> bool:
+    """Whether the newest failure is a loss, and nobody has accepted it."""
+    newest = history.newest(State.FAILED, State.RECOVERED, State.LOSS_ACCEPTED, State.LOST)
+    return newest is not None and newest.state == State.FAILED and ACCEPT_LOSS in newest.of(Failed).error
 
 
 def _has_closed(history: History, hour: Hour) -> bool:

@@ -7,8 +7,10 @@ from datetime import datetime, timedelta
 
 from lakehouse import failpoints
 from lakehouse.ingest.facts import Fact, segments_of, with_files
+from lakehouse.ingest.positions import is_past
 from lakehouse.landing.facts import rows_of
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
+from lakehouse.progress import Positions
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import Bronze, Segment
 from lakehouse.store.files import Storage
@@ -28,6 +30,8 @@ class Manifests:
         self._is_demanded = False
         self._swept_at: datetime | None = None
         self._settled: set[Segment] = set()
+        self.positions: Positions | None = None
+        """Of the log that is read, see `lakehouse.ingest.positions`: what is past them is waited for no longer."""
 
     def last_epoch(self) -> int:
         """Of the manifests that are there; 0 without any."""
@@ -74,7 +78,8 @@ class Manifests:
     def _left_out(self, bronze: Bronze, keys: list[tuple[int, int]]) -> list[Fact]:
         manifests = [read_manifest(self._storage, *key) for key in keys]
         found = [fact for manifest in manifests if manifest for fact in rows_of(manifest)]
-        unsettled = [fact for fact in with_files(found) if not segments_of([fact]) <= self._settled]
+        found = [fact for fact in with_files(found) if not is_past(fact, self.positions)]
+        unsettled = [fact for fact in found if not segments_of([fact]) <= self._settled]
         if not unsettled:
             return []
         known = bronze_log.segments_in_log(bronze, min(fact["epoch"] for fact in unsettled))

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from typing import Any
 
 from lakehouse import failpoints, hours
 from lakehouse.clock import Clock, Replayed, now
@@ -22,14 +23,16 @@ from lakehouse.ingest.frontier import (
     DrainedFrontier,
     FrontierSource,
     MonitoringFrontier,
+    PositionFrontier,
     project_samples,
     seconds_since_boot,
     store_ahead,
 )
 from lakehouse.ingest.journal import Journal
+from lakehouse.ingest.positions import LogPlace, lost_between, settled, with_positions
 from lakehouse.ingest.waits import Waits
 from lakehouse.landing.manifests import PART_STRIDE
-from lakehouse.progress import IngestState
+from lakehouse.progress import IngestState, Positions, ReadFrom
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_head import Head
 from lakehouse.store.bronze_log import Bronze
@@ -40,6 +43,9 @@ from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
+
+LogStart = Callable[[Positions | None], Positions | None]
+"""Where a log is read from: at first, given None, as the topic's file says; else where it goes on after a loss."""
 
 _MONITORING_EVERY = timedelta(seconds=30)
 
@@ -59,11 +65,13 @@ def claim(
     clock: Clock = now,
     frontier: FrontierSource | None = None,
     sweep_every: int = SWEEP_EVERY,
+    log_start: LogStart | None = None,
 ) -> ClaimedTopic:
     """Take the topic over: tables, the `started` row, the first open hour, and closes that only the log has.
 
-    From then on older runs stop with StaleDriverError. ConfigError when `first_hour` is far in the future; LakeError
-    when tables cannot be created, or the log has lost the topic's state.
+    `log_start` is where a log is read from, None for a queue. From then on older runs stop with StaleDriverError.
+    ConfigError when `first_hour` is far in the future; LakeError when tables cannot be created, or the log has lost the
+    topic's state.
     """
     tables = TopicTables(topic, config.settings)
     _check_first_hour(topic, clock())
@@ -83,8 +91,10 @@ def claim(
         clock=clock,
         frontier=frontier,
         recorded_until=recorded_until,
+        log_start=log_start,
     )
     claimed.set_first_hour()
+    claimed.set_first_positions()
     claimed.watch_frontier(ack_deadline, clock() + (timedelta(0) if is_first_run else ack_deadline))
     return claimed
 
@@ -114,6 +124,7 @@ class ClaimedTopic:
         clock: Clock,
         frontier: FrontierSource | None,
         recorded_until: str | None,
+        log_start: LogStart | None = None,
     ) -> None:
         self._tables, self._bronze, self._journal, self._manifests = tables, bronze, journal, manifests
         self._run, self._clock, self._given_frontier = run, clock, frontier
@@ -124,6 +135,7 @@ class ClaimedTopic:
         self._updated_at = clock()
         self._is_reminded = False
         self._last_used = manifests.last_epoch()
+        self._log_start, self._place = log_start, LogPlace()
 
     @property
     def _topic(self) -> Topic:
@@ -152,6 +164,10 @@ class ClaimedTopic:
         """Those of the last epoch that was committed; 0 before the first."""
         return self._bronze.state().slots
 
+    def read_from(self) -> ReadFrom | None:
+        """Where the next epoch begins in a log; None for a queue."""
+        return self._place.read_from(self._bronze.state()) if self._log_start else None
+
     def remind(self) -> None:
         """Ask the store with the next batch, whatever it brings: something may have been requested or left out."""
         self._is_reminded = True
@@ -164,16 +180,21 @@ class ClaimedTopic:
 
     def _frontier_source(self, ack_deadline: timedelta, trusted_from: datetime) -> FrontierSource:
         settings, max_age = self._tables.settings, self._tables.settings.frontier.max_age
+        if self._log_start:
+            return PositionFrontier(lambda: self._place.reached, max_age, self._checked_clock())
         if settings.frontier.source == "drained":
-            if self._clock_check is None:  # at the claim, whose row the store has just taken
-                ahead = store_ahead(self._tables.sealed.below("ledger").files(), self._clock)
-                # A replayed day goes on in leaps: it is its own steady clock.
-                steady = self._clock.seconds if isinstance(self._clock, Replayed) else seconds_since_boot
-                self._clock_check = ClockCheck(steady, store_ahead=ahead)
-            return DrainedFrontier(ack_deadline, max_age, trusted_from, self._clock_check)
+            return DrainedFrontier(ack_deadline, max_age, trusted_from, self._checked_clock())
         subscription = self._topic.subscription
         samples = project_samples(subscription, max_age, _MONITORING_EVERY)
         return MonitoringFrontier(subscription, None, max_age, ask_every=_MONITORING_EVERY, samples=samples)
+
+    def _checked_clock(self) -> ClockCheck:
+        if self._clock_check is None:  # at the claim, whose row the store has just taken
+            ahead = store_ahead(self._tables.sealed.below("ledger").files(), self._clock)
+            # A replayed day goes on in leaps: it is its own steady clock.
+            steady = self._clock.seconds if isinstance(self._clock, Replayed) else seconds_since_boot
+            self._clock_check = ClockCheck(steady, store_ahead=ahead)
+        return self._clock_check
 
     def set_first_hour(self) -> None:
         """Once in a topic's life; `earliest` waits for the first events."""
@@ -181,7 +202,16 @@ class ClaimedTopic:
         if state.open_hour is not None or self._topic.first_hour == "earliest":
             return
         first = self._topic.first_hour
-        opened = replace(state, open_hour=hours.hour_of(self._clock()) if first == "now" else first)
+        self._commit_state(replace(state, open_hour=hours.hour_of(self._clock()) if first == "now" else first))
+
+    def set_first_positions(self) -> None:
+        """Once in the life of a topic of a log, before the first of its messages is read."""
+        state = self._bronze.state()
+        if self._log_start is not None and state.positions is None:
+            self._commit_state(replace(state, positions=self._log_start(None)))
+
+    def _commit_state(self, state: IngestState, **more: Any) -> int | None:
+        """A commit of the state alone; None when another one came before it, which is then known."""
         metadata = {
             "release": self._release,
             "run": self._run,
@@ -192,9 +222,10 @@ class ClaimedTopic:
         }
         zeros = {"rows": 0, "rejected": 0, "reasons": {}, "undeclared": {}, "watermark": None, "frontier": None}
         try:
-            self._bronze.commit([], opened, {**metadata, **zeros, "adopted": []})
+            return self._bronze.commit([], state, {**metadata, **zeros, "adopted": [], **more})
         except ConflictError:
             self._bronze.update()
+            return None
 
     def look(self, facts: Sequence[Fact]) -> Batch | None:
         """What comes of an epoch to which nothing is to be committed; None when the store must be asked or written to.
@@ -206,6 +237,7 @@ class ClaimedTopic:
         if not knows_all or with_files(facts) or self._manifests.is_sweep_due(now):
             return None
         epoch = max(fact["epoch"] for fact in facts)
+        self._place.note(settled(state.positions, facts))
         batch_plan = plan(state, epoch, [], [], self._observe(facts), self._topic, slots=_slots(facts))
         if batch_plan.is_change or self._journal.is_news(batch_plan):
             return None
@@ -237,6 +269,7 @@ class ClaimedTopic:
         """One commit, on the state that the log has then; of no facts, when only more hours are to close."""
         self._is_reminded = False
         self.check_newest()
+        self._accept_loss()
         conflicts = Conflicts(self._tables.raw.below("bronze").uri)
         if self._clock() >= self._updated_at + _UPDATE_EVERY:
             self.update()
@@ -254,8 +287,9 @@ class ClaimedTopic:
                 self.update()
         self._journal.record_held(batch_plan)
         if facts:
-            now, settled = self._clock(), [*facts, *batch_plan.adopted]
-            self._manifests.batch_done(self._bronze.log, batch_plan.epoch, settled, now)
+            now, done = self._clock(), [*facts, *batch_plan.adopted]
+            self._manifests.positions = self._bronze.state().positions
+            self._manifests.batch_done(self._bronze.log, batch_plan.epoch, done, now)
         self._waits.note(batch_plan)
         return self._waits.result(batch_plan, facts, version)
 
@@ -270,9 +304,28 @@ class ClaimedTopic:
             self._journal.record_missing_closes(self._bronze.log)
             self._recorded_until = state.open_hour
         last, now = max(epoch, state.epoch), self._clock()
-        adopted = self._manifests.adoptable(self._bronze.log, last, facts, now) if facts else []
-        new = with_files(unknown_to_log(self._bronze.log, facts, state))
+        self._manifests.positions = state.positions
+        left_out = self._manifests.adoptable(self._bronze.log, last, facts, now) if facts else []
+        result = settled(state.positions, [*left_out, *unknown_to_log(self._bronze.log, facts, state)])
+        self._place.note(result)
+        adopted = [fact for fact in result.facts if fact in left_out]
+        new = with_files(fact for fact in result.facts if fact not in left_out)
+        state = with_positions(state, result)
         return plan(state, epoch, new, adopted, self._observe(facts), self._topic, slots=_slots(facts))
+
+    def _accept_loss(self) -> None:
+        """Go on where a log still has messages, as a person has said; what is lost is in the ledger."""
+        accepted = self._journal.accepted_loss() if self._log_start else None
+        if accepted is None or self._log_start is None:
+            return
+        state = self._bronze.state()
+        positions = self._log_start(state.positions)
+        lost = lost_between(state.positions, positions, accepted)
+        if positions != state.positions:
+            if self._commit_state(replace(state, positions=positions), lost=lost.as_json()) is None:
+                return
+            self._place.forget()
+        self._journal.record_loss(lost)
 
     def _observe(self, facts: Sequence[Fact]) -> Observed:
         assert self._frontier is not None

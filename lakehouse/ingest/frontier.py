@@ -5,14 +5,15 @@ from __future__ import annotations
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 from typing import Any, Protocol
 
 from lakehouse import hours
 from lakehouse.durations import duration_text
-from lakehouse.progress import Frontier
+from lakehouse.progress import Frontier, LogRead
 from lakehouse.store.files import Storage
 
 EMULATOR = "MONITORING_EMULATOR_HOST"
@@ -21,6 +22,8 @@ _ROUNDED_DOWN = timedelta(seconds=1)
 """Ages are whole seconds: the oldest message may be almost one older."""
 LARGEST_STEP = timedelta(minutes=2)
 """By which two clocks may differ, or one may be set, without a word: NTP steps by less once a machine runs."""
+_KEPT_SAMPLES = 1_000
+"""Of heads: what is further behind has no frontier."""
 UNACKED_AGE = "pubsub.googleapis.com/subscription/oldest_unacked_message_age"
 
 
@@ -119,6 +122,49 @@ class DrainedFrontier:
             text = f"until {self._trusted_from:%H:%M:%S} messages leased by an attempt that died may come back"
             return Frontier(None, None, text, "leases")
         return Frontier(None, None, "the subscription was not drained yet", "not drained")
+
+
+class PositionFrontier:
+    """Of a log: where all positions are at or past the heads that were sampled at s, everything before s is consumed.
+
+    `reached` gives the positions by partition, those of the batch that is under way included.
+    """
+
+    def __init__(
+        self, reached: Callable[[], Mapping[int, int]], max_age: timedelta, clock_check: ClockCheck | None = None
+    ) -> None:
+        self._reached, self._max_age, self._clock_check = reached, max_age, clock_check or ClockCheck()
+        self._samples: deque[tuple[datetime, Mapping[int, int]]] = deque(maxlen=_KEPT_SAMPLES)
+
+    def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
+        rows = list(facts)
+        self._sample([LogRead.from_text(row["read"]) for row in rows if row.get("read")])
+        published = [row["max_publish_time"] for row in rows if row.get("max_publish_time")]
+        problem = self._clock_check.problem(now, max(published, default=None))
+        if problem is not None:
+            return Frontier(None, None, problem, "clock")
+        if not self._samples:
+            return Frontier(None, None, "not all partitions were asked yet for their heads", "no sample")
+        reached, newest = self._reached(), self._samples[-1][0]
+        at = max((at for at, heads in self._samples if _has_reached(reached, heads) and at <= now + LARGEST_STEP),
+                 default=None)  # fmt: skip
+        if at is None:
+            return Frontier(None, newest, "the topic was not read up to any head yet", "behind")
+        return fresh(Frontier(at, newest, "all partitions were read up to their heads"), now, self._max_age)
+
+    def _sample(self, reads: Sequence[LogRead]) -> None:
+        """One of all partitions together, as old as its oldest part; one with the same heads as before replaces it."""
+        heads = {each.partition: each.head for read in reads for each in read.ranges}
+        partitions = max((read.partitions for read in reads), default=0)
+        if not partitions or len(heads) < partitions or len({read.log for read in reads}) > 1:
+            return
+        if self._samples and self._samples[-1][1] == heads:
+            self._samples.pop()
+        self._samples.append((min(read.sampled_at for read in reads), heads))
+
+
+def _has_reached(reached: Mapping[int, int], heads: Mapping[int, int]) -> bool:
+    return all(reached.get(number, 0) >= head for number, head in heads.items())
 
 
 class MonitoringFrontier:

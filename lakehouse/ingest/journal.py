@@ -16,7 +16,18 @@ from lakehouse.progress import Frontier, watermark
 from lakehouse.store import bronze_log, records
 from lakehouse.store.history import History
 from lakehouse.store.ledger import Ledger
-from lakehouse.store.records import Closed, CloseRequested, Condition, Failed, Recovered, Started, State, Stopped
+from lakehouse.store.records import (
+    Closed,
+    CloseRequested,
+    Condition,
+    Failed,
+    LossAccepted,
+    Lost,
+    Recovered,
+    Started,
+    State,
+    Stopped,
+)
 from lakehouse.store.tables import TopicTables
 
 log = logging.getLogger(__name__)
@@ -71,6 +82,14 @@ class Journal:
         if self._asked is None or self._asked[0] is not history:
             self._asked = history, _request_in(history)
         return self._asked[1]
+
+    def accepted_loss(self) -> LossAccepted | None:
+        """That a person goes on without what the source has lost, and no commit has done so since."""
+        newest = self.ledger.known_history().newest(State.LOSS_ACCEPTED, State.LOST)
+        return newest.of(LossAccepted) if newest is not None and newest.state == State.LOSS_ACCEPTED else None
+
+    def record_loss(self, lost: Lost) -> None:
+        self.ledger.record(lost)
 
     def record_closes(self, closed: list[dict[str, Any]], version: int) -> None:
         """The hours that the bronze commit of that version closed, as it says itself (`metadata_of`)."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from datetime import timedelta
+from functools import partial
 
 from lakehouse.clock import Clock, now
 from lakehouse.config import Config
@@ -74,6 +75,7 @@ class TopicIngest:
     def open_topic(self, ack_deadline: timedelta) -> None:
         """Claim the topic, see `claim`."""
         self._ack_deadline = ack_deadline
+        broker = broker_of(self.topic.reads.kind)
         self._claimed = claim(
             self.topic,
             self._config,
@@ -82,6 +84,7 @@ class TopicIngest:
             clock=self._clock,
             frontier=self._frontier,
             sweep_every=self._sweep_every,
+            log_start=partial(broker.start, self.topic, self._config.settings.ingest) if broker.is_log else None,
         )
 
     @property
@@ -93,7 +96,9 @@ class TopicIngest:
         deadline = self._ack_deadline.total_seconds() if self._ack_deadline else None
         claimed = self._claim()
         slots = self._slots or next_slots(claimed.last_slots, self.topic.slots, [])
-        return TopicPlan(slots, round(self._load, 4), claimed.open_hour, deadline, claimed.last_used)
+        read_from = claimed.read_from()
+        place = read_from.as_json() if read_from else None
+        return TopicPlan(slots, round(self._load, 4), claimed.open_hour, deadline, claimed.last_used, read_from=place)
 
     def remind(self) -> None:
         """Look into the ledger with the next batch: somebody has written to it."""

@@ -143,7 +143,8 @@ class _Pulling:
         if isinstance(answer, SourceError):
             self._add(key, [row_of_error(slot, now, answer, self._attempt)])
         elif isinstance(answer, Idle):
-            self._add(key, [row_of_idle(slot, now, answer.drained_at, answer.unanswered_at, self._attempt)])
+            read = answer.read.as_text() if answer.read else None
+            self._add(key, [row_of_idle(slot, now, answer.drained_at, answer.unanswered_at, self._attempt, read)])
         else:
             self._begin(key, self._share(answer))
 

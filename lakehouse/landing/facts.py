@@ -43,6 +43,7 @@ def rows_of(manifest: Manifest, unacknowledged: int = 0, ack_error: str | None =
         "dry_at": manifest.dry_at,
         "unanswered_at": manifest.unanswered_at,
         "full": manifest.full,
+        "read": manifest.read,
         "attempt": manifest.attempt,
         "unacknowledged": 0,
     }
@@ -55,7 +56,12 @@ def rows_of(manifest: Manifest, unacknowledged: int = 0, ack_error: str | None =
 
 
 def row_of_idle(
-    slot: Slot, at: datetime, drained_at: datetime | None, unanswered_at: datetime | None, attempt: int
+    slot: Slot,
+    at: datetime,
+    drained_at: datetime | None,
+    unanswered_at: datetime | None,
+    attempt: int,
+    read: str | None = None,
 ) -> Row:
     """A slot to which nothing came, and which leaves nothing behind."""
     return {
@@ -71,6 +77,7 @@ def row_of_idle(
         "full": False,
         "attempt": attempt,
         "unacknowledged": 0,
+        "read": read,
     }
 
 

@@ -15,6 +15,7 @@ from pyspark.sql.datasource import InputPartition
 from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
+from lakehouse.progress import ReadFrom
 from lakehouse.store.files import Storage, Stored
 
 PART_STRIDE = 10_000
@@ -26,7 +27,8 @@ class Slot(InputPartition):
     """One share of an epoch: pulled by one task, in one part or several.
 
     A part is a slot of its own to the protocol, with a number of its own. `is_suspect` says that an attempt before this
-    one may have died of what it decoded.
+    one may have died of what it decoded. `of` is how many slots the topic has in the epoch; `read_from` is where it
+    begins in a source that is a log.
     """
 
     epoch: int
@@ -34,6 +36,8 @@ class Slot(InputPartition):
     open_hour: Hour | None
     is_suspect: bool = field(default=False, compare=False)
     ack_deadline: timedelta | None = field(default=None, compare=False)
+    of: int = field(default=1, compare=False)
+    read_from: ReadFrom | None = field(default=None, compare=False)
 
     @property
     def part(self) -> int:
@@ -62,7 +66,7 @@ class Manifest:
     """What makes a segment real. Times are UTC; `attempt_id` says who wrote it, `attempt` which of Spark's tries.
 
     `continues` says that the slot goes on in another part. It is decided before the manifest is durable, so that
-    whoever reads the slot again reads the same parts.
+    whoever reads the slot again reads the same parts. `read` is a `LogRead` as text, of a source that is a log.
     """
 
     epoch: int
@@ -77,6 +81,7 @@ class Manifest:
     undeclared: dict[str, int] = field(default_factory=dict)
     unanswered_at: datetime | None = None
     continues: bool = False
+    read: str | None = None
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self), default=_iso).encode()

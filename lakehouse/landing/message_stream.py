@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
 
 from lakehouse.config import Ingest
+from lakehouse.errors import SourceError
 from lakehouse.landing.manifests import Slot, read_manifest, read_parts
 from lakehouse.landing.messages import Segments
 from lakehouse.landing.plan import next_slots
@@ -44,6 +45,14 @@ class MessageStream(DataSourceStreamReader):
 
     def __init__(self, options: Mapping[str, str], puller: Puller | None = None) -> None:
         self._topic = Topic.from_json(options["topic"])
+        broker = (puller or Puller()).broker(self._topic.reads.kind)
+        if broker.is_log:
+            raise SourceError(
+                self._topic.reads.address,
+                found="a log, whose positions are part of a lake's commits",
+                expected='a subscription, for option("read", "messages")',
+                next_step='Read it with Spark\'s own source of it, such as format("kafka").',
+            )
         self._raw = Place(options["raw"], dict(json.loads(options["storage"])))
         self._ingest = Ingest.model_validate_json(options["ingest"])
         self._ack_deadline: timedelta | None = None

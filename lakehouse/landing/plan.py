@@ -17,6 +17,7 @@ from typing import Any
 from lakehouse.hours import Hour
 from lakehouse.landing.bundles import Bundle
 from lakehouse.landing.manifests import Slot
+from lakehouse.progress import ReadFrom
 from lakehouse.topics import Slots
 
 _IDLE, _ACTIVE = 0.0005, 0.02
@@ -30,7 +31,8 @@ class TopicPlan:
     """How a topic is polled. `load` is what each of its slots brought lately, 1 for what a slot may bring at most.
 
     `after` is the last epoch that it has used, maybe in another application. A topic that `is_apart` has tasks of its
-    own, which wait for it `patience_seconds`: it may be what killed one, or what a store does not answer.
+    own, which wait for it `patience_seconds`: it may be what killed one, or what a store does not answer. `read_from`
+    is where it begins in a source that is a log, as JSON (`lakehouse.progress.ReadFrom`).
     """
 
     slots: int = 1
@@ -40,6 +42,7 @@ class TopicPlan:
     after: int = 0
     is_apart: bool = False
     patience_seconds: float | None = None
+    read_from: Mapping[str, Any] | None = None
 
 
 @dataclass(frozen=True)
@@ -106,8 +109,9 @@ def bundles(offset: Offset, plan: Plan, names: Collection[str], *, is_fresh: boo
             continue
         deadline = timedelta(seconds=topic.ack_deadline_seconds) if topic.ack_deadline_seconds else None
         count = offset.slots.get(name, 1)
+        read_from = ReadFrom.from_json(topic.read_from) if topic.read_from else None
         for number in range(count):
-            slot = Slot(offset.epoch, number, topic.open_hour, is_suspect, deadline)
+            slot = Slot(offset.epoch, number, topic.open_hour, is_suspect, deadline, count, read_from)
             if topic.is_apart or count > 1:
                 bins.append(_Bin(topic.load, [(name, slot)], topic.patience_seconds))
             else:

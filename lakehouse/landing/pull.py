@@ -215,6 +215,7 @@ class _Attempt:
             full=ended.full,
             unanswered_at=ended.unanswered_at,
             continues=ended.goes_on,
+            read=ended.read.as_text() if ended.read else None,
         )
 
     def _manifest_there(self, mine: Manifest) -> Manifest:

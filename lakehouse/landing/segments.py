@@ -106,6 +106,7 @@ class SegmentWriter:
         full: bool,
         unanswered_at: datetime | None = None,
         continues: bool = False,
+        read: str | None = None,
     ) -> Manifest:
         """The manifest of this attempt's segment, with `files` as `close` gave them; written by nobody yet.
 
@@ -124,6 +125,7 @@ class SegmentWriter:
             dict(self._undeclared),
             unanswered_at,
             continues,
+            read,
         )
 
     def _where_from(self, rows: int) -> list[pa.Array]:

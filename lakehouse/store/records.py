@@ -32,6 +32,8 @@ class State(StrEnum):
     HELD = "held"
     CLOSE_REQUESTED = "close_requested"
     REPLAYED = "replayed"
+    LOSS_ACCEPTED = "loss_accepted"
+    LOST = "lost"
     STAGE_FAILED = "stage_failed"
     DAMAGED = "damaged"
     WITHDRAWN = "withdrawn"
@@ -347,6 +349,37 @@ class CloseRequested(Record):
 
 
 @dataclass(frozen=True, kw_only=True)
+class LossAccepted(Record):
+    """A person said that ingest goes on without messages that the source has lost; ingest carries it out."""
+
+    state = State.LOSS_ACCEPTED
+
+    by: Annotated[str, "who"] = ""
+    reason: Annotated[str, "why"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
+class LostRange:
+    """Offsets of a partition that the source had no longer; it may never have had a message at some of them."""
+
+    partition: Annotated[int, "number of the partition"]
+    begin: Annotated[int, "the first offset that was to be read next"] = 0
+    end: Annotated[int | None, "the offset from which ingest goes on; none where the topic is another one now"] = None
+
+
+@dataclass(frozen=True, kw_only=True)
+class Lost(Record):
+    """Ingest went on without messages that the source had lost; recorded after the bronze commit that did so."""
+
+    state = State.LOST
+
+    messages: Annotated[int | None, "how many at most; none when unknown"] = None
+    ranges: Annotated[tuple[LostRange, ...], "where they were"] = ()
+    by: Annotated[str, "who accepted it"] = ""
+    reason: Annotated[str, "why"] = ""
+
+
+@dataclass(frozen=True, kw_only=True)
 class Replayed(Record):
     """Rejected deliveries were decoded again and went into open hours; recorded after the bronze commit that did it."""
 
@@ -399,7 +432,7 @@ RECORDS: Mapping[State, type[Record]] = {
     kind.state: kind
     for kind in (
         Closed, Sealed, Valid, Invalid, Released, Mirrored, Started, Failed, Recovered, Stopped, Held, CloseRequested,
-        Replayed, StageFailed, Withdrawn, MirrorFailed, Damaged,
+        Replayed, LossAccepted, Lost, StageFailed, Withdrawn, MirrorFailed, Damaged,
     )
 }  # fmt: skip
 """The class of each state's `details`."""

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from functools import cache
 from importlib import import_module
+from typing import TYPE_CHECKING
 
 from lakehouse.errors import extras_named
-from lakehouse.landing.brokers.contract import Broker
+
+if TYPE_CHECKING:  # nobody who asks for a kind needs Spark for it
+    from lakehouse.landing.brokers.contract import Broker
 
 KINDS = {
+    "kafka": "lakehouse.landing.brokers.partitions:Kafka",
     "pubsub": "lakehouse.landing.brokers.subscriptions:PubSub",
 }
 

@@ -9,15 +9,18 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import pyarrow as pa
 
 from lakehouse.clock import Clock
 from lakehouse.config import Ingest
 from lakehouse.errors import SourceError
-from lakehouse.landing.manifests import Slot
+from lakehouse.progress import LogRead, Positions
 from lakehouse.topics import Source, Topic
+
+if TYPE_CHECKING:  # Spark is needed to read for a lake, not to look at a message
+    from lakehouse.landing.manifests import Slot
 
 Key = tuple[str, int]
 """Topic and slot."""
@@ -60,21 +63,26 @@ class Bounds:
 class Ended:
     """How the reading of a part ended; times are as in `FACTS`. `goes_on`: in another part, when this one is durable.
 
-    `drained_at` is the instant before which all that was published has been read.
+    `drained_at` is the instant before which all that was published has been read; `read` is what was read of a log.
     """
 
     drained_at: datetime | None = None
     unanswered_at: datetime | None = None
     full: bool = False
     goes_on: bool = False
+    read: LogRead | None = None
 
 
 @dataclass(frozen=True)
 class Idle:
-    """There is nothing for the slot, as of `drained_at`; None where the broker did not say so."""
+    """There is nothing for the slot, as of `drained_at`; None where the broker did not say so.
+
+    `read` is of a log: how far it is known that nothing comes.
+    """
 
     drained_at: datetime | None
     unanswered_at: datetime | None = None
+    read: LogRead | None = None
 
 
 @dataclass(frozen=True)
@@ -112,10 +120,20 @@ class Reading(Protocol):
 class Broker(Protocol):
     """One kind of broker. Values of the topic's file say which, and where."""
 
+    @property
+    def is_log(self) -> bool:
+        """Whether it has positions, which bronze keeps; else it knows by itself what was read."""
+
     def lease(self, topic: Topic, ingest: Ingest, patience: timedelta | None = None) -> timedelta:
         """How long a message is kept back for who has read it; zero for a log.
 
         SourceError when the source cannot be read, after `patience` where nothing answers.
+        """
+
+    def start(self, topic: Topic, ingest: Ingest, known: Positions | None = None) -> Positions | None:
+        """Where a log is read from that was never read, as the topic's file says; None for a queue.
+
+        Given the positions that are `known`, where it goes on of which messages are lost: there, or as early as it can.
         """
 
     def readings(

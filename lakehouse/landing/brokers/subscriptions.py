@@ -8,7 +8,7 @@ from collections import deque
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from datetime import datetime, timedelta
-from typing import Any
+from typing import Any, ClassVar
 
 import pyarrow as pa
 
@@ -21,7 +21,8 @@ from lakehouse.landing.brokers.contract import Bounds, Ended, Idle, Key, Reading
 from lakehouse.landing.brokers.leases import Leases
 from lakehouse.landing.brokers.polls import Polled, polled
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, Pauses, PendingPull, SubscriptionReader
-from lakehouse.topics import Source, Topic
+from lakehouse.progress import Positions
+from lakehouse.topics import Source, SubscriptionSource, Topic
 
 log = logging.getLogger(__name__)
 
@@ -45,6 +46,8 @@ class PubSub:
     connect: Callable[..., SubscriptionReader] = SubscriptionReader
     channel: Callable[[str, int], Any] = shared_channel
 
+    is_log: ClassVar[bool] = False
+
     def lease(self, topic: Topic, ingest: Ingest, patience: timedelta | None = None) -> timedelta:
         """The subscription's ack deadline."""
         pauses = Pauses(patience=patience) if patience else None
@@ -53,6 +56,10 @@ class PubSub:
             return reader.ack_deadline()
         finally:
             reader.close()
+
+    def start(self, topic: Topic, ingest: Ingest, known: Positions | None = None) -> Positions | None:
+        """None: a subscription knows by itself what was acknowledged."""
+        return None
 
     def readings(
         self, wanted: Mapping[Key, Wanted], ingest: Ingest, clock: Clock, page_messages: int
@@ -73,6 +80,7 @@ class PubSub:
 
     def peek(self, source: Source, ingest: Ingest, most: int, seconds: float) -> pa.RecordBatch:
         """Each counts as one delivery attempt, and comes again at once."""
+        assert isinstance(source, SubscriptionSource)
         return peek(source.subscription, most, seconds, answers=ingest.answers)
 
     def _reader(self, wanted: Wanted, ingest: Ingest, clock: Clock, number: int) -> SubscriptionReader:

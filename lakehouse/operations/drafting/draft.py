@@ -153,7 +153,7 @@ def write(drafted: Draft, config: Config) -> tuple[Path, Path]:
 def _subscription(name: str, samples: Samples, config: Config, given: str | None, doubts: list[Doubt]) -> str:
     found = given or (samples.source if samples.source.startswith("projects/") else None)
     if found is None:
-        projects = {topic.subscription.split("/")[1] for topic in config.topics.values()}
+        projects = {topic.subscription.split("/")[1] for topic in config.topics.values() if topic.subscription}
         if len(projects) != 1:
             raise ConfigError(
                 "--subscription",
