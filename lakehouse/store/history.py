@@ -83,13 +83,35 @@ class Entry:
 
 
 @dataclass(frozen=True)
+class _Newest:
+    """What an hour's rows say since its newest seal: `current` are these rows, `verdict` is the state of the last."""
+
+    current: list[Entry]
+    verdict: str | None
+    is_judged: bool
+
+    @classmethod
+    def of(cls, rows: list[Entry]) -> _Newest:
+        seals = [index for index, entry in enumerate(rows) if entry.state == State.SEALED]
+        current = rows[seals[-1] :] if seals else []
+        verdicts = [entry.state for entry in current if entry.state in VERDICTS]
+        is_judged = any(state in (State.VALID, State.INVALID) for state in verdicts)
+        return cls(current, verdicts[-1] if verdicts else None, is_judged)
+
+
+@dataclass(frozen=True)
 class History:
-    """A ledger's rows in the order in which they were added, and the questions that the stages ask of them."""
+    """A ledger's rows in the order in which they were added, and the questions that the stages ask of them.
+
+    What an hour's rows say is computed once: a stage asks it of every hour that there ever was.
+    """
 
     entries: tuple[Entry, ...] = ()
     _by_hour: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
     _ranges: list[tuple[Entry, Hour]] = field(init=False, repr=False, compare=False, default_factory=list)
     _mirror_failures: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _newest: dict[Hour, _Newest] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _targets: dict[Hour, frozenset[str]] = field(init=False, repr=False, compare=False, default_factory=dict)
 
     def __post_init__(self) -> None:
         for entry in self.entries:
@@ -111,6 +133,11 @@ class History:
             joined = dict(getattr(self, name))
             joined |= {hour: [*joined.get(hour, ()), *rows] for hour, rows in getattr(following, name).items()}
             object.__setattr__(whole, name, joined)
+        for name in ("_newest", "_targets"):
+            known = dict(getattr(self, name))
+            for hour in following._by_hour:
+                known.pop(hour, None)
+            object.__setattr__(whole, name, known)
         object.__setattr__(whole, "_ranges", [*self._ranges, *following._ranges])
         whole.__dict__["sound_entries"] = (*self.sound_entries, *following.sound_entries)
         return whole
@@ -183,9 +210,13 @@ class History:
 
     def current(self, hour: Hour) -> list[Entry]:
         """The hour's rows from its newest seal on: what was said of an older revision no longer counts."""
-        rows = self.of_hour(hour)
-        seals = [index for index, entry in enumerate(rows) if entry.state == State.SEALED]
-        return rows[seals[-1] :] if seals else []
+        return self._newest_of(hour).current
+
+    def _newest_of(self, hour: Hour) -> _Newest:
+        known = self._newest.get(hour)
+        if known is None:
+            known = self._newest[hour] = _Newest.of(self.of_hour(hour))
+        return known
 
     def revision(self, hour: Hour) -> int:
         """How often the hour was sealed; 0 before the first seal."""
@@ -194,24 +225,24 @@ class History:
 
     def is_cleared(self, hour: Hour) -> bool:
         """Whether the newest verdict lets the hour go further: valid, or released by a person."""
-        verdicts = [entry.state for entry in self.current(hour) if entry.state in VERDICTS]
-        return bool(verdicts) and verdicts[-1] != State.INVALID
+        return self._newest_of(hour).verdict not in (None, State.INVALID)
 
-    def targets_done(self, hour: Hour) -> set[str]:
+    def targets_done(self, hour: Hour) -> frozenset[str]:
         """Names of the mirrors that have the newest revision. LakeError when such a row is broken."""
-        return {entry.of(Mirrored).target for entry in self.current(hour) if entry.state == State.MIRRORED}
+        known = self._targets.get(hour)
+        if known is None:
+            rows = [entry for entry in self.current(hour) if entry.state == State.MIRRORED]
+            known = self._targets[hour] = frozenset(entry.of(Mirrored).target for entry in rows)
+        return known
 
     def due_to_seal(self) -> list[Hour]:
         """Closed hours that were never sealed, oldest first."""
-        return [hour for hour in self.hours() if not self.first(State.SEALED, hour)]
+        return [hour for hour in self.hours() if not self.current(hour)]
 
     def due_to_validate(self) -> list[Hour]:
         """Sealed hours whose newest revision has no verdict yet, oldest first."""
-        return [
-            hour
-            for hour in self.hours()
-            if (rows := self.current(hour)) and not any(row.state in (State.VALID, State.INVALID) for row in rows)
-        ]
+        newest = ((hour, self._newest_of(hour)) for hour in self.hours())
+        return [hour for hour, what in newest if what.current and not what.is_judged]
 
     def due_to_mirror(self, target: str) -> list[Hour]:
         """Hours, valid or released, whose newest revision the target does not have, oldest first."""
@@ -224,13 +255,14 @@ class History:
         return [hour for hour in self.hours() if self._is_to_withdraw(hour, target)]
 
     def _is_to_withdraw(self, hour: Hour, target: str) -> bool:
+        if not self.must_be_nowhere(hour):
+            return False
         rows = [entry for entry in self.current(hour) if entry.state == State.WITHDRAWN]
-        return self.must_be_nowhere(hour) and not any(entry.of(Withdrawn).target == target for entry in rows)
+        return not any(entry.of(Withdrawn).target == target for entry in rows)
 
     def must_be_nowhere(self, hour: Hour) -> bool:
         """Whether no target may have the hour: its newest revision is invalid, and an older one holds the erased."""
-        verdicts = [entry.state for entry in self.current(hour) if entry.state in VERDICTS]
-        return bool(verdicts) and verdicts[-1] == State.INVALID and self.revision(hour) > 1
+        return self._newest_of(hour).verdict == State.INVALID and self.revision(hour) > 1
 
     def mirror_failures(self, hour: Hour, target: str) -> list[Entry]:
         """How the target refused the hour's newest revision, oldest first, as long as it has not taken it."""
