@@ -52,7 +52,13 @@ def _plain(path: str, odd: re.Pattern[str]) -> str:
     return path
 
 
+def _rooted_or_none(path: str, info: ValidationInfo) -> str:
+    return _rooted(path, info) if path else ""
+
+
 Root = Annotated[str, AfterValidator(_rooted)]
+RootOrNone = Annotated[str, AfterValidator(_rooted_or_none)]
+
 
 _APPLICATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
 
@@ -107,6 +113,13 @@ class Ingest(Frozen):
             "What reads Pub/Sub's answers. `google` (its own protobuf classes, slower) only if ptars "
             "fails on this machine: both give the same."
         ),
+    )
+
+    checkpoint_root: RootOrNone = key(
+        "",
+        unit="folder, gs:// or hdfs:// address",
+        shown="_applications in raw_root",
+        doc="Where Spark's checkpoints are, which may be lost: on HDFS or a disk of the driver they cost no requests.",
     )
 
     @model_validator(mode="before")

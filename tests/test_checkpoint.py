@@ -7,6 +7,7 @@ import shutil
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
@@ -16,7 +17,7 @@ from pyspark.sql import SparkSession
 from subscribing import TOPIC, subscribed_broker
 
 from lakehouse.config import Config
-from lakehouse.ingest.checkpoint import damage_of, set_aside_if_damaged
+from lakehouse.ingest.checkpoint import damage_of, is_readable, set_aside_if_damaged
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import TopicTables
@@ -147,3 +148,33 @@ def test_a_damaged_checkpoint_is_set_aside_and_nothing_is_lost_or_doubled(
         assert len(list(home.glob("checkpoint-damaged-*"))) == number, name
     ids = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
     assert sorted(ids) == sorted(["first", *(f"after {name}" for name in LIVED_WITH)])
+
+
+@pytest.mark.timeout(300)
+def test_a_checkpoint_of_a_place_of_its_own_can_be_lost(
+    config: Config, spark: SparkSession, broker: Broker, tmp_path: Path
+) -> None:
+    """As with the disk of a machine that is gone: the next run goes on behind the last epoch, and adopts what waits."""
+    root = tmp_path / "disk"
+    ingest = config.settings.ingest.model_copy(update={"checkpoint_root": str(root)})
+    config = replace(config, settings=config.settings.model_copy(update={"ingest": ingest}))
+    tables, subscription = TopicTables(config.topic("plays"), config.settings), config.topic("plays").subscription
+    checkpoint = root / APPLICATION / "checkpoint"
+
+    def is_read() -> bool:
+        return not broker.unacked(subscription) and (checkpoint / "commits" / "0").exists()
+
+    for run in ("first", "second", "third"):
+        publish(run)
+        ingest_once(config, spark, run, is_read)
+        assert (checkpoint / "metadata").exists()
+        shutil.rmtree(root)
+    assert not list(Path(config.settings.raw_root).glob("_applications/*/checkpoint*"))
+    ids = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
+    assert sorted(ids) == ["first", "second", "third"]
+
+
+def test_hdfs_is_read_by_spark_alone() -> None:
+    assert not is_readable("hdfs://namenode:8020/checkpoints")
+    assert is_readable("gs://lake-raw/_applications/plays")
+    assert is_readable("/var/checkpoints")

@@ -22,6 +22,11 @@ _CRC_HEADER_BYTES, _CRC_CHUNK_BYTES, _CRC_BYTES = 8, 512, 4
 """Hadoop's checksum files on local disks: `crc` and the chunk's size, then a CRC32 for each chunk."""
 
 
+def is_readable(address: str) -> bool:
+    """Whether anybody but Spark reads what is there; HDFS, whose files are whole or absent, only Spark does."""
+    return not address.startswith("hdfs://")
+
+
 def set_aside_if_damaged(storage: Storage, application: str, now: datetime) -> str | None:
     """The damage, once the checkpoint in that folder is out of the way; None when Spark can start from it."""
     damage = damage_of(storage)

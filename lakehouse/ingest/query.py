@@ -19,7 +19,7 @@ from lakehouse.clock import Clock, now
 from lakehouse.config import Settings
 from lakehouse.crews import Crew
 from lakehouse.errors import LakehouseError, SlowStoreError, from_trace
-from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
+from lakehouse.ingest.checkpoint import FOLDER, is_readable, set_aside_if_damaged
 from lakehouse.ingest.commits import Commits, Outcome
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.failures import own_error
@@ -29,7 +29,7 @@ from lakehouse.ingest.requests import Requests
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.plan import Plan, TopicPlan
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
-from lakehouse.store.applications import application_folder
+from lakehouse.store.applications import checkpoint_folder
 from lakehouse.store.notes import StopRequest
 
 log = logging.getLogger(__name__)
@@ -87,8 +87,9 @@ class IngestQuery:
         """Start the query over all topics that there are or may come."""
         self.failure = None
         self._write_plan()
-        place = application_folder(self._settings)
-        set_aside_if_damaged(place.files(), self._settings.application, self._clock())
+        place = checkpoint_folder(self._settings)
+        if is_readable(place.uri):
+            set_aside_if_damaged(place.files(), self._settings.application, self._clock())
         spark.dataSource.register(PubSubSource)
         spark.sparkContext.setLocalProperty("spark.scheduler.pool", "ingest")
         trigger_ms = int(self._settings.ingest.trigger.total_seconds() * 1000)
