@@ -18,6 +18,9 @@ SLOWEST_CLOCK = 0.25
 What gains less (a device that repeats one moment and a millisecond) is taken for a clock that stands still.
 """
 
+RECENT_COMMITS = 20
+"""Commits of bronze in which what went wrong is counted."""
+
 
 @dataclass(frozen=True)
 class OpenHour:
@@ -137,6 +140,9 @@ class IngestState:
     `newest` is the event at which the publishers' clock last ran; `rejected` counts the messages since the last close
     that have no place in any hour. `closed_in` is the version of the newest commit that closed hours, 0 where none has;
     None where an older release did not say.
+
+    `unacknowledged` counts messages whose acknowledgement was refused for good, by the version of their commit, of the
+    `RECENT_COMMITS` newest; None where an older release did not say.
     """
 
     epoch: int = 0
@@ -149,6 +155,13 @@ class IngestState:
     newest: NewestEvent | None = None
     closed_in: int | None = 0
     positions: Positions | None = None
+    unacknowledged: Mapping[int, int] | None = field(default_factory=dict)
+
+    def committed_as(self, version: int, *, has_closes: bool, unacknowledged: int) -> IngestState:
+        """The same once a commit has that version, which says this of itself."""
+        refused = {**(self.unacknowledged or {}), version: unacknowledged}
+        recent = {key: count for key, count in refused.items() if count and key > version - RECENT_COMMITS}
+        return replace(self, closed_in=version if has_closes else self.closed_in, unacknowledged=recent)
 
     def as_json(self) -> dict[str, Any]:
         positions = {"positions": self.positions.as_json()} if self.positions else {}
@@ -165,6 +178,7 @@ class IngestState:
             "slots": self.slots,
             "rejected": self.rejected,
             "closed_in": self.closed_in,
+            "unacknowledged": self.unacknowledged and {str(key): count for key, count in self.unacknowledged.items()},
             "newest": self.newest
             and {
                 "event_time": self.newest.event_time.isoformat(),
@@ -186,6 +200,7 @@ class IngestState:
             _newest(values),
             values.get("closed_in"),
             Positions.from_json(values["positions"]) if values.get("positions") else None,
+            _by_version(values.get("unacknowledged")),
         )
 
 
@@ -213,6 +228,10 @@ def _newest(values: Mapping[str, Any]) -> NewestEvent | None:
     newest = values.get("newest", before) or {"event_time": None, "publish_time": None}
     event_time, publish_time = _instant(newest["event_time"]), _instant(newest["publish_time"])
     return NewestEvent(event_time, publish_time) if event_time and publish_time else None
+
+
+def _by_version(counts: Mapping[str, int] | None) -> dict[int, int] | None:
+    return None if counts is None else {int(version): count for version, count in counts.items()}
 
 
 def _iso(instant: datetime | None) -> str | None:

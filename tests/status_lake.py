@@ -14,6 +14,7 @@ from lakehouse.operations.explain import Explanation, explain_hour
 from lakehouse.operations.hour_status import HourStatus, hour_statuses
 from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.progress import IngestState
+from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.tables import TopicTables
 from tests.lake import FIVE, SEVEN, SIX, write_conf, write_suite
 from tests.lake import Lake as OneTopicLake
@@ -86,7 +87,8 @@ class Lake:
             "unacknowledged": state.pop("unacknowledged", 0),
         }  # fmt: skip
         common = {"open_hour": FIVE, "slots": 2, "max_event_time": seen, "max_publish_time": seen}
-        lake.commit(state=IngestState(**{"epoch": 0, **common, **state}), **said)
+        before = newest_state(lake.tables.bronze()).unacknowledged if lake.tables.has_bronze() else {}
+        lake.commit(state=IngestState(**{"epoch": 0, "unacknowledged": before, **common, **state}), **said)
         self._epoch = lake.epoch
 
     def closed(self, hour: str) -> None:

@@ -218,7 +218,7 @@ def test_closes_are_found_without_the_commits_between(table: DeltaTable, monkeyp
 
 
 def test_closes_of_an_older_release_are_found_by_reading_on(table: DeltaTable, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(bronze_log, "replace", lambda state, **more: state)
+    monkeypatch.setattr(IngestState, "committed_as", lambda state, version, **more: state)
     old = commit_batch(table, [], IngestState(1, SIX, closed_in=None), {"segments": [], "closed": [{"hour": FIVE}]})
     monkeypatch.undo()
     put(table, 2)

@@ -180,17 +180,18 @@ def test_the_store_s_clock_is_that_of_the_newest_row() -> None:
     class Bucket:
         has_clock = True
 
-        def listing(self, folder: str) -> list[Stored]:
+        def listing(self, folder: str, since: str) -> list[Stored]:
+            assert since == f"{7:020d}"
             assert folder == "_delta_log"
             return [Stored(f"_delta_log/{n}.json", 1, after_noon(n)) for n in (7, 3)]
 
-    assert store_ahead(cast(Storage, Bucket()), lambda: after_noon(5)) == timedelta(seconds=2)
+    assert store_ahead(cast(Storage, Bucket()), 7, lambda: after_noon(5)) == timedelta(seconds=2)
 
 
 def test_a_folder_has_no_clock_of_its_own(tmp_path: Path) -> None:
     storage = storage_for(str(tmp_path))
     assert storage.put_if_absent("_delta_log/0.json", b"{}")
-    assert store_ahead(storage, lambda: NOON) == timedelta(0)
+    assert store_ahead(storage, 7, lambda: NOON) == timedelta(0)
 
 
 def test_a_clock_behind_the_broker_s_is_reported() -> None:

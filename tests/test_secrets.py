@@ -247,7 +247,7 @@ def test_what_an_older_release_kept_is_not_handed_on(judged: SealedLake, config:
 def test_what_breaks_a_page_is_said_without_secrets(
     judged: SealedLake, config: Config, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    def telling(*_: object) -> Any:
+    def telling(*_: object, **more: object) -> Any:
         raise RuntimeError(f"a client was given {KEY}")
 
     monkeypatch.setattr(report, "read_topic", telling)

@@ -99,10 +99,10 @@ def topics_with_lake(config: Config, names: Sequence[str] | None) -> list[Topic]
     return started
 
 
-def started_topic(config: Config, name: str) -> TopicSnapshot:
-    """What the topic's lake says; LakeError when there is none."""
+def started_topic(config: Config, name: str, newest_hours: int | None = None) -> TopicSnapshot:
+    """What the topic's lake says, of all hours or of the newest; LakeError when there is none."""
     topic = topic_with_lake(config, name)
-    snapshot = read_topic(topic, config)
+    snapshot = read_topic(topic, config, newest_hours=newest_hours)
     if not snapshot.is_started:
         raise _no_lake(f"topic {name!r}", TopicTables(topic, config.settings).raw.uri)
     return snapshot

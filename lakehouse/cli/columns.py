@@ -11,9 +11,9 @@ from lakehouse.cli.output import NOTHING, Column, age_text, instant_text, number
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.operations.hour_status import HourStatus
-from lakehouse.operations.snapshot import RECENT
 from lakehouse.operations.status import TopicStatus
 from lakehouse.operations.topic_life import TopicLife
+from lakehouse.progress import RECENT_COMMITS
 from lakehouse.store.history import Entry
 from lakehouse.store.records import Mirrored, MirrorFailed, Withdrawn
 
@@ -127,7 +127,7 @@ def _status_due(row: TopicStatus) -> str:
 def _status_unacknowledged(row: TopicStatus) -> str:
     if not row.unacknowledged:
         return number_text(row.unacknowledged)
-    of = f"in the newest {RECENT} commits"
+    of = f"in the newest {RECENT_COMMITS} commits"
     return f"{row.unacknowledged:,} messages {of}: refused by Pub/Sub for good; they come again, as duplicates"
 
 

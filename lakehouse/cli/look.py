@@ -135,7 +135,7 @@ def topic_hours(
 ) -> None:
     """A line per hour of a topic: counts, verdict, targets, and how long after its end it got there."""
     config = load_usable(context.obj)
-    rows = hour_statuses(started_topic(config, topic), last, config.now())
+    rows = hour_statuses(started_topic(config, topic, last), last, config.now())
     if as_json:
         print_json({"topic": topic, "hours": [asdict(row) for row in rows]})
     else:

@@ -80,8 +80,9 @@ def claim(
     is_first_run = journal.take_over()
     failpoints.reach("ingest.started")
     leave_note(config.settings, journal.former_application, topic.name)
-    journal.record_missing_closes(bronze.log)
-    recorded_until = bronze.state().open_hour
+    state = bronze.state()
+    journal.record_missing_closes(bronze.log, state)
+    recorded_until = state.open_hour
     claimed = ClaimedTopic(
         tables,
         bronze,
@@ -155,6 +156,11 @@ class ClaimedTopic:
         return self._bronze.state().open_hour
 
     @property
+    def version(self) -> int:
+        """Of bronze, as of the last look at the log."""
+        return self._bronze.log.version
+
+    @property
     def last_used(self) -> int:
         """The last epoch that the topic has used, as far as a manifest or the log tells, or a batch of this run."""
         return max(self._last_used, self._bronze.state().epoch)
@@ -190,7 +196,8 @@ class ClaimedTopic:
 
     def _checked_clock(self) -> ClockCheck:
         if self._clock_check is None:  # at the claim, whose row the store has just taken
-            ahead = store_ahead(self._tables.sealed.below("ledger").files(), self._clock)
+            ledger = self._journal.ledger
+            ahead = store_ahead(self._tables.sealed.below("ledger").files(), ledger.version, self._clock)
             # A replayed day goes on in leaps: it is its own steady clock.
             steady = self._clock.seconds if isinstance(self._clock, Replayed) else seconds_since_boot
             self._clock_check = ClockCheck(steady, store_ahead=ahead)
@@ -301,7 +308,7 @@ class ClaimedTopic:
     def _plan(self, facts: Sequence[Fact], epoch: int) -> BatchPlan:
         state = self._bronze.state()
         if state.open_hour != self._recorded_until:
-            self._journal.record_missing_closes(self._bronze.log)
+            self._journal.record_missing_closes(self._bronze.log, state)
             self._recorded_until = state.open_hour
         last, now = max(epoch, state.epoch), self._clock()
         self._manifests.positions = state.positions

@@ -71,9 +71,13 @@ class ClockCheck:
         return f"this machine's clock jumped {'ahead' if is_ahead else 'back'} by {_whole(abs(jump))}"
 
 
-def store_ahead(ledger: Storage, clock: Callable[[], datetime]) -> timedelta:
-    """By how much the store's clock is ahead of `clock`, by the row that was just written; 0 on local disks."""
-    written = [stored.modified_at for stored in ledger.listing("_delta_log")] if ledger.has_clock else []
+def store_ahead(ledger: Storage, version: int, clock: Callable[[], datetime]) -> timedelta:
+    """By how much the store's clock is ahead of `clock`, by the row that was just written; 0 on local disks.
+
+    `version` is the ledger's since then: nothing older is listed.
+    """
+    since = f"{version:020d}"
+    written = [stored.modified_at for stored in ledger.listing("_delta_log", since)] if ledger.has_clock else []
     return max(written) - clock() if written else timedelta(0)
 
 

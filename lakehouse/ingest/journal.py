@@ -12,9 +12,9 @@ from lakehouse.clock import Clock
 from lakehouse.errors import StaleDriverError
 from lakehouse.ingest.batch import BatchPlan, Request
 from lakehouse.ingest.closing import Awaits, Held
-from lakehouse.progress import Frontier, watermark
+from lakehouse.progress import Frontier, IngestState, watermark
 from lakehouse.store import bronze_log, records
-from lakehouse.store.history import History
+from lakehouse.store.history import Entry, History
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.records import (
     Closed,
@@ -54,13 +54,19 @@ class Journal:
 
     def take_over(self) -> bool:
         """Record that this run has the topic from now on; whether it is the first one ever."""
-        history = self.ledger.history()
-        before, newest = history.last(State.STARTED), history.newest(State.STARTED, State.STOPPED)
-        if before is not None and newest is before:
-            self.former_application = before.of(Started).application
+        before: Entry | None = None
+
+        def look(history: History) -> bool:
+            nonlocal before
+            before, newest = history.last(State.STARTED), history.newest(State.STARTED, State.STOPPED)
+            is_there = before is not None and newest is before
+            self.former_application = before.of(Started).application if before and is_there else None
+            return False
+
         settings, host = self._tables.settings, socket.gethostname()
         application = settings.application or None
-        self.ledger.record(Started(run=self._run, host=host, release=settings.release, application=application))
+        started = Started(run=self._run, host=host, release=settings.release, application=application)
+        self.ledger.record(started, unless=look)
         return before is None
 
     def check_newest(self) -> None:
@@ -96,13 +102,14 @@ class Journal:
         for details in closed:
             self._record_close(details, version)
 
-    def record_missing_closes(self, bronze: bronze_log.Bronze) -> None:
+    def record_missing_closes(self, bronze: bronze_log.Bronze, state: IngestState) -> None:
         """A crash may have come between the commit and the ledger, ours or another run's: the log knows what closed.
 
-        It must come before the next close is recorded: the newest in the ledger says how far to look.
+        It must come before the next close is recorded: the newest in the ledger says how far to look. Only who records
+        closes adds to those that `take_over` or `check_newest` has read.
         """
-        newest = self.ledger.history().closed_through() or ""
-        for version, details in bronze_log.closes_since(bronze, newest):
+        newest = self.ledger.known_history().closed_through() or ""
+        for version, details in bronze_log.closes_since(bronze, newest, state):
             self._record_close(details, version)
 
     def _record_close(self, details: Mapping[str, Any], version: int) -> None:

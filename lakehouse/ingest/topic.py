@@ -161,7 +161,7 @@ class TopicIngest:
 
     def _note_batch(self, batch: Batch) -> None:
         self.last_batch = batch
-        self.pulse = self.pulse.after_trigger(self._clock(), batch.epoch, batch.frontier)
+        self.pulse = self.pulse.after_trigger(self._clock(), batch.epoch, batch.frontier, self._claim().version)
 
     def _note_load(self, facts: Sequence[Fact]) -> None:
         """How many slots the next epoch is to have, and how much each of them brought."""

@@ -79,12 +79,15 @@ class TargetRun:
         self._topic = tables.topic
 
     def run_due(self) -> Outcome:
-        """Withdraw, publish, count and record what is due; what an hour raises is an error of the outcome."""
+        """Withdraw, publish, count and record what is due; what an hour raises is an error of the outcome.
+
+        By the ledger as it was read last: a row is recorded only where it is right by what is there by then.
+        """
         outcome = Outcome()
         self._withdraw_due(outcome)
         failures: list[tuple[Hour, LakehouseError]] = []
         in_a_row = 0
-        for hour, work in self._at_once(due_now(self._ledger.history(), self._mirror.name, self._clock)):
+        for hour, work in self._at_once(due_now(self._ledger.known_history(), self._mirror.name, self._clock)):
             try:
                 delivery = work.result()
                 if self._record(delivery):
@@ -112,9 +115,9 @@ class TargetRun:
         return outcome
 
     def _withdraw_due(self, outcome: Outcome) -> None:
-        for hour in takewhile(lambda _: not self._is_stopping(), self._due_to_withdraw(self._ledger.history())):
+        for hour in takewhile(lambda _: not self._is_stopping(), self._due_to_withdraw(self._ledger.known_history())):
             try:
-                sealed = sealed_hour(self._tables, self._ledger.history(), hour)
+                sealed = sealed_hour(self._tables, self._ledger.known_history(), hour)
                 self._mirror.withdraw(sealed)
                 self._record_withdrawn(hour, sealed.revision)
             except Exception as error:
@@ -162,7 +165,7 @@ class TargetRun:
         running: deque[tuple[Hour, Future[Delivery]]] = deque()
         with ThreadPoolExecutor(self._mirror.hours_at_once) as pool:
             for hour in takewhile(lambda _: not self._is_stopping(), due):
-                running.append((hour, pool.submit(self._deliver, hour, self._ledger.history())))
+                running.append((hour, pool.submit(self._deliver, hour, self._ledger.known_history())))
                 if len(running) == self._mirror.hours_at_once:
                     yield running.popleft()
             yield from running

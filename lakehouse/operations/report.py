@@ -27,7 +27,7 @@ from lakehouse.operations.hour_status import HourStatus, hour_statuses
 from lakehouse.operations.report_sites import register
 from lakehouse.operations.snapshot import TopicSnapshot, read_topic
 from lakehouse.operations.status import STATES, status_of
-from lakehouse.operations.topic_life import signs_of
+from lakehouse.operations.topic_life import known_commit, signs_of
 from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.pages import charts, hour
 from lakehouse.pages.charts import Outcome
@@ -207,7 +207,7 @@ def _build_topic(
 ) -> tuple[_TopicView, dict[str, str]]:
     """The topic's view, and what each of its pages was drawn from; a topic that cannot be read has a complaint."""
     try:
-        snapshot = read_topic(topic, config)
+        snapshot = read_topic(topic, config, newest_hours=last, commit=known_commit(topic.name, signs))
         tables = TopicTables(topic, config.settings)
         status = status_of(snapshot, signs, now)
         view = _TopicView(topic, _rows(snapshot, last, now), state=status.state, cause=shared_cause(status))

@@ -14,26 +14,27 @@ from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
-from lakehouse.progress import IngestState
+from lakehouse.progress import RECENT_COMMITS, IngestState
 from lakehouse.store import records
 from lakehouse.store.bronze_log import INGEST, ingest_commits
-from lakehouse.store.delta import metadata_of_commits
+from lakehouse.store.delta import metadata_of_commits, table_errors
 from lakehouse.store.history import History
 from lakehouse.store.ledger import LedgerTable
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
+from lakehouse.store.table_log import TableLog, log_of
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
-RECENT = 20
-"""Commits of bronze in which what went wrong is counted."""
+_MOST_AHEAD = 32
+"""Commits that are followed from one that a heartbeat names, before the log is listed instead."""
 
 
 @dataclass(frozen=True)
 class Batch:
     """Ingest's last commit to bronze: the heartbeat, and what the next batch starts from.
 
-    `unacknowledged` counts, in the newest `RECENT` commits, messages whose acknowledgement Pub/Sub refused for good.
+    `unacknowledged` counts messages whose acknowledgement Pub/Sub refused for good, in the newest `RECENT_COMMITS`.
     """
 
     version: int
@@ -69,21 +70,31 @@ class TopicSnapshot:
         return self.batch.state.open_hour if self.batch else None
 
 
-def read_topic(topic: Topic, config: Config) -> TopicSnapshot:
-    """What the topic's lake says; LakeError when it is there and cannot be read, or one of its tables is gone."""
+def read_topic(
+    topic: Topic, config: Config, *, newest_hours: int | None = None, commit: int | None = None
+) -> TopicSnapshot:
+    """What the topic's lake says; LakeError when it is there and cannot be read, or one of its tables is gone.
+
+    With `newest_hours` the history is what tells how the topic is and its newest hours, 0 for how it is alone, where a
+    digest of the ledger has that. `commit` is a version of bronze that is known: newer ones are looked for from there.
+    """
     tables = TopicTables(topic, config.settings)
-    ledger, bronze = _table(tables.sealed.below("ledger")), _table(tables.raw.below("bronze"))
-    history = LedgerTable(ledger).history() if ledger else History()
-    batch = _last_batch(bronze) if bronze else None
+    told = tables.telling_history(newest_hours) if newest_hours is not None else None
+    ledger = _table(tables.sealed.below("ledger")) if told is None else None
+    history = told or (LedgerTable(ledger).history() if ledger else History())
+    place = tables.raw.below("bronze")
+    batch = _batch_since(TableLog(place.uri, commit, place.options)) if commit is not None else None
+    bronze = _table(place) if batch is None else None
+    batch = batch or (_last_batch(log_of(bronze)) if bronze else None)
     known = (
-        (tables.sealed.below("ledger"), batch is not None and ledger is None),
-        (tables.raw.below("bronze"), bool(history.hours()) and bronze is None),
-        (tables.sealed.below("silver"), bool(history.sealed_hours()) and not tables.has_silver()),
+        (tables.sealed.below("ledger"), batch is not None and told is None and ledger is None),
+        (place, bool(history.hours()) and batch is None and bronze is None),
+        (tables.sealed.below("silver"), bool(history.sealed_hours()) and not _has_silver(tables)),
     )
-    for place, is_missing in known:
+    for missing, is_missing in known:
         if is_missing:
             raise LakeError(
-                place.uri,
+                missing.uri,
                 found="no Delta table",
                 expected="the topic's: its other tables know of hours that it must have",
                 next_step="Restore the folder from a backup.",
@@ -139,25 +150,50 @@ def _table(place: Place) -> DeltaTable | None:
         raise
 
 
-def _last_batch(bronze: DeltaTable) -> Batch | None:
-    recent = [found for found in metadata_of_commits(bronze, RECENT) if found[1].get("kind") == INGEST]
-    newest = next(iter(recent), None) or next(ingest_commits(bronze), None)
+def _has_silver(tables: TopicTables) -> bool:
+    """By a small file that tables of some age have, else by a list of the log."""
+    with table_errors(tables.sealed.uri):
+        is_there = tables.sealed.files().read("silver/_delta_log/_last_checkpoint") is not None
+    return is_there or tables.has_silver()
+
+
+def _batch_since(known: TableLog) -> Batch | None:
+    """The newest batch, where the log has that version, and few more; None where it must be opened to see."""
+    with table_errors(known.uri):
+        if known.entry(known.version) is None:
+            return None
+        version = known.version
+        while known.entry(version + 1) is not None:
+            version += 1
+            if version > known.version + _MOST_AHEAD:
+                return None
+    return _last_batch(known.at(version))
+
+
+def _last_batch(bronze: TableLog) -> Batch | None:
+    newest = next(ingest_commits(bronze), None)
     if newest is None:
         return None
     version, metadata = newest
-    unacknowledged = sum(int(each.get("unacknowledged") or 0) for _, each in recent)
+    state = IngestState.from_json(metadata["state"])
     return Batch(
-        version,
-        _committed_at(bronze, version, metadata),
-        IngestState.from_json(metadata["state"]),
-        metadata,
-        unacknowledged,
+        version, _committed_at(bronze, version, metadata), state, metadata, _unacknowledged(bronze, version, state)
     )
 
 
-def _committed_at(bronze: DeltaTable, version: int, metadata: dict[str, Any]) -> datetime:
+def _unacknowledged(bronze: TableLog, version: int, state: IngestState) -> int:
+    """In the newest commits; the state of an older release's commit does not say."""
+    first = bronze.version - RECENT_COMMITS + 1
+    if state.unacknowledged is not None:
+        return sum(count for each, count in state.unacknowledged.items() if each >= first)
+    recent = metadata_of_commits(bronze, RECENT_COMMITS)
+    return sum(int(each.get("unacknowledged") or 0) for _, each in recent if each.get("kind") == INGEST)
+
+
+def _committed_at(bronze: TableLog, version: int, metadata: dict[str, Any]) -> datetime:
     """By the lake's clock; a commit of an older release has only Delta's own time."""
     if "at" in metadata:
         return datetime.fromisoformat(metadata["at"])
-    *_, committed = bronze.history(int(bronze.version()) - version + 1)
-    return datetime.fromtimestamp(committed["timestamp"] / 1000, UTC)
+    entry = bronze.entry(version)
+    assert entry is not None
+    return datetime.fromtimestamp(entry.info["timestamp"] / 1000, UTC)

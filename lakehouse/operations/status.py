@@ -17,7 +17,7 @@ from lakehouse.operations.held import STUCK_AFTER, Held, Stuck, held_hours, stuc
 from lakehouse.operations.signs import Failure, failure, is_outdated, newest_sign, not_running_since
 from lakehouse.operations.snapshot import TopicSnapshot, read_topic, waits_for
 from lakehouse.operations.stage_failures import StageFailure, stage_failures
-from lakehouse.operations.topic_life import TopicLife, signs_of, topic_life
+from lakehouse.operations.topic_life import TopicLife, known_commit, signs_of, topic_life
 from lakehouse.store import records
 from lakehouse.store.heartbeats import Sign
 from lakehouse.store.records import State
@@ -26,7 +26,7 @@ from lakehouse.topics import Topic
 
 BEHIND_AFTER = timedelta(hours=1)
 """How long a closed hour may wait for its next stage."""
-_READERS = 16
+_READERS = 64
 """Topics read at the same time: nearly all of it is waiting for storage."""
 
 
@@ -63,9 +63,9 @@ class TopicStatus:
     that has closed and is not everywhere it goes; `waits_since` is when something last happened to it.
     `delivered_hour` is the newest that is everywhere it goes, `behind_seconds` how long ago that hour ended. `rejected`
     counts messages since the close before last, `rejected_share` is their share of all messages since then.
-    `unacknowledged` counts messages of the newest `RECENT` commits whose acknowledgement was refused for good. `life`
-    is what the topic's application says of it; None where none names it, as before the first heartbeat of a lake.
-    `damage` is what a look at the files found, or the newest that is recorded, for which see `maintain`.
+    `unacknowledged` counts messages of the newest `RECENT_COMMITS` commits whose acknowledgement was refused for good.
+    `life` is what the topic's application says of it; None where none names it, as before the first heartbeat of a
+    lake. `damage` is what a look at the files found, or the newest that is recorded, for which see `maintain`.
     """
 
     topic: str
@@ -134,7 +134,7 @@ def _status_or_error(
     life = topic_life(name, signs, now)
     try:
         topic = config.topic(name)
-        snapshot = read_topic(topic, config)
+        snapshot = read_topic(topic, config, newest_hours=0, commit=known_commit(name, signs))
         tables = TopicTables(topic, config.settings)
         seen = damage(tables) if looks_at_files else recorded_damage(snapshot.history)
         return _status(snapshot, life, signs, seen, now)

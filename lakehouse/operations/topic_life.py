@@ -84,6 +84,12 @@ def topic_life(topic: str, signs: Iterable[Sign], now: datetime) -> TopicLife | 
     return _life(topic, max(named, key=rank), now) if named else None
 
 
+def known_commit(topic: str, signs: Iterable[Sign]) -> int | None:
+    """The newest version of the topic's bronze that an application has named; None where none has."""
+    pulses = [sign.heartbeat.topics[topic] for sign in signs if topic in sign.heartbeat.topics]
+    return max((pulse.commit for pulse in pulses if pulse.commit is not None), default=None)
+
+
 def _life(topic: str, sign: Sign, now: datetime) -> TopicLife:
     heartbeat, pulse = sign.heartbeat, sign.heartbeat.topics[topic]
     is_alive = sign.is_alive(now)

@@ -113,8 +113,10 @@ class Sealer:
             self._holds.put(f"silver/{file.path}" for file in files_of_hour(silver, hour))
 
     def _bronze_version(self, hour: Hour) -> int:
-        """The version at which the hour closed."""
-        history = self._ledger.history()
+        """The version at which the hour closed: what was true of that when the ledger was read last is so for ever."""
+        history = self._ledger.known_history()
+        if history.close_of(hour) is None:
+            history = self._ledger.history()
         close = history.close_of(hour)
         if close is None:
             raise self._error(

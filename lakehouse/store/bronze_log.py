@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import partial
 from typing import Any
@@ -91,22 +90,24 @@ def ingest_commits(bronze: Bronze) -> Iterator[tuple[int, dict[str, Any]]]:
             yield version, metadata
 
 
-def closes_since(bronze: Bronze, hour: Hour) -> list[tuple[int, dict[str, Any]]]:
-    """(version, what its commit says of it) of each hour that closed after the given one, oldest first."""
+def closes_since(bronze: Bronze, hour: Hour, state: IngestState | None = None) -> list[tuple[int, dict[str, Any]]]:
+    """(version, what its commit says of it) of each hour that closed after the given one, oldest first.
+
+    `state` is the newest, where it is known.
+    """
     log = log_of(bronze)
     found: list[tuple[int, dict[str, Any]]] = []
-    for version, metadata in _closing_commits(log):
+    for version, metadata in _closing_commits(log, (state or newest_state(log)).closed_in):
         found += [(version, closed) for closed in metadata["closed"] if closed["hour"] > hour]
         if any(closed["hour"] <= hour for closed in metadata["closed"]):
             break
     return sorted(found, key=lambda close: str(close[1]["hour"]))
 
 
-def _closing_commits(log: TableLog) -> Iterator[tuple[int, dict[str, Any]]]:
+def _closing_commits(log: TableLog, version: int | None) -> Iterator[tuple[int, dict[str, Any]]]:
     """Commits that closed hours, newest first, each by what the one after it says; all others are read where it does
     not.
     """
-    version = newest_state(log).closed_in
     while version:
         with table_errors(f"{log.uri} version {version}: what ingest said of its commit"):
             entry = log.entry(version)
@@ -167,10 +168,10 @@ def commit_to(
 
     A commit that closes hours names the one before it that did (`closed_before`): who looks for closes reads no others.
     """
-    has_closes = bool(metadata.get("closed"))
+    has_closes, refused = bool(metadata.get("closed")), int(metadata.get("unacknowledged") or 0)
 
     def after(version: int) -> IngestState:
-        return replace(state, closed_in=version) if has_closes else state
+        return state.committed_as(version, has_closes=has_closes, unacknowledged=refused)
 
     def text_at(version: int) -> str:
         before = {"closed_before": state.closed_in} if has_closes else {}

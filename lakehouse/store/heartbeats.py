@@ -37,6 +37,7 @@ class Pulse:
     last_trigger: Annotated[datetime | None, "when its last batch was done, also one that brought nothing"] = None
     epoch: Annotated[int | None, "the epoch of that batch"] = None
     frontier: Annotated[datetime | None, "publish time before which everything was consumed then"] = None
+    commit: Annotated[int | None, "version of bronze that it knew then"] = None
     error: Annotated[str | None, "why it is parked, failed or taken over"] = None
     failures: Annotated[int, "how often it has failed since its last batch"] = 0
     next_try_at: Annotated[datetime | None, "when it is tried again"] = None
@@ -47,10 +48,10 @@ class Pulse:
         """In that state, since it began; what was known of it stays."""
         return replace(self, state=state, since=self.since if state == self.state else at)
 
-    def after_trigger(self, at: datetime, epoch: int, frontier: datetime | None) -> Pulse:
+    def after_trigger(self, at: datetime, epoch: int, frontier: datetime | None, commit: int | None = None) -> Pulse:
         """After a batch: whatever failed before it is over."""
-        well = replace(self, last_trigger=at, epoch=epoch, frontier=frontier, error=None, failures=0, next_try_at=None)
-        return well.after_change("running", at)
+        known = replace(self, last_trigger=at, epoch=epoch, frontier=frontier, commit=commit)
+        return replace(known, error=None, failures=0, next_try_at=None).after_change("running", at)
 
     def after_failure(self, state: TopicState, at: datetime, error: str, next_try_at: datetime | None) -> Pulse:
         """After one more failure in a row."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import math
 import threading
 import time
@@ -25,11 +26,22 @@ from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.schemas import LEDGER
 from lakehouse.store.delta import Conflicts, commit_to_log, files, is_of_a_library, newly_opened, table_errors
+from lakehouse.store.digest import DIGEST, Digest, decoded, encoded, is_due_after, reaches_back, telling
+from lakehouse.store.files import Storage
 from lakehouse.store.history import Entry, History, entries_of, in_order, rows_of, with_changes
-from lakehouse.store.records import (
-    Record,
+from lakehouse.store.place import Place
+from lakehouse.store.records import Record
+from lakehouse.store.table_log import (
+    Change,
+    ConflictError,
+    LogEntry,
+    LostLogError,
+    TableLog,
+    log_of,
+    refuse_unknown_features,
 )
-from lakehouse.store.table_log import Change, ConflictError, LostLogError, log_of, refuse_unknown_features
+
+logger = logging.getLogger(__name__)
 
 _APP = "ledger"
 _TICK = timedelta(microseconds=1)
@@ -40,6 +52,8 @@ one. A row is written again as often as its file grows that many times.
 """
 
 _READERS = 16
+_MOST_BEHIND = 16
+"""Versions that a digest may be behind the table before the table is read instead."""
 
 
 @dataclass(frozen=True)
@@ -77,14 +91,17 @@ class LedgerTable:
     again: the rows stay what they are. `check_every` seconds it looks whether what it has read is still there.
     """
 
-    def __init__(self, table: DeltaTable, fan_out: int = FAN_OUT, check_every: float = 30.0) -> None:
+    def __init__(
+        self, table: DeltaTable, fan_out: int = FAN_OUT, check_every: float = 30.0, mirrors: Iterable[str] = ()
+    ) -> None:
         refuse_unknown_features(table)
         self.uri = table.table_uri
         self.lock = threading.RLock()
         self._log, self._fan_out, self._check_every = log_of(table), fan_out, check_every
         self._checked_at = time.monotonic()
         self._files: dict[str, LedgerFile] | None = None
-        self._history = History()
+        self._history, self._mirrors = History(), tuple(mirrors)
+        self._telling: History | None = None
         self._table: DeltaTable | None = table
 
     def history(self) -> History:
@@ -99,6 +116,11 @@ class LedgerTable:
                     raise
                 self._read_all()
             return self._history
+
+    @property
+    def version(self) -> int:
+        """That is known here."""
+        return self._log.version
 
     def known_history(self) -> History:
         """What the last call of `history` gave."""
@@ -120,6 +142,8 @@ class LedgerTable:
             if self._commit(change, [file], []):
                 self._extend(entries_of(rows, self.uri))
                 self._compact()
+                if is_due_after(entry):
+                    self._write_digest()
 
     def rewrite(self, changed: Callable[[Entry], Entry]) -> None:
         """Write every row again as `changed` gives it, in one commit; ConflictError as `append`.
@@ -157,7 +181,7 @@ class LedgerTable:
 
     def _may_hold(self, name: str, is_present: bool, changed: Callable[[Entry], Entry]) -> bool:
         try:
-            return any(changed(row) != row for row in entries_of(self._stored(name), self.uri))
+            return any(changed(row) != row for row in entries_of(_rows_in(self._log.files, self.uri, [name]), self.uri))
         except LakeError:
             if is_present:
                 raise
@@ -171,7 +195,7 @@ class LedgerTable:
         self._log = log_of(table)
         self._files = {file.path: LedgerFile(file.path, file.rows, file.size_bytes) for file in files(table)}
         rows = self._stored_rows(list(self._files.values()))
-        self._history = History(in_order(entries_of(rows, self.uri)))
+        self._history, self._telling = History(in_order(entries_of(rows, self.uri))), None
         self._checked_at = time.monotonic()
 
     def _follow(self) -> None:
@@ -180,11 +204,9 @@ class LedgerTable:
         if entries or time.monotonic() >= self._checked_at + self._check_every:
             self._check_known()
         for entry in entries:
-            if entry.changes_table or any(removed.get("dataChange", True) for removed in entry.of("remove")):
-                raise LostLogError(self.uri)
+            new = _files_with_new_rows(entry)
             added = [LedgerFile.of(action) for action in entry.of("add")]
             self._take(entry.version, added, [str(removed["path"]) for removed in entry.of("remove")])
-            new = [file for file, action in zip(added, entry.of("add"), strict=True) if action.get("dataChange", True)]
             if new:
                 self._extend(entries_of(self._stored_rows(new), self.uri))
 
@@ -203,28 +225,12 @@ class LedgerTable:
         self._log = self._log.at(version)
 
     def _extend(self, entries: Iterable[Entry]) -> None:
-        self._history = self._history.followed_by(in_order(entries))
+        added = in_order(entries)
+        self._history = self._history.followed_by(added)
+        self._telling = _continued(self._telling, added) if self._telling else None
 
     def _stored_rows(self, of: Sequence[LedgerFile]) -> pa.Table:
-        """As they are, whatever is broken in them."""
-        with ThreadPoolExecutor(_READERS) as readers:
-            parts = list(readers.map(lambda file: self._stored(file.path), of))
-        return pa.concat_tables([pa.Table.from_batches([], schema=LEDGER), *parts])
-
-    def _stored(self, path: str) -> pa.Table:
-        address = f"{self.uri.rstrip('/')}/{path}"
-        content = self._log.files.read(unquote(path))
-        if content is None:
-            raise LakeError(
-                address,
-                found="no such file",
-                expected="the rows of the ledger that the log names",
-                next_step="Restore it from a backup.",
-            )
-        with table_errors(address):
-            stored = pq.ParquetFile(pa.BufferReader(content)).read()
-        known = [stored[name] if name in stored.column_names else pa.nulls(len(stored)) for name in LEDGER.names]
-        return pa.table(dict(zip(LEDGER.names, known, strict=True))).cast(LEDGER)
+        return _rows_in(self._log.files, self.uri, [file.path for file in of])
 
     # --- writing -----------------------------------------------------------------------------------------------------
 
@@ -262,6 +268,89 @@ class LedgerTable:
             gone = tuple(each.as_removed(is_gone=False) for each in small)
             self._commit(Change((file.as_added(is_new=False),), gone), [file], small, "OPTIMIZE")
 
+    def _write_digest(self) -> None:
+        """For who asks how the topic is; where that fails, they read the table."""
+        try:
+            with table_errors(self.uri):
+                self._telling = telling(self._telling or self._history, self._mirrors)
+                content = encoded(self._telling, self._mirrors, self._log.version, self._files or ())
+                if content is not None:
+                    self._log.files.write(DIGEST, content)
+        except LakeError as refused:
+            logger.warning("ledger: table=%s not_written=%s error=%s", self.uri, DIGEST, refused)
+
+
+def telling_history(ledger: Place, mirrors: Iterable[str], newest: int) -> History | None:
+    """The ledger's rows that tell how its topic is now, and its `newest` hours, with few requests; see `telling`.
+
+    None where only the table says it.
+    """
+    files = ledger.files()
+    with table_errors(ledger.uri):
+        content = files.read(DIGEST)
+        digest = decoded(content, mirrors, newest, ledger.uri) if content else None
+        return _brought_up_to_date(TableLog(ledger.uri, digest.version, ledger.options), digest) if digest else None
+
+
+def _brought_up_to_date(log: TableLog, digest: Digest) -> History | None:
+    made_at = log.entry(digest.version)
+    if made_at is None or not {added.get("path") for added in made_at.of("add")} <= digest.files:
+        return None
+    known, version = digest.history, digest.version
+    while (entry := log.entry(version + 1)) is not None:
+        version += 1
+        if version > digest.version + _MOST_BEHIND:
+            return None
+        try:
+            new = [file.path for file in _files_with_new_rows(entry)]
+        except LostLogError:
+            return None
+        rows = in_order(entries_of(_rows_in(log.files, log.uri, new), log.uri)) if new else ()
+        continued = _continued(known, rows)
+        if continued is None:
+            return None
+        known = continued
+    return known
+
+
+def _continued(known: History, added: Sequence[Entry]) -> History | None:
+    """None where one of the rows is of an hour that was left out of those before it."""
+    for entry in added:
+        if reaches_back(entry, known):
+            return None
+        known = known.followed_by([entry])
+    return known
+
+
+def _files_with_new_rows(entry: LogEntry) -> list[LedgerFile]:
+    """Those that a version added; LostLogError where it did anything else than that, or than to compact."""
+    if entry.changes_table or any(removed.get("dataChange", True) for removed in entry.of("remove")):
+        raise LostLogError(f"version {entry.version}")
+    return [LedgerFile.of(action) for action in entry.of("add") if action.get("dataChange", True)]
+
+
+def _rows_in(files: Storage, ledger: str, paths: Iterable[str]) -> pa.Table:
+    """As they are, whatever is broken in them."""
+    with ThreadPoolExecutor(_READERS) as readers:
+        parts = list(readers.map(lambda path: _stored(files, ledger, path), paths))
+    return pa.concat_tables([pa.Table.from_batches([], schema=LEDGER), *parts])
+
+
+def _stored(files: Storage, ledger: str, path: str) -> pa.Table:
+    address = f"{ledger.rstrip('/')}/{path}"
+    content = files.read(unquote(path))
+    if content is None:
+        raise LakeError(
+            address,
+            found="no such file",
+            expected="the rows of the ledger that the log names",
+            next_step="Restore it from a backup.",
+        )
+    with table_errors(address):
+        stored = pq.ParquetFile(pa.BufferReader(content)).read()
+    known = [stored[name] if name in stored.column_names else pa.nulls(len(stored)) for name in LEDGER.names]
+    return pa.table(dict(zip(LEDGER.names, known, strict=True))).cast(LEDGER)
+
 
 class Ledger:
     """A topic's ledger for one who records in it. Each row is decided on the rows that were there before it."""
@@ -272,6 +361,11 @@ class Ledger:
     def history(self) -> History:
         """All rows as of now."""
         return self._table.history()
+
+    @property
+    def version(self) -> int:
+        """Of the table, as of the last row that was read or recorded here."""
+        return self._table.version
 
     def known_history(self) -> History:
         """The rows as this process read them last, without a look at the store."""
@@ -322,5 +416,5 @@ class Ledger:
 
     def _now(self, history: History) -> datetime:
         """Later than every row before it, also where two machines' clocks differ: rows are ordered by their time."""
-        last = max((entry.at for entry in history.entries), default=datetime.min.replace(tzinfo=UTC))
+        last = history.entries[-1].at if history.entries else datetime.min.replace(tzinfo=UTC)
         return max(self._clock(), last + _TICK)

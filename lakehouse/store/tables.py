@@ -17,7 +17,7 @@ from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
 from lakehouse.store.history import Entry, History
-from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.ledger import Ledger, LedgerTable, telling_history
 from lakehouse.store.place import Place
 from lakehouse.store.table_log import CHECKPOINT_EVERY
 from lakehouse.topics import Topic
@@ -67,16 +67,22 @@ class TopicTables:
         Its rows are dated by the clock of the lake, where none is given.
         """
         place = self._ledger
-        key = place.uri, tuple(sorted(place.options.items())), self.topic.audit_window
+        key = place.uri, tuple(sorted(place.options.items())), self.topic.audit_window, tuple(self.topic.mirrors)
         table = _ledgers.get(key)
-        if table is None or not place.has_table():
+        # Another store's table that is gone is an error of whoever reads on: no list is spent on each pass.
+        if table is None or not (place.files().has_clock or place.has_table()):
             # Without a lock, which a slow store of one topic would hold against all others: two handles do no harm.
-            table = _ledgers[key] = LedgerTable(_ensure(place, LEDGER, [], self._properties(self.topic.audit_window)))
+            made = _ensure(place, LEDGER, [], self._properties(self.topic.audit_window))
+            table = _ledgers[key] = LedgerTable(made, mirrors=self.topic.mirrors)
         return Ledger(table, by, clock or self.settings.clock)
 
     def history(self) -> History:
         """What the ledger says; nothing where there is no ledger."""
         return LedgerTable(self._ledger.table()).history() if self.has_ledger() else History()
+
+    def telling_history(self, newest: int) -> History | None:
+        """Of the ledger what tells how the topic is now, see `digest`; None where only the whole ledger does."""
+        return telling_history(self._ledger, self.topic.mirrors, newest)
 
     def ledger_files_to_change(self, changed: Callable[[Entry], Entry]) -> list[str]:
         """Addresses of the ledger's files with a row that `changed` gives otherwise, those of older versions too."""

@@ -1,0 +1,149 @@
+"""The rows of a ledger that say how its topic is, as one small object beside the table: who reads it reads no years.
+
+It names the version of the table that it was made from, and the files of that version. Whoever reads it looks whether
+that version is still there and which came since, so that it never says anything else than the table. It is written by
+whoever records a row; where it is missing, or is of another form, the table is read.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass
+from itertools import takewhile
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from lakehouse.hours import Hour
+from lakehouse.schemas import LEDGER
+from lakehouse.store.history import Entry, History, entries_of, in_order, rows_of
+from lakehouse.store.records import HOUR_STATES, StageFailed, State
+
+DIGEST = "_digest.parquet"
+"""Below the table: what begins with `_` is no file of a Delta table to any reader."""
+SHOWN_HOURS = 96
+"""Newest hours with all their rows: as many as pages show, and more than are listed without being asked for."""
+_BRIEF_HOURS = 2
+"""The same where only the topic's state is asked for."""
+_MOST_ROWS = 5_000
+_FORM = 1
+
+_FOLLOWED = {State.STARTED, State.CLOSED, State.SEALED, State.VALID, State.CLOSE_REQUESTED}
+"""After which another row comes soon: a reader finds these by the log's names."""
+_OF_HOURS = {*HOUR_STATES, State.MIRROR_FAILED, State.STAGE_FAILED} - {State.CLOSED}
+_RUNS = (State.STARTED, State.RECOVERED, State.FAILED)
+
+
+@dataclass(frozen=True)
+class Digest:
+    """`history` has the rows that tell, up to `version` of the table, which had `files`."""
+
+    version: int
+    files: frozenset[str]
+    history: History
+
+
+def is_due_after(entry: Entry) -> bool:
+    """Whether a digest is to be written once the row is there."""
+    return entry.state not in _FOLLOWED
+
+
+def telling(history: History, mirrors: Iterable[str], newest: int = SHOWN_HOURS) -> History:
+    """The rows that say how a topic with these mirrors is now, and all of its `newest` hours.
+
+    Hours that are everywhere they go are left out, unless an erasure has sealed them again. It can be continued: what
+    tells of these rows and newer ones is what tells of all, unless `reaches_back`.
+    """
+    kept = _kept_hours(history, set(mirrors), newest)
+    rare = {id(entry) for entry in _rare(history)}
+    first, closed = min(kept, default=""), history.closed_through() or ""
+
+    def tells(entry: Entry) -> bool:
+        if id(entry) in rare:
+            return True
+        if entry.state == State.CLOSE_REQUESTED:
+            return (entry.hour or "") >= first
+        is_of_hour = entry.state in (*_OF_HOURS, State.CLOSED, State.HELD) and entry.hour is not None
+        return is_of_hour and (entry.hour in kept or str(entry.hour) > closed)
+
+    return History(tuple(entry for entry in history.sound_entries if tells(entry)))
+
+
+def reaches_back(entry: Entry, known: History) -> bool:
+    """Whether the row is of an hour that was left out of `known`, so that it cannot be understood there."""
+    return entry.state in _OF_HOURS and entry.hour is not None and not known.of_hour(entry.hour)
+
+
+def encoded(known: History, mirrors: Iterable[str], version: int, files: Iterable[str]) -> bytes | None:
+    """A digest of these rows, which are `telling`; None where they are too many to be one."""
+    brief = telling(known, mirrors, _BRIEF_HOURS)
+    if not brief.entries or len(known.entries) > _MOST_ROWS:
+        return None
+    first = {id(entry) for entry in brief.entries}
+    told = {"form": _FORM, "version": version, "files": sorted(files), "mirrors": sorted(mirrors)}
+    schema = LEDGER.with_metadata({"digest": json.dumps(told)})
+    buffer = pa.BufferOutputStream()
+    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+        for entries in (brief.entries, [entry for entry in known.entries if id(entry) not in first]):
+            if entries:
+                writer.write_table(rows_of(entries).replace_schema_metadata(schema.metadata))
+    return bytes(buffer.getvalue().to_pybytes())
+
+
+def decoded(content: bytes, mirrors: Iterable[str], newest: int, ledger: str) -> Digest | None:
+    """The digest with the `newest` hours, 0 for the topic's state alone.
+
+    None where it is none, or was made for a topic with other mirrors, or does not go that far back.
+    """
+    try:
+        file = pq.ParquetFile(pa.BufferReader(content))
+        told = json.loads((file.schema_arrow.metadata or {}).get(b"digest", b"{}"))
+        if told.get("form") != _FORM or not set(mirrors) <= set(told["mirrors"]) or newest > SHOWN_HOURS:
+            return None
+        rows = file.read() if newest > _BRIEF_HOURS else file.read_row_group(0)
+        history = History(in_order(entries_of(rows.cast(LEDGER), ledger)))
+        return Digest(int(told["version"]), frozenset(map(str, told["files"])), history)
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError):
+        return None
+
+
+def _kept_hours(history: History, mirrors: set[str], newest: int) -> set[Hour]:
+    hours = history.hours()
+    kept = set(sorted({*hours, *history.ranges()})[-newest:])
+    finished = [hour for hour in hours if _is_finished(history, hour, mirrors)]
+    return kept | (set(hours) - set(finished)) | set(finished[-1:]) | _closed_last(history)
+
+
+def _is_finished(history: History, hour: Hour, mirrors: set[str]) -> bool:
+    is_delivered = history.is_cleared(hour) and mirrors <= history.targets_done(hour)
+    return is_delivered and history.revision(hour) == 1
+
+
+def _closed_last(history: History) -> set[Hour]:
+    """The hours that closed with the newest one that did, in one commit."""
+    closes = (entry for entry in reversed(history.sound_entries) if entry.state == State.CLOSED)
+    version: object = None
+
+    def is_of_newest(entry: Entry) -> bool:
+        nonlocal version
+        version = entry.details.get("bronze_version") if version is None else version
+        return bool(entry.details.get("bronze_version") == version)
+
+    return {str(entry.hour) for entry in takewhile(is_of_newest, closes)}
+
+
+def _rare(history: History) -> Iterator[Entry]:
+    """Of rows of the topic the newest of each state, with the first of the failures in a row that end in the newest;
+    of those that say why a stage fails, the newest of each stage.
+    """
+    states = (*_RUNS, State.STOPPED, State.DAMAGED, State.REPLAYED, State.HELD, State.CLOSED)
+    newest: dict[str, Entry] = {}
+    for entry in history.sound_entries:
+        if entry.state in states:
+            newest[entry.state] = entry
+        elif entry.state == State.STAGE_FAILED:
+            newest[f"{entry.state} {entry.of(StageFailed).stage}"] = entry
+    yield from newest.values()
+    runs = [entry for entry in history.sound_entries if entry.state in _RUNS]
+    yield from list(takewhile(lambda entry: entry.state == State.FAILED, reversed(runs)))[-1:]
