@@ -1,19 +1,30 @@
-"""A topic whose bronze log has grown, made in the time of one checkpoint: as maintain and compaction leave it.
+"""A topic that has lived for long, made in a minute, as maintain and compaction leave it.
 
-A real checkpoint is given the number that it would have; the entries before it are there by their names, all with the
-content of one batch of an early epoch. Live files are those of delivered hours, two each, and of the open hour.
+Of bronze a real checkpoint is given the number that it would have; the entries before it are there by their names, each
+with the content of one batch of an early epoch. Live files are two of each delivered hour, and those of the open one.
+The ledger has the rows of delivered hours, in the files that its own compaction makes; silver has their files by name.
 """
 
 from __future__ import annotations
 
-from datetime import timedelta
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from datetime import datetime, timedelta
 
-from bench.store import TRIGGERS_A_DAY, PlayedTopic
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from bench.played import TRIGGERS_A_DAY, PlayedTopics
 from lakehouse import hours
 from lakehouse.store import bronze_log
-from lakehouse.store.delta import DataFile, event_time_stats, open_table
+from lakehouse.store import tables as tables_module
+from lakehouse.store.delta import DataFile, commit, commit_to_log, event_time_stats, open_table
 from lakehouse.store.files import storage_for
-from lakehouse.store.table_log import CHECKPOINT_EVERY, checkpoint_path, entry_path, newest_log
+from lakehouse.store.history import Entry, rows_of
+from lakehouse.store.ledger import FAN_OUT, LedgerFile
+from lakehouse.store.records import Closed, Condition, Held, Mirrored, Record, Sealed, Valid
+from lakehouse.store.table_log import CHECKPOINT_EVERY, Change, checkpoint_path, entry_path, newest_log
 from tests.servers.object_store import ObjectStoreServer
 
 _LOG_DAYS = 37
@@ -21,7 +32,7 @@ _LOG_DAYS = 37
 _BRONZE_DAYS = 30
 
 
-def grow(topic: PlayedTopic, store: ObjectStoreServer, days: int) -> None:
+def grow(topic: PlayedTopics, store: ObjectStoreServer, days: int) -> None:
     """Let the topic's bronze be so many days old; whoever follows its log has to begin again."""
     bronze = topic.world.tables.raw.below("bronze")
     live = [_file(topic, hour, part) for hour in range(24 * min(days, _BRONZE_DAYS)) for part in range(2)]
@@ -48,9 +59,79 @@ def grow(topic: PlayedTopic, store: ObjectStoreServer, days: int) -> None:
     assert log.version == aged
 
 
-def _file(topic: PlayedTopic, ago: int, part: int) -> DataFile:
+def _file(topic: PlayedTopics, ago: int, part: int) -> DataFile:
     """Of a delivered hour; it is in the log alone."""
     end = topic.world.now - timedelta(hours=ago + 1)
     hour = hours.hour_of(end)
     name = f"{hour}/compacted-{ago:06d}-{part}.parquet"
     return DataFile(name, hour, 1_000, 100_000, end, event_time_stats(hours.start_of(hour), end))
+
+
+def grow_ledger(topic: PlayedTopics, count: int) -> None:
+    """Let so many hours have been delivered before the topic's first one; this process begins again with the ledger."""
+    tables = topic.world.tables
+    tables.ledger("grown").history()
+    ledger = tables.sealed.below("ledger")
+    newest = hours.start_of(hours.hour_of(topic.world.now)) - timedelta(hours=2)
+    entries = [entry for ago in range(count, 0, -1) for entry in _rows(newest - timedelta(hours=ago), count - ago)]
+    log = newest_log(ledger.uri, ledger.options)
+    assert log is not None
+    added = []
+    while entries:
+        size = FAN_OUT ** int(math.log(len(entries), FAN_OUT))
+        chunk, entries = entries[:size], entries[size:]
+        buffer = pa.BufferOutputStream()
+        pq.write_table(rows_of(chunk), buffer, compression="zstd")
+        content = buffer.getvalue().to_pybytes()
+        file = LedgerFile(f"grown-{len(added)}.parquet", size, len(content))
+        log.files.write(file.path, content)
+        added.append(file.as_added(is_new=True))
+    commit_to_log(log, Change(tuple(added), transactions={"ledger": log.version + 1}), lambda version: None)
+    tables_module._ledgers.clear()
+    _grow_silver(topic, newest, count)
+
+
+def _rows(start: datetime, number: int) -> Iterator[Entry]:
+    """Of an hour that was delivered as it should be."""
+    hour, end = hours.hour_of(start), start + timedelta(hours=1)
+    met = [
+        Condition(condition=name, is_met=True, required="r", measured="m", text=f"{name} met")
+        for name in ("time", "backlog", "quiet")
+    ]
+    closed = Closed(bronze_version=360 * number, conditions=tuple(met), rows=8, epoch=360 * number, release="crash")
+    sealed = Sealed(silver_version=number, bronze_version=360 * number, rows=8, id_checksum=1, deliveries=8, files=1)
+    mirrored = Mirrored(target="folder", where=f"/mirror/plays/{hour}", rows=8, id_checksum=1, seconds=0.2)
+    held = Held(reasons=(replace(met[0], is_met=False),), rows=8, epoch=360 * number)
+    told: list[tuple[float, Record]] = [
+        (1, held),
+        (31, held),
+        (32, closed),
+        (33, sealed),
+        (34, Valid()),
+        (35, mirrored),
+    ]
+    for minutes, record in told:
+        at = end + timedelta(minutes=minutes)
+        yield Entry(hour, record.state, at, "grown/crash/bench", record.as_json())
+
+
+def _grow_silver(topic: PlayedTopics, newest: datetime, count: int) -> None:
+    table = topic.world.tables.ensure_silver()
+    added = []
+    for ago in range(count, 0, -1):
+        start = newest - timedelta(hours=ago)
+        hour, stats = hours.hour_of(start), event_time_stats(start, start + timedelta(minutes=59))
+        added.append(DataFile(f"hour={hour}/grown.parquet", hour, 8, 1_000, start + timedelta(hours=2), stats))
+    commit(table, added, metadata={"kind": "grown"}, transactions={})
+    table.create_checkpoint()
+
+
+def copies(topic: PlayedTopics, store: ObjectStoreServer, count: int) -> list[str]:
+    """Names of the topic and of others whose lakes are the same as its, object by object."""
+    name, places = topic.topic.name, (topic.world.tables.raw, topic.world.tables.sealed)
+    for place in places:
+        for stored in place.files().listing(""):
+            here = f"{place.uri.removeprefix('gs://')}/{stored.path}"
+            root, _, path = here.partition(f"/{name}/")
+            store.fill(f"{root}/{name}_{{:03d}}/{path}", here, 1, count)
+    return [name, *(f"{name}_{number:03d}" for number in range(1, count + 1))]

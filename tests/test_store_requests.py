@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.store import BETWEEN, PlayedTopic
+from bench.played import BETWEEN, PlayedTopics
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import seal_due
@@ -36,7 +36,7 @@ def _well(store: ObjectStoreServer) -> None:
 
 def test_a_trigger_asks_for_the_same_however_long_the_log_is(store: ObjectStoreServer, tmp_path: Path) -> None:
     """Each commit used to be read again by the planner, the driver and whoever looked for the newest state."""
-    topic = PlayedTopic(store, tmp_path)
+    topic = PlayedTopics(store, tmp_path)
     asked = [topic.trigger(events=2)[0] for _ in range(19)]
     assert sorted(asked[4:10]) == sorted(asked[13:19])
     assert max(asked[4:19]) <= MOST_WITH_ROWS
@@ -47,7 +47,7 @@ def test_a_trigger_asks_for_the_same_however_long_the_log_is(store: ObjectStoreS
 
 
 def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer, tmp_path: Path) -> None:
-    topic = PlayedTopic(store, tmp_path)
+    topic = PlayedTopics(store, tmp_path)
     topic.trigger(events=2)
     for _ in range(30):
         topic.world.ledger().record("held", topic.world.now.strftime("%Y-%m-%dT%H"), {})
@@ -57,7 +57,7 @@ def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer
 
 def test_a_small_file_of_an_hour_is_asked_for_once(store: ObjectStoreServer, tmp_path: Path) -> None:
     """Its footer, its ids and its rows were three requests, the last of them one file after the other."""
-    topic = PlayedTopic(store, tmp_path)
+    topic = PlayedTopics(store, tmp_path)
     for _ in range(6):
         topic.trigger(events=2)
     topic.world.now += timedelta(hours=2)
@@ -94,7 +94,7 @@ def test_a_store_in_a_bad_hour_loses_and_doubles_nothing(
 ) -> None:
     """Refused requests of every kind, answers that got lost, lists that lag; a run that gives up is started again."""
     monkeypatch.setattr("google.api_core.retry.retry_unary.time.sleep", lambda seconds: None)
-    topic = PlayedTopic(store, tmp_path)
+    topic = PlayedTopics(store, tmp_path)
     store.requests()
     store.misbehave(Faults(share=0.15, seed=seed, lag_seconds=0.1))
     for number in range(28):
