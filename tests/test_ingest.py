@@ -6,7 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -15,7 +15,6 @@ import grpc
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from folders import bronze_table, folders_of, ledger_table
 from google.cloud.pubsub_v1 import PublisherClient
 from pyspark.sql import SparkSession
 from subscribing import (
@@ -47,12 +46,11 @@ from lakehouse.schemas import FACTS
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
 from lakehouse.store.delta import files
-from lakehouse.store.files import storage_for
-from lakehouse.store.history import History
-from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.files import Storage
 from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 from tests.clock import Clock
+from tests.lake import Lake as OneTopic
 from tests.pulls import facts_of, land_of
 from tests.supervised import ingest_of
 
@@ -102,20 +100,17 @@ def publish(*payloads: bytes) -> None:
 
 
 @dataclass
-class Lake:
+class Lake(OneTopic):
     """One topic's lake, and drivers over it as of new processes."""
 
-    config: Config
-    clock: Clock
-    frontier: Told
+    frontier: Told = field(default_factory=lambda: Told(None))
 
-    def __post_init__(self) -> None:
-        self.topic = next(iter(self.config.topics.values()))
-        self.folders = folders_of(self.config.settings, self.topic.name)
-        self.storage = storage_for(self.folders.raw)
+    @property
+    def storage(self) -> Storage:
+        return self.tables.raw.files()
 
     def with_topic(self, topic: Topic) -> Lake:
-        return Lake(replace(self.config, topics={topic.name: topic}), self.clock, self.frontier)
+        return replace(self, topic=topic, config=replace(self.config, topics={topic.name: topic}))
 
     def driver(self, run: str = "one", **more: Any) -> TopicIngest:
         driver = TopicIngest(self.topic, self.config, run=run, clock=self.clock, frontier=self.frontier, **more)
@@ -130,26 +125,17 @@ class Lake:
             land_of(self.topic, self.folders.raw, settings), planned, Puller(clock=self.clock), self.topic.name
         )
 
-    def bronze(self) -> Any:
-        return bronze_table(self.folders, self.topic, {})
-
     def state(self) -> Any:
-        return newest_state(self.bronze())
+        return newest_state(self.bronze)
 
     def metadata(self) -> dict[str, Any]:
         """Of the newest commit."""
-        return next(ingest_commits(self.bronze()))[1]
-
-    def ledger(self) -> Ledger:
-        return Ledger(LedgerTable(ledger_table(self.folders, self.topic, {})), "test", self.clock)
-
-    def history(self) -> History:
-        return self.ledger().history()
+        return next(ingest_commits(self.bronze))[1]
 
     def delivered(self) -> dict[str, list[str | None]]:
         """Message ids by bucket, as the log has them."""
         buckets: dict[str, list[str | None]] = {}
-        for file in files(self.bronze()):
+        for file in files(self.bronze):
             with self.storage.open(f"bronze/{file.path}") as source:
                 for row in pq.read_table(source).to_pylist():
                     buckets.setdefault(row["event_id"] or "-", []).append(file.hour)
@@ -157,8 +143,8 @@ class Lake:
 
 
 @pytest.fixture
-def lake(config: Config, clock: Clock, frontier: Told, broker: Broker) -> Lake:
-    return Lake(config, clock, frontier)
+def lake(topic: Topic, config: Config, clock: Clock, frontier: Told, broker: Broker) -> Lake:
+    return Lake(topic, config, clock=clock, frontier=frontier)
 
 
 # --- one commit per batch ------------------------------------------------------------------------------------------
@@ -169,10 +155,10 @@ def test_a_batch_is_one_commit_of_its_files_in_their_buckets(lake: Lake) -> None
     publish(play("10:10"), play("11:10"), b"not json")
     batch = driver.commit_facts(lake.pulled(1))
     assert (batch.epoch, batch.version, batch.rows) == (1, 1, 3)
-    assert lake.bronze().version() == 1
+    assert lake.bronze.version() == 1
     assert lake.delivered() == {"10:10": [TEN], "11:10": [ELEVEN], "-": [None]}
-    assert lake.bronze().transaction_version("ingest") == 1
-    assert lake.bronze().transaction_version("open-hour") == hours.ordinal_of(TEN)
+    assert lake.bronze.transaction_version("ingest") == 1
+    assert lake.bronze.transaction_version("open-hour") == hours.ordinal_of(TEN)
 
 
 def test_the_commit_says_all_that_was_known(lake: Lake) -> None:
@@ -244,9 +230,9 @@ def test_a_repeated_batch_changes_nothing(lake: Lake) -> None:
 
 def test_a_batch_without_rows_and_closes_commits_nothing(lake: Lake) -> None:
     driver = lake.driver()
-    version = lake.bronze().version()
+    version = lake.bronze.version()
     assert driver.commit_facts(lake.pulled(1)).version is None
-    assert lake.bronze().version() == version
+    assert lake.bronze.version() == version
 
 
 def test_an_empty_batch_can_close_an_hour(lake: Lake) -> None:
@@ -360,7 +346,7 @@ def test_a_requested_close_is_carried_out_and_says_who_asked(lake: Lake) -> None
     driver = lake.driver()
     publish(play("10:10"))
     driver.commit_facts(lake.pulled(1))
-    lake.ledger().record("close_requested", TEN, {"by": "ann", "reason": "the source is gone"})
+    lake.ledger.record("close_requested", TEN, {"by": "ann", "reason": "the source is gone"})
     batch = driver.commit_facts(lake.pulled(2))
     assert [hour.hour for hour in batch.closed] == [TEN]
     row = lake.history().last("closed", TEN)
@@ -696,7 +682,7 @@ def test_an_old_epoch_pulled_again_is_another_segment(lake: Lake) -> None:
     assert batch.rows == 1
     assert lake.delivered() == {"10:10": [TEN], "10:20": [TEN], "10:30": [TEN]}
     assert lake.state().epoch == 2
-    assert lake.bronze().transaction_version("ingest") == 2
+    assert lake.bronze.transaction_version("ingest") == 2
 
 
 # --- finished ------------------------------------------------------------------------------------------------------
@@ -878,8 +864,8 @@ def real_play(event_time: datetime, event_id: str) -> bytes:
     return json.dumps({"event_id": event_id, "played_at": event_time.isoformat(), "n": 1}).encode()
 
 
-def of_config(config: Config) -> Lake:
-    return Lake(config, Clock(), Told(None))
+def of_config(config: Config) -> list[Lake]:
+    return [Lake(topic, config, clock=Clock()) for topic in config.topics.values()]
 
 
 def test_a_query_runs_until_drained_and_goes_on_where_it_was(config: Config, live: Broker, spark: SparkSession) -> None:
@@ -888,7 +874,7 @@ def test_a_query_runs_until_drained_and_goes_on_where_it_was(config: Config, liv
     long_ago = now - timedelta(hours=5)
     publish(real_play(long_ago, "old"), real_play(now, "new"), b"not json")
     ingest_of(config, spark, "one")[0].run(threading.Event(), until_drained=True)
-    lake = of_config(config)
+    (lake,) = of_config(config)
     assert live.unacked(SUBSCRIPTION) == []
     assert {key: len(buckets) for key, buckets in lake.delivered().items()} == {"old": 1, "new": 1, "-": 1}
     assert lake.history().hours()[0] == hours.hour_of(long_ago)
@@ -912,7 +898,7 @@ def test_a_run_that_never_pauses_is_stopped_after_the_batch_under_way(
     settings = config.settings.model_copy(update={"ingest": restless})
     publish(*(real_play(datetime.now(UTC), f"e{number}") for number in range(1000)))
     supervisor, _ = ingest_of(replace(config, settings=settings), spark)
-    lake, stop = of_config(config), threading.Event()
+    (lake,), stop = of_config(config), threading.Event()
     watcher = threading.Thread(target=_stop_after, args=(stop, lambda: lake.state().epoch >= 3))
     watcher.start()
     supervisor.run(stop)
@@ -946,7 +932,7 @@ def test_a_topic_without_its_subscription_fails_alone_and_goes_on_when_it_is_the
     now = datetime.now(UTC)
     publish(real_play(now, "first"))
     supervisor, _ = ingest_of(both, spark, pace=Pace(first_pause=timedelta(seconds=1)))
-    lakes = [Lake(replace(both, topics={topic.name: topic}), Clock(), Told(None)) for topic in both.topics.values()]
+    lakes = of_config(both)
     stop = threading.Event()
 
     def all_that_happens() -> Iterator[Callable[[], bool]]:
