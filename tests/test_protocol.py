@@ -51,9 +51,10 @@ from lakehouse.landing.source import FactStream
 from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.topics import Slots
+from tests.examples import examples
 
-SEEDS = range(300)
-SOME = range(100)
+SEEDS = range(examples(300))
+SOME = range(examples(100))
 """Of these, where it is to be seen only that the schedules are hard enough."""
 HOLDS = Outcome(lost=set(), in_closed_hours=[], committed_twice=[])
 
