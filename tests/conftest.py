@@ -95,11 +95,17 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: -seconds[item.stash[_GROUP]])
 
 
+_OF_A_SECOND = {f"test_{name}.py" for name in "crash erased_everywhere quarantine cli_verdicts store_requests".split()}
+"""Files of few tests that take about a second each, as most do not."""
+
+
 def _guessed_seconds(item: pytest.Item) -> float:
     """A long group that comes last keeps one worker busy while the other has nothing left to do."""
     if item.get_closest_marker("timeout"):  # it asks for more time than usual
         return 30
-    return 3 if item.get_closest_marker("slow") else 0.4
+    if item.get_closest_marker("slow"):
+        return 3
+    return 1 if item.path.name in _OF_A_SECOND else 0.1
 
 
 def _group(item: pytest.Item) -> str:
