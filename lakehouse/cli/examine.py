@@ -170,7 +170,10 @@ def reconcile(
     wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
-    """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is."""
+    """Ledger, silver and every mirror, hour by hour: what is missing, extra or different. Exit code 1 if any is.
+
+    Without a topic only the wrong cells are listed, unless `--wide`.
+    """
     from lakehouse.operations import reconcile as reconciling
 
     config = load_usable(context.obj)
@@ -188,8 +191,12 @@ def reconcile(
         cells = [{**asdict(cell), "is_right": cell.is_right, "next_step": cell.next_step} for cell in found.cells]
         print_json({"cells": cells, "wrong": len(found.wrong)})
     else:
-        print_table(columns.CELL, found.cells, wide=wide)
-        print_line(f"{len(found.cells)} cells, {len(found.wrong)} wrong; rows and ids are compared, no other values")
+        shown = found.cells if topic or wide else found.wrong
+        if shown:
+            print_table(columns.CELL, shown, wide=wide)
+        print_line(
+            f"{len(found.cells):,} cells, {len(found.wrong):,} wrong; rows and ids are compared, no other values"
+        )
         for cell in found.wrong:
             print_line(f"{cell.topic} {cell.hour} {cell.store}: {cell.error or cell.where}", indent=2)
         for next_step in dict.fromkeys(cell.next_step for cell in found.wrong if cell.next_step):

@@ -79,7 +79,8 @@ def status(
     if watch:
         _watch(config, names)
         return
-    rows = statuses(config, names, config.now(), looks_at_files=bool(topics))
+    with working(f"{len(names):,} topics"):
+        rows = statuses(config, names, config.now(), looks_at_files=bool(topics))
     if as_json:
         print_json({"topics": [asdict(row) for row in rows]})
     elif len(rows) == 1 and topics and not wide:

@@ -12,7 +12,7 @@ from functools import lru_cache
 from typing import Any, Protocol
 
 from lakehouse import hours
-from lakehouse.durations import duration_text
+from lakehouse.durations import brief, duration_text
 from lakehouse.progress import Frontier, LogRead
 from lakehouse.store.files import Storage
 
@@ -282,7 +282,7 @@ def fresh(frontier: Frontier, now: datetime, max_age: timedelta) -> Frontier:
     """The frontier, or none when its sample is older than `max_age`: what is old says nothing about now."""
     if frontier.sampled_at is None or now - frontier.sampled_at <= max_age:
         return frontier
-    age = duration_text(timedelta(seconds=int((now - frontier.sampled_at).total_seconds())))
+    age = brief((now - frontier.sampled_at).total_seconds())
     text = f"the newest sample is {age} old, older than {duration_text(max_age)}"
     return Frontier(None, frontier.sampled_at, text, "old sample")
 
