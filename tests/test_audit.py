@@ -47,8 +47,8 @@ def test_an_untouched_hour_is_what_its_deliveries_come_to(lake: Lake) -> None:
     assert (audit.deliveries, audit.rows, audit.sealed_rows) == (3, 2, 2)
     assert answer(audit) == [
         ("duplicate", "a", "a2", "first delivered as a1"),
-        ("in another hour", "b", "b2", f"came after the close, delivered in {SIX}"),
-        ("in another hour", "late", "l1", f"came after the close, delivered in {SIX}"),
+        ("in another hour", "b", "b2", f"after the close, delivered in {SIX}"),
+        ("in another hour", "late", "l1", f"after the close, delivered in {SIX}"),
         ("rejected", "bad", "x1", "event.n: not a number"),
     ]
 

@@ -264,6 +264,13 @@ def test_an_idle_topic_says_when_it_was_last_triggered(lake: Lake, seen: Callabl
     assert (row.state, text(row)) == ("ok", "ok, last trigger 4 s ago")
 
 
+def test_a_topic_whose_application_starts_says_so(lake: Lake, seen: Callable[..., TopicStatus]) -> None:
+    """It is neither down nor does it deliver yet."""
+    lake.start()
+    row = seen(pulse=replace(PULSE, state="starting", last_trigger=None))
+    assert (row.state, text(row)) == ("ok", "ok, its application starts")
+
+
 def test_a_killed_application_shows_no_sign_of_life(lake: Lake, seen: Callable[..., TopicStatus]) -> None:
     lake.start()
     assert text(seen(timedelta(minutes=1))) == "ok, last trigger 1 min ago"

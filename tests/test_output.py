@@ -11,6 +11,7 @@ import subprocess
 import sys
 import termios
 from contextlib import suppress
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from struct import pack
 
@@ -23,7 +24,9 @@ from rich.text import Text
 from lakehouse.cli import app, columns
 from lakehouse.cli.output import as_json, table
 from lakehouse.cli.progress_line import progress, working
+from lakehouse.operations.audit import Explained
 from lakehouse.operations.hour_status import HourStatus
+from lakehouse.operations.lateness import Choice
 from lakehouse.operations.status import STATES, TopicStatus
 from lakehouse.printable import printable
 from lakehouse.progress import OpenHour
@@ -202,3 +205,25 @@ def test_work_of_unknown_length_is_on_the_terminal_only(is_terminal: bool, monke
     with working("plays: computed again"):
         pass
     assert ("plays: computed again" in Text.from_ansi(err.getvalue()).plain) == is_terminal
+
+
+def test_every_delivery_of_an_audit_is_a_line_of_80_columns() -> None:
+    """The reason is whole, and the event's name keeps its ends."""
+    where = "after the close, delivered in 2013-01-02T14"
+    row = Explained("in another hour", "WN4974-EWR-2013-01-02/departed", "189", datetime(2013, 1, 2, tzinfo=UTC), where)
+    (_, line), left_out = table(columns.EXPLAINED, [row], 80)
+    assert cell_len(line.plain) <= 80
+    assert line.plain.endswith(where)
+    assert "…" in line.plain.removesuffix(where)
+    assert left_out == ["message", "published"]
+
+
+def test_a_choice_of_lateness_is_a_line_of_80_columns() -> None:
+    """The bar goes first, then the longest horizons: few duplicates come as late."""
+    choice = Choice(
+        timedelta(hours=1), 5, 0.5, timedelta(hours=1), dict.fromkeys((0, 1, 3, 6, 12, 24, 48, 72, 168), 1.0)
+    )
+    lines, left_out = table(columns.choice(choice.caught), [choice], 80)
+    assert max(cell_len(line.plain) for line in lines) <= 80
+    assert lines[0].plain.startswith("lateness  hours' delay   skewed   ≤ 0 h")
+    assert left_out[0] == "bar"

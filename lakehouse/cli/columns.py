@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from datetime import datetime
+from functools import partial
 from typing import Any
 
 from rich.text import Text
@@ -57,6 +59,8 @@ def cause_of(row: TopicStatus) -> Text:
         words = f"stuck at {row.stuck.hour} for {age_text(row.stuck.seconds)}: {row.stuck.reason}"
     elif row.state == "ok" and row.life and row.life.last_trigger:
         words = f"ok, last trigger {age_text(row.life.last_trigger_age_seconds)} ago"
+    elif row.state == "ok" and row.life and row.life.state == "starting":
+        words = "ok, its application starts"
     elif row.state == "silent" and row.life:
         has_hung = row.life.hangs_for_seconds is not None
         what, age = (
@@ -156,7 +160,7 @@ def _bar(share: float) -> str:
     return "█" * (halves // 2) + "▌" * (halves % 2) or ("▏" if share else "")
 
 
-def caught(row: Any, hours: int) -> str:
+def _caught(row: Any, hours: int) -> str:
     return f"{row.caught[hours]:.1%}"
 
 
@@ -336,10 +340,18 @@ OPEN_ITEM = (
 
 _BAR_WIDTH = 40
 
-CHOICE = (
+_CHOICE = (
     Column("lateness", lambda row: duration_text(row.lateness)),
     Column("hours' delay", lambda row: age_text(row.delay.total_seconds()), is_number=True),
     Column("skewed", lambda row: f"{row.skewed_share:.3%}", is_number=True),
-    Column("", lambda row: _bar(row.skewed_share)),
+    Column("bar", lambda row: _bar(row.skewed_share), rank=100),
 )
-"""And a column for each horizon: the duplicates that it would leave out."""
+
+
+def choice(horizons: Iterable[int]) -> tuple[Column, ...]:
+    """Of a possible lateness, and for each horizon, in hours, the duplicates that it would leave out."""
+    caught = [
+        Column(f"≤ {hours} h", partial(_caught, hours=hours), is_number=True, rank=rank)
+        for rank, hours in enumerate(horizons, 1)
+    ]
+    return (*_CHOICE, *caught)

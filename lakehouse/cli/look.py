@@ -31,7 +31,6 @@ from lakehouse.cli.arguments import (
 )
 from lakehouse.cli.output import (
     NOTHING,
-    Column,
     confirm,
     instant_text,
     print_fields,
@@ -201,6 +200,7 @@ def lateness(
     topic: TopicName,
     png: Annotated[Path | None, typer.Option(metavar="FILE", help="Also draw it there.")] = None,
     skewed: Annotated[float, typer.Option(min=0, max=1, help="Share of skewed events that is tolerable.")] = 0.001,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Compare possible values of `lateness` and recommend one, by the deliveries of a topic that bronze has.
@@ -226,8 +226,7 @@ def lateness(
         return
     sample = "" if found.sampled_share == 1 else f", a sample of {found.sampled_share:.1%}"
     print_line(Text(f"{topic}: {found.events:,} events and {found.duplicates:,} duplicates{sample}", "bold"))
-    horizons = [Column(f"≤ {each} h", partial(columns.caught, hours=each), True) for each in found.choices[0].caught]
-    print_table((*columns.CHOICE, *horizons), found.choices)
+    print_table(columns.choice(found.choices[0].caught), found.choices, wide=wide)
     print_line(Text(found.why, "green"))
 
 

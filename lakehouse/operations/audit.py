@@ -106,7 +106,7 @@ def audit_hour(
     _compare(lake, hour, deliveries, doubled, late, sealed_files, explanations, is_sealed=seal is not None)
     if seal is not None and compares_values:
         _compare_values(lake, deliveries, doubled, late, sealed_files, explanations)
-    explanations.add(OTHER_HOUR, _elsewhere(lake, hour), lambda row: f"came after the close, delivered in {row.note}")
+    explanations.add(OTHER_HOUR, _elsewhere(lake, hour), lambda row: f"after the close, delivered in {row.note}")
     explanations.add(REJECTED, _rejected(lake, hour), lambda row: row.note)
     return Audit(
         topic=topic.name,
