@@ -31,7 +31,8 @@ from lakehouse.cli.app import app
 from lakehouse.config import Settings
 from lakehouse.errors import EXIT_CODES, LakehouseError
 from lakehouse.fleet.causes import CAUSES
-from lakehouse.fleet.wanted import Entry, FleetFile, Size, TopicClass
+from lakehouse.fleet.metrics import METRICS
+from lakehouse.fleet.wanted import Entry, FleetFile, Size, TopicClass, Webhook
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
 from lakehouse.store.heartbeats import Heartbeat, Pulse
@@ -54,7 +55,13 @@ PAGES = {
 MIRROR_OPTIONS: dict[str, type[BaseModel]] = {kind: class_of(kind).Options for kind in sorted(KINDS)}
 """The keys of each kind of mirror."""
 
-FLEET: dict[str, type[BaseModel]] = {"fleet": FleetFile, "application": Entry, "class": TopicClass, "size": Size}
+FLEET: dict[str, type[BaseModel]] = {
+    "fleet": FleetFile,
+    "application": Entry,
+    "class": TopicClass,
+    "size": Size,
+    "webhook": Webhook,
+}
 """The keys of `fleet.yaml`, and of what it has several of."""
 
 SAMPLE = {
@@ -96,6 +103,7 @@ def pages() -> dict[str, str]:
         "environment_keys": "\n".join(_key_lines(Settings)),
         **{f"{name}_keys": "\n".join(_key_lines(model)) for name, model in FLEET.items()},
         "causes": "\n".join(_causes()),
+        "metrics": "\n".join(_metrics()),
         "mirror_keys": "\n\n".join(_mirror_sections()),
         "target_types": "\n".join(_target_types()),
         "target_names": "\n".join(_target_names()),
@@ -160,6 +168,14 @@ def _causes() -> Iterator[str]:
     yield "|---|---|---|"
     for name, (meaning, next_step) in CAUSES.items():
         yield f"| `{name}` | {meaning} | {next_step} |"
+
+
+def _metrics() -> Iterator[str]:
+    yield "| metric | labels | what it is | what to do |"
+    yield "|---|---|---|---|"
+    for name, metric in METRICS.items():
+        labels = ", ".join(f"`{label}`" for label in metric.labels)
+        yield f"| `{name}` | {labels} | {metric.meaning} | {metric.reaction} |"
 
 
 # --- targets -------------------------------------------------------------------------------------------------------

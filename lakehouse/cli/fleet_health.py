@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import logging
+import signal
+import sys
+import threading
 from collections.abc import Sequence
 from dataclasses import asdict
+from http.server import ThreadingHTTPServer
 from typing import Annotated, Any
 
 import typer
@@ -12,12 +17,16 @@ from rich.text import Text
 from lakehouse.cli import fleet_columns
 from lakehouse.cli.arguments import AsJson, Wide
 from lakehouse.cli.fleet import FleetPath, load
-from lakehouse.cli.output import age_text, print_heading, print_json, print_line, print_table
+from lakehouse.cli.output import age_text, confirm, print_heading, print_json, print_line, print_table
 from lakehouse.durations import seconds_since
 from lakehouse.fleet import files
 from lakehouse.fleet.causes import CAUSES
+from lakehouse.fleet.files import Fleet
 from lakehouse.fleet.health import FleetHealth, fleet_health
-from lakehouse.fleet.incidents import Incident, TopicHealth, counts
+from lakehouse.fleet.incidents import Incident, TopicHealth
+from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.serving import server
+from lakehouse.fleet.watch import Watch
 
 
 def status(
@@ -43,6 +52,56 @@ def status(
         raise typer.Exit(1)
 
 
+def watch(
+    context: typer.Context,
+    host: Annotated[str, typer.Option(help="Where to listen.")] = "127.0.0.1",
+    port: Annotated[int, typer.Option(min=0, max=65535, help="0 takes any free port.")] = 8087,
+    once: Annotated[
+        bool, typer.Option("--once", help="One look, for a schedule: tell what is due, serve nothing, and end.")
+    ] = False,
+    fleet: FleetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Look at the fleet until stopped: serve its page, /metrics and /healthz, and call webhooks with its incidents.
+
+    What it has told is kept in the lake: it can be killed and started again, anywhere, and repeats nothing.
+    """
+    logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
+
+    def loaded() -> tuple[Fleet, Launcher]:
+        found = load(context, fleet)
+        return found, files.launcher_of(found)
+
+    if once:
+        look = Watch(loaded)
+        look.begin()
+        found = look.look()
+        look.end()
+        confirm(found.totals, document(found), as_json)
+        return
+    watching = Watch(loaded)
+    with server(watching, host, port) as pages:
+        address = f"http://{host}:{pages.server_port}/"
+        watching.address = address
+        watching.begin()
+        confirm(address, {"address": address}, as_json)
+        sys.stdout.flush()
+        _serve(watching, pages)
+
+
+def _serve(watching: Watch, pages: ThreadingHTTPServer) -> None:
+    """Until a signal."""
+    stop = threading.Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        signal.signal(number, lambda *_: stop.set())
+    threading.Thread(target=pages.serve_forever, name="pages", daemon=True).start()
+    try:
+        watching.run(stop)
+    finally:
+        pages.shutdown()
+        watching.end()
+
+
 def document(found: FleetHealth) -> dict[str, Any]:
     """For programs; what else is known of a topic, `lakehouse status --json` has."""
     return {
@@ -65,24 +124,12 @@ def show(found: FleetHealth, *, of_topics: bool, wide: bool) -> None:
         print_heading("Topics")
         print_table(fleet_columns.TOPIC, worst_first(found.topics), wide=wide)
     print_line()
-    print_line(Text(totals(found), "bold"))
+    print_line(Text(found.totals, "bold"))
 
 
 def worst_first(topics: Sequence[TopicHealth]) -> list[TopicHealth]:
     order = list(CAUSES)
     return sorted(topics, key=lambda each: (order.index(each.cause.name), each.topic))
-
-
-def totals(found: FleetHealth) -> str:
-    """One line: topics by their causes, the releases that run, and what is late."""
-    causes = ", ".join(f"{count:,} {name}" for name, count in counts(found.topics).items())
-    releases = ", ".join(f"{release} ×{count}" for release, count in found.releases.items()) or "none runs"
-    late = sum(each.overdue is not None for each in found.topics)
-    words = [f"{len(found.topics):,} topics: {causes}", f"releases: {releases}"]
-    words += [f"{late:,} overdue"] if late else []
-    if (last := found.deployment) is not None:
-        words.append(f"deployment {last.number}: {last.outcome or 'under way'}")
-    return " · ".join(words)
 
 
 def _show_incident(found: FleetHealth, each: Incident) -> None:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import datetime
@@ -11,8 +10,9 @@ from lakehouse.fleet.causes import cause
 from lakehouse.fleet.deployments import Deployment, Deployments
 from lakehouse.fleet.files import Fleet
 from lakehouse.fleet.freshness import overdue
-from lakehouse.fleet.incidents import Incident, TopicHealth, by_application, incidents
+from lakehouse.fleet.incidents import Incident, TopicHealth, by_application, counts, incidents
 from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.plan import releases
 from lakehouse.fleet.running import running_applications
 from lakehouse.fleet.versions import Running
 from lakehouse.operations.status import TopicStatus, statuses
@@ -56,6 +56,18 @@ class FleetHealth:
         """Whether no hour will be missing without somebody's doing."""
         return not any(each.severity == "critical" for each in self.incidents)
 
+    @property
+    def totals(self) -> str:
+        """One line: topics by their causes, the releases that run, and what is late."""
+        causes = ", ".join(f"{count:,} {name}" for name, count in counts(self.topics).items())
+        releases = ", ".join(f"{release} ×{count}" for release, count in self.releases.items()) or "none runs"
+        late = sum(each.overdue is not None for each in self.topics)
+        words = [f"{len(self.topics):,} topics: {causes}", f"releases: {releases}"]
+        words += [f"{late:,} overdue"] if late else []
+        if (last := self.deployment) is not None:
+            words.append(f"deployment {last.number}: {last.outcome or 'under way'}")
+        return " · ".join(words)
+
 
 def fleet_health(fleet: Fleet, launcher: Launcher) -> FleetHealth:
     """What heartbeats, ledgers and the launcher say. A topic whose lake cannot be read is one that cannot be read."""
@@ -71,7 +83,7 @@ def fleet_health(fleet: Fleet, launcher: Launcher) -> FleetHealth:
         tuple(topics),
         tuple(_applications(fleet, topics, running, by_name, now)),
         tuple(incidents(topics, fleet.applications)),
-        dict(Counter(each.release or "unknown" for each in running.values() if each.is_alive).most_common()),
+        releases(each for each in running.values() if each.is_alive),
         Deployments(config.settings).newest(),
         rows,
     )

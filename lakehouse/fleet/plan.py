@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -51,8 +51,13 @@ class Plan:
     @property
     def releases(self) -> dict[str, int]:
         """How many applications that run have each release, the most frequent first."""
-        running = [change.running for change in self.changes if change.running and change.running.is_running]
-        return dict(Counter(each.release or "unknown" for each in running).most_common())
+        return releases(change.running for change in self.changes if change.running and change.running.is_running)
+
+
+def releases(running: Iterable[Running]) -> dict[str, int]:
+    """How many of them have each release, the most frequent first."""
+    counted = Counter(each.release or "unknown" for each in running)
+    return dict(sorted(counted.items(), key=lambda each: (-each[1], each[0])))
 
 
 def plan(wanted: Mapping[str, Version], running: Mapping[str, Running]) -> Plan:

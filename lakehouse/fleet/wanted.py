@@ -9,7 +9,7 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator
+from pydantic import AfterValidator, model_validator
 
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
@@ -121,6 +121,54 @@ class Local(Frozen):
     )
 
 
+class Webhook(Frozen):
+    """One of `watch.webhooks`: who is told of incidents."""
+
+    url: str = key("", unit="address", doc="What is called. Empty where `url_from` is given.")
+    url_from: str = key(
+        "", unit="name of a variable", doc="The variable of the environment that has the address, where it is secret."
+    )
+    format: Literal["alertmanager", "pagerduty"] = key(
+        "alertmanager",
+        unit="alertmanager | pagerduty",
+        doc="`alertmanager`: the webhook format of Alertmanager, version 4. `pagerduty`: events, version 2.",
+    )
+    routing_key_from: str = key(
+        "", unit="name of a variable", doc="For `pagerduty`: the variable that has the routing key."
+    )
+
+    @model_validator(mode="after")
+    def _complete(self) -> Webhook:
+        if bool(self.url) == bool(self.url_from):
+            raise ValueError("either url or url_from")
+        if self.format == "pagerduty" and not self.routing_key_from:
+            raise ValueError("routing_key_from, which pagerduty needs")
+        return self
+
+
+class Watch(Frozen):
+    """The section `watch`: how `fleet watch` looks at the fleet, and whom it tells."""
+
+    look_every: Wait = key(
+        timedelta(seconds=15),
+        unit="duration",
+        doc="How often the fleet is looked at. Applications give a sign of life every 30 seconds.",
+    )
+    tell_after: Wait = key(
+        timedelta(seconds=30),
+        unit="duration",
+        doc="How long an incident lasts before anybody is told of it: longer where small ones pass by themselves.",
+    )
+    objective: float = key(
+        0.999,
+        gt=0,
+        lt=1,
+        unit="share",
+        doc="Share of the time in which a topic is not to be overdue: what the error budget is made of.",
+    )
+    webhooks: tuple[Webhook, ...] = key((), unit="list: keys of a webhook", doc="Who is told of incidents.")
+
+
 class FleetFile(Frozen):
     """`fleet.yaml`, beside the environment's file."""
 
@@ -149,6 +197,7 @@ class FleetFile(Frozen):
         doc="Every topic must be in exactly one.",
     )
     roll_out: RollOut = RollOut()
+    watch: Watch = Watch()
     local: Local = Local()
 
 

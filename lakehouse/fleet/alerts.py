@@ -1,0 +1,189 @@
+"""Which incidents people are told of, and when they are over: each once, with a key that stays."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from datetime import datetime, timedelta
+from typing import Any, Literal
+
+from lakehouse.fleet.incidents import Incident
+
+RESOLVED_AFTER = 2
+"""Looks without it, and an incident is over: one look may miss what comes back."""
+
+Status = Literal["firing", "resolved"]
+
+
+@dataclass(frozen=True)
+class Alert:
+    """An incident as people are told of it."""
+
+    status: Status
+    incident: Incident
+    starts_at: datetime
+    ends_at: datetime | None = None
+
+
+@dataclass(frozen=True)
+class Open:
+    """An incident that is seen: since when it is, and since when it is known here. `is_told` once a webhook has taken
+    it; `missed` counts looks without it."""
+
+    incident: Incident
+    since: datetime
+    seen_at: datetime
+    is_told: bool = False
+    missed: int = 0
+
+
+@dataclass(frozen=True)
+class WatchState:
+    """What a watch must remember to go on where another one ended.
+
+    `late` are, for each five minutes, (when they began, share of topics that were overdue, how many looks that is of).
+    """
+
+    run: str = ""
+    written_at: datetime | None = None
+    open: Mapping[str, Open] = field(default_factory=dict)
+    late: tuple[tuple[datetime, float, int], ...] = ()
+
+
+def seen(state: WatchState, found: Iterable[Incident], now: datetime) -> WatchState:
+    """After one look: what is new, what is there still, what is missed."""
+    by_key = {each.key: each for each in found}
+    known = {
+        key: replace(each, incident=by_key[key], missed=0) if key in by_key else replace(each, missed=each.missed + 1)
+        for key, each in state.open.items()
+    }
+    new = {key: Open(each, each.since or now, now) for key, each in by_key.items() if key not in known}
+    return replace(state, open={**known, **new})
+
+
+def due(state: WatchState, now: datetime, tell_after: timedelta, silent: Iterable[str] = ()) -> list[Alert]:
+    """What people are to be told now: of what has lasted for `tell_after`, and of the end of what they were told of.
+
+    `silent` are applications that are being replaced: what concerns only these is told later, if it is still there.
+    """
+    quiet = set(silent)
+    alerts = []
+    for each in state.open.values():
+        is_over = each.missed >= RESOLVED_AFTER
+        is_silent = bool(quiet) and set(each.incident.applications) <= quiet
+        if is_over and each.is_told:
+            alerts.append(Alert("resolved", each.incident, each.since, now))
+        elif (
+            not is_over and not each.missed and not each.is_told and not is_silent and now - each.seen_at >= tell_after
+        ):
+            alerts.append(Alert("firing", each.incident, each.since))
+    return alerts
+
+
+def told(state: WatchState, alert: Alert) -> WatchState:
+    """After a webhook has taken an alert."""
+    key, known = alert.incident.key, dict(state.open)
+    if alert.status == "resolved":
+        known.pop(key, None)
+    else:
+        known[key] = replace(known[key], is_told=True)
+    return replace(state, open=known)
+
+
+def forgotten(state: WatchState) -> WatchState:
+    """Without what is over and nobody was told of."""
+    kept = {key: each for key, each in state.open.items() if each.missed < RESOLVED_AFTER or each.is_told}
+    return replace(state, open=kept)
+
+
+# --- the error budget ----------------------------------------------------------------------------------------------
+
+_SPAN = timedelta(minutes=5)
+_KEPT = timedelta(days=3)
+
+
+def with_late(state: WatchState, share: float, now: datetime) -> WatchState:
+    """After a look at which that share of the topics was overdue."""
+    late = [each for each in state.late if now - each[0] <= _KEPT]
+    if late and now - late[-1][0] < _SPAN:
+        began, mean, looks = late[-1]
+        late[-1] = began, (mean * looks + share) / (looks + 1), looks + 1
+    else:
+        late.append((now, share, 1))
+    return replace(state, late=tuple(late))
+
+
+def burn(state: WatchState, window: timedelta, objective: float, now: datetime) -> float | None:
+    """How many times faster than `objective` allows the budget was used in the window; None where nothing is known."""
+    shares = [share for began, share, _ in state.late if now - began <= window]
+    return sum(shares) / len(shares) / (1 - objective) if shares else None
+
+
+# --- what webhooks get ---------------------------------------------------------------------------------------------
+
+
+def alertmanager(alerts: Sequence[Alert], address: str) -> dict[str, Any]:
+    """The body of a webhook as Alertmanager sends it (version 4), with one alert for each incident."""
+    is_firing = any(alert.status == "firing" for alert in alerts)
+    return {
+        "version": "4",
+        "groupKey": '{}:{alertname="LakehouseFleet"}',
+        "truncatedAlerts": 0,
+        "status": "firing" if is_firing else "resolved",
+        "receiver": "lakehouse",
+        "groupLabels": {"alertname": "LakehouseFleet"},
+        "commonLabels": {"alertname": "LakehouseFleet"},
+        "commonAnnotations": {},
+        "externalURL": address,
+        "alerts": [_alert(alert, address) for alert in alerts],
+    }
+
+
+def pagerduty(alert: Alert, address: str, routing_key: str) -> dict[str, Any]:
+    """The body of an event of PagerDuty's API version 2."""
+    incident = alert.incident
+    body: dict[str, Any] = {
+        "routing_key": routing_key,
+        "event_action": "trigger" if alert.status == "firing" else "resolve",
+        "dedup_key": incident.key,
+    }
+    if alert.status == "firing":
+        body["payload"] = {
+            "summary": _summary(incident)[:1024],
+            "source": "lakehouse fleet",
+            "severity": incident.severity,
+            "timestamp": alert.starts_at.isoformat(),
+            "class": incident.cause,
+            "component": incident.subject,
+            "custom_details": {"topics": list(incident.topics[:50]), "next_step": incident.next_step},
+        }
+        body["client_url"] = address
+    return body
+
+
+def _alert(alert: Alert, address: str) -> dict[str, Any]:
+    incident = alert.incident
+    return {
+        "status": alert.status,
+        "labels": {
+            "alertname": "LakehouseFleet",
+            "cause": incident.cause,
+            "severity": incident.severity,
+            "incident": incident.key,
+        },
+        "annotations": {
+            "summary": _summary(incident),
+            "subject": incident.subject,
+            "topics": ", ".join(incident.topics[:50]),
+            "applications": ", ".join(incident.applications),
+            "next_step": incident.next_step,
+        },
+        "startsAt": alert.starts_at.isoformat(),
+        "endsAt": (alert.ends_at.isoformat() if alert.ends_at else "0001-01-01T00:00:00Z"),
+        "generatorURL": address,
+        "fingerprint": incident.key,
+    }
+
+
+def _summary(incident: Incident) -> str:
+    return f"{incident.cause}: {incident.subject}: {incident.words}"

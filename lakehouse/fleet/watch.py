@@ -1,0 +1,207 @@
+"""One process that looks at the fleet again and again, tells people of incidents, and remembers in the lake whom."""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from functools import cache
+
+from pydantic import TypeAdapter, ValidationError
+
+from lakehouse.config import Settings
+from lakehouse.durations import brief
+from lakehouse.errors import LakeError, LakehouseError, in_one_line
+from lakehouse.fleet import alerts, webhooks
+from lakehouse.fleet.alerts import Alert, Open, WatchState
+from lakehouse.fleet.deployments import STALE_AFTER
+from lakehouse.fleet.files import Fleet
+from lakehouse.fleet.health import FleetHealth, fleet_health
+from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.metrics import WINDOWS, Sample, exposition, samples
+from lakehouse.store.place import Place
+
+log = logging.getLogger(__name__)
+
+_FILE = "watch.json"
+WELL_WITHIN = 3
+"""Looks that may be missing before the watch itself is not well."""
+
+
+class WatchStore:
+    """What a watch remembers, in the lake."""
+
+    def __init__(self, settings: Settings) -> None:
+        self._storage = Place(f"{settings.raw_root}/_fleet", settings.storage_options).files()
+
+    def read(self) -> WatchState:
+        """Empty before the first watch, and where it cannot be understood."""
+        content = self._storage.read(_FILE)
+        try:
+            return _adapter().validate_json(content) if content else WatchState()
+        except ValidationError:
+            return WatchState()
+
+    def write(self, state: WatchState) -> None:
+        self._storage.write(_FILE, _adapter().dump_json(replace(state, written_at=datetime.now(UTC))))
+
+
+@dataclass
+class Counts:
+    """Since the watch started."""
+
+    looks: int = 0
+    failed_looks: int = 0
+    sent: int = 0
+    failed: int = 0
+
+
+class Watch:
+    """Looks, and tells. `address` is where people find the page. One at a time for a lake."""
+
+    def __init__(self, load: Callable[[], tuple[Fleet, Launcher]], address: str = "") -> None:
+        """The files are loaded again with each look: what is wanted may change."""
+        self._load, self.address = load, address
+        self._fleet, _ = load()
+        self._store, self._run = WatchStore(self._fleet.config.settings), uuid.uuid4().hex[:8]
+        self._state = WatchState()
+        self._metrics: dict[str, list[Sample]] = {}
+        self.counts = Counts()
+        self.health: FleetHealth | None = None
+        self._looked_at: tuple[datetime, float] | None = None
+        self._looked_since = time.monotonic()
+
+    def begin(self) -> None:
+        """Go on where the last watch ended; LakeError while another one is at it."""
+        for webhook in self._fleet.file.watch.webhooks:
+            webhooks.check(webhook)
+        self._state = self._store.read()
+        every, written = self._fleet.file.watch.look_every, self._state.written_at
+        age = datetime.now(UTC) - written if written else None
+        if age is not None and self._state.run and age < every * WELL_WITHIN:
+            raise LakeError(
+                "fleet watch",
+                found=f"another watch, run {self._state.run}, which looked {brief(age.total_seconds())} ago",
+                expected="one at a time: two would tell everything twice",
+                next_step=f"End the other one; one that has died is over after {brief((every * WELL_WITHIN).seconds)}.",
+            )
+        self._keep(replace(self._state, run=self._run))
+
+    def end(self) -> None:
+        """So that the next one need not wait."""
+        self._keep(replace(self._state, run=""))
+
+    def run(self, stop: threading.Event) -> None:
+        """Look until `stop` is set. A look that fails is logged and counted, and holds up no later one."""
+        while not stop.is_set():
+            began = time.monotonic()
+            self.look_or_log()
+            stop.wait(max(0.0, self._fleet.file.watch.look_every.total_seconds() - (time.monotonic() - began)))
+
+    def look_or_log(self) -> None:
+        try:
+            self.look()
+        except Exception as failure:  # whatever it is, the next look may succeed; /healthz says when none does
+            self.counts.failed_looks += 1
+            log.error("watch: error=%s", in_one_line(failure))
+
+    def look(self) -> FleetHealth:
+        """One look; whom it is due is told, and what a webhook has taken is noted at once."""
+        began = time.monotonic()
+        self._fleet, launcher = self._load()
+        found = self.health = fleet_health(self._fleet, launcher)
+        late = sum(each.overdue is not None for each in found.topics) / max(1, len(found.topics))
+        state = alerts.with_late(alerts.seen(self._state, found.incidents, found.at), late, found.at)
+        self._keep(state)
+        self._tell(alerts.due(state, found.at, self._fleet.file.watch.tell_after, _being_replaced(found)))
+        self._keep(alerts.forgotten(self._state))
+        self.counts.looks += 1
+        self._looked_at = datetime.now(UTC), time.monotonic() - began
+        self._looked_since = time.monotonic()
+        self._metrics = samples(found, self._fleet)
+        return found
+
+    # --- what others ask -------------------------------------------------------------------------------------------
+
+    def is_well(self) -> bool:
+        """Whether it has looked with success lately."""
+        every = self._fleet.file.watch.look_every.total_seconds()
+        return self.counts.looks > 0 and time.monotonic() - self._looked_since < WELL_WITHIN * every + 1
+
+    def metrics(self) -> str:
+        """In Prometheus' text format."""
+        made, counted = dict(self._metrics), self.counts
+        now, objective = datetime.now(UTC), self._fleet.file.watch.objective
+        burns = {window: alerts.burn(self._state, span, objective, now) for window, span in WINDOWS.items()}
+        made["budget_burn_ratio"] = [({"window": each}, burn) for each, burn in burns.items() if burn is not None]
+        made["incident_start_timestamp_seconds"] = [
+            (_labels(each), each.since.timestamp())
+            for each in self._state.open.values()
+            if each.missed < alerts.RESOLVED_AFTER
+        ]
+        if self._looked_at is not None:
+            made["watch_look_timestamp_seconds"] = [({}, self._looked_at[0].timestamp())]
+            made["watch_look_duration_seconds"] = [({}, self._looked_at[1])]
+        made["watch_looks_total"] = [({}, counted.looks)]
+        made["watch_failed_looks_total"] = [({}, counted.failed_looks)]
+        outcomes = {"sent": counted.sent, "failed": counted.failed}
+        made["watch_notifications_total"] = [({"outcome": each}, count) for each, count in outcomes.items()]
+        return exposition(made)
+
+    # --- telling ---------------------------------------------------------------------------------------------------
+
+    def _tell(self, due: list[Alert]) -> None:
+        """One alert at a time. One that a webhook refuses is told to all again with the next look, by its key."""
+        for alert in due:
+            if self._is_taken(alert):
+                self._keep(alerts.told(self._state, alert))
+                log.info("watch: %s key=%s cause=%s subject=%s", alert.status, *_names(alert))
+
+    def _is_taken(self, alert: Alert) -> bool:
+        """By all webhooks; where there are none, the log is told."""
+        is_taken = True
+        for webhook in self._fleet.file.watch.webhooks:
+            try:
+                webhooks.call(webhook, [alert], self.address)
+                self.counts.sent += 1
+            except LakehouseError as refused:
+                is_taken = False
+                self.counts.failed += 1
+                log.error("watch: webhook=%s error=%s", webhook.url or webhook.url_from, refused)
+        return is_taken
+
+    def _keep(self, state: WatchState) -> None:
+        if state != self._state:
+            self._state = state
+            self._store.write(state)
+
+
+def _labels(known: Open) -> dict[str, str]:
+    incident = known.incident
+    return {
+        "key": incident.key,
+        "cause": incident.cause,
+        "severity": incident.severity,
+        "subject": incident.subject,
+    }
+
+
+def _names(alert: Alert) -> tuple[str, str, str]:
+    return alert.incident.key, alert.incident.cause, alert.incident.subject
+
+
+def _being_replaced(found: FleetHealth) -> list[str]:
+    """Applications of a deployment that is under way: that they come and go is planned."""
+    last = found.deployment
+    if last is None or last.ended_at is not None or datetime.now(UTC) - last.began_at > STALE_AFTER * 40:
+        return []
+    return [step.application for step in last.steps]
+
+
+@cache
+def _adapter() -> TypeAdapter[WatchState]:
+    return TypeAdapter(WatchState)
