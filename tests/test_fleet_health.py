@@ -14,6 +14,7 @@ from typing import Any
 
 import pytest
 from clock import NOON
+from fleets import TOPIC as TOPIC_KEYS
 from fleets import VERSION, fleet_at, topic_values, topics_named, write_fleet
 from typer.testing import CliRunner
 
@@ -32,6 +33,7 @@ from lakehouse.operations.status import TopicStatus
 from lakehouse.operations.topic_life import TopicLife, topic_life
 from lakehouse.store.heartbeats import SILENT_AFTER, Heartbeat, Heartbeats, Pulse, Sign
 from lakehouse.store.records import Damaged
+from lakehouse.topics import topic_from
 
 TOPIC = topics_named("plays")["plays"]
 PULSE = Pulse(subscription=TOPIC.subscription, state="running", since=NOON, last_trigger=NOON, frontier=NOON)
@@ -190,7 +192,7 @@ def test_slots_at_their_maximum_are_said() -> None:
     [
         (
             "topic plays: found no subscription projects/test/subscriptions/plays; expected one. Make it.",
-            "no subscription its subscription",
+            "no subscription its source",
         ),
         ("hour 2026-11-23T05 of plays waits for 2 h 10 min", "hour TIME of TOPIC waits for a while"),
         ("since 2026-11-23T05:00:00Z, 1,234 rows in 12.5 seconds", "since TIME, N rows in a while"),
@@ -200,6 +202,14 @@ def test_slots_at_their_maximum_are_said() -> None:
 )
 def test_words_are_those_of_all_topics_with_the_same_trouble(text: str, words: str) -> None:
     assert shared_words(text, TOPIC) == words
+
+
+def test_a_topic_of_kafka_shares_its_words_too() -> None:
+    """It has no subscription, which would otherwise be found between any two letters."""
+    source = {"kind": "kafka", "bootstrap": "kafka:9092", "topic": "plays-of-users"}
+    topic = topic_from("plays", {**TOPIC_KEYS, "source": source})
+    text = f"topic plays: found no answer from {topic.reads.address}; expected one. Wait."
+    assert shared_words(text, topic) == "no answer from its source"
 
 
 # --- what is late --------------------------------------------------------------------------------------------------

@@ -203,7 +203,7 @@ _NUMBER = re.compile(r"\b[0-9a-f]{8,}\b|\b(?<!code )(?![45]\d\d\b)\d[\d,._]*\b")
 
 def shared_words(text: str, topic: Topic) -> str:
     """What was found, the same for all topics that it was found of."""
-    words = _found_in(text).replace(topic.subscription, "its subscription")
+    words = _found_in(text).replace(topic.reads.address, "its source")
     words = re.sub(rf"\b{re.escape(topic.name)}\b", "TOPIC", words)
     for pattern, sign in ((_HOUR, "TIME"), (_AGE, "a while"), (_NUMBER, "N")):
         words = pattern.sub(sign, words)

@@ -18,4 +18,6 @@ def fleet_page(
 ) -> Markup:
     """`applications` have application, state, release, topics, ill, overdue; `incidents` have cause, subject, words,
     severity, since, topics, next_step; `topics` have topic, application, cause, words, level, overdue_hours."""
-    return markup_of("fleet.html", at=at, totals=totals, applications=applications, incidents=incidents, topics=topics)
+    return markup_of(
+        "fleet.html", at=at, totals=totals, applications=applications, incidents=incidents, topics=topics, live=None
+    )
