@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import replace
@@ -232,7 +233,7 @@ def test_after_a_restart_of_the_machine_jobs_are_lost(tmp_path: Path, kind: Kind
     state = supervisor_state(file)
     launcher.end("ads-1")
     awaited(lambda: state_of(launcher, "ads-1") == "ended")
-    ours = {"pid": os.getpid(), "began": 1.0}
+    ours = {**(supervisor.identity(os.getpid()) or {}), "boot": "another"}
     supervisor.write_atomically(file, {**state, "state": "running", "supervisor": ours, "process": ours})
     assert state_of(launcher, "ads-1") == "lost"
 
@@ -284,8 +285,41 @@ def test_a_long_log_makes_room_for_another(tmp_path: Path, monkeypatch: pytest.M
     one = supervisor.Supervisor(tmp_path)
     for _ in range(3):
         one._run_once()
-    assert sorted(file.name for file in tmp_path.glob("log*")) == ["log", "log.1"]
-    assert (tmp_path / "log").read_text() == "a longer line\n"
+    assert (tmp_path / "log").read_text() == (tmp_path / "log.1").read_text() == "a longer line\n"
+
+
+CHATTERS = "import time\nwhile True: print('a line of some length', flush=True); time.sleep(0.001)"
+
+
+def test_the_log_of_a_run_that_never_ends_makes_room_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_LOG_BYTES", 1000)
+    monkeypatch.setattr(supervisor, "LOOKS_PER_LOG_LOOK", 1)
+    monkeypatch.setattr(supervisor, "POLL_SECONDS", 0.02)
+    command = {"command": [sys.executable, "-c", CHATTERS], "folder": "/", "environment": {}}
+    supervisor.write_atomically(tmp_path / "launch.json", command)
+    one = supervisor.Supervisor(tmp_path)
+    thread = threading.Thread(target=one._run_once)
+    thread.start()
+    awaited(lambda: (tmp_path / "log.1").exists())
+    awaited(lambda: (tmp_path / "log").read_bytes().startswith(b"a line"), "it is written at its beginning again")
+    (tmp_path / "end").touch()
+    thread.join(30)
+    assert not thread.is_alive()
+
+
+def test_a_start_that_died_before_there_was_a_supervisor_is_gone_on_with(
+    tmp_path: Path, kind: Kind, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    launcher = kind.running(RUNS)
+    with monkeypatch.context() as dying:
+        dying.setattr(local, "_supervise", lambda home: None)
+        launcher.start(launch())
+    launcher.start(launch())
+    awaited(lambda: launcher.log_tail("ads-1", 1))
+    local._supervise(tmp_path / "fleet/jobs/ads-1")
+    launcher.end("ads-1")
+    awaited(lambda: state_of(launcher, "ads-1") == "ended")
+    assert len(launcher.log_tail("ads-1", 9)) == 1, "a second supervisor does nothing"
 
 
 def test_of_jobs_that_ended_the_newest_are_kept(kind: Kind, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -101,6 +101,8 @@ class LocalLauncher:
     def start(self, launch: Launch) -> None:
         home = self._home(launch.id)
         if (home / "launch.json").exists():
+            if not (home / "state.json").exists():  # who began it has died before there was a supervisor
+                _supervise(home)
             return
         self.check(launch)
         command = self._command(launch, self._folder / "releases", self._folder / "snapshots")

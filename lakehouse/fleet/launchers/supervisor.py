@@ -10,8 +10,10 @@ it takes little memory, and a release that cannot be imported is a job that fail
 from __future__ import annotations
 
 import contextlib
+import fcntl
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -28,7 +30,9 @@ WELL_AFTER_SECONDS = 600.0
 GRACE_SECONDS = 150.0
 """From SIGTERM to SIGKILL: an application ends after its batch, and a stage after its hour."""
 LONGEST_LOG_BYTES = 64 * 1024 * 1024
-"""At a start, a longer log becomes `log.1`."""
+"""A longer one begins anew; what it had is in `log.1`."""
+LOOKS_PER_LOG_LOOK = 300
+"""A minute."""
 
 
 def pause_seconds(failures: int) -> float:
@@ -42,8 +46,17 @@ def write_atomically(file: Path, values: dict[str, Any]) -> None:
     os.replace(aside, file)
 
 
-def identity(pid: int) -> dict[str, float] | None:
-    """What no later process of that number has; None when it has ended."""
+def identity(pid: int) -> dict[str, Any] | None:
+    """What no other process has, also after a restart of the machine; None when it has ended.
+
+    On Linux it began so many ticks after the machine did: an instant would move when the clock is set.
+    """
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="utf-8").strip()
+        return None if stat[0] in "ZX" else {"pid": pid, "began": int(stat[19]), "boot": boot}
+    except OSError:
+        pass
     try:
         process = psutil.Process(pid)
         return None if process.status() == psutil.STATUS_ZOMBIE else {"pid": pid, "began": process.create_time()}
@@ -51,7 +64,7 @@ def identity(pid: int) -> dict[str, float] | None:
         return None
 
 
-def is_living(known: dict[str, float] | None) -> bool:
+def is_living(known: dict[str, Any] | None) -> bool:
     return known is not None and identity(int(known["pid"])) == known
 
 
@@ -94,9 +107,12 @@ class Supervisor:
                 log.write(f"supervisor: error={error}\n".encode())
                 return 127, 0.0
         self._note(state="running", process=identity(process.pid), started_at=time.time(), next_start_at=None)
+        looks = 0
         while (code := process.poll()) is None:
             if self._is_asked("end"):
                 return _ended(process), time.monotonic() - began
+            if (looks := looks + 1) % LOOKS_PER_LOG_LOOK == 0:
+                self._make_room()
             time.sleep(POLL_SECONDS)
         return code, time.monotonic() - began
 
@@ -111,10 +127,15 @@ class Supervisor:
         return True
 
     def _log(self) -> Any:
+        self._make_room()
+        return (self._folder / "log").open("ab")
+
+    def _make_room(self) -> None:
+        """A long log goes to `log.1`. Who writes to it, writes at its end, wherever that is."""
         file = self._folder / "log"
         if file.exists() and file.stat().st_size > LONGEST_LOG_BYTES:
-            file.replace(file.with_name("log.1"))
-        return file.open("ab")
+            shutil.copyfile(file, file.with_name("log.1"))
+            os.truncate(file, 0)
 
     def _is_asked(self, what: str) -> bool:
         return (self._folder / what).exists()
@@ -149,13 +170,18 @@ def _ending(code: int) -> str:
 
 
 def main(folder: Path) -> None:
-    """Go on without whoever started it: the process that was started ends at once, and is nobody's zombie."""
+    """Go on without whoever started it: the process that was started ends at once, and is nobody's zombie.
+
+    Of two supervisors of one job, the second ends.
+    """
     if os.fork():
         os._exit(0)
     os.setsid()
     signal.signal(signal.SIGHUP, signal.SIG_IGN)
     signal.signal(signal.SIGINT, signal.SIG_IGN)
-    Supervisor(folder).run()
+    with (folder / "lock").open("w") as lock, contextlib.suppress(BlockingIOError):
+        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        Supervisor(folder).run()
 
 
 if __name__ == "__main__":
