@@ -355,6 +355,17 @@ def test_the_heartbeat_is_ingests_last_commit_not_another_ones(lake: Lake) -> No
     assert (status.slots, status.last_batch_rows) == (9, 1000)
 
 
+def test_a_line_of_a_broken_file_begins_with_what_is_wrong_in_it(
+    lake: Lake, run: Callable[..., tuple[int, str]]
+) -> None:
+    """In 80 columns there was room for the file's path alone, which the topic's name gives; its own page has it."""
+    file = lake.conf.parent / "topics" / "broken.yaml"
+    file.write_text("subscription: projects/p/subscriptions/broken\nevent_id: payload.i\n", encoding="utf-8")
+    code, lines = run("status")
+    assert (code, "error: event_time: found nothing" in lines) == (FOUND_WRONG, True)
+    assert f"{file}: event_time: found nothing" in " ".join(run("status", "broken")[1].split())
+
+
 def test_a_broken_table_is_an_error_of_its_topic_alone(lake: Lake, run: Callable[..., tuple[int, str]]) -> None:
     lake.start()
     lake.start("skips")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable
 from datetime import datetime
 from functools import partial
@@ -77,6 +78,12 @@ def cause_of(row: TopicStatus) -> Text:
         first, *others = row.invalid_hours
         words = f"{first} is invalid" + (f", and {len(others)} more" if others else "")
     return Text(words, _SIGNS.get(row.state, _BROKEN)[1])
+
+
+def _short_cause_of(row: TopicStatus) -> Text:
+    """Without the path of the topic's own file: the line begins with the topic, and may be cut."""
+    cause = cause_of(row)
+    return Text(re.sub(rf"^error: \S*/{re.escape(row.topic)}\.yaml: ", "error: ", cause.plain), cause.style)
 
 
 def _parked(life: TopicLife) -> str:
@@ -169,7 +176,7 @@ STATUS = (
     Column("topic", lambda row: row.topic, least=18, is_name=True),
     Column("open hour", lambda row: row.open_hour or NOTHING),
     Column("behind", lambda row: age_text(row.behind_seconds), is_number=True),
-    Column("state", cause_of, least=16),
+    Column("state", _short_cause_of, least=16),
     Column("oldest unfinished", _status_waiting, rank=3),
     Column("newest sealed", lambda row: row.newest_sealed_hour or NOTHING, rank=5),
     Column("held", _status_held, rank=4),
