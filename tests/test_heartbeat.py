@@ -301,6 +301,8 @@ def test_a_topic_whose_application_has_ended_is_not_running(lake: Lake, seen: Ca
     row = seen(timedelta(hours=1), replace(PULSE, state="ended"), ended_at=ended, why_ended="asked to")
     assert (row.state, row.not_running_since) == ("not running", ended)
     assert text(row) == "not running since 23 Nov 12:05"
+    years = seen(timedelta(days=5_000), replace(PULSE, state="ended"), ended_at=ended, why_ended="asked to")
+    assert text(years) == f"not running since {ended:%-d %b %Y}"
 
 
 def test_a_topic_that_no_application_names_is_not_running(lake: Lake, seen: Callable[..., TopicStatus]) -> None:

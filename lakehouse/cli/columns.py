@@ -30,6 +30,7 @@ _SIGNS = {
     "stuck": ("!", "bold yellow"),
 }
 _BROKEN = ("✕", "bold red")
+_MONTHS_SECONDS = 180 * 86_400
 
 
 def _status_sign(row: TopicStatus) -> Text:
@@ -55,7 +56,7 @@ def cause_of(row: TopicStatus) -> Text:
     elif row.state == "failing" and row.life and row.life.maintain_error:
         words = f"maintain fails: {row.life.maintain_error}"
     elif row.state == "not running" and row.not_running_since:
-        words = f"not running since {row.not_running_since:%-d %b %H:%M}"
+        words = f"not running since {_day_and_time(row.not_running_since, row)}"
     elif row.state == "stuck" and row.stuck:
         words = f"stuck at {row.stuck.hour} for {age_text(row.stuck.seconds)}: {row.stuck.reason}"
     elif row.state == "ok" and row.life and row.life.last_trigger:
@@ -69,7 +70,7 @@ def cause_of(row: TopicStatus) -> Text:
         )
         words = f"no {what} for {age_text(age)}"
     elif row.state == "silent" and row.last_sign:
-        words = f"no sign since {row.last_sign:%-d %b %H:%M}"
+        words = f"no sign since {_day_and_time(row.last_sign, row)}"
     elif row.state == "rejecting":
         words = f"{share_text(row.rejected_share)} of messages rejected"
     elif row.state == "behind":
@@ -78,6 +79,12 @@ def cause_of(row: TopicStatus) -> Text:
         first, *others = row.invalid_hours
         words = f"{first} is invalid" + (f", and {len(others)} more" if others else "")
     return Text(words, _SIGNS.get(row.state, _BROKEN)[1])
+
+
+def _day_and_time(instant: datetime, row: TopicStatus) -> str:
+    """Of what is months ago the year instead of the time."""
+    is_old = (row.last_sign_age_seconds or 0) > _MONTHS_SECONDS
+    return f"{instant:%-d %b %Y}" if is_old else f"{instant:%-d %b %H:%M}"
 
 
 def _short_cause_of(row: TopicStatus) -> Text:
