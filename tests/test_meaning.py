@@ -77,6 +77,7 @@ BETWEEN = "expect_column_values_to_be_between"
 IN_SET = "expect_column_values_to_be_in_set"
 NOT_IN_SET = "expect_column_values_to_not_be_in_set"
 MATCH = "expect_column_values_to_match_regex"
+SUM_OF_ROW = "expect_multicolumn_sum_to_equal"
 
 OF_VALUES: list[tuple[str, dict[str, Any], Callable[[Any], bool]]] = [
     (BETWEEN, {"column": "n", "min_value": 0.5, "max_value": 2**53}, lambda v: 1 <= v <= 2**53),
@@ -158,6 +159,8 @@ CONDITIONS: list[tuple[Any, Callable[[Row], bool]]] = [
         {"type": "comparison", "column": {"name": "price"}, "operator": ">=", "parameter": 2.2}]},
      lambda r: r["ok"] is None or (r["price"] is not None and r["price"] >= Decimal("2.2"))),
     ('col("m") > 0', lambda r: r["m"] is not None and r["m"] > 0),
+    ('(col("m") > 0 or col("name") == "") and col("ok") == true',
+     lambda r: ((r["m"] or 0) > 0 or r["name"] == "") and r["ok"] is True),
 ]  # fmt: skip
 
 
@@ -340,6 +343,10 @@ def refusal(kind: str, **kwargs: Any) -> str:
             {"column": "n", "threshold": 3, "double_sided": True},
             "z_score",
         ),
+        ("expect_table_row_count_to_equal_other_table", {"other_table_name": "x"}, "judged by its own rows"),
+        (IN_SET, {"column": "n", "value_set": [1], "row_condition": 'col("m") == 1 or m'}, "'m' is not understood"),
+        (BETWEEN, {"column": "price", "max_value": math.nan}, "nan is no decimal(10, 2)"),
+        (SUM_OF_ROW, {"column_list": ["n", "price"], "sum_total": 0.001}, "0.001 is no sum of these columns"),
         ("expect_column_values_to_be_dateutil_parseable", {"column": "at"}, "values of timestamp cannot be asked that"),
         (
             BETWEEN,
@@ -755,3 +762,77 @@ def test_integers_and_decimals_are_compared_as_numbers(or_equal: bool) -> None:
         sum(p != n for n, p in pairs),
     ]
     assert [finding.unexpected for finding in findings] == violating, findings
+
+
+WIDE = pa.schema(
+    [
+        ("event_id", pa.string()),
+        ("n", pa.int64()),
+        ("cents", pa.decimal128(38, 2)),
+        ("fine", pa.decimal128(38, 18)),
+        ("x", pa.float64()),
+        ("y", pa.float32()),
+    ]
+)
+MOST_CENTS, LEAST_CENTS = Decimal("9" * 36 + ".99"), Decimal("-" + "9" * 36 + ".99")
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "row", "expected"),
+    [
+        ("greater", {"column_A": "cents", "column_B": "fine"}, {"cents": MOST_CENTS, "fine": Decimal(1)}, True),
+        ("greater", {"column_A": "fine", "column_B": "cents"}, {"cents": LEAST_CENTS, "fine": Decimal("-1E-18")}, True),
+        ("equal", {"column_A": "cents", "column_B": "fine"}, {"cents": Decimal("-0.5"), "fine": Decimal("-0.5")}, True),
+        (
+            "equal",
+            {"column_A": "cents", "column_B": "fine"},
+            {"cents": Decimal("-0.5"), "fine": Decimal("-0.500000000000000001")},
+            False,
+        ),
+        ("equal", {"column_A": "cents", "column_B": "x"}, {"cents": Decimal("1.10"), "x": 1.1}, True),
+        ("equal", {"column_A": "y", "column_B": "cents"}, {"cents": Decimal("1.10"), "y": 1.1}, True),
+        ("sum", {"column_list": ["cents", "n"], "sum_total": 0.5}, {"cents": Decimal("1.50"), "n": -1}, True),
+        ("sum", {"column_list": ["cents", "n"], "sum_total": 0.5}, {"cents": MOST_CENTS, "n": 2**62}, False),
+        (
+            "sum",
+            {"column_list": ["cents", "fine"], "sum_total": "1" + "0" * 36},
+            {"cents": MOST_CENTS, "fine": Decimal("0.01")},
+            True,
+        ),
+    ],
+)
+def test_decimals_are_compared_and_added_whatever_their_digits(
+    kind: str, kwargs: dict[str, Any], row: dict[str, Any], expected: bool
+) -> None:
+    """No decimal of the database holds the digits of both, and an overflow is no answer."""
+    name = {
+        "greater": "expect_column_pair_values_a_to_be_greater_than_b",
+        "equal": "expect_column_pair_values_to_be_equal",
+        "sum": SUM_OF_ROW,
+    }[kind]
+    asked = Expectation(name, kwargs if kind == "sum" else {**kwargs, "ignore_row_if": "either_value_is_missing"})
+    gx.check(Suite("t", (asked,), ""), WIDE)
+    values = {"event_id": "e", **row}
+    table = pa.table({each.name: pa.array([values.get(each.name)], each.type) for each in WIDE}, WIDE)
+    finding = found_in(table, asked)
+    assert (finding.is_answered, finding.success) == (True, expected), finding
+
+
+def test_a_bound_in_a_suite_keeps_its_digits(topic_with: Callable[..., Topic]) -> None:
+    """A float has 17 of them."""
+    topic = topic_with(fields={"fine": "decimal(38, 18)"})
+    text = '{"expectations": [{"type": "%s", "kwargs": {"column": "fine", "max_value": 12345678901234567890.5}}]}'
+    for kind in (BETWEEN, "expect_column_max_to_be_between"):
+        (asked,) = suite_from(topic, {"plays.json": text % kind}).expectations
+        assert asked.kwargs["max_value"] == Decimal("12345678901234567890.5")
+        for value, expected in (("12345678901234567890.5", True), ("12345678901234567890.500000000000000001", False)):
+            finding = found_in(pa.table({"event_id": ["e"], "fine": pa.array([Decimal(value)], FINE)}), asked)
+            assert finding.success == expected
+
+
+FINE = pa.decimal128(38, 18)
+
+
+def found_in(table: pa.Table, asked: Expectation) -> Finding:
+    (finding,), _ = gx.findings_in_scan([asked], table.schema, lambda names: table.select(list(names)).to_reader())
+    return finding

@@ -6,12 +6,13 @@ As in SQL a comparison with a missing value is unknown, and a row of which the c
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.validate.condition_text import Condition, parsed
 from lakehouse.validate.literals import (
     NotExpressibleInSql,
     at_least,
@@ -23,16 +24,15 @@ from lakehouse.validate.literals import (
     type_name,
 )
 
-Condition = Mapping[str, Any]
-"""As JSON has it: `type` is `comparison`, `nullity`, `and` or `or`."""
-
-_COLUMN_IN_TEXT = re.compile(r"""col\(\s*["']([^"']*)["']\s*\)""")
-
 
 def columns_of(condition: object) -> Iterator[str]:
-    """The columns that a `row_condition` names: as text, such as `col("n") == 1`, or as JSON has it."""
+    """The columns that a `row_condition` names: as text, such as `col("n") == 1`, or as JSON has it.
+
+    None of a text that is refused.
+    """
     if isinstance(condition, str):
-        yield from _COLUMN_IN_TEXT.findall(condition)
+        with suppress(NotExpressibleInSql):
+            yield from columns_of(parsed(condition))
     elif isinstance(condition, Mapping):
         column = condition.get("column")
         name = column.get("name") if isinstance(column, Mapping) else column

@@ -24,6 +24,7 @@ import pyarrow.compute as pc
 from lakehouse.errors import SuiteError, extras_named
 from lakehouse.store.scratch import is_without_room
 from lakehouse.validate.bounds import NO_VALUES, Bounds, bounds_of
+from lakehouse.validate.condition_text import parsed
 from lakehouse.validate.findings import EXAMPLES_BYTES, Finding, example_rows, observed_value
 from lakehouse.validate.literals import NotExpressibleInSql
 from lakehouse.validate.metrics import measure
@@ -198,8 +199,10 @@ def _asked(expectation: Expectation, schema: pa.Schema, table_columns: Sequence[
 
 
 def _question(expectation: Expectation, schema: pa.Schema, table_columns: Sequence[str] | None) -> _Question:
+    if expectation.type in _REASONS:
+        raise NotExpressibleInSql(_REASONS[expectation.type])
     judge = judge_of(expectation)
-    condition = _condition_of(judge)
+    condition = _condition_of(judge, expectation.kwargs.get("row_condition"))
     dependencies = judge.get_validation_dependencies(runtime_configuration={"result_format": dict(_VERDICT_ONLY)})
     measures: dict[Any, Measure] = {}
     rule = count = None
@@ -209,8 +212,7 @@ def _question(expectation: Expectation, schema: pa.Schema, table_columns: Sequen
         values["row_condition"] = condition
         measured = measure(metric.metric_name, values, schema, table_columns)
         if measured is None:
-            reason = _REASONS.get(expectation.type) or _NOT_MEASURED.format(metric.metric_name)
-            raise NotExpressibleInSql(reason)
+            raise NotExpressibleInSql(_NOT_MEASURED.format(metric.metric_name))
         measures[metric.id] = measured
         by_name[metric.metric_name] = metric.id
         if metric.metric_name == f"{getattr(judge, 'map_metric', None)}.unexpected_count":
@@ -219,25 +221,31 @@ def _question(expectation: Expectation, schema: pa.Schema, table_columns: Sequen
     return _Question(expectation, judge, measures, rule, count, bounds, by_name.get(bounds.metric) if bounds else None)
 
 
-def _condition_of(judge: Any) -> Mapping[str, Any] | None:
-    """The `row_condition` as Great Expectations has parsed it; NotExpressibleInSql for another engine's language."""
+def _condition_of(judge: Any, given: object) -> Mapping[str, Any] | None:
+    """The `row_condition`, as Great Expectations has read it where it is no text."""
+    if isinstance(given, str):
+        return parsed(given)
     condition = getattr(judge, "row_condition", None)
     if condition is None:
         return None
-    parsed = condition.dict() if hasattr(condition, "dict") else condition
-    if not isinstance(parsed, Mapping) or parsed.get("type") == "pass_through":
-        raise NotExpressibleInSql("the row_condition is in the language of another engine")
-    return parsed
+    known = condition.dict() if hasattr(condition, "dict") else condition
+    if not isinstance(known, Mapping) or known.get("type") == "pass_through":
+        raise NotExpressibleInSql(f"the row_condition {given!r} is neither text nor a condition as JSON has it")
+    return known
 
 
 def judge_of(expectation: Expectation) -> Any:
-    """Great Expectations' own; SuiteError when it does not know the type or refuses the kwargs."""
+    """Great Expectations' own; SuiteError when it does not know the type or refuses the kwargs.
+
+    It gets a `row_condition` as we have parsed it; NotExpressibleInSql where it cannot be.
+    """
     load()
+    kwargs = _with_parsed_condition(expectation.kwargs)
     from great_expectations.exceptions.exceptions import ExpectationNotFoundError
     from great_expectations.expectations.expectation_configuration import ExpectationConfiguration
 
     try:
-        return ExpectationConfiguration(type=expectation.type, kwargs=dict(expectation.kwargs)).to_domain_obj()
+        return ExpectationConfiguration(type=expectation.type, kwargs=kwargs).to_domain_obj()
     except ExpectationNotFoundError as unknown:
         raise SuiteError(
             expectation.origin,
@@ -252,6 +260,13 @@ def judge_of(expectation: Expectation) -> Any:
             expected=_complaint(refused),
             next_step=f"Check its kwargs. {_FIX}",
         ) from refused
+
+
+def _with_parsed_condition(kwargs: Mapping[str, Any]) -> dict[str, Any]:
+    condition = kwargs.get("row_condition")
+    if not isinstance(condition, str):
+        return dict(kwargs)
+    return {**kwargs, "row_condition": parsed(condition), "condition_parser": None}
 
 
 def _complaint(error: Exception) -> str:

@@ -76,6 +76,19 @@ def exact(value: Any, kind: pa.DataType) -> Any:
     return floor
 
 
+def unscaled(column: str, kind: pa.DataType, scale: int) -> str:
+    """The SQL of a column's integer or decimal as a whole number of units of 10^-scale, however many digits it has."""
+    zeros = "0" * (scale - (kind.scale if pa.types.is_decimal(kind) else 0))
+    return f"(replace({identifier(column)}::varchar, '.', '') || '{zeros}')::bignum"
+
+
+def digits_of(kind: pa.DataType) -> tuple[int, int]:
+    """(before the point, behind it) of an integer or a decimal."""
+    if pa.types.is_decimal(kind):
+        return kind.precision - kind.scale, kind.scale
+    return len(str(2 ** (kind.bit_width - 1))), 0
+
+
 def literal(value: Any, kind: pa.DataType) -> str:
     """What `exact` gives, in SQL."""
     return _sql(exact(value, kind), kind)
@@ -133,6 +146,8 @@ def floor_of(value: Any, kind: pa.DataType) -> tuple[Any, bool]:
 def _floor_decimal(value: Any, kind: pa.DataType) -> tuple[Any, bool]:
     try:
         number = Decimal(value if isinstance(value, str) else repr(value) if isinstance(value, float) else value)
+        if not number.is_finite():
+            raise _refusal(value, kind, _spelling(kind))
         step = Decimal(1).scaleb(-kind.scale)
         floor = number.quantize(step, ROUND_FLOOR, _DECIMALS)
     except InvalidOperation:

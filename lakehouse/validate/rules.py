@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Context, Decimal
 from typing import Any
 
 import pyarrow as pa
@@ -19,6 +20,7 @@ from lakehouse.validate.literals import (
     NotExpressibleInSql,
     at_least,
     at_most,
+    digits_of,
     identifier,
     is_comparable,
     is_float,
@@ -29,6 +31,7 @@ from lakehouse.validate.literals import (
     set_literal,
     text_literal,
     type_name,
+    unscaled,
 )
 from lakehouse.validate.scan import Rule, UniqueRule
 
@@ -210,10 +213,31 @@ def _pair_rule(
     if predicate is not _pair_in_set and one != other and not (is_number(one) and is_number(other)):
         raise NotExpressibleInSql(f"values of {type_name(one)} and {type_name(other)} do not compare")
     a, b = map(identifier, columns)
-    satisfied = predicate(a, b, values, types)
-    if predicate is not _pair_in_set and pa.types.is_integer(one) != pa.types.is_integer(other):
+    if predicate is _pair_in_set:
+        satisfied = predicate(a, b, values, types)
+    elif pa.types.is_integer(one) != pa.types.is_integer(other):
         satisfied = _compared_exactly(predicate, a, b, values, types)
+    else:
+        one_a, one_b = _in_one_type(columns, types)
+        satisfied = predicate(one_a, one_b, values, types)
     return Rule(columns, f"({a} is not null and {b} is not null)", f"not ({satisfied})")
+
+
+def _in_one_type(columns: Sequence[str], types: Sequence[pa.DataType]) -> list[str]:
+    """Two columns as they compare: of a decimal and a float, it counts as the nearest one of the float's width.
+
+    Two decimals of different digits are compared exactly: no decimal holds the digits of both.
+    """
+    if types[0] == types[1] or not any(map(pa.types.is_decimal, types)):
+        return list(map(identifier, columns))
+    if all(map(pa.types.is_decimal, types)):
+        scale = max(kind.scale for kind in types)
+        return [unscaled(column, kind, scale) for column, kind in zip(columns, types, strict=True)]
+    width = "real" if any(map(pa.types.is_float32, types)) else "double"
+    return [
+        f"{identifier(column)}::varchar::{width}" if pa.types.is_decimal(kind) else identifier(column)
+        for column, kind in zip(columns, types, strict=True)
+    ]
 
 
 def _compared_exactly(
@@ -293,14 +317,30 @@ def _need_alike(columns: Sequence[str], types: Sequence[pa.DataType]) -> None:
 def _sum(columns: tuple[str, ...], values: Values, types: Sequence[pa.DataType], in_scope: str) -> Rule:
     """Exact for integers and decimals; with a float among them as floats, in the order of the list. Missing is 0."""
     _need(is_number, *types)
-    exact_number(values["sum_total"], any(map(pa.types.is_decimal, types)))
+    total = exact_number(values["sum_total"], any(map(pa.types.is_decimal, types)))
     if any(map(is_float, types)):
-        kind, sql_type = pa.float64(), "double"
+        parts = [f"coalesce({identifier(column)}, 0)::double" for column in columns]
+        return Rule(columns, in_scope, f"({' + '.join(parts)}) <> {literal(values['sum_total'], pa.float64())}")
+    scale = max(digits_of(kind)[1] for kind in types)
+    units = total * 10**scale
+    if units.denominator != 1:
+        raise NotExpressibleInSql(f"{values['sum_total']!r} is no sum of these columns, which have {scale} digits")
+    carried = len(str(len(types)))
+    if max(digits_of(kind)[0] for kind in types) + carried + scale <= _DIGITS and abs(units) < 10**_DIGITS:
+        sql_type, number = f"decimal({_DIGITS}, {scale})", f"{Decimal(units.numerator).scaleb(-scale, _WIDE):f}"
+        parts = [f"coalesce({identifier(column)}, 0)::{sql_type}" for column in columns]
     else:
-        scale = max((each.scale for each in types if pa.types.is_decimal(each)), default=0)
-        kind, sql_type = pa.decimal128(38, scale), f"decimal(38, {scale})"
-    total = " + ".join(f"coalesce({identifier(column)}, 0)::{sql_type}" for column in columns)
-    return Rule(columns, in_scope, f"({total}) <> {literal(values['sum_total'], kind)}")
+        sql_type, number = "bignum", str(units.numerator)
+        parts = [
+            f"coalesce({unscaled(column, kind, scale)}, '0'::bignum)"
+            for column, kind in zip(columns, types, strict=True)
+        ]
+    return Rule(columns, in_scope, f"({' + '.join(parts)}) <> '{number}'::{sql_type}")
+
+
+_DIGITS = 38
+"""Of a decimal."""
+_WIDE = Context(prec=100)
 
 
 _ROW_RULES: dict[str, Callable[[tuple[str, ...], Values, Sequence[pa.DataType], str], Rule]] = {

@@ -15,6 +15,7 @@ from lakehouse.errors import SuiteError
 from lakehouse.hours import Hour, end_of, start_of
 from lakehouse.schemas import silver_schema
 from lakehouse.topics import Topic
+from lakehouse.validate.condition_text import number_of
 from lakehouse.validate.conditions import columns_of
 
 EVERY_TOPIC = "_every_topic"
@@ -152,7 +153,7 @@ def suite_from(topic: Topic, texts: Mapping[str, str]) -> Suite:
     expectations = [
         expectation for name, document in documents.items() for expectation in _expectations(name, document, topic)
     ]
-    canonical = json.dumps([_essence(expectation) for expectation in expectations], sort_keys=True)
+    canonical = json.dumps([_essence(expectation) for expectation in expectations], sort_keys=True, default=str)
     return Suite(topic.name, tuple(expectations), hashlib.sha256(canonical.encode()).hexdigest()[:16])
 
 
@@ -162,7 +163,7 @@ def _essence(expectation: Expectation) -> list[Any]:
 
 def _document(name: str, text: str) -> Mapping[str, Any]:
     try:
-        document = json.loads(text)
+        document = json.loads(text, parse_float=number_of)
     except ValueError as error:
         raise SuiteError(
             name, found=f"no JSON: {error}", expected="a Great Expectations suite", next_step="Fix the place it names."
@@ -182,10 +183,12 @@ def _expectations(name: str, document: Mapping[str, Any], topic: Topic) -> Itera
     for number, item in enumerate(document["expectations"], start=1):
         origin = f"{name}, expectation {number}"
         if not isinstance(item, dict) or not isinstance(item.get("type"), str):
-            raise SuiteError(origin, found=json.dumps(item)[:200], expected="an object with a `type`", next_step=_FIX)
+            raise SuiteError(
+                origin, found=json.dumps(item, default=str)[:200], expected="an object with a `type`", next_step=_FIX
+            )
         if not isinstance(item.get("kwargs", {}), dict):
-            raise SuiteError(origin, found=json.dumps(item["kwargs"])[:200], expected="`kwargs` as an object",
-                             next_step=_FIX)  # fmt: skip
+            found = json.dumps(item["kwargs"], default=str)[:200]
+            raise SuiteError(origin, found=found, expected="`kwargs` as an object", next_step=_FIX)
         kwargs = _with_one_meaning(item["type"], dict(item.get("kwargs", {})), origin)
         expectation = Expectation(item["type"], kwargs, _severity(item, origin), _text(item.get("notes")), origin)
         _check_columns(expectation, schema)
