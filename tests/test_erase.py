@@ -7,9 +7,11 @@ import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
+from decimal import Decimal
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
@@ -17,6 +19,7 @@ from lakehouse.checksum import checksum_of
 from lakehouse.cli import app
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
+from lakehouse.operations.condition import Condition
 from lakehouse.operations.erase import Erasure, erase
 from lakehouse.operations.erasure import fence
 from lakehouse.operations.erasure import silver as silver_module
@@ -28,6 +31,7 @@ from lakehouse.store import bronze_log
 from lakehouse.store.delta import files, files_of_hour
 from lakehouse.store.files import LocalStorage
 from lakehouse.store.ledger import LedgerTable
+from lakehouse.topics import Topic
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of, lake_in
 
 
@@ -243,11 +247,31 @@ def test_reports_on_the_hours_go_too(lake: Lake) -> None:
         '"user" = current_database()',
         "event_time < localtimestamp",
         "select 1",
+        "n = #1",
+        "[n for n in [1] if n = 1] = [1]",
+        "(" * 400 + "n = 1" + ")" * 400,
+        "n > 1e-999999999",
     ],
 )
 def test_a_condition_that_cannot_be_read_is_refused(lake: Lake, where: str) -> None:
     with pytest.raises(LakehouseError, match="--where"):
         run(lake, where)
+
+
+@pytest.mark.parametrize(
+    ("where", "expected"),
+    [("d = 1e-1", [False, True]), ("d > 1e-1", [True, False]), ("d = 0.1", [False, True]), ("f = 1e-1", [True, True]),
+     ("f in (-1e0, 1.00e-1)", [True, True]), ("x = 0.30000000000000004", [True, False])],
+)  # fmt: skip
+def test_a_number_is_compared_as_it_is_spelled(
+    topic_with: Callable[..., Topic], where: str, expected: list[bool]
+) -> None:
+    """With an exponent it is a double to the database, of which two decimals are one."""
+    topic = topic_with(fields={"d": "decimal(38, 18)", "f": "float", "x": "double"})
+    values = [(Decimal("0.100000000000000001"), 0.1, 0.1 + 0.2), (Decimal("0.1"), 0.1, 0.3)]
+    rows = [dict(zip("dfx", each, strict=True)) for each in values]
+    schema = pa.schema([("d", pa.decimal128(38, 18)), ("f", pa.float32()), ("x", pa.float64())])
+    assert Condition(where, topic).mask(pa.Table.from_pylist(rows, schema)).to_pylist() == expected
 
 
 def test_an_error_at_some_row_does_not_show_the_row(lake: Lake) -> None:

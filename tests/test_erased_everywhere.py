@@ -21,12 +21,15 @@ from lakehouse.errors import MirrorError
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations import report
+from lakehouse.operations.compaction import compact_hour
 from lakehouse.operations.erase import erase
 from lakehouse.operations.erasure.outstanding import OpenItem, outstanding
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.reconcile import mirrors_of
+from lakehouse.store.delta import files_of_hour
 from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.records import Valid
+from lakehouse.store.table_log import log_of
 from lakehouse.topics import Topic
 from lakehouse.validate.mlflow_background import BackgroundLog
 from lakehouse.validate.stage import validate_due
@@ -142,6 +145,41 @@ def test_the_erased_is_in_no_byte_once_all_stages_have_followed(world: World) ->
     assert world.open_stores() == {"report pages"}
     world.draw("site")  # its page of the older hour, too
     world.draw("other")
+    assert (world.outstanding(), world.holders()) == ([], set())
+
+
+def test_files_that_were_compacted_before_hold_nobody(world: World) -> None:
+    """They stay for a day, for who reads them; those that are compacted after an erasure are nobody's."""
+    lake = world.lake
+    lake.deliver(Delivery(f"p{PERSON}", 122, 0, "again", PERSON), hour=SEVEN)
+    before = {file.path for file in files_of_hour(lake.bronze, SEVEN)}
+    assert compact_hour(lake.tables, log_of(lake.bronze), SEVEN, files_of_hour(lake.bronze, SEVEN))
+    world.erase()
+    assert not any(path.startswith("lake/plays/bronze") for path in world.holders())
+    assert not any(Path(lake.folders.bronze, path).exists() for path in before)
+    for name in "yz":
+        lake.deliver(Delivery(name, 123, 0, name, 5), hour=SEVEN)
+    kept = {file.path for file in files_of_hour(lake.bronze, SEVEN)}
+    assert compact_hour(lake.tables, log_of(lake.bronze), SEVEN, files_of_hour(lake.bronze, SEVEN))
+    assert all(Path(lake.folders.bronze, path).exists() for path in kept)
+    assert "bronze" not in world.open_stores()
+
+
+def test_what_attempts_left_that_died_holds_nobody_in_silence(world: World) -> None:
+    """A seal's files cannot be committed any more; a slot's may still get a manifest, so they are said to be open."""
+    silver, bronze = Path(world.lake.folders.silver), Path(world.lake.folders.bronze)
+    dead_seal = silver / f"hour={FIVE}" / "part-00000-dead.parquet"
+    shutil.copy(next(dead_seal.parent.glob("*.parquet")), dead_seal)
+    dead_slot = bronze / FIVE / "000000000001-0007-dead.parquet"
+    shutil.copy(next(dead_slot.parent.glob("*.parquet")), dead_slot)
+    world.erase()
+    world.follow()
+    world.draw("site")
+    world.draw("other")
+    assert not dead_seal.exists()
+    assert [(item.store, item.found) for item in world.outstanding()] == [("bronze", str(dead_slot))]
+    assert dead_slot.exists()
+    dead_slot.unlink()
     assert (world.outstanding(), world.holders()) == ([], set())
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from decimal import Decimal
+
 import duckdb
 import pyarrow as pa
 import sqlglot
@@ -16,10 +18,14 @@ _UNSTABLE = ("Current", "Local", "Rand", "Session", "Uuid", "Version")
 """How sqlglot's names of functions begin that say something of the moment or of the process."""
 _FORBIDDEN: tuple[type, ...] = (
     exp.Query, exp.Subquery, exp.From, exp.Table, exp.Star, exp.Placeholder, exp.Parameter, exp.AggFunc, exp.Window,
-    exp.Lambda, exp.Anonymous, exp.UDTF, exp.DDL, exp.Command,
+    exp.Lambda, exp.Comprehension, exp.PositionalColumn, exp.Anonymous, exp.UDTF, exp.DDL, exp.Command,
     *(kind for kind in exp.ALL_FUNCTIONS if kind.__name__.startswith(_UNSTABLE)),
 )  # fmt: skip
 """Other tables, files and settings; what is not about one row; and what says something else when it is asked again."""
+
+
+_DIGITS = 38
+"""Of a decimal."""
 
 
 class Condition:
@@ -63,13 +69,25 @@ class Condition:
             trees = sqlglot.parse(where, dialect=_DIALECT)
         except sqlglot.errors.SqlglotError as error:
             raise self._refusal(str(error).splitlines()[0]) from error
+        except RecursionError:
+            raise self._refusal("a condition that is nested too deep") from None
         tree = trees[0] if len(trees) == 1 else None
         if not isinstance(tree, exp.Condition):
             raise self._refusal("something else" if any(trees) else "nothing")
         for node in tree.walk():
             if isinstance(node, _FORBIDDEN):
                 raise self._refusal(f"`{node.sql(dialect=_DIALECT)}`")
+        for number in list(tree.find_all(exp.Literal)):
+            if not number.is_string:
+                number.replace(exp.Literal.number(self._spelled_out(number.name)))
         return tree
+
+    def _spelled_out(self, number: str) -> str:
+        """Without an exponent: with one it is a double to the database, and all that it is compared with."""
+        value = Decimal(number)
+        if abs(value.adjusted()) >= _DIGITS or len(value.as_tuple().digits) > _DIGITS:
+            raise self._refusal(f"the number {number[:50]}, which is none of {_DIGITS} digits")
+        return f"{value:f}"
 
     def _columns(self, tree: exp.Condition) -> list[str]:
         """The declared columns that it names, in silver's order; names differ in more than case."""

@@ -72,8 +72,8 @@ def _erase(tables: TopicTables, order: Order, *, dry_run: bool, track: Track) ->
         mlflow_runs.note_erasure(tables)
         bronze.claim()
         silver.claim()
-        bronze.finish_interrupted()
-        silver.finish_interrupted()
+        bronze.finish()
+        silver.finish()
     found = silver.matches()
     events = {event for matches in found.values() for match in matches for event in match.events}
     if dry_run:
@@ -81,6 +81,8 @@ def _erase(tables: TopicTables, order: Order, *, dry_run: bool, track: Track) ->
         return Erasure(topic.name, would_be, sum(match.count for match in bronze.matches(events)))
     deliveries = bronze.rewrite(events)
     sealed_again = tuple(silver.seal_again(hour, matches) for hour, matches in track(sorted(found.items()), len(found)))
+    bronze.finish()  # what a compaction replaced before, and a seal that died left, holds them, too
+    silver.finish()
     ledger.erase(without_observed_values(ledger.history().erased_hours()))
     _end_in_mlflow(tables)
     log.info("erase: topic=%s hours=%d deliveries=%d", topic.name, len(sealed_again), deliveries)

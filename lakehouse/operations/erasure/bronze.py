@@ -52,8 +52,8 @@ class BronzeErasure:
     def claim(self) -> None:
         self._claim.take(self._tables.bronze(), self._order.release)
 
-    def finish_interrupted(self) -> None:
-        """Files that an erasure took out of the table, or never committed, are deleted."""
+    def finish(self) -> None:
+        """Files that an erasure took out of the table, or never committed, are deleted; and what was compacted."""
         self._delete(bronze_leftovers(self._tables.bronze(), self._storage))
 
     def matches(self, events: set[Event]) -> list[Match]:

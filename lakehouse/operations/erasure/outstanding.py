@@ -17,6 +17,7 @@ from lakehouse.operations.erasure.leftovers import (
     bronze_leftovers,
     older_reports,
     silver_leftovers,
+    unnamed_deliveries,
     unrecorded_revisions,
 )
 from lakehouse.operations.erasure.verdicts import without_observed_values
@@ -27,6 +28,7 @@ from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs
 
 _AGAIN = "Run erase again, with any condition: it finishes what was interrupted."
+_UNNAMED = "An attempt that died left it: maintain removes it, a day after it was written."
 _BY_MAINTAIN = "Run maintain, which takes them out of the ledger, or erase again with any condition."
 
 
@@ -61,11 +63,13 @@ def _in_tables(tables: TopicTables, history: History) -> Iterator[OpenItem]:
     if tables.has_bronze():
         for path in bronze_leftovers(tables.bronze(), tables.raw.files()):
             yield OpenItem("bronze", None, tables.raw.files().address(path), _AGAIN)
+        for path in unnamed_deliveries(tables):
+            yield OpenItem("bronze", None, tables.raw.files().address(path), _UNNAMED)
     if tables.has_silver():
         silver = tables.silver()
         for hour in unrecorded_revisions(silver, history):
             yield OpenItem("ledger", hour, "a revision that is not recorded", _AGAIN)
-        for path in silver_leftovers(silver, sealed):
+        for path in silver_leftovers(silver, sealed, history.erased_hours()):
             yield OpenItem("silver", None, sealed.address(path), _AGAIN)
     for path in older_reports(sealed, history):
         yield OpenItem("reports", None, sealed.address(path), _AGAIN)

@@ -57,15 +57,18 @@ class SilverErasure:
     def claim(self) -> None:
         self._claim.take(self._tables.silver(), self._order.release)
 
-    def finish_interrupted(self) -> None:
-        """A crash can come at each step: a revision without its ledger row, replaced files and reports still there."""
+    def finish(self) -> None:
+        """A crash can come at each step: a revision without its ledger row, replaced files and reports still there.
+
+        And what a seal that died left in the folder of an hour that is erased.
+        """
         silver = self._tables.silver()
         for hour in unrecorded_revisions(silver, self._ledger.history()):
             version, manifest = newest_seal(silver, hour)
             if self._holds is not None:
                 self._holds.put(f"silver/{file.path}" for file in files_of_hour(silver, hour))
             self._record(hour, Sealed.from_json({**manifest, "silver_version": version}))
-        leftover = silver_leftovers(silver, self._storage)
+        leftover = silver_leftovers(self._tables.silver(), self._storage, self._ledger.history().erased_hours())
         if self._holds is not None:
             self._holds.lift(leftover)
         self._delete([*leftover, *older_reports(self._storage, self._ledger.history())])
