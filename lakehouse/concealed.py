@@ -13,14 +13,17 @@ HIDDEN = "(not shown)"
 _SHORTEST = 6
 """A shorter value is part of too many words."""
 _WORDS = (
-    "password", "passwd", "secret", "token", "credential", "private_key", "api_key", "apikey", "access_key",
-    "account_key", "service_account",
+    "password", "passwd", "passphrase", "secret", "token", "credential", "privatekey", "apikey", "accesskey",
+    "accountkey", "encryptionkey", "saskey", "serviceaccount", "signature", "bearer",
 )  # fmt: skip
+_NAMES = {"key", "pwd", "sig", "sas"}
 _NO_SECRETS = {"password_env", "service_account_email"}
 _PLAIN = re.compile(r"(true|false|none|null|[\d.]+|/[^{}\n]*|[a-z0-9]+://[^@{}\s]*)", re.IGNORECASE)
 """Switches, numbers, paths and addresses, which are no secret under whatever name."""
 _PASSWORD = re.compile(r"://[^/?#@:\s]*:([^/?#@\s]+)@")
 """Of an address, behind the user's name."""
+_ASSIGNED = re.compile(r"([A-Za-z][\w.-]*)=([^\s&;,'\"]+)")
+"""In a connection string, an option of a program, or the query of an address."""
 _LONG = re.compile(r"[A-Za-z0-9+/=]{20,}")
 """No key of ours: those have words."""
 
@@ -29,8 +32,9 @@ _known: set[str] = set()
 
 def may_be_secret(name: str) -> bool:
     """Whether a key of that name may hold a secret."""
-    lowered = name.lower().replace(".", "_").replace("-", "_")
-    return lowered not in _NO_SECRETS and (lowered == "key" or any(word in lowered for word in _WORDS))
+    lowered = name.lower()
+    joined = re.sub(r"[^a-z0-9]", "", lowered)
+    return lowered not in _NO_SECRETS and (joined in _NAMES or any(word in joined for word in _WORDS))
 
 
 def learn(settings: Mapping[str, Any]) -> None:
@@ -99,7 +103,7 @@ def _secrets(value: Any, is_secret: bool) -> Iterator[str]:
         for name, each in value.items():
             options = not isinstance(each, Mapping) and name == "storage_options"
             yield from _secrets(each, is_secret or options or may_be_secret(str(name)))
-            if each is None and (is_secret or _LONG.fullmatch(str(name))):  # {s3cret} is a mapping in YAML
+            if _LONG.fullmatch(str(name)) or (each is None and is_secret):  # {s3cret} is a mapping in YAML
                 yield str(name)
     elif isinstance(value, list | tuple | set):
         for each in value:
@@ -114,6 +118,7 @@ def _secret_texts(text: str, is_secret: bool) -> Iterator[str]:
     """The text in each way in which it is said; of a JSON document its secret members, of an address its password."""
     if found := _PASSWORD.search(text):
         yield from {found[1], re.sub("%([0-9A-Fa-f]{2})", lambda code: chr(int(code[1], 16)), found[1])}
+    yield from (value for name, value in _ASSIGNED.findall(text) if may_be_secret(name))
     if text.lstrip().startswith(("{", "[")):
         yield from _secrets(_json_value(text), is_secret=is_secret)
     if "PRIVATE KEY" in text or (is_secret and not _PLAIN.fullmatch(text)):

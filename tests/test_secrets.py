@@ -112,6 +112,38 @@ def test_the_password_of_an_address_is_a_secret(address: str) -> None:
     assert "ann:" in said
 
 
+@pytest.mark.parametrize(
+    "settings",
+    [
+        {"raw_root": f"https://store/x?sig={SECRET}&v=1"},
+        {"mlflow": {"tracking_uri": f"http://h/?access_token={SECRET}"}},
+        {"spark": {"spark.driver.extraJavaOptions": f"-Da=1 -Djavax.net.ssl.keyStorePassword={SECRET}"}},
+        {"spark": f"spark.hadoop.secret={SECRET}"},
+        {"spark": {"spark.hadoop.fs.x.accessKey": SECRET}},
+        {"mirrors": {"copy": {"dsn": f"Host=h;AccountKey={SECRET};Port=1"}}},
+        {"storage_options": {"Zx9QwErTy12345Secret99": 1}},
+    ],
+)
+def test_a_secret_within_a_text_is_known(settings: dict[str, Any]) -> None:
+    """A signed address, an option of a program, a connection string."""
+    learn(settings)
+    found = without_secrets(json.dumps(settings))
+    assert SECRET not in found
+    assert "Zx9Qw" not in found
+    assert HIDDEN in found
+
+
+def test_a_value_that_yaml_cannot_read_is_not_shown(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    conf = conf_with(tmp_path, {})
+    conf.write_text(f"raw_root: x\npassword: !!int {SECRET}\n")
+    with pytest.raises(SystemExit) as ended:
+        app.main(["--conf", str(conf), "status"])
+    err = capsys.readouterr().err
+    assert ended.value.code == 2
+    assert "not of the type that its tag names" in err
+    assert SECRET not in err
+
+
 def test_what_is_no_secret_is_shown() -> None:
     """Else errors would lose their words: switches, numbers, paths, kinds of mirrors with odd names."""
     options = {"google_service_account": "/etc/key.json", "aws_region": "eu-north-1", "token": "true"}
