@@ -32,6 +32,12 @@ def _arrow_type(spark_type: str) -> pa.DataType:
     return arrow_type(spark_type)
 
 
+def _without_case(name: str) -> str:
+    from lakehouse.types import without_case
+
+    return without_case(name)
+
+
 def _location(text: str) -> str:
     where, _, rest = text.partition(".")
     if text == "publish_time" or (where in ("payload", "attributes") and rest and not rest.startswith(".")):
@@ -399,7 +405,7 @@ class Topic(Frozen):
         if info.context is _CHECKED:
             return fields
         for name, spark_type in fields.items():
-            if name.lower() in DELIVERY_COLUMNS:
+            if _without_case(name) in DELIVERY_COLUMNS:
                 raise ValueError(f"a name other than {name!r}, which every sealed hour has anyway, in any case")
             try:
                 kind = _arrow_type(spark_type)
@@ -408,8 +414,7 @@ class Topic(Frozen):
             for each in (name, *_member_names(kind)):
                 if not each or _ODD_IN_NAMES.search(each):
                     raise ValueError(f"names without control characters, and none that is empty: {each!r} is none")
-        lowered = [name.lower() for name in fields]
-        if len(set(lowered)) < len(lowered):
+        if len(set(map(_without_case, fields))) < len(fields):
             raise ValueError("names that differ in more than case: Spark does not distinguish them")
         return fields
 

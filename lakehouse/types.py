@@ -73,7 +73,7 @@ def _struct(tree: exp.DataType) -> pa.DataType | None:
     usable = (
         fields
         and all(kind is not None for _, kind in fields)
-        and len({name.lower() for name, _ in fields}) == len(fields)
+        and len({without_case(name) for name, _ in fields}) == len(fields)
     )
     return pa.struct(fields) if usable else None
 
@@ -102,3 +102,16 @@ def _letters(text: str) -> str:
 def _is_balanced(text: str) -> bool:
     """The parser closes what is left open."""
     return all(text.count(opened) == text.count(closed) for opened, closed in ("<>", "()"))
+
+
+def without_case(name: str) -> str:
+    """The same for two names that Spark takes for one: it compares them letter by letter, as Java does.
+
+    So do a long s and an s, a dotted capital I and an i, the two signs for micro.
+    """
+    return "".join(_letter_without_case(letter) for letter in name)
+
+
+def _letter_without_case(letter: str) -> str:
+    upper = letter.upper()
+    return (upper if len(upper) == 1 else letter).lower()[0]
