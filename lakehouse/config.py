@@ -32,6 +32,9 @@ _ODD_IN_PATHS = re.compile(r"%[0-9A-Fa-f]{2}|[\\#?|^`*\[\]{}\x00-\x1f\x7f]")
 _ODD_IN_ADDRESSES = re.compile(r"[#?%\\\s*\[\]{}]")
 """What one of the libraries takes for a part of the address that is no path, or for a pattern."""
 
+_HALF_AN_ADDRESS = re.compile(r"[A-Za-z][A-Za-z0-9+.-]*:|:")
+"""`file:/x` to one library is a folder `file:` to another; `:memory:` is no file."""
+
 
 def _rooted(path: str, info: ValidationInfo) -> str:
     """Addresses stay as they are; a path of the file system is made absolute, for executors run elsewhere.
@@ -39,10 +42,18 @@ def _rooted(path: str, info: ValidationInfo) -> str:
     It counts from the working directory, or from the validation context, where that is a folder. ValueError for what
     not every library understands alike: the absolute path counts, for the folder above may have such a name, too.
     """
+    if not path:
+        return ""
     if "://" in path:
         return _plain(path.rstrip("/"), _ODD_IN_ADDRESSES)
+    if _HALF_AN_ADDRESS.match(path):
+        raise ValueError("an address such as `gs://…` or `file:///…`, or a path without a scheme")
     folder = info.context if isinstance(info.context, Path) else Path()
-    return _plain(str((folder / Path(path).expanduser()).absolute()), _ODD_IN_PATHS)
+    try:
+        absolute = (folder / Path(path).expanduser()).absolute()
+    except RuntimeError:
+        raise ValueError("a home that this machine has") from None
+    return _plain(str(absolute), _ODD_IN_PATHS)
 
 
 def _plain(path: str, odd: re.Pattern[str]) -> str:
@@ -235,6 +246,7 @@ class Settings(Frozen):
     """One `conf/<environment>.yaml`; unit, default and when to change a key are in the file itself."""
 
     raw_root: Root = key(
+        min_length=1,
         unit="folder or gs:// address",
         doc="Bronze, checkpoints and segments of all topics.",
     )
@@ -453,6 +465,13 @@ def values_of(file: Path) -> dict[str, Any]:
         raise ConfigError(
             str(file), found=_place_of(error), expected="YAML", next_step="Fix the line it names."
         ) from error
+    except ValueError:  # with the value, which may be a secret
+        raise ConfigError(
+            str(file),
+            found="a value that is not of the type that its tag names",
+            expected="YAML",
+            next_step="Fix the value behind `!!`.",
+        ) from None
     if not isinstance(values, dict):
         raise ConfigError(
             str(file),

@@ -145,6 +145,7 @@ def test_only_nulls_within_arrays_are_dropped(rows: list[Any]) -> None:
 FOLDER = {"kind": "folder", "path": "{root}/copies"}
 BASE = {"kind": "duckdb", "path": "{root}/copies.duckdb"}
 HIVE = {"kind": "hive", "host": "h", "database": "db", "path": "{root}/hive"}
+BIGQUERY = {"kind": "bigquery", "project": "p", "dataset": "d"}
 MEETING = [
     (FOLDER, {**FOLDER, "path": "{root}/copies/../copies"}),
     (FOLDER, {**FOLDER, "path": "{root}/link"}),
@@ -155,6 +156,13 @@ MEETING = [
     (BASE, {**BASE, "path": "{root}/x/../copies.duckdb"}),
     (HIVE, {**HIVE, "host": "H", "path": "{root}/elsewhere"}),
     ({**FOLDER, "path": "gs://b/x"}, {**FOLDER, "path": "gs://B/y/../x"}),
+    ({**FOLDER, "path": "hdfs://h/x"}, {**FOLDER, "path": "hdfs://H:8020/x/"}),
+    ({**FOLDER, "path": "gs://b/s/m1"}, {**BIGQUERY, "staging": "gs://b/s"}),
+    (BASE, {**BASE, "path": "{root}/copies.duckdb.wal"}),
+    (BASE, {**FOLDER, "path": "{root}/copies.duckdb.tmp"}),
+    (FOLDER, {**BASE, "path": "{root}/copies"}),
+    ({**FOLDER, "path": "{root}/lake/_applications"}, {**BASE}),
+    ({**FOLDER, "path": "{root}/lake/_report"}, {**BASE}),
     ({**FOLDER, "path": "{root}/lake"}, {**BASE}),
     ({**FOLDER, "path": "{root}/lake/plays/silver"}, {**BASE}),
     ({**BASE, "path": "{root}/lake/plays/base.duckdb"}, {**FOLDER}),
@@ -197,3 +205,22 @@ def test_stores_that_lie_beside_each_other_are_two(
     config: Config, tmp_path: Path, mirrors: Sequence[dict[str, Any]]
 ) -> None:
     assert complaints(config, tmp_path, mirrors, topic("plays")) == []
+
+
+@pytest.mark.parametrize(
+    ("mirror", "expected"),
+    [
+        ({**FOLDER, "path": "s3://b/x"}, "the address s3://b/x, which is none of a path, file://, hdfs://, gs://"),
+        ({**FOLDER, "path": "gs:///x"}, "the address gs:///x without a bucket"),
+        ({**HIVE, "path": "gcs://b/x"}, "the address gcs://b/x"),
+        ({**BASE, "path": "hdfs://h/x.db"}, "the address hdfs://h/x.db, where it takes a file"),
+        (BIGQUERY, "no `staging` for copies of a lake at"),
+        ({**BIGQUERY, "array_nulls": "drop"}, "`array_nulls: drop` without a `staging`"),
+    ],
+)
+def test_a_store_that_can_never_be_reached_is_refused(
+    config: Config, tmp_path: Path, mirror: dict[str, Any], expected: str
+) -> None:
+    """Before any hour, not when the first one is there."""
+    (found,) = complaints(config, tmp_path, [mirror], topic("plays"))
+    assert expected in found

@@ -629,6 +629,9 @@ def test_a_mirror_is_opened_by_its_kind(tmp_path: Path, topic: Topic) -> None:
         ({"path": "x"}, r"conf/local.yaml: mirrors.copy.kind: found nothing"),
         ({"kind": "folder", "pth": "x", "path": "x"}, r"conf/local.yaml: mirrors.copy.pth: found the unknown key"),
         ({"kind": "folder"}, r"conf/local.yaml: mirrors.copy.path: found nothing"),
+        ({"kind": "folder", "path": ""}, r"conf/local.yaml: mirrors.copy.path: found ''"),
+        ({"kind": "folder", "path": "file:/x"}, r"mirrors.copy.path: found 'file:/x'; expected an address such as"),
+        ({"kind": "duckdb", "path": ":memory:"}, r"mirrors.copy.path: found ':memory:'; expected an address such as"),
         ({"kind": "folder", "path": 7}, r"conf/local.yaml: mirrors.copy.path: found 7"),
     ],
 )

@@ -42,6 +42,8 @@ class MirrorKind(Protocol):
 
     def objections(self, topic: Topic, options: Any, neighbours: Sequence[Neighbour]) -> list[str]: ...
 
+    def objections_to_lake(self, options: Any, sealed_root: str) -> list[str]: ...
+
     def warnings(self, topic: Topic, options: Any) -> list[str]: ...
 
     def type_name(self, kind: pa.DataType) -> str: ...
@@ -85,6 +87,7 @@ class Checks:
         kind = class_of(kind_name)
         others = [each for each in self._all_of(kind_name) if (each.topic.name, each.mirror) != (topic.name, name)]
         objections = kind.objections(topic, options, others)
+        objections += kind.objections_to_lake(options, config.settings.sealed_root)
         objections += self._shared_places(name, topic, options) if not objections else []
         if objections:
             raise ConfigError(

@@ -84,6 +84,11 @@ class Mirror(Protocol):
         return []
 
     @classmethod
+    def objections_to_lake(cls, options: Any, sealed_root: str) -> list[str]:
+        """What keeps a mirror with these options from ever taking an hour of a lake there."""
+        return []
+
+    @classmethod
     def warnings(cls, topic: Topic, options: Any) -> list[str]:
         """What may keep single hours of the topic out of such a mirror."""
         return []

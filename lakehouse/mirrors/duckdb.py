@@ -17,6 +17,7 @@ from lakehouse.mirrors import duckdb_pages
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
 from lakehouse.mirrors.files import rows_of
 from lakehouse.mirrors.limits import Neighbour
+from lakehouse.mirrors.places import scheme_objections
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.topics import Frozen, Topic, key
 
@@ -33,6 +34,7 @@ class DuckDBMirror(Mirror):
     class Options(Frozen):
         kind: Literal["duckdb"]
         path: Root = key(
+            min_length=1,
             unit="file",
             doc="The database, made when it is missing: on a disk of this machine that has room for all hours.",
         )
@@ -42,7 +44,7 @@ class DuckDBMirror(Mirror):
 
     @classmethod
     def objections(cls, topic: Topic, options: Any, neighbours: Sequence[Neighbour]) -> list[str]:
-        return [
+        return scheme_objections(options.path, ()) + [
             f"the same file {options.path} in the mirror {each.mirror}"
             for each in neighbours
             if each.topic.name == topic.name and each.options.path == options.path

@@ -21,6 +21,7 @@ from lakehouse.mirrors.addresses import StorageOptions, files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, manifest_of, refuse_older
 from lakehouse.mirrors.files import Copy, Files, Found
 from lakehouse.mirrors.limits import Neighbour, too_long
+from lakehouse.mirrors.places import scheme_objections
 from lakehouse.store.delta import DataFile, first_line
 from lakehouse.topics import Frozen, Topic, key
 
@@ -49,6 +50,7 @@ class FolderOptions(Frozen):
 
     kind: Literal["folder"]
     path: Root = key(
+        min_length=1,
         unit="folder, hdfs:// or gs:// address",
         doc="Where hours appear, as `<path>/<topic>/<hour>/`.",
     )
@@ -261,7 +263,7 @@ class FolderMirror(Mirror):
 
 def folder_objections(topic: Topic, path: str, neighbours: Sequence[Neighbour]) -> list[str]:
     """Against the topic's folders below `path`. Files are silver's own, so that fields may have any name and type."""
-    found = too_long("the topic's name", topic.name, _COMPONENT_BYTES)
+    found = too_long("the topic's name", topic.name, _COMPONENT_BYTES) + scheme_objections(path)
     if path.startswith("gs://"):
         _, _, prefix = path.removeprefix("gs://").partition("/")
         found += too_long("addresses of files", f"{prefix}/{topic.name}/{'x' * _BELOW_TOPIC_BYTES}", _GCS_NAME_BYTES)

@@ -91,6 +91,7 @@ class HiveOptions(Frozen):
         doc="Made when it is missing; a table for each topic, a partition for each hour.",
     )
     path: Root = key(
+        min_length=1,
         unit="folder, hdfs:// or gs:// address",
         doc="The folders of the partitions, as both Spark and Hive reach them.",
     )

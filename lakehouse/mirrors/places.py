@@ -24,12 +24,17 @@ class Place:
 
 def places_of(topic: Topic, mirror: str, options: Any) -> Iterator[Place]:
     """What a mirror writes of the topic; nothing of one that has no path."""
-    path = getattr(options, "path", None)
+    staging, path = getattr(options, "staging", ""), getattr(options, "path", None)
+    if staging:
+        yield Place(one_spelling(f"{staging}/{mirror}/{topic.name}"), "", f"{topic.name} in the staging of {mirror}")
     if path is None:
         return
-    is_file = options.kind == "duckdb"
-    address = one_spelling(path if is_file else f"{path}/{topic.name}")
-    yield Place(address, topic.name if is_file else "", f"{topic.name} in the mirror {mirror}")
+    whose = f"{topic.name} in the mirror {mirror}"
+    if options.kind == "duckdb":
+        for suffix in ("", ".wal", ".tmp"):
+            yield Place(one_spelling(path + suffix), topic.name, whose)
+    else:
+        yield Place(one_spelling(f"{path}/{topic.name}"), "", whose)
 
 
 def places_of_lake(topics: Sequence[Topic], settings: Settings) -> Iterator[Place]:
@@ -37,6 +42,8 @@ def places_of_lake(topics: Sequence[Topic], settings: Settings) -> Iterator[Plac
     for root in dict.fromkeys((settings.raw_root, settings.sealed_root)):
         for topic in topics:
             yield Place(one_spelling(f"{root}/{topic.name}"), "", f"{topic.name} in the lake at {root}")
+        for folder in ("_applications", "_report"):
+            yield Place(one_spelling(f"{root}/{folder}"), "", f"{folder} in the lake at {root}")
 
 
 class Places:
@@ -66,7 +73,19 @@ def one_spelling(path: str) -> str:
     if address.scheme in ("", "file"):
         return os.path.realpath(address.path if address.scheme else path)
     folder = posixpath.normpath(f"/{address.path}").lstrip("/")
-    return f"{address.scheme.lower()}://{address.netloc.lower()}/{folder}"
+    scheme, host = address.scheme.lower(), address.netloc.lower()
+    return f"{scheme}://{host.removesuffix(':8020') if scheme == 'hdfs' else host}/{folder}"
+
+
+def scheme_objections(path: str, schemes: Sequence[str] = ("file", "hdfs", "gs")) -> list[str]:
+    """Against an address in a store that no file of ours reaches."""
+    address = urlsplit(path)
+    if "://" not in path:
+        return []
+    if address.scheme.lower() not in schemes:
+        known = ", ".join(f"{scheme}://" for scheme in schemes)
+        return [f"the address {path}" + (f", which is none of a path, {known}" if known else ", where it takes a file")]
+    return [f"the address {path} without a bucket"] if address.scheme.lower() == "gs" and not address.netloc else []
 
 
 def _do_clash(one: Place, other: Place) -> bool:

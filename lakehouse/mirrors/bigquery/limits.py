@@ -36,6 +36,14 @@ def objections(topic: Topic, options: BigQueryOptions, neighbours: Sequence[Neig
     return found
 
 
+def objections_to_lake(options: BigQueryOptions, sealed_root: str) -> list[str]:
+    """BigQuery reads gs:// alone, and what is there is silver itself."""
+    if options.staging:
+        return []
+    needed = [] if sealed_root.startswith("gs://") else [f"no `staging` for copies of a lake at {sealed_root}"]
+    return needed + ["`array_nulls: drop` without a `staging` for the copies"] * (options.array_nulls == "drop")
+
+
 def warnings(topic: Topic, options: BigQueryOptions) -> list[str]:
     """Fields whose nulls keep an hour out, as the option `array_nulls` says."""
     if options.array_nulls == "drop":

@@ -78,6 +78,10 @@ class BigQueryMirror(Mirror):
         return limits.objections(topic, options, neighbours)
 
     @classmethod
+    def objections_to_lake(cls, options: BigQueryOptions, sealed_root: str) -> list[str]:
+        return limits.objections_to_lake(options, sealed_root)
+
+    @classmethod
     def warnings(cls, topic: Topic, options: BigQueryOptions) -> list[str]:
         return limits.warnings(topic, options)
 
