@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterator
+from dataclasses import dataclass
 from datetime import datetime
 
 from deltalake import DeltaTable
@@ -55,14 +56,10 @@ def silver_leftovers(silver: DeltaTable, storage: Storage, erased_hours: Collect
 
 def bronze_leftovers(bronze: DeltaTable, storage: Storage) -> list[str]:
     """As of silver; and the small files that a compaction before an erasure replaced, and kept for a day."""
-    kinds = {version: metadata.get("kind") for version, metadata in metadata_of_commits(bronze)}
-    last = max((version for version, kind in kinds.items() if kind == ERASE), default=-1)
-    versions = [version for version, kind in kinds.items() if version <= last and kind in (ERASE, COMPACT)]
-    present = {file.path for file in files(bronze)}
-    replaced = {path for entry in commits_at(storage, "bronze", versions) for _, path in entry.removed} - present
+    erased = _Erased.of(bronze, storage)
     listed = [stored.path.removeprefix("bronze/") for stored in storage.listing("bronze")]
-    ours = [path for path in listed if path.startswith(ERASED_FOLDER) and path not in present]
-    return [f"bronze/{path}" for path in dict.fromkeys((*ours, *(path for path in listed if path in replaced)))]
+    ours = [path for path in listed if path.startswith(ERASED_FOLDER) and path not in erased.known]
+    return [f"bronze/{path}" for path in dict.fromkeys((*ours, *(path for path in listed if path in erased.gone)))]
 
 
 def unnamed_deliveries(tables: TopicTables) -> list[str]:
@@ -75,23 +72,40 @@ def unnamed_deliveries(tables: TopicTables) -> list[str]:
     listed = [stored for stored in data_files(storage, "bronze") if stored.path.endswith(".parquet")]
     manifests = [read_manifest(storage, *key) for key in listed_manifests(storage)]
     named = {segment_of(file.path) for manifest in manifests if manifest for file in manifest.files}
-    bronze = tables.bronze()
-    erased_at = _last_erasure(bronze, storage)
-    if erased_at is None:
+    erased = _Erased.of(tables.bronze(), storage)
+    if erased.at is None:
         return []
-    known = {f"bronze/{file.path}" for file in files(bronze)} | set(bronze_leftovers(bronze, storage))
     return [
         stored.path
         for stored in listed
-        if stored.path not in known and segment_of(stored.path) not in named and stored.modified_at <= erased_at
+        if stored.path.removeprefix("bronze/") not in erased.known | erased.gone
+        and segment_of(stored.path) not in named
+        and stored.modified_at <= erased.at
     ]
 
 
-def _last_erasure(bronze: DeltaTable, storage: Storage) -> datetime | None:
-    versions = (version for version, metadata in metadata_of_commits(bronze) if metadata.get("kind") == ERASE)
-    newest = next(versions, None)
-    entries = commits_at(storage, "bronze", [] if newest is None else [newest])
-    return entries[0].committed_at if entries else None
+@dataclass(frozen=True)
+class _Erased:
+    """What bronze's log says of erasures: files that must be `gone`, and all others that it names, `known`.
+
+    What was compacted after the last erasure, which was `at`, holds nobody who was erased.
+    """
+
+    at: datetime | None
+    known: frozenset[str]
+    gone: frozenset[str]
+
+    @classmethod
+    def of(cls, bronze: DeltaTable, storage: Storage) -> _Erased:
+        kinds = {version: metadata.get("kind") for version, metadata in metadata_of_commits(bronze)}
+        present = {file.path for file in files(bronze)}
+        entries = commits_at(storage, "bronze", [each for each, kind in kinds.items() if kind in (ERASE, COMPACT)])
+        erasures = [entry for entry in entries if kinds[entry.version] == ERASE]
+        last = max((entry.version for entry in erasures), default=-1)
+        gone = {path for entry in entries if entry.version <= last for _, path in entry.removed} - present
+        later = {path for entry in entries if entry.version > last for _, path in entry.removed}
+        at = max((entry.committed_at for entry in erasures if entry.committed_at), default=None)
+        return cls(at, frozenset(present | later), frozenset(gone))
 
 
 def older_reports(storage: Storage, history: History) -> list[str]:
