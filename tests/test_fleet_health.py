@@ -121,7 +121,8 @@ def job(state: Any, why: str | None = None, failures: int = 0) -> Running:
     [
         (None, None, "no application has ever had it"),
         (None, job("lost"), "its job is lost"),
-        (life(SILENT_AFTER * 2), job("waiting", "exit code 1", 3), "its job is waiting: exit code 1"),
+        (life(), job("waiting", "killed by SIGKILL", 1), "its job has died: killed by SIGKILL"),
+        (life(SILENT_AFTER * 2), job("failed", "exit code 1", 3), "its job is failed: exit code 1"),
         (life(SILENT_AFTER * 2), job("running"), "its application gives no sign of life"),
         (life(beat={"ended_at": NOON, "why_ended": "asked to"}), None, "its application ended: asked to"),
         (life(state="ended"), RUNNING, "its application was asked to leave it"),

@@ -18,13 +18,15 @@ from lakehouse.cli import fleet_columns
 from lakehouse.cli.arguments import AsJson, Wide
 from lakehouse.cli.fleet import FleetPath, load
 from lakehouse.cli.output import age_text, confirm, print_heading, print_json, print_line, print_table
+from lakehouse.config import load_usable
 from lakehouse.durations import seconds_since
-from lakehouse.fleet import files
+from lakehouse.fleet import files, measured
 from lakehouse.fleet.causes import CAUSES
 from lakehouse.fleet.files import Fleet
 from lakehouse.fleet.health import FleetHealth, fleet_health
 from lakehouse.fleet.incidents import Incident, TopicHealth
 from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.packing import packed
 from lakehouse.fleet.serving import server
 from lakehouse.fleet.watch import Watch
 
@@ -145,3 +147,34 @@ def _deployment(found: FleetHealth) -> dict[str, Any] | None:
     if last is None:
         return None
     return {"number": last.number, "kind": last.kind, "outcome": last.outcome, "began_at": last.began_at}
+
+
+def pack(
+    context: typer.Context,
+    rows_per_second: Annotated[
+        float, typer.Option(min=1, help="What an application of the usual size takes; the manual has figures.")
+    ] = 20_000,
+    most_topics: Annotated[int, typer.Option(min=1, help="How many topics one may have.")] = 150,
+    last: Annotated[int, typer.Option(min=1, help="Hours of each topic, of which the largest counts.")] = 24,
+    fleet: FleetPath = None,
+    as_json: AsJson = False,
+) -> None:
+    """Propose which topics share an application, by what they brought in their newest hours. Changes nothing.
+
+    Topics of different classes never share one. What is printed is the part `applications` of a fleet's file.
+    """
+    config = load_usable(context.obj)
+    found = packed(
+        measured.loads(config, last),
+        measured.classes(config, fleet),
+        rows_per_second=rows_per_second,
+        most_topics=most_topics,
+    )
+    if as_json:
+        print_json({"applications": [asdict(group) for group in found]})
+        return
+    print_line("applications:")
+    for number, group in enumerate(found, start=1):
+        rows = f"{group.rows_per_second:,.1f} rows a second, {len(group.topics):,} topics"
+        print_line(f"  application-{number}:  # {rows}")
+        print_line(f"    topics: [{', '.join(group.topics)}]")

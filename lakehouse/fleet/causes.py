@@ -101,15 +101,16 @@ Found = tuple[str, datetime | None]
 
 
 def _not_running(status: TopicStatus, running: Running | None) -> Found | None:
-    life = status.life
+    life, job = status.life, running.job if running else None
     if life is None and status.state == "error":  # who runs it could not be read either
         return None
+    if job is not None and job.state == "waiting":  # its heartbeat may be fresh for two minutes yet
+        return f"its job has died: {job.why}", job.started_at
     if life is not None and life.is_alive and life.not_running_since is None:
         if life.hangs_for_seconds is None:
             return None
         return "its application is alive and brings no batch", life.last_trigger or life.since
-    job = running.job if running else None
-    if job is not None and (not job.is_active or job.failures):
+    if job is not None and not job.is_active:
         words = f"its job is {job.state}" + (f": {job.why}" if job.why else "")
     elif life is None:
         words = "no application has ever had it"

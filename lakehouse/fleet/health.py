@@ -132,8 +132,10 @@ def _applications(
 
 
 def _state(found: Running) -> str:
+    if found.job is not None and found.job.state == "waiting":
+        return "dying"
     if found.is_alive:
         return "running"
     if found.job is not None:
-        return {"running": "starting", "pending": "starting", "waiting": "dying"}.get(found.job.state, found.job.state)
+        return {"running": "starting", "pending": "starting"}.get(found.job.state, found.job.state)
     return "not running"

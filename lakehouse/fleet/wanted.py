@@ -221,7 +221,7 @@ def wanted_applications(file: FleetFile, topics: Mapping[str, Topic], origin: st
     ConfigError for a topic that no application or more than one has, for a name that there is not, and for an
     application without any topic.
     """
-    classes = {name: _class_topics(file, name, topics, origin) for name in file.classes}
+    classes = _classes(file, topics, origin)
     class_of = _owners(classes, origin, "class")
     chosen = {name: _chosen(entry, name, classes, topics, origin) for name, entry in file.applications.items()}
     owners = _owners(chosen, origin, "application")
@@ -234,6 +234,15 @@ def wanted_applications(file: FleetFile, topics: Mapping[str, Topic], origin: st
             next_step='Add the names, or a pattern such as "*", to the `topics` of one.',
         )
     return {name: _wanted(file, name, chosen[name], class_of, topics, origin) for name in file.applications}
+
+
+def class_of_topics(file: FleetFile, topics: Mapping[str, Topic], origin: str) -> dict[str, str]:
+    """The class of each topic that has one; ConfigError for one that two classes name."""
+    return _owners(_classes(file, topics, origin), origin, "class")
+
+
+def _classes(file: FleetFile, topics: Mapping[str, Topic], origin: str) -> dict[str, list[str]]:
+    return {name: _class_topics(file, name, topics, origin) for name in file.classes}
 
 
 def _wanted(
