@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import subprocess
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +14,14 @@ import pyarrow.parquet as pq
 import pytest
 from deltalake import DeltaTable, write_deltalake
 
+from lakehouse.crash.processes import UnavailableError
 from lakehouse.errors import LakeError, UnknownOutcomeError
 from lakehouse.store import delta, table_log
 from lakehouse.store.delta import DataFile, change_of, commit, commit_to_log, files, open_table
 from lakehouse.store.files import LocalStorage
 from lakehouse.store.table_log import CHECKPOINT_EVERY, ConflictError, TableLog, entry_path, log_of, newest_log
 from tests.clock import NOON
+from tests.servers.downloads import duckdb_command
 
 SCHEMA = pa.schema([("n", pa.int64()), ("hour", pa.string())])
 FIVE, ODD = "2026-11-23T05", "ä b%20?#=5"
@@ -79,6 +82,36 @@ def test_delta_rs_and_spark_read_what_we_commit(lake: Lake, spark: Any) -> None:
     theirs = [file for file in files(DeltaTable(lake.uri)) if file.path.startswith("hour=")]
     commit_to_log(lake.log(), change_of((), theirs, {}), lambda version: None)
     assert lake.numbers() == [1, 2, 3, 6]
+
+
+_SCAN = """
+import json, sys, duckdb
+connection = duckdb.connect()
+connection.load_extension("delta")
+print(json.dumps(connection.sql(f"select n, hour from delta_scan('{sys.argv[1]}') order by n").fetchall()))
+"""
+
+
+@pytest.mark.stores
+def test_duckdb_reads_what_we_commit(lake: Lake) -> None:
+    """Its kernel is Rust's, another one than delta-rs': adds, removals, an odd partition, and a checkpoint."""
+    try:
+        python = duckdb_command()
+    except UnavailableError as why:
+        pytest.skip(str(why))
+    gone = lake.data_file("gone.parquet", [99])
+    added = [lake.data_file("any/folder/a.parquet", [1], ODD), lake.data_file("c.parquet", [2], None), gone]
+    commit_to_log(lake.log(), change_of(added, (), {"app": 7}), lambda version: '{"kind": "one"}')
+    commit_to_log(lake.log(), change_of((), [gone], {"app": 8}), lambda version: '{"kind": "two"}')
+
+    def read() -> list[list[Any]]:
+        return list(json.loads(subprocess.check_output([str(python), "-c", _SCAN, lake.uri], text=True, timeout=60)))
+
+    assert read() == [[1, ODD], [2, None]]
+    for number in range(3, CHECKPOINT_EVERY + 3):
+        lake.put(lake.log(), f"{number}.parquet", [number], number=number)
+    assert Path(lake.uri, "_delta_log", f"{CHECKPOINT_EVERY - 1:020d}.checkpoint.parquet").is_file()
+    assert [n for n, _ in read()] == list(range(1, CHECKPOINT_EVERY + 3))
 
 
 def test_a_checkpoint_follows_every_so_many_commits_and_is_read_by_others(lake: Lake, spark: Any) -> None:

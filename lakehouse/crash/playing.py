@@ -12,6 +12,7 @@ from pathlib import Path
 import grpc
 
 from lakehouse import failpoints, hours
+from lakehouse.config import Config
 from lakehouse.crash.checkpoints import SHARED, CheckpointInUseError, Checkpoints
 from lakehouse.crash.driver import Death, Driver
 from lakehouse.crash.invariants import Expected, violations
@@ -57,11 +58,21 @@ class Outcome:
         return not self.violations and (self.has_died or self.schedule.dies_once_at is None)
 
 
-def outcome_of(schedule: Schedule, folder: Path) -> Outcome:
-    """The schedule from beginning to end, in an empty folder; then one more driver in peace, until all is delivered."""
-    play = Play(schedule, folder)
+def outcome_of(
+    schedule: Schedule,
+    folder: Path,
+    *,
+    moved: Callable[[Config], Config] = lambda config: config,
+    in_peace: Callable[[], object] = lambda: None,
+) -> Outcome:
+    """The schedule from beginning to end, in an empty folder; then one more driver in peace, until all is delivered.
+
+    `moved` may give the lake another place than the folder; `in_peace` is called once that place is to be well.
+    """
+    play = Play(schedule, folder, moved)
     for act in schedule.acts:
         play.perform(act)
+    in_peace()
     wrong = _end_in_peace(play)
     return Outcome(schedule, wrong, play.has_died, play.trace, play.checkpoints.set_aside())
 
@@ -69,7 +80,9 @@ def outcome_of(schedule: Schedule, folder: Path) -> Outcome:
 class Play:
     """A world in which acts happen, and the drivers that live in it."""
 
-    def __init__(self, schedule: Schedule, folder: Path) -> None:
+    def __init__(
+        self, schedule: Schedule, folder: Path, moved: Callable[[Config], Config] = lambda config: config
+    ) -> None:
         self._schedule = schedule
         config = small_config(
             folder,
@@ -78,6 +91,7 @@ class Play:
             quiet_period=schedule.quiet_period,
             names=NAMES[: schedule.topics],
         )
+        config = moved(config)
         self.world = World(config)
         self.publishers = {name: Publisher(self.world, name) for name in config.topics}
         self.checkpoints = Checkpoints(folder)

@@ -24,6 +24,7 @@ from lakehouse.crash.processes import UnavailableError
 CONNECTOR = "com.google.cloud.bigdataoss:gcs-connector:4.0.4:shaded"
 """The newest with a shaded jar; without one its libraries and Spark's own shadow each other."""
 
+DUCKDB = tuple(f"{package}==1.5.5" for package in ("duckdb", "duckdb-extensions", "duckdb-extension-delta"))
 HADOOP = "org.apache.hadoop:hadoop-client-minicluster:3.4.2"
 GCS = "github.com/fsouza/fake-gcs-server@v1.56.1"
 """Not the older one that a Python package carries: it ignores preconditions on resumable uploads."""
@@ -99,6 +100,19 @@ def bigquery_command() -> Path:
 
     # Scripts of an environment name their Python by its whole path, so the environment is run by its interpreter.
     return _once("local-bigquery", fetch) / "env" / "bin" / "python"
+
+
+def duckdb_command() -> Path:
+    """The interpreter of an environment whose DuckDB reads Delta tables; there is no such extension for our DuckDB."""
+
+    def fetch(folder: Path) -> None:
+        environment = folder / "env"
+        _run([sys.executable, "-m", "venv", str(environment)])
+        inside = str(environment / "bin" / "python")
+        _run([inside, "-m", "pip", "install", "--quiet", "--disable-pip-version-check", *DUCKDB])
+        _run([inside, "-c", "from duckdb_extensions import import_extension; import_extension('delta')"])
+
+    return _once("duckdb-delta", fetch) / "env" / "bin" / "python"
 
 
 def gcs_command() -> Path:
