@@ -87,6 +87,7 @@ def grow_ledger(topic: PlayedTopics, count: int) -> None:
         log.files.write(file.path, content)
         added.append(file.as_added(is_new=True))
     commit_to_log(log, Change(tuple(added), transactions={"ledger": log.version + 1}), lambda version: None)
+    open_table(ledger.uri, ledger.options).create_checkpoint()
     tables_module._ledgers.clear()
     _grow_silver(topic, newest, count)
 
