@@ -134,16 +134,15 @@ def _closed_last(history: History) -> set[Hour]:
 
 
 def _rare(history: History) -> Iterator[Entry]:
-    """Of rows of the topic the newest of each state, with the first of the failures in a row that end in the newest;
-    of those that say why a stage fails, the newest of each stage.
+    """Of rows that are not of hours the newest of each state, with the first of the failures in a row that end in the
+    newest; of those that say why a stage fails, the newest of each stage.
     """
-    states = (*_RUNS, State.STOPPED, State.DAMAGED, State.REPLAYED, State.HELD, State.CLOSED)
     newest: dict[str, Entry] = {}
     for entry in history.sound_entries:
-        if entry.state in states:
-            newest[entry.state] = entry
-        elif entry.state == State.STAGE_FAILED:
+        if entry.state == State.STAGE_FAILED:
             newest[f"{entry.state} {entry.of(StageFailed).stage}"] = entry
+        elif entry.state not in _OF_HOURS:
+            newest[entry.state] = entry
     yield from newest.values()
     runs = [entry for entry in history.sound_entries if entry.state in _RUNS]
     yield from list(takewhile(lambda entry: entry.state == State.FAILED, reversed(runs)))[-1:]
