@@ -253,7 +253,7 @@ def unexpected(
         return error
     if isinstance(error, ModuleNotFoundError) and (missing := missing_extra(error)) is not None:
         return missing
-    if isinstance(error, OSError) and error.errno in _OF_STORES:
+    if (isinstance(error, OSError) and error.errno in _OF_STORES) or _is_of_google(error):
         return unavailable(subject, error)
     said = (str(error).strip().splitlines() or [""])[0][:300]
     ours = UnexpectedError(
@@ -264,6 +264,11 @@ def unexpected(
     )
     ours.__cause__ = error
     return ours
+
+
+def _is_of_google(error: BaseException) -> bool:
+    """An answer of Google's storage, or that none came: a refused permission is nothing unforeseen."""
+    return any(kind.__module__ == "google.api_core.exceptions" for kind in type(error).__mro__)
 
 
 # --- between Spark's processes, which hand on nothing but a trace's text ------------------------------------------

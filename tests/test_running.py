@@ -471,6 +471,8 @@ def test_a_slow_topic_is_waited_for_once(config: Config) -> None:
     plan = app.query.plan().topics["plays"]
     assert (plan.is_apart, plan.patience_seconds) == (True, 2.0)
     assert not app.query.parking.is_failing("plays"), "it is no reason to end the run"
+    app.query.parking.recover("plays", has_answered=False)
+    assert app.query.plan().topics["plays"].is_apart, "an idle trigger asks its store for nothing"
     app.query.parking.recover("plays")
     assert not app.query.plan().topics["plays"].is_apart
 

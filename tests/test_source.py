@@ -15,6 +15,7 @@ from typing import Any
 import grpc
 import pyarrow.parquet as pq
 import pytest
+from google.api_core.exceptions import Forbidden
 from google.cloud.pubsub_v1 import PublisherClient
 from google.pubsub_v1 import types
 from pyspark.sql.datasource import InputPartition
@@ -23,7 +24,7 @@ from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscri
 
 from lakehouse import failpoints
 from lakehouse.config import Config, Ingest
-from lakehouse.errors import SlowStoreError, SourceError, UnexpectedError, UnknownOutcomeError, from_trace
+from lakehouse.errors import LakeError, SlowStoreError, SourceError, UnexpectedError, UnknownOutcomeError, from_trace
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
 from lakehouse.ingest.topic import TopicIngest
@@ -382,6 +383,27 @@ def test_a_topic_that_fails_is_a_fact_and_the_others_are_pulled(
     assert isinstance(error, SourceError)
     assert "no such subscription" in str(error)
     assert rows["skips"]["dry_at"] is None, "nothing is known of it"
+
+
+def test_a_store_that_refuses_writes_and_removals_is_named_by_what_it_refused_first(
+    lake: ReadLake, two: Land, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever may not write may not remove either, and must read which permission is missing."""
+
+    def refused(*_: object) -> None:
+        raise Forbidden("storage.objects.create")
+
+    def not_removed(*_: object) -> None:
+        raise Forbidden("storage.objects.delete")
+
+    monkeypatch.setattr(LocalStorage, "finish", refused)
+    monkeypatch.setattr(LocalStorage, "delete", not_removed)
+    publish(play())
+    rows = [row for row in pulled(bundle(is_fresh=True), two, Puller()) if row["topic"] == "plays"]
+    error = from_trace(rows[0]["error"])
+    assert isinstance(error, LakeError)
+    assert "found 403 storage.objects.create; expected a lake" in str(error)
+    assert len(broker.unacked(SUBSCRIPTION)) == 1, "given back"
 
 
 def test_a_slot_whose_store_does_not_answer_is_not_waited_for(

@@ -75,6 +75,8 @@ class Commits:
                 self.park(name, outcome.error)
             elif outcome.seconds < longest.total_seconds():
                 self._parking.recover(name)
+            else:  # it has succeeded, and is still a reason to look at that store
+                self._topics[name].note_failure(_slow_commit(name, longest), timedelta(0))
         for name in self.busy:
             if not self._parking.is_slow(name):
                 error = _slow_commit(name, longest)

@@ -70,9 +70,10 @@ class Parking:
         self.parked[name] = Parked(error, None if pause is None else now + pause.total_seconds())
         return before is None or str(before.error) != str(error)
 
-    def recover(self, name: str) -> None:
-        """A batch of the topic has succeeded, in time."""
-        self._slow.discard(name)
+    def recover(self, name: str, *, has_answered: bool = True) -> None:
+        """A batch of the topic has succeeded; its store `has_answered` in time, where it was asked for anything."""
+        if has_answered:
+            self._slow.discard(name)
         self.parked.pop(name, None)
         self._pauses.pop(name, None)
         self._unanswered_since.pop(name, None)

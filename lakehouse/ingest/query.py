@@ -213,7 +213,7 @@ class IngestQuery:
         if not is_done or error is not None:
             self._commits.begin(name, facts, error)
         elif not any(fact["error"] for fact in facts):
-            self.parking.recover(name)
+            self.parking.recover(name, has_answered=False)
 
     # --- the next epoch --------------------------------------------------------------------------------------------
 

@@ -17,7 +17,7 @@ from lakehouse import failpoints
 from lakehouse.clock import Clock, now
 from lakehouse.config import Ingest
 from lakehouse.decode.events import decode
-from lakehouse.errors import UnknownOutcomeError
+from lakehouse.errors import UnknownOutcomeError, in_one_line
 from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.landing.brokers.contract import Bounds, Broker, Page, Reading, Refused, Wanted
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
@@ -183,7 +183,7 @@ class _Attempt:
                     self._share.on_pulled()
                 files = writer.close()
             except _TIDIED_AFTER:
-                writer.abandon()
+                self._abandon(writer)
                 raise
         if not files and not self._share.keeps_empty and not self._slot.part:
             return Pulled(self._manifest(writer, files, reading))
@@ -205,6 +205,13 @@ class _Attempt:
             )
         failpoints.reach("pull.acknowledged")
         return Pulled(winner, refused)
+
+    def _abandon(self, writer: SegmentWriter) -> None:
+        """A store that took no file may take no removal either: why it took none is what has to be known."""
+        try:
+            writer.abandon()
+        except Exception as refused:
+            log.warning("pull: topic=%s not_removed=segment error=%s", self._topic.name, in_one_line(refused))
 
     def _manifest(self, writer: SegmentWriter, files: tuple[SegmentFile, ...], reading: Reading) -> Manifest:
         ended = reading.ended()
