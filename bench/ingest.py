@@ -16,12 +16,13 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from itertools import count
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import psutil
@@ -98,7 +99,7 @@ def main() -> int:
 
 @contextmanager
 def session(slots: int) -> Iterator[SparkSession]:
-    settings = _settings("none")
+    settings = settings_of("none")
     settings = settings.model_copy(update={"spark": {**SPARK, "spark.master": f"local[{slots}]"}})
     spark = spark_session(settings, "bench ingest")
     spark.sparkContext.setLogLevel("ERROR")
@@ -336,6 +337,10 @@ class Running:
     def raw_root(self) -> str:
         return self._settings.raw_root
 
+    @property
+    def is_alive(self) -> bool:
+        return bool(self.query.isActive)
+
     def release(self, messages: int, kind: str = "on time") -> None:
         self._server.release(self.topic.subscription, messages, kind)
 
@@ -391,10 +396,16 @@ class Running:
 
 @contextmanager
 def ingesting(
-    bench: Bench, topics: Sequence[Topic], trigger: str = "0 seconds", *, root: Path | None = None, keeps: bool = False
+    bench: Bench,
+    topics: Sequence[Topic],
+    trigger: str = "0 seconds",
+    *,
+    root: Path | None = None,
+    keeps: bool = False,
+    changes: Mapping[str, object] = MappingProxyType({}),
 ) -> Iterator[list[Running]]:
-    """In a new lake, or that of `root`; it is removed unless the caller `keeps` it."""
-    settings = _settings(root.name if root else f"lake-{next(_runs)}", trigger)
+    """In a new lake, or that of `root`; it is removed unless the caller `keeps` it. `changes` are of the settings."""
+    settings = settings_of(root.name if root else f"lake-{next(_runs)}", trigger).model_copy(update=dict(changes))
     running = [Running(topic, settings, bench.server) for topic in topics]
     ingests = [each.ingest for each in running]
     query = IngestQuery(ingests, settings)
@@ -407,7 +418,7 @@ def ingesting(
         yield running
     finally:
         query.stop(streaming)
-        if not keeps:
+        if not keeps and "://" not in settings.raw_root:
             shutil.rmtree(settings.raw_root)
 
 
@@ -419,7 +430,7 @@ def _config(settings: Settings, topic: Topic) -> Config:
     return Config(Path("bench"), settings, {topic.name: topic}, Path("bench"))
 
 
-def _settings(name: str, trigger: str = "0 seconds") -> Settings:
+def settings_of(name: str, trigger: str = "0 seconds") -> Settings:
     ingest = {"trigger": trigger, "empty_after": "0.3 seconds", "max_messages": 250_000}
     root = str(BUILD / name)
     return Settings(
@@ -433,7 +444,7 @@ def _settings(name: str, trigger: str = "0 seconds") -> Settings:
     )
 
 
-def topic_of(name: str, slots: int = 1) -> Topic:
+def topic_of(name: str, slots: int = 1, **changes: Any) -> Topic:
     values: dict[str, Any] = {
         "subscription": _subscription(name),
         "event_id": "payload.event_id",
@@ -442,6 +453,7 @@ def topic_of(name: str, slots: int = 1) -> Topic:
         "first_hour": "earliest",
         "empty_hours": "skip",
         "slots": {"min": slots, "max": 2},
+        **changes,
     }
     return topic_from(name, values)
 

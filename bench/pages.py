@@ -28,6 +28,7 @@ DISTINCT = 64 * PAGE
 KINDS = {"on time": "05", "late": "02"}
 """The hour of the events of each kind; beside them there is `large`: messages of `LARGE_BYTES`."""
 LARGE_BYTES = 9 * 1024**2
+_ANSWER_SECONDS = 0.1
 _MARK = b"@@@@@@@@"
 """In every id, replaced by how often its page was served."""
 
@@ -108,7 +109,8 @@ class Pages:
             if request.subscription in self._gone:
                 context.abort(grpc.StatusCode.NOT_FOUND, "Subscription does not exist")
             released = self._left.get(request.subscription)
-            if not released:
+            # Nothing is delivered again: a page for a call that its client has given up would be lost.
+            if not released or not context.is_active() or context.time_remaining() < _ANSWER_SECONDS:
                 return b""
             kind, pages = released.popleft()
             if pages > 1:

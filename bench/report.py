@@ -46,11 +46,15 @@ class Figure:
 
 
 class Report:
-    """Collects figures, printing each as it comes; `is_part` keeps what an earlier run left of the others."""
+    """Collects figures, printing each as it comes; `is_part` keeps what an earlier run left of the others.
+
+    `load` of a figure is how many threads ran or waited to run in the minute before it, ours and others'.
+    """
 
     def __init__(self, name: str, *, is_part: bool = False) -> None:
         self._name, self._is_part = name, is_part
         self._figures: list[Figure] = []
+        self._loads: list[float] = []
         self._refused: list[str] = []
 
     def shown(self, name: str, value: float, unit: str) -> None:
@@ -72,7 +76,10 @@ class Report:
         RESULTS.mkdir(exist_ok=True)
         file = RESULTS / f"{self._name}.json"
         now = datetime.now(UTC).isoformat(timespec="seconds")
-        figures = [{**asdict(figure), "ok": not figure.is_short, "at": now} for figure in self._figures]
+        figures = [
+            {**asdict(figure), "ok": not figure.is_short, "at": now, "load": load}
+            for figure, load in zip(self._figures, self._loads, strict=True)
+        ]
         if self._is_part and file.is_file():
             measured = {figure.name for figure in self._figures}
             before = json.loads(file.read_text(encoding="utf-8"))["figures"]
@@ -89,4 +96,5 @@ class Report:
 
     def _add(self, figure: Figure) -> None:
         self._figures.append(figure)
+        self._loads.append(round(os.getloadavg()[0], 1))
         print(figure.line(), flush=True)

@@ -31,6 +31,8 @@ from urllib.request import urlopen
 PAGE = 1000
 """Objects in one answer to a listing."""
 
+_NAMED_BYTES = 1_000
+"""Of a body, in which an upload of several parts has its object's name."""
 _CONTROL = "/_control/"
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 _Headers = Mapping[str, str]
@@ -74,9 +76,15 @@ class _Object(NamedTuple):
 
 @dataclass
 class ObjectStore:
-    """Any number of buckets. `delay` is how long each answer takes, in seconds."""
+    """Any number of buckets. `delay` is how long each answer takes, in seconds.
+
+    `delays` are those of requests that name a part of a path, such as `/plays/`; what names one of `read_only` is
+    refused to be written.
+    """
 
     delay: float = 0.0
+    delays: dict[str, float] = field(default_factory=dict)
+    read_only: set[str] = field(default_factory=set)
     requests: list[Request] = field(default_factory=list)
     faults: Faults = field(default_factory=Faults)
     chance: random.Random = field(default_factory=random.Random)
@@ -139,8 +147,11 @@ class ObjectStore:
     def answer(self, method: str, url: str, headers: _Headers, body: bytes) -> Answer:
         """What the request gets, after the delay; it is counted."""
         began = time.monotonic()
-        if self.delay:
-            time.sleep(self.delay)
+        named = unquote(url) + body[:_NAMED_BYTES].decode(errors="replace")
+        if delay := max([self.delay, *(seconds for part, seconds in self.delays.items() if part in named)]):
+            time.sleep(delay)
+        if method not in ("GET", "HEAD") and any(part in named for part in self.read_only):
+            return _refused(403, "forbidden", "The caller does not have storage.objects.create access.")
         refusal = self._refusal()
         if refusal and self.chance.random() > 1 / 3:
             with self._lock:
@@ -373,7 +384,13 @@ class _Connection(BaseHTTPRequestHandler):
             faults = Faults(**{key: type(getattr(Faults(), key))(value) for key, value in values.items()})
             self.store.faults, self.store.chance = faults, random.Random(faults.seed)
             return _json(None)
-        self.store.delay = float(path.partition("=")[2])
+        asked = {key: found[0] for key, found in parse_qs(urlsplit(path).query).items()}
+        if path.startswith("read_only"):
+            self.store.read_only.add(asked["part"])
+        elif "part" in asked:
+            self.store.delays[asked["part"]] = float(asked["seconds"])
+        else:
+            self.store.delay = float(asked["seconds"])
         return _json(None)
 
     def _body(self) -> bytes:
@@ -399,9 +416,13 @@ class ObjectStoreServer:
         """What was asked since the last call."""
         return [Request(*row) for row in json.loads(self._control("requests"))]
 
-    def delay(self, seconds: float) -> None:
-        """Let each answer take so long from now on."""
-        self._control(f"delay?seconds={seconds}")
+    def delay(self, seconds: float, part: str = "") -> None:
+        """Let each answer take so long from now on, or those to requests that name this part of a path."""
+        self._control(f"delay?{urlencode({'seconds': seconds} | ({'part': part} if part else {}))}")
+
+    def make_read_only(self, part: str) -> None:
+        """Refuse to write what has this part in its path from now on, as for want of a permission."""
+        self._control(f"read_only?{urlencode({'part': part})}")
 
     def fill(self, name: str, like: str, first: int, last: int) -> None:
         """Put many objects alike at once, see `ObjectStore.fill`: what a topic of years has in its logs."""
