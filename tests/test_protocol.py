@@ -364,7 +364,7 @@ class Turns:
 
     def add_attempt(self, key: Key) -> None:
         def life() -> Iterator[str]:
-            puller = driver.hasty_puller(self.world.broker, lambda: self.world.now)
+            puller = self.world.puller()
             list(FactStream(self._options, puller, side_by_side=0).read(Bundle(((PLAYS, Slot(*key, None)),))))
             yield from ()
 

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import random
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
-from contextlib import nullcontext
 from dataclasses import replace
 from datetime import datetime, timedelta
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.clock import Clock
 from lakehouse.crash.checkpoints import Log
 from lakehouse.crash.world import ACK_DEADLINE, World
 from lakehouse.crews import Crew
-from lakehouse.decode.events import decode
 from lakehouse.errors import LakeError, StaleDriverError, UnexpectedError
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.checkpoint import FOLDER, set_aside_if_damaged
@@ -30,14 +28,9 @@ from lakehouse.ingest.frontier import FrontierSource
 from lakehouse.ingest.parking import Pace
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.topic import TopicIngest
-from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
-from lakehouse.landing.brokers.subscriptions import PubSub
 from lakehouse.landing.bundles import Bundle
-from lakehouse.landing.pull import Puller
 from lakehouse.landing.source import FactStream
 from lakehouse.progress import Frontier
-from lakehouse.sandbox.broker import Broker
-from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import FACTS
 from lakehouse.store.files import storage_for
 from lakehouse.topics import Topic
@@ -63,7 +56,9 @@ class Driver:
         settings = world.config.settings.model_copy(update={"ingest": bounds})
         config = replace(world.config, settings=settings, topics={topic.name: topic for topic in topics})
         self._world, self._checkpoint, self.run, self._chance = world, checkpoint, run, chance
-        self.frontiers = {topic.name: _Remembered(world.frontier(topic.name)) for topic in topics}
+        self.frontiers = {
+            topic.name: _Remembered(world.frontier(topic.name, partial(self._reached, topic.name))) for topic in topics
+        }
         self._ingests = [
             _Ingest(
                 topic,
@@ -85,7 +80,7 @@ class Driver:
             plan_path=checkpoint.with_name(f"plan-{run}.json"),
         )
         self._offsets, self._commits = (Log(checkpoint / FOLDER / name) for name in ("offsets", "commits"))
-        self._puller = hasty_puller(world.broker, lambda: world.now)
+        self._puller = world.puller()
         self._stream = self._new_stream()
         self._batch: int | None = None
         self._end: dict[str, Any] | None = None
@@ -101,6 +96,9 @@ class Driver:
     def last_batch(self) -> Batch | None:
         """Of the only topic, or of the first."""
         return self._ingests[0].last_batch
+
+    def _reached(self, name: str) -> Mapping[int, int]:
+        return next(ingest for ingest in self._ingests if ingest.name == name).reached()
 
     def open(self) -> None:
         """As `Supervisor.open` and `IngestQuery.start` do."""
@@ -188,6 +186,10 @@ class _Ingest(TopicIngest):
         self._world = world
         return self
 
+    def reached(self) -> Mapping[int, int]:
+        """The positions of a log, those of the batch that is under way included."""
+        return self._claim().place.reached
+
     def commit_facts(self, facts: Sequence[Fact]) -> Batch:
         if self._world is None or self.name not in self._world.broken:
             return super().commit_facts(facts)
@@ -242,25 +244,3 @@ class _Frame:
 
     def toArrow(self) -> pa.Table:
         return pa.Table.from_batches(self._batches(), FACTS)
-
-
-def hasty_puller(broker: Broker, clock: Clock) -> Puller:
-    """One whose calls reach the broker directly, with short pauses and small requests.
-
-    After a death it decodes in this process: no message here kills a decoder, and a process takes a second.
-    """
-    direct = PubSub(connect=_hasty_reader, channel=lambda subscription, number: _direct(broker))
-    return Puller(
-        broker=lambda kind: direct,
-        clock=clock,
-        quarantine=lambda: nullcontext(decode),
-    )
-
-
-def _direct(broker: Broker) -> Any:
-    return DirectChannel(broker)
-
-
-def _hasty_reader(subscription: str, answers: str, channel: Any, clock: Clock) -> SubscriptionReader:
-    pauses = Pauses(timedelta(seconds=0.0005), timedelta(seconds=0.001))
-    return SubscriptionReader(subscription, answers=answers, channel=channel, pauses=pauses, max_ack_ids=3, clock=clock)

@@ -21,6 +21,7 @@ from lakehouse import hours
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config
 from lakehouse.landing.manifests import listed_manifests
+from lakehouse.progress import IngestState, LogRead
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.files import Storage
 from lakehouse.store.history import Entry
@@ -131,11 +132,16 @@ def _no_closed_hour_was_written_to(lake: Lake) -> Iterator[str]:
 
 
 def _manifests_are_in_the_log(lake: Lake) -> Iterator[str]:
-    """Whatever a manifest names has been committed."""
+    """Whatever a manifest names has been committed; of a log, unless another one's range has taken its place."""
     storage = lake.raw
+    states = [commit.metadata["state"] for commit in lake.bronze if "state" in commit.metadata]
+    positions = IngestState.from_json(states[-1]).positions if states else None
     known = {path for commit in lake.bronze for path in commit.added}
     for epoch, slot in listed_manifests(storage):
         manifest = json.loads(storage.read(f"segments/{epoch:012d}-{slot:04d}.json") or b"{}")
+        read = manifest.get("read")
+        if positions is not None and read and positions.is_past(LogRead.from_text(read)):
+            continue
         for file in manifest.get("files", []):
             if file["path"] not in known:
                 yield f"{file['path']} is in the manifest of epoch {epoch}, slot {slot}, and in no commit"

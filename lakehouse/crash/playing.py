@@ -64,12 +64,14 @@ def outcome_of(
     *,
     moved: Callable[[Config], Config] = lambda config: config,
     in_peace: Callable[[], object] = lambda: None,
+    world: Callable[[Config], World] = World,
 ) -> Outcome:
     """The schedule from beginning to end, in an empty folder; then one more driver in peace, until all is delivered.
 
-    `moved` may give the lake another place than the folder; `in_peace` is called once that place is to be well.
+    `moved` may give the lake another place than the folder; `in_peace` is called once that place is to be well. `world`
+    may have another broker.
     """
-    play = Play(schedule, folder, moved)
+    play = Play(schedule, folder, moved, world)
     for act in schedule.acts:
         play.perform(act)
     in_peace()
@@ -81,7 +83,11 @@ class Play:
     """A world in which acts happen, and the drivers that live in it."""
 
     def __init__(
-        self, schedule: Schedule, folder: Path, moved: Callable[[Config], Config] = lambda config: config
+        self,
+        schedule: Schedule,
+        folder: Path,
+        moved: Callable[[Config], Config] = lambda config: config,
+        world: Callable[[Config], World] = World,
     ) -> None:
         self._schedule = schedule
         config = small_config(
@@ -91,8 +97,8 @@ class Play:
             quiet_period=schedule.quiet_period,
             names=NAMES[: schedule.topics],
         )
-        config = moved(config)
-        self.world = World(config)
+        self.world = world(moved(config))
+        config = self.world.config
         self.publishers = {name: Publisher(self.world, name) for name in config.topics}
         self.checkpoints = Checkpoints(folder)
         self._liveness = {name: Liveness(topic) for name, topic in config.topics.items()}

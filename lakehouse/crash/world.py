@@ -3,14 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from google.cloud.monitoring_v3 import types as monitoring
 
+from lakehouse.clock import Clock
 from lakehouse.config import Config
 from lakehouse.crash.small_lake import PLAYS, pubsub_topic, subscription_of
-from lakehouse.ingest.frontier import MonitoringFrontier
+from lakehouse.decode.events import decode
+from lakehouse.ingest.frontier import FrontierSource, MonitoringFrontier
+from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
+from lakehouse.landing.brokers.subscriptions import PubSub
+from lakehouse.landing.pull import Puller
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel, DirectError
 from lakehouse.store.ledger import Ledger
@@ -54,7 +60,12 @@ class World:
     def unacked(self, name: str = PLAYS) -> list[str]:
         return list(self.broker.unacked(subscription_of(name)))
 
-    def frontier(self, name: str = PLAYS) -> MonitoringFrontier:
+    def puller(self) -> Puller:
+        """What a driver reads with."""
+        return hasty_puller(self.broker, lambda: self.now)
+
+    def frontier(self, name: str = PLAYS, reached: Callable[[], Mapping[int, int]] = dict) -> FrontierSource:
+        """`reached` gives the positions of a log."""
         client = _Monitoring(self._channel.unary_unary("/x/ListTimeSeries"))
         return MonitoringFrontier(subscription_of(name), client, timedelta(minutes=5), ask_every=timedelta(0))
 
@@ -78,3 +89,25 @@ class _Monitoring:
             raise refused from error
         series: Iterable[Any] = answer.time_series
         return series
+
+
+def hasty_puller(broker: Broker, clock: Clock) -> Puller:
+    """One whose calls reach the broker directly, with short pauses and small requests.
+
+    After a death it decodes in this process: no message here kills a decoder, and a process takes a second.
+    """
+    direct = PubSub(connect=_hasty_reader, channel=lambda subscription, number: _direct(broker))
+    return Puller(
+        broker=lambda kind: direct,
+        clock=clock,
+        quarantine=lambda: nullcontext(decode),
+    )
+
+
+def _direct(broker: Broker) -> Any:
+    return DirectChannel(broker)
+
+
+def _hasty_reader(subscription: str, answers: str, channel: Any, clock: Clock) -> SubscriptionReader:
+    pauses = Pauses(timedelta(seconds=0.0005), timedelta(seconds=0.001))
+    return SubscriptionReader(subscription, answers=answers, channel=channel, pauses=pauses, max_ack_ids=3, clock=clock)

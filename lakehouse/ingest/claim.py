@@ -136,7 +136,9 @@ class ClaimedTopic:
         self._updated_at = clock()
         self._is_reminded = False
         self._last_used = manifests.last_epoch()
-        self._log_start, self._place = log_start, LogPlace()
+        self._log_start = log_start
+        self.place = LogPlace()
+        """Where the run is in a log."""
 
     @property
     def _topic(self) -> Topic:
@@ -172,7 +174,7 @@ class ClaimedTopic:
 
     def read_from(self) -> ReadFrom | None:
         """Where the next epoch begins in a log; None for a queue."""
-        return self._place.read_from(self._bronze.state()) if self._log_start else None
+        return self.place.read_from(self._bronze.state()) if self._log_start else None
 
     def remind(self) -> None:
         """Ask the store with the next batch, whatever it brings: something may have been requested or left out."""
@@ -187,7 +189,7 @@ class ClaimedTopic:
     def _frontier_source(self, ack_deadline: timedelta, trusted_from: datetime) -> FrontierSource:
         settings, max_age = self._tables.settings, self._tables.settings.frontier.max_age
         if self._log_start:
-            return PositionFrontier(lambda: self._place.reached, max_age, self._checked_clock())
+            return PositionFrontier(lambda: self.place.reached, max_age, self._checked_clock())
         if settings.frontier.source == "drained":
             return DrainedFrontier(ack_deadline, max_age, trusted_from, self._checked_clock())
         subscription = self._topic.subscription
@@ -244,7 +246,7 @@ class ClaimedTopic:
         if not knows_all or with_files(facts) or self._manifests.is_sweep_due(now):
             return None
         epoch = max(fact["epoch"] for fact in facts)
-        self._place.note(settled(state.positions, facts))
+        self.place.note(settled(state.positions, facts))
         batch_plan = plan(state, epoch, [], [], self._observe(facts), self._topic, slots=_slots(facts))
         if batch_plan.is_change or self._journal.is_news(batch_plan):
             return None
@@ -314,7 +316,7 @@ class ClaimedTopic:
         self._manifests.positions = state.positions
         left_out = self._manifests.adoptable(self._bronze.log, last, facts, now) if facts else []
         result = settled(state.positions, [*left_out, *unknown_to_log(self._bronze.log, facts, state)])
-        self._place.note(result)
+        self.place.note(result)
         adopted = [fact for fact in result.facts if fact in left_out]
         new = with_files(fact for fact in result.facts if fact not in left_out)
         state = with_positions(state, result)
@@ -331,7 +333,7 @@ class ClaimedTopic:
         if positions != state.positions:
             if self._commit_state(replace(state, positions=positions), lost=lost.as_json()) is None:
                 return
-            self._place.forget()
+            self.place.forget()
         self._journal.record_loss(lost)
 
     def _observe(self, facts: Sequence[Fact]) -> Observed:
