@@ -275,6 +275,15 @@ def test_the_pages_below_the_grid_are_live_as_well(
     assert {url.removeprefix(address) for url in asked} == {page_name}
 
 
+def test_the_page_of_a_topic_begins_with_how_it_is(lake: FlightsLake, tmp_path: Path) -> None:
+    """Its hours are green while nothing is heard of it."""
+    report.build(lake.config, str(tmp_path), NOW)
+    page = (tmp_path / "weather_observed" / "index.html").read_text()
+    first = re.search(r"<dt>(.*?)</dt><dd>(.*?)</dd>", page)
+    assert first is not None
+    assert (first[1], first[2].partition(":")[0]) == ("state", "silent")
+
+
 def test_pages_that_nobody_serves_have_no_script(lake: FlightsLake, tmp_path: Path) -> None:
     """Drawn again, too, where they were live before."""
     for is_live in (True, False):

@@ -427,7 +427,7 @@ def _topic_page(pages: _Pages) -> str:
     view = pages.view
     with_rows = [row for row in view.rows if row.rows is not None]
     chart = _volume_chart(with_rows, pages.model, None) if len(with_rows) > 1 else ""
-    facts = list(_facts(pages.snapshot, pages.model, pages.now))
+    facts = [("state", view.cause), *_facts(pages.snapshot, pages.model, pages.now)]
     freshness = _freshness_chart(view.rows, view.topic, pages.now)
     return topic_page(view.topic.name, list(_hour_lines(view.rows)), facts, chart, freshness, is_live=pages.is_live)
 
