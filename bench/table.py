@@ -26,7 +26,8 @@ def costs(results: Path) -> dict[str, str]:
     """What the page of costs shows of the benchmark of the store."""
     rows = json.loads((results / "store.json").read_text(encoding="utf-8"))["figures"]
     found = {
-        row["name"]: Figure(**{key: value for key, value in row.items() if key not in ("ok", "at", "load")}) for row in rows
+        row["name"]: Figure(**{key: value for key, value in row.items() if key not in ("ok", "at", "load")})
+        for row in rows
     }
     asked = [figure for figure in found.values() if figure.unit == "requests"]
     bills = [figure for figure in found.values() if figure.unit == "$ a month"]
