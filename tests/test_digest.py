@@ -128,6 +128,22 @@ def test_a_digest_says_what_it_was_made_of(entries: list[Entry]) -> None:
         assert decoded(damaged, TARGETS, 0, "ledger") is None
 
 
+@given(histories(), st.integers(0, 40))
+def test_a_history_that_is_followed_says_what_one_of_all_rows_says(entries: list[Entry], cut: int) -> None:
+    """What was asked of it before is kept, but for hours with new rows."""
+    followed = History(in_order(entries[:cut]))
+    for entry in [None, *entries[cut:]]:
+        followed = followed.followed_by([entry]) if entry else followed
+        answers = _answers(followed)
+    assert answers == _answers(History(in_order(entries)))
+
+
+def _answers(history: History) -> list[Any]:
+    of_hours = [(history.current(hour), history.is_cleared(hour), history.targets_done(hour)) for hour in _HOURS]
+    of_targets = [(history.due_to_mirror(target), history.due_to_withdraw(target)) for target in TARGETS]
+    return [history.due_to_seal(), history.due_to_validate(), of_hours, of_targets]
+
+
 TOPIC = {
     "name": "plays",
     "subscription": "projects/p/subscriptions/plays",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from copy import copy
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
@@ -112,6 +113,8 @@ class History:
     _mirror_failures: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
     _newest: dict[Hour, _Newest] = field(init=False, repr=False, compare=False, default_factory=dict)
     _targets: dict[Hour, frozenset[str]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    _due: dict[tuple[str, ...], frozenset[Hour]] = field(init=False, repr=False, compare=False, default_factory=dict)
+    """Hours of which a question holds, by the question's name and what is asked with it."""
 
     def __post_init__(self) -> None:
         for entry in self.entries:
@@ -138,6 +141,7 @@ class History:
             for hour in following._by_hour:
                 known.pop(hour, None)
             object.__setattr__(whole, name, known)
+        object.__setattr__(whole, "_due", _due_after(self._due, whole, set(following._by_hour)))
         object.__setattr__(whole, "_ranges", [*self._ranges, *following._ranges])
         whole.__dict__["sound_entries"] = (*self.sound_entries, *following.sound_entries)
         return whole
@@ -237,22 +241,39 @@ class History:
 
     def due_to_seal(self) -> list[Hour]:
         """Closed hours that were never sealed, oldest first."""
-        return [hour for hour in self.hours() if not self.current(hour)]
+        return self._hours_of("_is_to_seal")
 
     def due_to_validate(self) -> list[Hour]:
         """Sealed hours whose newest revision has no verdict yet, oldest first."""
-        newest = ((hour, self._newest_of(hour)) for hour in self.hours())
-        return [hour for hour, what in newest if what.current and not what.is_judged]
+        return self._hours_of("_is_to_validate")
 
     def due_to_mirror(self, target: str) -> list[Hour]:
         """Hours, valid or released, whose newest revision the target does not have, oldest first."""
-        return [hour for hour in self.hours() if self.is_cleared(hour) and target not in self.targets_done(hour)]
+        return self._hours_of("_is_to_mirror", target)
 
     def due_to_withdraw(self, target: str) -> list[Hour]:
         """Hours that an erasure changed and whose newest revision is invalid, as long as the target may have an older
         one, oldest first.
         """
-        return [hour for hour in self.hours() if self._is_to_withdraw(hour, target)]
+        return self._hours_of("_is_to_withdraw", target)
+
+    def _hours_of(self, question: str, *asked: str) -> list[Hour]:
+        """Hours of which the question holds, oldest first; asked of each hour once, and again when it has new rows."""
+        key = (question, *asked)
+        known = self._due.get(key)
+        if known is None:
+            known = self._due[key] = frozenset(hour for hour in self._by_hour if getattr(self, question)(hour, *asked))
+        return sorted(known)
+
+    def _is_to_seal(self, hour: Hour) -> bool:
+        return not self.current(hour)
+
+    def _is_to_validate(self, hour: Hour) -> bool:
+        newest = self._newest_of(hour)
+        return bool(newest.current) and not newest.is_judged
+
+    def _is_to_mirror(self, hour: Hour, target: str) -> bool:
+        return self.is_cleared(hour) and target not in self.targets_done(hour)
 
     def _is_to_withdraw(self, hour: Hour, target: str) -> bool:
         if not self.must_be_nowhere(hour):
@@ -276,6 +297,18 @@ class History:
         """The request that reaches furthest; its `hour` is the last one to close."""
         requests = [entry for entry in self.sound_entries if entry.state == State.CLOSE_REQUESTED and entry.hour]
         return max(requests, key=lambda entry: entry.hour or "", default=None)
+
+
+def _due_after(
+    due: Mapping[tuple[str, ...], frozenset[Hour]], whole: History, changed: set[Hour]
+) -> dict[tuple[str, ...], frozenset[Hour]]:
+    """The same for a history in which only these hours have new rows; without what a broken row leaves open."""
+    after = {}
+    for (question, *asked), known in due.items():
+        with suppress(LakeError):
+            new = {hour for hour in changed if getattr(whole, question)(hour, *asked)}
+            after[(question, *asked)] = known - changed | new
+    return after
 
 
 def rows_of(entries: Iterable[Entry]) -> pa.Table:
