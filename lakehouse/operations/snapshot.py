@@ -160,25 +160,27 @@ def _has_silver(tables: TopicTables) -> bool:
 def _batch_since(known: TableLog) -> Batch | None:
     """The newest batch, where the log has that version, and few more; None where it must be opened to see."""
     with table_errors(known.uri):
-        if known.entry(known.version) is None:
+        newest = known.entry(known.version)
+        if newest is None:
             return None
-        version = known.version
-        while known.entry(version + 1) is not None:
-            version += 1
-            if version > known.version + _MOST_AHEAD:
+        while (entry := known.entry(newest.version + 1)) is not None:
+            newest = entry
+            if newest.version > known.version + _MOST_AHEAD:
                 return None
-    return _last_batch(known.at(version))
+        log, is_batch = known.at(newest.version), newest.metadata.get("kind") == INGEST
+    return _batch_of(log, newest.version, newest.metadata) if is_batch else _last_batch(log)
 
 
 def _last_batch(bronze: TableLog) -> Batch | None:
     newest = next(ingest_commits(bronze), None)
-    if newest is None:
-        return None
-    version, metadata = newest
-    state = IngestState.from_json(metadata["state"])
-    return Batch(
-        version, _committed_at(bronze, version, metadata), state, metadata, _unacknowledged(bronze, version, state)
-    )
+    return _batch_of(bronze, *newest) if newest else None
+
+
+def _batch_of(bronze: TableLog, version: int, metadata: dict[str, Any]) -> Batch:
+    with table_errors(f"{bronze.uri} version {version}: what ingest said of its commit"):
+        state = IngestState.from_json(metadata["state"])
+        at = _committed_at(bronze, version, metadata)
+    return Batch(version, at, state, metadata, _unacknowledged(bronze, version, state))
 
 
 def _unacknowledged(bronze: TableLog, version: int, state: IngestState) -> int:
