@@ -21,7 +21,7 @@ from typer.testing import CliRunner
 from lakehouse import __version__
 from lakehouse.cli import app
 from lakehouse.config import Config, load
-from lakehouse.errors import FOUND_WRONG, LAKE, MISUSE, UNFORESEEN, ConfigError, LakeError
+from lakehouse.errors import ACCEPT_LOSS, FOUND_WRONG, LAKE, MISUSE, UNFORESEEN, ConfigError, LakeError
 from lakehouse.operations import status as fleet
 from lakehouse.operations.held import STUCK_AFTER, held_hours, stuck
 from lakehouse.operations.signs import failure
@@ -610,6 +610,23 @@ def test_a_close_on_request_names_who_asked_and_why(lake: Lake) -> None:
     assert [(request.through, request.by, request.reason) for request in answer.requests] == [
         (SIX, "ada", "publisher is gone")
     ]
+
+
+def test_a_loss_is_accepted_where_ingest_stands_still_for_one_and_once(
+    lake: Lake, run: Callable[..., tuple[int, str]]
+) -> None:
+    lake.start()
+    accept = ("accept-loss", "plays", "--reason", "seen", "--by", "ada")
+    with pytest.raises(LakeError, match="found no loss that it stands still for"):
+        run(*accept)
+    lake.record("failed", None, {"error": f"kafka://h:1/t: found up to 3 messages gone; {ACCEPT_LOSS} goes on."})
+    code, text = run(*accept)
+    assert (code, "goes on without what is gone" in text) == (0, True)
+    newest = lake.of("plays").ledger.history().last("loss_accepted")
+    assert newest is not None
+    assert newest.details == {"by": "ada", "reason": "seen"}
+    with pytest.raises(LakeError):
+        run(*accept)
 
 
 def test_a_request_that_is_not_carried_out_yet_is_reported(lake: Lake) -> None:

@@ -27,6 +27,7 @@ from kafka_lake import Application, Publisher, closed, config_of, event, kafka_t
 from lakehouse.concealed import HIDDEN, without_secrets
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LostMessagesError, SourceError, UnansweredError
+from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.manifests import listed_manifests
 from lakehouse.store.records import LossAccepted, Lost
@@ -358,6 +359,33 @@ def test_messages_that_were_gone_before_they_were_read_stop_the_topic_until_a_pe
     lost = [entry.of(Lost) for entry in application.history().entries if entry.state == "lost"]
     assert [(each.messages, each.by, each.reason) for each in lost] == [(4, "ann", "seen")]
     assert [(each.partition, each.begin, each.end) for each in lost[0].ranges] == [(0, 1, 5)]
+
+
+def test_a_run_that_dies_between_the_commit_and_the_ledger_tells_of_the_loss_when_it_starts_again(
+    publisher: Publisher, name: str, first: datetime, started: Callable[..., Application], monkeypatch: Any
+) -> None:
+    publisher.create(name)
+    application = started()
+    publisher.publish(name, *(event(first, f"lost{n}") for n in range(3)), at=first)
+    for done in publisher.admin.delete_records([TopicPartition(name, 0, 2)]).values():
+        done.result(PATIENCE_SECONDS)
+    application.batch()
+    application.tables.ledger("ann").record(LossAccepted(by="ann", reason="seen"))
+    with monkeypatch.context() as dying:
+        dying.setattr(Journal, "record_loss", _die)
+        go_on(application)
+        application.batch()
+    assert application.positions() == {0: 2}
+    assert "lost" not in application.states()
+    again = started("two")
+    again.batch()
+    lost = [entry.of(Lost) for entry in again.history().entries if entry.state == "lost"]
+    assert [each.messages for each in lost] == [2]
+    assert again.ids() == ["lost2"]
+
+
+def _die(*_: object) -> None:
+    raise RuntimeError("the process is gone")
 
 
 def test_a_topic_that_was_created_again_is_another_one(

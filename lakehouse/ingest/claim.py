@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
+from itertools import islice
 from typing import Any
 
 from lakehouse import failpoints, hours
@@ -38,6 +39,7 @@ from lakehouse.store.bronze_head import Head
 from lakehouse.store.bronze_log import Bronze
 from lakehouse.store.delta import Conflicts
 from lakehouse.store.notes import leave_note
+from lakehouse.store.records import Lost
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -47,6 +49,8 @@ log = logging.getLogger(__name__)
 LogStart = Callable[[Positions | None], Positions | None]
 """Where a log is read from: at first, given None, as the topic's file says; else where it goes on after a loss."""
 
+_LOSS_WITHIN = 100
+"""Commits in which a loss is looked for that the ledger may lack."""
 _MONITORING_EVERY = timedelta(seconds=30)
 
 _UPDATE_EVERY = timedelta(seconds=30)
@@ -334,7 +338,17 @@ class ClaimedTopic:
             if self._commit_state(replace(state, positions=positions), lost=lost.as_json()) is None:
                 return
             self.place.forget()
+        else:  # a run may have died after that commit
+            lost = self._loss_in_log(lost)
         self._journal.record_loss(lost)
+
+    def _loss_in_log(self, expected: Lost) -> Lost:
+        """What the newest commit that went on after a loss says, if the same person did so for the same reason."""
+        for _, metadata in islice(bronze_log.ingest_commits(self._bronze.log), _LOSS_WITHIN):
+            if "lost" in metadata:
+                lost = Lost.from_json(metadata["lost"])
+                return lost if (lost.by, lost.reason) == (expected.by, expected.reason) else expected
+        return expected
 
     def _observe(self, facts: Sequence[Fact]) -> Observed:
         assert self._frontier is not None

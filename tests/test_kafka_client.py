@@ -1,0 +1,119 @@
+"""How a Kafka cluster is reached, and what it says when it is not: without a broker."""
+
+from __future__ import annotations
+
+import base64
+import json
+from datetime import datetime, timedelta
+from typing import Any
+
+import pytest
+
+pytest.importorskip("confluent_kafka")
+
+from confluent_kafka import KafkaError, KafkaException
+
+from lakehouse.concealed import HIDDEN, know_only, without_secrets
+from lakehouse.errors import ConfigError, SourceError, UnansweredError
+from lakehouse.landing.brokers import kafka
+from lakehouse.landing.brokers.kafka import Cluster, google_token
+from lakehouse.topics import KafkaSource, source_at
+
+SOURCE = KafkaSource(bootstrap="127.0.0.1:1", topic="plays")
+
+
+@pytest.fixture(autouse=True)
+def _forgets_secrets() -> Any:
+    before = know_only([])
+    yield
+    know_only(before)
+
+
+def cluster(**options: str) -> Cluster:
+    return Cluster({"bootstrap.servers": SOURCE.bootstrap, **{k.replace("_", "."): v for k, v in options.items()}}, "")
+
+
+@pytest.mark.parametrize(
+    ("code", "found"),
+    [
+        (KafkaError.UNKNOWN_TOPIC_OR_PART, "no such topic"),
+        (KafkaError.TOPIC_AUTHORIZATION_FAILED, "no permission"),
+        (KafkaError.SASL_AUTHENTICATION_FAILED, "no valid credentials"),
+        (KafkaError._SSL, "no valid credentials"),
+        (KafkaError._INVALID_ARG, "a refused request"),
+    ],
+)
+def test_what_is_refused_for_good_is_named(code: int, found: str) -> None:
+    error = cluster().error_of(SOURCE, KafkaException(KafkaError(code)))
+    assert (type(error), error.found.partition(" (")[0]) == (SourceError, found)
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        KafkaError._TRANSPORT,
+        KafkaError._TIMED_OUT,
+        KafkaError.LEADER_NOT_AVAILABLE,
+        KafkaError.NOT_LEADER_FOR_PARTITION,
+    ],
+)
+def test_what_may_pass_is_asked_again(code: int) -> None:
+    assert isinstance(cluster().error_of(SOURCE, KafkaError(code)), UnansweredError)
+
+
+def test_where_nobody_is_somebody_may_come() -> None:
+    (error,) = cluster().topics([SOURCE], 0.5).values()
+    assert isinstance(error, UnansweredError)
+    assert f"Kafka at {SOURCE.bootstrap}" in str(error)
+
+
+def test_passwords_come_from_the_environment_and_are_shown_nowhere(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("PLAYS_PASSWORD", "from-outside")
+    made = cluster(sasl_password="${PLAYS_PASSWORD}", ssl_key_password="in-the-file")
+    assert made._settings["sasl.password"] == "from-outside"
+    assert without_secrets("from-outside in-the-file") == f"{HIDDEN} {HIDDEN}"
+    with pytest.raises(ConfigError, match="no environment variable NOT_THERE"):
+        cluster(sasl_password="${NOT_THERE}")
+
+
+def test_an_option_that_would_change_what_is_read_is_refused() -> None:
+    for name in ("group.id", "isolation.level", "enable.auto.commit", "auto.offset.reset"):
+        with pytest.raises(ValueError, match="which ingest decides"):
+            KafkaSource(bootstrap="h:1", topic="t", options={name: "x"})
+
+
+def test_an_address_says_what_is_read_there() -> None:
+    source = source_at("kafka://a:1,b:2/plays.v1")
+    assert source == KafkaSource(bootstrap="a:1,b:2", topic="plays.v1")
+    assert source.address == "kafka://a:1,b:2/plays.v1"
+    assert source_at("plays.jsonl") is None
+
+
+def test_google_s_credentials_are_a_token_of_three_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As Google's own handler for the Managed Service gives it: header, claims and the access token, in base64."""
+    expiry = datetime(2026, 11, 23, 12)
+
+    class Credentials:
+        service_account_email, token = "lake@p.iam.gserviceaccount.com", "access"
+
+        def __init__(self) -> None:
+            self.expiry = expiry - timedelta(hours=1)
+
+        def refresh(self, request: Any) -> None:
+            self.expiry = expiry
+
+    import google.auth
+
+    monkeypatch.setattr(google.auth, "default", lambda scopes: (Credentials(), "p"))
+    token, ends = google_token("")
+    header, claims, access = (base64.urlsafe_b64decode(part + "=" * (-len(part) % 4)) for part in token.split("."))
+    assert json.loads(header) == {"typ": "JWT", "alg": "GOOG_OAUTH2_TOKEN"}
+    assert json.loads(claims)["sub"] == Credentials.service_account_email
+    assert json.loads(claims)["exp"] == ends == datetime.fromisoformat("2026-11-23T12:00:00+00:00").timestamp()
+    assert access == b"access"
+
+
+def test_the_managed_service_is_reached_by_tls_and_that_token() -> None:
+    made = Cluster({"bootstrap.servers": SOURCE.bootstrap}, "google")
+    assert (made._settings["security.protocol"], made._settings["sasl.mechanisms"]) == ("SASL_SSL", "OAUTHBEARER")
+    assert made._extra["oauth_cb"] is kafka.google_token
