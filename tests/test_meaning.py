@@ -77,6 +77,7 @@ BETWEEN = "expect_column_values_to_be_between"
 IN_SET = "expect_column_values_to_be_in_set"
 NOT_IN_SET = "expect_column_values_to_not_be_in_set"
 MATCH = "expect_column_values_to_match_regex"
+SCHEMA_OF = "expect_column_values_to_match_json_schema"
 SUM_OF_ROW = "expect_multicolumn_sum_to_equal"
 
 OF_VALUES: list[tuple[str, dict[str, Any], Callable[[Any], bool]]] = [
@@ -343,6 +344,10 @@ def refusal(kind: str, **kwargs: Any) -> str:
             {"column": "n", "threshold": 3, "double_sided": True},
             "z_score",
         ),
+        (SCHEMA_OF, {"column": "name", "json_schema": {"pattern": "(?!x)"}}, "invalid perl operator: (?!"),
+        (SCHEMA_OF, {"column": "name", "json_schema": {"items": {"patternProperties": {"x": {}}}}}, "patternProp"),
+        (SCHEMA_OF, {"column": "name", "json_schema": {"$ref": "#"}}, "recursion"),
+        (SCHEMA_OF, {"column": "name", "json_schema": {"$ref": "http://127.0.0.1:9/x"}}, "Unresolvable"),
         ("expect_table_row_count_to_equal_other_table", {"other_table_name": "x"}, "judged by its own rows"),
         (IN_SET, {"column": "n", "value_set": [1], "row_condition": 'col("m") == 1 or m'}, "'m' is not understood"),
         (BETWEEN, {"column": "price", "max_value": math.nan}, "nan is no decimal(10, 2)"),
@@ -836,3 +841,29 @@ FINE = pa.decimal128(38, 18)
 def found_in(table: pa.Table, asked: Expectation) -> Finding:
     (finding,), _ = gx.findings_in_scan([asked], table.schema, lambda names: table.select(list(names)).to_reader())
     return finding
+
+
+TREE = {"$defs": {"t": {"type": "array", "items": {"$ref": "#/$defs/t"}}}, "$ref": "#/$defs/t"}
+
+
+@pytest.mark.parametrize(
+    ("kind", "kwargs", "text", "expected"),
+    [
+        (SCHEMA_OF, {"json_schema": {"pattern": "^(a+)+$"}}, json.dumps("a" * 40 + "!"), False),
+        (SCHEMA_OF, {"json_schema": {"pattern": "^(a+)+$"}}, json.dumps("a" * 40), True),
+        (SCHEMA_OF, {"json_schema": {"pattern": "x"}}, "5", True),
+        (SCHEMA_OF, {"json_schema": TREE}, "[[[]]]", True),
+        (SCHEMA_OF, {"json_schema": TREE}, "[" * 500 + "]" * 500, False),
+        ("expect_column_values_to_be_dateutil_parseable", {}, "Feb 29", True),
+        ("expect_column_values_to_be_dateutil_parseable", {}, "Feb 30", False),
+    ],
+)
+def test_neither_a_text_nor_the_day_decides_whether_there_is_an_answer(
+    kind: str, kwargs: dict[str, Any], text: str, expected: bool
+) -> None:
+    """Python's regular expressions need minutes for the first, and a schema may be nested as deep as a text is."""
+    asked = Expectation(kind, {"column": "s", **kwargs})
+    table = pa.table({"event_id": ["e"], "s": [text]})
+    gx.check(Suite("t", (asked,), ""), table.schema)
+    finding = found_in(table, asked)
+    assert (finding.is_answered, finding.success) == (True, expected), finding
