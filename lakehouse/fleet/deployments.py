@@ -42,6 +42,7 @@ class Step:
     former_job: Annotated[str | None, "the job that it replaces"] = None
     former_run: Annotated[str | None, "the run that it replaces"] = None
     back_job: Annotated[str | None, "the job with which `before` was brought back"] = None
+    back_from_run: Annotated[str | None, "the run that this job replaces"] = None
     state: StepState = "planned"
     why: Annotated[str | None, "why it failed"] = None
 

@@ -54,11 +54,13 @@ class WayBack:
             self.report(f"{name}: {step.before.release} has never stopped, and goes on")
             self.launcher.retire(step.former_job or "", is_retired=False)
             return None
-        job, said = f"{step.job or name}-back", Heartbeats(self.fleet.config.settings).of(name)
+        job = step.back_job or f"{step.job or name}-back"
+        if step.back_job is None:  # else the heartbeat may be that of the job itself, which was started before
+            said = Heartbeats(self.fleet.config.settings).of(name)
+            self.journal.keep_step(name, back_job=job, back_from_run=said.run if said else None)
         self.report(f"{name}: back to {step.before.release}")
-        self.journal.keep_step(name, back_job=job)
         self.launcher.start(Launch(job, name, step.before))
-        return Started(name, step.before, job, said.run if said else None)
+        return Started(name, step.before, job, self.journal.current.step(name).back_from_run)
 
     def _former_has_all(self, step: Step, before: Version) -> bool:
         """Whether the former job still runs, and the new one has claimed no topic: their ledgers say who has them."""
