@@ -411,6 +411,14 @@ def test_this_trees_code_is_packed_and_its_configuration_copied(site: Site, monk
     assert (snapshot / "conf" / "test.yaml").read_text() == site.conf.read_text()
 
 
+def test_a_package_without_a_tree_deploys_what_was_packed_before(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    site.make_release("r1")
+    monkeypatch.setattr(releases, "_HOME", site.folder)
+    assert outcome(site.deploy("r1")) == "done"
+    with pytest.raises(ConfigError, match="no jobs; expected the project's tree"):
+        site.plan("")
+
+
 # --- the other commands --------------------------------------------------------------------------------------------
 
 

@@ -11,6 +11,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from fleets import fleet_at, write_fleet
@@ -33,6 +34,7 @@ MOVED = {
     "plays": {"topics": ["play_started"]},
     "songs": {"topics": ["song_*"]},
 }
+MERGED = {"ads": {"topics": ["ad_*", "song_*"]}, "plays": {"topics": ["play_*"]}}
 
 
 class Killed(BaseException):
@@ -218,11 +220,11 @@ def settle(world: World) -> None:
         world.pass_moment()
 
 
-def check(world: World, release: str) -> None:
+def check(world: World, release: str, applications: Mapping[str, Any] = APPLICATIONS) -> None:
     """Each topic is read, by the application and release that should; nothing else runs, or would start again."""
     settle(world)
     active = [each for each in world.runs.values() if each.state in ("pending", "running", "waiting")]
-    assert sorted(each.launch.application for each in active) == sorted(APPLICATIONS)
+    assert sorted(each.launch.application for each in active) == sorted(applications)
     assert not any(each.is_retired for each in active), "one that dies would not come back"
     assert {each.launch.version.release for each in active} == {release}
     wanted = {topic: each.name for each in active for topic in each.launch.version.topics}
@@ -277,13 +279,15 @@ def test_wherever_the_way_back_is_interrupted_all_is_as_it_was_in_the_end(
     check(world, "r1")
 
 
+@pytest.mark.parametrize("wanted", [MOVED, MERGED], ids=["moved", "merged"])
 @pytest.mark.parametrize("is_before", [True, False])
 @pytest.mark.parametrize("dies_at", range(1, 26))
-def test_wherever_the_command_dies_a_topic_that_moves_is_read_in_the_end(
-    world: World, dies_at: int, is_before: bool
+def test_wherever_the_command_dies_topics_that_move_are_read_in_the_end(
+    world: World, dies_at: int, is_before: bool, wanted: dict[str, Any]
 ) -> None:
-    conf = world.conf
-    write_fleet(conf.parent.parent, MOVED, NAMES, roll_out={"canary_for": "0.01 seconds", "wave_within": "1 hour"})
+    """Also those of an application that is not wanted any more."""
+    roll_out = {"canary_for": "0.01 seconds", "wave_within": "1 hour"}
+    write_fleet(world.conf.parent.parent, wanted, NAMES, roll_out=roll_out)
     world.read()
     world.dies_at, world.is_before = dies_at, is_before
     try:
@@ -292,8 +296,8 @@ def test_wherever_the_command_dies_a_topic_that_moves_is_read_in_the_end(
         settle(world)
     world.dies_at = None
     run(world, "r1")
-    check(world, "r1")
-    assert world.owners["play_ended"].startswith("ads-")
+    check(world, "r1", wanted)
+    assert world.owners["play_ended" if wanted is MOVED else "song_liked"].startswith("ads-")
 
 
 @pytest.mark.parametrize("seed", range(12))

@@ -113,13 +113,19 @@ class _Deployment:
             is_canary = place == 0 and self.journal.current.has_canary
             if (why := self._wave(wave, is_canary=is_canary)) is not None:
                 return self._back(why)
+        return self._end()
+
+    def _end(self) -> Deployment:
+        """What was replaced, and what is not wanted any more, ends; only the latter is waited for."""
+        stopped = [step for step in self.journal.current.steps if step.action == "stop"]
         for step in self.journal.current.steps:
             if step.former_job is not None:
                 self.launcher.end(step.former_job)
-            if step.action == "stop":
-                self.report(f"{step.application}: ends, as it is not wanted any more")
-                self.journal.keep_step(step.application, state="stopped")
-        return self.journal.end("done")
+        for step in stopped:
+            self.report(f"{step.application}: ends, as it is not wanted any more")
+            self.journal.keep_step(step.application, state="stopped")
+        why = self._waiting.until_ended([step.former_job for step in stopped if step.former_job])
+        return self.journal.end("done" if why is None else "failed", why)
 
     def _back(self, why: str) -> Deployment:
         return WayBack(self.fleet, self.launcher, self.journal, self._waiting, self.report).go(why)
@@ -178,14 +184,14 @@ class _Deployment:
 
     def _publish(self) -> None:
         """Have there what the new jobs are made of; ConfigError, before anything is touched, where some is missing."""
-        config, tree = self.fleet.config, releases.tree()
-        snapshot, own = releases.snapshot_of(config), releases.release_of(tree)
+        config, tree = self.fleet.config, releases.tree() if releases.has_tree() else None
+        snapshot, own = releases.snapshot_of(config), releases.release_of(tree) if tree else None
         for step in self.journal.current.steps:
             if step.version is None or step.job is None:
                 continue
             if step.version.snapshot == snapshot:
                 self.launcher.keep("snapshots", snapshot, releases.configuration(config))
-            if step.version.release == own:
+            if tree is not None and own is not None and step.version.release == own:
                 self.launcher.keep("releases", own, releases.code(tree))
             self.launcher.check(Launch(step.job, step.application, step.version))
 

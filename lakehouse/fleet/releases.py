@@ -13,20 +13,25 @@ from lakehouse.config import Config
 from lakehouse.errors import ConfigError
 
 _CODE = ("lakehouse", "jobs")
+_HOME = Path(lakehouse.__file__).parent.parent
 _DIGITS = 10
 
 
+def has_tree() -> bool:
+    """Whether the code that runs now is a tree with jobs: not where a package was installed."""
+    return (_HOME / "jobs" / "run.py").is_file()
+
+
 def tree() -> Path:
-    """The folder of the code that runs now; ConfigError where it has no jobs, as where a package was installed."""
-    folder = Path(lakehouse.__file__).parent.parent
-    if not (folder / "jobs" / "run.py").is_file():
+    """The folder of the code that runs now; ConfigError where it has no jobs."""
+    if not has_tree():
         raise ConfigError(
-            str(folder / "jobs"),
+            str(_HOME / "jobs"),
             found="no jobs",
             expected="the project's tree, which a release is packed from",
             next_step="Run the command in the project's folder, or name a `release` in fleet.yaml that was deployed.",
         )
-    return folder
+    return _HOME
 
 
 def release_of(folder: Path) -> str:

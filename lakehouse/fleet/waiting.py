@@ -77,6 +77,18 @@ class Waiting:
             self._pause()
         return self.until_well(started)
 
+    def until_ended(self, jobs: Sequence[str]) -> str | None:
+        """None once none of these jobs is active any more; else which one is after `roll_out.wave_within`."""
+        patience = self.fleet.file.roll_out.wave_within
+        ends = time.monotonic() + patience.total_seconds()
+        while active := sorted(
+            job.launch.id for job in self.launcher.jobs() if job.is_active and job.launch.id in jobs
+        ):
+            if time.monotonic() > ends:
+                return f"not ended within {brief(patience.total_seconds())}: {', '.join(active)}"
+            self._pause()
+        return None
+
     def _verdicts(self, started: Sequence[Started]) -> tuple[dict[str, Verdict], dict[str, Verdict]]:
         """(those that failed, those that are waited for), by application."""
         config = self.fleet.config
