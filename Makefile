@@ -22,8 +22,8 @@ set-up: ## make .venv with all packages, jars and Java (every other target does 
 	@./set-up.sh
 
 .PHONY: demo
-demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> for more hours)
-	@$(python) -m lakehouse.sandbox.demo
+demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> for more hours, BROKER=kafka)
+	@$(python) -m $(if $(filter kafka,$(BROKER)),tests.servers.kafka_demo,lakehouse.sandbox.demo)
 
 .PHONY: crash
 crash: set-up ## die at every step and by random schedules, go on, and count what came out (CRASH="--help" for more)

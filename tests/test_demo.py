@@ -96,11 +96,20 @@ def test_status_counts_from_the_end_of_the_day(lake: FlightsLake) -> None:
 @pytest.fixture
 def demo(tmp_path: Path) -> Iterator[subprocess.CompletedProcess[str]]:
     """Two hours of it, as `make demo` runs it, in a folder of its own."""
+    yield from run_demo("lakehouse.sandbox.demo", tmp_path)
+
+
+@pytest.fixture
+def demo_on_kafka(tmp_path: Path) -> Iterator[subprocess.CompletedProcess[str]]:
+    yield from run_demo("tests.servers.kafka_demo", tmp_path)
+
+
+def run_demo(module: str, folder: Path) -> Iterator[subprocess.CompletedProcess[str]]:
     for name in ("conf", "expectations"):
-        (tmp_path / name).symlink_to(HOUSE / name)
-    environment = {**os.environ, "DEMO_HOURS": "2", "PYSPARK_PYTHON": sys.executable}
+        (folder / name).symlink_to(HOUSE / name)
+    environment = {**os.environ, "DEMO_HOURS": "2", "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(HOUSE)}
     process = subprocess.Popen(
-        [sys.executable, "-m", "lakehouse.sandbox.demo"], cwd=tmp_path, env=environment, text=True,
+        [sys.executable, "-m", module], cwd=folder, env=environment, text=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT, start_new_session=True,
     )  # fmt: skip
     try:
@@ -110,6 +119,14 @@ def demo(tmp_path: Path) -> Iterator[subprocess.CompletedProcess[str]]:
         if process.poll() is None:
             os.killpg(process.pid, signal.SIGKILL)
             process.wait()
+
+
+@pytest.mark.long
+@pytest.mark.stores
+@pytest.mark.timeout(600)
+def test_the_demo_runs_on_a_real_kafka_broker_too(demo_on_kafka: subprocess.CompletedProcess[str]) -> None:
+    assert demo_on_kafka.returncode == 0, demo_on_kafka.stdout[-3000:]
+    assert "lost 0, doubled 0, changed 0" in demo_on_kafka.stdout
 
 
 @pytest.mark.long

@@ -13,7 +13,8 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -29,7 +30,7 @@ from lakehouse.hours import EPOCH
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
-from lakehouse.sandbox.replay import STEP, Followed, new_clock, publish
+from lakehouse.sandbox.replay import STEP, DayBroker, Followed, SandboxDay, new_clock
 from lakehouse.sandbox.tally import Outcome, outcome_of
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -65,26 +66,37 @@ class DemoError(Exception):
 
 
 def main() -> int:
+    """On the sandbox's broker."""
+    return run(CONF, _sandbox)
+
+
+@contextmanager
+def _sandbox(day: Replayed) -> Iterator[DayBroker]:
+    with Broker(publish_clock=day.seconds) as broker:
+        os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
+        yield SandboxDay(broker)
+
+
+def run(conf: str, day_broker: Callable[[Replayed], AbstractContextManager[DayBroker]]) -> int:
+    """The demo with the configuration at `conf`, on the broker that `day_broker` gives for the day's clock."""
     started = time.monotonic()
     number = int(os.environ.get("DEMO_HOURS", "8"))
     messages = flights.messages(flights.FIRST, flights.FIRST + timedelta(hours=number))
     shutil.rmtree(BUILD, ignore_errors=True)
     BUILD.mkdir(parents=True)
-    config = load(CONF)
+    config = load(conf)
     try:
         day = new_clock(config)
-        with Broker(publish_clock=day.seconds) as broker:
-            os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
+        with day_broker(day) as broker:
             day.set(messages[0].publish_at - _BEFORE, broker.address)
-            for topic in config.topics.values():
-                broker.create(topic.subscription)
-            with _application() as application:
+            broker.begin(config)
+            with _application(conf) as application:
                 _replay(application, broker, day, config, messages)
         outcomes = {name: outcome_of(topic, config, messages) for name, topic in sorted(config.topics.items())}
     except DemoError as failure:
         console.print(f"[red]demo: {failure}[/red]")
         return 1
-    return _print_report(outcomes, config, time.monotonic() - started)
+    return _print_report(outcomes, config, conf, time.monotonic() - started)
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
@@ -93,9 +105,12 @@ def main() -> int:
 class _application:
     """`spark-submit.sh run` as an operator would start it, ended by SIGTERM."""
 
+    def __init__(self, conf: str) -> None:
+        self._conf = conf
+
     def __enter__(self) -> subprocess.Popen[bytes]:
         self._log = (BUILD / "run.log").open("wb")
-        command = [str(_HOUSE / "spark-submit.sh"), "run", "--conf", CONF]
+        command = [str(_HOUSE / "spark-submit.sh"), "run", "--conf", self._conf]
         self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
         return self._process
 
@@ -111,7 +126,7 @@ class _application:
 
 
 def _replay(
-    application: subprocess.Popen[bytes], broker: Broker, day: Replayed, config: Config, messages: Sequence[Message]
+    application: subprocess.Popen[bytes], broker: DayBroker, day: Replayed, config: Config, messages: Sequence[Message]
 ) -> None:
     """From the first message published to the last hour mirrored."""
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -123,7 +138,7 @@ def _replay(
             return count
 
         _wait(application, lambda: started() == 1, started)
-        publish(messages, config)
+        broker.publish(messages)
         replaying = progress.add_task("", total=len(messages))
         topics = [Followed.of(topic, config, messages) for topic in _topics(config)]
         moment = messages[0].publish_at
@@ -132,6 +147,7 @@ def _replay(
                 raise DemoError(f"an hour of the day is still open; see {BUILD}/run.log")
             moment = _next_step(moment)
             day.set(moment, broker.address)
+            broker.reach(moment)
             published = sum(each.publish_at <= moment for each in messages)
             progress.update(replaying, description=f"it is {moment:%-d %B %Y, %H:%M}", completed=published)
             _settle(application, broker, topics, moment)
@@ -143,15 +159,15 @@ def _next_step(moment: datetime) -> datetime:
     return EPOCH + ((moment - EPOCH) // STEP + 1) * STEP
 
 
-def _settle(application: subprocess.Popen[bytes], broker: Broker, topics: Sequence[Followed], moment: datetime) -> None:
+def _settle(
+    application: subprocess.Popen[bytes], broker: DayBroker, topics: Sequence[Followed], moment: datetime
+) -> None:
     """Until nothing is left to do of what is due by `moment`: seen twice, as a ledger is a little behind its bronze."""
     for _ in range(2):
         _wait(
             application,
             lambda: all(topic.is_settled(broker, moment) for topic in topics),
-            lambda: (
-                sum(len(topic.hours) for topic in topics) - sum(broker.backlog(t.topic.subscription) for t in topics)
-            ),
+            lambda: sum(len(topic.hours) for topic in topics) - sum(broker.waiting(each.topic) for each in topics),
         )
 
 
@@ -180,7 +196,7 @@ def _has_started(config: Config) -> bool:
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-def _print_report(outcomes: Mapping[str, Outcome], config: Config, seconds: float) -> int:
+def _print_report(outcomes: Mapping[str, Outcome], config: Config, conf: str, seconds: float) -> int:
     table = Table(title="What became of every message", box=SIMPLE_HEAD)
     table.add_column()
     for name in outcomes:
@@ -199,22 +215,23 @@ def _print_report(outcomes: Mapping[str, Outcome], config: Config, seconds: floa
                 console.print(f"[red]{name}: {what}: {value}[/red]")
     if colour == "red":
         return 1
-    _print_where_to_look(config)
+    _print_where_to_look(config, conf)
     return 0
 
 
-def _print_where_to_look(config: Config) -> None:
+def _print_where_to_look(config: Config, conf: str) -> None:
     topic = config.topic("flight_departed")
     history = TopicTables(topic, config.settings).history()
     skewed = {hour: seal.skewed for hour in history.hours() if (seal := history.seal_of(hour))}
     hour = max(skewed, key=lambda hour: skewed[hour])
     console.print("\nThe application has ended, so `status` says that the topics are not running.")
-    console.print("The day goes on with:")
-    console.print("  make sandbox              # a broker, which prints the variable to export")
-    console.print(f"  ./spark-submit.sh run --conf {CONF}")
+    if conf == CONF:
+        console.print("The day goes on with:")
+        console.print("  make sandbox              # a broker, which prints the variable to export")
+        console.print(f"  ./spark-submit.sh run --conf {conf}")
     console.print("\nWhere to look next:")
     for command in ("status", f"hours {topic.name}", f"explain {topic.name} {hour}"):
-        console.print(f"  .venv/bin/lakehouse {command}")
+        console.print(f"  .venv/bin/lakehouse {command}{'' if conf == CONF else f' --conf {conf}'}")
     console.print(f"  {BUILD}/lake      bronze, silver, ledger and reports of each topic")
     console.print(f"  {BUILD}/mirror    the same hours as folders of Parquet files")
     console.print(f"  {BUILD}/run.log   the application's log")

@@ -6,6 +6,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import Protocol
 
 import google.cloud.pubsub_v1 as pubsub_v1
 
@@ -30,6 +31,47 @@ def new_clock(config: Config) -> Replayed:
     """The clock of a lake that is yet to be made; it counts once it is set."""
     Path(config.settings.raw_root).mkdir(parents=True, exist_ok=True)
     return Replayed(Path(config.settings.raw_root, FILE))
+
+
+class DayBroker(Protocol):
+    """Who delivers the day's messages, each when the day's clock has got there."""
+
+    address: str
+
+    def begin(self, config: Config) -> None:
+        """What the topics read is there, and empty."""
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        """All of the day, once."""
+
+    def reach(self, moment: datetime) -> None:
+        """What is published by then can be read."""
+
+    def waiting(self, topic: Topic) -> int:
+        """Messages of the topic that wait, as far as the broker knows."""
+
+
+class SandboxDay:
+    """The sandbox's broker, which has the day's clock and knows by itself what is due."""
+
+    def __init__(self, broker: Broker) -> None:
+        self._broker, self.address = broker, broker.address
+        self._config: Config | None = None
+
+    def begin(self, config: Config) -> None:
+        self._config = config
+        for topic in config.topics.values():
+            self._broker.create(topic.subscription)
+
+    def publish(self, messages: Sequence[Message]) -> None:
+        assert self._config is not None
+        publish(messages, self._config)
+
+    def reach(self, moment: datetime) -> None:
+        pass
+
+    def waiting(self, topic: Topic) -> int:
+        return self._broker.backlog(topic.subscription)
 
 
 def publish(messages: Sequence[Message], config: Config) -> None:
@@ -66,10 +108,10 @@ class Followed:
         times = [each.publish_at for each in messages if each.topic == topic.name]
         return cls(topic, TopicTables(topic, config.settings), times)
 
-    def is_settled(self, broker: Broker, now: datetime) -> bool:
+    def is_settled(self, broker: DayBroker, now: datetime) -> bool:
         """Whether all that was published by `now` is in bronze, and every hour that can close by now is delivered."""
         published = sum(at <= now for at in self.publish_times)
-        if broker.backlog(self.topic.subscription) or self._deliveries() < published:
+        if broker.waiting(self.topic) or self._deliveries() < published:
             return False
         reached = Frontier(now, now, "everything published by now is consumed")
         signals = Signals.of(self._state, reached, now, quiet_awaited_since=EPOCH)
