@@ -11,6 +11,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TypeVar
+from uuid import uuid4
 
 import pyarrow.parquet as pq
 import pytest
@@ -59,8 +60,9 @@ def options(address: str) -> dict[str, str]:
 
 
 @pytest.fixture
-def root(tmp_path: Path) -> str:
-    return f"gs://{BUCKET}/{tmp_path.name}"
+def root() -> str:
+    """A folder that no other test had: names of temporary folders come again once a test has passed."""
+    return f"gs://{BUCKET}/{uuid4().hex[:12]}"
 
 
 @pytest.fixture
