@@ -231,11 +231,14 @@ class TopicLake:
 
         return audit_hour(self.topic, self._config, parse_hour(hour), as_of)
 
-    def verify(self, *hours: Hour) -> Verification:
-        """Whether any sealed hour ever changed, as `lakehouse verify` shows it; all hours when none is given."""
+    def verify(self, *hours: Hour, is_quick: bool = False) -> Verification:
+        """Whether any sealed hour ever changed, as `lakehouse verify` shows it; all hours when none is given.
+
+        With `is_quick` no file is opened: only sizes are compared, and checksums where the store keeps some.
+        """
         from lakehouse.operations.verify import verify_hours
 
-        return verify_hours(self.topic, self._config, hours, self._config.now())
+        return verify_hours(self.topic, self._config, hours, self._config.now(), is_quick=is_quick)
 
     def usual(self) -> Model | None:
         """The model of what an hour usually holds; None before there is one."""

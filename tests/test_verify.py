@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import json
 import os
+import secrets
 import shutil
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +19,12 @@ from deltalake import DeltaTable, write_deltalake
 
 from lakehouse.cli import app
 from lakehouse.errors import LakehouseError
+from lakehouse.operations.erase import erase
 from lakehouse.operations.verify import Verification, verify_hours
 from lakehouse.schemas import LEDGER
+from lakehouse.seal import stage
+from lakehouse.seal.stage import totals
+from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, commit, files_of_hour, open_table
 from lakehouse.store.delta_log import commits
 from lakehouse.store.records import Valid
@@ -39,7 +45,8 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Lake:
 
 @pytest.fixture
 def lake(made: Lake, tmp_path: Path) -> Lake:
-    return made.copied(tmp_path)
+    """In a folder that no test before had: what a process knows of a table it knows by its address."""
+    return made.copied(tmp_path / secrets.token_hex(4))
 
 
 def look(lake: Lake, *hours: str) -> Verification:
@@ -88,7 +95,7 @@ def test_an_appended_file_is_found(lake: Lake) -> None:
     rows = pq.ParquetFile(twin).metadata.num_rows
     data_file = DataFile(f"hour={FIVE}/twin.parquet", FIVE, rows, twin.stat().st_size, datetime.now(UTC))
     version = commit(lake.silver, [data_file], metadata={}, transactions={})
-    assert {kind for _, kind in answer(lake)} == {"touched", "files", "rows", "id checksum"}
+    assert {kind for _, kind in answer(lake)} == {"touched", "unknown file", "files", "rows", "id checksum"}
     (touched,) = (finding for finding in look(lake, FIVE).findings if finding.kind == "touched")
     assert (touched.hour, touched.subject) == (FIVE, f"version {version}")
     assert touched.found.endswith("added 1 and removed 0 files")
@@ -107,6 +114,157 @@ def test_a_rewritten_file_is_found_by_its_size(lake: Lake) -> None:
     assert answer(lake) == [(FIVE, "changed file")]
 
 
+def with_value(file: Path, number: int) -> bytes:
+    """The file as it would be, had its first row another `n`: the same ids, count, bounds and size."""
+    table = pq.ParquetFile(file).read()
+    numbers = pa.array([number, *table["n"].to_pylist()[1:]], table.schema.field("n").type)
+    other = table.set_column(table.column_names.index("n"), "n", numbers)
+    sink = pa.BufferOutputStream()
+    with pq.ParquetWriter(sink, table.schema, **parquet.options(table.schema)) as writer:
+        writer.write_table(other, row_group_size=len(table))
+    written: bytes = sink.getvalue().to_pybytes()
+    assert len(written) == file.stat().st_size
+    return written
+
+
+def changed(lake: Lake, *hours: str, is_quick: bool = False) -> list[str]:
+    """The files that were found to be changed, and nothing else was found."""
+    findings = verify_hours(lake.topic, lake.config, hours, datetime.now(UTC), is_quick=is_quick).findings
+    assert {finding.kind for finding in findings} <= {"changed file"}
+    return [finding.subject for finding in findings]
+
+
+def test_a_changed_value_is_found_where_ids_count_and_size_are_the_same(lake: Lake) -> None:
+    file = holding(lake, "a")
+    before = file.read_bytes()
+    assert with_value(file, 1) == before
+    file.write_bytes(with_value(file, 7))
+    (finding,) = look(lake).findings
+    assert (finding.hour, finding.kind, finding.subject) == (FIVE, "changed file", f"hour={FIVE}/{file.name}")
+    assert finding.found == f"sha256 {sha256(file.read_bytes()).hexdigest()}"
+    assert finding.expected == f"sha256 {sha256(before).hexdigest()}, as sealed"
+
+
+def test_two_files_that_were_swapped_are_both_named(lake: Lake) -> None:
+    """Together they still have the hour's rows; the log has their sizes as they are now."""
+    own, skewed = holding(lake, "a"), holding(lake, "old")
+    contents = own.read_bytes(), skewed.read_bytes()
+    own.write_bytes(contents[1])
+    skewed.write_bytes(contents[0])
+    names = sorted(f"hour={FIVE}/{file.name}" for file in (own, skewed))
+    assert {finding.subject for finding in look(lake).findings} == set(names)
+
+    def swap(add: dict[str, Any]) -> None:
+        is_own = own.name in add["path"]
+        add["size"] = len(contents[is_own])
+        add["stats"] = json.dumps({"numRecords": pq.read_metadata(own if is_own else skewed).num_rows})
+
+    edit_adds(lake, swap)
+    assert sorted(changed(lake)) == names
+
+
+@pytest.mark.parametrize("is_careful", [False, True])
+def test_a_file_of_an_older_revision_in_the_place_of_its_successor_is_found(lake: Lake, is_careful: bool) -> None:
+    """The erased row is back. Careful is who corrects size and rows in the log."""
+    older = holding(lake, "a")
+    before = older.read_bytes()
+    erase(lake.topic, lake.config, "event_id = 'b'", reason="asked", by="ann")
+    newer = holding(lake, "a")
+    assert look(lake).findings == ()
+    newer.write_bytes(before)
+    if is_careful:
+
+        def as_before(add: dict[str, Any]) -> None:
+            add["size"] = len(before)
+            add["stats"] = json.dumps({"numRecords": 2})
+
+        edit_adds(lake, as_before)
+    subjects = {finding.subject for finding in look(lake, FIVE).findings if finding.kind == "changed file"}
+    assert subjects == {f"hour={FIVE}/{newer.name}"}
+
+
+def test_a_file_that_the_seal_does_not_name_is_found(lake: Lake) -> None:
+    """The log was edited to give another file, as good as the seal's own in rows and ids."""
+    file = holding(lake, "a")
+    other = file.rename(file.with_name("part-other.parquet"))
+
+    def to_other(add: dict[str, Any]) -> None:
+        add["path"] = add["path"].replace(file.name, other.name)
+
+    edit_adds(lake, to_other)
+    (finding,) = look(lake).findings
+    assert (finding.kind, finding.subject) == ("unknown file", f"hour={FIVE}/{other.name}")
+
+
+def test_what_an_erasure_left_has_digests_of_all_files(lake: Lake) -> None:
+    """Of those that it wrote, and of those that it left as they were."""
+    erase(lake.topic, lake.config, "event_id = 'b'", reason="asked", by="ann")
+    digests = lake.history().seal_of(FIVE).digests  # type: ignore[union-attr]
+    assert digests is not None
+    on_disk = {file.name: sha256(file.read_bytes()).hexdigest() for file in files_of(lake)}
+    assert {digest.name: digest.sha256 for digest in digests} == on_disk
+    holding(lake, "a").write_bytes(with_value(holding(lake, "a"), 7))
+    assert len(changed(lake)) == 1
+
+
+def test_an_edited_digest_is_found(lake: Lake) -> None:
+    """Who changes a file and the seal's commit would have to change the ledger, too."""
+    file = holding(lake, "a")
+
+    def edit(actions: list[dict[str, Any]]) -> list[dict[str, Any]]:
+        (info,) = (action["commitInfo"] for action in actions if "commitInfo" in action)
+        manifest = json.loads(info["userMetadata"])
+        for digest in manifest["digests"]:
+            if digest["name"] == file.name:
+                digest["sha256"] = "0" * 64
+        info["userMetadata"] = json.dumps(manifest)
+        return actions
+
+    edit_log(lake, seal_version(lake), edit)
+    (finding,) = look(lake).findings
+    assert (finding.kind, finding.found) == ("edited log", f"other digests of {file.name}")
+
+
+def test_quick_goes_by_sizes_and_opens_no_file(lake: Lake) -> None:
+    """A disk keeps no checksums: a value of the same size is for the whole look."""
+    file = holding(lake, "a")
+    file.write_bytes(with_value(file, 7))
+    assert changed(lake, is_quick=True) == []
+    assert changed(lake) == [f"hour={FIVE}/{file.name}"]
+    with file.open("ab") as appended:
+        appended.write(b"x")
+    assert changed(lake, is_quick=True) == [f"hour={FIVE}/{file.name}"]
+
+
+def as_an_older_release(manifest: dict[str, Any]) -> dict[str, Any]:
+    return {key: value for key, value in manifest.items() if key != "digests"}
+
+
+def test_an_hour_of_an_older_release_is_verified_by_what_its_seal_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Its seal has no digests, which is said; ids and counts are compared as ever, also after an erasure."""
+    lake = lake_in(tmp_path)
+    lake.deliver(Delivery("a", 1, value=1), Delivery("b", 2, value=2), Delivery("old", -30))
+    with monkeypatch.context() as patched:
+        patched.setattr(stage, "totals", lambda copied: as_an_older_release(totals(copied)))
+        lake.seal(FIVE)
+    lake.deliver(Delivery("c", 61), Delivery("d", 62), hour=SIX)
+    lake.seal(SIX)
+    verification = look(lake)
+    assert (verification.findings, verification.without_digests) == ((), (FIVE,))
+    with pytest.raises(SystemExit) as ended:
+        app.main(["--conf", str(conf_of(lake, tmp_path)), "verify", "plays"])
+    shown = " ".join(capsys.readouterr().out.split())
+    assert (ended.value.code, f"Without digests of all files: 1 hours ({FIVE})" in shown) == (0, True)
+    erase(lake.topic, lake.config, "event_id in ('b', 'd')", reason="asked", by="ann")
+    verification = look(lake)
+    assert (verification.findings, verification.without_digests[1:]) == ((), ())
+    table = pq.ParquetFile(holding(lake, "a")).read()
+    pq.write_table(pa.concat_tables([table, table]), holding(lake, "a"))
+    assert {"changed file", "rows", "id checksum"} <= {kind for _, kind in answer(lake)}
+
+
 def test_a_rewritten_file_of_the_same_size_is_found_by_its_ids(lake: Lake) -> None:
     """Somebody was careful, and corrected the log, too; the ids' sum is another all the same."""
     file = holding(lake, "a")
@@ -115,7 +273,7 @@ def test_a_rewritten_file_of_the_same_size_is_found_by_its_ids(lake: Lake) -> No
     other = table.set_column(column, "event_id", table["event_id"].combine_chunks().take([0, 0]))
     pq.write_table(other, file)
     edit_log_size(lake, file, file.stat().st_size)
-    assert answer(lake) == [(FIVE, "id checksum")]
+    assert answer(lake) == [(FIVE, "changed file"), (FIVE, "id checksum")]
 
 
 def edit_log_size(lake: Lake, file: Path, size_bytes: int) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -20,9 +20,10 @@ from lakehouse.errors import LakeError
 from lakehouse.hours import Hour, hours_among, instant_after
 from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.seal.stage import SEAL
+from lakehouse.store.contents import Contents, sha256_of
 from lakehouse.store.delta import DataFile, files, first_line, table_errors
 from lakehouse.store.delta_log import LOG, Commit, Hidden, commits, hidden_in_checkpoint
-from lakehouse.store.files import Storage
+from lakehouse.store.files import Storage, Stored
 from lakehouse.store.history import Entry, History
 from lakehouse.store.holds import holds_for
 from lakehouse.store.records import Judged, Sealed, State
@@ -31,6 +32,7 @@ from lakehouse.topics import Topic
 from lakehouse.validate.results import result_name
 
 _READERS = 16
+_ROWS_AT_A_TIME = 1_000_000
 _RECORDED_WITHIN = timedelta(hours=1)
 _EXPIRY_MARGIN = timedelta(days=1)
 """Results expire by the time of the file, which is before that of the row."""
@@ -53,7 +55,11 @@ class Finding:
 
 @dataclass(frozen=True)
 class Verification:
-    """`files` and `rows` are those of the verified hours, as the log has them."""
+    """`files` and `rows` are those of the verified hours, as the log has them.
+
+    `without_digests` are the hours of which not every file's digest is known, as an older release sealed them: of the
+    others' values nothing can have changed unseen, of theirs what `audit` compares. With `is_quick` no file was opened.
+    """
 
     topic: str
     silver_version: int | None
@@ -61,14 +67,23 @@ class Verification:
     files: int
     rows: int
     findings: tuple[Finding, ...]
+    without_digests: tuple[Hour, ...] = ()
+    is_quick: bool = False
 
 
 def verify_hours(
-    topic: Topic, config: Config, hours: Iterable[Hour], now: datetime, track: Track = no_tracking
+    topic: Topic,
+    config: Config,
+    hours: Iterable[Hour],
+    now: datetime,
+    track: Track = no_tracking,
+    *,
+    is_quick: bool = False,
 ) -> Verification:
     """Check the given hours, or all that were ever sealed, and the table as a whole.
 
-    Reads the footer and the ids of every file; `track` counts hours. LakehouseError when a given hour was never sealed.
+    Reads every file whole, and its ids; `track` counts hours. With `is_quick` no file is opened: only sizes are
+    compared, and the store's own checksums where it keeps some. LakehouseError when a given hour was never sealed.
     """
     tables = TopicTables(topic, config.settings)
     history = tables.history()
@@ -85,9 +100,10 @@ def verify_hours(
         state = read_state(tables, history, now)
     except LakeError as unreadable:
         lost = Finding(None, "unreadable log", tables.sealed.below("silver").uri, unreadable.found, unreadable.expected)
-        return Verification(topic.name, None, tuple(wanted), 0, 0, (*ledger_findings(history), lost))
-    with ThreadPoolExecutor(_READERS) as readers:
-        found = readers.map(lambda hour: list(file_findings(state, hour)), wanted)
+        return Verification(topic.name, None, tuple(wanted), 0, 0, (*ledger_findings(history), lost), (), is_quick)
+    with ThreadPoolExecutor(_READERS) as readers, ThreadPoolExecutor(_READERS) as hours_at_once:
+        read = None if is_quick else partial(_contents, readers, state)
+        found = hours_at_once.map(lambda hour: list(file_findings(state, hour, read)), wanted)
         of_files = list(track(found, len(wanted)))
     of_hours = [[*log_findings(state, hour), *found] for hour, found in zip(wanted, of_files, strict=True)]
     findings = (
@@ -98,14 +114,15 @@ def verify_hours(
     )
     seen = [file for hour in wanted for file in state.files.get(hour, [])]
     version, rows = int(state.silver.version()), sum(file.rows for file in seen)
-    return Verification(topic.name, version, tuple(wanted), len(seen), rows, findings)
+    undigested = tuple(hour for hour in wanted if (seal := _newest_seal(history, hour)) and not seal.has_all_digests)
+    return Verification(topic.name, version, tuple(wanted), len(seen), rows, findings, undigested, is_quick)
 
 
 @dataclass(frozen=True)
 class SilverState:
     """Silver as it is, and what the ledger says of it.
 
-    `files` are by hour; `sizes` are those of the files that are there, by path; `hidden` is what the newest checkpoint
+    `files` are by hour; `present` are the files that are there, by path; `hidden` is what the newest checkpoint
     says of deletion vectors; `held` are the paths with a temporary hold, None where files are not held.
     """
 
@@ -115,7 +132,7 @@ class SilverState:
     silver: DeltaTable
     storage: Storage
     files: Mapping[Hour | None, list[DataFile]]
-    sizes: Mapping[str, int]
+    present: Mapping[str, Stored]
     commits: Mapping[int, Commit]
     hidden: tuple[Hidden, ...]
     held: set[str] | None
@@ -133,7 +150,7 @@ def read_state(tables: TopicTables, history: History, now: datetime) -> SilverSt
     by_hour: dict[Hour | None, list[DataFile]] = {}
     for file in files(silver):
         by_hour.setdefault(file.hour, []).append(file)
-    listed = {stored.path.removeprefix("silver/"): stored.size_bytes for stored in storage.listing("silver")}
+    listed = {stored.path.removeprefix("silver/"): stored for stored in storage.listing("silver")}
     holds = holds_for(tables.settings, tables.sealed.uri)
     with table_errors(f"{silver.table_uri}: the newest checkpoint"):
         hidden = tuple(hidden_in_checkpoint(storage, "silver"))
@@ -144,7 +161,7 @@ def read_state(tables: TopicTables, history: History, now: datetime) -> SilverSt
         silver=silver,
         storage=storage,
         files=by_hour,
-        sizes={path: size_bytes for path, size_bytes in listed.items() if not path.startswith(f"{LOG}/")},
+        present={path: stored for path, stored in listed.items() if not path.startswith(f"{LOG}/")},
         commits={commit.version: commit for commit in commits(storage, "silver")},
         hidden=hidden,
         held=holds.held("silver") if holds is not None else None,
@@ -303,7 +320,7 @@ def _misplaced_findings(state: SilverState) -> Iterator[Finding]:
         for file in present:
             yield Finding(hour, "misplaced file", file.path, f"{file.rows} rows of no closed hour", "closed hours only")
     named = state.named
-    for path in sorted(state.sizes):
+    for path in sorted(state.present):
         hour = _hour_or_none(path.partition("/")[0].removeprefix("hour="))
         if hour not in closed and path not in named:
             yield Finding(hour, "extra file", path, "a file that no commit names", "closed hours only")
@@ -343,7 +360,10 @@ def _manifest_findings(hour: Hour, commit: Commit, seal: _Seal) -> Iterator[Find
         yield Finding(hour, "edited log", subject, f"hour {manifest.get('hour')}", f"hour {hour}, as in the ledger")
     for key in sorted((set(manifest) | set(details)) - _ONLY_IN_COMMIT - _ONLY_IN_LEDGER):
         found, expected = manifest.get(key), details.get(key)
-        if found != expected:
+        if found != expected and key == "digests":
+            differing = ", ".join(_differing_names(found, expected))
+            yield Finding(hour, "edited log", subject, f"other digests of {differing}", "digests as in the ledger")
+        elif found != expected:
             yield Finding(hour, "edited log", subject, f"{key} {found}", f"{key} {expected}, as in the ledger")
     if len(commit.added) != seal.sealed.files and seal.sealed.revision == 1:
         expected_files = f"{seal.sealed.files} files, as in the ledger"
@@ -351,63 +371,119 @@ def _manifest_findings(hour: Hour, commit: Commit, seal: _Seal) -> Iterator[Find
         yield Finding(hour, "edited log", f"version {commit.version}", found_files, expected_files)
 
 
-def file_findings(state: SilverState, hour: Hour) -> Iterator[Finding]:
-    """What the hour's files hold, against its newest seal."""
-    seals = _seals(state.history, hour)
-    if not seals:
+def _newest_seal(history: History, hour: Hour) -> Sealed | None:
+    return next((seal.sealed for seal in reversed(_seals(history, hour))), None)
+
+
+Reader = Callable[[Sequence[DataFile]], Iterable["_Content | _Unreadable"]]
+"""Gives what each of the files holds, in their order."""
+
+
+def file_findings(state: SilverState, hour: Hour, read: Reader | None) -> Iterator[Finding]:
+    """What the hour's files hold, against its newest seal; without `read` no file is opened."""
+    sealed, files_in_log = _newest_seal(state.history, hour), state.files.get(hour, [])
+    if sealed is None:
         return
-    sealed, present = seals[-1].sealed, state.files.get(hour, [])
-    rows = checksum = 0
-    is_readable = True
-    for file in present:
-        yield from _entry_findings(state, hour, file)
-        if file.path not in state.sizes:
-            is_readable = False
-            continue
-        try:
-            content = _read(state.storage, file)
-        except (pa.ArrowException, OSError) as unreadable:
-            yield Finding(hour, "changed file", file.path, first_line(unreadable), "a Parquet file with event ids")
-            is_readable = False
-            continue
-        yield from _content_findings(state, hour, file, content)
-        rows, checksum = rows + content.rows, checksum + content.id_checksum
-    if len(present) != sealed.files:
-        yield Finding(hour, "files", "the log", f"{len(present)} files", f"{sealed.files} files, as sealed")
-    if is_readable and rows != sealed.rows:
-        yield Finding(hour, "rows", "all files together", f"{rows} rows", f"{sealed.rows} rows, as sealed")
-    if is_readable and checksum != sealed.id_checksum:
-        expected = f"{sealed.id_checksum}, as sealed"
-        yield Finding(hour, "id checksum", "all files together", str(checksum), expected)
+    for file in files_in_log:
+        yield from _entry_findings(state, hour, file, sealed)
+    if len(files_in_log) != sealed.files:
+        yield Finding(hour, "files", "the log", f"{len(files_in_log)} files", f"{sealed.files} files, as sealed")
+    if read is None:
+        yield from _total_findings(hour, sealed, sum(file.rows for file in files_in_log))
+    else:
+        yield from _all_content_findings(state, hour, sealed, files_in_log, read)
     named = state.named
-    for path in sorted(state.sizes):
+    for path in sorted(state.present):
         if path.startswith(f"hour={hour}/") and path not in named:
             expected = "only the seal's files; see `maintain`"
             yield Finding(hour, "extra file", path, "a file that no commit names", expected)
 
 
-def _entry_findings(state: SilverState, hour: Hour, file: DataFile) -> Iterator[Finding]:
-    """The file as the log has it, against the file that is there."""
-    size_bytes = state.sizes.get(file.path)
+def _all_content_findings(
+    state: SilverState, hour: Hour, sealed: Sealed, files_in_log: Sequence[DataFile], read: Reader
+) -> Iterator[Finding]:
+    present = [file for file in files_in_log if file.path in state.present]
+    rows = checksum = 0
+    is_readable = len(present) == len(files_in_log)
+    for file, content in zip(present, read(present), strict=True):
+        if isinstance(content, _Unreadable):
+            yield Finding(hour, "changed file", file.path, content.why, "a Parquet file with event ids")
+            is_readable = False
+            continue
+        yield from _digest_findings(state, hour, file, sealed, content)
+        yield from _content_findings(state, hour, file, content)
+        rows, checksum = rows + content.rows, checksum + content.id_checksum
+    if is_readable:
+        yield from _total_findings(hour, sealed, rows, checksum)
+
+
+def _total_findings(hour: Hour, sealed: Sealed, rows: int, checksum: int | None = None) -> Iterator[Finding]:
+    if rows != sealed.rows:
+        yield Finding(hour, "rows", "all files together", f"{rows} rows", f"{sealed.rows} rows, as sealed")
+    if checksum is not None and checksum != sealed.id_checksum:
+        expected = f"{sealed.id_checksum}, as sealed"
+        yield Finding(hour, "id checksum", "all files together", str(checksum), expected)
+
+
+def _digest_of(sealed: Sealed, file: DataFile) -> Contents | None:
+    digest = sealed.digest_by_name.get(file.path.rpartition("/")[2])
+    return Contents(digest.sha256, digest.crc32c) if digest else None
+
+
+def _digest_findings(
+    state: SilverState, hour: Hour, file: DataFile, sealed: Sealed, content: _Content
+) -> Iterator[Finding]:
+    """Any other byte than the seal's; a file that is of another size, or another by the store, is named already."""
+    expected, stored = _digest_of(sealed, file), state.present[file.path]
+    if expected is None or stored.size_bytes != file.size_bytes or _by_store(stored).differs_from(expected):
+        return
+    if content.contents.differs_from(expected):
+        yield Finding(hour, "changed file", file.path, str(content.contents), f"{expected}, as sealed")
+
+
+def _by_store(stored: Stored) -> Contents:
+    return Contents(crc32c=stored.crc32c or None)
+
+
+def _differing_names(one: object, other: object) -> list[str]:
+    """Of files whose digests are not the same in both; of the whole where these are no lists of digests."""
+    try:
+        by_name = [{each["name"]: each for each in digests} for digests in (one, other)]  # type: ignore[attr-defined]
+    except (TypeError, KeyError):
+        return ["all files"]
+    first, second = by_name
+    return sorted(name for name in {**first, **second} if first.get(name) != second.get(name))
+
+
+def _entry_findings(state: SilverState, hour: Hour, file: DataFile, sealed: Sealed) -> Iterator[Finding]:
+    """The file as the log has it, against the file that is there and, of that, what the store says by itself."""
+    stored, digest = state.present.get(file.path), _digest_of(sealed, file)
     for hidden in state.hidden:
         if hidden.path == file.path:
             yield Finding(
                 hour, "deletion vector", file.path, f"rows hidden by version {hidden.version} or before", "every row"
             )
-    if size_bytes is None:
+    if digest is None and sealed.has_all_digests:
+        yield Finding(hour, "unknown file", file.path, "a file that is not among the seal's", "only these")
+    if stored is None:
         expected = f"{file.size_bytes} bytes with {file.rows} rows"
         yield Finding(hour, "missing file", file.path, "nothing", expected)
         return
     if state.held is not None and f"silver/{file.path}" not in state.held:
         yield Finding(hour, "missing hold", file.path, "no temporary hold", "one on each sealed file (seal.protect)")
-    if size_bytes != file.size_bytes:
+    if stored.size_bytes != file.size_bytes:
         expected = f"{file.size_bytes} bytes, as in the log"
-        yield Finding(hour, "changed file", file.path, f"{size_bytes} bytes", expected)
+        yield Finding(hour, "changed file", file.path, f"{stored.size_bytes} bytes", expected)
+    elif digest is not None and _by_store(stored).differs_from(digest):
+        expected = f"crc32c {digest.crc32c}, as sealed"
+        yield Finding(hour, "changed file", file.path, f"{_by_store(stored)}, as the store says", expected)
 
 
 @dataclass(frozen=True)
 class _Content:
     """What a file holds; the times are those of its footer, None where that has none."""
+
+    contents: Contents
 
     rows: int
     id_checksum: int
@@ -416,13 +492,32 @@ class _Content:
     last_event: datetime | None
 
 
+@dataclass(frozen=True)
+class _Unreadable:
+    why: str
+
+
+def _contents(
+    readers: ThreadPoolExecutor, state: SilverState, files_in_log: Sequence[DataFile]
+) -> Iterable[_Content | _Unreadable]:
+    def read(file: DataFile) -> _Content | _Unreadable:
+        try:
+            return _read(state.storage, file)
+        except (pa.ArrowException, OSError) as unreadable:
+            return _Unreadable(first_line(unreadable))
+
+    return readers.map(read, files_in_log)
+
+
 def _read(storage: Storage, file: DataFile) -> _Content:
+    contents = sha256_of(storage, f"silver/{file.path}")
     with storage.open(f"silver/{file.path}") as source, pq.ParquetFile(source) as opened:
-        checksum = sum(id_checksum(batch.column(0)) for batch in opened.iter_batches(columns=["event_id"]))
+        batches = opened.iter_batches(_ROWS_AT_A_TIME, columns=["event_id"])
+        checksum = sum(id_checksum(batch.column(0)) for batch in batches)
         footer = opened.metadata
         bounds = [bound for group in range(footer.num_row_groups) for bound in _event_times(footer.row_group(group))]
         first, last = min(bounds, default=None), max(bounds, default=None)
-        return _Content(footer.num_rows, checksum, tuple(opened.schema_arrow.names), first, last)
+        return _Content(contents, footer.num_rows, checksum, tuple(opened.schema_arrow.names), first, last)
 
 
 def _event_times(group: pq.RowGroupMetaData) -> list[datetime]:

@@ -19,9 +19,11 @@ from lakehouse.checksum import id_checksum
 from lakehouse.hours import Hour
 from lakehouse.schemas import sealed_schema
 from lakehouse.store import parquet
+from lakehouse.store.contents import DigestingSink
 from lakehouse.store.delta import DataFile, event_time_stats
 from lakehouse.store.files import Readable, Storage
 from lakehouse.store.place import Place
+from lakehouse.store.records import FileDigest
 from lakehouse.topics import Topic
 
 READ_COLUMNS = ["event", "event_id", "event_time", "publish_time", "message_id"]
@@ -66,6 +68,12 @@ class Copied:
     checksum: str
     min_event_time_us: int
     max_event_time_us: int
+    sha256: str
+    crc32c: str
+
+    @property
+    def digest(self) -> FileDigest:
+        return FileDigest(name=self.path.rpartition("/")[2], sha256=self.sha256, crc32c=self.crc32c)
 
     def as_data_file(self, hour: Hour) -> DataFile:
         first, last = (
@@ -83,6 +91,8 @@ COPIED = pa.schema(
         ("checksum", pa.string()),
         ("min_event_time_us", pa.int64()),
         ("max_event_time_us", pa.int64()),
+        ("sha256", pa.string()),
+        ("crc32c", pa.string()),
     ]
 )
 
@@ -148,7 +158,8 @@ def _write(sealed: Storage, path: str, hour: Hour, rows: Iterable[pa.RecordBatch
     start = pa.scalar(hours.start_of(hour))
     count = skewed = checksum = 0
     times: list[int] = []
-    with sealed.create(f"silver/{path}") as sink:
+    with sealed.create(f"silver/{path}") as stream:
+        sink = DigestingSink(stream)
         with pq.ParquetWriter(sink, schema, **parquet.options(schema)) as writer:
             for table in _row_groups(rows):
                 writer.write_table(table, row_group_size=len(table))
@@ -162,7 +173,17 @@ def _write(sealed: Storage, path: str, hour: Hour, rows: Iterable[pa.RecordBatch
         sealed.finish([f"silver/{path}"])
     else:
         sealed.delete([f"silver/{path}"])
-    return Copied(path, count, size_bytes, skewed, str(checksum), min(times, default=0), max(times, default=0))
+    return Copied(
+        path=path,
+        rows=count,
+        size_bytes=size_bytes,
+        skewed=skewed,
+        checksum=str(checksum),
+        min_event_time_us=min(times, default=0),
+        max_event_time_us=max(times, default=0),
+        sha256=sink.sha256,
+        crc32c=sink.crc32c,
+    )
 
 
 def _bits_without(lost: np.ndarray[tuple[int], np.dtype[np.int64]], rows: int) -> bytes | None:

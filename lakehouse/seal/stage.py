@@ -7,6 +7,7 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import asdict
 from itertools import takewhile
 from typing import Any
 
@@ -29,7 +30,7 @@ from lakehouse.store.files import Readable
 from lakehouse.store.history import Entry
 from lakehouse.store.holds import holds_for
 from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.records import Sealed, State
+from lakehouse.store.records import FileDigest, Sealed, State
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -48,7 +49,7 @@ SparkOrNone = Callable[[], SparkSession] | None
 """Asked for a session only when an hour is big enough to need one; None runs everything in this process."""
 
 _COPIED_DDL = "path string, rows long, size_bytes long, skewed long, checksum string, " \
-              "min_event_time_us long, max_event_time_us long"  # fmt: skip
+              "min_event_time_us long, max_event_time_us long, sha256 string, crc32c string"  # fmt: skip
 
 
 def seal_due(
@@ -261,7 +262,12 @@ def totals(copied: Sequence[Copied]) -> dict[str, Any]:
         "skewed": sum(copy.skewed for copy in copied),
         "files": len(copied),
         "id_checksum": str(sum(int(copy.checksum) for copy in copied)),
+        "digests": [asdict(digest) for digest in digests_of(copied)],
     }
+
+
+def digests_of(copied: Sequence[Copied]) -> list[FileDigest]:
+    return sorted((copy.digest for copy in copied), key=lambda digest: digest.name)
 
 
 def _rows_by_file(addresses: pa.Table) -> dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]]:

@@ -31,12 +31,16 @@ _SMALL_BYTES = 4 * 1024 * 1024
 
 @dataclass(frozen=True)
 class Stored:
-    """A file that is there; one that is written there later has another `version`."""
+    """A file that is there; one that is written there later has another `version`.
+
+    `crc32c` is the store's own checksum of its bytes, in base64; empty where the store keeps none.
+    """
 
     path: str
     size_bytes: int
     modified_at: datetime
     version: str = ""
+    crc32c: str = ""
 
 
 class Storage(Protocol):
@@ -312,7 +316,7 @@ class GoogleStorage:
 
     def walk(self, folder: str, since: str = "", before: str = "") -> Iterator[Stored]:
         for path, blob in self.blobs(folder, since, before):
-            yield Stored(path, blob.size, blob.updated, str(blob.generation))
+            yield Stored(path, blob.size, blob.updated, str(blob.generation), blob.crc32c or "")
 
     def delete(self, paths: Iterable[str]) -> None:
         with ThreadPoolExecutor(_PARALLEL) as pool:

@@ -154,6 +154,15 @@ def _number_of_files(value: Any) -> Any:
 
 
 @dataclass(frozen=True, kw_only=True)
+class FileDigest:
+    """One file of a sealed hour by its bytes, as they were when it was written."""
+
+    name: Annotated[str, "its name in the hour's folder"]
+    sha256: Annotated[str, "SHA-256 of all its bytes, in hexadecimal digits as `sha256sum` shows it"]
+    crc32c: Annotated[str, "CRC32C of the same in base64, as Cloud Storage keeps it of each object"]
+
+
+@dataclass(frozen=True, kw_only=True)
 class Sealed(Record):
     """The hour is one row per event in silver. The silver commit's `userMetadata` holds the same keys.
 
@@ -172,12 +181,24 @@ class Sealed(Record):
     late_duplicates: Annotated[int, "deliveries left out: an earlier hour has the event"] = 0
     skewed: Annotated[int, "rows whose event hour is an earlier one"] = 0
     files: Annotated[int | None, BeforeValidator(_number_of_files), "files in silver"] = None
+    digests: Annotated[
+        tuple[FileDigest, ...] | None, "each of its files by its bytes; none of files that an older release wrote"
+    ] = None
     release: Annotated[str, "release that sealed it"] = ""
     seconds: Annotated[float | None, "how long it took"] = None
     erased: Annotated[int | None, "rows taken out by erasures so far"] = None
     reason: Annotated[str | None, "the reason of the erasure"] = None
     requested_by: Annotated[str | None, "who ordered the erasure"] = None
     previous: Annotated[PreviousSeal | None, "the revision before the erasure"] = None
+
+    @property
+    def digest_by_name(self) -> dict[str, FileDigest]:
+        return {each.name: each for each in self.digests or ()}
+
+    @property
+    def has_all_digests(self) -> bool:
+        """Not so of an hour that an older release sealed, also where an erasure has written some of its files since."""
+        return len(self.digests or ()) == self.files
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -24,7 +24,7 @@ from lakehouse.operations.erasure.leftovers import (
 from lakehouse.operations.erasure.order import Order
 from lakehouse.operations.erasure.rows import Event, Match, batches, events_of, with_hour
 from lakehouse.seal.copying import Copied, write_silver
-from lakehouse.seal.stage import SEAL, app_of, newest_seal
+from lakehouse.seal.stage import SEAL, app_of, digests_of, newest_seal
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, commit, files, files_of_hour
 from lakehouse.store.holds import holds_for
@@ -111,7 +111,7 @@ class SilverErasure:
             raise ValueError(f"{hour} of {self._topic.name} is not sealed")
         revision = old.revision + 1
         rewritten = [copied for match in matches if (copied := self._without(match, revision)) is not None]
-        sealed = self._revision(old, matches, len(files_of_hour(silver, hour)) - len(matches) + len(rewritten))
+        sealed = self._revision(old, matches, rewritten, len(files_of_hour(silver, hour)))
         manifest = sealed.as_json() | {"kind": SEAL, "hour": hour}
         del manifest["silver_version"]
         try:
@@ -144,8 +144,12 @@ class SilverErasure:
         stem = f"{ERASED_STEM.sub('', stem_of(file.path)) or 'part'}-e{revision}"
         return write_silver(self._storage, stem, str(file.hour), kept, schema)
 
-    def _revision(self, old: Sealed, matches: Sequence[Match], files_now: int) -> Sealed:
+    def _revision(
+        self, old: Sealed, matches: Sequence[Match], rewritten: Sequence[Copied], files_before: int
+    ) -> Sealed:
         """The new seal; its `silver_version` is known once it is committed."""
+        replaced = {match.file.path.rpartition("/")[2] for match in matches}
+        digests = [*(each for each in old.digests or () if each.name not in replaced), *digests_of(rewritten)]
         erased = sum(match.count for match in matches)
         ids = pa.array([event_id for match in matches for event_id in match.event_ids], pa.string())
         evidence = {key: getattr(old, key) for key in PreviousSeal.__dataclass_fields__}
@@ -156,7 +160,8 @@ class SilverErasure:
             release=self._order.release,
             rows=old.rows - erased,
             skewed=old.skewed - sum(match.skewed for match in matches),
-            files=files_now,
+            files=files_before - len(matches) + len(rewritten),
+            digests=tuple(sorted(digests, key=lambda digest: digest.name)) if digests or old.digests else None,
             id_checksum=old.id_checksum - id_checksum(ids),
             seconds=None,
             erased=(old.erased or 0) + erased,
