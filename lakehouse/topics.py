@@ -234,6 +234,20 @@ class Topic(Frozen):
         unit="json",
         doc="How payloads are written.",
     )
+    compression: Literal["none", "gzip", "zstd"] = key(
+        "none",
+        unit="none, gzip, zstd",
+        doc="How payloads are compressed. A message's own attribute or header `content-encoding` (`gzip`, `zstd`, "
+        "`identity`) takes precedence. What cannot be decompressed is rejected; bronze keeps payloads as they came.",
+    )
+    max_decompressed_bytes: int = key(
+        16 * 1024**2,
+        ge=1024,
+        le=1024**3,
+        unit="bytes",
+        doc="How large a compressed payload may become; a larger one is rejected, as it may be made to fill the "
+        "memory. Larger only where single events are.",
+    )
     event_id: Location = key(
         unit="location",
         doc=(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 from collections.abc import Callable
 from dataclasses import replace
@@ -120,6 +121,19 @@ def test_rejected_messages_have_a_file_apart(writer: Callable[..., SegmentWriter
     manifest = segment.manifest((), attempt=0, dry_at=None, full=False)
     assert sum(manifest.reasons.values()) == 3
     assert manifest.reasons["from the future"] == 1
+
+
+def test_payloads_stay_compressed_as_they_came(topic: Topic, storage: Storage) -> None:
+    """Bronze has what the publisher sent, so that a corrected topic can read it again."""
+    payloads = [gzip.compress(play(at("05:00"))), gzip.compress(b" " * 2000), b"not gzip"]
+    segment = SegmentWriter(
+        topic.model_copy(update={"compression": "gzip", "max_decompressed_bytes": 1024}), storage, 7, 1, FIVE
+    )
+    segment.add(delivered(*payloads))
+    rows = {row["position"]: row for file in segment.close() for row in rows_of(storage, file)}
+    assert [rows[position]["payload"] for position in range(3)] == payloads
+    reasons = [None, "not decompressed: more than 1024 bytes", "not decompressed: not gzip"]
+    assert [rows[position]["reject_reason"] for position in range(3)] == reasons
 
 
 def test_positions_count_the_messages_of_the_segment_in_their_order(

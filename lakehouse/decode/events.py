@@ -13,7 +13,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.decode import json_messages, json_pages
+from lakehouse.decode import compression, json_messages, json_pages
 from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projection, rows_or_null
 from lakehouse.decode.undeclared import top_names
 from lakehouse.schemas import TIMESTAMP, decoded_schema
@@ -46,12 +46,14 @@ class Decoded:
 
 def decode(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     """The events in a page of messages (columns `DELIVERED`); the same for any way of cutting messages into pages."""
-    return _decode(messages, topic, FORMATS[topic.format].page)
+    page = FORMATS[topic.format].page
+    return _joined([_decode(part, topic, page) for part in compression.parts(messages, topic)], topic)
 
 
 def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     """What `decode` must equal, one message at a time: the reference of the fast path."""
-    return _decode(messages, topic, FORMATS[topic.format].reference)
+    reference = FORMATS[topic.format].reference
+    return _joined([_decode(part, topic, reference) for part in compression.parts_by_message(messages, topic)], topic)
 
 
 Parser = Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]
@@ -70,7 +72,18 @@ FORMATS = {"json": Format(json_pages.page, json_messages.by_message)}
 """By the names that `Topic.format` allows."""
 
 
-def _decode(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
+def _joined(parts: list[Decoded], topic: Topic) -> Decoded:
+    """The parts of one page, one after another."""
+    if len(parts) == 1:
+        return parts[0]
+    columns = pa.Table.from_batches([part.columns for part in parts], schema=decoded_schema(topic)).combine_chunks()
+    undeclared = sum((part.undeclared for part in parts), Counter())
+    batches = columns.to_batches() or [pa.RecordBatch.from_pylist([], schema=columns.schema)]
+    return Decoded(batches[0], top_names(undeclared))
+
+
+def _decode(part: compression.Part, topic: Topic, parser: Parser) -> Decoded:
+    messages, refusals = part
     parsed = parser(_payloads(messages, topic), _wanted_type(topic), topic.int64_as_text)
     publish_time = messages.column("publish_time")
     event_id = pc.cast(_values_at(topic.event_id, messages, parsed.values), pa.string())
@@ -80,6 +93,7 @@ def _decode(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Decoded:
     age = pc.subtract(publish_time, event_time)
     reasons = first_reason(
         [
+            *([] if refusals is None else [(pc.is_valid(refusals), refusals)]),
             (pc.is_valid(parsed.reasons), parsed.reasons),
             (misread, pa.scalar(f"wrong type: {_field_name(topic.event_time)}")),
             (pc.fill_null(pc.equal(event_id, ""), True), pa.scalar(NO_EVENT_ID)),

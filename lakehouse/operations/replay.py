@@ -24,6 +24,7 @@ from deltalake import DeltaTable
 from lakehouse import hours
 from lakehouse.clock import Clock
 from lakehouse.config import Config
+from lakehouse.decode.compression import NOT_DECOMPRESSED
 from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME, decode
 from lakehouse.decode.json_messages import COMPRESSED, NOT_JSON
 from lakehouse.errors import LakeError
@@ -47,6 +48,7 @@ REPLAY = "replay"
 REASONS = (
     NOT_JSON,
     *sorted({f"compressed ({name})" for name in COMPRESSED.values()}),
+    NOT_DECOMPRESSED,
     "wrong type",
     NO_EVENT_ID,
     NO_EVENT_TIME,
