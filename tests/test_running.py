@@ -45,6 +45,7 @@ from lakehouse.schemas import FACTS
 from lakehouse.store.applications import application_folder
 from lakehouse.store.delta import open_table, table_exists
 from lakehouse.store.files import LocalStorage
+from lakehouse.store.heartbeats import Pulse
 from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.notes import Notes, StopRequest, leave_note
 from lakehouse.store.records import CloseRequested
@@ -439,7 +440,7 @@ def test_what_is_recorded_of_a_topic_whose_segment_is_late_is_not_waited_for(
 ) -> None:
     """Its ledger is where its segments are, and may hang as well: the epoch would wait a second time."""
     app = App(config).open()
-    answers, epochs = threading.Event(), list[int]()
+    answers, epochs, pulses = threading.Event(), list[int](), list[Pulse]()
     late = SlowStoreError("plays", found="no segment", expected="a store that answers", next_step="Wait.")
 
     def hanging(ingest: Opened, error: BaseException, tried_again_in: timedelta | None = None) -> None:
@@ -450,6 +451,7 @@ def test_what_is_recorded_of_a_topic_whose_segment_is_late_is_not_waited_for(
             epochs.append(epoch)
             if len(epochs) == 4:
                 assert app.query.parking.is_slow("plays")
+                pulses.append(app.ingests["plays"].pulse)
                 answers.set()
                 app.stop.set()
         return late if name == "plays" else None
@@ -461,6 +463,7 @@ def test_what_is_recorded_of_a_topic_whose_segment_is_late_is_not_waited_for(
     with pytest.raises(SlowStoreError):
         app.run()
     assert time.monotonic() - began < PATIENCE_SECONDS
+    assert [pulse.error for pulse in pulses] == [str(late)]
 
 
 def test_a_slow_topic_is_waited_for_once(config: Config) -> None:

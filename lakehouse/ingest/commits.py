@@ -79,9 +79,12 @@ class Commits:
                 self._topics[name].note_failure(_slow_commit(name, longest), timedelta(0))
         for name in self.busy:
             if not self._parking.is_slow(name):
-                error = _slow_commit(name, longest)
-                self._topics[name].note_failure(error, self._parking.next_pause(name, error))
-                self.park(name, error)
+                self.leave_out(name, _slow_commit(name, longest))
+
+    def leave_out(self, name: str, error: SlowStoreError) -> None:
+        """Park a topic whose store does not answer, and say so in the heartbeat alone: its ledger may hang as well."""
+        self._topics[name].note_failure(error, self._parking.next_pause(name, error))
+        self.park(name, error)
 
     def park(self, name: str, error: LakehouseError) -> None:
         """Leave the topic out for its next pause."""

@@ -209,7 +209,7 @@ class IngestQuery:
         except BaseException as raised:
             facts, error, is_done = [], own_error(name, raised), False
         if isinstance(error, SlowStoreError):  # its ledger may hang as well: nobody waits for what is recorded there
-            self._commits.park(name, error)
+            self._commits.leave_out(name, error)
         if not is_done or error is not None:
             self._commits.begin(name, facts, error)
         elif not any(fact["error"] for fact in facts):
