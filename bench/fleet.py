@@ -17,14 +17,23 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from unittest.mock import patch
 
 from bench import closing, pages
-from bench.ingest import BUILD, Bench, Running, ingesting, our_core_seconds, plain_spark, raw_folder, session, topic_of
+from bench.ingest import (
+    BUILD,
+    Bench,
+    Running,
+    ingesting,
+    our_core_seconds,
+    plain_spark,
+    raw_folder,
+    session,
+    settings_of,
+    topic_of,
+)
 from bench.measuring import resident_bytes
 from bench.pages import PAGE
 from bench.report import Report
-from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 from tests.servers.object_store import ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
@@ -156,11 +165,16 @@ def _isolation(bench: Bench, count: int) -> None:
     names = [f"healthy_{number:02d}" for number in range(HEALTHY)]
     sick = ["limit", "large", "gone", "refused", "slow"]
     topics = [topic_of(name) for name in (*names, *sick)]
-    with serving() as store, patch("lakehouse.ingest.query.application_folder", lambda _: Place(str(BUILD / "own"))):
+    usual = settings_of("isolation", f"{TRIGGER_SECONDS} seconds").ingest
+    with serving() as store:
         store.delay(REQUEST_SECONDS)
-        lake = {"raw_root": "gs://bench/raw", "sealed_root": "gs://bench/sealed"}
-        changes = {**lake, "storage_options": lake_options(store.address)}
-        with ingesting(bench, topics, f"{TRIGGER_SECONDS} seconds", changes=changes) as running:
+        changes = {
+            "raw_root": "gs://bench/raw",
+            "sealed_root": "gs://bench/sealed",
+            "storage_options": lake_options(store.address),
+            "ingest": usual.model_copy(update={"checkpoint_root": str(BUILD / "checkpoints")}),
+        }
+        with ingesting(bench, topics, changes=changes) as running:
             by_name = {topic.topic.name: topic for topic in running}
             healthy = [by_name[name] for name in names]
             _warm(running)

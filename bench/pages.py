@@ -109,15 +109,21 @@ class Pages:
             if request.subscription in self._gone:
                 context.abort(grpc.StatusCode.NOT_FOUND, "Subscription does not exist")
             released = self._left.get(request.subscription)
-            # Nothing is delivered again: a page for a call that its client has given up would be lost.
             if not released or not context.is_active() or context.time_remaining() < _ANSWER_SECONDS:
                 return b""
             kind, pages = released.popleft()
             if pages > 1:
                 released.appendleft((kind, pages - 1))
+            context.add_callback(lambda: self._take_back(request.subscription, kind, context))
             times, page = divmod(self._served, DISTINCT // PAGE)
             self._served += 1
         return self._prepared[kind][page].replace(_MARK, _round(times))
+
+    def _take_back(self, subscription: str, kind: str, context: Any) -> None:
+        """A page whose client had given up the call: nothing else is delivered again, and nothing is to be lost."""
+        if context._state.client == "cancelled":
+            with self._lock:
+                self._left[subscription].append((kind, 1))
 
 
 def _handlers(pages: Pages) -> grpc.GenericRpcHandler:

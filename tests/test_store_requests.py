@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import time
 from collections import Counter
 from collections.abc import Iterator
 from datetime import timedelta
 from pathlib import Path
 
 import pytest
+from google.api_core.exceptions import Forbidden
 
 from bench.played import BETWEEN, PlayedTopics
 from lakehouse.errors import LakehouseError
@@ -134,3 +136,25 @@ def test_a_listing_of_more_than_a_page_is_whole(store: ObjectStoreServer) -> Non
         assert files.put_if_absent(f"a/{number:05d}", b"")
     assert not files.put_if_absent("a/00000", b"again")
     assert len(files.listing("a")) == PAGE + 5
+
+
+def test_a_part_of_a_store_can_be_read_only_or_slow(store: ObjectStoreServer) -> None:
+    """So that one topic of a benchmark has a store that no other has."""
+    options = lake_options(store.address)
+    refused, slow, other = (storage_for(f"gs://parts/raw/{name}", options) for name in ("refused", "slow", "other"))
+    refused.write("a", b"x")
+    store.make_read_only("/refused/")
+    store.delay(0.5, "/slow/")
+    with pytest.raises(Forbidden, match=r"storage\.objects\.create"):
+        refused.write("b", b"x")
+    with pytest.raises(Forbidden):
+        refused.delete(["a"])
+    assert refused.read("a") == b"x"
+    other.write("a", b"x")
+    began = time.monotonic()
+    slow.write("a", b"x")
+    assert time.monotonic() - began >= 0.5
+    store.requests()
+    other.read("a")
+    (asked,) = store.requests()
+    assert asked.seconds < 0.5
