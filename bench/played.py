@@ -81,10 +81,12 @@ class PlayedTopics:
         return self.store.requests(), seconds
 
     def close_hour(self, files: int) -> None:
-        """A whole hour of the first topic with so many small files, closed and not delivered yet."""
+        """A whole hour of the first topic with so many small files, closed and not delivered; those before it are."""
         self.world.now = self.world.now.replace(minute=0) + timedelta(hours=2)
-        for _ in range(files):
+        for number in range(files):
             self.trigger(events=2)
+            if number == min(files, 3) - 1:
+                self.deliver()
         self.world.now += timedelta(hours=2)
         for _ in range(3):
             self.trigger(events=2)
