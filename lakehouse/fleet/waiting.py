@@ -46,7 +46,7 @@ class Waiting:
     def until_well(self, started: Sequence[Started]) -> str | None:
         """None once each is well; else why one is not, or not within `roll_out.wave_within`."""
         patience = self.fleet.file.roll_out.wave_within
-        ends, said = time.monotonic() + patience.total_seconds(), ""
+        ends, said = time.monotonic() + patience.total_seconds(), set[str]()
         while True:
             failed, waits = self._verdicts(started)
             if failed:
@@ -55,9 +55,9 @@ class Waiting:
                 return None
             if time.monotonic() > ends:
                 return f"not well within {brief(patience.total_seconds())}: {_reasons(waits)}"
-            if (words := _reasons(waits)) != said:
+            if (words := _reasons(waits)) not in said:  # old and new run write one heartbeat in turns
                 self.report(f"waits: {words}")
-                said = words
+                said.add(words)
             self._pause()
 
     def as_canary(self, started: Sequence[Started], began_at: datetime) -> str | None:
