@@ -173,6 +173,7 @@ def test_a_snapshot_loads_as_its_original_and_hashes_alike(tmp_path: Path) -> No
     copied = load(copy / releases.file_in_snapshot(fleet.config))
     assert copied.topics == fleet.config.topics
     assert copied.expectations.is_relative_to(copy)
+    assert not copied.path.stat().st_mode & 0o222, "nobody edits what runs by mistake"
     shutil.copy(conf.parent / "fleet.yaml", copied.path.parent)
     again = wanted_versions(load_fleet(copied), "r")["all"]
     assert again == wanted_versions(fleet, "r")["all"]

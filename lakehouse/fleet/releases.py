@@ -72,14 +72,15 @@ def suites_hash(config: Config, topics: Iterable[str]) -> str:
 
 
 def copied(parts: Mapping[str, Path], to: Path) -> bool:
-    """Copy the parts below `to`, all or nothing; False where it is there already."""
+    """Copy the parts below `to`, all or nothing, for reading only; False where it is there already."""
     if to.is_dir():
         return False
     aside = to.with_name(f".{to.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
     for path in (path for part in parts.items() for path in _files(*part)):
         (aside / path[0]).parent.mkdir(parents=True, exist_ok=True)
-        shutil.copy(path[1], aside / path[0])
+        shutil.copyfile(path[1], aside / path[0])
+        (aside / path[0]).chmod(0o444)
     try:
         aside.rename(to)
     except OSError:
