@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from datetime import datetime
 
 from lakehouse.fleet.versions import Job, Running
@@ -22,12 +22,6 @@ def current_jobs(jobs: Iterable[Job]) -> dict[str, Job]:
     """Of each application the job that is to have its topics: the newest that is not retired, else the newest."""
     ranked = sorted(jobs, key=lambda job: (not job.is_retired, job.is_active, job.created_at))
     return {job.launch.application: job for job in ranked}
-
-
-def other_jobs(jobs: Sequence[Job], application: str) -> list[Job]:
-    """Those of the application that still run beside the current one."""
-    current = current_jobs(jobs).get(application)
-    return [job for job in jobs if job.launch.application == application and job.is_active and job is not current]
 
 
 def _running(name: str, sign: Sign | None, job: Job | None, now: datetime) -> Running:
