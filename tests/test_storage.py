@@ -128,7 +128,7 @@ def test_google_deletes_only_the_generation_that_was_listed() -> None:
     asked: list[int] = []
 
     class Blob:
-        name, size, updated, generation = "plays/segments/1.json", 1, datetime.now(UTC), 17
+        name, size, updated, generation, crc32c = "plays/segments/1.json", 1, datetime.now(UTC), 17, "AAAAAA=="
 
         def delete(self, if_generation_match: int) -> None:
             asked.append(if_generation_match)
