@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import base64
 import json
+import time
 from datetime import datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -12,11 +14,19 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from confluent_kafka import KafkaError, KafkaException
+from kafka_lake import kafka_topic
 
+from lakehouse.clock import now
 from lakehouse.concealed import HIDDEN, know_only, without_secrets
+from lakehouse.config import Ingest
 from lakehouse.errors import ConfigError, SourceError, UnansweredError
 from lakehouse.landing.brokers import kafka
-from lakehouse.landing.brokers.kafka import Cluster, google_token
+from lakehouse.landing.brokers.contract import Wanted
+from lakehouse.landing.brokers.kafka import ANSWER_SECONDS, Cluster, google_token
+from lakehouse.landing.brokers.partitions import Kafka
+from lakehouse.landing.manifests import Slot
+from lakehouse.landing.message_stream import MessageStream
+from lakehouse.landing.messages import source_options_of
 from lakehouse.topics import KafkaSource, source_at
 
 SOURCE = KafkaSource(bootstrap="127.0.0.1:1", topic="plays")
@@ -87,6 +97,36 @@ def test_an_address_says_what_is_read_there() -> None:
     assert source == KafkaSource(bootstrap="a:1,b:2", topic="plays.v1")
     assert source.address == "kafka://a:1,b:2/plays.v1"
     assert source_at("plays.jsonl") is None
+
+
+def test_a_cluster_that_is_silent_and_one_without_its_password_are_their_own_topics_failures() -> None:
+    """What one bundle reads of several clusters is asked at the same time."""
+    sources = {
+        "silent": {},
+        "silent_too": {"bootstrap": "127.0.0.1:2"},
+        "open": {"options": {"sasl.password": "${NOT_THERE}"}},
+    }
+    wanted = {
+        (name, 0): Wanted(kafka_topic(SOURCE.bootstrap, SOURCE.topic, source=source), Slot(1, 0, None))
+        for name, source in sources.items()
+    }
+    began = time.monotonic()
+    found = dict(Kafka().readings(wanted, Ingest(), now, 1000))
+    assert time.monotonic() - began < 1.9 * ANSWER_SECONDS
+    assert {name: type(error) for (name, _), error in found.items()} == {
+        "silent": UnansweredError,
+        "silent_too": UnansweredError,
+        "open": SourceError,
+    }
+    assert "NOT_THERE" in str(found["open", 0])
+
+
+def test_messages_as_rows_are_of_subscriptions_only(tmp_path: Path) -> None:
+    """Whoever wants those of Kafka has Spark's own source, and no segments that would have to be kept."""
+    topic = kafka_topic(SOURCE.bootstrap, SOURCE.topic)
+    options = source_options_of({"topic": topic.as_json(), "segments": str(tmp_path)})
+    with pytest.raises(SourceError, match=r'found a log.*format\("kafka"\)'):
+        MessageStream(options)
 
 
 def test_google_s_credentials_are_a_token_of_three_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +16,7 @@ from confluent_kafka import Consumer, KafkaError, TopicPartition
 from lakehouse import hours
 from lakehouse.clock import Clock, now
 from lakehouse.config import Ingest
-from lakehouse.errors import ACCEPT_LOSS, LostMessagesError, SourceError, UnansweredError
+from lakehouse.errors import ACCEPT_LOSS, LakehouseError, LostMessagesError, SourceError, UnansweredError
 from lakehouse.landing.brokers.contract import Bounds, Ended, Idle, Key, Page, Reading, Refused, Wanted
 from lakehouse.landing.brokers.kafka import (
     ANSWER_SECONDS,
@@ -73,9 +74,15 @@ class Kafka:
         """Those whose partitions have something, as far as their heads say; one request for all slots of a cluster."""
         clusters: dict[Cluster, dict[Key, Wanted]] = {}
         for key, each in wanted.items():
-            clusters.setdefault(cluster_of(_source(each.topic)), {})[key] = each
-        for cluster, slots in clusters.items():
-            yield from _answers(cluster, slots, clock)
+            try:
+                clusters.setdefault(cluster_of(_source(each.topic)), {})[key] = each
+            except LakehouseError as wrong:
+                yield key, SourceError(wrong.subject, found=wrong.found, expected=wrong.expected,
+                                       next_step=wrong.next_step)  # fmt: skip
+        with ThreadPoolExecutor(max(1, len(clusters))) as askers:  # one that is silent holds up no other
+            asked = [askers.submit(_answers, cluster, slots, clock) for cluster, slots in clusters.items()]
+            for done in as_completed(asked):
+                yield from done.result().items()
 
     def reading(self, wanted: Wanted, ingest: Ingest, clock: Clock) -> Reading:
         return _Unasked(self, wanted, ingest, clock)
@@ -238,9 +245,7 @@ class _Unasked:
 # --- what there is for each slot -----------------------------------------------------------------------------------
 
 
-def _answers(
-    cluster: Cluster, wanted: Mapping[Key, Wanted], clock: Clock
-) -> Iterator[tuple[Key, Reading | Idle | SourceError]]:
+def _answers(cluster: Cluster, wanted: Mapping[Key, Wanted], clock: Clock) -> dict[Key, Reading | Idle | SourceError]:
     sampled_at = clock()
     sources = {key: _source(each.topic) for key, each in wanted.items()}
     try:
@@ -248,8 +253,7 @@ def _answers(
         mine = {key: _partitions(topics, sources[key], each.slot) for key, each in wanted.items()}
         heads = cluster.offsets(_by_topic(sources, mine), LATEST)
     except Exception as error:
-        yield from ((key, cluster.error_of(source, error)) for key, source in sources.items())
-        return
+        return {key: cluster.error_of(source, error) for key, source in sources.items()}
     shares = {key: _share(cluster, wanted[key], topics, mine[key], heads, sampled_at) for key in wanted}
     busy = {
         key: [each.partition for each in share.read.ranges if share.position(each) < each.head]
@@ -258,8 +262,10 @@ def _answers(
     }
     cluster.store(_starts(shares.values()))
     first = cluster.offsets(_by_topic(sources, busy), EARLIEST) if any(busy.values()) else {}
-    for key, share in shares.items():
-        yield key, share if isinstance(share, SourceError) else _answer(cluster, wanted[key], share, first, clock)
+    return {
+        key: share if isinstance(share, SourceError) else _answer(cluster, wanted[key], share, first, clock)
+        for key, share in shares.items()
+    }
 
 
 def _answer(
