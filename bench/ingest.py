@@ -1,4 +1,4 @@
-"""How fast events come from Pub/Sub to committed bronze, against Spark's own ways with the same payloads.
+"""How fast events come from Pub/Sub and Kafka to committed bronze, against Spark's own ways with the same payloads.
 
     python -m bench.ingest [--messages N] [--long N] [--only PART …]
 
@@ -32,7 +32,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from bench import decoding, pages
+from bench import decoding, kafka, pages
 from bench.decoding import FIELDS
 from bench.measuring import core_seconds, is_java, is_python, resident_bytes
 from bench.pages import PAGE, Served, payload
@@ -74,21 +74,22 @@ _runs = count(1)
 
 def main() -> int:
     parts = {"speed": _speed, "textbook": _textbook, "idle": _idle}
+    own = {"kinds": _kinds, "kafka": _kafka}
     parser = argparse.ArgumentParser(prog="bench.ingest", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=2_000_000, help="of each measured run (%(default)s)")
     parser.add_argument("--long", type=int, default=20_000_000, help="over which memory is watched (%(default)s)")
     parser.add_argument(
-        "--only", nargs="*", choices=[*parts, "kinds"], default=[*parts, "kinds"], help="parts to measure (all)"
+        "--only", nargs="*", choices=[*parts, *own], default=[*parts, *own], help="parts to measure (all)"
     )
     arguments = parser.parse_args()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
-    report = Report("ingest", is_part=len(arguments.only) <= len(parts))
+    report = Report("ingest", is_part=len(arguments.only) < len(parts) + len(own))
     with pages.served() as server:
         try:
             for name in arguments.only:
-                if name == "kinds":
-                    _kinds(report)
+                if name in own:
+                    own[name](report, arguments.messages)
                     continue
                 with session(2) as spark:
                     parts[name](Bench(report, spark, server, arguments.messages, arguments.long))
@@ -98,9 +99,9 @@ def main() -> int:
 
 
 @contextmanager
-def session(slots: int) -> Iterator[SparkSession]:
+def session(slots: int, more: Mapping[str, str] | None = None) -> Iterator[SparkSession]:
     settings = settings_of("none")
-    settings = settings.model_copy(update={"spark": {**SPARK, "spark.master": f"local[{slots}]"}})
+    settings = settings.model_copy(update={"spark": {**SPARK, **(more or {}), "spark.master": f"local[{slots}]"}})
     spark = spark_session(settings, "bench ingest")
     spark.sparkContext.setLogLevel("ERROR")
     try:
@@ -308,11 +309,39 @@ def _idle(bench: Bench) -> None:
 # --- messages of every kind ---------------------------------------------------------------------------------------
 
 
-def _kinds(report: Report) -> None:
+def _kinds(report: Report, messages: int) -> None:
     """Decoding alone, in this process: each kind's bound is a share of what the clean page reaches beside it."""
     for kind in decoding.KINDS:
         clean, found = decoding.speeds(kind)
         report.at_least(f"decoding, {kind.name}", found, decoding.LEAST_SHARE * clean, "messages/s")
+
+
+# --- Kafka ---------------------------------------------------------------------------------------------------------
+
+
+def _kafka(report: Report, messages: int) -> None:
+    """A backlog by Spark's own source and by ours, from the same broker; each without its first batch."""
+    with kafka.broker(BUILD / "kafka") as broker, session(2, {"spark.jars": kafka.source_jars()}) as spark:
+        kafka.publish(broker, "plays", messages)
+        theirs, their_cpu = kafka.sparks_own(spark, broker, "plays", BUILD / "spark-kafka")
+        bench = Bench(report, spark, _NoServer(), messages, 0)  # type: ignore[arg-type]
+        with ingesting(bench, [kafka.topic_of(broker, "plays")]) as (plays,):
+            first = plays.wait_for(1)
+            begun = kafka.Begun(broker)
+            plays.wait_for(messages)
+            ours, our_cpu = begun.figures(messages - first)
+    report.shown("Spark's own Kafka source, from_json, Delta", theirs, "events/s")
+    report.shown("Spark's own Kafka source: core-seconds per 100k events", their_cpu, "core-seconds")
+    report.shown("from Kafka to committed bronze", ours, "events/s")
+    report.shown("from Kafka: core-seconds per 100k events, our processes", our_cpu, "core-seconds")
+    report.at_least("Kafka: ingest against Spark's own source", ours / theirs, 2.0)
+
+
+class _NoServer:
+    """Of messages that are there already."""
+
+    def release(self, subscription: str, messages: int, kind: str = "on time") -> None:
+        """Nothing."""
 
 
 # --- ingest as it runs ---------------------------------------------------------------------------------------------
@@ -348,10 +377,15 @@ class Running:
         """Release so many messages; the seconds until they are committed."""
         wanted, started = self.rows + messages, time.monotonic()
         self.release(messages)
-        with self._arrived:
-            if not self._arrived.wait_for(lambda: self.rows >= wanted or not self.query.isActive, _PATIENCE):
-                raise RuntimeError(f"{self.topic.name}: {wanted - self.rows} of {messages} events did not come")
+        self.wait_for(wanted)
         return time.monotonic() - started
+
+    def wait_for(self, rows: int) -> int:
+        """Until so many are committed; how many they are then."""
+        with self._arrived:
+            if not self._arrived.wait_for(lambda: self.rows >= rows or not self.query.isActive, _PATIENCE):
+                raise RuntimeError(f"{self.topic.name}: {rows - self.rows} of {rows} events did not come")
+            return self.rows
 
     def wait_for_triggers(self, number: int) -> int:
         """Wait for at least so many; how many they were."""
