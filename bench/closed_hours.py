@@ -62,14 +62,15 @@ class Lake:
     paths: list[str]
     closed: dict[Hour, int]
 
-    def seal(self, spark: SparkSession) -> None:
-        """Each time into a lake of its own, as an hour is sealed once."""
+    def seal(self, spark: SparkSession) -> Settings:
+        """Each time into a lake of its own, as an hour is sealed once; gives that lake's settings."""
         sealed_root = str(self.target("sealed"))
         lake = self.settings.model_copy(update={"sealed_root": sealed_root})
         record_closes(self.topic, lake, self.closed)
         sealer = Sealer(self.topic, lake, lambda: spark, run="bench")
         for hour in sealer.due():
             sealer.seal(hour)
+        return lake
 
     def target(self, name: str) -> Path:
         """A place that nothing was written to; what was written before is removed."""

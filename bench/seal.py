@@ -13,6 +13,7 @@ import shutil
 import sys
 import time
 from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
@@ -24,6 +25,8 @@ from pyspark.sql import functions as F
 from bench.closed_hours import Lake, closed_hour, hours_behind, settings_of
 from bench.measuring import best, peak_memory, seconds_of
 from bench.report import Report
+from lakehouse.config import Config
+from lakehouse.operations.verify import verify_hours
 from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
 
@@ -44,6 +47,7 @@ def main() -> int:
         _warm_up(spark)
         _against_others(report, spark, largest)
         _kinds_of_hours(report, spark, largest // 4)
+        _verified(report, spark, largest // 4)
         _small_hour(report, spark)
         _far_behind(report)
     finally:
@@ -95,6 +99,19 @@ def _kinds_of_hours(report: Report, spark: SparkSession, rows: int) -> None:
         with hour as lake, peak_memory() as peak:
             report.shown(f"{rows:,} rows, {name}: seal", best(partial(lake.seal, spark)), "seconds")
         report.shown(f"{rows:,} rows, {name}: peak memory of all Python processes", peak[0] / 1024**2, "MiB")
+
+
+def _verified(report: Report, spark: SparkSession, rows: int) -> None:
+    """Every byte and every id read again, against the seal that wrote them."""
+    with closed_hour(BUILD, "verified", rows, duplicates=0.02) as lake:
+        sealing = best(partial(lake.seal, spark))
+        settings = lake.seal(spark)
+        config = Config(BUILD / "bench.yaml", settings, {lake.topic.name: lake.topic}, BUILD)
+        for about, is_quick in (("verify", False), ("verify --quick", True)):
+            look = partial(verify_hours, lake.topic, config, [], datetime.now(UTC), is_quick=is_quick)
+            if look().findings:
+                raise RuntimeError(f"{about} found {look().findings[:3]} in an hour as it was sealed")
+            report.at_most(f"{rows:,} rows: {about} against seal", best(look) / sealing, 0.5)
 
 
 def _small_hour(report: Report, spark: SparkSession) -> None:

@@ -7,6 +7,7 @@ that Delta, which would not write through this, can be beside it on the local fi
 
 from __future__ import annotations
 
+import base64
 import email
 import json
 import threading
@@ -18,6 +19,7 @@ from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+import google_crc32c
 from served import served
 
 PAGE = 3
@@ -109,11 +111,12 @@ class FakeGoogleStorage:
             raise Refused(404, "notFound", f"No such object: {self.bucket}/{name}")
         status = file.stat()
         written = datetime.fromtimestamp(status.st_mtime, UTC).isoformat(timespec="milliseconds").replace("+00:00", "Z")
+        crc32c = base64.b64encode(google_crc32c.Checksum(file.read_bytes()).digest()).decode()
         hold = {"temporaryHold": self._holds[name]} if name in self._holds else {}
         return {
             "kind": "storage#object", "name": name, "bucket": self.bucket, "size": str(status.st_size),
             "generation": str(status.st_mtime_ns), "metageneration": str(self._changes.get(name, 1)),
-            "timeCreated": written, "updated": written, **hold,
+            "timeCreated": written, "updated": written, "crc32c": crc32c, **hold,
         }  # fmt: skip
 
     def _patched(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:

@@ -47,11 +47,12 @@ from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.sealed import sealed_hour
 from lakehouse.schemas import sealed_schema
+from lakehouse.store.contents import DigestingSink
 from lakehouse.store.files import google_client
 from lakehouse.store.history import History
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.place import Place
-from lakehouse.store.records import Closed, Sealed, Valid
+from lakehouse.store.records import Closed, FileDigest, Sealed, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from tests.lake import Lake as OneTopicLake
@@ -84,6 +85,12 @@ def plays(ids: Sequence[str], topic: Topic, **columns: Sequence[Any]) -> pa.Tabl
     return pa.table([pa.array(values.get(f.name, [None] * len(ids)), f.type) for f in schema], schema=schema)
 
 
+def digest_of(file: Path) -> FileDigest:
+    sink = DigestingSink(io.BytesIO())
+    sink.write(file.read_bytes())
+    return FileDigest(name=file.name, sha256=sink.sha256, crc32c=sink.crc32c)
+
+
 class Lake:
     """Silver and ledger of several topics, as the seal leaves them."""
 
@@ -96,12 +103,15 @@ class Lake:
         revision = ledger.history().revision(hour) + 1
         version = OneTopicLake(topic, self.config).write_silver(hour, rows, revision=revision, files=files)
         ids = rows["event_id"].to_pylist()
+        folder = Path(tables.sealed.uri.removeprefix("file://"), "silver", f"hour={hour}")
+        digests = [digest_of(folder / f"{number}-r{revision}.parquet") for number in range(files)]
         ledger.record(Closed(bronze_version=1), hour)
         seal = Sealed(
             silver_version=version,
             revision=revision,
             rows=len(rows),
             files=files,
+            digests=tuple(digests),
             id_checksum=checksum_of(ids),
             bronze_version=1,
             release="test",

@@ -95,7 +95,7 @@ def test_the_check_of_topics_names_each_extra(lake: Lake, hidden: str, extra: st
 def test_reconcile_needs_no_spark_for_a_folder_of_this_machine(lake: Lake) -> None:
     lake.start()
     code, lines = said_without("pyspark", "lakehouse.cli", "reconcile", conf=lake.conf)
-    assert (code, lines[-1]) == (0, "0 cells, 0 wrong; rows and ids are compared, no other values")
+    assert (code, lines[-1]) == (0, "0 cells, 0 wrong; rows and ids are compared, and files by their digests")
 
 
 def use_mirror(lake: Lake, name: str) -> None:

@@ -7,6 +7,7 @@ it by.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -104,6 +105,21 @@ def held(google: FakeGoogleStorage, topic: Topic) -> set[str]:
 def test_every_file_of_a_sealed_hour_is_held(lake: Lake, google: FakeGoogleStorage) -> None:
     assert held(google, lake.topic) == paths(lake, FIVE, SIX)
     assert verify_hours(lake.topic, lake.config, [], NOW).findings == ()
+
+
+def test_the_quick_look_finds_a_changed_byte_by_the_checksum_that_the_store_keeps(
+    lake: Lake, google: FakeGoogleStorage
+) -> None:
+    """It comes with the listing; the file is not read."""
+    assert verify_hours(lake.topic, lake.config, [], NOW, is_quick=True).findings == ()
+    (path,) = paths(lake, SIX)
+    file = google.folder / lake.topic.name / path
+    content = bytearray(file.read_bytes())
+    content[len(content) // 2] ^= 1
+    file.write_bytes(content)
+    (finding,) = verify_hours(lake.topic, lake.config, [], NOW, is_quick=True).findings
+    assert (finding.kind, finding.subject) == ("changed file", path.removeprefix("silver/"))
+    assert re.fullmatch(r"crc32c \S{6}==, as the store says", finding.found)
 
 
 def test_a_script_that_deletes_or_overwrites_a_sealed_file_is_refused(

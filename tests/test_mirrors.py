@@ -13,7 +13,7 @@ import re
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -62,6 +62,7 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.mirrors.target import MOST_FAILURES_IN_A_ROW
 from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure, stage_failures
+from lakehouse.store.contents import Contents
 from lakehouse.store.files import google_client
 from lakehouse.store.place import Place
 from lakehouse.store.records import Invalid, Mirrored, Released, Valid, Withdrawn
@@ -695,6 +696,9 @@ class RecordingMirror:
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         return self._seen.get(hour)
+
+    def differing(self, topic: Topic, hour: Hour, digests: Mapping[str, Contents]) -> list[str]:
+        return []
 
     def withdraw(self, hour: SealedHour) -> None:
         if self._error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import shutil
@@ -10,11 +11,13 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from uuid import uuid4
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from conftest import PLAYS
-from mirror_targets import HOUR, PARAMS, TARGETS, Lake, Target, parquet, plays
+from mirror_targets import HOUR, PARAMS, TARGETS, FolderTarget, Lake, Target, parquet, plays
 from typer.testing import CliRunner
 
 from lakehouse.cli import app
@@ -30,6 +33,7 @@ from lakehouse.topics import Topic
 from tests.lake import write_conf
 
 IDS = ["a", "b", "c", "d"]
+KEEPS_FILES = ("folder", "hadoop", "hdfs", "gcs", "hive")
 
 
 @pytest.fixture
@@ -81,6 +85,91 @@ def test_every_damage_to_a_mirror_is_named_and_repaired(
     assert [rows is not None and sorted(rows["event_id"].to_pylist()) for rows in seen] == [IDS] * len(hours)
 
 
+@pytest.fixture(params=[param for param in PARAMS if param.values[0] in KEEPS_FILES])
+def folder(request: pytest.FixtureRequest, tmp_path: Path) -> FolderTarget:
+    """In a folder that no other test had: names of temporary folders come again, and the stores stay."""
+    target = TARGETS[request.param](tmp_path / f"mirror-{uuid4().hex[:12]}", request)
+    assert isinstance(target, FolderTarget)
+    return target
+
+
+def parts(folder: FolderTarget, topic: Topic) -> dict[str, bytes]:
+    """The hour's files there, by name."""
+    at = folder.folder(topic, HOUR)
+    names = [name for name in sorted(folder.store.listing(at)) if name.startswith("part-")]
+    return {name: folder.store.read(f"{at}/{name}") for name in names}
+
+
+def with_value(content: bytes) -> bytes:
+    """The file with another value in its first row: ids, count and size are the same."""
+    rows = pq.ParquetFile(io.BytesIO(content)).read()
+    first, *others = rows["message_id"].to_pylist()
+    place = rows.column_names.index("message_id")
+    edited = parquet(rows.set_column(place, "message_id", pa.array([first.replace("m", "n"), *others])))
+    assert (len(edited), edited != content) == (len(content), True)
+    return edited
+
+
+Parts = dict[str, bytes]
+
+TAMPERINGS: dict[str, Callable[[Parts, Parts], Parts]] = {
+    "a value": lambda now, before: {min(now): with_value(now[min(now)])},
+    "swapped": lambda now, before: dict(zip(now, reversed(now.values()), strict=True)),
+    "older revision": lambda now, before: {min(now): before[min(before)]},
+}
+
+
+@pytest.mark.parametrize("tampering", TAMPERINGS)
+def test_files_with_the_hour_s_ids_and_other_bytes_are_named_and_repaired(
+    folder: FolderTarget, lake: Lake, config: Config, topic_with: Callable[..., Topic], tampering: str
+) -> None:
+    name = folder.mirror.name
+    topic = topic_with(mirrors=[name])
+    open_mirror, mirrors = mirrors_of(config, None, {name: folder.mirror}), {name: folder.mirror}
+    lake.cleared(topic, HOUR, plays(IDS, topic, message_id=[f"o-{each}" for each in IDS]))
+    mirror_due(topic, config, None, run="1", mirrors=mirrors)
+    before = parts(folder, topic)
+    hour = lake.cleared(topic, HOUR, plays(IDS, topic))
+    mirror_due(topic, config, None, run="2", mirrors=mirrors)
+    assert reconcile(config, [topic], open_mirror).wrong == []
+    now = parts(folder, topic)
+    tampered = TAMPERINGS[tampering](now, before)
+    for part, content in tampered.items():
+        folder.store.write(f"{folder.folder(topic, HOUR)}/{part}", content)
+
+    assert folder.mirror.read_back(topic, HOUR) == Count(len(IDS), hour.id_checksum)
+    (wrong,) = reconcile(config, [topic], open_mirror).wrong
+    assert (wrong.store, wrong.verdict, wrong.rows) == (name, "different", len(IDS))
+    assert [each.partition(":")[0] for each in wrong.differing] == sorted(tampered)
+    assert all(part in str(wrong.error) for part in tampered)
+    assert reconcile(config, [topic], open_mirror, repair=True).wrong == []
+    assert parts(folder, topic) == now
+
+
+def test_an_hour_that_is_there_with_other_bytes_is_published_again(
+    folder: FolderTarget, lake: Lake, config: Config, topic_with: Callable[..., Topic]
+) -> None:
+    """A run that died after its publish left it; what the next one finds there is not what was published."""
+    name = folder.mirror.name
+    topic = topic_with(mirrors=[name])
+    folder.mirror.publish(lake.cleared(topic, HOUR, plays(IDS, topic)))
+    published = parts(folder, topic)
+    folder.store.write(f"{folder.folder(topic, HOUR)}/{min(published)}", with_value(published[min(published)]))
+    mirror_due(topic, config, None, run="1", mirrors={name: folder.mirror})
+    assert parts(folder, topic) == published
+
+
+def test_an_hour_without_digests_is_compared_by_its_ids(mirrored: Lake, config: Config, topic: Topic) -> None:
+    """As an older release sealed it."""
+    seal = mirrored.history(topic).seal_of(HOUR)
+    assert seal is not None
+    mirrored.ledger(topic).record(replace(seal, revision=2, digests=None), HOUR)
+    silver = Path(mirrored.tables(topic).sealed.uri, "silver", f"hour={HOUR}")
+    file = min(silver.glob("*.parquet"))
+    file.write_bytes(with_value(file.read_bytes()))
+    assert verdicts(list(reconcile(config, [topic], mirrors_of(config, None)).cells), "silver") == ["same"]
+
+
 @pytest.fixture
 def mirrored(lake: Lake, config: Config, topic: Topic) -> Lake:
     lake.cleared(topic, HOUR, plays(IDS, topic))
@@ -116,6 +205,16 @@ def test_silver_is_counted_from_its_files(mirrored: Lake, config: Config, topic:
     (wrong,) = reconcile(config, [topic], mirrors_of(config, None), repair=True).wrong
     assert (wrong.store, wrong.verdict) == ("silver", "missing")
     assert f"{hour.files[0].path}: found no such file" in str(wrong.error)
+
+
+def test_a_changed_value_in_silver_is_wrong_by_its_file(mirrored: Lake, config: Config, topic: Topic) -> None:
+    """The mirror has the hour as it was sealed."""
+    hour = mirrored.sealed_now(topic, HOUR)
+    file = Path(hour.silver.uri) / hour.files[1].path
+    file.write_bytes(with_value(file.read_bytes()))
+    (wrong,) = reconcile(config, [topic], mirrors_of(config, None)).wrong
+    assert (wrong.store, wrong.verdict, wrong.rows) == ("silver", "different", len(IDS))
+    assert [each.partition(":")[0] for each in wrong.differing] == [hour.files[1].path]
 
 
 def test_what_the_ledger_says_nothing_of_is_extra_and_stays(
@@ -196,7 +295,7 @@ def test_the_command_says_it_in_a_table_and_as_json(lake: Lake, config: Config, 
     assert (cells["folder"]["verdict"], cells["folder"]["repaired"]) == ("missing", True)
     everything = run()
     assert (everything.exit_code, everything.stdout.splitlines()) == (
-        0, ["2 cells, 0 wrong; rows and ids are compared, no other values"],
+        0, ["2 cells, 0 wrong; rows and ids are compared, and files by their digests"],
     )  # fmt: skip
     assert len(run("--wide").stdout.splitlines()) == len(run("plays").stdout.splitlines()) == 4
     folder = Path(config.settings.mirrors["folder"]["path"]) / "plays"

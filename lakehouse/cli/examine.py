@@ -225,7 +225,8 @@ def reconcile(
         if shown:
             print_table(columns.CELL, shown, wide=wide)
         print_line(
-            f"{len(found.cells):,} cells, {len(found.wrong):,} wrong; rows and ids are compared, no other values"
+            f"{len(found.cells):,} cells, {len(found.wrong):,} wrong;"
+            " rows and ids are compared, and files by their digests"
         )
         for cell in found.wrong:
             print_line(f"{cell.topic} {cell.hour} {cell.store}: {cell.error or cell.where}", indent=2)

@@ -12,8 +12,10 @@ import pyarrow as pa
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.limits import Neighbour
+from lakehouse.store.contents import Contents
 from lakehouse.store.delta import DataFile
 from lakehouse.store.place import Place
+from lakehouse.store.records import Sealed
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
@@ -35,6 +37,8 @@ class SealedHour:
     release: str
     columns: pa.Schema
     """Of silver as it is now, without `hour`: with fields that the topic no longer declares, which files may lack."""
+    digests: Mapping[str, Contents] | None = None
+    """Of each file by its path in silver; None where an older release sealed the hour, and not all are known."""
 
 
 @dataclass(frozen=True)
@@ -46,6 +50,13 @@ class Count:
 
     def __str__(self) -> str:
         return f"{self.rows} rows with id checksum {self.id_checksum}"
+
+
+def digests_of(sealed: Sealed, hour: Hour) -> dict[str, Contents] | None:
+    """The digest of each file by its path in silver, as the seal says; None where it does not say all."""
+    if not sealed.has_all_digests:
+        return None
+    return {f"hour={hour}/{each.name}": Contents(each.sha256, each.crc32c) for each in sealed.digests or ()}
 
 
 def manifest_of(hour: SealedHour) -> dict[str, Any]:
@@ -113,6 +124,14 @@ class Mirror(Protocol):
 
     def read_back(self, topic: Topic, hour: Hour) -> Count | None:
         """What a reader of the target now sees of the hour, counted by the target; None when it is not there."""
+
+    def differing(self, topic: Topic, hour: Hour, digests: Mapping[str, Contents]) -> list[str]:
+        """What is not, byte by byte, as sealed: each file that a reader finds, with what was found and expected.
+
+        Of an hour that `read_back` has found. `digests` are of the seal's files by their paths in silver. A target that
+        keeps rows and not our files has none to compare.
+        """
+        return []
 
     def withdraw(self, hour: SealedHour) -> None:
         """Remove the hour and all that the target keeps of any revision of it; nothing there is fine."""

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 from lakehouse import failpoints
 from lakehouse.checksum import id_checksum
 from lakehouse.mirrors.contract import Count, SealedHour
+from lakehouse.store.contents import Contents, sha256_of_stream
 from lakehouse.store.delta import first_line
 from lakehouse.store.parquet import LakeFile
 from lakehouse.store.place import Place
@@ -79,6 +80,9 @@ class Files(Protocol):
     def count(self, paths: Sequence[str]) -> Count:
         """Rows and id checksum of Parquet files, from their ids alone."""
 
+    def contents(self, paths: Sequence[str]) -> list[Contents]:
+        """A digest of each file's bytes, in the order of the paths: one that the store keeps, else by reading it."""
+
 
 class LocalFiles:
     """The file system of this machine; what was written survives a power cut."""
@@ -136,6 +140,9 @@ class LocalFiles:
         counts = in_parallel(_count_of_file, paths)
         return Count(sum(count.rows for count in counts), sum(count.id_checksum for count in counts))
 
+    def contents(self, paths: Sequence[str]) -> list[Contents]:
+        return in_parallel(_contents_of_file, paths)
+
 
 def rows_of(hour: SealedHour) -> Iterator[pa.RecordBatchReader]:
     """The hour's rows as Arrow, one stream for each file, for a target that takes no files."""
@@ -157,6 +164,11 @@ def in_parallel(work: Callable[[Item], Result], items: Sequence[Item]) -> list[R
         return [work(item) for item in items]
     with ThreadPoolExecutor(min(COPIERS, len(items))) as pool:
         return list(pool.map(work, items))
+
+
+def _contents_of_file(path: str) -> Contents:
+    with open(path, "rb") as file:
+        return sha256_of_stream(file)
 
 
 def _count_of_file(path: str) -> Count:

@@ -7,7 +7,7 @@ import os
 import platform
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from datetime import timedelta
 from typing import TYPE_CHECKING, Literal
@@ -22,6 +22,7 @@ from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_erro
 from lakehouse.mirrors.files import Copy, Files, Found
 from lakehouse.mirrors.limits import Neighbour, too_long
 from lakehouse.mirrors.places import scheme_objections
+from lakehouse.store.contents import Contents
 from lakehouse.store.delta import DataFile, first_line
 from lakehouse.topics import Frozen, Topic, key
 
@@ -36,6 +37,8 @@ ABANDONED_AFTER = timedelta(minutes=15)
 """Without any file finished for so long an attempt on another machine counts as dead; files take seconds."""
 
 _ASIDE = "-aside"
+
+_PART = re.compile(r"part-(\d+)-r\d+\.parquet")
 
 _COMPONENT_BYTES = 255
 """Of one folder's name: NAME_MAX on Linux, and HDFS' `dfs.namenode.fs-limits.max-component-length`."""
@@ -133,6 +136,16 @@ class FolderMirror(Mirror):
                 expected=f"readable Parquet files in {folder}",
                 next_step="Remove that folder if it is broken; the hour stays due and will be published again.",
             ) from refused
+
+    def differing(self, topic: Topic, hour: Hour, digests: Mapping[str, Contents]) -> list[str]:
+        return self.differing_in(self.where(topic, hour), topic, hour, digests)
+
+    def differing_in(self, folder: str, topic: Topic, hour: Hour, digests: Mapping[str, Contents]) -> list[str]:
+        """As `differing`, of an hour in this folder."""
+        with as_mirror_errors(self, topic, hour):
+            names = sorted(name for name in self._files.listing(folder) or {} if _is_read(name))
+            found = dict(zip(names, self._files.contents([f"{folder}/{name}" for name in names]), strict=True))
+        return list(_differences(found, dict(enumerate(digests[path] for path in sorted(digests)))))
 
     def withdraw(self, hour: SealedHour) -> None:
         self.withdraw_from([self.where(hour.topic, hour.hour)], hour)
@@ -278,6 +291,20 @@ def folder_objections(topic: Topic, path: str, neighbours: Sequence[Neighbour]) 
 def _parts(hour: SealedHour) -> dict[str, DataFile]:
     """The files by the names that they get, which no other revision's have."""
     return {f"part-{number:05d}-r{hour.revision}.parquet": file for number, file in enumerate(hour.files)}
+
+
+def _differences(found: Mapping[str, Contents], sealed: dict[int, Contents]) -> Iterator[str]:
+    """Of files by their names, against those of the seal by the number that a name has."""
+    for name, contents in found.items():
+        form = _PART.fullmatch(name)
+        expected = sealed.pop(int(form[1]), None) if form else None
+        if expected is None:
+            yield f"{name}: no file of the hour's seal"
+        elif contents.differs_from(expected):
+            wanted = expected if contents.sha256 else Contents(crc32c=expected.crc32c)
+            yield f"{name}: {contents}, expected {wanted}, as sealed"
+    for number in sealed:
+        yield f"part-{number:05d}: no such file"
 
 
 def _is_read(name: str) -> bool:

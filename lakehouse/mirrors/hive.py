@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from datetime import timedelta
 from threading import Lock
@@ -25,6 +25,7 @@ from lakehouse.mirrors.files import Files
 from lakehouse.mirrors.folder import FolderMirror, folder_objections
 from lakehouse.mirrors.limits import Neighbour, Part, parts_of, too_long
 from lakehouse.mirrors.retries import PATIENCE, with_retries
+from lakehouse.store.contents import Contents
 from lakehouse.store.delta import first_line
 from lakehouse.topics import Frozen, Topic, key
 
@@ -208,6 +209,13 @@ class HiveMirror(Mirror):
 
         with self._refusals(topic, hour):
             return self._ask(counted)
+
+    def differing(self, topic: Topic, hour: Hour, digests: Mapping[str, Contents]) -> list[str]:
+        """In the folder that the partition points to."""
+        with self._refusals(topic, hour):
+            location = self._ask(lambda hive: hive.location(self._table(topic), hour))
+        folder = self._folder(topic, hour, _revision_in(location))
+        return self._folders.differing_in(folder, topic, hour, digests)
 
     def withdraw(self, hour: SealedHour) -> None:
         partition = f"partition (hour = '{hour.hour}')"

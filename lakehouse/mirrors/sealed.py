@@ -6,7 +6,7 @@ import pyarrow as pa
 
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
-from lakehouse.mirrors.contract import SealedHour
+from lakehouse.mirrors.contract import SealedHour, digests_of
 from lakehouse.store.delta import files_of_hour
 from lakehouse.store.history import History
 from lakehouse.store.place import Place
@@ -39,6 +39,7 @@ def sealed_hour(tables: TopicTables, history: History, hour: Hour) -> SealedHour
         id_checksum=seal.id_checksum,
         release=seal.release,
         columns=_columns(silver),
+        digests=digests_of(seal, hour),
     )
 
 

@@ -176,30 +176,34 @@ class TargetRun:
     def publish_and_verify(self, hour: SealedHour) -> Delivery:
         """Publish, count, compare; MirrorError when the target counts anything else than the seal did.
 
-        An hour that the target took to be there already, and counts wrongly, is published once more.
+        An hour that the target took to be there already, and counts wrongly or has other files of, is published once
+        more.
         """
         started = time.monotonic()
         expected = Count(hour.rows, hour.id_checksum)
-        count = self._publish_and_count(hour, force=False)
-        if count != expected:
+        count, differing = self._publish_and_count(hour, force=False)
+        if count != expected or differing:
             log.warning(
-                "mirror: topic=%s hour=%s target=%s next=publish again error=it counted %s",
-                self._topic.name, hour.hour, self._mirror.name, count,
+                "mirror: topic=%s hour=%s target=%s next=publish again error=it counted %s %s",
+                self._topic.name, hour.hour, self._mirror.name, count, "; ".join(differing),
             )  # fmt: skip
-            count = self._publish_and_count(hour, force=True)
-        if count is None or count != expected:
+            count, differing = self._publish_and_count(hour, force=True)
+        if count is None or count != expected or differing:
             raise MirrorError(
                 f"mirror {self._mirror.name}: {hour.topic.name} {hour.hour} at {self._where(hour.hour)}",
-                found=str(count or "no such hour"),
+                found="; ".join([str(count or "no such hour"), *differing]),
                 expected=f"{expected}, as it was sealed",
                 next_step="Find the other writer and delete the hour at the target; the next run publishes it again.",
             )
         seconds = round(time.monotonic() - started, 3)
         return Delivery(self._mirror.name, hour.hour, hour.revision, hour.silver_version, count, seconds)
 
-    def _publish_and_count(self, hour: SealedHour, *, force: bool) -> Count | None:
+    def _publish_and_count(self, hour: SealedHour, *, force: bool) -> tuple[Count | None, list[str]]:
+        """What the target counts, and which of its files are not the seal's."""
         self._mirror.publish(hour, force=force)
-        return self._mirror.read_back(hour.topic, hour.hour)
+        count = self._mirror.read_back(hour.topic, hour.hour)
+        is_comparable = count is not None and hour.digests is not None
+        return count, self._mirror.differing(hour.topic, hour.hour, hour.digests or {}) if is_comparable else []
 
     def _record(self, delivery: Delivery) -> bool:
         """Record it; False when meanwhile another run has, or the hour was sealed again."""

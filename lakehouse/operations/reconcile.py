@@ -12,8 +12,9 @@ from lakehouse.config import Config
 from lakehouse.errors import LakeError, LakehouseError, MirrorError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
-from lakehouse.mirrors.contract import Count, Mirror
+from lakehouse.mirrors.contract import Count, Mirror, digests_of
 from lakehouse.mirrors.sealed import sealed_hour
+from lakehouse.store.contents import Contents, sha256_of
 from lakehouse.store.delta import DataFile, files
 from lakehouse.store.parquet import LakeFile
 from lakehouse.store.place import Place
@@ -47,6 +48,8 @@ class Cell:
     where: str
     error: str | None = None
     repaired: bool = False
+    differing: tuple[str, ...] = ()
+    """Files whose bytes are not the seal's, each with what was found; of stores that keep our files."""
 
     @property
     def is_right(self) -> bool:
@@ -163,7 +166,11 @@ class TopicComparison:
         try:
             parts = sealed_hour(self._tables, self._history, hour).files if extra is None else extra
             count = _count(parts, silver)
-            return self._cell(hour, SILVER, where, count, verdict="extra" if extra is not None else None)
+            seal = self._history.seal_of(hour)
+            digests = digests_of(seal, hour) if seal and extra is None else None
+            differing = _differing(parts, silver, digests or {})
+            verdict = "extra" if extra is not None else None
+            return self._cell(hour, SILVER, where, count, verdict=verdict, differing=differing)
         except LakeError as error:
             is_gone = isinstance(error.__cause__, FileNotFoundError)
             return self._cell(hour, SILVER, where, error=error, verdict="missing" if is_gone else "different")
@@ -193,7 +200,8 @@ class TopicComparison:
     def _counted(self, mirror: Mirror, hour: Hour) -> Cell:
         where = mirror.where(self._topic, hour)
         try:
-            return self._cell(hour, mirror.name, where, mirror.read_back(self._topic, hour))
+            count = mirror.read_back(self._topic, hour)
+            return self._cell(hour, mirror.name, where, count, differing=self._differing(mirror, hour, count))
         except MirrorError as error:
             return self._cell(hour, mirror.name, where, error=error, verdict="error")
 
@@ -202,10 +210,19 @@ class TopicComparison:
         try:
             mirror.publish(sealed_hour(self._tables, self._history, found.hour), force=True)
             count = mirror.read_back(self._topic, found.hour)
+            differing = self._differing(mirror, found.hour, count)
         except (LakehouseError, OSError) as error:
             return self._cell(found.hour, mirror.name, found.where, error=error, verdict=found.verdict)
-        again = self._cell(found.hour, mirror.name, found.where, count)
+        again = self._cell(found.hour, mirror.name, found.where, count, differing=differing)
         return replace(found, repaired=True, error=None) if again.verdict == "same" else again
+
+    def _differing(self, mirror: Mirror, hour: Hour, count: Count | None) -> list[str]:
+        """Files there that are not the seal's; none where ids or rows differ already, or digests are not known."""
+        seal = self._history.seal_of(hour)
+        digests = digests_of(seal, hour) if seal else None
+        if seal is None or digests is None or count != Count(seal.rows, seal.id_checksum):
+            return []
+        return mirror.differing(self._topic, hour, digests)
 
     # --- verdicts
 
@@ -218,6 +235,7 @@ class TopicComparison:
         *,
         error: Exception | None = None,
         verdict: str | None = None,
+        differing: Sequence[str] = (),
     ) -> Cell:
         self._work.add()
         seal = self._history.seal_of(hour)
@@ -226,16 +244,17 @@ class TopicComparison:
             topic=self._topic.name,
             hour=hour,
             store=store,
-            verdict=verdict or self._verdict(hour, store, count, expected),
+            verdict=verdict or self._verdict(hour, store, count, expected, are_files_same=not differing),
             rows=count.rows if count else None,
             id_checksum=str(count.id_checksum) if count else None,
             expected_rows=expected.rows,
             expected_id_checksum=str(expected.id_checksum),
             where=where,
-            error=str(error) if error else None,
+            error=str(error) if error else "; ".join(differing) or None,
+            differing=tuple(differing),
         )
 
-    def _verdict(self, hour: Hour, store: str, count: Count | None, expected: Count) -> str:
+    def _verdict(self, hour: Hour, store: str, count: Count | None, expected: Count, *, are_files_same: bool) -> str:
         is_recorded = store == SILVER or store in self._history.targets_done(hour)
         if count is None:
             return "missing" if is_recorded else "due"
@@ -249,7 +268,7 @@ class TopicComparison:
                 if entry.state == State.MIRRORED
             )
             return "due" if was_there or self._history.is_cleared(hour) else "extra"
-        return "same" if count == expected else "different"
+        return "same" if count == expected and are_files_same else "different"
 
     def _in_bounds(self, hours: Iterable[Hour]) -> list[Hour]:
         first, last = self._first, self._last
@@ -262,6 +281,19 @@ def _files_by_hour(silver: Place) -> dict[Hour, list[DataFile]]:
     with suppress(LakeError):
         for file in files(silver.table()):
             found.setdefault(file.hour or "", []).append(file)
+    return found
+
+
+def _differing(parts: Iterable[DataFile], silver: Place, digests: Mapping[str, Contents]) -> list[str]:
+    """Files of silver whose bytes are not the seal's; OSError when one cannot be read."""
+    storage, found = silver.files(), []
+    for file in parts if digests else ():
+        expected = digests.get(file.path)
+        contents = sha256_of(storage, file.path)
+        if expected is None:
+            found.append(f"{file.path}: no file of the hour's seal")
+        elif contents.differs_from(expected):
+            found.append(f"{file.path}: {contents}, expected {expected}, as sealed")
     return found
 
 
