@@ -68,5 +68,6 @@ def _lines(result: Mapping[str, Any]) -> Iterator[str]:
     machine = result["machine"]
     yield f"| **`make bench-{result['benchmark']}`**, {result['at'][:10]}, {machine['cores']} cores | | | |"
     for row in result["figures"]:
-        figure = _figure(row)
-        yield f"| {figure.name} | {figure.spoken} {figure.unit} | {figure.spoken_bound} | {figure.verdict} |"
+        figure, load = _figure(row), row.get("load", 0.0)
+        beside = f" (load {load:.0f})" if figure.is_short and load > 2 * machine["cores"] else ""
+        yield f"| {figure.name} | {figure.spoken} {figure.unit} | {figure.spoken_bound} | {figure.verdict}{beside} |"
