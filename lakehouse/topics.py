@@ -5,8 +5,8 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterator
 from datetime import timedelta
-from functools import cached_property
-from typing import Annotated, Any, Literal
+from functools import cached_property, lru_cache
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
@@ -14,6 +14,9 @@ from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from lakehouse import hours
 from lakehouse.durations import Duration
+
+if TYPE_CHECKING:
+    from lakehouse.avro_types import Node
 
 DELIVERY_COLUMNS = ("event_id", "event_time", "event_hour", "publish_time", "message_id", "hour")
 """Silver's columns after the declared fields; no declared field may take such a name."""
@@ -229,10 +232,18 @@ class Topic(Frozen):
         doc="What is read: short for `source: {kind: pubsub, subscription: …}`. No two topics may name the same one: "
         "each would get half of the events.",
     )
-    format: Literal["json"] = key(
+    format: Literal["json", "avro"] = key(
         "json",
-        unit="json",
-        doc="How payloads are written.",
+        unit="json, avro",
+        doc="How payloads are written: JSON, or [Avro](avro.md) in its binary encoding, which needs `schemas` and the "
+        "extra `avro`.",
+    )
+    schemas: dict[str, str] = key(
+        default_factory=dict,
+        validate_default=True,
+        unit="list of files",
+        doc="Avro's schemas, in the folder `schemas` beside that of the topics: the last one is what messages are read "
+        "by, those before it are what older messages may be written by.",
     )
     compression: Literal["none", "gzip", "zstd"] = key(
         "none",
@@ -279,8 +290,10 @@ class Topic(Frozen):
         ),
     )
     fields: dict[str, str] = key(
-        min_length=1,
+        default_factory=dict,
+        validate_default=True,
         unit="name: Spark type",
+        shown="all of the schema; required for JSON",
         doc=(
             "The payload's members that become columns. Types are `string`, `tinyint`, `smallint`, `int`, "
             "`bigint`, `float`, `double`, `boolean`, `timestamp`, `date`, `binary`, `decimal(p,s)`, and "
@@ -413,11 +426,30 @@ class Topic(Frozen):
             raise ValueError("payload.<dotted path> or attributes.<name>")
         return location
 
+    @field_validator("schemas")
+    @classmethod
+    def _schemed(cls, schemas: dict[str, str], info: ValidationInfo) -> dict[str, str]:
+        if info.context is _CHECKED or "format" not in info.data:
+            return schemas
+        if (info.data["format"] == "avro") != bool(schemas):
+            raise ValueError("schemas for the format avro, and for no other")
+        for name, text in schemas.items():
+            try:
+                _avro_record(text)
+            except ValueError as unreadable:
+                raise ValueError(f"{name} without {unreadable}") from unreadable
+        return schemas
+
     @field_validator("fields")
     @classmethod
     def _declared(cls, fields: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         if info.context is _CHECKED:
             return fields
+        schemas = info.data.get("schemas") or {}
+        if not fields and schemas:
+            fields = _derived_fields(list(schemas.values())[-1])
+        if not fields and "schemas" in info.data:
+            raise PydanticCustomError("missing", "at least one field")
         for name, spark_type in fields.items():
             if _without_case(name) in DELIVERY_COLUMNS:
                 raise ValueError(f"a name other than {name!r}, which every sealed hour has anyway, in any case")
@@ -437,14 +469,39 @@ class Topic(Frozen):
         """An id or a time that is a declared field too must be declared as something that can be one."""
         if info.context is _CHECKED:
             return self
+        self._check_schema()
         for key, location, is_fit, expected in (
             ("event_id", self.event_id, _is_an_id, "a string or an integer"),
             ("event_time", self.event_time, *self._fit_for_a_time()),
         ):
-            declared = _declared_at(self.event_type, location)
+            declared = self.type_by_schema(location) or _declared_at(self.event_type, location)
             if declared is not None and not is_fit(declared):
                 raise ValueError(f"{key}, where {location} is declared as {declared}, to be declared as {expected}")
         return self
+
+    def _check_schema(self) -> None:
+        """What is declared, and where id and time are, must be in the schema."""
+        if not self.schemas:
+            return
+        for name, kind in zip(self.event_type.names, self.event_type.fields, strict=True):
+            given = self.type_by_schema(f"payload.{name}")
+            if given is None or not _reads_as(given, kind.type):
+                raise ValueError(f"fields of the schema only: {name!r} is {given or 'not in it'}, not {kind.type}")
+        for location in (self.event_id, self.event_time):
+            if location.startswith("payload.") and self.type_by_schema(location) is None:
+                raise ValueError(f"a location in the schema: {location} is none, or of a type that cannot be read")
+
+    def type_by_schema(self, location: str) -> pa.DataType | None:
+        """What the last schema says of a location of the payload; None where there is no schema or nothing there."""
+        where, _, path = location.partition(".")
+        if where != "payload" or not self.schemas:
+            return None
+        node = _avro_record(list(self.schemas.values())[-1])
+        for name in path.split("."):
+            if name not in dict(node.members):
+                return None
+            node = node.member(name)
+        return None if node.why_not else _arrow_type(node.spark_type)
 
     def _fit_for_a_time(self) -> tuple[Callable[[pa.DataType], bool], str]:
         if self.event_time_unit == "iso8601":
@@ -478,6 +535,41 @@ class Topic(Frozen):
     def from_json(cls, text: str) -> Topic:
         """What `as_json` gave; its fields were checked when it was read from its file."""
         return cls.model_validate_json(text, context=_CHECKED)
+
+
+@lru_cache(maxsize=256)
+def _avro_record(text: str) -> Node:
+    from lakehouse.avro_types import node_of
+
+    return node_of(text)
+
+
+def _derived_fields(text: str) -> dict[str, str]:
+    from lakehouse.avro_types import derived_fields
+
+    return derived_fields(_avro_record(text), DELIVERY_COLUMNS)
+
+
+def _reads_as(given: pa.DataType, wanted: pa.DataType) -> bool:
+    """Whether every value of the schema's type is one of the declared type."""
+    if pa.types.is_struct(given) and pa.types.is_struct(wanted):
+        places = [given.get_field_index(member.name) for member in wanted]
+        return all(
+            place >= 0 and _reads_as(given.field(place).type, member.type)
+            for place, member in zip(places, wanted, strict=True)
+        )
+    if pa.types.is_list(given) and pa.types.is_list(wanted):
+        return _reads_as(given.value_type, wanted.value_type)
+    if pa.types.is_map(given) and pa.types.is_map(wanted):
+        return _reads_as(given.item_type, wanted.item_type)
+    return bool(given == wanted or (given, wanted) in _WIDENINGS)
+
+
+_WIDENINGS = {
+    (pa.int32(), pa.int64()),
+    (pa.int32(), pa.float64()),
+    (pa.float32(), pa.float64()),
+}
 
 
 def _is_an_id(kind: pa.DataType) -> bool:

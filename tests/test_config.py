@@ -79,6 +79,11 @@ def test_the_manual_names_every_key_of_a_topic_and_its_default() -> None:
     defaults |= {f"slots.{key}": value for key, value in defaults.pop("slots").items()}
     defaults["mirrors"] = defaults["deliver_within"] = "none"
     defaults |= {"source": "the subscription", "subscription": "that of source"}
+    defaults |= {
+        "fields": "all of the schema; required for JSON",
+        "schemas": "none",
+        "max_decompressed_bytes": "16 MiB",
+    }
     assert {key: rows[key].strip("`") for key in defaults} == {key: str(value) for key, value in defaults.items()}
 
 
@@ -157,7 +162,7 @@ WRONG_TOPICS = [
     ({"fields": {"a\0b": "int"}}, "fields", "a", "names without control characters"),
     ({"fields": {"": "int"}}, "fields", "''", "none that is empty"),
     ({"fields": {"x": "array<struct<`a\x1bb`: int>>"}}, "fields", "x", "names without control characters"),
-    ({"fields": {}}, "fields", "{}", "at least 1 item"),
+    ({"fields": {}}, "fields", "nothing", "a value, as this key is required"),
     ({"subscription": "plays"}, "subscription", "'plays'", "projects/<project>/subscriptions/<subscription>"),
     ({"event_id": "publish_time"}, "event_id", "'publish_time'", "payload.<dotted path> or attributes.<name>"),
     ({"event_time": "played_at"}, "event_time", "'played_at'", "payload.<dotted path>"),

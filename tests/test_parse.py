@@ -24,6 +24,7 @@ from lakehouse.decode.events import (
     NO_EVENT_ID,
     NO_EVENT_TIME,
     Decoded,
+    _json,
     decode,
     decode_by_message,
 )
@@ -665,7 +666,7 @@ def ways(monkeypatch: pytest.MonkeyPatch) -> Ways:
         return json_pages.by_documents(payloads, *arguments)
 
     reader = json_pages.PageReader(by_arrow, by_documents)
-    monkeypatch.setitem(FORMATS, "json", replace(FORMATS["json"], page=reader.page))
+    monkeypatch.setitem(FORMATS, "json", replace(FORMATS["json"], page=_json(reader.page)))
     return ways
 
 

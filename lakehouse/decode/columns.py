@@ -16,7 +16,7 @@ import pyarrow.compute as pc
 
 _YEAR_ONE, _YEAR_10000 = -62_135_596_800_000_000, 253_402_300_800_000_000
 """Microseconds since 1970. As Arrow's scalars, they would import pandas wherever this module is."""
-_DAY_ONE = -719_162
+_DAY_ONE, _DAY_US = -719_162, 86_400_000_000
 _FRACTION_BEYOND_MICROSECONDS = r"(\.\d{6})\d+"
 
 _LEAP = "([0-9]{2}(0[48]|[2468][048]|[13579][26])|([02468][048]|[13579][26])00)"
@@ -143,6 +143,14 @@ def _from_text(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:
 def _is_in_range(instants: pa.TimestampArray) -> pa.BooleanArray:
     micros = instants.cast(pa.int64())
     return pc.and_(pc.greater_equal(micros, _YEAR_ONE), pc.less(micros, _YEAR_10000))
+
+
+def is_in_calendar(times: pa.Array) -> pa.BooleanArray:
+    """Whether each date or timestamp is of the years 1 to 9999."""
+    if pa.types.is_date(times.type):
+        days = times.cast(pa.int32())
+        return pc.and_(pc.greater_equal(days, _DAY_ONE), pc.less(days, _YEAR_10000 // _DAY_US))
+    return _is_in_range(times)
 
 
 def each_or_null(texts: pa.StringArray, wanted: pa.DataType) -> pa.Array:

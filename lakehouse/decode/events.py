@@ -13,7 +13,7 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.decode import compression, json_messages, json_pages
+from lakehouse.decode import avro_messages, avro_pages, compression, json_messages, json_pages
 from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projection, rows_or_null
 from lakehouse.decode.undeclared import top_names
 from lakehouse.schemas import TIMESTAMP, decoded_schema
@@ -56,8 +56,8 @@ def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     return _joined([_decode(part, topic, reference) for part in compression.parts_by_message(messages, topic)], topic)
 
 
-Parser = Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]
-"""From payloads, the type that is wanted and whether a 64-bit integer may be text."""
+Parser = Callable[[pa.BinaryArray, pa.StructType, Topic], Parsed]
+"""From payloads, the type that is wanted and the topic, for what else it says of its payloads."""
 
 
 @dataclass(frozen=True)
@@ -68,7 +68,14 @@ class Format:
     reference: Parser
 
 
-FORMATS = {"json": Format(json_pages.page, json_messages.by_message)}
+def _json(parser: Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]) -> Parser:
+    return lambda payloads, wanted, topic: parser(payloads, wanted, topic.int64_as_text)
+
+
+FORMATS = {
+    "json": Format(_json(json_pages.page), _json(json_messages.by_message)),
+    "avro": Format(avro_pages.page, avro_messages.by_message),
+}
 """By the names that `Topic.format` allows."""
 
 
@@ -84,7 +91,7 @@ def _joined(parts: list[Decoded], topic: Topic) -> Decoded:
 
 def _decode(part: compression.Part, topic: Topic, parser: Parser) -> Decoded:
     messages, refusals = part
-    parsed = parser(_payloads(messages, topic), _wanted_type(topic), topic.int64_as_text)
+    parsed = parser(_payloads(messages, topic), _wanted_type(topic), topic)
     publish_time = messages.column("publish_time")
     event_id = pc.cast(_values_at(topic.event_id, messages, parsed.values), pa.string())
     event_time, misread = _times(_values_at(topic.event_time, messages, parsed.values), topic.event_time_unit)
@@ -116,7 +123,7 @@ def _decode(part: compression.Part, topic: Topic, parser: Parser) -> Decoded:
 def _payloads(messages: pa.RecordBatch, topic: Topic) -> pa.BinaryArray:
     """The payloads; where id and time are outside them, one without data is an event without fields."""
     payloads = messages.column("payload")
-    if "payload" in (topic.event_id.partition(".")[0], topic.event_time.partition(".")[0]):
+    if topic.format != "json" or "payload" in (topic.event_id.partition(".")[0], topic.event_time.partition(".")[0]):
         return payloads
     filled = pc.fill_null(payloads, b"")
     return pc.if_else(pc.equal(pc.binary_length(filled), 0), pa.scalar(b"{}", pa.binary()), filled)
@@ -185,7 +192,7 @@ def _wanted_type(topic: Topic) -> pa.StructType:
     for location, leaf in ((topic.event_id, pa.string()), (topic.event_time, time_type)):
         where, _, path = location.partition(".")
         if where == "payload":
-            wanted = _with_path(wanted, path.split("."), leaf)
+            wanted = _with_path(wanted, path.split("."), topic.type_by_schema(location) or leaf)
     return wanted
 
 

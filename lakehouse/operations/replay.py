@@ -24,6 +24,7 @@ from deltalake import DeltaTable
 from lakehouse import hours
 from lakehouse.clock import Clock
 from lakehouse.config import Config
+from lakehouse.decode.avro_messages import NOT_AVRO, UNKNOWN_SCHEMA
 from lakehouse.decode.compression import NOT_DECOMPRESSED
 from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME, decode
 from lakehouse.decode.json_messages import COMPRESSED, NOT_JSON
@@ -49,6 +50,8 @@ REASONS = (
     NOT_JSON,
     *sorted({f"compressed ({name})" for name in COMPRESSED.values()}),
     NOT_DECOMPRESSED,
+    NOT_AVRO,
+    UNKNOWN_SCHEMA,
     "wrong type",
     NO_EVENT_ID,
     NO_EVENT_TIME,

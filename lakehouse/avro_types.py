@@ -1,0 +1,175 @@
+"""The Spark types of an Avro schema's fields, and what of a schema cannot be read."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+_PRIMITIVES = {
+    "boolean": "boolean",
+    "int": "int",
+    "long": "bigint",
+    "float": "float",
+    "double": "double",
+    "bytes": "binary",
+    "string": "string",
+}
+_LOGICAL = {
+    ("int", "date"): "date",
+    ("long", "timestamp-millis"): "timestamp",
+    ("long", "timestamp-micros"): "timestamp",
+    ("long", "timestamp-nanos"): "timestamp",
+}
+_MOST_DIGITS = 38
+_NAMED = ("record", "error", "enum", "fixed")
+
+
+class UnreadableSchemaError(ValueError):
+    """A schema that no topic can have; its text says what was found."""
+
+
+@dataclass(frozen=True)
+class Node:
+    """One type of a schema, without the names by which it refers to others and without `null` in unions.
+
+    `kind` is Avro's own name of it; `logical` is "" where it has none that means something here. `why_not` says why no
+    Spark type stands for it, for a union of several types or a decimal of too many digits.
+    """
+
+    kind: str
+    logical: str = ""
+    spark_type: str = ""
+    members: tuple[tuple[str, Node], ...] = ()
+    item: Node | None = None
+    digits: int = 0
+    scale: int = 0
+    why_not: str = ""
+
+    def member(self, name: str) -> Node:
+        return dict(self.members)[name]
+
+
+def node_of(text: str) -> Node:
+    """The record that a schema (JSON) declares; UnreadableSchemaError where it is no schema, or no record."""
+    import fastavro
+
+    try:
+        schema = json.loads(text)
+        fastavro.parse_schema(schema)
+    except RecursionError as error:
+        raise UnreadableSchemaError("types nested too deep") from error
+    except Exception as error:  # each kind of mistake has its own kind of exception there
+        raise UnreadableSchemaError(f"no Avro schema: {error}") from error
+    node = _node(schema, "", {}, ())
+    if node.kind != "record":
+        raise UnreadableSchemaError(f"a schema of {node.kind} instead of a record")
+    return node
+
+
+def derived_fields(record: Node, left_out: tuple[str, ...]) -> dict[str, str]:
+    """Name and Spark type of each field not in `left_out`; UnreadableSchemaError for one that has no such type."""
+    fields: dict[str, str] = {}
+    for name, node in record.members:
+        if name.lower() not in left_out:
+            if node.why_not:
+                raise UnreadableSchemaError(f"{name!r} that is {node.why_not}; declare `fields` without it")
+            fields[name] = node.spark_type
+    return fields
+
+
+def plain_schema(text: str) -> dict[str, Any]:
+    """The schema without logical types: what is written is read as numbers, bytes and text."""
+    plain = _without_logical(json.loads(text))
+    assert isinstance(plain, dict)
+    return plain
+
+
+def _without_logical(schema: Any) -> Any:
+    if isinstance(schema, list):
+        return [_without_logical(each) for each in schema]
+    if not isinstance(schema, dict):
+        return schema
+    left = {name: value for name, value in schema.items() if name not in ("logicalType", "doc")}
+    for name in ("type", "items", "values"):
+        if name in left:
+            left[name] = _without_logical(left[name])
+    if "fields" in left:
+        left["fields"] = [_without_logical(field) for field in left["fields"]]
+    return left
+
+
+def _node(schema: Any, space: str, known: dict[str, Any], around: tuple[str, ...]) -> Node:
+    """`known` has the named types so far with their namespaces, `around` the names of the records around this one."""
+    if isinstance(schema, list):
+        return _union(schema, space, known, around)
+    if isinstance(schema, str):
+        if schema in _PRIMITIVES or schema == "null":
+            return Node(schema, spark_type=_PRIMITIVES.get(schema, ""), why_not="" if schema != "null" else "null only")
+        full = schema if "." in schema or not space else f"{space}.{schema}"
+        full = full if full in known else schema
+        if full in around:
+            raise UnreadableSchemaError(f"{full!r}, which contains itself")
+        declared, outer = known[full]
+        return _node(declared, outer, known, around)
+    kind = schema["type"]
+    if kind in _NAMED:
+        return _named(schema, space, known, around)
+    if kind == "array":
+        return _array(_node(schema["items"], space, known, around))
+    if kind == "map":
+        item = _node(schema["values"], space, known, around)
+        return Node("map", spark_type=f"map<string, {item.spark_type}>", item=item, why_not=item.why_not)
+    if isinstance(kind, (dict, list)):
+        return _node(kind, space, known, around)
+    return _leaf(_node(kind, space, known, around), schema)
+
+
+def _union(schema: list[Any], space: str, known: dict[str, Any], around: tuple[str, ...]) -> Node:
+    others = [_node(each, space, known, around) for each in schema if each != "null"]
+    if len(others) == 1:
+        return others[0]
+    return Node("union", why_not=f"a union of {', '.join(each.kind for each in others) or 'nothing'}")
+
+
+def _array(item: Node) -> Node:
+    if item.kind == "null" or _takes_no_bytes(item):
+        raise UnreadableSchemaError("an array of items that take no bytes, of which ten bytes can announce any number")
+    return Node("array", spark_type=f"array<{item.spark_type}>", item=item, why_not=item.why_not)
+
+
+def _takes_no_bytes(node: Node) -> bool:
+    if node.kind == "record":
+        return all(_takes_no_bytes(member) for _, member in node.members)
+    return node.kind == "null" or node.kind == "fixed 0"
+
+
+def _named(schema: dict[str, Any], space: str, known: dict[str, Any], around: tuple[str, ...]) -> Node:
+    name = schema["name"]
+    inner = name.rpartition(".")[0] if "." in name else schema.get("namespace", space)
+    full = name if "." in name or not inner else f"{inner}.{name}"
+    known[full] = (schema, space)
+    if schema["type"] == "enum":
+        return Node("enum", spark_type="string")
+    if schema["type"] == "fixed":
+        return _leaf(Node("fixed" if schema["size"] else "fixed 0", spark_type="binary"), schema)
+    members = [(each["name"], _node(each["type"], inner, known, (*around, full))) for each in schema["fields"]]
+    readable = ", ".join(f"`{name}`: {node.spark_type}" for name, node in members)
+    why_not = next((f"a record with {name!r}, {node.why_not}" for name, node in members if node.why_not), "")
+    return Node("record", spark_type=f"struct<{readable}>", members=tuple(members), why_not=why_not)
+
+
+def _leaf(plain: Node, schema: dict[str, Any]) -> Node:
+    """With the logical type that the schema gives it; one that Avro says to ignore is ignored."""
+    logical = schema.get("logicalType", "")
+    if (plain.kind, logical) in _LOGICAL:
+        return Node(plain.kind, logical, _LOGICAL[plain.kind, logical])
+    if logical == "uuid" and plain.kind == "fixed" and schema.get("size") == 16:
+        return Node(plain.kind, logical, "string")
+    if logical == "decimal" and plain.kind in ("bytes", "fixed"):
+        digits, scale = schema.get("precision", 0), schema.get("scale", 0)
+        if digits > _MOST_DIGITS:
+            return Node(plain.kind, why_not=f"a decimal of {digits} digits")
+        if digits > 0 and 0 <= scale <= digits:
+            return Node(plain.kind, logical, f"decimal({digits},{scale})", digits=digits, scale=scale)
+    return plain
