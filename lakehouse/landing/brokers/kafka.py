@@ -135,8 +135,8 @@ class Cluster:
     def store(self, positions: Mapping[tuple[str, str], Mapping[int, int]]) -> None:
         """Say how far groups have come in topics; what refuses it is logged, and nothing waits for it.
 
-        By a consumer: an administrator's request about a group that is answered too late ends the process (librdkafka
-        2.16, assertion in `rd_kafka_enq_once_del_source_return`).
+        By a consumer: with the administrator's requests a process was seen to end inside librdkafka 2.16 when the broker
+        was killed meanwhile; librdkafka's issue 4605 tells of the like.
         """
         groups: dict[str, list[TopicPartition]] = {}
         for (group, topic), offsets in positions.items():
