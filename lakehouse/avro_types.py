@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 _PRIMITIVES = {
@@ -34,7 +34,8 @@ class Node:
     """One type of a schema, without the names by which it refers to others and without `null` in unions.
 
     `kind` is Avro's own name of it; `logical` is "" where it has none that means something here. `why_not` says why no
-    Spark type stands for it, for a union of several types or a decimal of too many digits.
+    Spark type stands for it, for a union of several types or a decimal of too many digits. `branches` counts the types
+    of the union that it is written as, 0 for none, and `null_at` is the place of `null` among them. `size` is in bytes.
     """
 
     kind: str
@@ -44,6 +45,10 @@ class Node:
     item: Node | None = None
     digits: int = 0
     scale: int = 0
+    size: int = 0
+    symbols: tuple[str, ...] = ()
+    branches: int = 0
+    null_at: int = -1
     why_not: str = ""
 
     def member(self, name: str) -> Node:
@@ -128,7 +133,8 @@ def _node(schema: Any, space: str, known: dict[str, Any], around: tuple[str, ...
 def _union(schema: list[Any], space: str, known: dict[str, Any], around: tuple[str, ...]) -> Node:
     others = [_node(each, space, known, around) for each in schema if each != "null"]
     if len(others) == 1:
-        return others[0]
+        null_at = schema.index("null") if "null" in schema else -1
+        return replace(others[0], branches=len(schema), null_at=null_at)
     return Node("union", why_not=f"a union of {', '.join(each.kind for each in others) or 'nothing'}")
 
 
@@ -150,9 +156,10 @@ def _named(schema: dict[str, Any], space: str, known: dict[str, Any], around: tu
     full = name if "." in name or not inner else f"{inner}.{name}"
     known[full] = (schema, space)
     if schema["type"] == "enum":
-        return Node("enum", spark_type="string")
+        return Node("enum", spark_type="string", symbols=tuple(schema["symbols"]))
     if schema["type"] == "fixed":
-        return _leaf(Node("fixed" if schema["size"] else "fixed 0", spark_type="binary"), schema)
+        kind = "fixed" if schema["size"] else "fixed 0"
+        return _leaf(Node(kind, spark_type="binary", size=schema["size"]), schema)
     members = [(each["name"], _node(each["type"], inner, known, (*around, full))) for each in schema["fields"]]
     readable = ", ".join(f"`{name}`: {node.spark_type}" for name, node in members)
     why_not = next((f"a record with {name!r}, {node.why_not}" for name, node in members if node.why_not), "")
@@ -163,13 +170,14 @@ def _leaf(plain: Node, schema: dict[str, Any]) -> Node:
     """With the logical type that the schema gives it; one that Avro says to ignore is ignored."""
     logical = schema.get("logicalType", "")
     if (plain.kind, logical) in _LOGICAL:
-        return Node(plain.kind, logical, _LOGICAL[plain.kind, logical])
+        return replace(plain, logical=logical, spark_type=_LOGICAL[plain.kind, logical])
     if logical == "uuid" and plain.kind == "fixed" and schema.get("size") == 16:
-        return Node(plain.kind, logical, "string")
+        return replace(plain, logical=logical, spark_type="string")
     if logical == "decimal" and plain.kind in ("bytes", "fixed"):
         digits, scale = schema.get("precision", 0), schema.get("scale", 0)
         if digits > _MOST_DIGITS:
-            return Node(plain.kind, why_not=f"a decimal of {digits} digits")
+            return replace(plain, why_not=f"a decimal of {digits} digits")
         if digits > 0 and 0 <= scale <= digits:
-            return Node(plain.kind, logical, f"decimal({digits},{scale})", digits=digits, scale=scale)
+            spark_type = f"decimal({digits},{scale})"
+            return replace(plain, logical=logical, spark_type=spark_type, digits=digits, scale=scale)
     return plain

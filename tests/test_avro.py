@@ -20,6 +20,7 @@ from hypothesis import strategies as st
 from pydantic import ValidationError
 
 from lakehouse.config import topic_of
+from lakehouse.decode import avro_pages
 from lakehouse.decode.events import Decoded, decode, decode_by_message
 from lakehouse.errors import ConfigError
 from lakehouse.operations.replay import REASONS
@@ -397,6 +398,43 @@ def test_any_record_is_what_fastavro_reads(record: dict[str, Any]) -> None:
     theirs["nanos"] = row["event"]["nanos"]
     assert row["reject_reason"] is None
     assert spelled(row["event"]) == spelled(theirs)
+
+
+def test_data_of_the_last_schema_is_read_a_field_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Message by message takes many times as long; only those that are odd are read so."""
+    one_by_one: list[int] = []
+    by_records = avro_pages._by_records
+    monkeypatch.setattr(
+        avro_pages, "_by_records", lambda each, *rest: one_by_one.append(len(each)) or by_records(each, *rest)
+    )
+    page = [written(SCHEMA, {**RECORD, "id": f"e{number}"}, bool(number % 2)) for number in range(20)]
+    rows = decode(delivered(page), TOPICS[0]).columns.to_pylist()
+    assert [row["event_id"] for row in rows] == [f"e{number}" for number in range(20)]
+    assert one_by_one == []
+    read(TOPICS[0], [*page, b"odd", CLEAN[:-1]])
+    assert one_by_one == [2]
+
+
+def test_a_long_array_and_a_name_twice_are_read_too() -> None:
+    record = {**RECORD, "queue": [{"id": "a", "ms": number} for number in range(700)]}
+    assert len(read(TOPICS[0], [CLEAN, written(SCHEMA, record)])[1]["event"]["queue"]) == 700
+    schema = with_field({"type": "map", "values": "int"})
+    once = written(schema, {"id": "e", "at": PLAYED, "x": {"k": 1}})
+    twice = once[:-1] + b"\x02\x02k\x04\x00"
+    assert [row["event"]["x"] for row in read(topic_of_schemas(schema), [once, twice])] == [[("k", 1)], [("k", 2)]]
+
+
+def test_blocks_that_say_their_size_are_read() -> None:
+    schema = with_field({"type": "array", "items": "int"})
+    start = written(schema, {"id": "e", "at": PLAYED, "x": []})[:-1]
+    blocks = b"\x03\x04\x02\x04" + b"\x02\x06" + b"\x00"
+    assert read(topic_of_schemas(schema), [start + blocks])[0]["event"]["x"] == [1, 2, 3]
+
+
+def test_a_fixed_of_no_bytes_is_read() -> None:
+    schema = with_field({"type": "fixed", "name": "None", "size": 0})
+    rows = read(topic_of_schemas(schema), [written(schema, {"id": "e", "at": PLAYED, "x": b""})] * 2)
+    assert rows[0]["event"]["x"] == b""
 
 
 def test_an_empty_page_decodes_to_no_rows() -> None:

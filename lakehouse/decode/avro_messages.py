@@ -46,6 +46,8 @@ class Schemas:
 
     record: Node
     reader: Any
+    fingerprint: bytes
+    """Of the last one."""
     writers: dict[bytes, Any]
     """By fingerprint, as a datum has it."""
 
@@ -60,7 +62,7 @@ def schemas_of(texts: tuple[str, ...]) -> Schemas:
     canonical = [to_parsing_canonical_form(parse_schema(json.loads(text))) for text in texts]
     prints = [bytes.fromhex(fingerprint(form, "CRC-64-AVRO")) for form in canonical]
     writers = dict(zip(prints, plain, strict=True))
-    return Schemas(node_of(texts[-1]), plain[-1], writers)
+    return Schemas(node_of(texts[-1]), plain[-1], prints[-1], writers)
 
 
 def datum(payload: bytes | None, schemas: Schemas) -> dict[str, Any]:

@@ -4,27 +4,50 @@ from __future__ import annotations
 
 from itertools import accumulate, chain
 from typing import Any
-from uuid import UUID
 
+import numpy as np
 import pyarrow as pa
-import pyarrow.compute as pc
 
 from lakehouse.avro_types import Node
+from lakehouse.decode.avro_columns import Columns, OddPageError
+from lakehouse.decode.avro_leaves import leaves
 from lakehouse.decode.avro_messages import (
-    NANOS_PER_MICRO,
-    UNITS_US,
+    SINGLE_OBJECT,
     UndecodableError,
     by_message,
     datum,
-    decimal,
     schemas_of,
 )
-from lakehouse.decode.columns import Parsed, is_in_calendar
+from lakehouse.decode.columns import Parsed
 from lakehouse.topics import Topic
 
 
 def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
-    """What `by_message` gives: read one by one, and typed a column at a time where all values are of their types."""
+    """What `by_message` gives: data of the last schema a field at a time, other messages one by one."""
+    schemas = schemas_of(tuple(topic.schemas.values()))
+    if not len(payloads) or schemas.record.why_not:
+        return _by_records(payloads, wanted, topic)
+    columns = Columns(payloads)
+    is_framed = columns.begins_with(SINGLE_OBJECT)
+    is_ours = columns.begins_with(SINGLE_OBJECT + schemas.fingerprint)
+    columns.is_odd |= is_framed & ~is_ours
+    starts = columns.starts + np.where(is_ours, len(SINGLE_OBJECT + schemas.fingerprint), 0)
+    try:
+        values = columns.record(schemas.record, wanted, starts)
+    except (OddPageError, pa.ArrowException, OverflowError, ValueError):
+        return _by_records(payloads, wanted, topic)
+    odd = np.flatnonzero(columns.is_odd)
+    if not len(odd):
+        return Parsed(values, pa.nulls(len(values), pa.string()))
+    others = _by_records(payloads.take(pa.array(odd)), wanted, topic)
+    order = np.arange(len(values))
+    order[odd] = len(values) + np.arange(len(odd))
+    reasons = pa.concat_arrays([pa.nulls(len(values), pa.string()), others.reasons])
+    return Parsed(pa.concat_arrays([values, others.values]).take(pa.array(order)), reasons.take(pa.array(order)))
+
+
+def _by_records(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
+    """Read one by one, and typed a column at a time where all values are of their types."""
     schemas = schemas_of(tuple(topic.schemas.values()))
     records: list[Any] = []
     reasons: list[str | None] = []
@@ -62,36 +85,7 @@ def _column(values: list[Any], node: Node, wanted: pa.DataType) -> pa.Array:
         names = pa.array(list(chain.from_iterable(some)), pa.string())
         items = _column(list(chain.from_iterable(each.values() for each in some)), node.item, wanted.item_type)
         return pa.MapArray.from_arrays(offsets, names, items, type=wanted, mask=_nulls(values))
-    return _leaves(values, node, wanted)
-
-
-def _leaves(values: list[Any], node: Node, wanted: pa.DataType) -> pa.Array:
-    if node.logical == "timestamp-nanos":
-        return _instants([None if value is None else value // NANOS_PER_MICRO for value in values], 1, wanted)
-    if node.logical in UNITS_US:
-        return _instants(values, UNITS_US[node.logical], wanted)
-    if node.logical == "date":
-        return _in_calendar(pa.array(values, pa.int32()).cast(wanted))
-    if node.logical == "uuid":
-        return pa.array([None if value is None else str(UUID(bytes=value)) for value in values], wanted)
-    if node.logical == "decimal":
-        return pa.array([None if value is None else decimal(value, node) for value in values], wanted)
-    if node.kind == "int":
-        return pa.array(values, pa.int32()).cast(wanted)
-    if pa.types.is_floating(wanted):
-        return pa.array([None if value is None else float(value) for value in values], wanted)
-    return pa.array(values, wanted)
-
-
-def _instants(values: list[Any], unit_us: int, wanted: pa.DataType) -> pa.Array:
-    micros = pc.multiply_checked(pa.array(values, pa.int64()), pa.scalar(unit_us, pa.int64()))
-    return _in_calendar(micros.cast(wanted))
-
-
-def _in_calendar(values: pa.Array) -> pa.Array:
-    if pc.all(is_in_calendar(values)).as_py() is False:
-        raise pa.ArrowInvalid("a time beyond the years 1 to 9999")
-    return values
+    return leaves(values, node, wanted)
 
 
 def _nulls(values: list[Any]) -> pa.BooleanArray | None:
