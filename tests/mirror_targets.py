@@ -104,7 +104,7 @@ class Lake:
         version = OneTopicLake(topic, self.config).write_silver(hour, rows, revision=revision, files=files)
         ids = rows["event_id"].to_pylist()
         folder = Path(tables.sealed.uri.removeprefix("file://"), "silver", f"hour={hour}")
-        digests = [digest_of(folder / f"{number}-r{revision}.parquet") for number in range(files)]
+        digests = [str(digest_of(folder / f"{number}-r{revision}.parquet")) for number in range(files)]
         ledger.record(Closed(bronze_version=1), hour)
         seal = Sealed(
             silver_version=version,

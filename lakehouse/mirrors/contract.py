@@ -56,7 +56,7 @@ def digests_of(sealed: Sealed, hour: Hour) -> dict[str, Contents] | None:
     """The digest of each file by its path in silver, as the seal says; None where it does not say all."""
     if not sealed.has_all_digests:
         return None
-    return {f"hour={hour}/{each.name}": Contents(each.sha256, each.crc32c) for each in sealed.digests or ()}
+    return {f"hour={hour}/{each.name}": Contents(each.sha256, each.crc32c) for each in sealed.digest_by_name.values()}
 
 
 def manifest_of(hour: SealedHour) -> dict[str, Any]:

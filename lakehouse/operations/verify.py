@@ -447,12 +447,9 @@ def _by_store(stored: Stored) -> Contents:
 
 def _differing_names(one: object, other: object) -> list[str]:
     """Of files whose digests are not the same in both; of the whole where these are no lists of digests."""
-    try:
-        by_name = [{each["name"]: each for each in digests} for digests in (one, other)]  # type: ignore[attr-defined]
-    except (TypeError, KeyError):
+    if not isinstance(one, list) or not isinstance(other, list):
         return ["all files"]
-    first, second = by_name
-    return sorted(name for name in {**first, **second} if first.get(name) != second.get(name))
+    return sorted({str(each).partition(" ")[0] for each in {*map(str, one)} ^ {*map(str, other)}})
 
 
 def _entry_findings(state: SilverState, hour: Hour, file: DataFile, sealed: Sealed) -> Iterator[Finding]:

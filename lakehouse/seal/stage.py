@@ -7,7 +7,6 @@ import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict
 from itertools import takewhile
 from typing import Any
 
@@ -30,7 +29,7 @@ from lakehouse.store.files import Readable
 from lakehouse.store.history import Entry
 from lakehouse.store.holds import holds_for
 from lakehouse.store.parquet import FILE, ROW
-from lakehouse.store.records import FileDigest, Sealed, State
+from lakehouse.store.records import Sealed, State
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -262,12 +261,13 @@ def totals(copied: Sequence[Copied]) -> dict[str, Any]:
         "skewed": sum(copy.skewed for copy in copied),
         "files": len(copied),
         "id_checksum": str(sum(int(copy.checksum) for copy in copied)),
-        "digests": [asdict(digest) for digest in digests_of(copied)],
+        "digests": digests_of(copied),
     }
 
 
-def digests_of(copied: Sequence[Copied]) -> list[FileDigest]:
-    return sorted((copy.digest for copy in copied), key=lambda digest: digest.name)
+def digests_of(copied: Sequence[Copied]) -> list[str]:
+    """As a seal has them: by the files' names."""
+    return sorted(str(copy.digest) for copy in copied)
 
 
 def _rows_by_file(addresses: pa.Table) -> dict[int, np.ndarray[tuple[int], np.dtype[np.int64]]]:

@@ -13,7 +13,7 @@ from datetime import datetime
 from enum import StrEnum
 from typing import Annotated, Any, ClassVar, Literal, Self, get_args, get_origin, get_type_hints
 
-from pydantic import BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
+from pydantic import AfterValidator, BeforeValidator, PlainSerializer, TypeAdapter, ValidationError
 
 
 class State(StrEnum):
@@ -155,11 +155,31 @@ def _number_of_files(value: Any) -> Any:
 
 @dataclass(frozen=True, kw_only=True)
 class FileDigest:
-    """One file of a sealed hour by its bytes, as they were when it was written."""
+    """One file of a sealed hour by its bytes, as they were when it was written.
 
-    name: Annotated[str, "its name in the hour's folder"]
-    sha256: Annotated[str, "SHA-256 of all its bytes, in hexadecimal digits as `sha256sum` shows it"]
-    crc32c: Annotated[str, "CRC32C of the same in base64, as Cloud Storage keeps it of each object"]
+    `name` is in the hour's folder, `sha256` in hexadecimal digits, `crc32c` in base64. In a row it is one text, as a
+    ledger has those of years.
+    """
+
+    name: str
+    sha256: str
+    crc32c: str
+
+    def __str__(self) -> str:
+        return f"{self.name} {self.sha256} {self.crc32c}"
+
+    @classmethod
+    def from_text(cls, text: str) -> Self:
+        """ValueError when it is none."""
+        name, sha256, crc32c = text.split(" ")
+        return cls(name=name, sha256=sha256, crc32c=crc32c)
+
+
+def _digests(texts: tuple[str, ...] | None) -> tuple[str, ...] | None:
+    for text in texts or ():
+        if text.count(" ") != 2:
+            raise ValueError(f"{text!r} is no name with SHA-256 and CRC32C")
+    return texts
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -182,7 +202,9 @@ class Sealed(Record):
     skewed: Annotated[int, "rows whose event hour is an earlier one"] = 0
     files: Annotated[int | None, BeforeValidator(_number_of_files), "files in silver"] = None
     digests: Annotated[
-        tuple[FileDigest, ...] | None, "each of its files by its bytes; none of files that an older release wrote"
+        tuple[str, ...] | None,
+        AfterValidator(_digests),
+        "each file's name, SHA-256 (hexadecimal) and CRC32C (base64); none of files that an older release wrote",
     ] = None
     release: Annotated[str, "release that sealed it"] = ""
     seconds: Annotated[float | None, "how long it took"] = None
@@ -193,7 +215,7 @@ class Sealed(Record):
 
     @property
     def digest_by_name(self) -> dict[str, FileDigest]:
-        return {each.name: each for each in self.digests or ()}
+        return {each.name: each for each in map(FileDigest.from_text, self.digests or ())}
 
     @property
     def has_all_digests(self) -> bool:

@@ -149,7 +149,7 @@ class SilverErasure:
     ) -> Sealed:
         """The new seal; its `silver_version` is known once it is committed."""
         replaced = {match.file.path.rpartition("/")[2] for match in matches}
-        digests = [*(each for each in old.digests or () if each.name not in replaced), *digests_of(rewritten)]
+        kept = [str(each) for name, each in old.digest_by_name.items() if name not in replaced]
         erased = sum(match.count for match in matches)
         ids = pa.array([event_id for match in matches for event_id in match.event_ids], pa.string())
         evidence = {key: getattr(old, key) for key in PreviousSeal.__dataclass_fields__}
@@ -161,7 +161,7 @@ class SilverErasure:
             rows=old.rows - erased,
             skewed=old.skewed - sum(match.skewed for match in matches),
             files=files_before - len(matches) + len(rewritten),
-            digests=tuple(sorted(digests, key=lambda digest: digest.name)) if digests or old.digests else None,
+            digests=tuple(sorted([*kept, *digests_of(rewritten)])) or (() if old.digests else None),
             id_checksum=old.id_checksum - id_checksum(ids),
             seconds=None,
             erased=(old.erased or 0) + erased,
