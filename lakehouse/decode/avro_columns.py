@@ -48,8 +48,9 @@ class Columns:
 
     def begins_with(self, beginning: bytes) -> np.ndarray:
         """Which rows do."""
-        window = self._window(self.starts, len(beginning))
-        return (window == np.frombuffer(beginning, np.uint8)).all(axis=1) & (self._ends - self.starts >= len(beginning))
+        is_same = self._window(self.starts, len(beginning)) == np.frombuffer(beginning, np.uint8)
+        begins: np.ndarray = is_same.all(axis=1) & (self._ends - self.starts >= len(beginning))
+        return begins
 
     def _window(self, at: Ints, size: int) -> np.ndarray:
         window: np.ndarray = self._data[np.minimum(at[:, None] + np.arange(size), self._last)]
