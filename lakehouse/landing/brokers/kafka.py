@@ -135,8 +135,8 @@ class Cluster:
     def store(self, positions: Mapping[tuple[str, str], Mapping[int, int]]) -> None:
         """Say how far groups have come in topics; what refuses it is logged, and nothing waits for it.
 
-        By a consumer: with the administrator's requests a process was seen to end inside librdkafka 2.16 when the broker
-        was killed meanwhile; librdkafka's issue 4605 tells of the like.
+        By a consumer: with the administrator's requests a process was seen to end inside librdkafka 2.16 when the
+        broker was killed meanwhile; librdkafka's issue 4605 tells of the like.
         """
         groups: dict[str, list[TopicPartition]] = {}
         for (group, topic), offsets in positions.items():
