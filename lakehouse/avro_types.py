@@ -78,7 +78,7 @@ def derived_fields(record: Node, left_out: tuple[str, ...]) -> dict[str, str]:
     for name, node in record.members:
         if name.lower() not in left_out:
             if node.why_not:
-                raise UnreadableSchemaError(f"{name!r} that is {node.why_not}; declare `fields` without it")
+                raise UnreadableSchemaError(f"declared `fields` that leave out {name!r}, which is {node.why_not}")
             fields[name] = node.spark_type
     return fields
 

@@ -15,6 +15,7 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
+from lakehouse.avro_types import UnreadableSchemaError, node_of
 from lakehouse.clock import Clock, clock_of, replayed_clock
 from lakehouse.concealed import HIDDEN, learn, may_be_secret
 from lakehouse.durations import Duration, Wait
@@ -458,6 +459,15 @@ def _schema_texts(file: Path, names: list[Any]) -> dict[str, str]:
                 found=f"{folder / name}, which cannot be read ({getattr(error, 'strerror', None) or error})",
                 expected="the name of a text file in that folder",
                 next_step="Put the schema there, or correct its name.",
+            ) from error
+        try:
+            node_of(texts[name])
+        except UnreadableSchemaError as error:
+            raise ConfigError(
+                f"{file}: schemas",
+                found=f"in {folder / name} {error}",
+                expected="an Avro schema of a record",
+                next_step="Correct the schema; docs/avro.md says what can be read.",
             ) from error
     return texts
 

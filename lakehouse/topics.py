@@ -437,7 +437,7 @@ class Topic(Frozen):
             try:
                 _avro_record(text)
             except ValueError as unreadable:
-                raise ValueError(f"{name} without {unreadable}") from unreadable
+                raise ValueError(f"schemas of records; in {name} was {unreadable}") from unreadable
         return schemas
 
     @field_validator("fields")

@@ -290,8 +290,8 @@ NODE = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["
         (with_field("Missing"), {}, "no Avro schema"),
         (with_field(NODE), {}, "'test.Node', which contains itself"),
         (with_field({"type": "array", "items": "null"}), {}, "items that take no bytes"),
-        (with_field(["int", "string"]), {}, "'x' that is a union of int, string; declare `fields` without it"),
-        (with_field("null"), {}, "'x' that is null only"),
+        (with_field(["int", "string"]), {}, "declared `fields` that leave out 'x', which is a union of int, string"),
+        (with_field("null"), {}, "leave out 'x', which is null only"),
         (with_field(logical("bytes", "decimal", precision=39, scale=0)), {}, "a decimal of 39 digits"),
         (with_field("long"), {"fields": {"x": "int"}}, "'x' is int64, not int32"),
         (with_field("long"), {"fields": {"y": "int"}}, "'y' is not in it"),
@@ -328,6 +328,11 @@ def test_schemas_are_read_from_the_folder_beside_the_topics(tmp_path: Path) -> N
         "event_id: payload.id\nevent_time: payload.at\n"
     )
     with pytest.raises(ConfigError, match=r"plays\.yaml: schemas: found .*play\.avsc, which cannot be read"):
+        topic_of(file)
+    (tmp_path / "schemas" / "play.avsc").write_text(json.dumps("string"))
+    with pytest.raises(
+        ConfigError, match=r"play\.avsc a schema of string instead of a record; expected an Avro schema"
+    ):
         topic_of(file)
     (tmp_path / "schemas" / "play.avsc").write_text(json.dumps(SCHEMA))
     topic = Topic.from_json(topic_of(file).as_json())
