@@ -21,7 +21,7 @@ EXIT_CODES = {
     MISUSE: "wrong arguments, a wrong configuration or suite, or something that is not installed",
     LAKE: "the lake cannot be read or written, or has not what was asked for",
     SOURCE: "the subscription cannot be read",
-    TARGET: "a mirror's target did not take an hour, or has it otherwise",
+    TARGET: "a mirror's target did not take an hour, or has it otherwise; or a webhook no alert",
     UNFORESEEN: "an error that this release does not know; a job's log has its trace",
 }
 """What the commands and jobs end with; a process that a signal kills has the shell's own code."""
@@ -133,6 +133,12 @@ class MirrorError(LakehouseError):
 
 class TargetLimitError(MirrorError):
     """A target takes nothing more for now: no hour is to blame, and none is tried until the next run."""
+
+
+class WebhookError(LakehouseError):
+    """A webhook did not take an alert; it is called again with the next look."""
+
+    exit_code = TARGET
 
 
 class UnknownOutcomeError(LakehouseError):

@@ -23,7 +23,7 @@ from test_fleet_health import PULSE, beat, ill
 from typer.testing import CliRunner
 
 from lakehouse.cli import app
-from lakehouse.errors import ConfigError, LakeError, UsageError
+from lakehouse.errors import ConfigError, LakeError, UsageError, WebhookError
 from lakehouse.fleet import alerts, webhooks
 from lakehouse.fleet.alerts import (
     Alert,
@@ -44,7 +44,6 @@ from lakehouse.fleet.metrics import METRICS, PREFIX, exposition
 from lakehouse.fleet.serving import answer, server
 from lakehouse.fleet.wanted import Webhook
 from lakehouse.fleet.watch import Watch
-from lakehouse.fleet.webhooks import WebhookError
 
 HOUSE = Path(__file__).parent.parent
 SOON, AFTER = timedelta(seconds=15), timedelta(seconds=30)

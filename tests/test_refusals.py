@@ -30,11 +30,12 @@ NEEDS_LAKE = {
     "release": ("plays", FIVE, *WHY),
     "replay-rejected": ("plays", "--by", "ada"),
     "maintain": (),
+    "accept-loss": ("plays", *WHY),
     "erase": ("plays", "--where", "user = 'u'", *WHY),
 }
 """Each command that needs a lake, with arguments that are well-formed."""
 
-OTHERS = {"status", "sandbox", "topics"}
+OTHERS = {"fleet", "sandbox", "status", "stop", "topics"}
 NAMES_A_TOPIC = [("reconcile", ("plays",)), ("maintain", ("plays",))]
 TAKES_AN_HOUR = ("explain", "audit", "failing", "close", "release")
 

@@ -10,15 +10,11 @@ from urllib.error import URLError
 from urllib.request import Request, urlopen
 
 from lakehouse.concealed import hide
-from lakehouse.errors import ConfigError, LakehouseError, in_one_line
+from lakehouse.errors import ConfigError, WebhookError, in_one_line
 from lakehouse.fleet.alerts import Alert, alertmanager, pagerduty
 from lakehouse.fleet.wanted import Webhook
 
 _PATIENCE_SECONDS = 10.0
-
-
-class WebhookError(LakehouseError):
-    """A webhook did not take an alert; it is called again with the next look."""
 
 
 def call(webhook: Webhook, alerts: Sequence[Alert], address: str) -> None:
