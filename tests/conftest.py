@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import tempfile
+import uuid
 from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -123,6 +124,14 @@ _MAY_BE_SLOW = {"slow", "long", "stores", "services"}
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtest_setup(item: pytest.Item) -> None:
     item.config.stash[_RUNNING] = item
+
+
+@pytest.fixture
+def tmp_path(tmp_path: Path) -> Path:
+    """In a folder of a name that no other test had: a process knows tables by their addresses, as it does in a lake."""
+    folder = tmp_path / uuid.uuid4().hex[:8]
+    folder.mkdir()
+    return folder
 
 
 @pytest.fixture(scope="session")

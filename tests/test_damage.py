@@ -241,7 +241,7 @@ def test_status_of_a_topic_names_what_is_damaged(
         assert str(damaged).replace(" ", "") in page
         assert f"`lakehouseverify{DAMAGED}`" in page
     elif row.state == "error":
-        names = [damaged.name] if isinstance(damaged, Path) else ["lake/plays/ledger"]
+        names = [damaged.name] if isinstance(damaged, Path) else [f"lake/plays/{table}" for table in TABLES]
         assert any(name in page for name in names)
 
 

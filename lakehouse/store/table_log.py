@@ -79,7 +79,7 @@ class TableLog:
         return storage_for(self.uri, self.options)
 
     def entry(self, version: int) -> LogEntry | None:
-        """None when the version is not there, or not any more. LakeError when the file is empty, ValueError if odd."""
+        """None when the version is not there, or not any more. LakeError when it is empty or garbled."""
         content = self.files.read(entry_path(version))
         return None if content is None else _parsed(self.files.address(entry_path(version)), version, content)
 
@@ -237,16 +237,17 @@ def _commit_info(
 
 
 def _parsed(address: str, version: int, content: bytes) -> LogEntry:
-    if not content:
+    try:
+        actions = tuple(json.loads(line) for line in content.splitlines() if line.strip())
+    except ValueError:
+        actions = ()
+    if not actions or not all(isinstance(action, dict) and action for action in actions):
         raise LakeError(
             address,
-            found="an empty file",
+            found="a file that is cut or garbled" if content else "an empty file",
             expected="a commit of the table",
             next_step="Restore it from a backup; where it is the newest and nothing followed it, remove it.",
         )
-    actions = tuple(json.loads(line) for line in content.splitlines() if line.strip())
-    if not all(isinstance(action, dict) and action for action in actions):
-        raise ValueError(f"version {version} has a line that is no action")
     return LogEntry(version, actions)
 
 
