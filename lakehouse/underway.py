@@ -34,13 +34,8 @@ class Work:
             yield batch
             self.add(len(batch))
 
-    def fields(self) -> str:
-        """For the log: `step=scan rows=5 of=7`; empty before the first step."""
-        step, unit, total, done = self._now()
-        return f"step={step} {unit}={done} of={total}" if step else ""
-
     def text(self) -> str:
-        """For people: `scan: 5 of 7 rows`; empty before the first step."""
+        """`scan: 5 of 7 rows`; empty before the first step."""
         step, unit, total, done = self._now()
         return f"{step}: {done:,} of {total:,} {unit}" if step else ""
 

@@ -124,7 +124,7 @@ def test_one_topic_s_wrong_file_is_a_line_and_hides_no_other(
     assert code == 1
     wrong, sound = out.splitlines()[1:3]
     assert (wrong.split()[:2], sound.split()[1], "error" in sound) == (["✕", "skips"], "plays", False)
-    assert "skips.yaml: found expected ',' or '}'" in wrong
+    assert "error: found expected ',' or '}'" in wrong
     assert out.splitlines()[-1].startswith("2 topics: 1 error, 1 ")
     assert run("hours", "plays")[0] == run("explain", "plays", FIVE)[0] == 0
     code, err = refused("hours", "skips")
@@ -822,7 +822,7 @@ def test_the_check_asks_the_mirrors(lake: Lake, run: Callable[..., tuple[int, st
     """All of what they object to; what may only keep single hours out is a warning, and no complaint."""
     settings = yaml.safe_load(lake.conf.read_text(encoding="utf-8"))
     settings["mirrors"] = {
-        "bigquery": {"kind": "bigquery", "project": "p", "dataset": "d"},
+        "bigquery": {"kind": "bigquery", "project": "p", "dataset": "d", "staging": "gs://b/staging"},
         "folder": {"kind": "folder", "path": "/mirror"},
     }
     lake.conf.write_text(yaml.safe_dump(settings), encoding="utf-8")

@@ -167,7 +167,7 @@ def test_commands_fit_a_terminal(lake: Lake, width: int, command: list[str]) -> 
     lines = [Text.from_ansi(line).plain.rstrip() for line in said.decode().splitlines()]
     assert max(cell_len(line) for line in lines) <= width, said.decode()
     if command == ["status"]:
-        assert [line[:1] for line in lines[1:3]] == ["!", "·"]
+        assert [line[0] for line in lines if line[:1] in ("!", "·")] == ["!", "·"]  # beside what is wiped off again
 
 
 class _Screen(io.StringIO):

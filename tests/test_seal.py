@@ -234,7 +234,7 @@ def test_an_hour_that_takes_long_says_in_the_log_how_far_it_is(
 
     class Listener(logging.Handler):
         def emit(self, record: logging.LogRecord) -> None:
-            if f"hour={FIVE} state=working step=copy rows=2 of=2 seconds=" in record.getMessage():
+            if f"hour={FIVE} state=working step=copy: 2 of 2 rows seconds=" in record.getMessage():
                 told.set()
 
     def wait_at(step: str) -> None:

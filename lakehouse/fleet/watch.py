@@ -159,7 +159,7 @@ class Watch:
         for alert in due:
             if self._is_taken(alert):
                 self._keep(alerts.told(self._state, alert))
-                log.info("watch: %s key=%s cause=%s subject=%s", alert.status, *_names(alert))
+                log.info("watch: state=%s key=%s cause=%s subject=%s", alert.status, *_names(alert))
 
     def _is_taken(self, alert: Alert) -> bool:
         """By all webhooks; where there are none, the log is told."""

@@ -290,8 +290,8 @@ def _working(topic: str, hour: Hour) -> Iterator[Work]:
 
     def tell() -> None:
         while not ended.wait(WORKING_EVERY_SECONDS):
-            how_far, seconds = work.fields() or "step=open", time.monotonic() - began
-            log.info("seal: topic=%s hour=%s state=working %s seconds=%.0f", topic, hour, how_far, seconds)
+            how_far, seconds = work.text() or "begins", time.monotonic() - began
+            log.info("seal: topic=%s hour=%s state=working step=%s seconds=%.0f", topic, hour, how_far, seconds)
 
     thread = threading.Thread(target=tell, name=f"seal {topic} {hour}", daemon=True)
     thread.start()
