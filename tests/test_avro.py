@@ -216,6 +216,25 @@ def test_bytes_that_are_no_datum_are_rejected_and_the_others_are_read(payload: b
     assert reasons == [None, "not Avro", None]
 
 
+CHOICES = {
+    "a symbol": {"type": "enum", "name": "Kind", "symbols": ["PLAY", "SKIP"]},
+    "a branch": ["null", "long"],
+    "a branch of items": {"type": "array", "items": ["null", "long"]},
+    "a symbol of values": {"type": "map", "values": {"type": "enum", "name": "Kind", "symbols": ["PLAY", "SKIP"]}},
+}
+BEFORE = {"a branch of items": b"\x02", "a symbol of values": b"\x02\x02k"}
+AFTER = {"a branch": b"\x02", "a branch of items": b"\x02\x00", "a symbol of values": b"\x00"}
+
+
+@pytest.mark.parametrize("choice", [b"\x01", b"\x03", b"\x04", b"\x05"], ids=["-1", "-2", "2", "-3"])
+@pytest.mark.parametrize("where", CHOICES)
+def test_a_choice_that_the_schema_has_not_is_no_datum(where: str, choice: bytes) -> None:
+    """Also a negative one, which Python counts from the end."""
+    whole = written(with_field("long"), {"id": "e1", "at": PLAYED, "x": 0})[:-1]
+    payload = whole + BEFORE.get(where, b"") + choice + AFTER.get(where, b"")
+    assert read(topic_of_schemas(with_field(CHOICES[where])), [payload])[0]["reject_reason"] == "not Avro"
+
+
 DIGITS = logical("bytes", "decimal", precision=4, scale=1)
 
 

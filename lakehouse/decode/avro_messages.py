@@ -17,6 +17,7 @@ from uuid import UUID
 import pyarrow as pa
 
 from lakehouse.avro_types import Node, node_of, plain_schema
+from lakehouse.decode import avro_choices
 from lakehouse.decode.columns import Parsed
 from lakehouse.topics import Topic
 
@@ -84,6 +85,7 @@ def _record(body: bytes, writer: Any, reader: Any) -> dict[str, Any]:
 
     source = pa.BufferReader(body)
     try:
+        avro_choices.check(body, writer)
         record = schemaless_reader(source, writer, reader)
     except Exception:  # bytes that are none are met as exceptions of many kinds
         raise UndecodableError(NOT_AVRO) from None
