@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
-from itertools import islice
-from typing import Any
 
 from lakehouse import failpoints, hours
 from lakehouse.clock import Clock, Replayed, now
@@ -17,6 +15,7 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import ConfigError
 from lakehouse.ingest.adoption import SWEEP_EVERY, Manifests
 from lakehouse.ingest.batch import Batch, BatchPlan, Observed, metadata_of, plan
+from lakehouse.ingest.beginning import Beginning, LogStart
 from lakehouse.ingest.closing import MAX_CLOSES_PER_BATCH
 from lakehouse.ingest.facts import Fact, segments_of, with_files
 from lakehouse.ingest.frontier import (
@@ -30,27 +29,21 @@ from lakehouse.ingest.frontier import (
     store_ahead,
 )
 from lakehouse.ingest.journal import Journal
-from lakehouse.ingest.positions import LogPlace, lost_between, settled, with_positions
+from lakehouse.ingest.positions import LogPlace, settled, with_positions
 from lakehouse.ingest.waits import Waits
 from lakehouse.landing.manifests import PART_STRIDE
-from lakehouse.progress import IngestState, Positions, ReadFrom
+from lakehouse.progress import IngestState, ReadFrom
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_head import Head
 from lakehouse.store.bronze_log import Bronze
 from lakehouse.store.delta import Conflicts
 from lakehouse.store.notes import leave_note
-from lakehouse.store.records import Lost
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
 
-LogStart = Callable[[Positions | None], Positions | None]
-"""Where a log is read from: at first, given None, as the topic's file says; else where it goes on after a loss."""
-
-_LOSS_WITHIN = 100
-"""Commits in which a loss is looked for that the ledger may lack."""
 _MONITORING_EVERY = timedelta(seconds=30)
 
 _UPDATE_EVERY = timedelta(seconds=30)
@@ -86,20 +79,20 @@ def claim(
     leave_note(config.settings, journal.former_application, topic.name)
     state = bronze.state()
     journal.record_missing_closes(bronze.log, state)
-    recorded_until = state.open_hour
+    beginning = Beginning(tables, bronze, run=run, clock=clock, log_start=log_start)
     claimed = ClaimedTopic(
         tables,
         bronze,
         journal,
         Manifests(tables.raw.files(), sweep_every),
+        beginning,
         run=run,
         clock=clock,
         frontier=frontier,
-        recorded_until=recorded_until,
-        log_start=log_start,
+        recorded_until=state.open_hour,
     )
-    claimed.set_first_hour()
-    claimed.set_first_positions()
+    beginning.set_first_hour()
+    beginning.set_first_positions()
     claimed.watch_frontier(ack_deadline, clock() + (timedelta(0) if is_first_run else ack_deadline))
     return claimed
 
@@ -124,14 +117,15 @@ class ClaimedTopic:
         bronze: Head,
         journal: Journal,
         manifests: Manifests,
+        beginning: Beginning,
         *,
         run: str,
         clock: Clock,
         frontier: FrontierSource | None,
         recorded_until: str | None,
-        log_start: LogStart | None = None,
     ) -> None:
         self._tables, self._bronze, self._journal, self._manifests = tables, bronze, journal, manifests
+        self._beginning = beginning
         self._run, self._clock, self._given_frontier = run, clock, frontier
         self._frontier: FrontierSource | None = frontier
         self._waits = Waits(tables.topic, tables.settings.frontier)
@@ -140,17 +134,12 @@ class ClaimedTopic:
         self._updated_at = clock()
         self._is_reminded = False
         self._last_used = manifests.last_epoch()
-        self._log_start = log_start
         self.place = LogPlace()
         """Where the run is in a log."""
 
     @property
     def _topic(self) -> Topic:
         return self._tables.topic
-
-    @property
-    def _release(self) -> str:
-        return self._tables.settings.release
 
     def check_newest(self) -> None:
         """StaleDriverError when a newer run has claimed the topic."""
@@ -178,7 +167,7 @@ class ClaimedTopic:
 
     def read_from(self) -> ReadFrom | None:
         """Where the next epoch begins in a log; None for a queue."""
-        return self.place.read_from(self._bronze.state()) if self._log_start else None
+        return self.place.read_from(self._bronze.state()) if self._beginning.is_log else None
 
     def remind(self) -> None:
         """Ask the store with the next batch, whatever it brings: something may have been requested or left out."""
@@ -192,7 +181,7 @@ class ClaimedTopic:
 
     def _frontier_source(self, ack_deadline: timedelta, trusted_from: datetime) -> FrontierSource:
         settings, max_age = self._tables.settings, self._tables.settings.frontier.max_age
-        if self._log_start:
+        if self._beginning.is_log:
             return PositionFrontier(lambda: self.place.reached, max_age, self._checked_clock())
         if settings.frontier.source == "drained":
             return DrainedFrontier(ack_deadline, max_age, trusted_from, self._checked_clock())
@@ -208,37 +197,6 @@ class ClaimedTopic:
             steady = self._clock.seconds if isinstance(self._clock, Replayed) else seconds_since_boot
             self._clock_check = ClockCheck(steady, store_ahead=ahead)
         return self._clock_check
-
-    def set_first_hour(self) -> None:
-        """Once in a topic's life; `earliest` waits for the first events."""
-        state = self._bronze.state()
-        if state.open_hour is not None or self._topic.first_hour == "earliest":
-            return
-        first = self._topic.first_hour
-        self._commit_state(replace(state, open_hour=hours.hour_of(self._clock()) if first == "now" else first))
-
-    def set_first_positions(self) -> None:
-        """Once in the life of a topic of a log, before the first of its messages is read."""
-        state = self._bronze.state()
-        if self._log_start is not None and state.positions is None:
-            self._commit_state(replace(state, positions=self._log_start(None)))
-
-    def _commit_state(self, state: IngestState, **more: Any) -> int | None:
-        """A commit of the state alone; None when another one came before it, which is then known."""
-        metadata = {
-            "release": self._release,
-            "run": self._run,
-            "segments": [],
-            "closed": [],
-            "epochs": [],
-            "at": self._clock().isoformat(),
-        }
-        zeros = {"rows": 0, "rejected": 0, "reasons": {}, "undeclared": {}, "watermark": None, "frontier": None}
-        try:
-            return self._bronze.commit([], state, {**metadata, **zeros, "adopted": [], **more})
-        except ConflictError:
-            self._bronze.update()
-            return None
 
     def look(self, facts: Sequence[Fact]) -> Batch | None:
         """What comes of an epoch to which nothing is to be committed; None when the store must be asked or written to.
@@ -282,7 +240,7 @@ class ClaimedTopic:
         """One commit, on the state that the log has then; of no facts, when only more hours are to close."""
         self._is_reminded = False
         self.check_newest()
-        self._accept_loss()
+        self._beginning.accept_loss(self._journal, self.place)
         conflicts = Conflicts(self._tables.raw.below("bronze").uri)
         if self._clock() >= self._updated_at + _UPDATE_EVERY:
             self.update()
@@ -326,30 +284,6 @@ class ClaimedTopic:
         state = with_positions(state, result)
         return plan(state, epoch, new, adopted, self._observe(facts), self._topic, slots=_slots(facts))
 
-    def _accept_loss(self) -> None:
-        """Go on where a log still has messages, as a person has said; what is lost is in the ledger."""
-        accepted = self._journal.accepted_loss() if self._log_start else None
-        if accepted is None or self._log_start is None:
-            return
-        state = self._bronze.state()
-        positions = self._log_start(state.positions)
-        lost = lost_between(state.positions, positions, accepted)
-        if positions != state.positions:
-            if self._commit_state(replace(state, positions=positions), lost=lost.as_json()) is None:
-                return
-            self.place.forget()
-        else:  # a run may have died after that commit
-            lost = self._loss_in_log(lost)
-        self._journal.record_loss(lost)
-
-    def _loss_in_log(self, expected: Lost) -> Lost:
-        """What the newest commit that went on after a loss says, if the same person did so for the same reason."""
-        for _, metadata in islice(bronze_log.ingest_commits(self._bronze.log), _LOSS_WITHIN):
-            if "lost" in metadata:
-                lost = Lost.from_json(metadata["lost"])
-                return lost if (lost.by, lost.reason) == (expected.by, expected.reason) else expected
-        return expected
-
     def _observe(self, facts: Sequence[Fact]) -> Observed:
         assert self._frontier is not None
         now = self._clock()
@@ -360,7 +294,7 @@ class ClaimedTopic:
         metadata = metadata_of(
             batch_plan,
             self._topic,
-            release=self._release,
+            release=self._tables.settings.release,
             run=self._run,
             # Of all that the epoch pulled: a segment without files, or one that the log has, may have some, too.
             unacknowledged=sum(fact["unacknowledged"] or 0 for fact in facts),

@@ -164,7 +164,7 @@ class FolderMirror(Mirror):
     def remains(self, hour: SealedHour) -> list[str]:
         with as_mirror_errors(self, hour.topic, hour.hour):
             folder = self.where(hour.topic, hour.hour)
-            is_older = self._files.listing(folder) is not None and self._revision_of(folder) < hour.revision
+            is_older = self._files.listing(folder) is not None and _revision_at(self._files, folder) < hour.revision
             return [folder] * is_older + self.remains_in_staging(hour)
 
     def remains_in_staging(self, hour: SealedHour) -> list[str]:
@@ -184,11 +184,11 @@ class FolderMirror(Mirror):
         return self._files.text(f"{folder}/{MANIFEST}") == manifest and _sizes(listing) == _sizes_in(manifest)
 
     def _publish(self, hour: SealedHour, folder: str, manifest: str) -> None:
-        self._refuse_older(hour, folder)
+        refuse_older(self, hour, _revision_at(self._files, folder))
         staged = f"{self._staging(hour.topic)}/{hour.hour}-r{hour.revision}-{_attempt()}"
         try:
             self._stage(hour, staged, manifest)
-            self._refuse_older(hour, folder)
+            refuse_older(self, hour, _revision_at(self._files, folder))
             self._swap(staged, folder)
         except Exception:
             with suppress(OSError):
@@ -238,13 +238,6 @@ class FolderMirror(Mirror):
             self._files.write(f"{folder}/{SUCCESS}", "")
         self._files.settle(folder.rpartition("/")[0])
 
-    def _refuse_older(self, hour: SealedHour, folder: str) -> None:
-        refuse_older(self, hour, self._revision_of(folder))
-
-    def _revision_of(self, folder: str) -> int:
-        text = self._files.text(f"{folder}/{MANIFEST}")
-        return _revision_in(text) if text else 0
-
     def _staging(self, topic: Topic) -> str:
         return f"{self._path}/{topic.name}/{STAGING}"
 
@@ -272,6 +265,12 @@ class FolderMirror(Mirror):
         within = self._files.listing(staged) or {}
         newest = max([found.changed_at, *(file.changed_at for file in within.values())])
         return self._clock() - newest > ABANDONED_AFTER
+
+
+def _revision_at(files: Files, folder: str) -> int:
+    """0 where no hour is."""
+    text = files.text(f"{folder}/{MANIFEST}")
+    return _revision_in(text) if text else 0
 
 
 def folder_objections(topic: Topic, path: str, neighbours: Sequence[Neighbour]) -> list[str]:
