@@ -82,6 +82,8 @@ def main() -> int:
         "--only", nargs="*", choices=[*parts, *own], default=[*parts, *own], help="parts to measure (all)"
     )
     arguments = parser.parse_args()
+    if arguments.long < 2 * REPEATS * arguments.messages:
+        parser.error(f"--long {arguments.long}: expected at least {2 * REPEATS} times --messages")
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
     report = Report("ingest", is_part=len(arguments.only) < len(parts) + len(own))
