@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import json
+import random
 import zlib
 from collections.abc import Callable
 
@@ -127,6 +128,25 @@ def test_several_members_and_frames_are_one_payload(topic_with: Callable[..., To
     frames = b"".join(map(zstd, halves))
     rows = rows_of(topic_with(compression="zstd"), frames, zstd_stream(play(n=8)), zstd(play(n=9)))
     assert [row["event"]["n"] for row in rows] == [7, 8, 9]
+
+
+@pytest.mark.timeout(20)
+def test_a_payload_of_very_many_members_is_read_in_the_time_of_its_bytes(topic_with: Callable[..., Topic]) -> None:
+    """A second; minutes where the rest of the payload is copied for each of them."""
+    members = (zipped(b"") + b"\0") * 200_000 + zipped(play(n=7))
+    assert rows_of(topic_with(compression="gzip"), members)[0]["event"]["n"] == 7
+
+
+@pytest.mark.parametrize("size", [4095, 4096, 4097, 300_000])
+def test_members_of_any_size_are_read_to_their_ends(size: int, topic_with: Callable[..., Topic]) -> None:
+    content = play(n=7)
+    padding = random.Random(size).randbytes(size).hex().encode()  # does not compress to nothing
+    one = content[:-1] + b', "padding": "' + padding + b'"}'
+    topic = topic_with(compression="gzip", max_decompressed_bytes=1_000_000)
+    halves = zipped(one[: size // 2]) + b"\0" + zipped(one[size // 2 :])
+    rows = rows_of(topic, zipped(one), halves, halves[:-9])
+    assert [row["event"] and row["event"]["n"] for row in rows] == [7, 7, None]
+    assert rows[2]["reject_reason"] == "not decompressed: gzip that is cut off"
 
 
 def test_a_frame_that_claims_the_next_message_for_its_data_gets_nothing_of_it(

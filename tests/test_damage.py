@@ -210,6 +210,8 @@ SAID = {
     "odd rows": "error",
     "silver file halved": "damaged",
     "silver file gone": "damaged",
+    "ledger file halved": "damaged or error",  # as what is remembered of the table still holds or does not
+    "ledger file gone": "damaged or error",
     "checkpoints halved": "error",
 }
 """What `status TOPIC` calls a topic as soon as it is damaged, before any stage or `verify` has met it."""
@@ -231,7 +233,7 @@ def test_status_of_a_topic_names_what_is_damaged(
     lake = made.copied(tmp_path)
     damaged = (NAMED | NOT_MET | HARMLESS)[damage](lake)
     (row,) = lake.statuses(DAMAGED, looks_at_files=True)
-    assert row.state == SAID.get(damage, "ok"), row.error
+    assert row.state in SAID.get(damage, "ok").split(" or "), row.error
     capsys.readouterr()
     code = lake.command("status", DAMAGED)
     page = "".join(capsys.readouterr().out.split())

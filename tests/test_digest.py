@@ -19,7 +19,7 @@ from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import Batch, TopicSnapshot, read_topic
 from lakehouse.operations.status import status_of
 from lakehouse.progress import IngestState
-from lakehouse.store.digest import DIGEST, SHOWN_HOURS, decoded, encoded, reaches_back, telling
+from lakehouse.store.digest import DIGEST, SHOWN_HOURS, decoded, digest_rows, encoded, reaches_back
 from lakehouse.store.history import Entry, History, in_order
 from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.records import HOUR_STATES, State
@@ -99,19 +99,19 @@ def test_what_tells_says_what_all_rows_say(entries: list[Entry], newest: int, cu
     """Of the topic, and of its newest hours; also where newer rows have come since."""
     topic = Topic.model_validate(TOPIC)
     whole = History(in_order(entries))
-    assert shown(topic, telling(whole, TARGETS, newest), newest) == shown(topic, whole, newest)
-    known = telling(History(in_order(entries[:cut])), TARGETS, newest)
+    assert shown(topic, digest_rows(whole, TARGETS, newest), newest) == shown(topic, whole, newest)
+    known = digest_rows(History(in_order(entries[:cut])), TARGETS, newest)
     for entry in entries[cut:]:
         if reaches_back(entry, known):
             return
         known = known.followed_by([entry])
     assert shown(topic, known, newest) == shown(topic, whole, newest)
-    assert telling(known, TARGETS, newest) == telling(whole, TARGETS, newest)
+    assert digest_rows(known, TARGETS, newest) == digest_rows(whole, TARGETS, newest)
 
 
 @given(histories())
 def test_a_digest_says_what_it_was_made_of(entries: list[Entry]) -> None:
-    known = telling(History(in_order(entries)), TARGETS)
+    known = digest_rows(History(in_order(entries)), TARGETS)
     content = encoded(known, TARGETS, 7, ["a.parquet"])
     if content is None:
         assert not known.entries
@@ -121,7 +121,7 @@ def test_a_digest_says_what_it_was_made_of(entries: list[Entry]) -> None:
     assert (whole.history, whole.version, whole.files) == (known, 7, {"a.parquet"})
     brief = decoded(content, TARGETS[:1], 0, "ledger")
     assert brief is not None
-    assert brief.history == telling(known, TARGETS, 2)
+    assert brief.history == digest_rows(known, TARGETS, 2)
     assert decoded(content, (*TARGETS, "new"), 0, "ledger") is None
     assert decoded(content, TARGETS, SHOWN_HOURS + 1, "ledger") is None
     for damaged in (content[:-9], b"", b"{}"):
@@ -170,7 +170,7 @@ def told(lake: Lake) -> Lake:
 
 
 def from_digest(lake: Lake) -> History | None:
-    return lake.tables().telling_history(24)
+    return lake.tables().digest_history(24)
 
 
 def digest_file(lake: Lake) -> Path:

@@ -1,4 +1,4 @@
-"""Alerts, what they are told by, metrics and what is built on them; and the watch, killed and started again."""
+"""Alerts, how people are notified, metrics and what is built on them; and the watch, killed and started again."""
 
 from __future__ import annotations
 
@@ -32,9 +32,9 @@ from lakehouse.fleet.alerts import (
     burn,
     due,
     forgotten,
+    notified,
     pagerduty,
     seen,
-    told,
     with_late,
 )
 from lakehouse.fleet.deployments import Deployments, Journal, Step
@@ -51,14 +51,14 @@ SOON, AFTER = timedelta(seconds=15), timedelta(seconds=30)
 
 
 def looks(state: WatchState, *found: list[Incident], after: timedelta = AFTER) -> tuple[WatchState, list[str]]:
-    """So many looks, 15 seconds apart, whose alerts all are taken; what was told."""
+    """So many looks, 15 seconds apart, whose alerts all are taken; of what people were notified."""
     said, at = [], NOON
     for each in found:
         at += SOON
         state = seen(state, each, at)
         for alert in due(state, at, after):
             said.append(alert.status)
-            state = told(state, alert)
+            state = notified(state, alert)
         state = forgotten(state)
     return state, said
 
@@ -66,13 +66,13 @@ def looks(state: WatchState, *found: list[Incident], after: timedelta = AFTER) -
 # --- whom to tell --------------------------------------------------------------------------------------------------
 
 
-def test_an_incident_is_told_once_and_so_is_its_end() -> None:
+def test_an_incident_is_notified_once_and_so_is_its_end() -> None:
     state, said = looks(WatchState(), *[[BROKER]] * 9, [], [], [], [])
     assert said == ["firing", "resolved"]
     assert state.open == {}
 
 
-def test_what_passes_by_itself_is_not_told() -> None:
+def test_what_passes_by_itself_notifies_nobody() -> None:
     state, said = looks(WatchState(), [BROKER], [BROKER], [], [], [])
     assert (said, state.open) == ([], {})
 
@@ -95,7 +95,7 @@ def test_it_begins_when_the_incident_did_though_it_was_seen_later() -> None:
     assert due(state, NOON + timedelta(hours=1), AFTER) == [], "it may pass by itself all the same"
 
 
-def test_what_is_being_replaced_is_told_of_only_when_that_is_over() -> None:
+def test_what_is_being_replaced_notifies_only_when_that_is_over() -> None:
     state = seen(WatchState(), [BROKER], NOON)
     assert due(state, NOON + AFTER, AFTER, silent=["music", "social"]) == []
     assert len(due(state, NOON + AFTER, AFTER, silent=["social"])) == 1
@@ -137,7 +137,7 @@ def test_alertmanagers_format_has_what_its_receivers_read() -> None:
     assert (over["status"], over["alerts"][0]["endsAt"]) == ("resolved", (NOON + AFTER).isoformat())
 
 
-def test_pagerduty_is_told_by_the_same_key_when_it_is_over() -> None:
+def test_pagerduty_is_notified_by_the_same_key_when_it_is_over() -> None:
     fires = pagerduty(Alert("firing", BROKER, NOON), "http://watch/", "secret")
     over = pagerduty(Alert("resolved", BROKER, NOON, NOON), "", "secret")
     assert (fires["event_action"], over["event_action"]) == ("trigger", "resolve")
@@ -146,14 +146,14 @@ def test_pagerduty_is_told_by_the_same_key_when_it_is_over() -> None:
 
 
 class Receiver:
-    """A server that keeps what it is told, and refuses while it is asked to."""
+    """A server that keeps what it takes, and refuses while it is asked to."""
 
     def __init__(self) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.code = 200
 
     @property
-    def told(self) -> list[tuple[str, str]]:
+    def taken(self) -> list[tuple[str, str]]:
         return [(body["status"], body["alerts"][0]["fingerprint"]) for body in self.bodies]
 
 
@@ -266,12 +266,19 @@ def test_the_text_format_escapes_what_a_name_may_hold() -> None:
         exposition({"topics": [({"colour": "red"}, 1.0)]})
 
 
+def test_a_log_line_says_no_secret_of_a_webhook() -> None:
+    """An address may have a key in its path, its query or before its host."""
+    secret = Webhook(url="https://user:key@hooks.example.com:8443/services/key?token=key")
+    assert webhooks.shown_name(secret) == "hooks.example.com"
+    assert webhooks.shown_name(Webhook(url_from="HOOK")) == "HOOK"
+
+
 # --- the watch -----------------------------------------------------------------------------------------------------
 
 
 class Site:
     def __init__(self, folder: Path, *urls: str) -> None:
-        watch = {"tell_after": "0 seconds", "webhooks": [{"url": url} for url in urls]}
+        watch = {"notify_after": "0 seconds", "webhooks": [{"url": url} for url in urls]}
         applications = {"music": {"topics": ["plays", "skips"]}, "social": {"topics": ["likes"]}}
         self.folder = folder
         self.conf = write_fleet(folder, applications, ["plays", "skips", "likes"], watch=watch)
@@ -308,27 +315,27 @@ def test_a_watch_that_is_killed_and_started_again_repeats_no_alert(hooked: tuple
     again = site.watch()
     again._state = again._store.read()
     again.look()
-    assert [status for status, _ in receiver.told] == ["firing"]
+    assert [status for status, _ in receiver.taken] == ["firing"]
     site.beat()
     for _ in range(3):
         other = site.watch()
         other._state = other._store.read()
         other.look()
-    assert [status for status, _ in receiver.told] == ["firing", "resolved"]
-    assert len({key for _, key in receiver.told}) == 1
+    assert [status for status, _ in receiver.taken] == ["firing", "resolved"]
+    assert len({key for _, key in receiver.taken}) == 1
 
 
-def test_what_a_webhook_refuses_is_told_again(hooked: tuple[Site, Receiver]) -> None:
+def test_what_a_webhook_refuses_is_sent_again(hooked: tuple[Site, Receiver]) -> None:
     site, receiver = hooked
     site.beat("plays")
     watch = site.watch()
     receiver.code = 503
     watch.look()
-    assert receiver.told == []
+    assert receiver.taken == []
     receiver.code = 200
     watch.look()
     watch.look()
-    assert [status for status, _ in receiver.told] == ["firing"]
+    assert [status for status, _ in receiver.taken] == ["firing"]
     assert (watch.counts.sent, watch.counts.failed) == (1, 1)
 
 
@@ -351,10 +358,10 @@ def test_an_application_that_is_being_deployed_is_no_alarm(hooked: tuple[Site, R
     journal.keep(steps=(Step(application="social", action="replace"),))
     watch = site.watch()
     watch.look()
-    assert receiver.told == []
+    assert receiver.taken == []
     journal.end("done")
     watch.look()
-    assert [status for status, _ in receiver.told] == ["firing"]
+    assert [status for status, _ in receiver.taken] == ["firing"]
 
 
 def test_it_serves_page_metrics_and_health(hooked: tuple[Site, Receiver]) -> None:
@@ -415,7 +422,7 @@ def test_one_look_can_be_scheduled(hooked: tuple[Site, Receiver]) -> None:
         )
         assert done.exit_code == 0
         assert done.stdout == "3 topics: 1 cannot read, 2 ok · releases: r1 ×2\n"
-    assert [status for status, _ in receiver.told] == ["firing"]
+    assert [status for status, _ in receiver.taken] == ["firing"]
 
 
 def test_the_watch_runs_until_it_is_stopped(hooked: tuple[Site, Receiver]) -> None:

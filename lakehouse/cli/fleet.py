@@ -103,6 +103,36 @@ def plan_totals(found: Plan) -> str:
 # --- what changes the fleet ----------------------------------------------------------------------------------------
 
 
+class Act:
+    """What a command that changes the fleet does, or with `dry_run` only says: `kind` is its name in the history."""
+
+    def __init__(self, fleet: Fleet, kind: Kind, reason: str, by: str, *, dry_run: bool, as_json: bool) -> None:
+        self.fleet, self.launcher = fleet, files.launcher_of(fleet)
+        self._kind, self._reason, self._by = kind, reason, by
+        self._dry_run, self._as_json = dry_run, as_json
+
+    def do(self, wanted: Callable[[], Plan], *, has_canary: bool = True) -> None:
+        """CheckError when it did not end well."""
+        if self._dry_run:
+            show_plan(wanted(), as_json=self._as_json)
+            return
+        ended = deploy_fleet(
+            self.fleet, self.launcher, wanted, kind=self._kind, report=self._report, reason=self._reason, by=self._by,
+            has_canary=has_canary,
+        )  # fmt: skip
+        if self._as_json:
+            print_json({"deployment": asdict(ended) if ended else None})
+        elif ended is None:
+            print_line(Text(plan_totals(wanted()), "bold"))
+        else:
+            print_line(Text(f"deployment {ended.number}: {ended.outcome}", "bold"))
+        if ended is not None:
+            check_done(ended)
+
+    def _report(self, line: str) -> None:
+        typer.echo(f"{datetime.now(UTC):%H:%M:%S} {printable(line)}", err=self._as_json)
+
+
 def deploy(
     context: typer.Context,
     release: Release = None,
@@ -116,13 +146,8 @@ def deploy(
 
     Exit code 1 when it was not well and was rolled back. A deployment that died is gone on with.
     """
-    loaded = load(context, fleet)
-    launcher = files.launcher_of(loaded)
-
-    def wanted() -> Plan:
-        return plan_of(loaded, launcher, release or "")
-
-    act(loaded, launcher, wanted, dry_run=dry_run, kind="deploy", reason=reason, by=person_of(by), as_json=as_json)
+    act = Act(load(context, fleet), "deploy", reason, person_of(by), dry_run=dry_run, as_json=as_json)
+    act.do(lambda: plan_of(act.fleet, act.launcher, release or ""))
 
 
 def restart(
@@ -135,17 +160,9 @@ def restart(
     as_json: AsJson = False,
 ) -> None:
     """Start applications again with what they run, each taking over from itself; without a canary."""
-    loaded = load(context, fleet)
-    launcher = files.launcher_of(loaded)
-    names = chosen_of(loaded, applications)
-
-    def wanted() -> Plan:
-        return restart_plan(loaded, launcher, names)
-
-    act(
-        loaded, launcher, wanted, dry_run=dry_run, kind="restart", reason=reason, by=person_of(by), as_json=as_json,
-        has_canary=False,
-    )  # fmt: skip
+    act = Act(load(context, fleet), "restart", reason, person_of(by), dry_run=dry_run, as_json=as_json)
+    names = chosen_of(act.fleet, applications)
+    act.do(lambda: restart_plan(act.fleet, act.launcher, names), has_canary=False)
 
 
 def rollback(
@@ -166,17 +183,9 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Go back to the releases, topics and configuration of an earlier deployment; all at once, without a canary."""
-    loaded = load(context, fleet)
-    launcher = files.launcher_of(loaded)
-    names = [] if not applications else chosen_of(loaded, applications)
-
-    def wanted() -> Plan:
-        return rollback_plan(loaded, launcher, to, names)
-
-    act(
-        loaded, launcher, wanted, dry_run=dry_run, kind="rollback", reason=reason, by=person_of(by), as_json=as_json,
-        has_canary=False,
-    )  # fmt: skip
+    act = Act(load(context, fleet), "rollback", reason, person_of(by), dry_run=dry_run, as_json=as_json)
+    names = chosen_of(act.fleet, applications) if applications else []
+    act.do(lambda: rollback_plan(act.fleet, act.launcher, to, names), has_canary=False)
 
 
 def stop(
@@ -189,14 +198,9 @@ def stop(
     as_json: AsJson = False,
 ) -> None:
     """End applications after the batch under way; they stay ended until they are deployed again."""
-    loaded = load(context, fleet)
-    launcher = files.launcher_of(loaded)
-    names = chosen_of(loaded, applications)
-
-    def wanted() -> Plan:
-        return stop_plan(loaded, launcher, names)
-
-    act(loaded, launcher, wanted, dry_run=dry_run, kind="stop", reason=reason, by=person_of(by), as_json=as_json)
+    act = Act(load(context, fleet), "stop", reason, person_of(by), dry_run=dry_run, as_json=as_json)
+    names = chosen_of(act.fleet, applications)
+    act.do(lambda: stop_plan(act.fleet, act.launcher, names))
 
 
 def history(
@@ -210,36 +214,6 @@ def history(
         print_json({"deployments": [asdict(each) for each in found]})
     else:
         print_table(fleet_columns.DEPLOYMENT, found)
-
-
-def act(
-    fleet: Fleet,
-    launcher: Launcher,
-    wanted: Callable[[], Plan],
-    *,
-    dry_run: bool,
-    as_json: bool,
-    kind: Kind,
-    **options: Any,
-) -> None:
-    """Do what a command is for, or with --dry-run only say it; CheckError when it did not end well."""
-    if dry_run:
-        show_plan(wanted(), as_json=as_json)
-        return
-
-    def report(line: str) -> None:
-        stamp = f"{datetime.now(UTC):%H:%M:%S}"
-        typer.echo(f"{stamp} {printable(line)}", err=as_json)
-
-    ended = deploy_fleet(fleet, launcher, wanted, kind=kind, report=report, **options)
-    if as_json:
-        print_json({"deployment": asdict(ended) if ended else None})
-    elif ended is None:
-        print_line(Text(plan_totals(wanted()), "bold"))
-    else:
-        print_line(Text(f"deployment {ended.number}: {ended.outcome}", "bold"))
-    if ended is not None:
-        check_done(ended)
 
 
 def chosen_of(fleet: Fleet, applications: list[str] | None) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import zlib
 from collections.abc import Iterator
 from typing import NamedTuple
@@ -22,7 +23,9 @@ _CODINGS = {"": "none", "identity": "none", "none": "none", "gzip": "gzip", "x-g
 _PART_BYTES = 64 * 1024**2
 """Decompressed bytes after which a page is cut, so that one of small messages cannot fill the memory."""
 _GZIP = 16 + zlib.MAX_WBITS
+_FIRST_PIECE_BYTES = 4 * 1024
 _PIECE_BYTES = 256 * 1024
+_ZEROS = re.compile(rb"\0*")
 _GZIP_MAGIC = b"\x1f\x8b"
 _ZSTD_MAGIC = b"\x28\xb5\x2f\xfd"
 _DICTIONARY_ID_BYTES = (0, 1, 2, 4)
@@ -115,21 +118,39 @@ def _damaged(coding: str, begins_as_such: bool) -> _Refused:
 
 def _gunzipped(payload: bytes, limit: int) -> bytes:
     """All members, one after another, as RFC 1952 has it; zeros may follow the last."""
-    pieces: list[bytes] = []
-    left = limit
-    while payload:
-        member = zlib.decompressobj(_GZIP)
-        try:
-            pieces.append(member.decompress(payload, left + 1))
-        except zlib.error:
-            raise _damaged("gzip", payload.startswith(_GZIP_MAGIC)) from None
-        left -= len(pieces[-1])
+    members: list[bytes] = []
+    left, at = limit, 0
+    while at < len(payload):
+        member, at = _gzip_member(payload, at, left)
+        members.append(member)
+        left -= len(member)
         if left < 0:
             raise _too_large(limit)
-        if not member.eof:
+        if zeros := _ZEROS.match(payload, at):
+            at = zeros.end()
+    return b"".join(members)
+
+
+def _gzip_member(payload: bytes, start: int, limit: int) -> tuple[bytes, int]:
+    """What the member that begins there holds, no more than one byte above the limit, and where it ends.
+
+    Few bytes first: zlib copies those behind a member's end, and a payload may have very many members.
+    """
+    member = zlib.decompressobj(_GZIP)
+    pieces: list[bytes] = []
+    at, left, size = start, limit, _FIRST_PIECE_BYTES
+    while not member.eof and left >= 0:
+        fed = payload[at : at + size]
+        if not fed:
             raise _Refused("gzip that is cut off")
-        payload = member.unused_data.lstrip(b"\0")
-    return b"".join(pieces)
+        try:
+            pieces.append(member.decompress(fed, left + 1))
+        except zlib.error:
+            raise _damaged("gzip", payload.startswith(_GZIP_MAGIC, start)) from None
+        at += len(fed) - len(member.unused_data)
+        left -= len(pieces[-1])
+        size = min(2 * size, _PIECE_BYTES)
+    return b"".join(pieces), at
 
 
 def _unzstd(payload: bytes, limit: int) -> bytes:

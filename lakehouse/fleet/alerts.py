@@ -1,4 +1,4 @@
-"""Which incidents people are told of, and when they are over: each once, with a key that stays."""
+"""Of which incidents people are notified, and of their end: each once, with a key that stays."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from typing import Any, Literal
 from lakehouse.fleet.incidents import Incident
 
 RESOLVED_AFTER = 2
-"""Looks without it, and an incident is over: one look may miss what comes back."""
+"""Checks without it, and an incident is over: one may miss what comes back."""
 
 Status = Literal["firing", "resolved"]
 
 
 @dataclass(frozen=True)
 class Alert:
-    """An incident as people are told of it."""
+    """An incident, as people are notified of it."""
 
     status: Status
     incident: Incident
@@ -27,13 +27,13 @@ class Alert:
 
 @dataclass(frozen=True)
 class Open:
-    """An incident that is seen: since when it is, and since when it is known here. `is_told` once a webhook has taken
-    it; `missed` counts looks without it."""
+    """An incident that is seen: since when it is, and since when it is known here. `is_notified` once a
+    webhook has taken it; `missed` counts checks without it."""
 
     incident: Incident
     since: datetime
     seen_at: datetime
-    is_told: bool = False
+    is_notified: bool = False
     missed: int = 0
 
 
@@ -41,7 +41,7 @@ class Open:
 class WatchState:
     """What a watch must remember to go on where another one ended.
 
-    `late` are, for each five minutes, (when they began, share of topics that were overdue, how many looks that is of).
+    `late` are, for each five minutes, (when they began, share of topics that were overdue, how many checks that is of).
     """
 
     run: str = ""
@@ -51,7 +51,7 @@ class WatchState:
 
 
 def seen(state: WatchState, found: Iterable[Incident], now: datetime) -> WatchState:
-    """After one look: what is new, what is there still, what is missed."""
+    """After one check: what is new, what is there still, what is missed."""
     by_key = {each.key: each for each in found}
     known = {
         key: replace(each, incident=by_key[key], missed=0) if key in by_key else replace(each, missed=each.missed + 1)
@@ -61,38 +61,37 @@ def seen(state: WatchState, found: Iterable[Incident], now: datetime) -> WatchSt
     return replace(state, open={**known, **new})
 
 
-def due(state: WatchState, now: datetime, tell_after: timedelta, silent: Iterable[str] = ()) -> list[Alert]:
-    """What people are to be told now: of what has lasted for `tell_after`, and of the end of what they were told of.
+def due(state: WatchState, now: datetime, notify_after: timedelta, silent: Iterable[str] = ()) -> list[Alert]:
+    """Of what people are to be notified now: what has lasted for `notify_after`, and the end of what they know of.
 
-    `silent` are applications that are being replaced: what concerns only these is told later, if it is still there.
+    `silent` are applications that are being replaced: what concerns only these waits until they are there again.
     """
     quiet = set(silent)
     alerts = []
     for each in state.open.values():
         is_over = each.missed >= RESOLVED_AFTER
+        is_lasting = not each.missed and now - each.seen_at >= notify_after
         is_silent = bool(quiet) and set(each.incident.applications) <= quiet
-        if is_over and each.is_told:
+        if each.is_notified and is_over:
             alerts.append(Alert("resolved", each.incident, each.since, now))
-        elif (
-            not is_over and not each.missed and not each.is_told and not is_silent and now - each.seen_at >= tell_after
-        ):
+        elif not each.is_notified and is_lasting and not is_silent:
             alerts.append(Alert("firing", each.incident, each.since))
     return alerts
 
 
-def told(state: WatchState, alert: Alert) -> WatchState:
+def notified(state: WatchState, alert: Alert) -> WatchState:
     """After a webhook has taken an alert."""
     key, known = alert.incident.key, dict(state.open)
     if alert.status == "resolved":
         known.pop(key, None)
     else:
-        known[key] = replace(known[key], is_told=True)
+        known[key] = replace(known[key], is_notified=True)
     return replace(state, open=known)
 
 
 def forgotten(state: WatchState) -> WatchState:
-    """Without what is over and nobody was told of."""
-    kept = {key: each for key, each in state.open.items() if each.missed < RESOLVED_AFTER or each.is_told}
+    """Without what is over and of which nobody was notified."""
+    kept = {key: each for key, each in state.open.items() if each.missed < RESOLVED_AFTER or each.is_notified}
     return replace(state, open=kept)
 
 
@@ -103,7 +102,7 @@ _KEPT = timedelta(days=3)
 
 
 def with_late(state: WatchState, share: float, now: datetime) -> WatchState:
-    """After a look at which that share of the topics was overdue."""
+    """After a check at which that share of the topics was overdue."""
     late = [each for each in state.late if now - each[0] <= _KEPT]
     if late and now - late[-1][0] < _SPAN:
         began, mean, looks = late[-1]

@@ -1,4 +1,4 @@
-"""Topics with a common cause are one incident: what is told to people, once."""
+"""Topics with a common cause are one incident: of which people are notified once."""
 
 from __future__ import annotations
 

@@ -110,7 +110,7 @@ METRICS: Mapping[str, Metric] = {
     "watch_look_timestamp_seconds": Metric(
         "gauge",
         (),
-        "when the fleet was last looked at with success",
+        "when the fleet was last checked with success",
         "Older than 3 minutes: the watch's log.",
     ),
     "watch_look_duration_seconds": Metric(

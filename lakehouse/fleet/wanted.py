@@ -122,7 +122,7 @@ class Local(Frozen):
 
 
 class Webhook(Frozen):
-    """One of `watch.webhooks`: who is told of incidents."""
+    """One of `watch.webhooks`: who is notified of incidents."""
 
     url: str = key("", unit="address", doc="What is called. Empty where `url_from` is given.")
     url_from: str = key(
@@ -147,17 +147,17 @@ class Webhook(Frozen):
 
 
 class Watch(Frozen):
-    """The section `watch`: how `fleet watch` looks at the fleet, and whom it tells."""
+    """The section `watch`: how `fleet watch` checks the fleet, and whom it notifies."""
 
     look_every: Wait = key(
         timedelta(seconds=15),
         unit="duration",
-        doc="How often the fleet is looked at. Applications give a sign of life every 30 seconds.",
+        doc="How often the fleet is checked. Applications give a sign of life every 30 seconds.",
     )
-    tell_after: Wait = key(
+    notify_after: Wait = key(
         timedelta(seconds=30),
         unit="duration",
-        doc="How long an incident lasts before anybody is told of it: longer where small ones pass by themselves.",
+        doc="How long an incident lasts before anybody is notified: longer where small ones pass by themselves.",
     )
     objective: float = key(
         0.999,
@@ -166,7 +166,7 @@ class Watch(Frozen):
         unit="share",
         doc="Share of the time in which a topic is not to be overdue: what the error budget is made of.",
     )
-    webhooks: tuple[Webhook, ...] = key((), unit="list: keys of a webhook", doc="Who is told of incidents.")
+    webhooks: tuple[Webhook, ...] = key((), unit="list: keys of a webhook", doc="Who is notified of incidents.")
 
 
 class FleetFile(Frozen):

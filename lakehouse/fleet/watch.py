@@ -1,4 +1,4 @@
-"""One process that looks at the fleet again and again, tells people of incidents, and remembers in the lake whom."""
+"""One process that checks the fleet again and again, notifies people of incidents, and keeps in the lake of which."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ log = logging.getLogger(__name__)
 
 _FILE = "watch.json"
 WELL_WITHIN = 3
-"""Looks that may be missing before the watch itself is not well."""
+"""Checks that may be missing before the watch itself is not well."""
 
 
 class WatchStore:
@@ -61,10 +61,10 @@ class Counts:
 
 
 class Watch:
-    """Looks, and tells. `address` is where people find the page. One at a time for a lake."""
+    """Checks, and notifies. `address` is where people find the page. One at a time for a lake."""
 
     def __init__(self, load: Callable[[], tuple[Fleet, Launcher]], address: str = "") -> None:
-        """The files are loaded again with each look: what is wanted may change."""
+        """The files are loaded again with each check: what is wanted may change."""
         self._load, self.address = load, address
         self._fleet, _ = load()
         self._store, self._run = WatchStore(self._fleet.config.settings), uuid.uuid4().hex[:8]
@@ -85,8 +85,8 @@ class Watch:
         if age is not None and self._state.run and age < every * WELL_WITHIN:
             raise LakeError(
                 "fleet watch",
-                found=f"another watch, run {self._state.run}, which looked {brief(age.total_seconds())} ago",
-                expected="one at a time: two would tell everything twice",
+                found=f"another watch, run {self._state.run}, which checked {brief(age.total_seconds())} ago",
+                expected="one at a time: two would notify of everything twice",
                 next_step=f"End the other one; one that has died is over after {brief((every * WELL_WITHIN).seconds)}.",
             )
         self._keep(replace(self._state, run=self._run))
@@ -96,7 +96,7 @@ class Watch:
         self._keep(replace(self._state, run=""))
 
     def run(self, stop: threading.Event) -> None:
-        """Look until `stop` is set. A look that fails is logged and counted, and holds up no later one."""
+        """Check until `stop` is set. A check that fails is logged and counted, and holds up no later one."""
         while not stop.is_set():
             began = time.monotonic()
             self.look_or_log()
@@ -105,19 +105,19 @@ class Watch:
     def look_or_log(self) -> None:
         try:
             self.look()
-        except Exception as failure:  # whatever it is, the next look may succeed; /healthz says when none does
+        except Exception as failure:  # whatever it is, the next one may succeed; /healthz says when none does
             self.counts.failed_looks += 1
             log.error("watch: error=%s", in_one_line(failure))
 
     def look(self) -> FleetHealth:
-        """One look; whom it is due is told, and what a webhook has taken is noted at once."""
+        """One check; people are notified of what is due, and what a webhook has taken is noted at once."""
         began = time.monotonic()
         self._fleet, launcher = self._load()
         found = self.health = fleet_health(self._fleet, launcher)
         late = sum(each.overdue is not None for each in found.topics) / max(1, len(found.topics))
         state = alerts.with_late(alerts.seen(self._state, found.incidents, found.at), late, found.at)
         self._keep(state)
-        self._tell(alerts.due(state, found.at, self._fleet.file.watch.tell_after, _being_replaced(found)))
+        self._notify(alerts.due(state, found.at, self._fleet.file.watch.notify_after, _being_replaced(found)))
         self._keep(alerts.forgotten(self._state))
         self.counts.looks += 1
         self._looked_at = datetime.now(UTC), time.monotonic() - began
@@ -128,7 +128,7 @@ class Watch:
     # --- what others ask -------------------------------------------------------------------------------------------
 
     def is_well(self) -> bool:
-        """Whether it has looked with success lately."""
+        """Whether a check succeeded lately."""
         every = self._fleet.file.watch.look_every.total_seconds()
         return self.counts.looks > 0 and time.monotonic() - self._looked_since < WELL_WITHIN * every + 1
 
@@ -152,17 +152,17 @@ class Watch:
         made["watch_notifications_total"] = [({"outcome": each}, count) for each, count in outcomes.items()]
         return exposition(made)
 
-    # --- telling ---------------------------------------------------------------------------------------------------
+    # --- notifying -------------------------------------------------------------------------------------------------
 
-    def _tell(self, due: list[Alert]) -> None:
-        """One alert at a time. One that a webhook refuses is told to all again with the next look, by its key."""
+    def _notify(self, due: list[Alert]) -> None:
+        """One alert at a time. One that a webhook refuses goes to all again with the next check, by its key."""
         for alert in due:
             if self._is_taken(alert):
-                self._keep(alerts.told(self._state, alert))
+                self._keep(alerts.notified(self._state, alert))
                 log.info("watch: state=%s key=%s cause=%s subject=%s", alert.status, *_names(alert))
 
     def _is_taken(self, alert: Alert) -> bool:
-        """By all webhooks; where there are none, the log is told."""
+        """By all webhooks; where there are none, by the log."""
         is_taken = True
         for webhook in self._fleet.file.watch.webhooks:
             try:
@@ -171,7 +171,7 @@ class Watch:
             except LakehouseError as refused:
                 is_taken = False
                 self.counts.failed += 1
-                log.error("watch: webhook=%s error=%s", webhook.url or webhook.url_from, refused)
+                log.error("watch: webhook=%s error=%s", webhooks.shown_name(webhook), refused)
         return is_taken
 
     def _keep(self, state: WatchState) -> None:

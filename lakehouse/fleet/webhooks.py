@@ -7,6 +7,7 @@ import os
 from collections.abc import Sequence
 from typing import Any
 from urllib.error import URLError
+from urllib.parse import urlsplit
 from urllib.request import Request, urlopen
 
 from lakehouse.concealed import hide
@@ -36,6 +37,11 @@ def check(webhook: Webhook) -> None:
     _routing_key_of(webhook)
 
 
+def shown_name(webhook: Webhook) -> str:
+    """What a log may say of it: its variable or its host, since the rest of an address can be secret."""
+    return webhook.url_from or urlsplit(webhook.url).hostname or "a webhook"
+
+
 def _url_of(webhook: Webhook) -> str:
     return webhook.url or _variable(webhook.url_from, "watch.webhooks.url_from")
 
@@ -56,7 +62,7 @@ def _post(url: str, body: dict[str, Any]) -> None:
             "a webhook",
             found=in_one_line(refused),
             expected="an answer between 200 and 299",
-            next_step="It is called again with the next look; see whether its address is right and its server up.",
+            next_step="It is called again with the next check; see whether its address is right and its server up.",
         ) from refused
 
 

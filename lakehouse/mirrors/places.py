@@ -42,7 +42,7 @@ def places_of_lake(topics: Sequence[Topic], settings: Settings) -> Iterator[Plac
     for root in dict.fromkeys((settings.raw_root, settings.sealed_root)):
         for topic in topics:
             yield Place(one_spelling(f"{root}/{topic.name}"), "", f"{topic.name} in the lake at {root}")
-        for folder in ("_applications", "_report"):
+        for folder in ("_applications", "_fleet", "_report"):
             yield Place(one_spelling(f"{root}/{folder}"), "", f"{folder} in the lake at {root}")
 
 

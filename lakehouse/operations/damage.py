@@ -28,11 +28,12 @@ MOST_NAMED = 10
 
 
 def damage(tables: TopicTables) -> Damaged:
-    """By the sizes in the logs of bronze and silver, and what manifests say; a log that cannot be read counts, too.
+    """By the sizes in the logs of bronze, silver and ledger, and what manifests say; an unreadable log counts, too.
 
     Bytes that changed and left the size as it was are found by `verify` and `audit` only.
     """
-    found = [*_of_table(tables.raw, "bronze"), *_of_manifests(tables), *_of_table(tables.sealed, "silver")]
+    of_sealed = [each for name in ("silver", "ledger") for each in _of_table(tables.sealed, name)]
+    found = [*_of_table(tables.raw, "bronze"), *_of_manifests(tables), *of_sealed]
     return Damaged(count=len(found), files=tuple(found[:MOST_NAMED]))
 
 

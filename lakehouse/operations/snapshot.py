@@ -79,15 +79,15 @@ def read_topic(
     digest of the ledger has that. `commit` is a version of bronze that is known: newer ones are looked for from there.
     """
     tables = TopicTables(topic, config.settings)
-    told = tables.telling_history(newest_hours) if newest_hours is not None else None
-    ledger = _table(tables.sealed.below("ledger")) if told is None else None
-    history = told or (LedgerTable(ledger).history() if ledger else History())
+    brief = tables.digest_history(newest_hours) if newest_hours is not None else None
+    ledger = _table(tables.sealed.below("ledger")) if brief is None else None
+    history = brief or (LedgerTable(ledger).history() if ledger else History())
     place = tables.raw.below("bronze")
     batch = _batch_since(TableLog(place.uri, commit, place.options)) if commit is not None else None
     bronze = _table(place) if batch is None else None
     batch = batch or (_last_batch(log_of(bronze)) if bronze else None)
     known = (
-        (tables.sealed.below("ledger"), batch is not None and told is None and ledger is None),
+        (tables.sealed.below("ledger"), batch is not None and brief is None and ledger is None),
         (place, bool(history.hours()) and batch is None and bronze is None),
         (tables.sealed.below("silver"), bool(history.sealed_hours()) and not _has_silver(tables)),
     )

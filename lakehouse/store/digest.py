@@ -49,7 +49,7 @@ def is_due_after(entry: Entry) -> bool:
     return entry.state not in _FOLLOWED
 
 
-def telling(history: History, mirrors: Iterable[str], newest: int = SHOWN_HOURS) -> History:
+def digest_rows(history: History, mirrors: Iterable[str], newest: int = SHOWN_HOURS) -> History:
     """The rows that say how a topic with these mirrors is now, and all of its `newest` hours.
 
     Hours that are everywhere they go are left out, unless an erasure has sealed them again. It can be continued: what
@@ -76,8 +76,8 @@ def reaches_back(entry: Entry, known: History) -> bool:
 
 
 def encoded(known: History, mirrors: Iterable[str], version: int, files: Iterable[str]) -> bytes | None:
-    """A digest of these rows, which are `telling`; None where they are too many to be one."""
-    brief = telling(known, mirrors, _BRIEF_HOURS)
+    """A digest of these rows, which are `digest_rows`; None where they are too many to be one."""
+    brief = digest_rows(known, mirrors, _BRIEF_HOURS)
     if not brief.entries or len(known.entries) > _MOST_ROWS:
         return None
     first = {id(entry) for entry in brief.entries}

@@ -26,7 +26,7 @@ from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.schemas import LEDGER
 from lakehouse.store.delta import Conflicts, commit_to_log, files, is_of_a_library, newly_opened, table_errors
-from lakehouse.store.digest import DIGEST, Digest, decoded, encoded, is_due_after, reaches_back, telling
+from lakehouse.store.digest import DIGEST, Digest, decoded, digest_rows, encoded, is_due_after, reaches_back
 from lakehouse.store.files import Storage
 from lakehouse.store.history import Entry, History, entries_of, in_order, rows_of, with_changes
 from lakehouse.store.place import Place
@@ -101,7 +101,7 @@ class LedgerTable:
         self._checked_at = time.monotonic()
         self._files: dict[str, LedgerFile] | None = None
         self._history, self._mirrors = History(), tuple(mirrors)
-        self._telling: History | None = None
+        self._digest_rows: History | None = None
         self._table: DeltaTable | None = table
 
     def history(self) -> History:
@@ -195,7 +195,7 @@ class LedgerTable:
         self._log = log_of(table)
         self._files = {file.path: LedgerFile(file.path, file.rows, file.size_bytes) for file in files(table)}
         rows = self._stored_rows(list(self._files.values()))
-        self._history, self._telling = History(in_order(entries_of(rows, self.uri))), None
+        self._history, self._digest_rows = History(in_order(entries_of(rows, self.uri))), None
         self._checked_at = time.monotonic()
 
     def _follow(self) -> None:
@@ -227,7 +227,7 @@ class LedgerTable:
     def _extend(self, entries: Iterable[Entry]) -> None:
         added = in_order(entries)
         self._history = self._history.followed_by(added)
-        self._telling = _continued(self._telling, added) if self._telling else None
+        self._digest_rows = _continued(self._digest_rows, added) if self._digest_rows else None
 
     def _stored_rows(self, of: Sequence[LedgerFile]) -> pa.Table:
         return _rows_in(self._log.files, self.uri, [file.path for file in of])
@@ -272,16 +272,16 @@ class LedgerTable:
         """For who asks how the topic is; where that fails, they read the table."""
         try:
             with table_errors(self.uri):
-                self._telling = telling(self._telling or self._history, self._mirrors)
-                content = encoded(self._telling, self._mirrors, self._log.version, self._files or ())
+                self._digest_rows = digest_rows(self._digest_rows or self._history, self._mirrors)
+                content = encoded(self._digest_rows, self._mirrors, self._log.version, self._files or ())
                 if content is not None:
                     self._log.files.write(DIGEST, content)
         except LakeError as refused:
             logger.warning("ledger: table=%s not_written=%s error=%s", self.uri, DIGEST, refused)
 
 
-def telling_history(ledger: Place, mirrors: Iterable[str], newest: int) -> History | None:
-    """The ledger's rows that tell how its topic is now, and its `newest` hours, with few requests; see `telling`.
+def digest_history(ledger: Place, mirrors: Iterable[str], newest: int) -> History | None:
+    """The ledger's rows that tell how its topic is now, and its `newest` hours, with few requests; see `digest_rows`.
 
     None where only the table says it.
     """

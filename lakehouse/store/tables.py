@@ -17,7 +17,7 @@ from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
 from lakehouse.store.history import Entry, History
-from lakehouse.store.ledger import Ledger, LedgerTable, telling_history
+from lakehouse.store.ledger import Ledger, LedgerTable, digest_history
 from lakehouse.store.place import Place
 from lakehouse.store.table_log import CHECKPOINT_EVERY
 from lakehouse.topics import Topic
@@ -80,9 +80,9 @@ class TopicTables:
         """What the ledger says; nothing where there is no ledger."""
         return LedgerTable(self._ledger.table()).history() if self.has_ledger() else History()
 
-    def telling_history(self, newest: int) -> History | None:
+    def digest_history(self, newest: int) -> History | None:
         """Of the ledger what tells how the topic is now, see `digest`; None where only the whole ledger does."""
-        return telling_history(self._ledger, self.topic.mirrors, newest)
+        return digest_history(self._ledger, self.topic.mirrors, newest)
 
     def ledger_files_to_change(self, changed: Callable[[Entry], Entry]) -> list[str]:
         """Addresses of the ledger's files with a row that `changed` gives otherwise, those of older versions too."""
