@@ -12,6 +12,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from bench import formats
 from bench.pages import PAGE, payload
 from lakehouse.decode.events import decode
 from lakehouse.schemas import DELIVERED
@@ -119,6 +120,12 @@ _OTHERS = _with(client=lambda number: "ios", build=lambda number: number, flags=
 def _decimal(spark_type: str, value: Callable[[int], Any]) -> Kind:
     return Kind(f"{spark_type}", _with(price=value), {"price": spark_type})
 
+
+FORMATS = [
+    Kind(title, options=formats.options(name), written=formats.WRITTEN[name])
+    for name, title in (("avro", "Avro"), ("protobuf", "Protobuf"))
+]
+"""The clean page's events, in other formats."""
 
 KINDS = [
     Kind("clean"),

@@ -32,7 +32,7 @@ from pyspark.sql import SparkSession
 from pyspark.sql import functions as F
 from pyspark.sql.streaming.query import StreamingQuery
 
-from bench import decoding, kafka, pages
+from bench import decoding, formats, kafka, pages
 from bench.decoding import FIELDS
 from bench.measuring import core_seconds, is_java, is_python, resident_bytes
 from bench.pages import PAGE, Served, payload
@@ -73,7 +73,7 @@ _runs = count(1)
 
 
 def main() -> int:
-    parts = {"speed": _speed, "textbook": _textbook, "idle": _idle}
+    parts = {"speed": _speed, "formats": _formats, "textbook": _textbook, "idle": _idle}
     own = {"kinds": _kinds, "kafka": _kafka}
     parser = argparse.ArgumentParser(prog="bench.ingest", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=2_000_000, help="of each measured run (%(default)s)")
@@ -308,6 +308,31 @@ def _idle(bench: Bench) -> None:
     report.at_most(f"idle topic: Delta commits in {triggers} triggers", commits, 0, "commits")
 
 
+# --- other formats ---------------------------------------------------------------------------------------------------
+
+
+def _formats(bench: Bench) -> None:
+    """The same events as JSON, Avro and Protobuf, one after another, each to committed bronze in a lake of its own."""
+    json_rate = _rate(bench, "JSON", "on time", {})
+    for name, title in (("avro", "Avro"), ("protobuf", "Protobuf")):
+        rate = _rate(bench, title, name, formats.options(name))
+        bench.report.at_least(f"Pub/Sub, {title} against JSON", rate / json_rate, formats.LEAST_SHARE)
+
+
+def _rate(bench: Bench, title: str, kind: str, options: Mapping[str, Any]) -> float:
+    """Events a second, the best of some rounds."""
+    report, messages = bench.report, bench.messages
+    with ingesting(bench, [topic_of(f"plays_{title.lower()}", slots=2, **options)]) as (plays,):
+        plays.take(WARM_UP, kind)
+        cpu = our_core_seconds()
+        seconds = [plays.take(messages, kind) for _ in range(REPEATS)]
+        cost = (our_core_seconds() - cpu) / (REPEATS * messages) * 100_000
+    rate = messages / min(seconds)
+    report.shown(f"Pub/Sub, {title}", rate, "events/s")
+    report.shown(f"Pub/Sub, {title}: core-seconds per 100k events, our processes", cost, "core-seconds")
+    return rate
+
+
 # --- messages of every kind ---------------------------------------------------------------------------------------
 
 
@@ -316,6 +341,9 @@ def _kinds(report: Report, messages: int) -> None:
     for kind in decoding.KINDS:
         clean, found = decoding.speeds(kind)
         report.at_least(f"decoding, {kind.name}", found, decoding.LEAST_SHARE * clean, "messages/s")
+    for kind in decoding.FORMATS:
+        clean, found = decoding.speeds(kind)
+        report.at_least(f"decoding, {kind.name} against JSON", found / clean, formats.LEAST_SHARE)
 
 
 # --- Kafka ---------------------------------------------------------------------------------------------------------
@@ -375,10 +403,10 @@ class Running:
     def release(self, messages: int, kind: str = "on time") -> None:
         self._server.release(self.topic.subscription, messages, kind)
 
-    def take(self, messages: int) -> float:
+    def take(self, messages: int, kind: str = "on time") -> float:
         """Release so many messages; the seconds until they are committed."""
         wanted, started = self.rows + messages, time.monotonic()
-        self.release(messages)
+        self.release(messages, kind)
         self.wait_for(wanted)
         return time.monotonic() - started
 

@@ -2,7 +2,8 @@
 
 python -m bench.pages    # prints its port; serves what lines `SUBSCRIPTION PAGES [KIND]` on standard input release
 
-Kinds are those of `KINDS`; of a subscription that is `gone` nothing is served any more.
+Kinds are those of `KINDS`, and `avro` and `protobuf`: the events on time in those formats. Of a subscription that is
+`gone` nothing is served any more.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import subprocess
 import sys
 import threading
 from collections import deque
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from concurrent import futures
 from contextlib import contextmanager
 from typing import IO, Any
 
 import grpc
 from google.pubsub_v1.types import PullRequest, PullResponse, Subscription
+
+from bench import formats
 
 PAGE = 1_000
 MODULE = "bench.pages"
@@ -58,13 +61,17 @@ def _round(number: int) -> bytes:
     return b"%08d" % number
 
 
-def _page(number: int, hour: str) -> bytes:
+def _as_json(event: dict[str, Any]) -> bytes:
+    return json.dumps(event).encode()
+
+
+def _page(number: int, hour: str, written: Callable[[dict[str, Any]], bytes] = _as_json) -> bytes:
     """One PullResponse of `PAGE` messages."""
     answer = PullResponse.pb()()
     for place in range(number * PAGE, (number + 1) * PAGE):
         entry = answer.received_messages.add()
         entry.ack_id = f"projects/bench/{place:020d}/" + "a" * 150
-        entry.message.data = _payload(place, hour)
+        entry.message.data = written(json.loads(_payload(place, hour)))
         entry.message.message_id = f"{_MARK.decode()}{place:08d}"
         entry.message.publish_time.seconds = 1_767_247_200 + place // 1_000  # from 2026-01-01T06 on
     content: bytes = answer.SerializeToString()
@@ -98,6 +105,9 @@ class Pages:
 
     def release(self, subscription: str, pages: int, kind: str) -> None:
         """Late ones are of three hours before the others."""
+        if kind in formats.WRITTEN and kind not in self._prepared:
+            pages_of_kind = [_page(number, "05", formats.WRITTEN[kind]) for number in range(DISTINCT // PAGE)]
+            self._prepared[kind] = pages_of_kind
         with self._lock:
             if kind == "gone":
                 self._gone.add(subscription)

@@ -6,6 +6,8 @@ import json
 from dataclasses import dataclass, replace
 from typing import Any
 
+from lakehouse.payload_types import UnreadableSchemaError
+
 _PRIMITIVES = {
     "boolean": "boolean",
     "int": "int",
@@ -23,10 +25,6 @@ _LOGICAL = {
 }
 _MOST_DIGITS = 38
 _NAMED = ("record", "error", "enum", "fixed")
-
-
-class UnreadableSchemaError(ValueError):
-    """A schema that no topic can have; its text says what was found."""
 
 
 @dataclass(frozen=True)
@@ -70,17 +68,6 @@ def node_of(text: str) -> Node:
     if node.kind != "record":
         raise UnreadableSchemaError(f"a schema of {node.kind} instead of a record")
     return node
-
-
-def derived_fields(record: Node, left_out: tuple[str, ...]) -> dict[str, str]:
-    """Name and Spark type of each field not in `left_out`; UnreadableSchemaError for one that has no such type."""
-    fields: dict[str, str] = {}
-    for name, node in record.members:
-        if name.lower() not in left_out:
-            if node.why_not:
-                raise UnreadableSchemaError(f"declared `fields` that leave out {name!r}, which is {node.why_not}")
-            fields[name] = node.spark_type
-    return fields
 
 
 def plain_schema(text: str) -> dict[str, Any]:

@@ -15,11 +15,12 @@ from pydantic import AfterValidator, BaseModel, BeforeValidator, ValidationError
 from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
-from lakehouse.avro_types import UnreadableSchemaError, node_of
 from lakehouse.clock import Clock, clock_of, replayed_clock
 from lakehouse.concealed import HIDDEN, learn, may_be_secret
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
+from lakehouse.payload_types import UnreadableSchemaError
+from lakehouse.schema_files import schema_text_of
 from lakehouse.topics import Frozen, Topic, key, topic_from
 
 DEFAULT_CONF = "conf/local.yaml"
@@ -439,35 +440,33 @@ def topic_of(file: Path) -> Topic:
     values = values_of(file)
     learn({"source": values.get("source")})
     if isinstance(values.get("schemas"), list):
-        values["schemas"] = _schema_texts(file, values["schemas"])
+        values["schemas"] = _schema_texts(file, values["schemas"], str(values.get("format")))
     try:
         return topic_from(file.stem, values)
     except ValidationError as error:
         raise config_error(file, error) from None
 
 
-def _schema_texts(file: Path, names: list[Any]) -> dict[str, str]:
-    """The texts of a topic's schemas by the files' names: executors have the topic, and no files."""
+def _schema_texts(file: Path, names: list[Any], kind: str) -> dict[str, str]:
+    """A topic's schemas as texts, by the files' names: executors have the topic, and no files."""
     folder = folder_of(file, "../schemas")
     texts: dict[str, str] = {}
     for name in map(str, names):
         try:
-            texts[name] = (folder / name).read_text(encoding="utf-8")
+            texts[name] = schema_text_of(folder, name, kind)
         except (OSError, UnicodeDecodeError) as error:
             raise ConfigError(
                 f"{file}: schemas",
                 found=f"{folder / name}, which cannot be read ({getattr(error, 'strerror', None) or error})",
-                expected="the name of a text file in that folder",
+                expected="the name of a schema's file in that folder",
                 next_step="Put the schema there, or correct its name.",
             ) from error
-        try:
-            node_of(texts[name])
         except UnreadableSchemaError as error:
             raise ConfigError(
                 f"{file}: schemas",
                 found=f"in {folder / name} {error}",
-                expected="an Avro schema of a record",
-                next_step="Correct the schema; docs/avro.md says what can be read.",
+                expected="a Protobuf schema" if kind == "protobuf" else "an Avro schema of a record",
+                next_step=f"Correct the schema; docs/{kind}.md says what can be read.",
             ) from error
     return texts
 

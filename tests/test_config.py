@@ -82,6 +82,7 @@ def test_the_manual_names_every_key_of_a_topic_and_its_default() -> None:
     defaults |= {
         "fields": "all of the schema; required for JSON",
         "schemas": "none",
+        "message": "the only one of the file",
         "max_decompressed_bytes": "16 MiB",
     }
     assert {key: rows[key].strip("`") for key in defaults} == {key: str(value) for key, value in defaults.items()}

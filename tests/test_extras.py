@@ -125,7 +125,12 @@ def test_extras_are_those_of_the_distribution() -> None:
     """The list in the code and that of pyproject.toml say the same, apart from the tools of who works on it."""
     project = tomllib.loads((HOUSE / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"all", "docs", "dev"}
-    names = {"google.cloud.bigquery": "google-cloud-bigquery", "puresasl": "pure-sasl", "py4j": "pyspark"}
+    names = {
+        "google.cloud.bigquery": "google-cloud-bigquery",
+        "puresasl": "pure-sasl",
+        "py4j": "pyspark",
+        "grpc_tools": "grpcio-tools",
+    }
     for extra, (_, packages) in EXTRAS.items():
         listed = " ".join(project["optional-dependencies"][extra])
         for package in packages:

@@ -13,7 +13,15 @@ from datetime import timedelta
 import pyarrow as pa
 import pyarrow.compute as pc
 
-from lakehouse.decode import avro_messages, avro_pages, compression, json_messages, json_pages
+from lakehouse.decode import (
+    avro_messages,
+    avro_pages,
+    compression,
+    json_messages,
+    json_pages,
+    protobuf_messages,
+    protobuf_pages,
+)
 from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projection, rows_or_null
 from lakehouse.decode.undeclared import top_names
 from lakehouse.schemas import TIMESTAMP, decoded_schema
@@ -75,6 +83,7 @@ def _json(parser: Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]) -> Pa
 FORMATS = {
     "json": Format(_json(json_pages.page), _json(json_messages.by_message)),
     "avro": Format(avro_pages.page, avro_messages.by_message),
+    "protobuf": Format(protobuf_pages.page, protobuf_messages.by_message),
 }
 """By the names that `Topic.format` allows."""
 

@@ -28,6 +28,7 @@ from lakehouse.decode.avro_messages import NOT_AVRO, UNKNOWN_SCHEMA
 from lakehouse.decode.compression import NOT_DECOMPRESSED
 from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME, decode
 from lakehouse.decode.json_messages import COMPRESSED, NOT_JSON
+from lakehouse.decode.protobuf_messages import NO_REQUIRED, NOT_PROTOBUF
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.ingest.buckets import bucket_of
@@ -52,6 +53,8 @@ REASONS = (
     NOT_DECOMPRESSED,
     NOT_AVRO,
     UNKNOWN_SCHEMA,
+    NOT_PROTOBUF,
+    NO_REQUIRED,
     "wrong type",
     NO_EVENT_ID,
     NO_EVENT_TIME,

@@ -1,0 +1,69 @@
+"""Texts of Protobuf schemas to descriptors, by protoc in a process of its own; what it made is kept on this machine."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Mapping
+from importlib.util import find_spec
+from pathlib import Path, PurePosixPath
+
+from lakehouse import local_cache
+from lakehouse.payload_types import UnreadableSchemaError
+
+_LONGEST_SECONDS = 30
+_LONGEST_COMPLAINT = 300
+_OUT = "..out"
+"""No name of a file below the folder."""
+
+
+def compiled(main: str, texts: Mapping[str, str]) -> bytes:
+    """The serialized FileDescriptorSet of the file `main` of `texts`, with what it imports, which comes before it.
+
+    `texts` are by the names under which they are imported; Protobuf's own, `google/protobuf/*.proto`, need not be
+    there. UnreadableSchemaError with what protoc says.
+    """
+    key = json.dumps([main, dict(sorted(texts.items()))])
+    descriptors = local_cache.kept("protoc", key)
+    if descriptors is None:
+        descriptors = _by_protoc(main, texts)
+        local_cache.keep("protoc", key, descriptors)
+    return descriptors
+
+
+def _by_protoc(main: str, texts: Mapping[str, str]) -> bytes:
+    if find_spec("grpc_tools") is None:
+        raise ModuleNotFoundError("No module named 'grpc_tools'", name="grpc_tools")
+    with tempfile.TemporaryDirectory(prefix="lakehouse-protoc-") as name:
+        folder = Path(name)
+        for path, text in texts.items():
+            file = folder / _below(path)
+            file.parent.mkdir(parents=True, exist_ok=True)
+            file.write_text(text, encoding="utf-8")
+        command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--include_imports"]
+        command += [f"--descriptor_set_out={_OUT}", str(_below(main))]
+        try:
+            done = subprocess.run(
+                command,
+                cwd=folder,
+                capture_output=True,
+                timeout=_LONGEST_SECONDS,
+                check=False,
+                stdin=subprocess.DEVNULL,
+            )
+        except subprocess.TimeoutExpired as error:
+            raise UnreadableSchemaError(f"that protoc did not end in {_LONGEST_SECONDS} s") from error
+        if done.returncode:
+            said = "; ".join(done.stderr.decode(errors="replace").split("\n")).strip("; ")
+            raise UnreadableSchemaError(said[:_LONGEST_COMPLAINT] or f"that protoc ended with {done.returncode}")
+        return (folder / _OUT).read_bytes()
+
+
+def _below(path: str) -> PurePosixPath:
+    """UnreadableSchemaError for a name that leads out of a folder."""
+    relative = PurePosixPath(path)
+    if relative.is_absolute() or ".." in relative.parts or not relative.parts or path.startswith("-"):
+        raise UnreadableSchemaError(f"the name {path!r}, which is no path below a folder")
+    return relative
