@@ -1,51 +1,25 @@
-"""A topic of Kafka and its lake: publishing, and an application's epochs without Spark."""
+"""A topic of Kafka: publishing to it."""
 
 from __future__ import annotations
 
-import json
 import time
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from pathlib import Path
 from typing import Any
 
-import pyarrow as pa
 from confluent_kafka import Producer
 from confluent_kafka.admin import AdminClient, NewPartitions, NewTopic
+from log_lake import FIELDS
 
-from lakehouse.config import Config
-from lakehouse.crews import Crew
-from lakehouse.ingest.query import IngestQuery
-from lakehouse.ingest.topic import TopicIngest
-from lakehouse.landing.pull import Puller
-from lakehouse.landing.source import FactStream
-from lakehouse.schemas import FACTS
-from lakehouse.store.bronze_log import newest_state
-from lakehouse.store.history import History
-from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from
 
 PATIENCE_SECONDS = 30
 """For what is due soon; only a failing test waits this long."""
 
-FIELDS = {
-    "event_id": "payload.event_id",
-    "event_time": "payload.played_at",
-    "fields": {"n": "bigint"},
-    "lateness": "1 minute",
-    "quiet_period": "0 seconds",
-    "first_hour": "earliest",
-}
-
 
 def kafka_topic(bootstrap: str, name: str, **values: Any) -> Topic:
     source = {"kind": "kafka", "bootstrap": bootstrap, "topic": name, **values.pop("source", {})}
     return topic_from("plays", {**FIELDS, "source": source, **values})
-
-
-def event(played_at: datetime, event_id: str, n: int = 1) -> bytes:
-    return json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": n}).encode()
 
 
 @dataclass
@@ -94,75 +68,3 @@ class Publisher:
     def _note(self, error: Any, message: Any) -> None:
         if error is not None:
             self.refused.append(str(error))
-
-
-class Frame:
-    """What `foreachBatch` is given, of facts that were read in this process."""
-
-    def __init__(self, batches: list[pa.RecordBatch]) -> None:
-        self._batches = batches
-
-    def toArrow(self) -> pa.Table:
-        return pa.Table.from_batches(self._batches, FACTS)
-
-
-class Application:
-    """One run of ingest over one topic, batch by batch, in this process."""
-
-    def __init__(self, topic: Topic, config: Config, folder: Path, run: str = "one") -> None:
-        self.topic, self.config = topic, config
-        self.ingest = TopicIngest(topic, config, run=run)
-        self.ingest.open_topic(self.ingest.ack_deadline())
-        self.query = IngestQuery(
-            [self.ingest], config.settings, commits=Crew(0, "commit"), plan_path=folder / f"{run}.plan"
-        )
-        self.query.add(self.ingest)
-        self.stream = FactStream(self.query.source_options(), Puller(), side_by_side=0)
-        self._offset = self.stream.initialOffset()
-        self._batches = 0
-
-    def batch(self) -> list[dict[str, Any]]:
-        """One epoch, from its plan to its commit; its facts."""
-        begin, self._offset = self._offset, self.stream.latestOffset()
-        planned = self.stream.partitions(begin, self._offset)
-        batches = [batch for partition in planned for batch in self.stream.read(partition)]
-        self.query.on_batch(Frame(batches), self._batches)  # type: ignore[arg-type]
-        self._batches += 1
-        return [row for batch in batches for row in batch.to_pylist()]
-
-    def batches(self, count: int) -> None:
-        for _ in range(count):
-            self.batch()
-
-    @property
-    def tables(self) -> TopicTables:
-        return TopicTables(self.topic, self.config.settings)
-
-    def bronze(self) -> pa.Table:
-        return self.tables.bronze().to_pyarrow_table()
-
-    def ids(self) -> list[str]:
-        """Of all deliveries in bronze, sorted."""
-        return sorted(each or "" for each in self.bronze().column("event_id").to_pylist())
-
-    def positions(self) -> dict[int, int]:
-        positions = newest_state(self.tables.bronze()).positions
-        return dict(positions.offsets) if positions else {}
-
-    def history(self) -> History:
-        return self.tables.ledger("test").history()
-
-    def states(self) -> list[str]:
-        return [entry.state for entry in self.history().entries]
-
-
-def closed(history: History) -> list[str]:
-    return sorted(entry.hour for entry in history.entries if entry.state == "closed" and entry.hour)
-
-
-def config_of(topic: Topic, folder: Path, settings: Any) -> Config:
-    return Config(folder / "conf.yaml", settings, {topic.name: topic}, folder / "expectations")
-
-
-def numbered(prefix: str, numbers: Iterable[int]) -> Sequence[str]:
-    return [f"{prefix}{number}" for number in numbers]

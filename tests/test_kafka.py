@@ -22,7 +22,18 @@ from confluent_kafka.admin import (
     ResourcePatternType,
     ResourceType,
 )
-from kafka_lake import Application, Publisher, closed, config_of, event, kafka_topic, numbered
+from kafka_lake import Publisher, kafka_topic
+from log_lake import (
+    PATIENCE_SECONDS,
+    Application,
+    closed,
+    config_of,
+    event,
+    go_on,
+    numbered,
+    parked,
+    until,
+)
 
 from lakehouse.concealed import HIDDEN, without_secrets
 from lakehouse.config import Config, Settings
@@ -38,8 +49,6 @@ from tests.servers.together import Servers
 pytestmark = [pytest.mark.stores, pytest.mark.timeout(300)]
 
 HOUR = timedelta(hours=1)
-PATIENCE_SECONDS = 60
-"""For what is due soon; only a failing test waits this long."""
 
 
 @pytest.fixture
@@ -76,13 +85,6 @@ def started(config: Config, tmp_path: Path) -> Callable[..., Application]:
         return Application(topic, config_of(topic, tmp_path, config.settings), tmp_path, run)
 
     return application
-
-
-def until(is_so: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + PATIENCE_SECONDS
-    while not is_so():
-        assert time.monotonic() < deadline
-        time.sleep(0.1)
 
 
 # --- the whole way -------------------------------------------------------------------------------------------------
@@ -318,17 +320,6 @@ def test_the_group_s_offsets_are_stored_for_others_and_read_by_nobody(
 
 
 # --- what fails ----------------------------------------------------------------------------------------------------
-
-
-def parked(application: Application) -> Any:
-    found = application.query.parking.parked.get("plays")
-    return found.error if found else None
-
-
-def go_on(application: Application) -> None:
-    """As if the pause were over."""
-    application.query.parking.parked.clear()
-    application.query._write_plan()
 
 
 def test_messages_that_were_gone_before_they_were_read_stop_the_topic_until_a_person_accepts_it(
