@@ -183,6 +183,7 @@ EXTRAS = {
     "local": ("Spark on this machine", ("pyspark", "py4j")),
     "hive": ("mirrors of kind hive", ("puresasl", "pyhive", "thrift", "thrift_sasl")),
     "kafka": ("topics of Kafka", ("confluent_kafka",)),
+    "lite": ("topics of Pub/Sub Lite", ("google.cloud.pubsublite_v1",)),
     "avro": ("topics of format avro", ("fastavro",)),
     "protobuf": ("schemas of Protobuf as .proto", ("grpc_tools",)),
     "bigquery": ("mirrors of kind bigquery", ("google.cloud.bigquery",)),

@@ -23,6 +23,7 @@ DELIVERY_COLUMNS = ("event_id", "event_time", "event_hour", "publish_time", "mes
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SUBSCRIPTION = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
+_LITE_SUBSCRIPTION = r"projects/[^/]+/locations/[a-z]+-[a-z]+[0-9]+(-[a-z])?/subscriptions/[^/]+"
 
 
 _CHECKED = {"fields": "checked"}
@@ -171,6 +172,11 @@ class KafkaSource(Frozen):
         """What no two topics may read."""
         return f"kafka://{self.bootstrap}/{self.topic}"
 
+    @property
+    def log_name(self) -> str:
+        """What it is called where it is."""
+        return self.topic
+
     @field_validator("options")
     @classmethod
     def _free(cls, options: dict[str, str]) -> dict[str, str]:
@@ -182,7 +188,55 @@ class KafkaSource(Frozen):
 
 _OWN_OPTIONS = {"bootstrap.servers", "group.id", "group.instance.id", "isolation.level", "enable.partition.eof"}
 
-Source = SubscriptionSource | KafkaSource
+
+class LiteSource(Frozen):
+    """`source: {kind: pubsublite, …}`: a subscription of Pub/Sub Lite."""
+
+    kind: Literal["pubsublite"] = key("pubsublite", unit="pubsublite", doc="Which broker it is.")
+    subscription: str = key(
+        pattern=rf"^{_LITE_SUBSCRIPTION}$",
+        unit="projects/<project>/locations/<location>/subscriptions/<subscription>",
+        doc="What is read; the project by its id or its number, the location a zone or a region. No two topics may "
+        "read the same one, nor may any other reader: the service lets one at a time read a partition of it.",
+    )
+    start: Annotated[str, AfterValidator(_start)] = key(
+        "earliest",
+        unit="earliest, latest or an hour",
+        doc="Where the first start of all begins to read: at the oldest message there is, after the newest, or at the "
+        "first that was published in such an hour as `2026-11-23T05`, or later. Later starts go on where bronze ends.",
+    )
+    endpoint: str = key(
+        "",
+        pattern=r"^(http://)?[^\s/]*$",
+        unit="host:port",
+        shown="the region's, `<region>-pubsublite.googleapis.com`",
+        doc="Who is asked: another address, as of Private Service Connect. With `http://` before it there is no TLS, "
+        "and no credentials are sent: for a stand-in of your own.",
+    )
+
+    @property
+    def address(self) -> str:
+        """What no two topics may read."""
+        return self.subscription
+
+    @property
+    def log_name(self) -> str:
+        """What it is called where it is."""
+        return self.subscription
+
+    @property
+    def group(self) -> str:
+        """In whose name cursors are committed."""
+        return self.subscription
+
+    @property
+    def region(self) -> str:
+        """That of a zone, `europe-west1-b`, is `europe-west1`."""
+        return "-".join(self.subscription.split("/")[3].split("-")[:2])
+
+
+LogSource = KafkaSource | LiteSource
+Source = SubscriptionSource | LogSource
 _KAFKA = re.compile(r"kafka://([^/]+)/([^/]+)")
 
 
@@ -190,6 +244,8 @@ def source_at(address: str) -> Source | None:
     """What reads there, with no more than its address says; None for a text that is no source's address."""
     if _SUBSCRIPTION.fullmatch(address):
         return SubscriptionSource(subscription=address)
+    if re.fullmatch(_LITE_SUBSCRIPTION, address):
+        return LiteSource(subscription=address)
     named = _KAFKA.fullmatch(address)
     return KafkaSource(bootstrap=named[1], topic=named[2]) if named else None
 
@@ -221,8 +277,8 @@ class Topic(Frozen):
         discriminator="kind",
         unit="kind and its own keys",
         shown="the subscription",
-        doc="What is read, with the kind of its broker: `{kind: pubsub, subscription: …}`, or a topic of "
-        "[Kafka](kafka.md).",
+        doc="What is read, with the kind of its broker: `{kind: pubsub, subscription: …}`, a topic of "
+        "[Kafka](kafka.md), or a subscription of [Pub/Sub Lite](lite.md).",
     )
     subscription: Annotated[str, AfterValidator(_subscription_or_none)] = key(
         "",
@@ -421,7 +477,7 @@ class Topic(Frozen):
         source = info.data.get("source")
         if source is None and not subscription and "source" in info.data:
             raise PydanticCustomError("missing", "a subscription or a source")
-        named: str = getattr(source, "subscription", "")
+        named = source.subscription if isinstance(source, SubscriptionSource) else ""
         if source is not None and subscription not in ("", named):
             raise ValueError("either a subscription or a source, not both")
         return subscription or named

@@ -19,7 +19,8 @@ from lakehouse.decode.events import decode
 from lakehouse.errors import SourceError, UnansweredError
 from lakehouse.ingest.frontier import ClockCheck, FrontierSource, PositionFrontier
 from lakehouse.landing.brokers.contract import Bounds, Idle, Key, Page, Reading, Wanted
-from lakehouse.landing.brokers.partitions import Kafka, LogReading
+from lakehouse.landing.brokers.kafka import Kafka
+from lakehouse.landing.brokers.partitions import LogReading
 from lakehouse.landing.pull import Puller
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.bronze_log import newest_state
@@ -77,6 +78,7 @@ class _Flaky(Kafka):
     """Answers that do not come, or break off, as often as the faults of the sandbox's broker say."""
 
     def __init__(self, broker: Broker) -> None:
+        super().__init__()
         self._broker = broker
 
     def readings(

@@ -22,8 +22,8 @@ from lakehouse.config import Ingest
 from lakehouse.errors import ConfigError, SourceError, UnansweredError
 from lakehouse.landing.brokers import kafka
 from lakehouse.landing.brokers.contract import Wanted
-from lakehouse.landing.brokers.kafka import ANSWER_SECONDS, Cluster, google_token
-from lakehouse.landing.brokers.partitions import Kafka
+from lakehouse.landing.brokers.kafka import Cluster, Kafka, google_token
+from lakehouse.landing.brokers.log_client import ANSWER_SECONDS
 from lakehouse.landing.manifests import Slot
 from lakehouse.landing.message_stream import MessageStream
 from lakehouse.landing.messages import source_options_of

@@ -114,7 +114,7 @@ def stop(
 def accept_loss(
     context: typer.Context, topic: TopicName, reason: Reason, by: By = None, as_json: AsJson = False
 ) -> None:
-    """Let ingest go on without messages that a log (Kafka) had no longer when they were to be read."""
+    """Let ingest go on without messages that a log (Kafka, Pub/Sub Lite) had no longer when they were to be read."""
     config = load_usable(context.obj)
     why, person = reason_of(reason), person_of(by)
     snapshot = started_topic(config, topic)

@@ -12,8 +12,9 @@ if TYPE_CHECKING:  # nobody who asks for a kind needs Spark for it
     from lakehouse.landing.brokers.contract import Broker
 
 KINDS = {
-    "kafka": "lakehouse.landing.brokers.partitions:Kafka",
+    "kafka": "lakehouse.landing.brokers.kafka:Kafka",
     "pubsub": "lakehouse.landing.brokers.subscriptions:PubSub",
+    "pubsublite": "lakehouse.landing.brokers.lite:Lite",
 }
 
 

@@ -1,4 +1,4 @@
-"""A gRPC channel to Pub/Sub, or to the emulator that PUBSUB_EMULATOR_HOST names."""
+"""A gRPC channel to Pub/Sub, or to the emulator that PUBSUB_EMULATOR_HOST names; and to other services of Google."""
 
 from __future__ import annotations
 
@@ -11,9 +11,12 @@ from lakehouse.errors import SourceError
 
 _MAX_MESSAGE_BYTES = 64 * 1024**2
 """More than any answer: 10 MB is the largest message, gRPC's own limit is 4 MiB."""
-
-
-_STREAMS = 80
+_OPTIONS = [
+    ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
+    ("grpc.use_local_subchannel_pool", 1),
+    ("grpc.max_reconnect_backoff_ms", 5_000),
+]
+STREAMS = 80
 """Calls at a time on a connection: Google's servers take 100, and gRPC lets the others wait without a word."""
 
 
@@ -22,7 +25,7 @@ def shared_channel(subscription: str, number: int = 0) -> grpc.Channel:
 
     SourceError when there are no credentials.
     """
-    return _shared(os.getpid(), os.environ.get("PUBSUB_EMULATOR_HOST"), number // _STREAMS, subscription.split("/")[1])
+    return _shared(os.getpid(), os.environ.get("PUBSUB_EMULATOR_HOST"), number // STREAMS, subscription.split("/")[1])
 
 
 @lru_cache(maxsize=256)
@@ -32,31 +35,42 @@ def _shared(process: int, emulator: str | None, connection: int, project: str) -
 
 def channel_to(subscription: str) -> grpc.Channel:
     """SourceError when there are no credentials."""
-    options = [
-        ("grpc.max_receive_message_length", _MAX_MESSAGE_BYTES),
-        ("grpc.use_local_subchannel_pool", 1),
-        ("grpc.max_reconnect_backoff_ms", 5_000),
-    ]
     emulator = os.environ.get("PUBSUB_EMULATOR_HOST")
     if emulator:
-        return grpc.insecure_channel(emulator, options)
+        return open_channel(emulator)
+    return authorized_channel(
+        "pubsub.googleapis.com:443",
+        subscription,
+        scope="https://www.googleapis.com/auth/pubsub",
+        otherwise="an emulator's address in PUBSUB_EMULATOR_HOST",
+        next_step="Run `gcloud auth application-default login`, or `lakehouse sandbox` for a broker of your own.",
+    )
+
+
+def open_channel(address: str) -> grpc.Channel:
+    """Without TLS and credentials."""
+    return grpc.insecure_channel(address, _OPTIONS)
+
+
+def authorized_channel(address: str, subject: str, *, scope: str, otherwise: str, next_step: str) -> grpc.Channel:
+    """By this machine's credentials; SourceError, with these words, when there are none."""
     import google.auth
     import google.auth.transport.grpc
     import google.auth.transport.requests
     from google.auth.exceptions import DefaultCredentialsError
 
     try:
-        credentials, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/pubsub"])
+        credentials, _ = google.auth.default(scopes=[scope])
     except DefaultCredentialsError as missing:
         raise SourceError(
-            subscription,
+            subject,
             found="no Google credentials here",
-            expected="Application Default Credentials, or an emulator's address in PUBSUB_EMULATOR_HOST",
-            next_step="Run `gcloud auth application-default login`, or `lakehouse sandbox` for a broker of your own.",
+            expected=f"Application Default Credentials, or {otherwise}",
+            next_step=next_step,
         ) from missing
     request = google.auth.transport.requests.Request()
     return google.auth.transport.grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
-        credentials, request, "pubsub.googleapis.com:443", options=options
+        credentials, request, address, options=_OPTIONS
     )
 
 

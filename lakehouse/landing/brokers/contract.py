@@ -16,7 +16,7 @@ import pyarrow as pa
 from lakehouse.clock import Clock
 from lakehouse.config import Ingest
 from lakehouse.errors import SourceError
-from lakehouse.progress import LogRead, Positions
+from lakehouse.progress import LogRead, Positions, ReadFrom
 from lakehouse.topics import Source, Topic
 
 if TYPE_CHECKING:  # Spark is needed to read for a lake, not to look at a message
@@ -130,10 +130,10 @@ class Broker(Protocol):
         SourceError when the source cannot be read, after `patience` where nothing answers.
         """
 
-    def start(self, topic: Topic, ingest: Ingest, known: Positions | None = None) -> Positions | None:
+    def start(self, topic: Topic, ingest: Ingest, known: ReadFrom | None = None) -> Positions | None:
         """Where a log is read from that was never read, as the topic's file says; None for a queue.
 
-        Given the positions that are `known`, where it goes on of which messages are lost: there, or as early as it can.
+        Given where it was read from, where it goes on of which messages are lost: there, or as early as it can.
         """
 
     def readings(

@@ -14,7 +14,6 @@ import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache, partial
 from typing import Any
@@ -29,14 +28,17 @@ from confluent_kafka import (
 )
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
+from lakehouse.clock import Clock
 from lakehouse.concealed import hide, may_be_secret
 from lakehouse.errors import ConfigError, SourceError, UnansweredError
+from lakehouse.landing.brokers.kafka_stream import KafkaStream
+from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, EARLIEST, LATEST, Offsets, TopicFacts, Wished
+from lakehouse.landing.brokers.partitions import LogBroker
+from lakehouse.progress import ReadFrom
 from lakehouse.topics import KafkaSource
 
 log = logging.getLogger(__name__)
 
-ANSWER_SECONDS = 5.0
-"""For an answer about topics and offsets; a bundle's other slots wait with it."""
 _KEPT_CONSUMERS = 4
 """Of a cluster and process, between two readings: as many slots of a bundle are read at a time."""
 _FROM_ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -61,16 +63,6 @@ _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, Kafka
             KafkaError._UNKNOWN_PARTITION}  # fmt: skip
 _DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
 _UNKNOWN_TO_IT = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAILED, KafkaError._SSL}
-OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
-LATEST, EARLIEST = "latest", "earliest"
-
-
-@dataclass(frozen=True)
-class TopicFacts:
-    """What the cluster says of a topic: `log` is the id of this very one; another of the same name has another."""
-
-    log: str
-    partitions: int
 
 
 class Cluster:
@@ -108,11 +100,8 @@ class Cluster:
 
     def offsets(
         self, wanted: Mapping[str, Collection[int]], spec: str | datetime, seconds: float = ANSWER_SECONDS
-    ) -> dict[tuple[str, int], int | Exception]:
-        """The offset of each partition: after its last message, published or under way; of its first; or at an instant.
-
-        At an instant: of the first message with a time no earlier, else after the last.
-        """
+    ) -> Offsets:
+        """As `LogClient` says. After its last message: published, or of a transaction under way."""
         kinds: Any = OffsetSpec
         asked = (
             {LATEST: kinds.latest, EARLIEST: kinds.earliest}[spec]()
@@ -124,13 +113,17 @@ class Cluster:
             return {}
         level = IsolationLevel.READ_UNCOMMITTED
         answers = self._client().list_offsets(places, isolation_level=level, request_timeout=seconds)
-        found: dict[tuple[str, int], int | Exception] = {}
+        found: Offsets = {}
         for place, answer in answers.items():
             try:
                 found[place.topic, place.partition] = int(answer.result(seconds + 1).offset)
             except Exception as error:
                 found[place.topic, place.partition] = error
         return found
+
+    def is_same(self, source: KafkaSource, known: ReadFrom) -> bool:
+        """Its id says so."""
+        return True
 
     def store(self, positions: Mapping[tuple[str, str], Mapping[int, int]]) -> None:
         """Say how far groups have come in topics; what refuses it is logged, and nothing waits for it.
@@ -178,6 +171,11 @@ class Cluster:
             if not is_kept:
                 consumer.close()
 
+    @contextmanager
+    def stream(self, wished: Wished, clock: Clock) -> Iterator[KafkaStream]:
+        with self.consumer(wished.source.group) as consumer:
+            yield KafkaStream(consumer, wished, clock, lambda error: self.error_of(wished.source, error))
+
     def error_of(self, source: KafkaSource, error: Any) -> SourceError:
         """In our words; UnansweredError for what may pass."""
         if isinstance(error, SourceError):
@@ -222,6 +220,13 @@ def _fatal(error: KafkaError | None, source: KafkaSource) -> tuple[str | None, s
     if code in (KafkaError._INVALID_ARG, KafkaError.TOPIC_EXCEPTION):
         return "a refused request", "Fix `source` in the topic's file."
     return None, None
+
+
+class Kafka(LogBroker):
+    """The broker of kind `kafka`."""
+
+    def __init__(self) -> None:
+        super().__init__(cluster_of)
 
 
 def cluster_of(source: KafkaSource) -> Cluster:

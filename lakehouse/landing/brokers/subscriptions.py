@@ -21,7 +21,7 @@ from lakehouse.landing.brokers.contract import Bounds, Ended, Idle, Key, Reading
 from lakehouse.landing.brokers.leases import Leases
 from lakehouse.landing.brokers.polls import Polled, polled
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, Pauses, PendingPull, SubscriptionReader
-from lakehouse.progress import Positions
+from lakehouse.progress import Positions, ReadFrom
 from lakehouse.topics import Source, SubscriptionSource, Topic
 
 log = logging.getLogger(__name__)
@@ -57,7 +57,7 @@ class PubSub:
         finally:
             reader.close()
 
-    def start(self, topic: Topic, ingest: Ingest, known: Positions | None = None) -> Positions | None:
+    def start(self, topic: Topic, ingest: Ingest, known: ReadFrom | None = None) -> Positions | None:
         """None: a subscription knows by itself what was acknowledged."""
         return None
 
