@@ -48,6 +48,22 @@ class NewestEvent:
         return NewestEvent(event_time, publish_time) if is_newer else self
 
 
+_AGAIN = "#"
+"""In the id of a log that has no id but its name: before the number of times that it was created again."""
+
+
+def log_name(log: str) -> str:
+    """The log's id, but for how often it was created again where only that tells."""
+    return log.partition(_AGAIN)[0]
+
+
+def next_log(former: str, log: str) -> str:
+    """The id of a log that is not the former one: where they have the same name, one more."""
+    if log_name(former) != log:
+        return log
+    return f"{log}{_AGAIN}{int(former.partition(_AGAIN)[2] or 0) + 1}"
+
+
 @dataclass(frozen=True)
 class Range:
     """What was read of a partition: from `start` up to `end`, not included; `head` is where its log ended before."""
@@ -88,10 +104,14 @@ class LogRead:
 
 @dataclass(frozen=True)
 class Positions:
-    """Up to where bronze has a source that is a log: the next offset of each partition. `log` is the log's id."""
+    """Up to where bronze has a source that is a log: the next offset of each partition.
+
+    `log` is the log's id, `source` the address by which the topic's file named it.
+    """
 
     log: str
     offsets: Mapping[int, int]
+    source: str = ""
 
     def follows(self, read: LogRead) -> bool:
         """Whether the ranges begin where these positions are; a partition that came later is at its begin."""
@@ -106,11 +126,13 @@ class Positions:
         return replace(self, offsets=dict(sorted({**self.offsets, **ends}.items())))
 
     def as_json(self) -> dict[str, Any]:
-        return {"log": self.log, "offsets": {str(number): at for number, at in sorted(self.offsets.items())}}
+        offsets = {str(number): at for number, at in sorted(self.offsets.items())}
+        return {"log": self.log, "offsets": offsets, "source": self.source}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Positions:
-        return cls(values["log"], {int(number): at for number, at in values["offsets"].items()})
+        offsets = {int(number): at for number, at in values["offsets"].items()}
+        return cls(values["log"], offsets, values.get("source", ""))
 
 
 @dataclass(frozen=True)

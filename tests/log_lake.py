@@ -11,6 +11,7 @@ from typing import Any
 
 import pyarrow as pa
 
+from lakehouse.clock import Clock, now
 from lakehouse.config import Config
 from lakehouse.crews import Crew
 from lakehouse.ingest.query import IngestQuery
@@ -53,15 +54,15 @@ class Frame:
 class Application:
     """One run of ingest over one topic, batch by batch, in this process."""
 
-    def __init__(self, topic: Topic, config: Config, folder: Path, run: str = "one") -> None:
+    def __init__(self, topic: Topic, config: Config, folder: Path, run: str = "one", clock: Clock = now) -> None:
         self.topic, self.config = topic, config
-        self.ingest = TopicIngest(topic, config, run=run)
+        self.ingest = TopicIngest(topic, config, run=run, clock=clock)
         self.ingest.open_topic(self.ingest.ack_deadline())
         self.query = IngestQuery(
-            [self.ingest], config.settings, commits=Crew(0, "commit"), plan_path=folder / f"{run}.plan"
+            [self.ingest], config.settings, clock=clock, commits=Crew(0, "commit"), plan_path=folder / f"{run}.plan"
         )
         self.query.add(self.ingest)
-        self.stream = FactStream(self.query.source_options(), Puller(), side_by_side=0)
+        self.stream = FactStream(self.query.source_options(), Puller(clock=clock), side_by_side=0)
         self._offset = self.stream.initialOffset()
         self._batches = 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import replace
 from itertools import islice
@@ -11,14 +12,16 @@ from lakehouse import hours
 from lakehouse.clock import Clock
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.positions import LogPlace, lost_between
-from lakehouse.progress import IngestState, Positions
+from lakehouse.progress import IngestState, Positions, ReadFrom, log_name
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_head import Head
 from lakehouse.store.records import Lost
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 
-LogStart = Callable[[Positions | None], Positions | None]
+log = logging.getLogger(__name__)
+
+LogStart = Callable[[ReadFrom | None], Positions | None]
 """Where a log is read from: at first, given None, as the topic's file says; else where it goes on after a loss."""
 
 _LOSS_WITHIN = 100
@@ -47,10 +50,21 @@ class Beginning:
         self._commit(replace(state, open_hour=hours.hour_of(self._clock()) if first == "now" else first))
 
     def set_first_positions(self) -> None:
-        """Once in the life of a topic of a log, before the first of its messages is read."""
+        """Once in the life of a topic of a log, before the first of its messages is read.
+
+        And where its file names another source than bronze has: the topic goes on there, from its start. Another
+        address of the same log changes no position.
+        """
         state = self._bronze.state()
-        if self._log_start is not None and state.positions is None:
-            self._commit(replace(state, positions=self._log_start(None)))
+        before, address = state.positions, self._topic.reads.address
+        if self._log_start is None or (before is not None and before.source in ("", address)):
+            return
+        positions = self._log_start(None)
+        if before is not None and positions is not None:
+            if positions.log == log_name(before.log):
+                positions = replace(before, source=address)
+            log.info("ingest: topic=%s state=source changed from=%s to=%s", self._topic.name, before.source, address)
+        self._commit(replace(state, positions=positions))
 
     def accept_loss(self, journal: Journal, place: LogPlace) -> None:
         """Go on where a log still has messages, as a person has said; what is lost is in the ledger."""
@@ -58,7 +72,7 @@ class Beginning:
         if accepted is None or self._log_start is None:
             return
         state = self._bronze.state()
-        positions = self._log_start(state.positions)
+        positions = self._log_start(place.read_from(state))
         lost = lost_between(state.positions, positions, accepted)
         if positions != state.positions:
             if self._commit(replace(state, positions=positions), lost=lost.as_json()) is None:
