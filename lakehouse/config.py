@@ -216,10 +216,16 @@ class Seal(Frozen):
         doc="Size of silver's files; larger for topics that are only ever scanned whole.",
     )
     small_rows: int = key(
-        50_000,
+        4_000_000,
         ge=0,
         unit="rows",
         doc="Hours up to this are sealed in the driver, without a Spark job.",
+    )
+    driver_rows: int = key(
+        32_000_000,
+        ge=0,
+        unit="rows",
+        doc="Hours up to this have their duplicates found in the driver, larger ones by Spark's tasks.",
     )
     protect: Literal["none", "hold"] = key(
         "none",

@@ -146,15 +146,21 @@ def assert_as_expected(lake: Lake, expected: list[dict[Event, Delivery]]) -> Non
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("is_distributed", [False, True], ids=["in the driver", "by Spark's tasks"])
 @given(deliveries())
 @given_with(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_hours_hold_what_plain_python_says(
-    numbered: Callable[[int], Lake], case: tuple[list[list[Delivery]], int, int]
+    numbered: Callable[[int], Lake],
+    spark: SparkSession,
+    is_distributed: bool,
+    case: tuple[list[list[Delivery]], int, int],
 ) -> None:
     """Redelivered, republished, late, late and doubled, at equal times: by definition, in ten lines."""
     buckets, files, horizon_hours = case
     lake, expected = numbered(horizon_hours), reference(buckets, horizon_hours)
-    manifests = sealed_by(lake, buckets, files)
+    if is_distributed:
+        lake = lake.with_settings(seal=Seal(driver_rows=0))
+    manifests = sealed_by(lake, buckets, files, spark=(lambda: spark) if is_distributed else None)
     assert_as_expected(lake, expected)
     for number, (manifest, wanted, bucket) in enumerate(zip(manifests, expected, buckets, strict=True)):
         start = hours.start_of(hours.after(FIVE, number))
@@ -172,7 +178,7 @@ def test_spark_s_tasks_seal_the_same(numbered: Callable[[int], Lake], spark: Spa
         [Delivery(f"e{number % 40}", number % 40, number % 3, f"m{number}", number) for number in range(100)],
         [Delivery(f"e{number}", number, 70, "late", number) for number in range(30, 90)],
     ]
-    here, there = numbered(24), numbered(24).with_settings(seal=Seal(small_rows=0))
+    here, there = numbered(24), numbered(24).with_settings(seal=Seal(small_rows=0, driver_rows=0))
     sealed_by(here, buckets, files=3)
     sealed_by(there, buckets, files=3, spark=lambda: spark)
     assert_as_expected(there, reference(buckets, 24))

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
+from typing import TYPE_CHECKING
 
 import numpy as np
 import pyarrow as pa
@@ -23,6 +25,15 @@ from lakehouse.store.parquet import FILE, ROW
 from lakehouse.store.tables import TopicTables
 from lakehouse.underway import Work
 
+if TYPE_CHECKING:
+    from pyspark.sql import SparkSession
+
+    from lakehouse.seal.distributed import Rows
+
+KEPT = ["event_id", "event_time", "publish_time", "message_id"]
+KEPT_ROWS = 1_000_000
+"""Up to so many rows, of about 80 bytes each, these columns are read once and stay in memory until all is copied."""
+
 _TICK = timedelta(microseconds=1)
 _SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDRESS])
 
@@ -30,13 +41,25 @@ _SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDR
 class Deliveries:
     """One bucket's rows. An address is the file's place in `files` and the row's in the file. `raw` reads them.
 
-    `work` counts what is read of them, and of the sealed hours before.
+    `work` counts what is read of them, and of the sealed hours before. With `spark` its tasks look for duplicates
+    where more than `driver_rows` would have to be compared.
     """
 
-    def __init__(self, tables: TopicTables, hour: Hour, files: Sequence[DataFile], work: Work | None = None) -> None:
-        self._topic, self._hour = tables.topic, hour
+    def __init__(
+        self,
+        tables: TopicTables,
+        hour: Hour,
+        files: Sequence[DataFile],
+        work: Work | None = None,
+        *,
+        spark: Callable[[], SparkSession] | None = None,
+        driver_rows: int = 0,
+    ) -> None:
+        self._topic, self._hour, self._tables = tables.topic, hour, tables
         self._work = work or Work()
+        self._spark, self._driver_rows = spark, driver_rows
         self._sealed = tables.sealed.files()
+        self._kept: dict[str, dict[int, pa.RecordBatch]] = {}
         self.raw = ReadOnce(tables.raw.files())
         self.files = list(files)
 
@@ -49,6 +72,45 @@ class Deliveries:
         batches = parquet.rows_with_addresses(_openers(self.raw, "bronze", self.files), columns)
         return self._work.rows("scan", self.count, batches)
 
+    def visit(self, columns: list[str], visit: parquet.Visit, *, only: parquet.Addresses | None = None) -> None:
+        """Give the columns of every delivery, or of those at the addresses `only`, to `visit`."""
+
+        def counted(addresses: parquet.Addresses, rows: pa.RecordBatch) -> None:
+            visit(addresses, rows)
+            self._work.add(len(rows))
+
+        self._work.begin("scan", self.count if only is None else len(only), "rows")
+        if self._kept:
+            self._visit_kept(columns, counted, only)
+        elif self.count <= KEPT_ROWS and only is None:
+            self._visit_and_keep(columns, counted)
+        else:
+            parquet.visit_rows(_openers(self.raw, "bronze", self.files), columns, counted, only=only)
+
+    def kept(self, path: str) -> pa.Table | None:
+        """The columns `KEPT` of all rows of a file of bronze, where they are in memory."""
+        batches = self._kept.get(path)
+        return pa.Table.from_batches([batches[first] for first in sorted(batches)]) if batches else None
+
+    def _visit_and_keep(self, columns: list[str], visit: parquet.Visit) -> None:
+        kept: dict[str, dict[int, pa.RecordBatch]] = {file.path: {} for file in self.files}
+
+        def keep(addresses: parquet.Addresses, rows: pa.RecordBatch) -> None:
+            file, row = parquet.file_and_row(int(addresses[0]))
+            kept[self.files[file].path][row] = rows
+            visit(addresses, rows.select(columns))
+
+        parquet.visit_rows(_openers(self.raw, "bronze", self.files), KEPT, keep)
+        self._kept = kept
+
+    def _visit_kept(self, columns: list[str], visit: parquet.Visit, only: parquet.Addresses | None) -> None:
+        for number, file in enumerate(self.files):
+            for row, rows in self._kept[file.path].items():
+                first = parquet.address_of(number, row)
+                addresses = np.arange(first, first + len(rows))
+                chosen = rows.select(columns)
+                visit(*((addresses, chosen) if only is None else parquet.among(only, addresses, chosen)))
+
     def footers(self) -> Iterator[pq.FileMetaData]:
         """The footer of each file, in their order."""
         return (file.metadata for file in parquet.open_ahead(_openers(self.raw, "bronze", self.files)))
@@ -60,7 +122,11 @@ class Deliveries:
     @cached_property
     def doubled(self) -> pa.Table:
         """Addresses of every delivery but the first of its event."""
-        return duplicates(self.rows, self._topic.identity)
+        if self._spark is not None and self.count > self._driver_rows:
+            from lakehouse.seal import distributed
+
+            return distributed.duplicates(self._spark(), self._distributed(), self._topic.identity, self._work)
+        return duplicates(self.visit, self._topic.identity)
 
     def late(self, silver: DeltaTable) -> pa.Table:
         """Addresses of the deliveries, not doubled here, whose event an earlier sealed hour within the horizon has.
@@ -68,19 +134,49 @@ class Deliveries:
         An event with a time of its own can have been sealed before only if it is skewed here, and only in a file that
         may hold that time. Where `event_time` is `publish_time`, any earlier hour may have it.
         """
-        horizon = hours.hour_of(hours.instant_after(hours.start_of(self._hour), -self._topic.dedup_horizon))
-        if "event_time" in self._topic.identity:
-            skewed = self._skewed()
-            if not len(skewed):
-                return ADDRESS.empty_table()
-            times = np.sort(skewed["event_time"].cast(pa.int64()).to_numpy())
-            first = max(hours.hour_of(pc.min(skewed["event_time"]).as_py()), horizon)
-            files = [file for file in self._earlier(silver, first) if _may_hold_any(file, times)]
-            late = late_duplicates(_scan_of(skewed), self._sealed_scan(files), self._topic.identity)
-        else:
-            files = self._earlier(silver, horizon)
-            late = late_duplicates(self.rows, self._sealed_scan(files), self._topic.identity)
+        late = self._late(silver)
         return late.join(self.doubled, [FILE, ROW], join_type="left anti") if len(self.doubled) and len(late) else late
+
+    def _late(self, silver: DeltaTable) -> pa.Table:
+        horizon = hours.hour_of(hours.instant_after(hours.start_of(self._hour), -self._topic.dedup_horizon))
+        has_own_time = "event_time" in self._topic.identity
+        compared = [file for file in self.files if self.has_skewed(file)] if has_own_time else self.files
+        if self._spark is not None and sum(file.rows for file in compared) > self._driver_rows:
+            return self._late_by_tasks(self._spark(), silver, horizon, compared)
+        if not has_own_time:
+            files = self._earlier(silver, horizon)
+            return late_duplicates(self.rows, self._sealed_scan(files), self._topic.identity)
+        skewed = self._skewed()
+        if not len(skewed):
+            return ADDRESS.empty_table()
+        times = np.sort(skewed["event_time"].cast(pa.int64()).to_numpy())
+        first = max(hours.hour_of(pc.min(skewed["event_time"]).as_py()), horizon)
+        files = [file for file in self._earlier(silver, first) if _may_hold_any(file, times)]
+        return late_duplicates(_scan_of(skewed), self._sealed_scan(files), self._topic.identity)
+
+    def _late_by_tasks(
+        self, spark: SparkSession, silver: DeltaTable, horizon: Hour, compared: Sequence[DataFile]
+    ) -> pa.Table:
+        from lakehouse.seal import distributed
+
+        start = hours.start_of(self._hour)
+        first = min((_bounds(file)[0] or hours.YEAR_ONE for file in compared), default=start)
+        has_own_time = "event_time" in self._topic.identity
+        files = self._earlier(silver, max(hours.hour_of(first), horizon) if has_own_time else horizon)
+        if has_own_time:
+            files = [file for file in files if _may_hold(file, first, start)]
+        paths = tuple(f"silver/{file.path}" for file in files)
+        sealed = distributed.Rows(self._tables.sealed, paths, sum(file.rows for file in files))
+        deliveries = self._distributed()
+        if has_own_time:
+            numbers = tuple(number for number, file in enumerate(self.files) if self.has_skewed(file))
+            deliveries = replace(deliveries, count=sum(file.rows for file in compared), before=start, numbers=numbers)
+        return distributed.late_duplicates(spark, deliveries, sealed, self._topic.identity, self._work)
+
+    def _distributed(self) -> Rows:
+        from lakehouse.seal.distributed import Rows
+
+        return Rows(self._tables.raw, tuple(f"bronze/{file.path}" for file in self.files), self.count)
 
     def _earlier(self, silver: DeltaTable, first: Hour) -> list[DataFile]:
         return [file for hour in hours.hours_between(first, self._hour) for file in files_of_hour(silver, hour)]

@@ -6,7 +6,9 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
+from functools import cache
 from itertools import takewhile
 from typing import Any
 
@@ -23,9 +25,9 @@ from lakehouse.hours import Hour
 from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, pieces_of, rows_per_file
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
+from lakehouse.store import parquet
 from lakehouse.store.bronze_log import as_of_close
 from lakehouse.store.delta import Conflicts, DataFile, commit_once, files_of_hour, metadata_of_commits, table_errors
-from lakehouse.store.files import Readable
 from lakehouse.store.history import Entry
 from lakehouse.store.holds import holds_for
 from lakehouse.store.parquet import FILE, ROW
@@ -43,6 +45,9 @@ WORKING_EVERY_SECONDS = 30.0
 SEAL = "seal"
 _MOST_CONFLICTS = 3
 """Each copies the hour again; after a conflict with another seal of it, that seal is found."""
+
+_WRITERS = min(4, pa.cpu_count())
+"""Silver files that are written here at a time, of all topics together: each takes about 200 MB of memory."""
 
 SparkOrNone = Callable[[], SparkSession] | None
 """Asked for a session only when an hour is big enough to need one; None runs everything in this process."""
@@ -168,7 +173,9 @@ class Sealer:
         self, silver: DeltaTable, hour: Hour, bronze_version: int, work: Work
     ) -> tuple[dict[str, Any], list[DataFile]]:
         bronze = as_of_close(self._tables.bronze, bronze_version)
-        deliveries = Deliveries(self._tables, hour, files_of_hour(bronze, hour), work)
+        files = files_of_hour(bronze, hour)
+        driver_rows = self._settings.seal.driver_rows
+        deliveries = Deliveries(self._tables, hour, files, work, spark=self._spark, driver_rows=driver_rows)
         try:
             footers = list(deliveries.footers())
             doubled, late = deliveries.doubled, deliveries.late(silver)
@@ -207,15 +214,19 @@ class Sealer:
             lost_here = lost.get(number, np.empty(0, np.int64))
             pieces[deliveries.has_skewed(file)] += pieces_of(file.path, footer, lost_here)
         target_bytes = self._settings.seal.target_file_bytes
-        groups = [group for alike in pieces.values() for group in rows_per_file(alike, target_bytes)]
+        groups = [group for alike in pieces.values() for group in rows_per_file(alike, target_bytes, _WRITERS)]
         topic_json, raw, sealed = self._topic.as_json(), self._tables.raw, self._tables.sealed
-        return [Copy(topic_json, hour, raw, sealed, f"part-{number:05d}", group) for number, group in enumerate(groups)]
+        unrepeated = parquet.unrepeated(footers, "event")
+        return [
+            Copy(topic_json, hour, raw, sealed, f"part-{number:05d}", group, unrepeated)
+            for number, group in enumerate(groups)
+        ]
 
     def _run(self, copies: Sequence[Copy], deliveries: Deliveries, rows: int, work: Work) -> list[Copied]:
         """Small hours here, the others by Spark tasks; `rows` is how many there are to copy."""
         if self._spark is None or deliveries.count <= self._settings.seal.small_rows:
             work.begin("copy", rows, "rows")
-            return [_copied(copy, deliveries.raw, work) for copy in copies]
+            return list(_writers().map(lambda copy: _copied(copy, deliveries, work), copies))
         spark = self._spark()
         rows_copied = spark.sparkContext.accumulator(0)
         work.begin("copy", rows, "rows", lambda: rows_copied.value)
@@ -277,8 +288,13 @@ def _rows_by_file(addresses: pa.Table) -> dict[int, np.ndarray[tuple[int], np.dt
     return dict(zip(numbers.tolist(), np.split(ordered[ROW].to_numpy(), firsts[1:]), strict=False))
 
 
-def _copied(copy: Copy, raw: Readable, work: Work) -> Copied:
-    copied = copy_rows(copy, raw)
+@cache
+def _writers() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(_WRITERS, thread_name_prefix="silver writer")
+
+
+def _copied(copy: Copy, deliveries: Deliveries, work: Work) -> Copied:
+    copied = copy_rows(copy, deliveries.raw, deliveries.kept)
     work.add(copied.rows)
     return copied
 

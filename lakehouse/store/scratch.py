@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import tempfile
 from collections.abc import Iterator
@@ -15,18 +16,31 @@ MEMORY_LIMIT = "1GB"
 """Of a database; beyond it, it spills to disk."""
 
 _PREFIX = "lakehouse-scratch-"
+_WITHOUT_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL = "max_temp_directory_size"
 """DuckDB's default for it is the room that the disk has."""
 
 
 @contextmanager
-def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory whose times are UTC. LakeError where it can neither stay in memory nor spill to disk."""
+def scratch_folder() -> Iterator[str]:
+    """A folder for what memory does not hold. LakeError where there is no room for it, or in it."""
     try:
         spill = tempfile.TemporaryDirectory(prefix=_PREFIX)
     except OSError as refused:
         raise _no_room("TMPDIR", refused) from refused
-    with spill as folder, duckdb.connect() as database:
+    with spill as folder:
+        try:
+            yield folder
+        except OSError as refused:
+            if refused.errno in _WITHOUT_ROOM:
+                raise _no_room(os.path.dirname(folder), refused) from refused
+            raise
+
+
+@contextmanager
+def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
+    """A database in memory whose times are UTC. LakeError where it can neither stay in memory nor spill to disk."""
+    with scratch_folder() as folder, duckdb.connect() as database:
         database.execute(f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{folder}'; set timezone = 'UTC'")
         try:
             yield database
