@@ -64,13 +64,21 @@ class Lake:
 
     def seal(self, spark: SparkSession) -> Settings:
         """Each time into a lake of its own, as an hour is sealed once; gives that lake's settings."""
-        sealed_root = str(self.target("sealed"))
-        lake = self.settings.model_copy(update={"sealed_root": sealed_root})
+        lake = self.unsealed()
+        self.seal_in(lake, spark)
+        return lake
+
+    def unsealed(self) -> Settings:
+        """The settings of a lake of its own, where these hours are closed and due."""
+        lake = self.settings.model_copy(update={"sealed_root": str(self.target("sealed"))})
         record_closes(self.topic, lake, self.closed)
+        TopicTables(self.topic, lake).ensure_silver()
+        return lake
+
+    def seal_in(self, lake: Settings, spark: SparkSession) -> None:
         sealer = Sealer(self.topic, lake, lambda: spark, run="bench")
         for hour in sealer.due():
             sealer.seal(hour)
-        return lake
 
     def target(self, name: str) -> Path:
         """A place that nothing was written to; what was written before is removed."""

@@ -1,8 +1,9 @@
-"""How fast hours are sealed: against a plain Spark copy, `dropDuplicates`, DuckDB and Polars on the same files.
+"""How fast hours are sealed: against DuckDB, Polars and Spark on the same files, and by more than one machine.
 
-    python -m bench.seal [--rows N]      # the largest hour; a quarter and a sixteenth of it are measured, too
+    python -m bench.seal [--only PART …] [--rows N] [--narrow N]
 
-Rows are of about 350 bytes as delivered. Every way reads the same bronze files and writes the same silver columns.
+Rows are of about 350 bytes as delivered. Every way reads the same bronze files and writes the same silver columns;
+`bench.sealed_by_others` says what the others leave. Ways that are compared take turns.
 """
 
 from __future__ import annotations
@@ -12,44 +13,59 @@ import os
 import shutil
 import sys
 import time
+from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
 
-import duckdb
-import polars as pl
+import psutil
 from pyspark.sql import SparkSession
-from pyspark.sql import functions as F
 
+from bench import narrow
 from bench.closed_hours import Lake, closed_hour, hours_behind, settings_of
-from bench.measuring import best, peak_memory, seconds_of
+from bench.measuring import best, core_seconds, peak_memory, seconds_of
 from bench.report import Report
+from bench.sealed_by_others import OTHERS, by_spark
 from lakehouse.config import Config
 from lakehouse.operations.verify import verify_hours
+from lakehouse.seal import distributed
+from lakehouse.seal.dedup import duplicates
 from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
+from lakehouse.underway import Work
 
 BUILD = Path("build/bench/seal")
 BEHIND_HOURS, BEHIND_TOPICS, BEHIND_ROWS = 48, 10, 1_000
+TURNS = 3
+MIB = 1024**2
 
 
 def main() -> int:
-    arguments = argparse.ArgumentParser(prog="bench.seal", description=__doc__.partition("\n")[0] if __doc__ else "")
-    arguments.add_argument("--rows", type=int, default=16_000_000, help="rows of the largest hour (%(default)s)")
-    largest: int = arguments.parse_args().rows
+    parts: dict[str, Callable[[Report, SparkSession, argparse.Namespace], None]] = {
+        "engines": _against_engines,
+        "spark": _against_spark,
+        "kinds": _kinds_of_hours,
+        "verify": _verified,
+        "small": _small_hour,
+        "behind": _far_behind,
+        "distributed": _distributed,
+    }
+    parser = argparse.ArgumentParser(prog="bench.seal", description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts), help="parts to measure (all)")
+    parser.add_argument("--rows", type=int, default=16_000_000, help="rows of the largest hour (%(default)s)")
+    parser.add_argument("--narrow", type=int, default=100_000_000, help="narrow rows to compare (%(default)s)")
+    arguments = parser.parse_args()
+    is_whole = len(arguments.only) == len(parts) and arguments.rows == 16_000_000
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
-    report = Report("seal")
+    report = Report("seal", is_part=not is_whole)
     spark = spark_session(settings_of(BUILD, "none"), "bench seal")
     spark.sparkContext.setLogLevel("ERROR")
     try:
         _warm_up(spark)
-        _against_others(report, spark, largest)
-        _kinds_of_hours(report, spark, largest // 4)
-        _verified(report, spark, largest // 4)
-        _small_hour(report, spark)
-        _far_behind(report)
+        for name in arguments.only:
+            parts[name](report, spark, arguments)
     finally:
         spark.stop()
         shutil.rmtree(BUILD, ignore_errors=True)
@@ -59,34 +75,80 @@ def main() -> int:
 # --- figures -------------------------------------------------------------------------------------------------------
 
 
-def _against_others(report: Report, spark: SparkSession, largest: int) -> None:
-    seconds: dict[int, float] = {}
+def _against_engines(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
+    """The best of some turns each, in seconds; of that turn also the processor time."""
+    largest: int = arguments.rows
     memory: dict[int, int] = {}
     for rows in (largest // 16, largest // 4, largest):
         with closed_hour(BUILD, f"hour-{rows}", rows, duplicates=0.02) as lake:
-            with peak_memory() as peak:
-                seconds[rows] = best(partial(lake.seal, spark))
-            memory[rows] = peak[0]
-            copy = best(partial(_by_spark, spark, lake))
-            distinct = seconds_of(partial(_by_spark, spark, lake, is_distinct=True))
-            about = f"{rows:,} rows, 2% duplicates: "
-            report.shown(f"{about}seal", seconds[rows], "seconds")
-            report.shown(f"{about}plain Spark copy", copy, "seconds")
-            report.shown(f"{about}dropDuplicates and write", distinct, "seconds")
-            report.at_most(f"{about}seal against the copy", seconds[rows] / copy, 1.0)
-            report.at_least(f"{about}dropDuplicates against seal", distinct / seconds[rows], 2.2)
-            for name, way in {"DuckDB": _by_duckdb, "Polars": _by_polars}.items():
-                report.shown(f"{about}{name} doing the same", seconds_of(partial(way, lake)), "seconds")
-    smallest = largest // 16
-    growth = (seconds[largest] / largest) / (seconds[smallest] / smallest)
-    report.at_most(f"time of a row, {largest:,} against {smallest:,} rows", growth, 1.15)
-    report.shown(f"peak memory of all Python processes, {largest:,} rows", memory[largest] / 1024**2, "MiB")
+            taken: dict[str, list[tuple[float, float]]] = {"seal": [], **{name: [] for name in OTHERS}}
+            for _ in range(TURNS):
+                ours = lake.unsealed()
+                with peak_memory(_is_driver) as peak:
+                    taken["seal"].append(_taken(partial(lake.seal_in, ours, spark)))
+                memory[rows] = max(memory.get(rows, 0), peak[0])
+                for name, way in OTHERS.items():
+                    taken[name].append(_taken(partial(way, lake, BUILD / "spill")))
+        about = f"{rows:,} rows, 2% duplicates: "
+        fastest = {name: min(times) for name, times in taken.items()}
+        for name, (seconds, core) in fastest.items():
+            how = "seal" if name == "seal" else f"{name} doing the same"
+            report.shown(f"{about}{how}", seconds, "seconds")
+            report.shown(f"{about}{how}, processor time", core, "core-seconds")
+        others = min(fastest[name][0] for name in OTHERS)
+        report.at_most(f"{about}seal against the faster of {' and '.join(OTHERS)}", fastest["seal"][0] / others, 1.0)
+    for rows, size_bytes in memory.items():
+        report.shown(f"peak memory of the driver's Python, {rows:,} rows", size_bytes / MIB, "MiB")
+    quarter = largest // 4
     report.at_most(
-        f"peak memory, {largest:,} against {largest // 4:,} rows", memory[largest] / memory[largest // 4], 1.2
+        f"peak memory of the driver's Python, {largest:,} against {quarter:,} rows",
+        memory[largest] / memory[quarter],
+        1.15,
     )
 
 
-def _kinds_of_hours(report: Report, spark: SparkSession, rows: int) -> None:
+def _against_spark(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
+    seconds: dict[int, float] = {}
+    largest: int = arguments.rows
+    for rows in (largest // 16, largest // 4, largest):
+        with closed_hour(BUILD, f"hour-{rows}", rows, duplicates=0.02) as lake:
+            seconds[rows] = best(partial(lake.seal, spark))
+            copy = best(partial(by_spark, spark, lake))
+            distinct = seconds_of(partial(by_spark, spark, lake, is_distinct=True))
+        about = f"{rows:,} rows, 2% duplicates: "
+        report.shown(f"{about}plain Spark copy", copy, "seconds")
+        report.shown(f"{about}dropDuplicates and write", distinct, "seconds")
+        report.at_most(f"{about}seal against the copy", seconds[rows] / copy, 1.0)
+        report.at_least(f"{about}dropDuplicates against seal", distinct / seconds[rows], 2.2)
+    smallest = largest // 16
+    growth = (seconds[largest] / largest) / (seconds[smallest] / smallest)
+    report.at_most(f"time of a row, {largest:,} against {smallest:,} rows", growth, 1.15)
+
+
+def _distributed(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
+    """Only the finding: by the driver and by Spark's tasks, which are on the same cores here; the same rows."""
+    identity = ("event_id", "event_time")
+    with narrow.deliveries(BUILD / "narrow", arguments.narrow, duplicates=0.02) as rows:
+        about = f"{arguments.narrow:,} narrow deliveries: finding duplicates"
+        found = {}
+        ways = {
+            "in the driver": lambda: duplicates(narrow.visit(rows), identity),
+            "by Spark's tasks": lambda: distributed.duplicates(spark, rows, identity, Work()),
+        }
+        for name, way in ways.items():
+            started = time.monotonic()
+            with peak_memory(_is_driver) as peak:
+                found[name] = way()
+            report.shown(f"{about} {name}", time.monotonic() - started, "seconds")
+            report.at_most(f"{about} {name}, peak memory of the driver's Python", peak[0] / MIB, 1024, "MiB")
+    in_driver, by_tasks = found.values()
+    if in_driver != by_tasks:
+        raise RuntimeError(f"{len(in_driver)} losers in the driver, {len(by_tasks)} by Spark's tasks, or other ones")
+    report.shown(f"{about}: found, the same rows both ways", len(in_driver), "rows")
+
+
+def _kinds_of_hours(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
+    rows = arguments.rows // 4
     kinds = {
         "no duplicates": closed_hour(BUILD, "none", rows),
         "30% duplicates": closed_hour(BUILD, "many", rows, duplicates=0.3),
@@ -101,8 +163,9 @@ def _kinds_of_hours(report: Report, spark: SparkSession, rows: int) -> None:
         report.shown(f"{rows:,} rows, {name}: peak memory of all Python processes", peak[0] / 1024**2, "MiB")
 
 
-def _verified(report: Report, spark: SparkSession, rows: int) -> None:
+def _verified(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
     """Every byte and every id read again, against the seal that wrote them."""
+    rows = arguments.rows // 4
     with closed_hour(BUILD, "verified", rows, duplicates=0.02) as lake:
         sealing = best(partial(lake.seal, spark))
         settings = lake.seal(spark)
@@ -114,7 +177,7 @@ def _verified(report: Report, spark: SparkSession, rows: int) -> None:
             report.at_most(f"{rows:,} rows: {about} against seal", best(look) / sealing, 0.5)
 
 
-def _small_hour(report: Report, spark: SparkSession) -> None:
+def _small_hour(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
     """The third of three, as a running application would meet it."""
     with hours_behind(BUILD, ["small"], 3, BEHIND_ROWS) as (lake,):
         sealer = Sealer(lake.topic, lake.settings, lambda: spark, run="bench")
@@ -125,7 +188,7 @@ def _small_hour(report: Report, spark: SparkSession) -> None:
     report.at_most(f"an hour of {BEHIND_ROWS:,} rows on a warm session", seconds, 1.0, "seconds")
 
 
-def _far_behind(report: Report) -> None:
+def _far_behind(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
     names = [f"topic_{number}" for number in range(BEHIND_TOPICS)]
 
     about = f"{BEHIND_HOURS} hours behind, {BEHIND_TOPICS} topics of {BEHIND_ROWS:,} rows an hour"
@@ -141,55 +204,17 @@ def _caught_up(lake: Lake) -> None:
         sealer.seal(hour)
 
 
-# --- the other ways ------------------------------------------------------------------------------------------------
-
-
-def _by_spark(spark: SparkSession, lake: Lake, *, is_distinct: bool = False) -> None:
-    event_hour = F.date_format("event_time", "yyyy-MM-dd'T'HH").alias("event_hour")
-    delivered = spark.read.parquet(*lake.paths)
-    rows = delivered.select("event.*", "event_id", "event_time", event_hour, "publish_time", "message_id")
-    if is_distinct:
-        rows = rows.dropDuplicates(["event_id"])
-    rows.write.option("compression", "zstd").parquet(str(lake.target("spark")))
-
-
-def _by_duckdb(lake: Lake) -> None:
-    with duckdb.connect() as database:
-        database.execute("set threads = 2; set memory_limit = '4GB'; set preserve_insertion_order = false")
-        database.execute(f"set temp_directory = '{BUILD / 'spill'}'; set timezone = 'UTC'")
-        database.execute(
-            f"""
-            copy (
-                with ids as (
-                    select event_id, publish_time, message_id, filename, file_row_number
-                    from read_parquet({lake.paths}, filename = true, file_row_number = true)
-                ), often as (select event_id from ids group by event_id having count(*) > 1), lost as (
-                    select filename, file_row_number from (from ids semi join often using (event_id))
-                    qualify row_number() over (partition by event_id order by publish_time, message_id) > 1
-                )
-                select unnest(event), event_id, event_time, strftime(event_time, '%Y-%m-%dT%H') as event_hour,
-                    publish_time, message_id
-                from (from read_parquet({lake.paths}, filename = true, file_row_number = true)
-                      anti join lost using (filename, file_row_number))
-            ) to '{lake.target("duckdb")}.parquet' (format parquet, compression zstd, compression_level 1)
-            """
-        )
-
-
-def _by_polars(lake: Lake) -> None:
-    delivered = pl.scan_parquet(lake.paths, row_index_name="row")
-    ids = delivered.select("row", "event_id", "publish_time", "message_id")
-    often = ids.group_by("event_id").len().filter(pl.col("len") > 1)
-    candidates = ids.join(often, on="event_id", how="semi").collect(engine="streaming")
-    first = candidates.sort("publish_time", "message_id").unique("event_id", keep="first")
-    lost = candidates.join(first, on="row", how="anti").lazy()
-    hour = pl.col("event_time").dt.strftime("%Y-%m-%dT%H").alias("event_hour")
-    columns = delivered.select("row", "event", "event_id", "event_time", "publish_time", "message_id")
-    sealed = columns.join(lost, on="row", how="anti").drop("row").with_columns(hour).unnest("event")
-    sealed.sink_parquet(f"{lake.target('polars')}.parquet", compression="zstd", compression_level=1)
-
-
 # --- measuring -----------------------------------------------------------------------------------------------------
+
+
+def _taken(work: Callable[[], object]) -> tuple[float, float]:
+    """(seconds, core-seconds of this process and its children)"""
+    before = core_seconds()
+    return seconds_of(work), core_seconds() - before
+
+
+def _is_driver(process: psutil.Process) -> bool:
+    return process.pid == os.getpid()
 
 
 def _warm_up(spark: SparkSession) -> None:
@@ -197,7 +222,7 @@ def _warm_up(spark: SparkSession) -> None:
     with closed_hour(BUILD, "warm-up", 120_000, duplicates=0.02) as lake:
         for _ in range(2):
             lake.seal(spark)
-            _by_spark(spark, lake, is_distinct=True)
+            by_spark(spark, lake, is_distinct=True)
 
 
 if __name__ == "__main__":
