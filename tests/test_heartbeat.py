@@ -12,6 +12,7 @@ from pathlib import Path
 
 import pytest
 from clock import NOON, Clock
+from fleets import awaited
 from status_lake import Lake
 from status_lake import lake as lake
 
@@ -141,6 +142,26 @@ def test_an_orderly_end_says_when_and_why(clock: Clock) -> None:
     clock.advance(60)
     beating.end("asked to")
     assert (store.written[-1].ended_at, store.written[-1].why_ended) == (clock.now, "asked to")
+
+
+def test_a_topic_that_changes_is_in_the_next_heartbeat_at_once(clock: Clock) -> None:
+    """Whoever deploys waits until each topic was polled, and would do so for half a minute more."""
+    store, pulses = Store(), {"plays": replace(PULSE, state="starting", last_trigger=None), "skips": PULSE}
+    beating = Heart(store, replace(HEARTBEAT, topics={}), lambda: pulses, clock)  # type: ignore[arg-type]
+    beating.start(every=timedelta(hours=1), news_after=timedelta(milliseconds=5))
+    changes = [
+        PULSE,
+        PULSE.after_trigger(clock.now, 8, NOON),
+        PULSE.after_failure("parked", NOON, "no subscription", None),
+        PULSE.after_trigger(clock.now, 9, NOON),
+    ]
+    for number, change in enumerate(changes):
+        pulses["plays"] = change
+        expected = 1 + len([1 for each in (0, 2, 3) if each <= number])
+        awaited(lambda expected=expected: len(store.written) >= expected, str(change))  # type: ignore[misc]
+    beating.end("asked to")
+    said = [written.topics["plays"] for written in store.written]
+    assert [(pulse.state, pulse.epoch) for pulse in said[1:-1]] == [("running", 7), ("parked", 7), ("running", 9)]
 
 
 def test_a_run_that_never_began_writes_no_end(clock: Clock) -> None:

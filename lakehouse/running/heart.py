@@ -20,12 +20,19 @@ LAST_WRITE = timedelta(seconds=5)
 """How long the end of an application waits for its last heartbeat."""
 
 
+NEWS_AFTER = timedelta(seconds=5)
+"""From one heartbeat to one that is early because a topic has changed. Google Cloud Storage takes one write of an
+object per second (cloud.google.com/storage/quotas)."""
+
 _LONGEST_WAIT = timedelta(seconds=1)
-"""Between two looks at the clock, which leaps where a day is replayed."""
+"""Between two looks at the topics, and at the clock, which leaps where a day is replayed."""
 
 
 class Heart:
-    """Writes the heartbeat of one run from `start` to `end`. What the store refuses is logged once, and no error."""
+    """Writes the heartbeat of one run from `start` to `end`. What the store refuses is logged once, and no error.
+
+    It is early when a topic has its first batch, fails or recovers: whoever deploys or watches waits for that.
+    """
 
     def __init__(
         self,
@@ -38,19 +45,22 @@ class Heart:
         self._ending = threading.Event()
         self._is_refused = self._has_written = False
         self._warned_of: set[str] = set()
+        self._said: Mapping[str, object] = {}
         self._thread: threading.Thread | None = None
 
-    def start(self, every: timedelta = BEAT_EVERY) -> None:
+    def start(self, every: timedelta = BEAT_EVERY, news_after: timedelta = NEWS_AFTER) -> None:
         """The first heartbeat at once, in a thread that keeps nobody from ending."""
 
         def beat() -> None:
             self.beat()
-            wait = min(every, _LONGEST_WAIT).total_seconds()
-            last, due = self._clock(), time.monotonic() + every.total_seconds()
+            wait = min(every, news_after, _LONGEST_WAIT).total_seconds()
+            last, written = self._clock(), time.monotonic()
             while not self._ending.wait(wait):
-                if time.monotonic() >= due or self._clock() - last >= every:
+                since = timedelta(seconds=time.monotonic() - written)
+                has_news = since >= news_after and _news(self._pulses()) != self._said
+                if since >= every or self._clock() - last >= every or has_news:
                     self.beat()
-                    last, due = self._clock(), time.monotonic() + every.total_seconds()
+                    last, written = self._clock(), time.monotonic()
 
         self._thread = threading.Thread(target=beat, name="heartbeat", daemon=True)
         self._thread.start()
@@ -88,7 +98,14 @@ class Heart:
             self._warned_of.add(other.run)
             log.error("heartbeat: application=%s error=%s", other.application, two_of_one_name(self._heartbeat, other))
         other_run = f"{other.run} on {other.host}" if other is not None else None
-        return replace(self._heartbeat, topics=dict(self._pulses()), written_at=self._clock(), other_run=other_run)
+        pulses = dict(self._pulses())
+        self._said = _news(pulses)
+        return replace(self._heartbeat, topics=pulses, written_at=self._clock(), other_run=other_run)
+
+
+def _news(pulses: Mapping[str, Pulse]) -> dict[str, object]:
+    """What of each topic is worth an early heartbeat when it changes."""
+    return {name: (each.state, each.last_trigger is not None, each.failures > 0) for name, each in pulses.items()}
 
 
 def two_of_one_name(ours: Heartbeat, other: Heartbeat) -> ConfigError:
