@@ -8,7 +8,7 @@ import re
 import time
 from collections.abc import Callable
 from dataclasses import replace
-from datetime import timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -111,9 +111,14 @@ def test_the_first_cause_that_holds_is_the_one(first: str, second: str) -> None:
     assert found(status(**HOLDS[second], **HOLDS[first]))[0] == first
 
 
-def job(state: Any, why: str | None = None, failures: int = 0) -> Running:
-    launched = Job(Launch("music-1", "music", VERSION), state, NOON, why=why, failures=failures)
+def job(state: Any, why: str | None = None, failures: int = 0, started_at: datetime | None = None) -> Running:
+    launched = Job(Launch("music-1", "music", VERSION), state, NOON, started_at, failures, why=why)
     return Running("music", False, job=launched)
+
+
+def test_an_application_that_has_started_again_and_said_so_runs() -> None:
+    """Its deaths count for ten minutes more."""
+    assert found(status(), job("running", "killed by SIGKILL", 1, NOON - HOUR)) == ("ok", "")
 
 
 @pytest.mark.parametrize(
@@ -122,6 +127,11 @@ def job(state: Any, why: str | None = None, failures: int = 0) -> Running:
         (None, None, "no application has ever had it"),
         (None, job("lost"), "its job is lost"),
         (life(), job("waiting", "killed by SIGKILL", 1), "its job has died: killed by SIGKILL"),
+        (
+            life(),
+            job("running", "killed by SIGKILL", 1, NOON + HOUR),
+            "its job has died: killed by SIGKILL; it starts again",
+        ),
         (life(SILENT_AFTER * 2), job("failed", "exit code 1", 3), "its job is failed: exit code 1"),
         (life(SILENT_AFTER * 2), job("running"), "its application gives no sign of life"),
         (life(beat={"ended_at": NOON, "why_ended": "asked to"}), None, "its application ended: asked to"),

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lakehouse.fleet.freshness import Overdue
-from lakehouse.fleet.versions import Running
+from lakehouse.fleet.versions import Job, Running
 from lakehouse.operations.status import BEHIND_AFTER, TopicStatus
+from lakehouse.operations.topic_life import TopicLife
 from lakehouse.topics import Topic
 
 STARVED_AFTER = timedelta(minutes=15)
@@ -106,6 +107,8 @@ def _not_running(status: TopicStatus, running: Running | None) -> Found | None:
         return None
     if job is not None and job.state == "waiting":  # its heartbeat may be fresh for two minutes yet
         return f"its job has died: {job.why}", job.started_at
+    if life is not None and job is not None and _is_starting_again(job, life):
+        return f"its job has died: {job.why}; it starts again", job.started_at
     if life is not None and life.is_alive and life.not_running_since is None:
         if life.hangs_for_seconds is None:
             return None
@@ -123,6 +126,11 @@ def _not_running(status: TopicStatus, running: Running | None) -> Found | None:
     else:
         words = "its application gives no sign of life"
     return words, status.not_running_since or (life.written_at if life else None)
+
+
+def _is_starting_again(job: Job, life: TopicLife) -> bool:
+    """After a death, until the new run has written: what its heartbeat says is of the one that died."""
+    return bool(job.failures) and job.started_at is not None and job.started_at > life.written_at
 
 
 def _cannot_read(status: TopicStatus) -> Found | None:
