@@ -239,9 +239,10 @@ class MLflow(Frozen):
 
     tracking_uri: str = key(
         "",
-        unit="address",
+        unit="address | none",
         shown="sqlite in sealed_root, where that is a folder",
-        doc="An MLflow tracking server. A lake on gs:// has no runs without one, as no sqlite can be there.",
+        doc="An MLflow tracking server. A lake on gs:// has no runs without one, as no sqlite can be there. `none` where "
+        "nobody looks at runs.",
     )
     experiment: str = key(
         "lakehouse",

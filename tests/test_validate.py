@@ -706,4 +706,8 @@ def test_a_server_that_is_away_unjudges_nothing(lake: SealedLake) -> None:
 
 def test_without_a_place_for_runs_none_are_noted(lake: SealedLake) -> None:
     """A lake in a bucket has no SQLite: without a server there is nothing to catch up with."""
-    assert mlflow_runs.tracking_uri(lake.config.settings.model_copy(update={"sealed_root": "gs://lake"})) is None
+    settings = lake.config.settings
+    off = settings.model_copy(update={"mlflow": settings.mlflow.model_copy(update={"tracking_uri": "none"})})
+    assert mlflow_runs.tracking_uri(settings.model_copy(update={"sealed_root": "gs://lake"})) is None
+    assert mlflow_runs.tracking_uri(off) is None
+    assert mlflow_runs.runs(off) == []

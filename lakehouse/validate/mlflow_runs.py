@@ -46,8 +46,14 @@ _PARAMETERS = ("topic", "hour", "release", "suite_hash", "silver_version", "revi
 _COUNTS = ("deliveries", "duplicates", "late_duplicates", "skewed")
 
 
+NONE = "none"
+"""For an address: no runs."""
+
+
 def tracking_uri(settings: Settings) -> str | None:
     """The server, or the SQLite file in a local `sealed_root`; None when there is neither, and nothing is logged."""
+    if settings.mlflow.tracking_uri == NONE:
+        return None
     if settings.mlflow.tracking_uri:
         return settings.mlflow.tracking_uri
     return None if _is_remote(settings) else f"sqlite:///{settings.sealed_root}/mlflow.db"
