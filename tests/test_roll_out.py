@@ -151,6 +151,12 @@ def test_of_many_reasons_some_are_listed() -> None:
     assert len(found.reasons) == 6
 
 
+def test_topics_that_wait_for_their_first_batch_are_counted() -> None:
+    """All of an application do so when it starts."""
+    started = {name: replace(PULSE, last_trigger=None) for name in ("plays", "skips")}
+    assert said(sign(pulses=started)) == Verdict("waits", ("2 topics have not been polled yet",))
+
+
 def test_a_failure_comes_before_what_is_waited_for() -> None:
     found = said(sign(pulses={"skips": replace(PULSE, state="parked", failures=5, error="denied")}))
     assert found == Verdict("failed", ("skips fails: denied",))

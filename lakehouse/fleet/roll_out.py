@@ -18,6 +18,7 @@ FAILURES = 3
 """The same of a topic that did not fail before: what passes by itself has passed by then."""
 _MANY = 5
 """Reasons that are listed."""
+_NOT_POLLED = "has not been polled yet"
 
 State = Literal["waits", "well", "failed"]
 
@@ -123,11 +124,20 @@ def verdict(
         return Verdict("failed", (wrong,))
     found = [_of_topic(name, said.topics.get(name), earlier.get(name, Before())) for name in version.topics]
     for state in ("failed", "waits"):
-        reasons = [reason for each, reason in found if each == state]
+        reasons = _together([reason for each, reason in found if each == state])
         if reasons:
             more = [f"and {len(reasons) - _MANY} more topics"] if len(reasons) > _MANY else []
             return Verdict(state, (*reasons[:_MANY], *more))
     return Verdict("well")
+
+
+def _together(reasons: Sequence[str]) -> list[str]:
+    """Topics that only wait for their first batch in one reason: an application has hundreds of them."""
+    waiting = [reason for reason in reasons if reason.endswith(_NOT_POLLED)]
+    if len(waiting) < 2:
+        return list(reasons)
+    others = [reason for reason in reasons if not reason.endswith(_NOT_POLLED)]
+    return [*others, f"{len(waiting):,} topics have not been polled yet"]
 
 
 def _of_job(job: Job | None) -> Verdict | None:
@@ -161,7 +171,7 @@ def _of_topic(name: str, pulse: Pulse | None, earlier: Before) -> tuple[State, s
         words = f"{name} fails: {pulse.error}"
         return ("well", "") if earlier.is_failing else ("failed" if pulse.failures >= FAILURES else "waits", words)
     if pulse.last_trigger is None:
-        return "waits", f"{name} has not been polled yet"
+        return "waits", f"{name} {_NOT_POLLED}"
     if earlier.frontier is not None and pulse.frontier is not None and pulse.frontier < earlier.frontier:
         return (
             "failed",
