@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import lru_cache
 from itertools import accumulate
 
 import pyarrow as pa
@@ -31,6 +32,7 @@ _LEAVES: dict[exp.DType, pa.DataType] = {
 }
 
 
+@lru_cache(maxsize=1024)  # a thousand topics have few types, and each costs a parse
 def arrow_type(spark_type: str) -> pa.DataType:
     """The Arrow type of a Spark DDL type; ValueError with what is known when Spark has no such type."""
     if max(accumulate((letter == "<") - (letter == ">") for letter in spark_type), default=0) > MAX_NESTING:

@@ -236,7 +236,7 @@ def test_a_file_that_is_missing_is_named(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("text", "found", "expected"),
-    [("a: [1", "line 1", "YAML"), ("- a\n- b\n", "list", "a mapping of keys"), ("", "NoneType", "a mapping of keys")],
+    [("a: [1", "line ", "YAML"), ("- a\n- b\n", "list", "a mapping of keys"), ("", "NoneType", "a mapping of keys")],
 )
 def test_a_file_that_is_not_a_mapping_in_yaml_is_named(
     write: Callable[..., Path], text: str, found: str, expected: str
