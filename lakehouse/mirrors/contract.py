@@ -11,6 +11,7 @@ import pyarrow as pa
 
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour
+from lakehouse.lineage.datasets import DatasetName, dataset_at
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.store.contents import Contents
 from lakehouse.store.delta import DataFile
@@ -111,6 +112,10 @@ class Mirror(Protocol):
 
     def where(self, topic: Topic, hour: Hour) -> str:
         """The address at which a reader of the target finds the hour."""
+
+    def dataset(self, topic: Topic) -> DatasetName:
+        """What the topic is there for a lineage server; by default the folder of its hours."""
+        return dataset_at(self.where(topic, "").rstrip("/"))
 
     def hours(self, topic: Topic) -> set[Hour]:
         """Every hour that a reader may find there, whoever wrote it; `read_back` says how much of it is there."""

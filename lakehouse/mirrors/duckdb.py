@@ -4,6 +4,7 @@ import json
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import PurePath
 from threading import Lock
 from typing import Any, Literal
 
@@ -13,6 +14,7 @@ import pyarrow as pa
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.hours import Hour
+from lakehouse.lineage.datasets import DatasetName
 from lakehouse.mirrors import duckdb_pages
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
 from lakehouse.mirrors.files import rows_of
@@ -58,6 +60,10 @@ class DuckDBMirror(Mirror):
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"{self._path}: {topic.name} where hour = '{hour}'"
+
+    def dataset(self, topic: Topic) -> DatasetName:
+        """The specification has none for DuckDB; dbt's integration names its tables so."""
+        return DatasetName(f"duckdb://{self._path}", f"{PurePath(self._path).stem}.main.{topic.name}")
 
     def hours(self, topic: Topic) -> set[Hour]:
         query = f'select hour from "{topic.name}" union select hour from _hours where topic = ?'

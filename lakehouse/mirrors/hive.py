@@ -19,6 +19,7 @@ from lakehouse.config import Root
 from lakehouse.durations import Wait
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among, start_of
+from lakehouse.lineage.datasets import DatasetName
 from lakehouse.mirrors.addresses import StorageOptions, files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
 from lakehouse.mirrors.files import Files
@@ -179,6 +180,9 @@ class HiveMirror(Mirror):
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"hive://{self.options.host}:{self.options.port}/{self._table(topic)}/hour={hour}"
+
+    def dataset(self, topic: Topic) -> DatasetName:
+        return DatasetName(f"hive://{self.options.host}:{self.options.port}", f"{self.options.database}.{topic.name}")
 
     def hours(self, topic: Topic) -> set[Hour]:
         with self._refusals(topic, "*"):

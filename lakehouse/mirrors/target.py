@@ -14,6 +14,8 @@ from lakehouse import failpoints
 from lakehouse.clock import Clock
 from lakehouse.errors import LakehouseError, MirrorError, TargetLimitError
 from lakehouse.hours import Hour
+from lakehouse.lineage.datasets import dataset_at
+from lakehouse.lineage.runs import lineage_run
 from lakehouse.mirrors.backoff import next_try
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.sealed import sealed_hour
@@ -171,7 +173,18 @@ class TargetRun:
             yield from running
 
     def _deliver(self, hour: Hour, history: History) -> Delivery:
-        return self.publish_and_verify(sealed_hour(self._tables, history, hour))
+        silver, target = dataset_at(self._tables.sealed.below("silver").uri), self._mirror.dataset(self._topic)
+        job = f"{self._topic.name}.mirror.{self._mirror.name}"
+        with lineage_run(self._tables.settings, job, hour, silver, target) as run:
+            delivery = self.publish_and_verify(sealed_hour(self._tables, history, hour))
+            rows = delivery.count.rows
+            run.found(
+                reads={"version": delivery.silver_version, "rows": rows},
+                writes={"rows": rows},
+                revision=delivery.revision,
+                where=self._where(hour),
+            )
+        return delivery
 
     def publish_and_verify(self, hour: SealedHour) -> Delivery:
         """Publish, count, compare; MirrorError when the target counts anything else than the seal did.

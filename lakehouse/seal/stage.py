@@ -22,6 +22,8 @@ from lakehouse import failpoints
 from lakehouse.config import Config, Settings
 from lakehouse.errors import SealError, unavailable
 from lakehouse.hours import Hour
+from lakehouse.lineage.datasets import dataset_at
+from lakehouse.lineage.runs import lineage_run
 from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, pieces_of, rows_per_file
 from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
@@ -91,6 +93,22 @@ class Sealer:
         SealError when the hour is not the next to seal, or when silver holds it sealed from another bronze version than
         the hour was closed at. LakeError when a file of bronze is missing or damaged.
         """
+        bronze = dataset_at(self._tables.raw.below("bronze").uri)
+        silver = dataset_at(self._tables.sealed.below("silver").uri)
+        with lineage_run(self._settings, f"{self._topic.name}.seal", hour, bronze, silver) as run:
+            sealed, entry = self._seal(hour)
+            run.found(
+                reads={"version": sealed.bronze_version, "rows": sealed.deliveries},
+                writes={"version": sealed.silver_version, "rows": sealed.rows, "files": sealed.files},
+                revision=sealed.revision,
+                duplicates=sealed.duplicates,
+                late_duplicates=sealed.late_duplicates,
+                skewed=sealed.skewed,
+            )
+        return entry
+
+    def _seal(self, hour: Hour) -> tuple[Sealed, Entry | None]:
+        """The seal, and its row where the ledger had none."""
         started = time.monotonic()
         with _working(self._topic.name, hour) as work:
             version, manifest = self._commit(hour, self._bronze_version(hour), work)
@@ -110,7 +128,7 @@ class Sealer:
             sealed.skewed,
             time.monotonic() - started,
         )
-        return entry
+        return sealed, entry
 
     def _hold(self, hour: Hour, silver_version: int) -> None:
         if self._holds is not None:

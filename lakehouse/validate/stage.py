@@ -15,6 +15,9 @@ from lakehouse.clock import Clock
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
+from lakehouse.lineage.datasets import dataset_at
+from lakehouse.lineage.events import Check
+from lakehouse.lineage.runs import lineage_run
 from lakehouse.schemas import silver_schema
 from lakehouse.store.history import History
 from lakehouse.store.ledger import Ledger
@@ -117,13 +120,25 @@ class Validation:
         So a run that dies in between is simply repeated. A revision that has a verdict keeps it, and its page: then
         nothing is written. LakeError when the hour is not sealed or its files cannot be read: then nothing is recorded.
         """
+        silver, reports = dataset_at(self.tables.sealed.below("silver").uri), dataset_at(self.tables.reports.uri)
+        with lineage_run(self.config.settings, f"{self.topic.name}.validate", hour, silver, reports) as run:
+            verdict, result = self._validate(hour)
+            run.found(
+                reads={"version": result["silver_version"], "rows": verdict.rows, "checks": _checks(verdict)},
+                writes={},
+                revision=verdict.revision,
+                state=verdict.state,
+            )
+        return verdict
+
+    def _validate(self, hour: Hour) -> tuple[Verdict, dict[str, Any]]:
         history = self.ledger.history()
         verdict, result = self.judge(hour, history)
         if has_verdict(history, hour):
-            return verdict
+            return verdict, result
         write_result(self.tables.reports, self.config.settings, result)
         failpoints.reach("validate.report_durable")
-        return self._record(verdict, result)
+        return self._record(verdict, result), result
 
     def judge(self, hour: Hour, history: History) -> tuple[Verdict, dict[str, Any]]:
         """(verdict, what is kept of it as JSON); writes nothing."""
@@ -198,3 +213,9 @@ class Validation:
             len(verdict.findings), verdict.seconds,
         )  # fmt: skip
         return replace(verdict, is_recorded=entry is not None)
+
+
+def _checks(verdict: Verdict) -> tuple[Check, ...]:
+    return tuple(
+        Check(each.expectation.type, each.success, each.column, each.expectation.severity) for each in verdict.findings
+    )

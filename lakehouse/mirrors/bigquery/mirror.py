@@ -20,6 +20,7 @@ from lakehouse import hours
 from lakehouse.checksum import sql_for
 from lakehouse.errors import LakehouseError, MirrorError
 from lakehouse.hours import Hour
+from lakehouse.lineage.datasets import DatasetName
 from lakehouse.mirrors.bigquery import limits
 from lakehouse.mirrors.bigquery.dataset import BigQueryOptions, Dataset, client_of
 from lakehouse.mirrors.bigquery.layouts import Layout, Partition, TablePerHour
@@ -91,6 +92,9 @@ class BigQueryMirror(Mirror):
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return self._dataset.address(self._layout.table_id(topic, hour))
+
+    def dataset(self, topic: Topic) -> DatasetName:
+        return DatasetName("bigquery", self._dataset.address(topic.name))
 
     def hours(self, topic: Topic) -> set[Hour]:
         with self._refusals(topic, "*"):
