@@ -31,7 +31,7 @@ from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.replay import STEP, DayBroker, Followed, SandboxDay, new_clock
-from lakehouse.sandbox.tally import Outcome, outcome_of
+from lakehouse.sandbox.tally import FIGURES, Outcome, outcome_of
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -45,19 +45,6 @@ _LONGEST_DAY = timedelta(days=1)
 """After its last message an hour waits for its lateness, and for the delay of its events."""
 _PATIENCE_SECONDS = 240.0
 _POLL_SECONDS = 0.2
-_FIGURES: dict[str, Callable[[Outcome], int]] = {
-    "published": lambda each: each.published,
-    "distinct": lambda each: each.distinct,
-    "delivered": lambda each: each.delivered,
-    "duplicates removed": lambda each: each.duplicates,
-    "skewed": lambda each: each.skewed,
-    "rejected": lambda each: each.rejected,
-    "hours sealed": lambda each: each.sealed,
-    "hours valid": lambda each: each.valid,
-    "hours mirrored": lambda each: each.mirrored,
-}
-"""A row each, with a column for each topic: it fits 80 columns."""
-
 console = Console(width=None if sys.stdout.isatty() else 120, highlight=False)
 
 
@@ -201,7 +188,7 @@ def _print_report(outcomes: Mapping[str, Outcome], config: Config, conf: str, se
     table.add_column()
     for name in outcomes:
         table.add_column(name, justify="right")
-    for figure, of in _FIGURES.items():
+    for figure, of in FIGURES.items():
         table.add_row(figure, *(str(of(each)) for each in outcomes.values()))
     console.print(table)
     lost, doubled, changed = (
