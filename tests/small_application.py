@@ -2,7 +2,7 @@
 
 Only the standard library: tests start many. What it does depends on its release: `bad-dies` ends with 1, the topics of
 `bad-fails` fail, those of `bad-lags` fall back, those of `bad-hangs` never bring a batch. A topic fails, too, while the
-lake's folder `broken` has a file of its name.
+lake's folder `broken` has a file of its name. With $JOB it obeys what a launcher leaves in the lake for its job.
 """
 
 from __future__ import annotations
@@ -23,6 +23,8 @@ BEAT_SECONDS = 0.1
 def main() -> int:
     root, application, release = Path(os.environ["ROOT"]), os.environ["APPLICATION"], os.environ["RELEASE"]
     topics, run = os.environ["TOPICS"].split(), uuid.uuid4().hex[:8]
+    if has_successor(root, application):
+        return 0
     if release.endswith("bad-dies"):
         print("cannot start", flush=True)
         return 1
@@ -49,13 +51,24 @@ def main() -> int:
         aside.write_text(json.dumps(said))
         aside.replace(file)
 
-    while not is_over:
+    while not is_over and not is_asked_to_end(root, application, run):
         beat()
         time.sleep(BEAT_SECONDS)
         if all((claims / topic).read_text() != run for topic in topics):
             return 3
     beat(ended_at=datetime.now(UTC).isoformat(), why_ended="asked to")
     return 0
+
+
+def has_successor(root: Path, application: str) -> bool:
+    job = os.environ.get("JOB")
+    return job is not None and (root / "_applications" / application / "retired" / job).exists()
+
+
+def is_asked_to_end(root: Path, application: str, run: str) -> bool:
+    """Whether somebody asks this run, or the launcher its job, through the lake."""
+    asked = root / "_applications" / application / "notes" / "_stop"
+    return any(any((asked / name).glob("[!.]*")) for name in (run, os.environ.get("JOB")) if name)
 
 
 def pulse(name: str, release: str, at: datetime, is_lost: bool) -> dict[str, Any]:

@@ -91,7 +91,7 @@ def test_operators_can_look_up_every_reason_of_rejection() -> None:
 @pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
 def test_a_command_that_a_page_names_exists(page: Path) -> None:
     """With its options: a page that names what is gone sends people astray."""
-    for line in re.findall(r"(?<!from )lakehouse ((?:topics |fleet )?[a-z-]+(?: [^`\n#]*)?)", _code_of(page)):
+    for line in re.findall(r"(?<!from )lakehouse ((?:topics |fleet |dataproc )?[a-z-]+(?: [^`\n#]*)?)", _code_of(page)):
         words = [word for word in shlex.split(line.replace("…", "x"), posix=False) if word]
         command = generate.command_named(app, words[0], *words[1:2])
         assert command is not None, f"{page.name}: lakehouse {line}"

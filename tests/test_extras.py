@@ -127,6 +127,7 @@ def test_extras_are_those_of_the_distribution() -> None:
     assert set(EXTRAS) == set(project["optional-dependencies"]) - {"all", "docs", "dev"}
     names = {
         "google.cloud.bigquery": "google-cloud-bigquery",
+        "google.cloud.dataproc_v1": "google-cloud-dataproc",
         "google.cloud.pubsublite_v1": "google-cloud-pubsublite",
         "puresasl": "pure-sasl",
         "py4j": "pyspark",

@@ -217,7 +217,7 @@ CASES: list[tuple[str, Version | None, Running | None, str, str]] = [
         version(size=Size(driver_memory="4g")),
         running(),
         "replace",
-        "driver_memory 1g → driver_memory 4g",
+        "driver_memory as by default → driver_memory 4g",
     ),
     ("a person started it", version(), running(None), "replace", "started by a person"),
     ("it is wanted no more", None, running(), "stop", "does not name it"),

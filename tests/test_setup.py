@@ -9,7 +9,6 @@ import shutil
 import subprocess
 import time
 import tomllib
-import zipfile
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -258,23 +257,17 @@ def test_a_job_on_this_machine_gets_its_arguments_as_given(jobs_tree: Path, tmp_
     assert "--packages" not in words
 
 
-def test_a_job_on_dataproc_takes_code_and_settings_along(jobs_tree: Path, tmp_path: Path) -> None:
+def test_a_job_on_dataproc_is_submitted_by_our_own_command(jobs_tree: Path, tmp_path: Path) -> None:
     words = submitted(
-        jobs_tree, "--dataproc", "lake", "--region", "europe-west1", "--bucket", "b", "seal", "--topic", "x",
+        jobs_tree, "--dataproc", "lake", "--region", "europe-west1", "--bucket", "b", "seal", "--every", "1 minute",
         cwd=tmp_path,
     )  # fmt: skip
-    assert words[:6] == ["gcloud", "dataproc", "jobs", "submit", "pyspark", "jobs/seal.py"]
-    assert [after(words, option) for option in ("--cluster", "--region", "--bucket")] == ["lake", "europe-west1", "b"]
+    assert words[:5] == [str(jobs_tree / ".venv/bin/python"), "-m", "lakehouse.cli", "dataproc", "submit"]
+    assert [after(words, option) for option in ("--cluster", "--region")] == ["lake", "europe-west1"]
+    assert after(words, "--folder") == "gs://b/lakehouse"
+    assert after(words, "--conf") == str(jobs_tree / "conf" / "dataproc.yaml")
     assert "--project" not in words
-    settings = after(words, "--archives")
-    assert words[words.index("--") + 1 :] == ["--conf", f"{Path(settings).name}/conf/dataproc.yaml", "--topic", "x"]
-    code = zipfile.ZipFile(jobs_tree / after(words, "--py-files")).namelist()
-    assert code == ["lakehouse/__init__.py", "lakehouse/landing/sandbox.py"]
-    assert zipfile.ZipFile(jobs_tree / settings).namelist() == [
-        "conf/dataproc.yaml",
-        "conf/topics/clicks.yaml",
-        "expectations/clicks.json",
-    ]
+    assert words[words.index("--") + 1 :] == ["seal", "--every", "1 minute"]
 
 
 def test_what_is_packed_needs_nothing_that_stays_here() -> None:
@@ -284,15 +277,3 @@ def test_what_is_packed_needs_nothing_that_stays_here() -> None:
     files = [*(ROOT / "jobs").glob("*.py"), *(ROOT / "lakehouse").rglob("*.py")]
     packed = [file for file in files if file.relative_to(ROOT).parts[1] not in kept_here]
     assert [str(file) for file in packed if stays.search(file.read_text())] == []
-
-
-def test_a_job_on_dataproc_brings_no_delta_of_its_own(jobs_tree: Path) -> None:
-    """The cluster's DELTA component has it; two on one class path break at the first commit."""
-    words = submitted(jobs_tree, "--dataproc", "lake", "ingest")
-    assert "--jars" not in words
-    assert "delta" not in after(words, "--properties")
-
-
-def test_only_a_job_without_end_is_started_again(jobs_tree: Path) -> None:
-    assert "--max-failures-per-hour" in submitted(jobs_tree, "--dataproc", "lake", "ingest")
-    assert "--max-failures-per-hour" not in submitted(jobs_tree, "--dataproc", "lake", "seal")

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import decide, drafts, examine, fleet, fleet_health, look
+from lakehouse.cli import dataproc, decide, drafts, examine, fleet, fleet_health, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import instant_text, make_encodable, print_error, print_json, print_line
 from lakehouse.clock import Replayed, replayed_clock
@@ -36,6 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 topics_app = typer.Typer(help="The topics' configuration.", no_args_is_help=True)
+dataproc_app = typer.Typer(help="Packages, clusters and single jobs on Dataproc.", no_args_is_help=True)
 fleet_app = typer.Typer(help="All applications of an environment.", no_args_is_help=True)
 
 
@@ -218,6 +219,10 @@ fleet_app.command()(_with_conf(fleet.restart))
 fleet_app.command()(_with_conf(fleet.rollback))
 fleet_app.command()(_with_conf(fleet.stop))
 fleet_app.command()(_with_conf(fleet.history))
+app.add_typer(dataproc_app, name="dataproc")
+dataproc_app.command()(_with_conf(dataproc.package))
+dataproc_app.command()(_with_conf(dataproc.create_command))
+dataproc_app.command(context_settings={"ignore_unknown_options": True})(_with_conf(dataproc.submit))
 app.add_typer(topics_app, name="topics")
 topics_app.command()(_with_conf(look.check))
 topics_app.command()(_with_conf(drafts.new))

@@ -118,9 +118,10 @@ class _Deployment:
     def _end(self) -> Deployment:
         """What was replaced, and what is not wanted any more, ends; only the latter is waited for."""
         stopped = [step for step in self.journal.current.steps if step.action == "stop"]
-        for step in self.journal.current.steps:
-            if step.former_job is not None:
-                self.launcher.end(step.former_job)
+        replaced = {step.former_job for step in self.journal.current.steps if step.former_job is not None}
+        left_over = {job.launch.id for job in self.launcher.jobs() if job.is_retired and job.is_active}
+        for former in sorted(replaced | left_over):  # of an earlier deployment what would not end
+            self.launcher.end(former)
         for step in stopped:
             self.report(f"{step.application}: ends, as it is not wanted any more")
             self.journal.keep_step(step.application, state="stopped")

@@ -12,7 +12,7 @@ from lakehouse.fleet import releases
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.launchers.local import LocalLauncher
 from lakehouse.fleet.versions import Version
-from lakehouse.fleet.wanted import FleetFile, WantedApplication, wanted_applications
+from lakehouse.fleet.wanted import Dataproc, FleetFile, WantedApplication, wanted_applications
 from lakehouse.running.identity import configuration_hash
 
 FILE = "fleet.yaml"
@@ -47,7 +47,7 @@ def load_fleet(config: Config, path: Path | None = None) -> Fleet:
             expected="the applications of the environment and their topics",
             next_step='Begin with `applications: {all: {topics: ["*"]}}`, or give the path with --fleet.',
         )
-    model = model_of(FleetFile, file, values_of(file))
+    model = fleet_file(file)
     canary = model.roll_out.canary
     if canary and canary not in model.applications:
         raise ConfigError(
@@ -59,9 +59,34 @@ def load_fleet(config: Config, path: Path | None = None) -> Fleet:
     return Fleet(file, config, model, wanted_applications(model, config.topics, str(file)))
 
 
+def fleet_file(file: Path) -> FleetFile:
+    """The file alone; ConfigError for what is wrong in it."""
+    return model_of(FleetFile, file, values_of(file))
+
+
 def launcher_of(fleet: Fleet) -> Launcher:
-    """The launcher that the file names."""
-    return LocalLauncher(fleet.path.parent / fleet.file.local.folder)
+    """The launcher that the file names; ConfigError where the file does not say what it needs."""
+    if fleet.file.launcher == "local":
+        return LocalLauncher(fleet.path.parent / fleet.file.local.folder)
+    from lakehouse.fleet.dataproc.reach import check_reachable
+    from lakehouse.fleet.launchers.dataproc import DataprocLauncher
+
+    section = dataproc_of(fleet)
+    check_reachable(fleet.config)
+    return DataprocLauncher(section, fleet.config.settings)
+
+
+def dataproc_of(fleet: Fleet) -> Dataproc:
+    """The section `dataproc`; ConfigError for the first of its keys without which nothing runs there."""
+    for name in ("project", "region", "cluster", "folder"):
+        if not getattr(fleet.file.dataproc, name):
+            raise ConfigError(
+                f"{fleet.path}: dataproc.{name}",
+                found="nothing",
+                expected=f"a {name}, as applications are to run on Dataproc",
+                next_step="Add it; docs/dataproc.md goes through all that is needed.",
+            )
+    return fleet.file.dataproc
 
 
 def wanted_versions(fleet: Fleet, release: str = "") -> dict[str, Version]:

@@ -109,7 +109,7 @@ def _differences(wanted: Version, found: Running) -> Iterator[Difference]:
 
 
 def _value(version: Version, name: str) -> object:
-    return getattr(version.size, name)
+    return getattr(version.size, name) or "as by default"
 
 
 def _topics(found: set[str], wanted: set[str]) -> Difference:

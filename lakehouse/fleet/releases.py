@@ -9,10 +9,11 @@ from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 import lakehouse
-from lakehouse.config import Config
+from lakehouse.config import Config, folder_of
 from lakehouse.errors import ConfigError
 
-_CODE = ("lakehouse", "jobs")
+_CODE = ("lakehouse", "jobs", "pyproject.toml", "constraints.txt")
+"""With what it needs of other packages: code that runs with others is another release."""
 _HOME = Path(lakehouse.__file__).parent.parent
 _DIGITS = 10
 
@@ -45,13 +46,16 @@ def code(folder: Path) -> dict[str, Path]:
 
 
 def configuration(config: Config) -> dict[str, Path]:
-    """What a snapshot consists of, as `code`: the environment's file, its topics and its suites, as they lie together.
+    """What a snapshot consists of, as `code`: the environment's file, its topics with their schemas, and its suites, as
+    they lie together.
 
     What the file names by an absolute path is no part of it.
     """
     file = config.path.resolve()
     named = [config.settings.topics, config.settings.expectations]
     parts = [file, *((file.parent / name).resolve() for name in named if not Path(name).is_absolute())]
+    schemas = folder_of(file, config.settings.topics).parent / "schemas"
+    parts += [schemas] if schemas.is_dir() and not Path(config.settings.topics).is_absolute() else []
     base = Path(os.path.commonpath([part.parent for part in parts]))
     return {str(part.relative_to(base)): part for part in parts}
 
@@ -77,7 +81,7 @@ def copied(parts: Mapping[str, Path], to: Path) -> bool:
         return False
     aside = to.with_name(f".{to.name}.{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)
-    for path in (path for part in parts.items() for path in _files(*part)):
+    for path in (path for part in parts.items() for path in part_files(*part)):
         (aside / path[0]).parent.mkdir(parents=True, exist_ok=True)
         shutil.copyfile(path[1], aside / path[0])
         (aside / path[0]).chmod(0o444)
@@ -93,14 +97,14 @@ def copied(parts: Mapping[str, Path], to: Path) -> bool:
 
 def _digest(parts: Mapping[str, Path]) -> str:
     found = hashlib.sha256()
-    for name, path in (path for part in sorted(parts.items()) for path in _files(*part)):
+    for name, path in (path for part in sorted(parts.items()) for path in part_files(*part)):
         content = path.read_bytes()
         found.update(f"{name}\0{len(content)}\0".encode())
         found.update(content)
     return found.hexdigest()[:_DIGITS]
 
 
-def _files(name: str, part: Path) -> Iterator[tuple[str, Path]]:
+def part_files(name: str, part: Path) -> Iterator[tuple[str, Path]]:
     """Each file of a part with its name in the copy; nothing that is hidden or made by Python."""
     if part.is_file():
         yield name, part

@@ -147,6 +147,8 @@ def _of_job(job: Job | None) -> Verdict | None:
         return Verdict("failed", (f"its job has {job.state}" + (f": {job.why}" if job.why else ""),))
     if job.failures >= DEATHS:
         return Verdict("failed", (f"it died {job.failures} times in a row: {job.why}",))
+    if job.state == "pending" and job.why:
+        return Verdict("waits", (f"its job is pending: {job.why}",))
     return Verdict("waits", (f"it died once: {job.why}",)) if job.state == "waiting" else None
 
 

@@ -19,6 +19,8 @@ from lakehouse.store.records import State
 
 LOOK_SECONDS = 2.0
 """Between two looks at heartbeats and jobs."""
+REQUEST_SECONDS = 60.0
+"""After so long a job is asked once more to end: a launcher may by then have stronger means."""
 CANARY_LOOK_SECONDS = 15.0
 """The same at the ledgers of a canary, which cost more."""
 
@@ -80,12 +82,16 @@ class Waiting:
     def until_ended(self, jobs: Sequence[str]) -> str | None:
         """None once none of these jobs is active any more; else which one is after `roll_out.wave_within`."""
         patience = self.fleet.file.roll_out.wave_within
-        ends = time.monotonic() + patience.total_seconds()
+        ends, next_request = time.monotonic() + patience.total_seconds(), time.monotonic() + REQUEST_SECONDS
         while active := sorted(
             job.launch.id for job in self.launcher.jobs() if job.is_active and job.launch.id in jobs
         ):
             if time.monotonic() > ends:
                 return f"not ended within {brief(patience.total_seconds())}: {', '.join(active)}"
+            if time.monotonic() > next_request:
+                for job in active:
+                    self.launcher.end(job)
+                next_request = time.monotonic() + REQUEST_SECONDS
             self._pause()
         return None
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import timedelta
 from fnmatch import fnmatchcase
@@ -21,6 +21,35 @@ _MANY = 5
 """Names that an error lists."""
 
 
+def _matching_text(pattern: str, expected: str) -> Callable[[str], str]:
+    """Empty, or all of it is as the pattern says."""
+
+    def check(text: str) -> str:
+        if text and not re.fullmatch(pattern, text):
+            raise ValueError(f"{expected}, not {text!r}")
+        return text
+
+    return check
+
+
+_project = _matching_text(
+    r"([a-z0-9.-]+:)?[a-z][a-z0-9-]{4,28}[a-z0-9]",
+    "a project's id: 6 to 30 letters a to z, digits and -, beginning with a letter",
+)
+_region = _matching_text(r"[a-z]+(-[a-z]+)+[0-9]+", "a region such as europe-north1, no zone")
+_cluster = _matching_text(
+    r"[a-z]([a-z0-9-]{0,49}[a-z0-9])?",
+    "a cluster's name: up to 51 letters a to z, digits and -, beginning with a letter",
+)
+_bucket_folder = _matching_text(
+    r"gs://[a-z0-9][a-z0-9._-]{1,220}[a-z0-9](/[A-Za-z0-9._=-]+)*",
+    "gs://<bucket>, or a folder of one, of letters, digits, ., _, = and -",
+)
+_account = _matching_text(r"[^@\s]+@[^@\s]+\.[^@\s]+", "a service account's e-mail address")
+_image = _matching_text(r"[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z0-9-]+)?", "an image version such as 3.0 or 3.0.2-debian13")
+_python = _matching_text(r"3\.[0-9]+", "a version such as 3.12")
+
+
 def _named(entries: Mapping[str, object]) -> Mapping[str, object]:
     """Jobs and their labels, of whichever launcher, have the name."""
     for name in entries:
@@ -36,7 +65,13 @@ class Size(Frozen):
         "local[2]", unit="Spark's master", doc="On this machine: how many cores. On a cluster it has no effect."
     )
     driver_memory: str = key(
-        "1g", unit="Spark's size", doc="Heap of the driver's JVM. More for hundreds of topics, and for large hours."
+        "",
+        unit="Spark's size",
+        shown="1g on this machine, by the number of topics on Dataproc",
+        doc="Heap of the driver's JVM. More for hundreds of topics, and for large hours.",
+    )
+    cluster: Annotated[str, AfterValidator(_cluster)] = key(
+        "", unit="name", shown="`dataproc.cluster`", doc="On Dataproc: another cluster, for applications of this size."
     )
     spark: dict[str, str] = key(
         default_factory=dict,
@@ -70,7 +105,6 @@ class Entry(Frozen):
         (), unit="names of classes", doc="Their topics, too, less those that a ! leaves out."
     )
     size: str = key("", unit="name of a size", shown="that of the fleet", doc="What it gets of the machine.")
-    launcher: Literal["", "local"] = key("", unit="local", shown="that of the fleet", doc="Where it runs.")
     release: str = key(
         "",
         unit="release",
@@ -118,6 +152,51 @@ class Local(Frozen):
         "../build/fleet",
         unit="folder, relative to this file",
         doc="Releases, logs and the state of supervisors. On a disk that survives a restart of the machine.",
+    )
+
+
+class Dataproc(Frozen):
+    """The section `dataproc`: applications as jobs of Dataproc clusters."""
+
+    project: Annotated[str, AfterValidator(_project)] = key(
+        "", unit="project's id", shown="required by `launcher: dataproc`", doc="Where the clusters are."
+    )
+    region: Annotated[str, AfterValidator(_region)] = key(
+        "", unit="region", shown="required by `launcher: dataproc`", doc="Of the clusters, such as `europe-north1`."
+    )
+    cluster: Annotated[str, AfterValidator(_cluster)] = key(
+        "",
+        unit="name",
+        shown="required by `launcher: dataproc`",
+        doc="Where applications run whose size names no other.",
+    )
+    folder: Annotated[str, AfterValidator(_bucket_folder)] = key(
+        "",
+        unit="gs:// address",
+        shown="required by `launcher: dataproc`",
+        doc="Releases, packages and configurations that jobs are made of. Only those who deploy should write there.",
+    )
+    service_account: Annotated[str, AfterValidator(_account)] = key(
+        "", unit="e-mail address", shown="Compute Engine's default", doc="Whose rights the clusters' applications have."
+    )
+    max_failures_per_hour: int = key(
+        10,
+        ge=0,
+        le=10,
+        unit="starts, 0 to 10",
+        doc="How often Dataproc starts an application again that dies. It gives one up that dies four times within 10 "
+        "minutes, whatever this says.",
+    )
+    image: Annotated[str, AfterValidator(_image)] = key(
+        "3.0", unit="image version", doc="Of new clusters: it must bring Spark 4.1 and the component DELTA."
+    )
+    python: Annotated[str, AfterValidator(_python)] = key(
+        "3.12", unit="version", doc="That of the image, for which packages are taken."
+    )
+    extras: tuple[str, ...] = key(
+        ("quality", "bigquery", "hive", "kafka", "lite", "avro", "protobuf", "lineage"),
+        unit="extras of pyproject.toml",
+        doc="Whose packages jobs have. Fewer make a smaller archive: leave out mirrors and brokers without use.",
     )
 
 
@@ -172,7 +251,9 @@ class Watch(Frozen):
 class FleetFile(Frozen):
     """`fleet.yaml`, beside the environment's file."""
 
-    launcher: Literal["local"] = key("local", unit="local", doc="Where applications run that do not say it.")
+    launcher: Literal["local", "dataproc"] = key(
+        "local", unit="local | dataproc", doc="Where applications run: on this machine, or on Dataproc clusters."
+    )
     release: str = key(
         "",
         unit="release",
@@ -199,6 +280,7 @@ class FleetFile(Frozen):
     roll_out: RollOut = RollOut()
     watch: Watch = Watch()
     local: Local = Local()
+    dataproc: Dataproc = Dataproc()
 
 
 @dataclass(frozen=True)
@@ -207,7 +289,6 @@ class WantedApplication:
 
     name: str
     topics: tuple[str, ...]
-    launcher: str
     size_name: str
     size: Size
     release: str
@@ -265,7 +346,6 @@ def _wanted(
     return WantedApplication(
         name,
         tuple(chosen),
-        entry.launcher or file.launcher,
         size_name,
         file.sizes[size_name] if size_name else Size(),
         entry.release or file.release,

@@ -10,6 +10,7 @@ from lakehouse.config import Settings
 from lakehouse.crews import Crew
 from lakehouse.errors import in_one_line
 from lakehouse.store.notes import Noted, Notes
+from lakehouse.store.retired_jobs import own_job
 
 log = logging.getLogger(__name__)
 
@@ -21,7 +22,7 @@ class Requests:
 
     def __init__(self, settings: Settings, run: str, size: int) -> None:
         self._notes = Notes(settings) if settings.application else None
-        self._run = run
+        self._run, self._job = run, own_job()
         self._looks: Crew[str, Noted] = Crew(size, "notes")
 
     def look(self, now: datetime) -> Noted:
@@ -29,13 +30,13 @@ class Requests:
         if self._notes is None:
             return Noted()
         if "look" not in self._looks.busy:
-            self._looks.begin("look", partial(_noted, self._notes, now, self._run))
+            self._looks.begin("look", partial(_noted, self._notes, now, self._run, self._job))
         return dict(self._looks.results(PATIENCE.total_seconds())).get("look", Noted())
 
 
-def _noted(notes: Notes, at: datetime, run: str) -> Noted:
+def _noted(notes: Notes, at: datetime, run: str, job: str) -> Noted:
     try:
-        return notes.look(at, run)
+        return notes.look(at, run, job)
     except Exception as refused:  # a ledger is read with the topic's next commit, too
         log.warning("ingest: notes=unread error=%s", in_one_line(refused))
         return Noted()

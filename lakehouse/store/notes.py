@@ -63,20 +63,21 @@ class Notes:
         self._storage.write(f"{topic}/{uuid.uuid4().hex[:12]}", b"")
 
     def ask_to_stop(self, run: str, asked: StopRequest) -> None:
-        """The same, of one run: a later one is not asked."""
+        """The same, of one run or of all runs of a launcher's job: another one is not asked."""
         content = json.dumps({"topic": asked.topic, "by": asked.by, "reason": asked.reason}).encode()
         self._storage.write(f"{_STOP}/{run}/{uuid.uuid4().hex[:12]}", content)
 
-    def look(self, now: datetime, run: str = "") -> Noted:
-        """What has come since the last call, of requests those to this run.
+    def look(self, now: datetime, run: str = "", job: str = "") -> Noted:
+        """What has come since the last call, of requests those to this run, or to the job that it is of.
 
-        One request to the store, and one for each that is old or asks this run to stop.
+        One request to the store, and one for each that is old or asks this run or job to stop.
         """
         listed = self._storage.listing("")
         fresh = {each.path for each in listed} - self._seen
         self._seen = {each.path for each in listed}
         self._storage.delete(each.path for each in listed if now - each.modified_at > _KEPT)
-        ours = sorted(path for path in fresh if path.startswith(f"{_STOP}/{run}/"))
+        names = tuple(f"{_STOP}/{name}/" for name in (run, job) if name)
+        ours = sorted(path for path in fresh if path.startswith(names))
         stops = tuple(stop for path in ours if (stop := _stop_in(self._storage.read(path))) is not None)
         return Noted({path.partition("/")[0] for path in fresh} - {_STOP}, stops)
 

@@ -35,7 +35,10 @@ class Launcher(Protocol):
         """From now on a job that ends is not started again, as its successor has its topics; or it is, once more."""
 
     def end(self, job: str) -> None:
-        """Ask a job to end in order, and see that it does; it is not waited for. Nothing for one that has ended."""
+        """Ask a job to end in order; it is not waited for. Nothing for one that has ended.
+
+        One that does not, although it was asked, is killed: by the launcher itself, or when it is asked to once more.
+        """
 
     def jobs(self) -> list[Job]:
         """All jobs that are known of, the oldest first."""

@@ -29,6 +29,8 @@ _COMES_UP_WITHIN = timedelta(seconds=20)
 _KEPT_JOBS = 20
 """Of an application; those that ended longer ago go, with their logs."""
 _TAIL_BYTES = 64 * 1024
+_HEAP = "1g"
+"""Of a driver of which `sizes` says nothing."""
 _OTHERS = {"SPARK_HOME", "PYTHONPATH", "LAKEHOUSE_CONF", "LAKEHOUSE_RELEASE", "LAKEHOUSE_APPLICATION"}
 """Of the environment of the one who deploys, what must not decide what an application runs."""
 
@@ -62,7 +64,13 @@ def spark_submit(launch: Launch, releases: Path, snapshots: Path) -> Command:
     if java.is_file():
         environment["JAVA_HOME"] = java.read_text(encoding="utf-8").strip()
     settings = {"spark.log.level": "WARN", **size.spark}
-    command = [str(home / "bin" / "spark-submit"), "--master", size.master, "--driver-memory", size.driver_memory]
+    command = [
+        str(home / "bin" / "spark-submit"),
+        "--master",
+        size.master,
+        "--driver-memory",
+        size.driver_memory or _HEAP,
+    ]
     command += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
     command += [str(code / "jobs" / "run.py"), *version.topics]
     command += ["--conf", str(snapshots / version.snapshot / version.conf)]

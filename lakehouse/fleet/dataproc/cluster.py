@@ -1,0 +1,116 @@
+"""The cluster that a fleet needs: the command that makes it, and the rights that its service account must have."""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from lakehouse.errors import ConfigError
+from lakehouse.fleet.dataproc.sizing import driver_mib
+from lakehouse.fleet.wanted import Dataproc
+
+GRACE_SECONDS = 150
+"""From SIGTERM to SIGKILL: an application ends after its batch, and a stage after its hour. YARN has 0.25 s."""
+_RESERVED_MIB, _LAUNCHER_MIB = 3584, 1024
+"""Of a master's memory, and what Dataproc counts for each job: in cluster mode the driver's launcher is there."""
+_GIB_PER_CORE = 4
+_CORES = (4, 8, 16, 32, 48, 64, 80, 96, 128)
+"""Sizes of n2-standard."""
+_YARN_SHARE = 0.8
+"""Of a worker's memory, by Dataproc's default."""
+
+
+@dataclass(frozen=True)
+class Role:
+    """What the service account is to be given, where, and what for."""
+
+    role: str
+    on: str
+    purpose: str
+
+
+ROLES = (
+    Role("roles/dataproc.worker", "the project", "the cluster itself"),
+    Role("roles/pubsub.subscriber", "the subscriptions", "pull and acknowledge"),
+    Role("roles/pubsub.viewer", "the subscriptions", "their ack deadlines (GetSubscription)"),
+    Role("roles/monitoring.viewer", "the project", "oldest_unacked_message_age, the frontier"),
+    Role("roles/storage.objectAdmin", "the buckets of the lake, of mirrors and of dataproc.folder", "tables and code"),
+    Role("roles/bigquery.jobUser", "the project", "mirrors of kind bigquery: load jobs"),
+    Role("roles/bigquery.dataEditor", "the dataset", "mirrors of kind bigquery: tables"),
+)
+"""Of the service account. The last two only where a mirror is of kind bigquery."""
+
+NETWORK = (
+    "Nodes have internal addresses only: the subnet needs Private Google Access, which reaches Pub/Sub, Cloud Storage, "
+    "Monitoring and BigQuery. Nothing is fetched from PyPI. Brokers and mirrors elsewhere, such as Kafka, must be "
+    "reachable from the subnet."
+)
+
+
+def create_command(
+    section: Dataproc, topics: Mapping[str, int], *, subnet: str = "", workers: int = 0, machine: str = "n2-standard-8"
+) -> list[str]:
+    """`gcloud dataproc clusters create` for applications with so many topics each, word by word.
+
+    While a deployment goes on each application runs twice: master and workers have room for that. `workers`: 0 for as
+    many as the drivers need, and two for executors. ConfigError where one master does not do.
+    """
+    jobs = 2 * max(1, len(topics))
+    words = ["gcloud", "dataproc", "clusters", "create", section.cluster, "--project", section.project]
+    words += ["--region", section.region, "--image-version", section.image, "--optional-components", "DELTA"]
+    words += ["--scopes", "cloud-platform", "--no-address"]
+    words += ["--service-account", section.service_account] if section.service_account else []
+    words += ["--subnet", subnet] if subnet else []
+    words += ["--master-machine-type", _master(jobs)]
+    words += ["--num-workers", str(workers or _workers(topics, machine)), "--worker-machine-type", machine]
+    return [*words, "--properties", ",".join(f"{name}={value}" for name, value in properties(jobs).items())]
+
+
+def properties(jobs: int) -> dict[str, str]:
+    """Of the cluster, each with the file that it is written to, for so many jobs at a time."""
+    return {
+        "dataproc:dataproc.logging.stackdriver.job.driver.enable": "true",
+        "dataproc:dataproc.logging.stackdriver.job.yarn.container.enable": "true",
+        "dataproc:dataproc.scheduler.max-concurrent-jobs": str(max(jobs, 5)),
+        "yarn:yarn.nodemanager.sleep-delay-before-sigkill.ms": str(GRACE_SECONDS * 1000),
+    }
+
+
+def as_shell(words: Sequence[str]) -> str:
+    """For a shell, an option on each line."""
+    lines: list[list[str]] = [[]]
+    for word in words:
+        if word.startswith("--"):
+            lines.append([])
+        lines[-1].append(shlex.quote(word))
+    return " \\\n    ".join(" ".join(line) for line in lines)
+
+
+def _master(jobs: int) -> str:
+    needed = _RESERVED_MIB + jobs * _LAUNCHER_MIB
+    cores = next((each for each in _CORES if each * _GIB_PER_CORE * 1024 >= needed), None)
+    if cores is None:
+        raise ConfigError(
+            "dataproc create-command",
+            found=f"{jobs // 2} applications",
+            expected="as many as one master has room for, twice",
+            next_step="Give some sizes a `cluster` of their own in fleet.yaml, or put more topics into an application: "
+            "`lakehouse fleet pack` proposes how.",
+        )
+    return f"n2-standard-{cores}"
+
+
+def _workers(topics: Mapping[str, int], machine: str) -> int:
+    """What all drivers take, twice, and two for executors; ConfigError where a driver fits no worker."""
+    _, _, cores = machine.rpartition("-")
+    share = _YARN_SHARE * _GIB_PER_CORE * 1024 * (int(cores) if cores.isdigit() else 8)
+    drivers = [driver_mib(count) for count in topics.values()]
+    if any(each > share for each in drivers):
+        raise ConfigError(
+            "--worker-machine-type",
+            found=f"{machine}, of which YARN has {share:,.0f} MiB",
+            expected=f"a machine for a driver of {max(drivers):,} MiB",
+            next_step="Take a larger one, or give the application fewer topics.",
+        )
+    return 2 + -(-2 * sum(drivers) // int(share))
