@@ -57,7 +57,8 @@ class Refused(Exception):
 
 
 class FakeLite:
-    """`clock` gives publish times. A request is refused with the next of `refusals` of its method, or as `fault` says.
+    """`clock` gives publish times. A request is refused with the next of `refusals` of its method, or as `fault` says,
+    which is also asked after each `MessageResponse` of a stream.
 
     `when_trimmed` is what a stream that begins before the oldest message does: it is `clamped` to that message,
     `refused`, or goes on `silently`, as if that were the same. `answers_after` is how many seconds a stream's first
@@ -319,6 +320,8 @@ class FakeLite:
             if batch:
                 yield subscriber.SubscribeResponse.pb()(messages=subscriber.MessageResponse.pb()(messages=batch))
                 sent += len(batch)
+                if (code := self.fault("MessageResponse")) is not None:
+                    raise Refused(code, "a stream that breaks")
                 if self.breaks_after and sent >= self.breaks_after[0]:
                     raise Refused(self.breaks_after[1], f"after {sent} messages")
 

@@ -5,7 +5,6 @@ More than of a queue: each offset is in bronze once, not only each event in silv
 
 from __future__ import annotations
 
-from collections import Counter
 from functools import partial
 from pathlib import Path
 
@@ -14,46 +13,28 @@ import pytest
 pytest.importorskip("confluent_kafka")
 
 from kafka_world import KafkaWorld
+from log_world import STEPS, Worlds
 
-from lakehouse import failpoints
-from lakehouse.crash.playing import Outcome, outcome_of
-from lakehouse.crash.schedules import SEVERAL, Schedule, dying_at, of_several, random_schedule, tear
+from lakehouse.crash.schedules import (
+    SEVERAL,
+    dying_at,
+    of_several,
+    random_schedule,
+    restarting,
+    tear,
+    with_restarts,
+)
 from tests.servers.together import Servers
 
 pytestmark = [pytest.mark.stores, pytest.mark.timeout(300)]
 
-SCHEDULES = 6
-STEPS = [step for step in failpoints.STEPS if step.startswith(("ingest.", "pull."))]
-"""Those after them have no part in what is read."""
-
-
-class Worlds:
-    """Of one test: plays a schedule in a world with the broker, and looks at bronze."""
-
-    def __init__(self, address: str, folder: Path) -> None:
-        self._address, self._folder = address, folder
-        self._made: list[KafkaWorld] = []
-
-    def outcome(self, schedule: Schedule) -> Outcome:
-        return outcome_of(schedule, self._folder, world=self._make)
-
-    def repeated(self) -> list[str]:
-        """Offsets that bronze has more than once."""
-        found = []
-        for world in self._made:
-            for name in world.config.topics:
-                ids = world.tables_of(name).bronze().to_pyarrow_table(columns=["message_id"]).column(0).to_pylist()
-                found += [f"{name} {each}" for each, count in Counter(ids).items() if count > 1]
-        return found
-
-    def _make(self, config: object) -> KafkaWorld:
-        self._made.append(partial(KafkaWorld, bootstrap=self._address)(config))  # type: ignore[arg-type]
-        return self._made[-1]
+SCHEDULES, RESTARTED = 6, 3
+"""Random ones, and random ones in which the broker restarts."""
 
 
 @pytest.fixture
 def worlds(servers: Servers, tmp_path: Path) -> Worlds:
-    return Worlds(servers.kafka().address, tmp_path)
+    return Worlds(partial(KafkaWorld, server=servers.kafka()), tmp_path)
 
 
 @pytest.mark.parametrize("step", STEPS)
@@ -77,3 +58,17 @@ def test_several_topics_disturb_each_other_no_more_than_subscriptions_do(worlds:
 @pytest.mark.parametrize("part", ["offsets", "commits"])
 def test_a_torn_checkpoint_costs_nothing(worlds: Worlds, part: str) -> None:
     assert (worlds.outcome(tear(part, "ingest.offsets_logged")).violations, worlds.repeated()) == ([], [])
+
+
+@pytest.mark.parametrize("steps", [STEPS[:6], STEPS[6:]], ids=["the first steps", "the last steps"])
+def test_a_broker_that_restarts_at_any_step_costs_time_and_no_message(worlds: Worlds, steps: list[str]) -> None:
+    """Killed, as if its machine had failed: between batches, at each step, and while a range is read."""
+    outcome = worlds.outcome(restarting(steps))
+    assert (outcome.violations, worlds.repeated()) == ([], []), "\n".join(outcome.trace)
+    assert sum(world.restarts for world in worlds.made if isinstance(world, KafkaWorld)) >= 3
+
+
+@pytest.mark.parametrize("seed", range(20, 20 + RESTARTED))
+def test_restarts_among_whatever_else_happens_repeat_no_offset(worlds: Worlds, seed: int) -> None:
+    outcome = worlds.outcome(with_restarts(random_schedule(seed), 3))
+    assert (outcome.violations, worlds.repeated()) == ([], []), "\n".join(outcome.trace)

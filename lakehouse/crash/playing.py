@@ -336,6 +336,7 @@ _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
     "break": _break,
     "hang": _hang,
     "well": lambda play, act: _mend(play),
+    "restart": lambda play, act: play.world.restart(act.what),
     "lose": lambda play, act: play.checkpoints.lose(),
     "save": lambda play, act: play.checkpoints.save(),
     "restore": lambda play, act: play.checkpoints.restore(),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 from lakehouse import failpoints
@@ -108,6 +108,39 @@ def random_schedule(seed: int) -> Schedule:
         quiet_period=chance.choice(["0 seconds", "2 minutes"]),
         topics=topics,
     )
+
+
+READING = "reading"
+"""What a restart of the broker interrupts, where it is not between two acts or at a step."""
+
+
+def restarting(steps: Sequence[str], seed: int = 0) -> Schedule:
+    """The broker restarts between batches, while a range is read, and at each of the steps, where a driver may die."""
+    chance = random.Random(f"restarting {seed}")
+    acts: list[Act] = [Act("publish", chance.randrange(10**6), amount=9), Act("start", 3), Act("batch"), Act("restart")]
+    for step in steps:
+        restart = (Act("restart"),)
+        dies_at = step if chance.random() < 0.5 else None
+        acts += [Act("publish", chance.randrange(10**6), amount=9)]
+        acts += [Act("batch", at=step, meanwhile=restart, dies_at=dies_at), Act("wait", amount=1800)]
+    acts += [
+        Act("restart", what=READING),
+        Act("publish", chance.randrange(10**6), amount=12),
+        Act("batch"),
+        Act("stages"),
+    ]
+    return Schedule(f"the broker restarts, seed {seed}", tuple(acts))
+
+
+def with_restarts(schedule: Schedule, count: int) -> Schedule:
+    """The schedule with so many restarts of the broker somewhere in it."""
+    chance = random.Random(schedule.name)
+    acts = list(schedule.acts)
+    for _ in range(count):
+        inside = Act("batch", at=chance.choice(_STEPS_OF["batch"]), meanwhile=(Act("restart"),))
+        act = chance.choice([Act("restart"), Act("restart", what=READING), inside])
+        acts.insert(chance.randrange(len(acts) + 1), act)
+    return replace(schedule, name=f"{schedule.name}, {count} restarts", acts=tuple(acts))
 
 
 def trickling(kind: str, seed: int = 0) -> Schedule:

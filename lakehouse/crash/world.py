@@ -69,6 +69,12 @@ class World:
         client = _Monitoring(self._channel.unary_unary("/x/ListTimeSeries"))
         return MonitoringFrontier(subscription_of(name), client, timedelta(minutes=5), ask_every=timedelta(0))
 
+    def restart(self, what: str = "") -> None:
+        """The broker ends, at once, and starts again; where `what` is `reading`, in the middle of the next reading.
+
+        Of Pub/Sub that is nothing: it is no process.
+        """
+
     def ledger(self, name: str = PLAYS) -> Ledger:
         return self.tables_of(name).ledger("world", lambda: self.now)
 
