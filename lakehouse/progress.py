@@ -139,19 +139,23 @@ class Positions:
 class ReadFrom:
     """Where a slot of a log begins: for each partition its position, and up to where it is known that nothing follows.
 
-    `since` is when the newest message was published that bronze has.
+    `since` is when the newest message was published that bronze has. `stride` is how many offsets of a partition each
+    slot has, where more slots than one read it: the first from its position, the next from the end of that range.
     """
 
     log: str
     offsets: Mapping[int, tuple[int, int]]
     since: datetime | None = None
+    stride: int | None = None
 
     def as_json(self) -> dict[str, Any]:
-        return {"log": self.log, "offsets": [[n, *at] for n, at in self.offsets.items()], "since": _iso(self.since)}
+        offsets = [[n, *at] for n, at in self.offsets.items()]
+        return {"log": self.log, "offsets": offsets, "since": _iso(self.since), "stride": self.stride}
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> ReadFrom:
-        return cls(values["log"], {n: (at, then) for n, at, then in values["offsets"]}, _instant(values["since"]))
+        offsets = {n: (at, then) for n, at, then in values["offsets"]}
+        return cls(values["log"], offsets, _instant(values["since"]), values.get("stride"))
 
 
 @dataclass(frozen=True)

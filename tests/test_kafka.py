@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -211,6 +212,32 @@ def test_slots_share_the_partitions(
     assert application.positions() == dict.fromkeys(range(5), 1)
 
 
+def test_ranges_of_one_partition_are_read_side_by_side_while_it_is_far_behind(
+    publisher: Publisher, name: str, first: datetime, config: Config, tmp_path: Path
+) -> None:
+    """Each offset once, also where a range ends early: what those after it have read is left, and read again."""
+    publisher.create(name)
+    ids = [f"e{n:04d}" for n in range(1000)]
+    publisher.publish(name, *(event(first, each) for each in ids), at=first)
+    topic = config.topics["plays"].model_copy(update={"slots": Slots(min=4, max=4)})
+    ingest = config.settings.ingest.model_copy(update={"max_messages": 100})
+    settings = config.settings.model_copy(update={"ingest": ingest})
+    application = Application(topic, config_of(topic, tmp_path, settings), tmp_path)
+    ends = []
+    for _ in range(2):
+        application.batch()
+        ends.append(application.positions()[0])
+    assert ends == [400, 800]
+    application.stream._ingest = application.stream._ingest.model_copy(update={"max_messages": 30})
+    application.batch()
+    assert application.positions() == {0: 830}
+    for _ in range(3):
+        application.batch()
+    assert application.positions() == {0: 1000}
+    assert application.ids() == ids
+    assert Counter(application.bronze().column("message_id").to_pylist()) == {f"0:{n}": 1 for n in range(1000)}
+
+
 # --- messages ------------------------------------------------------------------------------------------------------
 
 
@@ -287,7 +314,7 @@ def test_a_bound_ends_a_range_and_the_next_goes_on_there(
 ) -> None:
     publisher.create(name)
     publisher.publish(name, *(event(first, f"e{n:03d}") for n in range(250)), at=first)
-    application = started()
+    application = started(slots=Slots(min=1, max=1))
     application.stream._ingest = application.stream._ingest.model_copy(update={"max_messages": 100})
     ends = []
     for _ in range(3):

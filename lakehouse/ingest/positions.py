@@ -45,6 +45,17 @@ def settled(positions: Positions | None, facts: Sequence[Fact]) -> Settled:
     return Settled(tuple(taken), positions)
 
 
+def next_stride(stride: int, most: int, facts: Sequence[Fact]) -> int:
+    """How many offsets of a partition each slot is to have, where several read it (`ReadFrom.stride`).
+
+    A slot that came to a bound before its range's end leaves a gap, for which those after it have read in vain: so none
+    is given more than it could read. `most` is the bound of messages.
+    """
+    full = [LogRead.from_text(fact["read"]) for fact in facts if fact.get("read") and fact["full"]]
+    reached = [each.end - each.start for read in full for each in read.ranges]
+    return min([most, stride + stride // 10 + 1, *(count for count in reached if 0 < count < stride)])
+
+
 def is_past(fact: Fact, positions: Positions | None) -> bool:
     """Whether no commit will ever take the fact's ranges: their begin is behind the positions."""
     text = fact.get("read")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from datetime import timedelta
 from functools import partial
 
@@ -16,6 +17,7 @@ from lakehouse.ingest.claim import ClaimedTopic, claim
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.frontier import FrontierSource
 from lakehouse.ingest.journal import Journal
+from lakehouse.ingest.positions import next_stride
 from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.landing.manifests import PART_STRIDE
 from lakehouse.landing.plan import TopicPlan, next_slots
@@ -55,6 +57,7 @@ class TopicIngest:
         self._ack_deadline: timedelta | None = None
         self._has_failed = False
         self._slots = 0
+        self._stride = config.settings.ingest.max_messages
         self._load = 0.0
         self.last_batch: Batch | None = None
         self.pulse = Pulse(subscription=topic.reads.address, state="starting", since=clock())
@@ -97,7 +100,7 @@ class TopicIngest:
         claimed = self._claim()
         slots = self._slots or next_slots(claimed.last_slots, self.topic.slots, [])
         read_from = claimed.read_from()
-        place = read_from.as_json() if read_from else None
+        place = replace(read_from, stride=self._stride).as_json() if read_from else None
         return TopicPlan(slots, round(self._load, 4), claimed.open_hour, deadline, claimed.last_used, read_from=place)
 
     def remind(self) -> None:
@@ -170,6 +173,7 @@ class TopicIngest:
             slots.setdefault(fact["slot"] % PART_STRIDE, []).append(fact)
         ends = [(bool(rows[-1]["full"]), rows[-1]["dry_at"] is not None) for rows in slots.values()]
         self._slots = next_slots(self._slots or len(slots), self.topic.slots, ends)
+        self._stride = next_stride(self._stride, self._config.settings.ingest.max_messages, facts)
         brought = max((sum(row["rows"] or 0 for row in rows) for rows in slots.values()), default=0)
         load = max(brought / self._config.settings.ingest.max_messages, float(any(is_full for is_full, _ in ends)))
         self._load = load if load > self._load / 2 else self._load / 2

@@ -68,6 +68,8 @@ _UNKNOWN_TO_IT = {KafkaError._AUTHENTICATION, KafkaError.SASL_AUTHENTICATION_FAI
 class Cluster:
     """One process's connections to a cluster, by the settings that lead there. For several threads."""
 
+    splits = True
+
     def __init__(self, settings: Mapping[str, str], auth: str) -> None:
         self._settings = {**_ALWAYS, **_resolved(settings)}
         self._refused: KafkaError | None = None

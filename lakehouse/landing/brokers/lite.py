@@ -53,6 +53,8 @@ _PLACE = "https://www.googleapis.com/auth/cloud-platform"
 class LiteClient:
     """One process's connections to a region, for several threads."""
 
+    splits = False
+
     def __init__(self, target: str, subject: str) -> None:
         """`subject` is the subscription that an error about credentials names."""
         self._target, self._subject = target, subject

@@ -68,6 +68,10 @@ class Stream(Protocol):
 class LogClient(Protocol):
     """One process's way to a broker, for several threads. Logs go by the `log_name` of their sources."""
 
+    @property
+    def splits(self) -> bool:
+        """Whether several may read a partition at the same time."""
+
     def topics(self, sources: Iterable[Any], seconds: float = ...) -> dict[str, TopicFacts | SourceError]:
         """What there is of each."""
 

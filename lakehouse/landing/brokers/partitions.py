@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
-from typing import Any, cast
+from typing import TYPE_CHECKING, Any, cast
 
 import pyarrow as pa
 
@@ -30,6 +30,9 @@ from lakehouse.landing.brokers.log_client import (
 from lakehouse.landing.brokers.losses import another, gone
 from lakehouse.progress import LogRead, Positions, Range, ReadFrom, log_name, next_log
 from lakehouse.topics import LogSource, Source, Topic
+
+if TYPE_CHECKING:  # as in the contract
+    from lakehouse.landing.manifests import Slot
 
 _SILENCE_SECONDS = 10.0
 """Without a message or the end of a partition: nobody answers any more."""
@@ -113,13 +116,17 @@ class LogBroker:
 
 @dataclass(frozen=True)
 class _Share:
-    """What a slot is to read: `read` with ranges whose ends are their starts yet, and `seek` where a start is known to
-    be followed by nothing up to there. What comes from `stops` on is another slot's."""
+    """What a slot is to read.
+
+    `read` has ranges whose ends are their starts yet; `seek` is where a start is known to be followed by nothing up to
+    there. What comes from `stops` on is another slot's; of the partitions in `behind`, so is what comes before.
+    """
 
     source: LogSource
     read: LogRead
     seek: Mapping[int, int] = field(default_factory=dict)
     stops: Mapping[int, int] = field(default_factory=dict)
+    behind: frozenset[int] = frozenset()
     since: datetime | None = None
 
     def position(self, each: Range) -> int:
@@ -129,8 +136,12 @@ class _Share:
         """Where nothing is left for this slot."""
         return min(each.head, self.stops.get(each.partition, each.head))
 
+    def is_first(self, each: Range) -> bool:
+        """Whether it begins at the partition's position, and not where another slot ends."""
+        return each.partition not in self.behind
+
     @property
-    def is_drained(self) -> bool:
+    def is_empty(self) -> bool:
         return all(self.position(each) >= self.until(each) for each in self.read.ranges)
 
 
@@ -170,10 +181,13 @@ class LogReading:
                     yield advance.page
 
     def ended(self) -> Ended:
-        """Drained as of the sample, where all that there was then is read."""
-        is_drained = all(at >= self._until[number] for number, at in self._positions.items())
+        """Drained as of the sample, where all that there was then is read; full where another slot goes on."""
+        ranges = self._share.read.ranges
+        is_drained = all(self._positions[each.partition] >= each.head for each in ranges)
+        stops = [each for each in ranges if self._until[each.partition] < each.head]
+        is_full = self._is_full or any(self._positions[each.partition] >= self._until[each.partition] for each in stops)
         sampled_at = self._share.read.sampled_at if is_drained else None
-        return Ended(sampled_at, self._silent_at, self._is_full, read=self._share.read.up_to(self._positions))
+        return Ended(sampled_at, self._silent_at, is_full, read=self._share.read.up_to(self._positions))
 
     def forget(self) -> Refused:
         """The broker forgets by its own retention, whoever has read."""
@@ -239,7 +253,7 @@ def _answers(client: LogClient, wanted: Mapping[Key, Wanted], clock: Clock) -> d
     sources = {key: _source(each.topic) for key, each in wanted.items()}
     try:
         topics = client.topics(sources.values())
-        mine = {key: _partitions(topics, sources[key], each.slot) for key, each in wanted.items()}
+        mine = {key: _parts(topics, sources[key], each.slot, client.splits) for key, each in wanted.items()}
         heads = client.offsets(_by_log(sources, mine), LATEST)
     except Exception as error:
         return {key: client.error_of(source, error) for key, source in sources.items()}
@@ -264,13 +278,13 @@ def _answer(client: LogClient, share: _Share, first: Offsets, clock: Clock) -> R
         begin, at = first.get((source.log_name, each.partition)), share.position(each)
         if isinstance(begin, Exception):
             return client.error_of(source, begin)
-        if at > each.head:
+        if at > each.head and share.is_first(each):
             lost[each.partition] = at, None
         elif begin is not None and at < begin:
             lost[each.partition] = at, begin
     if lost:
         return gone(source, lost, share.since)
-    if share.is_drained:
+    if share.is_empty:
         return Idle(
             share.read.sampled_at,
             read=share.read.up_to({each.partition: share.position(each) for each in share.read.ranges}),
@@ -282,7 +296,7 @@ def _share(
     client: LogClient,
     wanted: Wanted,
     topics: Mapping[str, TopicFacts | SourceError],
-    mine: Sequence[int],
+    mine: Mapping[int, tuple[int, bool]],
     heads: Offsets,
     sampled_at: datetime,
 ) -> _Share | SourceError:
@@ -298,15 +312,20 @@ def _share(
     if log_name(read_from.log) != facts.log:
         expected = f"the topic with the id {log_name(read_from.log)}"
         return another(source, f"its id is {facts.log}", expected, read_from.since)
-    ranges, seek = [], {}
-    for number in mine:
+    ranges, seek, stops, stride = [], {}, {}, read_from.stride or _WHOLE
+    for number, (place, is_last) in mine.items():
         head = heads[source.log_name, number]
         if isinstance(head, Exception):
             return client.error_of(source, head)
-        start, seek[number] = read_from.offsets.get(number, (0, 0))
+        position, seek[number] = read_from.offsets.get(number, (0, 0))
+        begin = max(position, seek[number])
+        start = begin + place * stride if place else position
+        if not is_last:
+            stops[number] = begin + (place + 1) * stride
         ranges.append(Range(number, start, start, head))
     read = LogRead(read_from.log, sampled_at, facts.partitions, tuple(ranges))
-    return _Share(source, read, seek, since=read_from.since)
+    behind = frozenset(number for number, (place, _) in mine.items() if place)
+    return _Share(source, read, seek, stops, behind, read_from.since)
 
 
 def _starts(shares: Iterable[_Share | SourceError]) -> dict[tuple[str, str], dict[int, int]]:
@@ -314,20 +333,34 @@ def _starts(shares: Iterable[_Share | SourceError]) -> dict[tuple[str, str], dic
     found: dict[tuple[str, str], dict[int, int]] = {}
     for share in shares:
         if isinstance(share, _Share):
-            starts = {each.partition: each.start for each in share.read.ranges}
+            starts = {each.partition: each.start for each in share.read.ranges if share.is_first(each)}
             found.setdefault((share.source.group, share.source.log_name), {}).update(starts)
     return found
 
 
-def _partitions(topics: Mapping[str, TopicFacts | SourceError], source: LogSource, slot: Any) -> list[int]:
-    """Those of the slot: every one is in exactly one of an epoch's slots, however many there are of either."""
-    facts = topics[source.log_name]
+_WHOLE = 2**62
+"""As a stride: there is but one range."""
+
+
+def _parts(
+    topics: Mapping[str, TopicFacts | SourceError], source: LogSource, slot: Slot, splits: bool
+) -> dict[int, tuple[int, bool]]:
+    """The slot's partitions, of each which of its ranges, and whether that is the last.
+
+    Every partition is in one of an epoch's slots at least. Where there are more slots, and the log can be read so, they
+    read ranges of a partition that follow on each other; they need not agree on anything for that but where it begins.
+    """
+    facts, number = topics[source.log_name], slot.slot
     if isinstance(facts, SourceError):
-        return []
-    return [number for number in range(facts.partitions) if number % slot.of == slot.slot]
+        return {}
+    count = facts.partitions
+    is_split = splits and slot.of > count and slot.read_from is not None and slot.read_from.stride is not None
+    if not is_split:
+        return {each: (0, True) for each in range(count) if each % slot.of == number}
+    return {number % count: (number // count, number + count >= slot.of)}
 
 
-def _by_log(sources: Mapping[Key, LogSource], numbers: Mapping[Key, Sequence[int]]) -> dict[str, set[int]]:
+def _by_log(sources: Mapping[Key, LogSource], numbers: Mapping[Key, Collection[int]]) -> dict[str, set[int]]:
     found: dict[str, set[int]] = {}
     for key, each in numbers.items():
         found.setdefault(sources[key].log_name, set()).update(each)
