@@ -64,6 +64,8 @@ SPARK = {
     "spark.sql.streaming.stateStore.rocksdb.changelogCheckpointing.enabled": "true",
 }
 REPEATS = 3
+PARTITION_BATCH = 100_000
+"""Messages that a slot has of an epoch, where one partition is read."""
 WARM_UP = 60 * PAGE
 SAMPLED_EVERY = 1_000_000
 IDLE_TRIGGERS = 40
@@ -74,7 +76,7 @@ _runs = count(1)
 
 def main() -> int:
     parts = {"speed": _speed, "formats": _formats, "textbook": _textbook, "idle": _idle}
-    own = {"kinds": _kinds, "kafka": _kafka}
+    own = {"kinds": _kinds, "kafka": _kafka, "partition": _partition}
     parser = argparse.ArgumentParser(prog="bench.ingest", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--messages", type=int, default=2_000_000, help="of each measured run (%(default)s)")
     parser.add_argument("--long", type=int, default=20_000_000, help="over which memory is watched (%(default)s)")
@@ -365,6 +367,28 @@ def _kafka(report: Report, messages: int) -> None:
     report.shown("from Kafka to committed bronze", ours, "events/s")
     report.shown("from Kafka: core-seconds per 100k events, our processes", our_cpu, "core-seconds")
     report.at_least("Kafka: ingest against Spark's own source", ours / theirs, 2.0)
+
+
+def _partition(report: Report, messages: int) -> None:
+    """One partition's backlog, by one slot and then by two, from the same broker; each without its first batch."""
+    rates = {}
+    with kafka.broker(BUILD / "kafka-partition") as broker, session(2) as spark:
+        kafka.publish(broker, "one", messages, partitions=1)
+        bench = Bench(report, spark, _NoServer(), messages, 0)  # type: ignore[arg-type]
+        ingest = settings_of("none").ingest.model_copy(update={"max_messages": PARTITION_BATCH})
+        for slots in (1, 2):
+            with ingesting(bench, [kafka.topic_of(broker, "one", slots)], changes={"ingest": ingest}) as (plays,):
+                first = plays.wait_for(1)
+                begun = kafka.Begun(broker)
+                plays.wait_for(messages)
+                rates[slots], cpu = begun.figures(messages - first)
+            report.shown(f"from one partition of Kafka, {slots} slot{'s'[: slots - 1]}", rates[slots], "events/s")
+            report.shown(
+                f"from one partition of Kafka, {slots} slot{'s'[: slots - 1]}: core-seconds per 100k",
+                cpu,
+                "core-seconds",
+            )
+    report.at_least("one partition of Kafka: two slots against one", rates[2] / rates[1], 1.3)
 
 
 class _NoServer:

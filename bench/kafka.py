@@ -48,7 +48,7 @@ def broker(folder: Path) -> Iterator[Kafka]:
         kafka.end()
 
 
-def topic_of(kafka: Kafka, name: str) -> Topic:
+def topic_of(kafka: Kafka, name: str, slots: int = PARTITIONS) -> Topic:
     """Our topic of the Kafka topic of that name."""
     values: dict[str, Any] = {
         "source": {"kind": "kafka", "bootstrap": kafka.address, "topic": name},
@@ -57,24 +57,24 @@ def topic_of(kafka: Kafka, name: str) -> Topic:
         "fields": FIELDS,
         "first_hour": "earliest",
         "empty_hours": "skip",
-        "slots": {"min": PARTITIONS, "max": PARTITIONS},
+        "slots": {"min": slots, "max": slots},
     }
     return topic_from("plays", values)
 
 
-def publish(kafka: Kafka, name: str, messages: int) -> None:
+def publish(kafka: Kafka, name: str, messages: int, partitions: int = PARTITIONS) -> None:
     """A new topic with so many messages, in its partitions in turn."""
     from confluent_kafka import Producer
     from confluent_kafka.admin import AdminClient, NewTopic
 
     admin = AdminClient({"bootstrap.servers": kafka.address})
-    admin.create_topics([NewTopic(name, PARTITIONS, 1)])[name].result(30)
+    admin.create_topics([NewTopic(name, partitions, 1)])[name].result(30)
     time.sleep(1)  # until the broker knows it, too
     producer = Producer({"bootstrap.servers": kafka.address, "linger.ms": 50, "queue.buffering.max.messages": 100_000})
     for place in range(messages):
         while True:
             try:
-                producer.produce(name, payload(place), partition=place % PARTITIONS)
+                producer.produce(name, payload(place), partition=place % partitions)
                 break
             except BufferError:
                 producer.poll(0.1)
