@@ -6,7 +6,6 @@ import base64
 import json
 import time
 from datetime import datetime, timedelta
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -25,8 +24,6 @@ from lakehouse.landing.brokers.contract import Wanted
 from lakehouse.landing.brokers.kafka import Cluster, Kafka, google_token
 from lakehouse.landing.brokers.log_client import ANSWER_SECONDS
 from lakehouse.landing.manifests import Slot
-from lakehouse.landing.message_stream import MessageStream
-from lakehouse.landing.messages import source_options_of
 from lakehouse.topics import KafkaSource, source_at
 
 SOURCE = KafkaSource(bootstrap="127.0.0.1:1", topic="plays")
@@ -119,14 +116,6 @@ def test_a_cluster_that_is_silent_and_one_without_its_password_are_their_own_top
         "open": SourceError,
     }
     assert "NOT_THERE" in str(found["open", 0])
-
-
-def test_messages_as_rows_are_of_subscriptions_only(tmp_path: Path) -> None:
-    """Whoever wants those of Kafka has Spark's own source, and no segments that would have to be kept."""
-    topic = kafka_topic(SOURCE.bootstrap, SOURCE.topic)
-    options = source_options_of({"topic": topic.as_json(), "segments": str(tmp_path)})
-    with pytest.raises(SourceError, match=r'found a log.*format\("kafka"\)'):
-        MessageStream(options)
 
 
 def test_google_s_credentials_are_a_token_of_three_parts(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -21,6 +21,8 @@ from lakehouse.errors import LostMessagesError, SourceError, UnansweredError
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers import lite, lite_stream, partitions
 from lakehouse.landing.brokers.lite import Lite, client_of
+from lakehouse.landing.message_stream import MessageStream
+from lakehouse.landing.messages import source_options_of
 from lakehouse.store.records import LossAccepted, Lost
 from lakehouse.topics import LiteSource, Slots, Topic, source_at, topic_from
 
@@ -328,6 +330,60 @@ def test_a_cursor_is_committed_no_more_often_than_quotas_allow(
         application.batch()
     until(lambda: fake.requests["CommitCursor"] == 1)
     assert fake.requests["GetSubscription"] == 1
+
+
+# --- a query of one's own ------------------------------------------------------------------------------------------
+
+
+class Query:
+    """What Spark does with `option("read", "messages")`, in this process."""
+
+    def __init__(self, topic: Topic, folder: Path, offset: dict[str, Any] | None = None) -> None:
+        self.stream = MessageStream(source_options_of({"topic": topic.as_json(), "segments": str(folder)}))
+        self.offset = offset or self.stream.initialOffset()
+
+    def batch(self) -> list[str]:
+        begin, self.offset = self.offset, self.stream.latestOffset(self.offset)
+        return self.rows(begin, self.offset)
+
+    def rows(self, begin: dict[str, Any], end: dict[str, Any]) -> list[str]:
+        planned = self.stream.partitions(begin, end)
+        return [each for slot in planned for rows in self.stream.read(slot) for each in rows["message_id"].to_pylist()]
+
+
+def test_a_query_of_its_own_has_each_message_once_and_the_same_again_when_it_is_planned_again(
+    fake: FakeLite, first: datetime, tmp_path: Path
+) -> None:
+    fake.widen(TOPIC, 2)
+    fake.publish(TOPIC, event(first, "before"), at=first)
+    topic = lite_topic(fake, source={"start": "latest"}, slots={"min": 2, "max": 2})
+    query = Query(topic, tmp_path)
+    assert query.batch() == []
+    begin = query.offset
+    fake.publish(TOPIC, event(first, "a"), at=first)
+    fake.publish(TOPIC, event(first, "b"), at=first, partition=1)
+    assert query.batch() == ["0:1", "1:0"]
+    query.stream.commit(begin)
+    fake.publish(TOPIC, event(first, "c"), at=first)
+    again = Query(topic, tmp_path, begin)  # the process died before the batch was in Spark's commit log
+    assert again.rows(begin, query.offset) == ["0:1", "1:0"]
+    again.offset = query.offset
+    assert again.batch() == ["0:2"]
+    again.stream.commit(again.offset)
+    fake.publish(TOPIC, event(first, "d"), at=first, partition=1)
+    assert again.batch() == ["1:1"]
+
+
+def test_a_query_whose_first_batch_is_planned_again_begins_where_it_did(
+    fake: FakeLite, first: datetime, tmp_path: Path
+) -> None:
+    """`start: latest` is somewhere else by then."""
+    topic = lite_topic(fake, source={"start": "latest"})
+    dying = Query(topic, tmp_path)
+    end = dying.stream.latestOffset(dying.offset)
+    dying.stream.partitions(dying.offset, end)
+    fake.publish(TOPIC, event(first, "a"), at=first)
+    assert Query(topic, tmp_path, dying.offset).rows(dying.offset, end) == ["0:0"]
 
 
 # --- what fails ----------------------------------------------------------------------------------------------------

@@ -1,4 +1,4 @@
-"""The source of `option("read", "messages")`: one subscription's segments, served as rows. See `messages`."""
+"""The source of `option("read", "messages")`: one topic's segments, served as rows. See `messages`."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ import pyarrow as pa
 from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
 
 from lakehouse.config import Ingest
-from lakehouse.errors import SourceError
 from lakehouse.landing.manifests import Slot, read_manifest, read_parts
+from lakehouse.landing.message_log import read_from
 from lakehouse.landing.messages import Segments
 from lakehouse.landing.plan import next_slots
 from lakehouse.landing.pull import Puller
@@ -45,18 +45,11 @@ class MessageStream(DataSourceStreamReader):
 
     def __init__(self, options: Mapping[str, str], puller: Puller | None = None) -> None:
         self._topic = Topic.from_json(options["topic"])
-        broker = (puller or Puller()).broker(self._topic.reads.kind)
-        if broker.is_log:
-            raise SourceError(
-                self._topic.reads.address,
-                found="a log, whose positions are part of a lake's commits",
-                expected='a subscription, for option("read", "messages")',
-                next_step='Read it with Spark\'s own source of it, such as format("kafka").',
-            )
         self._raw = Place(options["raw"], dict(json.loads(options["storage"])))
         self._ingest = Ingest.model_validate_json(options["ingest"])
         self._ack_deadline: timedelta | None = None
         self._puller = puller or Puller()
+        self._broker = self._puller.broker(self._topic.reads.kind)
         self._segments = Segments(self._raw, self._topic)
         self._last: MessageOffset | None = None
         self._planned_here: set[int] = set()
@@ -88,7 +81,11 @@ class MessageStream(DataSourceStreamReader):
         if offset.epoch not in self._planned_here:
             self._suspect()
         is_suspect = time.monotonic() < self._suspect_until
-        return [Slot(offset.epoch, slot, None, is_suspect, self._ack_deadline) for slot in range(offset.slots)]
+        begins = read_from(self._raw.files(), self._topic, self._ingest, self._broker, offset.epoch)
+        return [
+            Slot(offset.epoch, slot, None, is_suspect, self._ack_deadline, offset.slots, begins)
+            for slot in range(offset.slots)
+        ]
 
     def commit(self, end: dict[str, Any]) -> None:
         """The batch that ends there is in Spark's commit log: what came before it is never planned again."""
@@ -110,7 +107,7 @@ class MessageStream(DataSourceStreamReader):
             yield from self._segments.rows(part.manifest)
 
     def _asked_ack_deadline(self) -> timedelta:
-        return self._puller.broker(self._topic.reads.kind).lease(self._topic, self._ingest)
+        return self._broker.lease(self._topic, self._ingest)
 
     def _suspect(self) -> None:
         """An epoch is read again, in another process or by another attempt: the first one may have died of a message.

@@ -1,9 +1,9 @@
-"""`option("read", "messages")`: the subscription's messages as rows, for a query that does not want the lake.
+"""`option("read", "messages")`: a topic's messages as rows, for a query that does not want the lake.
 
     messages = (
         spark.readStream.format("pubsub")
         .option("read", "messages")
-        .option("topic", "conf/topics/plays.yaml")     # subscription, declared fields and slots, as for the lake
+        .option("topic", "conf/topics/plays.yaml")     # source, declared fields and slots, as for the lake
         .option("segments", "gs://bucket/plays")       # a folder of this query's own
         .load()
     )
@@ -20,6 +20,10 @@ acknowledged, so a batch that comes again has the same rows. With a sink that sk
 Delta's, each delivery is in the table once. Files are kept until Spark has committed the batch after theirs. Without
 its checkpoint a query starts with the segments that are still there: some may come twice, none is lost. With a
 checkpoint older than what was cleared away it is refused: its sink would skip new messages as old ones.
+
+Of a log (Kafka, Pub/Sub Lite) the segments say up to where it was read, and it goes on there; the first epoch begins at
+the source's `start`. Where messages are gone before they were read the query ends with an error that says which: a
+folder and a checkpoint of its own begin anew.
 """
 
 from __future__ import annotations
