@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import base64
+import json
 import time
 from collections import Counter
 from collections.abc import Callable
@@ -41,6 +43,7 @@ from lakehouse.config import Config, Settings
 from lakehouse.errors import LostMessagesError, SourceError, UnansweredError
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.brokers import kafka as brokers_kafka
 from lakehouse.landing.manifests import listed_manifests
 from lakehouse.store.records import LossAccepted, Lost
 from lakehouse.topics import Slots, Topic
@@ -458,6 +461,52 @@ def test_a_wrong_password_is_named_as_the_cause_and_shown_nowhere(
     assert not isinstance(caught.value, UnansweredError)
     assert "wrong-password" not in str(caught.value)
     assert without_secrets("wrong-password") == HIDDEN
+
+
+def unsigned(sub: str, ends: float) -> str:
+    """A token as Kafka's brokers take it that have no key: JSON Web Signature without a signature."""
+    claims = {"sub": sub, "iat": time.time() - 1, "exp": ends}
+    parts = (json.dumps({"alg": "none"}), json.dumps(claims), "")
+    return ".".join(base64.urlsafe_b64encode(part.encode()).decode().rstrip("=") for part in parts)
+
+
+def test_a_token_is_asked_for_where_google_s_credentials_are_and_again_before_it_ends(
+    kafka: Kafka, publisher: Publisher, name: str, first: datetime, config: Config, tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch
+) -> None:  # fmt: skip
+    """The way of `auth: google` but for TLS and Google: librdkafka's callback, and a broker that wants a token."""
+    asked: list[float] = []
+
+    def token(_: str) -> tuple[str, float]:
+        asked.append(time.time())
+        ends = time.time() + 8
+        return unsigned("lake@p.iam.gserviceaccount.com", ends), ends
+
+    monkeypatch.setattr(brokers_kafka, "google_token", token)
+    monkeypatch.setitem(brokers_kafka._BY_GOOGLE, "security.protocol", "SASL_PLAINTEXT")
+    publisher.create(name)
+    topic = kafka_topic(kafka.by_token, name, source={"auth": "google"})
+    application = Application(topic, config_of(topic, tmp_path, config.settings), tmp_path)
+    publisher.publish(name, event(first, "a"), at=first)
+    until(lambda: bool(application.batch()) and application.positions() == {0: 1})
+    known = len(asked)
+    until(lambda: bool(application.batch()) and len(asked) > known)
+    publisher.publish(name, event(first, "b"), at=first)
+    until(lambda: bool(application.batch()) and application.ids() == ["a", "b"])
+
+
+def test_a_token_that_the_broker_refuses_is_named_as_the_cause_and_shown_nowhere(
+    kafka: Kafka, publisher: Publisher, name: str, config: Config, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    refused = unsigned("somebody", time.time() - 10)
+    monkeypatch.setattr(brokers_kafka, "google_token", lambda _: (refused, time.time() + 3600))
+    monkeypatch.setitem(brokers_kafka._BY_GOOGLE, "security.protocol", "SASL_PLAINTEXT")
+    publisher.create(name)
+    topic = kafka_topic(kafka.by_token, name, source={"auth": "google", "options": {"client.id": "refused"}})
+    with pytest.raises(SourceError, match="found no valid credentials") as caught:
+        TopicIngest(topic, config, run="one").ack_deadline()
+    assert not isinstance(caught.value, UnansweredError)
+    assert refused not in str(caught.value)
 
 
 def test_a_topic_that_may_not_be_read_any_more_is_parked_until_it_may(

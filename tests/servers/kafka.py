@@ -13,20 +13,23 @@ _COORDINATES = Path(__file__).with_name("kafka.txt")
 _CLUSTER = "bGFrZWhvdXNlLXRlc3RzLg"
 """Its id: 16 bytes in base64."""
 USER, PASSWORD = "reader", "reader-password"
+_TOKEN_LOGIN = "org.apache.kafka.common.security.oauthbearer.OAuthBearerLoginModule"
 _LOGIN = "org.apache.kafka.common.security.plain.PlainLoginModule"
 
 
 class Kafka:
     """The broker can be ended and started again, at the same address; its topics stay.
 
-    Whoever comes to `address` may do anything. At `guarded` there is one user, `USER`, who may do what no rule denies.
+    Whoever comes to `address` may do anything. At `guarded` there is one user, `USER`, who may do what no rule denies;
+    at `by_token` whoever brings a token (OAUTHBEARER), which nobody has to have signed.
     """
 
     def __init__(self, folder: Path, settings: Mapping[str, str] | None = None) -> None:
         self.folder = folder
-        self._port, self._guarded_port, self._controller_port = free_ports(3)
+        self._port, self._guarded_port, self._token_port, self._controller_port = free_ports(4)
         self.address = f"127.0.0.1:{self._port}"
         self.guarded = f"127.0.0.1:{self._guarded_port}"
+        self.by_token = f"127.0.0.1:{self._token_port}"
         folder.mkdir(parents=True)
         properties = folder / "server.properties"
         values = {**self._settings(), **(settings or {})}
@@ -49,17 +52,24 @@ class Kafka:
         """At once, as if the machine had failed."""
         self.process.end()
 
+    @property
+    def _listeners(self) -> str:
+        return f"PLAINTEXT://{self.address},GUARDED://{self.guarded},TOKEN://{self.by_token}"
+
     def _settings(self) -> dict[str, str]:
         return {
             "process.roles": "broker,controller",
             "node.id": "1",
             "controller.quorum.voters": f"1@127.0.0.1:{self._controller_port}",
-            "listeners": f"PLAINTEXT://{self.address},GUARDED://{self.guarded},CONTROLLER://127.0.0.1:{self._controller_port}",
-            "advertised.listeners": f"PLAINTEXT://{self.address},GUARDED://{self.guarded}",
+            "listeners": f"{self._listeners},CONTROLLER://127.0.0.1:{self._controller_port}",
+            "advertised.listeners": self._listeners,
             "inter.broker.listener.name": "PLAINTEXT",
             "controller.listener.names": "CONTROLLER",
-            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,GUARDED:SASL_PLAINTEXT",
-            "sasl.enabled.mechanisms": "PLAIN",
+            "listener.security.protocol.map": "PLAINTEXT:PLAINTEXT,CONTROLLER:PLAINTEXT,"
+            "GUARDED:SASL_PLAINTEXT,TOKEN:SASL_PLAINTEXT",
+            "listener.name.guarded.sasl.enabled.mechanisms": "PLAIN",
+            "listener.name.token.sasl.enabled.mechanisms": "OAUTHBEARER",
+            "listener.name.token.oauthbearer.sasl.jaas.config": f"{_TOKEN_LOGIN} required;",
             "listener.name.guarded.plain.sasl.jaas.config": f'{_LOGIN} required user_{USER}="{PASSWORD}";',
             "authorizer.class.name": "org.apache.kafka.metadata.authorizer.StandardAuthorizer",
             "allow.everyone.if.no.acl.found": "true",

@@ -59,6 +59,7 @@ _READING = {
     "queued.max.messages.kbytes": "32768",
     "check.crcs": "true",
 }
+_BY_GOOGLE = {"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER"}
 _MISSING = {KafkaError.UNKNOWN_TOPIC_OR_PART, KafkaError.UNKNOWN_TOPIC_ID, KafkaError._UNKNOWN_TOPIC,
             KafkaError._UNKNOWN_PARTITION}  # fmt: skip
 _DENIED = {KafkaError.TOPIC_AUTHORIZATION_FAILED, KafkaError.CLUSTER_AUTHORIZATION_FAILED}
@@ -75,7 +76,7 @@ class Cluster:
         self._refused: KafkaError | None = None
         self._extra: dict[str, Any] = {"error_cb": self._note}
         if auth == "google":
-            self._settings |= {"security.protocol": "SASL_SSL", "sasl.mechanisms": "OAUTHBEARER"}
+            self._settings |= _BY_GOOGLE
             self._extra["oauth_cb"] = google_token
         self._lock = threading.Lock()
         self._admin: AdminClient | None = None
