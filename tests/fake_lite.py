@@ -57,19 +57,20 @@ class Refused(Exception):
 
 
 class FakeLite:
-    """`clock` gives publish times. A request is refused with the next of `refusals` of its method, or as `fault` says,
-    which is also asked after each `MessageResponse` of a stream.
+    """`clock` gives publish times.
 
-    `when_trimmed` is what a stream that begins before the oldest message does: it is `clamped` to that message,
-    `refused`, or goes on `silently`, as if that were the same. `answers_after` is how many seconds a stream's first
-    answer takes. `breaks_after` ends each stream with a code after so many messages.
+    A request is refused with the next of `refusals` of its method (None: it is not), or as `fault` says, which is also
+    asked after each `MessageResponse` of a stream. `when_trimmed` is what a stream that begins before the oldest
+    message does: it is `clamped` to that message, `refused`, or goes on `silently`, as if that were the same.
+    `answers_after` is how many seconds a stream's first answer takes. `breaks_after` ends each stream with a code after
+    so many messages.
     """
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self.clock = clock
         self.topics: dict[str, list[Partition]] = {}
         self.subscriptions: dict[str, Subscription] = {}
-        self.refusals: dict[str, deque[Code]] = {}
+        self.refusals: dict[str, deque[Code | None]] = {}
         self.fault: Callable[[str], Code | None] = lambda method: None
         self.when_trimmed = "clamped"
         self.answers_after = 0.0

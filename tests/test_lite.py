@@ -87,6 +87,7 @@ def test_hours_land_whole_through_resets_broken_streams_a_lost_checkpoint_and_ho
     fake.publish(TOPIC, *(event(first + HOUR, f"c{n}") for n in range(5)), at=first + HOUR, partition=1)
     fake.topics[TOPIC][1].head += 2
     fake.seek(SUBSCRIPTION, 0, 0)
+    fake.refusals["ComputeTimeCursor"] = deque([None, None, Code.UNAVAILABLE])  # the question whether it is a hole
     application.batch()
     assert application.positions() == {0: 250, 1: 15}
 
@@ -502,6 +503,18 @@ def test_what_may_pass_is_asked_again(
     assert parked(application) is None
     application.batch()
     assert application.ids() == ["a"]
+
+
+@pytest.mark.parametrize("method", ["ComputeMessageStats", "ComputeTimeCursor"])
+def test_a_hole_before_the_head_is_passed_though_the_questions_about_it_are_refused_at_first(
+    fake: FakeLite, first: datetime, started: Callable[..., Application], method: str
+) -> None:
+    application = started()
+    fake.publish(TOPIC, event(first, "a"), at=first)
+    fake.topics[TOPIC][0].head += 2
+    fake.refusals[method] = deque([None, None, Code.UNAVAILABLE] if method == "ComputeTimeCursor" else [Code.ABORTED])
+    application.batch()
+    assert (application.ids(), application.positions()) == (["a"], {0: 3})
 
 
 def test_a_service_that_is_away_may_come_back(fake: FakeLite, config: Config) -> None:

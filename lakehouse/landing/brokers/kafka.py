@@ -101,9 +101,7 @@ class Cluster:
                 found[name] = self.error_of(by_name[name], error)
         return found
 
-    def offsets(
-        self, wanted: Mapping[str, Collection[int]], spec: str | datetime, seconds: float = ANSWER_SECONDS
-    ) -> Offsets:
+    def offsets(self, wanted: Mapping[str, Collection[int]], spec: str | datetime) -> Offsets:
         """As `LogClient` says. After its last message: published, or of a transaction under way."""
         kinds: Any = OffsetSpec
         asked = (
@@ -115,11 +113,11 @@ class Cluster:
         if not places:
             return {}
         level = IsolationLevel.READ_UNCOMMITTED
-        answers = self._client().list_offsets(places, isolation_level=level, request_timeout=seconds)
+        answers = self._client().list_offsets(places, isolation_level=level, request_timeout=ANSWER_SECONDS)
         found: Offsets = {}
         for place, answer in answers.items():
             try:
-                found[place.topic, place.partition] = int(answer.result(seconds + 1).offset)
+                found[place.topic, place.partition] = int(answer.result(ANSWER_SECONDS + 1).offset)
             except Exception as error:
                 found[place.topic, place.partition] = error
         return found

@@ -62,7 +62,8 @@ class LiteClient:
         self._channels: list[tuple[grpc.Channel, set[object]]] = []
         self._topics: dict[str, tuple[str, float]] = {}
         self._stored: dict[tuple[str, int], tuple[int, float]] = {}
-        self._calls = Calls(self._channel_for(object()), ANSWER_SECONDS)
+        self._questions = self._channel_for(object())
+        self._calls = Calls(self._questions, ANSWER_SECONDS)
 
     # --- questions -------------------------------------------------------------------------------------------------
 
@@ -71,10 +72,10 @@ class LiteClient:
     ) -> dict[str, TopicFacts | SourceError]:
         by_name = {source.log_name: source for source in sources}
         found: dict[str, TopicFacts | SourceError] = {}
-        at = time.monotonic()
+        at, calls = time.monotonic(), Calls(self._questions, seconds)
         with self._lock:
             known = {name for name, (_, until) in self._topics.items() if until > at}
-        asked = answers({name: self._calls.subscription(name) for name in by_name if name not in known}, STREAMS)
+        asked = answers({name: calls.subscription(name) for name in by_name if name not in known}, STREAMS)
         for name, answer in asked.items():
             try:
                 topic = _topic_of(by_name[name], answer)
@@ -83,16 +84,14 @@ class LiteClient:
             except Exception as error:
                 found[name] = self.error_of(by_name[name], error)
         names = {name: self._topics[name][0] for name in by_name if name not in found}
-        for name, answer in answers({n: self._calls.partitions(topic) for n, topic in names.items()}, STREAMS).items():
+        for name, answer in answers({n: calls.partitions(topic) for n, topic in names.items()}, STREAMS).items():
             if isinstance(answer, grpc.RpcError):
                 found[name] = self.error_of(by_name[name], answer)
             else:
                 found[name] = TopicFacts(names[name], answer.partition_count)
         return found
 
-    def offsets(
-        self, wanted: Mapping[str, Collection[int]], spec: str | datetime, seconds: float = ANSWER_SECONDS
-    ) -> Offsets:
+    def offsets(self, wanted: Mapping[str, Collection[int]], spec: str | datetime) -> Offsets:
         places = [(name, number) for name, numbers in wanted.items() for number in numbers]
         if spec == LATEST:
             return self._heads(places)

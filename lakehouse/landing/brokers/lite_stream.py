@@ -113,17 +113,11 @@ class LiteStream:
         if what is None or isinstance(what, grpc.RpcError):
             self._broken(partition, what)
             return None
-        if what.WhichOneof("response") == "messages":
-            try:
-                return self._taken(partition, what.messages.messages)
-            except grpc.RpcError as error:  # of the question about a hole: the messages come again
-                self._broken(partition, error)
-                return None
-        if what.initial.cursor.offset > partition.position:
-            raise gone(self._wished.source, {number: (partition.position, what.initial.cursor.offset)},
-                       self._wished.since)  # fmt: skip
-        partition.is_ready, partition.pause = True, _FIRST_PAUSE
-        return Advance()
+        try:
+            return self._heard(partition, what)
+        except grpc.RpcError as error:  # of a question about a hole: the same comes again
+            self._broken(partition, error)
+            return None
 
     def close(self) -> None:
         for each in self._open.values():
@@ -174,6 +168,14 @@ class LiteStream:
         partition.opens_at = time.monotonic() + partition.pause
         partition.pause = min(partition.pause * 2, _LONGEST_PAUSE)
 
+    def _heard(self, partition: _Partition, response: Any) -> Advance:
+        """RpcError where a question that it raises is not answered; nothing has changed then."""
+        if response.WhichOneof("response") == "messages":
+            return self._taken(partition, response.messages.messages)
+        self._check_hole(partition.number, partition.position, response.initial.cursor.offset)
+        partition.is_ready = True
+        return Advance()
+
     # --- messages --------------------------------------------------------------------------------------------------
 
     def _grant(self, partition: _Partition, bounds: Bounds, messages: int) -> None:
@@ -192,17 +194,16 @@ class LiteStream:
             partition.requests.put(SubscribeRequest(flow_control=tokens))
 
     def _taken(self, partition: _Partition, messages: Any) -> Advance:
-        partition.messages -= len(messages)
-        partition.size_bytes -= sum(each.size_bytes for each in messages)
         good, position = [], partition.position
         for each in messages:
             offset = each.cursor.offset
-            if offset > position and not self._is_hole(partition.number, position):
-                raise gone(self._wished.source, {partition.number: (position, offset)}, self._wished.since)
+            self._check_hole(partition.number, position, offset)
             if position <= offset < partition.head:
                 good.append(each)
             position = max(position, min(offset + 1, partition.head))
-        partition.position = position
+        partition.messages -= len(messages)
+        partition.size_bytes -= sum(each.size_bytes for each in messages)
+        partition.position, partition.pause = position, _FIRST_PAUSE
         page = page_of(partition.number, good) if good else None
         return self._advance(partition, page)
 
@@ -212,6 +213,11 @@ class LiteStream:
             partition.cancel()
             del self._open[partition.number]
         return Advance(page, {partition.number: partition.position}, [partition.number] if is_done else [])
+
+    def _check_hole(self, number: int, position: int, offset: int) -> None:
+        """LostMessagesError where what lies between the two is gone."""
+        if offset > position and not self._is_hole(number, position):
+            raise gone(self._wished.source, {number: (position, offset)}, self._wished.since)
 
     def _is_hole(self, number: int, position: int) -> bool:
         """Whether what is not there at the position was never there: something before it still is, and the oldest go

@@ -75,7 +75,7 @@ class LogClient(Protocol):
     def topics(self, sources: Iterable[Any], seconds: float = ...) -> dict[str, TopicFacts | SourceError]:
         """What there is of each."""
 
-    def offsets(self, wanted: Mapping[str, Collection[int]], spec: str | datetime, seconds: float = ...) -> Offsets:
+    def offsets(self, wanted: Mapping[str, Collection[int]], spec: str | datetime) -> Offsets:
         """The offset of each partition: after its last message; of its first; or at an instant.
 
         At an instant: of the first message with a time no earlier, else `NO_MESSAGE`.
