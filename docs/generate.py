@@ -36,7 +36,7 @@ from lakehouse.fleet.wanted import Entry, FleetFile, Size, TopicClass, Webhook
 from lakehouse.mirrors.catalogue import KINDS, class_of
 from lakehouse.store import records
 from lakehouse.store.heartbeats import Heartbeat, Pulse
-from lakehouse.topics import KafkaSource, LiteSource, Topic, topic_from
+from lakehouse.topics import ConfluentRegistry, KafkaSource, LiteSource, Topic, topic_from
 from lakehouse.types import arrow_type
 
 HERE = Path(__file__).parent
@@ -46,6 +46,7 @@ PAGES = {
     "fleet.md": HERE / "fleet.md",
     "kafka.md": HERE / "kafka.md",
     "lite.md": HERE / "lite.md",
+    "registries.md": HERE / "registries.md",
     "tables.md": HERE / "tables.md",
     "performance.md": HERE / "performance.md",
     "costs.md": HERE / "costs.md",
@@ -102,6 +103,7 @@ def pages() -> dict[str, str]:
         "topic_keys": "\n".join(_key_lines(Topic, skip=("name",))),
         "kafka_keys": "\n".join(_key_lines(KafkaSource, skip=("kind",))),
         "lite_keys": "\n".join(_key_lines(LiteSource, skip=("kind",))),
+        "registry_keys": "\n".join(_key_lines(ConfluentRegistry, skip=("kind",))),
         "environment_keys": "\n".join(_key_lines(Settings)),
         **{f"{name}_keys": "\n".join(_key_lines(model)) for name, model in FLEET.items()},
         "causes": "\n".join(_causes()),

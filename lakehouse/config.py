@@ -465,7 +465,7 @@ def _shared(topic: Topic, file: Path, other: Path) -> ConfigError:
 def topic_of(file: Path) -> Topic:
     """The topic that a file declares, named as the file; ConfigError for the first thing that is wrong in it."""
     values = values_of(file)
-    learn({"source": values.get("source")})
+    learn({name: values.get(name) for name in ("source", "registry")})
     if isinstance(values.get("schemas"), list):
         values["schemas"] = _schema_texts(file, values["schemas"], str(values.get("format")))
     try:

@@ -3,13 +3,22 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from datetime import timedelta
 from functools import cached_property, lru_cache
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import pyarrow as pa
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_validator
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    PrivateAttr,
+    ValidationInfo,
+    field_validator,
+    model_validator,
+)
 from pydantic_core import PydanticCustomError, PydanticUndefined
 
 from lakehouse import hours
@@ -250,6 +259,46 @@ def source_at(address: str) -> Source | None:
     return KafkaSource(bootstrap=named[1], topic=named[2]) if named else None
 
 
+class SchemaService(Frozen):
+    """`registry: {kind: pubsub}`: Pub/Sub's own schemas, which its attributes name."""
+
+    kind: Literal["pubsub"] = key("pubsub", unit="pubsub", doc="Whose registry it is.")
+
+    @property
+    def address(self) -> str:
+        return "Pub/Sub's schema service"
+
+
+class ConfluentRegistry(Frozen):
+    """`registry: {kind: confluent, …}`: a server of Confluent's Schema Registry API, such as Karapace or Redpanda."""
+
+    kind: Literal["confluent"] = key("confluent", unit="confluent", doc="Whose registry it is.")
+    url: str = key(
+        pattern=r"^https?://[^/?#@\s]+(/[^?#@\s]*)?$",
+        unit="http(s)://host:port",
+        doc="Where the registry answers; what is before `/schemas/ids/…`.",
+    )
+    auth: Literal["basic", "google", "none"] = key(
+        "none",
+        unit="basic, google, none",
+        doc="`basic` by `user` and `password`; `google` by this machine's Google credentials, for the registry of "
+        "Google's Managed Service for Apache Kafka.",
+    )
+    user: str = key("", unit="name", shown="none", doc="For `basic`; `${NAME}` is an environment variable.")
+    password: str = key(
+        "",
+        unit="text",
+        shown="none",
+        doc="For `basic`; `${NAME}` is the environment variable of driver and executors: keep it there.",
+    )
+
+    @property
+    def address(self) -> str:
+        return self.url.rstrip("/")
+
+
+Registry = SchemaService | ConfluentRegistry
+
 _ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f]")
 """Databases end a name at some of them, and terminals do as others say."""
 
@@ -307,6 +356,15 @@ class Topic(Frozen):
         unit="name",
         shown="the only one of the file",
         doc="Which message of Protobuf's schema the payloads are, with or without its package.",
+    )
+    registry: Registry | None = key(
+        None,
+        discriminator="kind",
+        unit="kind and its own keys",
+        shown="none",
+        doc="Who has the schemas that messages say they were written by: `{kind: pubsub}`, or `{kind: confluent, "
+        "url: …}`. They are read as the last of `schemas`, by the format's own rules. See "
+        "[Schema registries](registries.md).",
     )
     compression: Literal["none", "gzip", "zstd"] = key(
         "none",
@@ -463,6 +521,8 @@ class Topic(Frozen):
         ),
     )
 
+    _writers: Mapping[str, str] = PrivateAttr(default_factory=dict)
+
     @field_validator("name")
     @classmethod
     def _named(cls, name: str) -> str:
@@ -520,6 +580,13 @@ class Topic(Frozen):
         elif message:
             raise ValueError("message for the format protobuf only")
         return message
+
+    @field_validator("registry")
+    @classmethod
+    def _registered(cls, registry: Registry | None, info: ValidationInfo) -> Registry | None:
+        if registry is not None and not info.data.get("schemas") and "schemas" in info.data:
+            raise ValueError("a registry for the formats avro and protobuf, beside `schemas`")
+        return registry
 
     @field_validator("fields")
     @classmethod
@@ -596,6 +663,17 @@ class Topic(Frozen):
     def event_type(self) -> pa.StructType:
         """The declared fields as one Arrow struct, in the order of the file."""
         return pa.struct([(name, _arrow_type(spark_type)) for name, spark_type in self.fields.items()])
+
+    @property
+    def writers(self) -> Mapping[str, str]:
+        """The registry's schemas that are known, by their ids, as texts like those of `schemas`."""
+        return self._writers
+
+    def with_writers(self, writers: Mapping[str, str]) -> Topic:
+        """The topic, for a page of messages that name these schemas."""
+        topic = self.model_copy()
+        topic._writers = writers
+        return topic
 
     @property
     def identity(self) -> tuple[str, ...]:

@@ -77,7 +77,7 @@ def test_the_manual_names_every_key_of_a_topic_and_its_default() -> None:
     topic = Topic.model_validate({"name": "plays", **PLAYS, "mirrors": []}).model_dump(mode="json")
     defaults = {key: topic[key] for key, field in Topic.model_fields.items() if not field.is_required()}
     defaults |= {f"slots.{key}": value for key, value in defaults.pop("slots").items()}
-    defaults["mirrors"] = defaults["deliver_within"] = "none"
+    defaults["mirrors"] = defaults["deliver_within"] = defaults["registry"] = "none"
     defaults |= {"source": "the subscription", "subscription": "that of source"}
     defaults |= {
         "fields": "all of the schema; required for JSON",

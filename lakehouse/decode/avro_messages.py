@@ -7,6 +7,7 @@ whose fingerprint says by which of its schemas. Values are resolved to the last 
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import dataclass
 from datetime import UTC, date, datetime, timedelta
 from decimal import Decimal
@@ -19,10 +20,10 @@ import pyarrow as pa
 from lakehouse.avro_types import Node, node_of, plain_schema
 from lakehouse.decode import avro_choices
 from lakehouse.decode.columns import Parsed
+from lakehouse.decode.writers import UNKNOWN_SCHEMA, Writer
 from lakehouse.topics import Topic
 
 NOT_AVRO = "not Avro"
-UNKNOWN_SCHEMA = "unknown schema"
 SINGLE_OBJECT = b"\xc3\x01"
 """How a datum begins in the single-object encoding, before the fingerprint of its schema."""
 
@@ -66,43 +67,112 @@ def schemas_of(texts: tuple[str, ...]) -> Schemas:
     return Schemas(node_of(texts[-1]), plain[-1], prints[-1], writers)
 
 
-def datum(payload: bytes | None, schemas: Schemas) -> dict[str, Any]:
-    """The record in a payload, without logical types; UndecodableError where it holds none."""
-    body = payload or b""
+Datum = Callable[[bytes | None], dict[str, Any]]
+"""From a payload to the record in it, without logical types and at least with the fields that are wanted.
+
+UndecodableError where it holds none, WrongTypeError where a field of its writer's is no such field of the last schema.
+"""
+
+
+def datums_of(topic: Topic, wanted: pa.StructType, writer: Writer | None) -> Datum:
+    """How payloads of a topic are read; without a writer, each says itself by which of the topic's schemas."""
+    schemas = schemas_of(tuple(topic.schemas.values()))
+    names = tuple(member.name for member in wanted)
+    if writer is None:
+        return lambda payload: _said_datum(payload or b"", schemas, names)
+    written, is_ours = _written_by(writer, schemas)
+
+    def datum(payload: bytes | None) -> dict[str, Any]:
+        body = _as_binary(payload or b"", written) if writer.is_json else payload or b""
+        return _record(body, written, None if is_ours else schemas.reader, names)
+
+    return datum
+
+
+def is_as_ours(topic: Topic, writer: Writer) -> bool:
+    """Whether what is written is a plain datum of the topic's last schema."""
+    return not writer.is_json and _written_by(writer, schemas_of(tuple(topic.schemas.values())))[1]
+
+
+def _written_by(writer: Writer, schemas: Schemas) -> tuple[Any, bool]:
+    """The writer's schema as fastavro has it, and whether data of it are data of the last one."""
+    if not writer.schema:
+        return schemas.reader, True
+    theirs = schemas_of((writer.schema,))
+    return theirs.reader, theirs.fingerprint == schemas.fingerprint
+
+
+def _said_datum(body: bytes, schemas: Schemas, names: tuple[str, ...]) -> dict[str, Any]:
     if not body.startswith(SINGLE_OBJECT):
-        return _record(body, schemas.reader, None)
+        return _record(body, schemas.reader, None, names)
     writer = schemas.writers.get(body[len(SINGLE_OBJECT) : _HEADER_BYTES])
     if writer is not None:
-        return _record(body[_HEADER_BYTES:], writer, None if writer is schemas.reader else schemas.reader)
+        reader = None if writer is schemas.reader else schemas.reader
+        return _record(body[_HEADER_BYTES:], writer, reader, names)
     try:
-        return _record(body, schemas.reader, None)
+        return _record(body, schemas.reader, None, names)
     except UndecodableError:
         raise UndecodableError(UNKNOWN_SCHEMA) from None
 
 
-def _record(body: bytes, writer: Any, reader: Any) -> dict[str, Any]:
+def _record(body: bytes, writer: Any, reader: Any, names: tuple[str, ...]) -> dict[str, Any]:
+    """By the writer's schema, and the fields of these names as the reader's has them, if there is one."""
+    try:
+        avro_choices.check(body, writer)
+        if reader is None:
+            return _read(body, writer, None)
+    except Exception:  # bytes that are none are met as exceptions of many kinds
+        raise UndecodableError(NOT_AVRO) from None
+    try:
+        return _read(body, writer, _with_fields(reader, names))
+    except Exception:
+        for name in names:
+            try:
+                _read(body, writer, _with_fields(reader, (name,)))
+            except Exception:
+                raise WrongTypeError(name) from None
+        raise UndecodableError(NOT_AVRO) from None
+
+
+def _with_fields(reader: Any, names: tuple[str, ...]) -> Any:
+    """A record that fastavro has parsed with fewer fields: what nobody wants need not resolve."""
+    return {**reader, "fields": [field for field in reader["fields"] if field["name"] in names]}
+
+
+def _read(body: bytes, writer: Any, reader: Any) -> dict[str, Any]:
     from fastavro import schemaless_reader
 
     source = pa.BufferReader(body)
-    try:
-        avro_choices.check(body, writer)
-        record = schemaless_reader(source, writer, reader)
-    except Exception:  # bytes that are none are met as exceptions of many kinds
-        raise UndecodableError(NOT_AVRO) from None
+    record = schemaless_reader(source, writer, reader)
     if source.tell() != len(body) or not isinstance(record, dict):
         raise UndecodableError(NOT_AVRO)
     return record
 
 
-def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
+def _as_binary(body: bytes, schema: Any) -> bytes:
+    """What Avro's JSON encoding says, in the binary one; UndecodableError where it says nothing of the schema."""
+    from fastavro import json_reader, schemaless_writer
+
+    try:
+        lines: Any = [body.decode().replace("\n", " ")]
+        (record,) = json_reader(lines, schema)
+        sink = pa.BufferOutputStream()
+        schemaless_writer(sink, schema, record)
+    except Exception:
+        raise UndecodableError(NOT_AVRO) from None
+    written: bytes = sink.getvalue().to_pybytes()
+    return written
+
+
+def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None = None) -> Parsed:
     """The exact reading, one message at a time."""
-    schemas = schemas_of(tuple(topic.schemas.values()))
+    record, datum = schemas_of(tuple(topic.schemas.values())).record, datums_of(topic, wanted, writer)
     values: list[Any] = []
     reasons: list[str | None] = []
     for payload in payloads.to_pylist():
         value = reason = None
         try:
-            value = _value(datum(payload, schemas), schemas.record, wanted, "")
+            value = _value(datum(payload), record, wanted, "")
         except WrongTypeError as wrong:
             reason = f"wrong type: {wrong}"
         except UndecodableError as undecodable:

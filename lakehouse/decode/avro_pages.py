@@ -14,55 +14,62 @@ from lakehouse.decode.avro_leaves import leaves
 from lakehouse.decode.avro_messages import (
     SINGLE_OBJECT,
     UndecodableError,
+    WrongTypeError,
     by_message,
-    datum,
+    datums_of,
+    is_as_ours,
     schemas_of,
 )
 from lakehouse.decode.columns import Parsed
+from lakehouse.decode.writers import Writer
 from lakehouse.topics import Topic
 
 
-def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
+def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None = None) -> Parsed:
     """What `by_message` gives: data of the last schema a field at a time, other messages one by one."""
     schemas = schemas_of(tuple(topic.schemas.values()))
-    if not len(payloads) or schemas.record.why_not:
-        return _by_records(payloads, wanted, topic)
+    if not len(payloads) or schemas.record.why_not or not (writer is None or is_as_ours(topic, writer)):
+        return _by_records(payloads, wanted, topic, writer)
     columns = Columns(payloads)
-    is_framed = columns.begins_with(SINGLE_OBJECT)
-    is_ours = columns.begins_with(SINGLE_OBJECT + schemas.fingerprint)
-    columns.is_odd |= is_framed & ~is_ours
-    starts = columns.starts + np.where(is_ours, len(SINGLE_OBJECT + schemas.fingerprint), 0)
+    starts = columns.starts
+    if writer is None:
+        is_framed = columns.begins_with(SINGLE_OBJECT)
+        is_ours = columns.begins_with(SINGLE_OBJECT + schemas.fingerprint)
+        columns.is_odd |= is_framed & ~is_ours
+        starts = starts + np.where(is_ours, len(SINGLE_OBJECT + schemas.fingerprint), 0)
     try:
         values = columns.record(schemas.record, wanted, starts)
     except (OddPageError, pa.ArrowException, OverflowError, ValueError):
-        return _by_records(payloads, wanted, topic)
+        return _by_records(payloads, wanted, topic, writer)
     odd = np.flatnonzero(columns.is_odd)
     if not len(odd):
         return Parsed(values, pa.nulls(len(values), pa.string()))
-    others = _by_records(payloads.take(pa.array(odd)), wanted, topic)
+    others = _by_records(payloads.take(pa.array(odd)), wanted, topic, writer)
     order = np.arange(len(values))
     order[odd] = len(values) + np.arange(len(odd))
     reasons = pa.concat_arrays([pa.nulls(len(values), pa.string()), others.reasons])
     return Parsed(pa.concat_arrays([values, others.values]).take(pa.array(order)), reasons.take(pa.array(order)))
 
 
-def _by_records(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
+def _by_records(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None) -> Parsed:
     """Read one by one, and typed a column at a time where all values are of their types."""
-    schemas = schemas_of(tuple(topic.schemas.values()))
+    datum = datums_of(topic, wanted, writer)
     records: list[Any] = []
     reasons: list[str | None] = []
     for payload in payloads.to_pylist():
         record = reason = None
         try:
-            record = datum(payload, schemas)
+            record = datum(payload)
+        except WrongTypeError as wrong:
+            reason = f"wrong type: {wrong}"
         except UndecodableError as undecodable:
             reason = str(undecodable)
         records.append(record)
         reasons.append(reason)
     try:
-        values = _column(records, schemas.record, wanted)
+        values = _column(records, schemas_of(tuple(topic.schemas.values())).record, wanted)
     except (pa.ArrowException, OverflowError):
-        return by_message(payloads, wanted, topic)
+        return by_message(payloads, wanted, topic, writer)
     return Parsed(values, pa.array(reasons, pa.string()))
 
 

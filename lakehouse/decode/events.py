@@ -21,9 +21,11 @@ from lakehouse.decode import (
     json_pages,
     protobuf_messages,
     protobuf_pages,
+    writers,
 )
 from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projection, rows_or_null
 from lakehouse.decode.undeclared import top_names
+from lakehouse.decode.writers import Writer
 from lakehouse.schemas import TIMESTAMP, decoded_schema
 from lakehouse.topics import Topic
 
@@ -64,8 +66,9 @@ def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
     return _joined([_decode(part, topic, reference) for part in compression.parts_by_message(messages, topic)], topic)
 
 
-Parser = Callable[[pa.BinaryArray, pa.StructType, Topic], Parsed]
-"""From payloads, the type that is wanted and the topic, for what else it says of its payloads."""
+Parser = Callable[[pa.BinaryArray, pa.StructType, Topic, Writer | None], Parsed]
+"""From payloads, the type that is wanted, the topic, for what else it says of its payloads, and how a registry says
+that they were written."""
 
 
 @dataclass(frozen=True)
@@ -77,7 +80,7 @@ class Format:
 
 
 def _json(parser: Callable[[pa.BinaryArray, pa.StructType, bool], Parsed]) -> Parser:
-    return lambda payloads, wanted, topic: parser(payloads, wanted, topic.int64_as_text)
+    return lambda payloads, wanted, topic, writer: parser(payloads, wanted, topic.int64_as_text)
 
 
 FORMATS = {
@@ -100,7 +103,7 @@ def _joined(parts: list[Decoded], topic: Topic) -> Decoded:
 
 def _decode(part: compression.Part, topic: Topic, parser: Parser) -> Decoded:
     messages, refusals = part
-    parsed = parser(_payloads(messages, topic), _wanted_type(topic), topic)
+    parsed = _parsed(messages, topic, parser)
     publish_time = messages.column("publish_time")
     event_id = pc.cast(_values_at(topic.event_id, messages, parsed.values), pa.string())
     event_time, misread = _times(_values_at(topic.event_time, messages, parsed.values), topic.event_time_unit)
@@ -127,6 +130,13 @@ def _decode(part: compression.Part, topic: Topic, parser: Parser) -> Decoded:
     else:
         columns = [*(rows_or_null(column, keeps_event) for column in (event_id, event_time, event)), reasons]
     return Decoded(pa.RecordBatch.from_arrays(columns, schema=schema), top_names(parsed.undeclared))
+
+
+def _parsed(messages: pa.RecordBatch, topic: Topic, parser: Parser) -> Parsed:
+    wanted = _wanted_type(topic)
+    if topic.registry is None:
+        return parser(_payloads(messages, topic), wanted, topic, None)
+    return writers.parsed(messages, topic, wanted, lambda bodies, writer: parser(bodies, wanted, topic, writer))
 
 
 def _payloads(messages: pa.RecordBatch, topic: Topic) -> pa.BinaryArray:

@@ -17,12 +17,14 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.decode.columns import Parsed
-from lakehouse.decode.protobuf_schemas import Schema, schema_of
+from lakehouse.decode.protobuf_schemas import Schema, schema_of, unlike_field, writer_class
+from lakehouse.decode.writers import Writer
 from lakehouse.protobuf_types import Node
 from lakehouse.topics import Topic
 
 NOT_PROTOBUF = "not Protobuf"
 NO_REQUIRED = "no required field"
+OTHER_MESSAGE = "other message"
 WRONG_TYPE = "wrong type"
 
 NANOS_PER_MICRO = 1000
@@ -41,16 +43,16 @@ class UndecodableError(Exception):
     """Its text is the reason."""
 
 
-def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
+def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None = None) -> Parsed:
     """The exact reading, one message at a time."""
     schema = schema_of(topic)
-    misfit = misfits_of(schema, wanted)
+    misfit, as_binary = misfits_of(schema, wanted), binary_form(topic, wanted, writer)
     values: list[Any] = []
     reasons: list[str | None] = []
     for payload in payloads.to_pylist():
         value = reason = None
         try:
-            message = message_in(payload, schema)
+            message = message_in(as_binary(payload or b""), schema)
             if (path := misfit(message)) is not None:
                 raise WrongTypeError(path)
             value = _record(message, schema.node, wanted, "")
@@ -61,6 +63,42 @@ def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) ->
         values.append(value)
         reasons.append(reason)
     return Parsed(pa.array(values, wanted), pa.array(reasons, pa.string()))
+
+
+def binary_form(topic: Topic, wanted: pa.StructType, writer: Writer | None) -> Callable[[bytes], bytes]:
+    """From a payload to the same in Protobuf's binary encoding, which the topic's own schema can read.
+
+    UndecodableError where it holds no message, or one of another kind; WrongTypeError where its writer's schema has a
+    field otherwise that is wanted.
+    """
+    if writer is None:
+        return lambda payload: payload
+    written = writer_class(writer, topic)
+    if written is None:
+        return _refusing(UndecodableError(OTHER_MESSAGE))
+    path = unlike_field(written.DESCRIPTOR, schema_of(topic), wanted)
+    if path is not None:
+        return _refusing(WrongTypeError(path))
+    return (lambda payload: _from_json(payload, written)) if writer.is_json else lambda payload: payload
+
+
+def _refusing(error: Exception) -> Callable[[bytes], bytes]:
+    def refuse(payload: bytes) -> bytes:
+        raise error
+
+    return refuse
+
+
+def _from_json(payload: bytes, written: Any) -> bytes:
+    """By Protobuf's JSON mapping; what the writer's schema does not have is left out."""
+    from google.protobuf import json_format
+
+    try:
+        message = json_format.Parse(payload.decode(), written(), ignore_unknown_fields=True)
+        binary: bytes = message.SerializePartialToString()
+    except (json_format.ParseError, ValueError, RecursionError):
+        raise UndecodableError(NOT_PROTOBUF) from None
+    return binary
 
 
 def message_in(payload: bytes | None, schema: Schema) -> Any:

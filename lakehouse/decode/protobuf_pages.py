@@ -17,6 +17,8 @@ from lakehouse.decode.protobuf_messages import (
     NANOS_PER_MICRO,
     WRONG_TYPE,
     UndecodableError,
+    WrongTypeError,
+    binary_form,
     by_message,
     enum_name,
     json_text,
@@ -25,6 +27,7 @@ from lakehouse.decode.protobuf_messages import (
     misfits_of,
 )
 from lakehouse.decode.protobuf_schemas import PAGE_TAG, Schema, schema_of
+from lakehouse.decode.writers import Writer
 from lakehouse.protobuf_types import Node
 from lakehouse.topics import Topic
 
@@ -39,8 +42,28 @@ class _OddError(Exception):
     """At least one value of the page is not of its type."""
 
 
-def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
+def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None = None) -> Parsed:
     """What `by_message` gives. A page with values that are not of their types is halved until these are among a few."""
+    if writer is None or not len(payloads):
+        return _page(payloads, wanted, topic)
+    as_binary = binary_form(topic, wanted, writer)
+    bodies: list[bytes | None] = []
+    refusals: list[str | None] = []
+    for payload in payloads.to_pylist():
+        body = refusal = None
+        try:
+            body = as_binary(payload or b"")
+        except WrongTypeError as wrong:
+            refusal = f"{WRONG_TYPE}: {wrong}"
+        except UndecodableError as undecodable:
+            refusal = str(undecodable)
+        bodies.append(body)
+        refusals.append(refusal)
+    read = _page(pa.array(bodies, pa.binary()), wanted, topic)
+    return Parsed(read.values, pc.coalesce(pa.array(refusals, pa.string()), read.reasons))
+
+
+def _page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parsed:
     if not len(payloads):
         return by_message(payloads, wanted, topic)
     schema = schema_of(topic)
@@ -51,7 +74,7 @@ def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic) -> Parse
         if len(payloads) <= _FEW:
             return by_message(payloads, wanted, topic)
         middle = len(payloads) // 2
-        parts = [page(part, wanted, topic) for part in (payloads[:middle], payloads[middle:])]
+        parts = [_page(part, wanted, topic) for part in (payloads[:middle], payloads[middle:])]
         values = pa.concat_arrays([part.values for part in parts])
         return Parsed(values, pa.concat_arrays([part.reasons for part in parts]))
     if not reasons:

@@ -20,6 +20,7 @@ from lakehouse.decode.events import Decoded, decode
 from lakehouse.decode.undeclared import top_names
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import Manifest, SegmentFile
+from lakehouse.landing.registries.writers import with_writers
 from lakehouse.schemas import segment_schema
 from lakehouse.store import parquet
 from lakehouse.store.files import Storage
@@ -69,8 +70,11 @@ class SegmentWriter:
         self.attempt_id = uuid.uuid4().hex
 
     def add(self, messages: pa.RecordBatch) -> None:
-        """Decode a page; its messages go to the files of their event hours."""
-        decoded = self._decode(messages, self._topic)
+        """Decode a page; its messages go to the files of their event hours.
+
+        SourceError where the topic's registry does not say by which schema they are written.
+        """
+        decoded = self._decode(messages, with_writers(messages, self._topic))
         self._undeclared = top_names(self._undeclared + decoded.undeclared)
         rows = pa.RecordBatch.from_arrays(
             [*messages.columns, *decoded.columns.columns, *self._where_from(len(messages))], schema=self._schema

@@ -24,15 +24,17 @@ from deltalake import DeltaTable
 from lakehouse import hours
 from lakehouse.clock import Clock
 from lakehouse.config import Config
-from lakehouse.decode.avro_messages import NOT_AVRO, UNKNOWN_SCHEMA
+from lakehouse.decode.avro_messages import NOT_AVRO
 from lakehouse.decode.compression import NOT_DECOMPRESSED
 from lakehouse.decode.events import FROM_THE_FUTURE, FROM_THE_PAST, NO_EVENT_ID, NO_EVENT_TIME, decode
 from lakehouse.decode.json_messages import COMPRESSED, NOT_JSON
-from lakehouse.decode.protobuf_messages import NO_REQUIRED, NOT_PROTOBUF
+from lakehouse.decode.protobuf_messages import NO_REQUIRED, NOT_PROTOBUF, OTHER_MESSAGE
+from lakehouse.decode.writers import NO_SCHEMA_ID, UNKNOWN_SCHEMA
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.ingest.buckets import bucket_of
 from lakehouse.landing.quarantine import KILLS_THE_DECODER
+from lakehouse.landing.registries.writers import with_writers
 from lakehouse.landing.segments import LATE
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.schemas import DELIVERED, segment_schema
@@ -55,6 +57,8 @@ REASONS = (
     UNKNOWN_SCHEMA,
     NOT_PROTOBUF,
     NO_REQUIRED,
+    OTHER_MESSAGE,
+    NO_SCHEMA_ID,
     "wrong type",
     NO_EVENT_ID,
     NO_EVENT_TIME,
@@ -224,7 +228,7 @@ def _decode(rows: pa.Table, topic: Topic) -> pa.Table:
     messages = rows.select(DELIVERED.names).combine_chunks().to_batches() or [
         pa.RecordBatch.from_pylist([], schema=DELIVERED)
     ]
-    decoded = pa.Table.from_batches([decode(batch, topic).columns for batch in messages])
+    decoded = pa.Table.from_batches([decode(batch, with_writers(batch, topic)).columns for batch in messages])
     for name in decoded.column_names:
         rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), decoded.column(name))
     return rows

@@ -1,0 +1,207 @@
+"""A registry that speaks the API of Confluent's Schema Registry, by HTTP."""
+
+from __future__ import annotations
+
+import base64
+import json
+import os
+import re
+import time
+from collections.abc import Callable
+from datetime import timedelta
+from http.client import HTTPException
+from typing import Any
+from urllib.error import HTTPError, URLError
+from urllib.parse import quote
+from urllib.request import HTTPRedirectHandler, Request, build_opener
+
+from lakehouse.concealed import hide
+from lakehouse.errors import ConfigError, SourceError, UnansweredError, in_one_line
+from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition
+from lakehouse.topics import ConfluentRegistry
+
+_ACCEPT = "application/vnd.schemaregistry.v1+json, application/json"
+_CALL_SECONDS = 10.0
+_FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
+_PATIENCE = timedelta(seconds=60)
+_MOST_BYTES = 4 * 1024**2
+_MOST_REFERENCES = 200
+_FORMATS = {"AVRO": AVRO, "PROTOBUF": PROTOBUF}
+_SCHEMA_NOT_FOUND, _SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND = 40403, 40401, 40402
+_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
+_SAFE = ":.-_"
+
+
+class _Missing(Exception):
+    """The registry says that it has no such thing."""
+
+
+class _Passing(Exception):
+    """The same request may be answered a little later: after so many seconds, where the registry said so."""
+
+    def __init__(self, found: str, after: float | None = None) -> None:
+        super().__init__(found)
+        self.after = after
+
+
+class _NoRedirect(HTTPRedirectHandler):
+    """Credentials are for the registry's own host."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+class HttpRegistry:
+    """Ids are numbers as text. `sleep` and `clock` (seconds) are for how a failure that passes is waited out."""
+
+    def __init__(
+        self,
+        registry: ConfluentRegistry,
+        *,
+        patience: timedelta = _PATIENCE,
+        sleep: Callable[[float], None] = time.sleep,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._registry, self._patience, self._sleep, self._clock = registry, patience, sleep, clock
+        self._opener = build_opener(_NoRedirect)
+
+    def definition(self, schema_id: str) -> Definition | None:
+        try:
+            return self._whole(self._get(f"/schemas/ids/{quote(schema_id, safe=_SAFE)}"))
+        except _Missing:
+            return None
+
+    def newest(self, name: str) -> Definition:
+        """`name` is a subject, such as `plays-value`."""
+        try:
+            return self._whole(self._get(f"/subjects/{quote(name, safe=_SAFE)}/versions/latest"))
+        except _Missing as missing:
+            raise SourceError(
+                f"{self._registry.address}, subject {name}",
+                found=f"no such subject ({missing})",
+                expected="a subject with a schema",
+                next_step="See /subjects of the registry for those that it has.",
+            ) from missing
+
+    def _whole(self, answer: dict[str, Any]) -> Definition:
+        """With all that it refers to, at whatever depth; _Missing where one of them is gone."""
+        texts: dict[str, str] = {}
+        waiting = list(answer.get("references") or ())
+        while waiting:
+            reference = waiting.pop(0)
+            name = str(reference["name"])
+            if name not in texts:
+                subject = quote(str(reference["subject"]), safe=_SAFE)
+                found = self._get(f"/subjects/{subject}/versions/{int(reference['version'])}")
+                texts[name] = str(found["schema"])
+                waiting += found.get("references") or ()
+            if len(texts) > _MOST_REFERENCES:
+                raise _Missing(f"more than {_MOST_REFERENCES} references")
+        kind = str(answer.get("schemaType") or "AVRO")
+        return Definition(_FORMATS.get(kind, kind), str(answer["schema"]), texts)
+
+    def _get(self, path: str) -> dict[str, Any]:
+        """Asked again while it fails in passing; SourceError when it fails for good, or for too long."""
+        ends, pause = self._clock() + self._patience.total_seconds(), _FIRST_PAUSE
+        while True:
+            try:
+                return self._answer(path)
+            except _Passing as passing:
+                wait = pause if passing.after is None else min(max(passing.after, pause), _LONGEST_PAUSE)
+                if self._clock() + wait > ends:
+                    raise self._error(
+                        UnansweredError,
+                        str(passing),
+                        "Nothing is lost: messages wait until the schema can be had.",
+                    ) from passing
+                self._sleep(wait)
+                pause = min(2 * pause, _LONGEST_PAUSE)
+
+    def _answer(self, path: str) -> dict[str, Any]:
+        headers = {"Accept": _ACCEPT, "User-Agent": "lakehouse", **self._authorization()}
+        try:
+            with self._opener.open(
+                Request(self._registry.address + path, headers=headers), timeout=_CALL_SECONDS
+            ) as got:
+                content = got.read(_MOST_BYTES + 1)
+        except HTTPError as refused:
+            with refused:
+                raise self._refusal(
+                    path, refused.code, refused.headers.get("Retry-After"), refused.read(2_000)
+                ) from refused
+        except (URLError, HTTPException, OSError) as unreachable:
+            raise _Passing(in_one_line(unreachable)) from unreachable
+        found = _json(content)
+        if len(content) > _MOST_BYTES or not isinstance(found.get("schema"), str):
+            raise self._error(
+                SourceError, f"an answer to {path} without a schema", "Fix `registry.url`: see what is there."
+            )
+        return found
+
+    def _refusal(self, path: str, status: int, retry_after: str | None, content: bytes) -> Exception:
+        said = _json(content)
+        code, text = said.get("error_code"), f"HTTP {status}: {said.get('message') or 'no message'}"
+        if status == 404 and code in (_SCHEMA_NOT_FOUND, _SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND):
+            return _Missing(text)
+        if status == 429 or status >= 500:
+            seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
+            return _Passing(text, seconds)
+        if status in (401, 403):
+            return self._error(
+                SourceError, text, "Fix `registry.auth`, `user` and `password`; reading is all it needs."
+            )
+        return self._error(
+            SourceError, f"{text}, to {path}", "Fix `registry.url`: what answers there is no such registry."
+        )
+
+    def _error(self, kind: type[SourceError], found: str, next_step: str) -> SourceError:
+        return kind(
+            self._registry.address,
+            found=found,
+            expected="a schema registry that answers with the schema that messages name",
+            next_step=next_step,
+        )
+
+    def _authorization(self) -> dict[str, str]:
+        if self._registry.auth == "none":
+            return {}
+        if self._registry.auth == "google":
+            return {"Authorization": f"Bearer {_google_token()}"}
+        user, password = (_resolved(name, getattr(self._registry, name)) for name in ("user", "password"))
+        hide(password)
+        pair = base64.b64encode(f"{user}:{password}".encode()).decode()
+        hide(pair)
+        return {"Authorization": f"Basic {pair}"}
+
+
+def _json(content: bytes) -> dict[str, Any]:
+    try:
+        found = json.loads(content)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _resolved(name: str, text: str) -> str:
+    def value(found: re.Match[str]) -> str:
+        if found[1] not in os.environ:
+            raise ConfigError(
+                f"registry.{name}",
+                found=f"no environment variable {found[1]}",
+                expected="a variable that is set where the topic is read",
+                next_step="Set it for the driver and for the executors.",
+            )
+        return os.environ[found[1]]
+
+    return _VARIABLE.sub(value, text)
+
+
+def _google_token() -> str:
+    import google.auth
+    import google.auth.transport.requests
+
+    credentials, _project = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+    credentials.refresh(google.auth.transport.requests.Request())  # type: ignore[no-untyped-call]
+    token = str(credentials.token)
+    hide(token)
+    return token
