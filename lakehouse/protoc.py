@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import tempfile
@@ -15,6 +16,8 @@ from lakehouse.payload_types import UnreadableSchemaError
 
 _LONGEST_SECONDS = 30
 _LONGEST_COMPLAINT = 300
+_LOGGED = re.compile(r"WARNING: All log messages before|[IWE][0-9]{4} ")
+"""Lines that are about protoc itself."""
 _OUT = "..out"
 """No name of a file below the folder."""
 
@@ -56,7 +59,8 @@ def _by_protoc(main: str, texts: Mapping[str, str]) -> bytes:
         except subprocess.TimeoutExpired as error:
             raise UnreadableSchemaError(f"that protoc did not end in {_LONGEST_SECONDS} s") from error
         if done.returncode:
-            said = "; ".join(done.stderr.decode(errors="replace").split("\n")).strip("; ")
+            lines = done.stderr.decode(errors="replace").split("\n")
+            said = "; ".join(line for line in lines if line and not _LOGGED.match(line))
             raise UnreadableSchemaError(said[:_LONGEST_COMPLAINT] or f"that protoc ended with {done.returncode}")
         return (folder / _OUT).read_bytes()
 

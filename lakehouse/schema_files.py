@@ -21,13 +21,13 @@ def schema_text_of(folder: Path, name: str, kind: str) -> str:
         avro_types.node_of(text)
         return text
     if name.endswith(".proto"):
-        return protobuf_types.schema_text(protoc.compiled(name, _with_imports(folder, name)))
+        return protobuf_types.schema_text(protoc.compiled(name, with_imports(folder, name)))
     text = protobuf_types.schema_text((folder / name).read_bytes())
     protobuf_types.pool_of(protobuf_types.descriptors_of(text))
     return text
 
 
-def _with_imports(folder: Path, name: str) -> dict[str, str]:
+def with_imports(folder: Path, name: str) -> dict[str, str]:
     """A `.proto` and the files below the folder that it imports, by their names there."""
     texts = {name: (folder / name).read_text(encoding="utf-8")}
     waiting = [name]

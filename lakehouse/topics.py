@@ -639,6 +639,11 @@ class Topic(Frozen):
             if location.startswith("payload.") and self.type_by_schema(location) is None:
                 raise ValueError(f"a location in the schema: {location} is none, or of a type that cannot be read")
 
+    def schema_fields(self) -> dict[str, str]:
+        """Name and Spark type of each field of the last schema that can be a column, whatever its name."""
+        record = _record(self.format, list(self.schemas.values())[-1], self.message)
+        return {name: node.spark_type for name, node in record.members if not node.why_not}
+
     def type_by_schema(self, location: str) -> pa.DataType | None:
         """What the last schema says of a location of the payload; None where there is no schema or nothing there."""
         where, _, path = location.partition(".")

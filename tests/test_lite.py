@@ -559,6 +559,9 @@ def test_the_first_messages_are_shown_without_a_lake(fake: FakeLite, first: date
     fake.publish(TOPIC, *(event(first, f"e{n}") for n in range(5)), at=first)
     found = Lite().peek(config.topics["plays"].reads, config.settings.ingest, 3, 5.0)
     assert found.column("message_id").to_pylist() == ["0:0", "0:1", "0:2"]
+    newest = config.topics["plays"].reads.model_copy(update={"start": "latest"})
+    found = Lite().peek(newest, config.settings.ingest, 3, 5.0)
+    assert found.column("message_id").to_pylist() == ["0:2", "0:3", "0:4"]
 
 
 def test_the_smallest_message_counts_as_256_bytes(fake: FakeLite) -> None:

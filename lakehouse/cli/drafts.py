@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import asdict
 from datetime import UTC, datetime
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -27,35 +28,63 @@ From = Annotated[
     typer.Option(
         "--from",
         metavar="FILE|SUBSCRIPTION",
-        help="A file of messages (a JSON payload per line, or what gcloud prints with --format=json), or "
-        "projects/…/subscriptions/…, whose messages are read and given back.",
+        help="A file of messages (a JSON payload per line, or what gcloud prints with --format=json); "
+        "projects/…/subscriptions/…, whose messages are read and given back; or kafka://host:port/topic, of which no "
+        "offsets are stored.",
     ),
 ]
-Most = Annotated[int, typer.Option("--messages", min=1, help="How many to take from a subscription at most.")]
+FromSchemaToo = Annotated[
+    str,
+    typer.Option(
+        "--from",
+        metavar="FILE|SUBSCRIPTION|SCHEMA",
+        help="Messages: a file (a JSON payload per line, or what gcloud prints with --format=json), "
+        "projects/…/subscriptions/… (read and given back) or kafka://host:port/topic (no offsets are stored). Or a "
+        "schema: a file (.avsc, .proto, .desc), projects/…/schemas/…, or https://registry/subjects/NAME.",
+    ),
+]
+Most = Annotated[int, typer.Option("--messages", min=1, help="How many to take from a broker at most.")]
+
+Newest = Annotated[bool, typer.Option("--newest", help="Of Kafka, the newest messages and not the oldest.")]
 
 
 def new(
     context: typer.Context,
     name: Annotated[str, typer.Argument(metavar="NAME", help="The new topic's name.")],
-    source: From,
+    source: FromSchemaToo,
     subscription: Annotated[
         str | None,
-        typer.Option(help="What the topic will read.", show_default="the one of --from, or one named after the topic"),
+        typer.Option(
+            help="What the topic will read: a subscription, or kafka://host:port/topic.",
+            show_default="the one of --from, or one named after the topic",
+        ),
     ] = None,
+    message: Annotated[str, typer.Option(help="Which message of a Protobuf schema, where it has several.")] = "",
     event_id: Annotated[str | None, typer.Option(help="Where the id is, if you know it: `payload.<path>`.")] = None,
     event_time: Annotated[str | None, typer.Option(help="Where the time is, if you know it.")] = None,
     most: Most = samples.ENOUGH_MESSAGES,
+    newest: Newest = False,
     as_json: AsJson = False,
 ) -> None:
-    """Writes a topic's configuration and its suite from sample messages, and says what it is unsure of."""
+    """Writes a topic's configuration and its suite from sample messages or a schema, and says what it is unsure of."""
     from lakehouse.operations.drafting import draft as drafts
+    from lakehouse.operations.drafting import schema_draft, schema_sources
 
     config = load_usable(context.obj)
     drafts.check_name(name, config)
     answers = config.settings.ingest.answers
+    places = {"event_id": event_id, "event_time": event_time}
+    is_schema = schema_sources.is_schema(source)
     with working(f"{name}: drafted from {source}"):
-        found = samples.samples_of(source, datetime.now(UTC), answers=answers, most=most)
-        drafted = drafts.draft(name, found, config, subscription=subscription, event_id=event_id, event_time=event_time)
+        if is_schema:
+            schema = schema_sources.found_schema(source, name, config)
+            drafted = schema_draft.schema_draft(name, schema, config, source=subscription, message=message, **places)
+        else:
+            known = partial(drafts.like_others, config=config)
+            found = samples.samples_of(
+                source, datetime.now(UTC), answers=answers, most=most, newest=newest, known=known
+            )
+            drafted = drafts.draft(name, found, config, subscription=subscription, **places)
         written = [str(_from_here(file)) for file in drafts.write(drafted, config)]
     if as_json:
         print_json(
@@ -77,7 +106,8 @@ def new(
         print_heading("Unsure")
         print_fields((each.about, each.text) for each in drafted.doubts)
     print_line()
-    print_line(f"Next: lakehouse topics try {name} --from {source}")
+    again = topic.reads.address if is_schema else source
+    print_line(f"Next: lakehouse topics try {name} --from {again}")
 
 
 def try_messages(
@@ -85,18 +115,22 @@ def try_messages(
     topic: TopicName,
     source: From,
     most: Most = samples.ENOUGH_MESSAGES,
+    newest: Newest = False,
     as_json: AsJson = False,
 ) -> None:
     """What would become of messages: typed, rejected and why, in which hour. Exit code 1 if any is rejected.
 
     Nothing is written, and no lake is needed.
     """
+    from lakehouse.operations.drafting.draft import like_others
     from lakehouse.operations.drafting.trial import trial
 
     config = load_usable(context.obj)
     declared, answers = config.topic(topic), config.settings.ingest.answers
     with working(f"{topic}: messages of {source}"):
-        tried = trial(declared, samples.samples_of(source, datetime.now(UTC), answers=answers, most=most))
+        known = partial(like_others, config=config)
+        found = samples.samples_of(source, datetime.now(UTC), answers=answers, most=most, newest=newest, known=known)
+        tried = trial(declared, found)
     if as_json:
         print_json(asdict(tried))
     else:

@@ -93,12 +93,15 @@ class LogBroker:
         return _Unasked(self, wanted, ingest, clock)
 
     def peek(self, source: Source, ingest: Ingest, most: int, seconds: float) -> pa.RecordBatch:
-        """The first ones that are there."""
+        """The oldest ones that are there; of a source that starts at the latest, the newest. No offset is stored."""
         source = cast(LogSource, source)
         client = self._client_of(source)
         facts = _facts_of(client, source, ANSWER_SECONDS)
         first = _offsets_of(client, source, facts, EARLIEST)
         last = _offsets_of(client, source, facts, LATEST)
+        if source.start == LATEST:
+            of_each = -(-most // max(len(first), 1))
+            first = {number: max(offset, last[number] - of_each) for number, offset in first.items()}
         ranges = [Range(number, first[number], first[number], last[number]) for number in first]
         share = _Share(source, LogRead(facts.log, now(), facts.partitions, tuple(ranges)), {})
         reading = LogReading(client, share, now)

@@ -5,9 +5,9 @@ from __future__ import annotations
 import json
 import math
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -30,7 +30,7 @@ from lakehouse.operations.drafting.id_and_time import (
 from lakehouse.operations.drafting.inference import NOT_DECLARED, Doubt, Doubting, declarable_types
 from lakehouse.operations.drafting.samples import Samples
 from lakehouse.printable import printable
-from lakehouse.topics import Topic, topic_from
+from lakehouse.topics import KafkaSource, Topic, source_at, topic_from
 
 _PAGE = 1_000
 _LONGEST_NAME = 100
@@ -40,7 +40,7 @@ _NULLABLE = 0.5
 _FEW_SAMPLES = 20
 _SPARE = 10
 """Where no topic takes all samples, one in so many may be rejected, for each reason."""
-_NAMED = 3
+NAMED = 3
 """Alternatives that are named."""
 _UNREADABLE = ("not JSON", "compressed")
 """Reasons that no topic's file can change, as they begin."""
@@ -48,7 +48,10 @@ _UNREADABLE = ("not JSON", "compressed")
 
 @dataclass(frozen=True)
 class Draft:
-    """`left_out` counts the samples that no topic could read, by the reason for which they would be rejected."""
+    """`left_out` counts the samples that no topic could read, by the reason for which they would be rejected.
+
+    `schemas` are files for the folder of schemas, by their names there.
+    """
 
     topic: Topic
     yaml: str
@@ -56,6 +59,7 @@ class Draft:
     samples: int
     left_out: dict[str, int]
     doubts: tuple[Doubt, ...]
+    schemas: Mapping[str, bytes] = field(default_factory=dict)
 
 
 def files_of(name: str, config: Config) -> tuple[Path, Path]:
@@ -99,10 +103,11 @@ def draft(
 ) -> Draft:
     """A topic that rejects none of the samples that are JSON objects; UsageError where there can be none.
 
-    A location that is given takes precedence over what the samples suggest.
+    A location that is given takes precedence over what the samples suggest. `subscription` is what the topic will read,
+    which may be a topic of Kafka, as `kafka://host:port/topic`.
     """
     doubts: list[Doubt] = []
-    source = _subscription(name, samples, config, subscription, doubts)
+    source = source_keys(name, samples.source, config, subscription, doubts)
     messages, left_out = _readable(samples)
     for reason, count in left_out.items():
         doubts.append(Doubt("samples", f"{count} of {len(samples.messages)} are left out: {reason}"))
@@ -117,24 +122,32 @@ def draft(
     if lateness is not None:
         topic = topic.model_copy(update={"lateness": lateness})
     suite = suite_json(topic, messages)
-    text = topic_yaml(topic, samples.source, doubts, len(messages), tuple(config.settings.mirrors))
+    origin = f"{len(messages)} messages of {samples.source}"
+    text = topic_yaml(topic, origin, doubts, tuple(config.settings.mirrors))
     return Draft(topic, text, suite, len(messages), dict(left_out), tuple(doubts))
 
 
 def write(drafted: Draft, config: Config) -> tuple[Path, Path]:
-    """Writes both files or none, and gives their paths. An existing file is never replaced."""
+    """Writes both files and the schemas, or none, and gives the paths of the first two.
+
+    An existing file is never replaced; a schema's that is there already may be used as it is.
+    """
     from lakehouse.schemas import silver_schema
     from lakehouse.validate import gx, suite_files
 
     topic_file, suite_file = files_of(drafted.topic.name, config)
     gx.check(suite_files.suite_with(drafted.suite, drafted.topic, config), silver_schema(drafted.topic))
+    schemas = {folder_of(topic_file, "../schemas") / name: content for name, content in drafted.schemas.items()}
+    own = {suite_file: drafted.suite.encode(), topic_file: drafted.yaml.encode()}
     made: list[Path] = []
     try:
-        for file, text in ((suite_file, drafted.suite), (topic_file, drafted.yaml)):
+        for file, content in {**schemas, **own}.items():
+            if file in schemas and file.is_file() and file.read_bytes() == content:
+                continue
             file.parent.mkdir(parents=True, exist_ok=True)
-            with file.open("x", encoding="utf-8") as opened:
+            with file.open("xb") as opened:
                 made.append(file)
-                opened.write(text)
+                opened.write(content)
     except OSError as error:
         for file in made:
             file.unlink(missing_ok=True)
@@ -150,28 +163,49 @@ def write(drafted: Draft, config: Config) -> tuple[Path, Path]:
 # --- what the samples say ------------------------------------------------------------------------------------------
 
 
-def _subscription(name: str, samples: Samples, config: Config, given: str | None, doubts: list[Doubt]) -> str:
-    found = given or (samples.source if samples.source.startswith("projects/") else None)
-    if found is None:
-        projects = {topic.subscription.split("/")[1] for topic in config.topics.values() if topic.subscription}
-        if len(projects) != 1:
-            raise ConfigError(
-                "--subscription",
-                found="nothing, and " + (f"topics of {len(projects)} projects" if projects else "no other topic"),
-                expected="projects/<project>/subscriptions/<subscription>",
-                next_step="Say which subscription the topic will read.",
-            )
-        found = f"projects/{projects.pop()}/subscriptions/{name}"
+def source_keys(name: str, found_at: str, config: Config, given: str | None, doubts: list[Doubt]) -> dict[str, Any]:
+    """The topic's keys that say what it reads: what is `given`, else where its samples were, else a guess.
+
+    A topic of Kafka has the settings of another one's of the same cluster. ConfigError where nobody can guess, or where
+    another topic reads it.
+    """
+    address = given or (found_at if source_at(found_at) is not None else None)
+    if address is None:
+        address = _guessed_subscription(name, config)
         doubts.append(Doubt("subscription", "named after the topic, in the project of the others"))
+    source = source_at(address)
     for other in config.topics.values():
-        if other.subscription == found:
+        if source is not None and other.reads.address == source.address:
             raise ConfigError(
                 "--subscription",
-                found=f"{found}, which the topic {other.name} reads",
+                found=f"{address}, which the topic {other.name} reads",
                 expected="a subscription of its own: two readers would each get half of the events",
                 next_step="Create a second subscription to the Pub/Sub topic, and name it with --subscription.",
             )
-    return found
+    if isinstance(source, KafkaSource):
+        source = like_others(source, config)
+    return {"subscription": address} if source is None or source.kind == "pubsub" else {"source": source}
+
+
+def like_others(source: KafkaSource, config: Config) -> KafkaSource:
+    """With the settings that lead to its cluster, where a topic of this configuration has them."""
+    for topic in config.topics.values():
+        known = topic.reads
+        if isinstance(known, KafkaSource) and known.bootstrap == source.bootstrap:
+            return known.model_copy(update={"topic": source.topic, "start": source.start})
+    return source
+
+
+def _guessed_subscription(name: str, config: Config) -> str:
+    projects = {topic.subscription.split("/")[1] for topic in config.topics.values() if topic.subscription}
+    if len(projects) != 1:
+        raise ConfigError(
+            "--subscription",
+            found="nothing, and " + (f"topics of {len(projects)} projects" if projects else "no other topic"),
+            expected="projects/<project>/subscriptions/<subscription>, or kafka://<host>:<port>/<topic>",
+            next_step="Say what the topic will read.",
+        )
+    return f"projects/{projects.pop()}/subscriptions/{name}"
 
 
 def _readable(samples: Samples) -> tuple[list[Message], Counter[str]]:
@@ -209,9 +243,9 @@ class _Choice:
     """Looks for an id, a time and types that fit the samples; says in `doubts` what else could be, or in `complaint`
     why nothing fits."""
 
-    def __init__(self, name: str, subscription: str, samples: Samples, messages: Sequence[Message],
+    def __init__(self, name: str, source: dict[str, Any], samples: Samples, messages: Sequence[Message],
                  event_id: str | None, event_time: str | None) -> None:  # fmt: skip
-        self._name, self._subscription, self._samples, self._messages = name, subscription, samples, messages
+        self._name, self._source, self._samples, self._messages = name, source, samples, messages
         self._event_id, self._event_time = event_id, event_time
         self.doubts: list[Doubt] = []
         self.complaint = ""
@@ -225,7 +259,7 @@ class _Choice:
         self.complaint = self.complaint or f"nothing in {len(self._messages)} messages that is another in each event"
         for event_id in found_ids:
             for time in found_times:
-                values = {"subscription": self._subscription, "event_id": event_id, "event_time": time.location,
+                values = {**self._source, "event_id": event_id, "event_time": time.location,
                           "event_time_unit": time.unit}  # fmt: skip
                 topic = self._fitting(values, fields, doubting)
                 if topic is not None:
@@ -305,14 +339,14 @@ def _others(
     if topic.event_id in found_ids and not is_called_an_id(topic.event_id):
         doubts.append(Doubt("event_id", "by its values alone: nothing in every sample is called an id and is one"))
     if other_ids:
-        doubts.append(Doubt("event_id", f"{', '.join(other_ids[:_NAMED])} could be it, too"))
+        doubts.append(Doubt("event_id", f"{', '.join(other_ids[:NAMED])} could be it, too"))
     known = {topic.event_time, "publish_time"}
     other_times = list(dict.fromkeys(each.location for each in found_times if each.location not in known))
     if topic.event_time == "publish_time":
         doubts.append(Doubt("event_time", "no member is a time in every sample: an event counts when it is published"))
-        doubts += [Doubt("event_time", _no_time(*each)) for each in list(no_times(messages))[:_NAMED]]
+        doubts += [Doubt("event_time", _no_time(*each)) for each in list(no_times(messages))[:NAMED]]
     elif other_times:
-        doubts.append(Doubt("event_time", f"{', '.join(other_times[:_NAMED])} could be it, too"))
+        doubts.append(Doubt("event_time", f"{', '.join(other_times[:NAMED])} could be it, too"))
     return doubts
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import suppress
 from importlib.metadata import PackageNotFoundError, version
 from typing import Any
@@ -15,24 +15,53 @@ from lakehouse.durations import duration_text
 from lakehouse.operations.drafting.id_and_time import Message
 from lakehouse.operations.drafting.inference import Doubt
 from lakehouse.printable import printable
-from lakehouse.topics import Topic
+from lakehouse.topics import Registry, Source, Topic
 
 
-def topic_yaml(topic: Topic, source: str, doubts: Sequence[Doubt], count: int, mirrors: Sequence[str]) -> str:
-    lines = [f"# Drafted from {count} messages of {printable(source)}. Settle what is marked `unsure`."]
+def topic_yaml(topic: Topic, source: str, doubts: Sequence[Doubt], mirrors: Sequence[str]) -> str:
+    """`source` is what it was drafted from, in words. Without `fields` where a schema gives them."""
+    lines = [f"# Drafted from {printable(source)}. Settle what is marked `unsure`."]
     lines += [f"# unsure: {each.text}" for each in doubts if each.about == "samples"]
-    for key in ("subscription", "format", "event_id", "event_time", "event_time_unit"):
-        lines.append(_line_with_comment(f"{key}: {_scalar(getattr(topic, key))}", key, doubts))
-    lines.append("fields:")
-    lines += [
-        _line_with_comment(f"  {_scalar(name)}: {_scalar(kind)}", name, doubts) for name, kind in topic.fields.items()
-    ]
-    shown = {"samples", "subscription", "event_id", "event_time", "lateness", *topic.fields}
+    for key, text in _keys(topic):
+        lines.append(_line_with_comment(f"{key}: {text}", key, doubts))
+    if topic.schemas:
+        lines.append("# fields: all of the schema; list them here to keep fewer")
+        lines += [f"#   {_scalar(name)}: {_scalar(kind)}" for name, kind in topic.fields.items()]
+    else:
+        lines.append("fields:")
+        lines += [
+            _line_with_comment(f"  {_scalar(name)}: {_scalar(kind)}", name, doubts)
+            for name, kind in topic.fields.items()
+        ]
+    shown = {"samples", "lateness", *(key for key, _ in _keys(topic)), *topic.fields}
     lines += [f"  # {printable(each.about)}: {printable(each.text)}" for each in doubts if each.about not in shown]
     lines.append(_line_with_comment(f"lateness: {duration_text(topic.lateness)}", "lateness", doubts))
     names = ", ".join(mirrors)
     lines.append("mirrors: []" + (f"  # of {printable(names)}" if names else ""))
     return "\n".join(lines) + "\n"
+
+
+def _keys(topic: Topic) -> Iterator[tuple[str, str]]:
+    """The keys before `fields`, and their values as YAML."""
+    if topic.subscription:
+        yield "subscription", _scalar(topic.subscription)
+    else:
+        yield "source", _mapping(topic.reads)
+    yield "format", topic.format
+    if topic.schemas:
+        yield "schemas", f"[{', '.join(map(_scalar, topic.schemas))}]"
+    if topic.message:
+        yield "message", _scalar(topic.message)
+    if topic.registry is not None:
+        yield "registry", _mapping(topic.registry)
+    for key in ("event_id", "event_time", "event_time_unit"):
+        yield key, _scalar(getattr(topic, key))
+
+
+def _mapping(model: Source | Registry) -> str:
+    """On one line, as YAML and JSON both read it, without what is as it is by default; its kind comes first."""
+    values = {"kind": model.kind, **model.model_dump(mode="json", exclude_defaults=True)}
+    return "{" + ", ".join(f"{key}: {json.dumps(value, ensure_ascii=False)}" for key, value in values.items()) + "}"
 
 
 def _line_with_comment(line: str, about: str, doubts: Sequence[Doubt]) -> str:
@@ -48,7 +77,8 @@ def _scalar(text: str) -> str:
 
 def suite_json(topic: Topic, messages: Sequence[Message]) -> str:
     """Only what the samples bear out, and as warnings: no hour is held back because of a guess."""
-    always = [name for name in topic.fields if all(each.document.get(name) is not None for each in messages)]
+    is_always_there = {name: all(each.document.get(name) is not None for each in messages) for name in topic.fields}
+    always = [name for name, is_there in is_always_there.items() if messages and is_there]
     expectations = [
         _expectation(
             "expect_column_values_to_not_be_null",

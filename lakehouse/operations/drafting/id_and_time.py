@@ -69,12 +69,11 @@ def ids(messages: Sequence[Message], spare: int = 0) -> list[str]:
         if not _are_ids(location, [value for value in values if value is not None]):
             continue
         documents = {json.dumps(each.document, sort_keys=True) for each in _with(values, messages)}
-        name = location.rpartition(".")[2].lower()
-        is_known = name in _ID_NAMES
+        is_known = location.rpartition(".")[2].lower() in _ID_NAMES
         share = len(set(values) - {None}) / len(documents)
         if share == 1 or (is_known and share > _MOSTLY and len(documents) > 1):
-            rank = _ID_NAMES.index(name) if is_known else len(_ID_NAMES) + (not is_called_an_id(location))
-            found.append((rank, location.count("."), location))
+            rank = id_rank(location)
+            found.append((len(_ID_NAMES) + 1 if rank is None else rank, location.count("."), location))
     return [location for *_, location in sorted(found)]
 
 
@@ -89,6 +88,19 @@ def times(messages: Sequence[Message], topic: str, spare: int = 0) -> list[Event
                 newest = sum(time.timestamp() for time in near) / len(near)
                 found.append(((*_rank(location, topic), -newest), EventTime(location, unit)))
     return [each for _, each in sorted(found, key=lambda ranked: ranked[0])]
+
+
+def id_rank(location: str) -> int | None:
+    """How likely it is the event's id by its name alone, 0 the most; None where it is not called one."""
+    name = location.rpartition(".")[2].lower()
+    if name in _ID_NAMES:
+        return _ID_NAMES.index(name)
+    return len(_ID_NAMES) if is_called_an_id(location) else None
+
+
+def time_rank(location: str, topic: str) -> tuple[tuple[int, ...], bool]:
+    """How likely it is the event's time by its name alone, the least the most, and whether it is called a time."""
+    return _rank(location, topic), _sounds_like_a_time(location)
 
 
 def is_called_an_id(location: str) -> bool:

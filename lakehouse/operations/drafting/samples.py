@@ -7,7 +7,7 @@ import codecs
 import gzip
 import json
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ from lakehouse.config import Ingest
 from lakehouse.errors import UsageError, in_one_line
 from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.schemas import DELIVERED
-from lakehouse.topics import source_at
+from lakehouse.topics import KafkaSource, SubscriptionSource, source_at
 
 ENOUGH_MESSAGES = 1_000
 """Read from a subscription unless another number is given."""
@@ -47,14 +47,28 @@ class Samples:
     are_timed: bool
 
 
-def samples_of(source: str, now: datetime, *, answers: str, most: int = ENOUGH_MESSAGES) -> Samples:
-    """The messages of a file (all of them), or up to `most` of `projects/…/subscriptions/…`, which are given back.
+def samples_of(
+    source: str,
+    now: datetime,
+    *,
+    answers: str,
+    most: int = ENOUGH_MESSAGES,
+    newest: bool = False,
+    known: Callable[[KafkaSource], KafkaSource] = lambda source: source,
+) -> Samples:
+    """The messages of a file (all of them), or up to `most` that a broker has, of which none is taken away.
 
-    `answers` is the key `ingest.answers`, for a subscription.
+    Of `projects/…/subscriptions/…` those that wait, which are given back; of a log such as `kafka://…/…` the oldest or
+    the `newest`, and no offset is stored. `answers` is the key `ingest.answers`, for a subscription; `known` adds to a
+    topic of Kafka how its cluster is reached.
     """
     read = source_at(source)
     if read is None or Path(source).exists():
         return file_samples(Path(source), now)
+    if isinstance(read, KafkaSource):
+        read = known(read)
+    if newest and not isinstance(read, SubscriptionSource):
+        read = read.model_copy(update={"start": "latest"})
     messages = broker_of(read.kind).peek(read, Ingest(answers=answers), most, _PEEK_SECONDS)
     return Samples(source, messages, True)
 
