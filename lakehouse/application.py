@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import signal
 import sys
 import threading
@@ -22,7 +24,8 @@ from pyspark.sql.streaming.query import StreamingQuery
 from lakehouse import durations, failpoints, hours
 from lakehouse.concealed import conceal_in_logs
 from lakehouse.config import DEFAULT_CONF, Config, folder_of, load_usable
-from lakehouse.errors import ConfigError, UnexpectedError, extras_named, require, unexpected
+from lakehouse.doctor.examination import as_document, examined
+from lakehouse.errors import CheckError, ConfigError, UnexpectedError, extras_named, require, unexpected
 from lakehouse.hours import Hour
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
@@ -40,6 +43,7 @@ from lakehouse.running.stages import Stages
 from lakehouse.seal.stage import seal_due
 from lakehouse.spark.session import spark_session
 from lakehouse.spark.shutdown import end_in_order
+from lakehouse.store.files import storage_for
 from lakehouse.store.retired_jobs import RetiredJobs, own_job
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -186,6 +190,28 @@ def _has_successor(application: Application) -> bool:
         return False
     log.info("application: job=%s state=retired", job)
     return True
+
+
+def doctor(application: Application) -> None:
+    """Check where it runs whether all is there that these topics need; fails when anything is not.
+
+    What was found is in the log and, where $LAKEHOUSE_DOCTOR_TO has an address, in that file as JSON.
+    """
+    found = examined(application.config, application.topics, lambda: application.spark)
+    for each in found:
+        log.info("doctor: check=%r outcome=%s found=%r seconds=%s", each.check, each.outcome, each.found, each.seconds)
+    if to := os.environ.get("LAKEHOUSE_DOCTOR_TO"):
+        folder, _, name = to.rpartition("/")
+        content = json.dumps(as_document(found)).encode()
+        storage_for(folder, application.config.settings.storage_options).write(name, content)
+    failing = [each for each in found if each.outcome == "fails"]
+    if failing:
+        raise CheckError(
+            f"doctor: {failing[0].check}",
+            found=failing[0].found + (f"; and {len(failing) - 1} more checks fail" if len(failing) > 1 else ""),
+            expected="all that these topics need",
+            next_step=failing[0].what_to_do,
+        )
 
 
 @contextmanager
@@ -367,7 +393,11 @@ def command_of(job: Job) -> typer.Typer:
     def maintained(topics: _Topics = None, conf: _Conf = None, every: _Every = None, dry_run: _DryRun = False) -> None:
         application(topics, conf, every=every, dry_run=dry_run)
 
+    def once(topics: _Topics = None, conf: _Conf = None) -> None:
+        application(topics, conf)
+
     command = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    body = maintained if job is maintain else endless if job in (ingest, run) else repeated
+    own: dict[Job, Callable[..., None]] = {maintain: maintained, ingest: endless, run: endless, doctor: once}
+    body = own.get(job, repeated)
     command.command(job.__name__, help=job.__doc__)(body)
     return command

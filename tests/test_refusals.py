@@ -35,7 +35,7 @@ NEEDS_LAKE = {
 }
 """Each command that needs a lake, with arguments that are well-formed."""
 
-OTHERS = {"dataproc", "fleet", "sandbox", "status", "stop", "topics"}
+OTHERS = {"dataproc", "doctor", "fleet", "sandbox", "status", "stop", "topics"}
 NAMES_A_TOPIC = [("reconcile", ("plays",)), ("maintain", ("plays",))]
 TAKES_AN_HOUR = ("explain", "audit", "failing", "close", "release")
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from lakehouse import __version__
-from lakehouse.cli import dataproc, decide, drafts, examine, fleet, fleet_health, look
+from lakehouse.cli import dataproc, decide, doctor, drafts, examine, fleet, fleet_health, look
 from lakehouse.cli.arguments import AsJson
 from lakehouse.cli.output import instant_text, make_encodable, print_error, print_json, print_line
 from lakehouse.clock import Replayed, replayed_clock
@@ -208,6 +208,7 @@ app.command()(_with_conf(decide.release))
 app.command(name="replay-rejected")(_with_conf(decide.replay_rejected))
 app.command()(_with_conf(decide.maintain))
 app.command()(_with_conf(decide.erase))
+app.command()(_with_conf(doctor.doctor))
 app.command()(_with_conf(sandbox))
 app.add_typer(fleet_app, name="fleet")
 fleet_app.command()(_with_conf(fleet.plan))
