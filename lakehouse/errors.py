@@ -266,6 +266,8 @@ def unexpected(
         return missing
     if (isinstance(error, OSError) and error.errno in _OF_STORES) or _is_of_google(error):
         return unavailable(subject, error)
+    if _is_of(error, "google.auth"):
+        return _without_credentials(subject, error)
     said = (str(error).strip().splitlines() or [""])[0][:300]
     ours = UnexpectedError(
         subject,
@@ -279,7 +281,24 @@ def unexpected(
 
 def _is_of_google(error: BaseException) -> bool:
     """An answer of Google's storage, or that none came: a refused permission is nothing unforeseen."""
-    return any(kind.__module__ == "google.api_core.exceptions" for kind in type(error).__mro__)
+    return _is_of(error, "google.api_core.exceptions")
+
+
+def _is_of(error: BaseException, package: str) -> bool:
+    return any(f"{kind.__module__}.".startswith(f"{package}.") for kind in type(error).__mro__)
+
+
+def _without_credentials(subject: str, error: BaseException) -> LakeError:
+    """Nobody is logged in, or a token cannot be had."""
+    ours = LakeError(
+        subject,
+        found=in_one_line(error),
+        expected="Google credentials, as the lake is on gs://",
+        next_step="Run `gcloud auth application-default login`; a cluster needs a service account and the scope "
+        "cloud-platform.",
+    )
+    ours.__cause__ = error
+    return ours
 
 
 # --- between Spark's processes, which hand on nothing but a trace's text ------------------------------------------

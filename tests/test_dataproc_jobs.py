@@ -426,8 +426,10 @@ def test_of_jobs_that_ended_the_newest_are_kept(site: Site, monkeypatch: pytest.
     site.code = "print('done')"
     for number in (1, 2, 3):
         site.start(number)
+        site.launcher.retire(f"ads-{number}")
         awaited(lambda number=number: site.state(f"ads-{number}") == "ended")
     site.start(4)
+    assert [each.name for each in (site.lake / "_applications" / "ads" / "retired").iterdir()] == ["ads-3"]
     assert [job.launch.id for job in site.launcher.jobs()] == ["ads-3", "ads-4"]
 
 

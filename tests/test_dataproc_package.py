@@ -332,6 +332,16 @@ def test_packages_can_be_written_to_a_file_without_any_store(
         assert archive.getnames()[0] == "bin/python"
 
 
+def test_a_file_that_cannot_be_written_is_refused_before_anything_is_made(
+    tmp_path: Path, packaged: list[Recipe], capsys: pytest.CaptureFixture[str]
+) -> None:
+    conf = write_fleet(tmp_path, {"ads": {"topics": ["*"]}}, ["ad_shown"])
+    code, _, err = run(
+        capsys, "dataproc", "package", "--conf", str(conf), "--output", str(tmp_path / "no" / "p.tar.gz")
+    )
+    assert (code, err.startswith("--output: found"), packaged) == (2, True, [])
+
+
 # --- single jobs ---------------------------------------------------------------------------------------------------
 
 

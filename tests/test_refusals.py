@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import typer.main
+import yaml
 
 from docs.generate import kinds_of_errors
 from lakehouse.cli import app
@@ -59,6 +60,20 @@ def refused(lake: Lake, capsys: pytest.CaptureFixture[str]) -> Refused:
 
 def everything_below(folder: Path) -> set[Path]:
     return set(folder.rglob("*"))
+
+
+def test_who_is_not_logged_in_is_told_so_by_every_command(
+    lake: Lake, refused: Refused, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The first thing that happens to a newcomer with a lake on gs://."""
+    values = yaml.safe_load(lake.conf.read_text())
+    lake.conf.write_text(yaml.safe_dump({**values, "raw_root": "gs://nobody/raw", "sealed_root": "gs://nobody/sealed"}))
+    monkeypatch.setenv("GOOGLE_APPLICATION_CREDENTIALS", "")
+    monkeypatch.setenv("CLOUDSDK_CONFIG", str(lake.conf.parent / "none"))
+    monkeypatch.setenv("NO_GCE_CHECK", "true")
+    code, err = refused("fleet", "history")
+    assert code == LAKE
+    assert "gcloud auth application-default login" in err
 
 
 def test_the_table_has_every_command() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import threading
 from collections.abc import Callable, Iterator
 from dataclasses import replace
@@ -14,13 +15,15 @@ import pytest
 from fleets import write_fleet
 from typer.testing import CliRunner
 
+from lakehouse import application
 from lakehouse.cli import app, decide
 from lakehouse.clock import now
 from lakehouse.config import Config, load
 from lakehouse.errors import LAKE, LakeError, UsageError
 from lakehouse.operations.stopping import ToStop, topic_to_stop, what_to_stop
 from lakehouse.store.heartbeats import SILENT_AFTER, Heartbeat, Heartbeats, Pulse, Sign
-from lakehouse.store.notes import Notes
+from lakehouse.store.notes import Notes, StopRequest
+from lakehouse.store.retired_jobs import RetiredJobs, own_job
 
 NAMES = ["plays", "skips", "likes"]
 
@@ -132,3 +135,36 @@ def test_stop_says_when_it_was_not_heeded_in_time(config: Config, capsys: pytest
 def test_stop_need_not_wait(config: Config) -> None:
     Heartbeats(config.settings).write(heartbeat("music", *NAMES))
     assert stop(config, "music", "--wait", "0 seconds") == (0, "application music is asked to stop.\n")
+
+
+# --- a launcher's job ----------------------------------------------------------------------------------------------
+
+
+def test_a_job_is_asked_whichever_run_of_it_is_alive(config: Config) -> None:
+    """A launcher knows the job, and not the run that was started again since."""
+    notes = Notes(config.settings.model_copy(update={"application": "music"}))
+    notes.ask_to_stop("music-3", StopRequest(None, "fleet", "replaced"))
+    assert notes.look(now(), "another", "music-2").stops == ()
+    later = Notes(config.settings.model_copy(update={"application": "music"}))
+    assert later.look(now(), "a run", "music-3").stops == (StopRequest(None, "fleet", "replaced"),)
+    nobody = Notes(config.settings.model_copy(update={"application": "music"}))
+    nobody.ask_to_stop("", StopRequest(None, "fleet", "of no job"))
+    assert nobody.look(now(), "a run").stops == (), "a run without a job is not asked as one"
+
+
+def test_a_job_with_a_successor_ends_before_it_claims_anything(
+    config: Config, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The cluster starts it again when it was taken over; it would take its topics back. No broker is there to ask."""
+    monkeypatch.setenv("LAKEHOUSE_JOB", "music-1")
+    named = replace(config, settings=config.settings.model_copy(update={"application": "music"}))
+    retired = RetiredJobs(named.settings)
+    assert (own_job(), retired.has("music-1")) == ("music-1", False)
+    retired.add("music-1")
+    caplog.set_level(logging.INFO)
+    for job in (application.run, application.ingest):
+        job(application.Application(named, tuple(named.topics.values())))
+    assert caplog.messages.count("application: job=music-1 state=retired") == 2
+    assert Heartbeats(named.settings).of("music") is None
+    retired.remove("music-1")
+    assert not retired.has("music-1")

@@ -55,6 +55,7 @@ def package(
     parts = releases.code(tree)
     recipe, release = recipe_of(parts, section), releases.release_of(tree)
     if output is not None:
+        _check_writable(output)
         archive, seconds = _built(recipe, f"packages for Python {recipe.python}")
         output.write_bytes(archive)
         _print_package(as_json, release=release, packages=str(output), packages_state="written",
@@ -203,6 +204,19 @@ def _known_job(name: str) -> str:
             "JOB", found=repr(name), expected="one of " + ", ".join(known), next_step="Check the spelling."
         )
     return name
+
+
+def _check_writable(file: Path) -> None:
+    """UsageError before minutes are spent on what cannot be kept."""
+    try:
+        file.touch()
+    except OSError as refused:
+        raise UsageError(
+            "--output",
+            found=f"{file}, which cannot be written ({refused.strerror})",
+            expected="a file in a folder that is there",
+            next_step="Give another one.",
+        ) from refused
 
 
 def _built(recipe: Any, what: str) -> tuple[bytes, float]:

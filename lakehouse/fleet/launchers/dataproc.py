@@ -139,14 +139,16 @@ class DataprocLauncher:
             )
 
     def _forget_old(self, application: str) -> None:
-        """Of those that have ended, the newest are kept: each listing has them all."""
+        """Of those that have ended, the newest are kept: each listing has them all. A mark goes with its job."""
         ended = [
-            (job.created_at, each.reference.job_id)
+            (job.created_at, each.reference.job_id, job.launch.id)
             for each in self._all()
             if (job := jobs.known(each)) is not None and job.launch.application == application and not job.is_active
         ]
-        for _, id_ in sorted(ended)[:-_KEPT_JOBS]:
+        for _, id_, launch in sorted(ended)[:-_KEPT_JOBS]:
             self._client.delete(id_)
+            with self._lake_errors():
+                self._retired(application).remove(launch)
 
     def _relabel(self, job: Any, labels: Mapping[str, str]) -> None:
         self._client.relabel(job.reference.job_id, dict(labels))
