@@ -25,6 +25,10 @@ set-up: ## make .venv with all packages, jars and Java (every other target does 
 demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> for more hours, BROKER=kafka)
 	@$(python) -m $(if $(filter kafka,$(BROKER)),tests.servers.kafka_demo,lakehouse.sandbox.demo)
 
+.PHONY: fleet
+fleet: set-up ## 300 topics in three applications: deployed, broken while events flow, replaced, and every event counted
+	@$(python) -m lakehouse.sandbox.fleet
+
 .PHONY: crash
 crash: set-up ## die at every step and by random schedules, go on, and count what came out (CRASH="--help" for more)
 	@$(python) -m lakehouse.crash $(CRASH)

@@ -20,7 +20,8 @@ from lakehouse.sandbox.fleet.site import Site
 class Breakage:
     """One thing that is broken, and repaired if nobody does it by itself; instants as `Notified` has them.
 
-    `cause` is what the watch is to say, `concerns` the topic or the application that it is to say it of.
+    `cause` is what the watch is to say, `concerns` the topic or the application that it is to say it of. One that
+    `recurs` is done again and again until somebody is notified: else it would have passed by itself by then.
     """
 
     words: str
@@ -28,12 +29,19 @@ class Breakage:
     concerns: str
     break_it: Callable[[], object] = field(repr=False)
     repair: Callable[[], object] = field(repr=False, default=lambda: None)
+    recurs: bool = False
     broken_at: float | None = None
     repaired_at: float | None = None
 
     def begin(self) -> None:
         self.break_it()
         self.broken_at = time.monotonic()
+
+    def is_noticed(self, notified: Sequence[Notified]) -> bool:
+        found = self.incident(notified) is not None
+        if self.recurs and not found:
+            self.break_it()
+        return found
 
     def end(self) -> None:
         self.repair()
@@ -78,7 +86,7 @@ def breakages(site: Site, broker: Broker, publisher: Publisher) -> list[Breakage
     return [
         Breakage("a subscription deleted", "cannot read", deleted, delete, create),
         Breakage("a mirror's target gone", "mirror", archived, take_away, bring_back),
-        Breakage("an application killed", "not running", application, lambda: site.kill(application)),
+        Breakage("an application killed", "not running", application, lambda: site.kill(application), recurs=True),
     ]
 
 

@@ -104,7 +104,7 @@ class Site:
         return {
             "raw_root": lake,
             "sealed_root": lake,
-            "ingest": {"trigger": "2 seconds", "max_pull": "5 seconds", "empty_after": "0.3 seconds"},
+            "ingest": {"trigger": "3 seconds", "max_pull": "5 seconds", "empty_after": "0.3 seconds"},
             "frontier": {"source": "drained"},
             "stages": {"workers": 2, "look_every": "5 minutes"},
             "maintain": {"every": "never"},
@@ -118,8 +118,8 @@ class Site:
             "size": "small",
             "sizes": {"small": _SIZE},
             "applications": {name: {"topics": [f"{name}_*"]} for name in self.applications},
-            "roll_out": {"canary_for": f"{self.canary_for_seconds} seconds", "wave_within": "3 minutes"},
-            "watch": {"look_every": "5 seconds", "notify_after": "1 second", "webhooks": [{"url": self.webhook}]},
+            "roll_out": {"canary_for": f"{self.canary_for_seconds} seconds", "wave_within": "5 minutes"},
+            "watch": {"look_every": "6 seconds", "notify_after": "1 second", "webhooks": [{"url": self.webhook}]},
             "local": {"folder": "../applications"},
         }
 

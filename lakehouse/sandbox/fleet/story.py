@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from functools import partial
 
 from rich.markup import escape
 
@@ -80,20 +81,13 @@ class Story:
 
     # --- breakages -----------------------------------------------------------------------------------------------
 
-    def _await(self, is_so: Callable[[], object], what: str) -> None:
-        until = time.monotonic() + PATIENCE_SECONDS
-        while not is_so():
-            if time.monotonic() > until:
-                raise StoryError(f"{what} did not come within {PATIENCE_SECONDS:.0f} s; see {self.site.folder}")
-            time.sleep(_POLL_SECONDS)
-
     def _break(self) -> None:
         self.breakages = breakages(self.site, self.broker, self.publisher)
         for each in self.breakages:
             say(f"[bold]breaks[/]: {each.words} ({each.concerns})")
             each.begin()
         for each in self.breakages:
-            self._await(lambda each=each: each.incident(self.receiver.notified), f"an incident: {each.words}")  # type: ignore[misc]
+            self._await(partial(each.is_noticed, self.receiver.notified), f"an incident: {each.words}")
         for each in self.breakages:
             each.end()
         say("[bold]repaired[/]: all that does not come back by itself")
@@ -108,6 +102,8 @@ class Story:
         request_close(self.site)
         self._await_all(lambda left: not_delivered(self.site, left), names, "hours at every mirror")
 
+    # --- waiting -------------------------------------------------------------------------------------------------
+
     def _await_all(self, left_of: Callable[[list[str]], list[str]], names: list[str], what: str) -> None:
         """Until none of the topics is left; each is asked again only while it is."""
         left = list(names)
@@ -116,7 +112,17 @@ class Story:
             left[:] = left_of(left)
             return not left
 
-        self._await(is_done, what)
+        self._await(is_done, what, lambda: len(left))
+
+    def _await(self, is_so: Callable[[], object], what: str, left: Callable[[], int] = lambda: 0) -> None:
+        """StoryError when it is not so for long, in which the number that is left has not changed either."""
+        before, since = left(), time.monotonic()
+        while not is_so():
+            if left() != before:
+                before, since = left(), time.monotonic()
+            if time.monotonic() - since > PATIENCE_SECONDS:
+                raise StoryError(f"{what} did not come within {PATIENCE_SECONDS:.0f} s; see {self.site.folder}")
+            time.sleep(_POLL_SECONDS)
 
 
 def say(line: str) -> None:
