@@ -76,10 +76,10 @@ METRICS: Mapping[str, Metric] = {
         "publish time before which everything was consumed",
         "Falls behind: raise `slots.max`, or give the application more.",
     ),
-    "topic_overdue_hours": Metric(
+    "topic_overdue": Metric(
         "gauge",
         ("topic", "application"),
-        "hours that are missing though their `deliver_within` is over",
+        "how many hours are missing though their `deliver_within` is over",
         "Above 0: see the topic's cause.",
     ),
     "topic_deliver_within_seconds": Metric(
@@ -158,7 +158,7 @@ def samples(found: FleetHealth, fleet: Fleet) -> dict[str, list[Sample]]:
         delivered = hours.end_of(status.delivered_hour) if status.delivered_hour else None
         if topic.cause.name != "ok":
             made["topic_cause"].append(({**labels, "cause": topic.cause.name}, 1))
-        made["topic_overdue_hours"].append((labels, topic.overdue.hours if topic.overdue else 0))
+        made["topic_overdue"].append((labels, topic.overdue.hours if topic.overdue else 0))
         made["topic_deliver_within_seconds"].append((labels, within.total_seconds()))
         made["topic_frontier_timestamp_seconds"] += _instants(labels, frontier)
         made["topic_delivered_timestamp_seconds"] += _instants(labels, delivered)
