@@ -1,4 +1,4 @@
-"""One application for many topics: what idle ones cost, what busy ones reach beside each other, how soon all start.
+"""Many topics: what idle ones cost, what busy ones reach beside each other, how soon all start, what commands take.
 
     python -m bench.fleet [--topics N] [--only PART …]
 
@@ -18,7 +18,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from bench import closing, pages
+from bench import closing, fleet_commands, pages
 from bench.ingest import (
     BUILD,
     Bench,
@@ -66,22 +66,32 @@ def main() -> int:
         "start": _start,
         "close": lambda bench, count: closing.measure(bench, count),
     }
+    commands: dict[str, Callable[[Report, int], None]] = {
+        "status": fleet_commands.status,
+        "status-1800": lambda report, count: fleet_commands.status(report, 1_800),
+        "watch": fleet_commands.watch,
+        "deploy": fleet_commands.start,
+    }
+    names = [*parts, *commands]
     parser = argparse.ArgumentParser(prog="bench.fleet", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("--topics", type=int, default=300, help="of the parts idle, start and close (%(default)s)")
+    parser.add_argument("--topics", type=int, default=300, help="of idle, start, close and the commands (%(default)s)")
     parser.add_argument("--messages", type=int, default=500_000, help="of one topic alone (%(default)s)")
-    parser.add_argument("--only", nargs="*", choices=list(parts), default=list(parts), help="parts to measure (all)")
+    parser.add_argument("--only", nargs="*", choices=names, default=names, help="parts to measure (all)")
     arguments = parser.parse_args()
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
-    report = Report("fleet", is_part=len(arguments.only) < len(parts) or arguments.topics != 300)
+    report = Report("fleet", is_part=len(arguments.only) < len(names) or arguments.topics != 300)
     with pages.served() as server:
         try:
             for name in arguments.only:
-                with session(4) as spark:
-                    try:
-                        parts[name](Bench(report, spark, server, arguments.messages, 0), arguments.topics)
-                    except (Unmeasured, closing.Unmeasured) as why:
-                        report.refuse(name, str(why))
+                try:
+                    if name in commands:
+                        commands[name](report, arguments.topics)
+                    else:
+                        with session(4) as spark:
+                            parts[name](Bench(report, spark, server, arguments.messages, 0), arguments.topics)
+                except (Unmeasured, closing.Unmeasured, fleet_commands.Unmeasured) as why:
+                    report.refuse(name, str(why))
                 report.finish()  # what comes later may take too long
         finally:
             shutil.rmtree(BUILD, ignore_errors=True)

@@ -41,7 +41,7 @@ def run(folder: Path, sizes: Mapping[str, int], days: int = 31, seconds: float =
     began = time.monotonic()
     with Receiver() as receiver, Broker() as broker:
         os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
-        site = Site(folder, _named(sizes), receiver.address)
+        site = Site(folder, named(sizes), receiver.address)
         site.write()
         messages = day.messages(site.names, start_of(hour_of(datetime.now(UTC))), days)
         subscriptions = {name: topic.subscription for name, topic in site.fleet.config.topics.items()}
@@ -60,7 +60,7 @@ def run(folder: Path, sizes: Mapping[str, int], days: int = 31, seconds: float =
     return _print_report(result, failure, time.monotonic() - began)
 
 
-def _named(sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
+def named(sizes: Mapping[str, int]) -> dict[str, tuple[str, ...]]:
     """`busy_001` is the largest topic."""
     named, rank = {}, 0
     for name, count in sizes.items():
