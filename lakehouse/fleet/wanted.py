@@ -380,9 +380,13 @@ def _matching(patterns: Sequence[str], topics: Mapping[str, Topic], subject: str
     """The topics that the patterns and `others` name, less those behind a `!`; ConfigError for a name of none."""
     chosen, left_out = set(others), set[str]()
     for pattern in patterns:
-        names = {topic for topic in topics if fnmatchcase(topic, pattern.removeprefix("!"))}
-        if not names and not any(sign in pattern for sign in "*?["):
-            raise _unknown(subject, pattern.removeprefix("!"), topics, "topics")
+        wanted = pattern.removeprefix("!")
+        if any(sign in wanted for sign in "*?["):
+            names = {topic for topic in topics if fnmatchcase(topic, wanted)}
+        elif wanted in topics:
+            names = {wanted}
+        else:
+            raise _unknown(subject, wanted, topics, "topics")
         (left_out if pattern.startswith("!") else chosen).update(names)
     return sorted(chosen - left_out)
 
