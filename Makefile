@@ -26,7 +26,7 @@ demo: set-up ## the whole path of sample events on this machine (DEMO_HOURS=<n> 
 	@$(python) -m $(if $(filter kafka,$(BROKER)),tests.servers.kafka_demo,lakehouse.sandbox.demo)
 
 .PHONY: fleet
-fleet: set-up ## 300 topics in three applications: deployed, broken while events flow, replaced, and every event counted
+fleet: set-up ## 300 topics in two applications: deployed, broken while events flow, replaced, and every event counted
 	@$(python) -m lakehouse.sandbox.fleet
 
 .PHONY: crash

@@ -254,7 +254,7 @@ SMALL = """
 import sys
 from pathlib import Path
 from lakehouse.sandbox.fleet.__main__ import run
-sys.exit(run(Path(sys.argv[1]), {"busy": 2, "usual": 2, "quiet": 2}, days=4, seconds=20))
+sys.exit(run(Path(sys.argv[1]), {"busy": 3, "quiet": 3}, days=4, seconds=20))
 """
 
 

@@ -1,1 +1,1 @@
-"""`make fleet`: 300 topics in three applications on this machine, deployed, broken and counted."""
+"""`make fleet`: 300 topics in two applications on this machine, deployed, broken and counted."""

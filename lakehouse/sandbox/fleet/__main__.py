@@ -9,6 +9,7 @@ should.
 from __future__ import annotations
 
 import os
+import signal
 import sys
 import time
 from collections.abc import Mapping
@@ -27,7 +28,7 @@ from lakehouse.sandbox.fleet.story import Story, StoryError
 from lakehouse.sandbox.fleet.watching import console
 
 BUILD = Path("build/sandbox-fleet")
-APPLICATIONS = {"busy": 20, "usual": 130, "quiet": 150}
+APPLICATIONS = {"busy": 100, "quiet": 200}
 """Topics of each, the largest first."""
 PUBLISHED_WITHIN_SECONDS = 100.0
 
@@ -39,6 +40,7 @@ def main() -> int:
 def run(folder: Path, sizes: Mapping[str, int], days: int = 31, seconds: float = PUBLISHED_WITHIN_SECONDS) -> int:
     """The whole story below `folder`, whose former content goes, with so many topics in each application."""
     began = time.monotonic()
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(143))  # so that no application is left behind
     with Receiver() as receiver, Broker() as broker:
         os.environ["PUBSUB_EMULATOR_HOST"] = broker.address
         site = Site(folder, named(sizes), receiver.address)

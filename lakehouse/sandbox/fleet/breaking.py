@@ -56,9 +56,8 @@ class Breakage:
 
 
 def breakages(site: Site, broker: Broker, publisher: Publisher) -> list[Breakage]:
-    """A subscription deleted, a mirror's target gone, an application killed: one in each application."""
-    archived, deleted, killed = (next(iter(topics)) for topics in site.applications.values())
-    application = next(name for name, topics in site.applications.items() if killed in topics)
+    """A subscription deleted and a mirror's target gone, both of the first application; the last one killed."""
+    (archived, deleted, *_), application = next(iter(site.applications.values())), list(site.applications)[-1]
     subscription = site.fleet.config.topics[deleted].subscription
     channel = DirectChannel(broker)
 
