@@ -26,7 +26,7 @@ def compiled(main: str, texts: Mapping[str, str]) -> bytes:
     """The serialized FileDescriptorSet of the file `main` of `texts`, with what it imports, which comes before it.
 
     `texts` are by the names under which they are imported; Protobuf's own, `google/protobuf/*.proto`, need not be
-    there. UnreadableSchemaError with what protoc says.
+    there. UnreadableSchemaError with what protoc says; OSError where it could not say it.
     """
     key = json.dumps([main, dict(sorted(texts.items()))])
     descriptors = local_cache.kept("protoc", key)
@@ -47,22 +47,26 @@ def _by_protoc(main: str, texts: Mapping[str, str]) -> bytes:
             file.write_text(text, encoding="utf-8")
         command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--include_imports"]
         command += [f"--descriptor_set_out={_OUT}", str(_below(main))]
-        try:
-            done = subprocess.run(
-                command,
-                cwd=folder,
-                capture_output=True,
-                timeout=_LONGEST_SECONDS,
-                check=False,
-                stdin=subprocess.DEVNULL,
-            )
-        except subprocess.TimeoutExpired as error:
-            raise UnreadableSchemaError(f"that protoc did not end in {_LONGEST_SECONDS} s") from error
+        done = _run(command, folder)
         if done.returncode:
             lines = done.stderr.decode(errors="replace").split("\n")
             said = "; ".join(line for line in lines if line and not _LOGGED.match(line))
             raise UnreadableSchemaError(said[:_LONGEST_COMPLAINT] or f"that protoc ended with {done.returncode}")
         return (folder / _OUT).read_bytes()
+
+
+def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[bytes]:
+    """OSError where it was killed or took too long, which says nothing of the schema: this machine may be busy."""
+    stdin = subprocess.DEVNULL
+    try:
+        done = subprocess.run(
+            command, cwd=folder, capture_output=True, timeout=_LONGEST_SECONDS, check=False, stdin=stdin
+        )
+    except subprocess.TimeoutExpired as error:
+        raise TimeoutError(f"protoc did not end in {_LONGEST_SECONDS} s") from error
+    if done.returncode < 0:
+        raise ChildProcessError(f"protoc was ended by signal {-done.returncode}")
+    return done
 
 
 def _below(path: str) -> PurePosixPath:

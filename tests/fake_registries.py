@@ -74,7 +74,10 @@ class FakeSchemaService:
 
 @dataclass
 class FakeConfluentRegistry:
-    """A registry of schemas by HTTP. `failures` are statuses and bodies that come first, None for no answer at all."""
+    """A registry of schemas by HTTP. `failures` are statuses and bodies that come first, None for no answer at all.
+
+    While it `hangs`, nobody gets an answer.
+    """
 
     user: str = ""
     password: str = ""
@@ -82,6 +85,8 @@ class FakeConfluentRegistry:
     subjects: dict[str, list[int]] = field(default_factory=dict)
     failures: deque[tuple[int, Any, dict[str, str]] | None] = field(default_factory=deque)
     asked: list[str] = field(default_factory=list)
+    hangs: threading.Event = field(default_factory=threading.Event)
+    _goes_on: threading.Event = field(default_factory=threading.Event)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def register(
@@ -126,6 +131,8 @@ class FakeConfluentRegistry:
                 with registry._lock:
                     registry.asked.append(self.path)
                     failure = registry.failures.popleft() if registry.failures else ()
+                if registry.hangs.is_set():
+                    registry._goes_on.wait(60)
                 if failure is None:
                     self.close_connection = True
                     return
@@ -146,4 +153,7 @@ class FakeConfluentRegistry:
                 """Nothing."""
 
         with served(Handler) as address:
-            yield address
+            try:
+                yield address
+            finally:
+                self._goes_on.set()

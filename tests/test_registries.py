@@ -16,7 +16,7 @@ from google.pubsub_v1 import types
 from pydantic import ValidationError
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
-from lakehouse import concealed, local_cache
+from lakehouse import concealed, local_cache, protoc
 from lakehouse.config import Ingest, topic_of
 from lakehouse.decode.events import decode, decode_by_message
 from lakehouse.errors import ConfigError, LakehouseError, SourceError, UnansweredError
@@ -368,6 +368,16 @@ def test_what_passes_is_waited_out_and_what_does_not_is_an_error_that_may_pass(
         ask(registry)
 
 
+def test_one_that_hangs_is_not_waited_for_without_an_end(registry: FakeConfluentRegistry) -> None:
+    registry.hangs.set()
+    time = Time()
+    declared = ConfluentRegistry(kind="confluent", url=registry.url)  # type: ignore[attr-defined]
+    within = timedelta(seconds=0.05)
+    asked = HttpRegistry(declared, answers_within=within, patience=within, sleep=time.sleep, clock=time.clock)
+    with pytest.raises(UnansweredError, match="timed out"):
+        asked.definition("100001")
+
+
 @pytest.mark.parametrize(
     ("failure", "found"),
     [
@@ -472,6 +482,20 @@ def test_no_writer_s_schema_makes_ten_bytes_announce_any_number(registry: FakeCo
     assert reasons(
         avro_topic(registry), delivered([framed(number, b"\x02e\0\xfe\xff\xff\xff\xff\xff\xff\xff\x7f")])
     ) == ["unknown schema"]
+
+
+def test_a_protoc_that_was_killed_says_nothing_of_the_schema(
+    registry: FakeConfluentRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A busy machine rejects no message: the slot fails, and is tried again."""
+    number = registry.register("p", PLAY, "PROTOBUF")
+    messages, topic = delivered([framed(number, HEAD + field(3, 6), b"\0")]), proto_topic(registry)
+    run = protoc._run
+    monkeypatch.setattr(protoc, "_run", lambda command, folder: run(["sh", "-c", "kill -9 $$"], folder))
+    with pytest.raises(OSError, match="signal 9"):
+        with_writers(messages, topic)
+    monkeypatch.setattr(protoc, "_run", run)
+    assert reasons(topic, messages) == [None]
 
 
 # --- a slot ----------------------------------------------------------------------------------------------------------

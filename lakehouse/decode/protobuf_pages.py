@@ -33,9 +33,8 @@ from lakehouse.topics import Topic
 
 _FEW = 32
 """Messages that are read one by one rather than halved again to find the one that is odd."""
-
-
 _MOST_HEADS = 10_000
+"""Sizes of messages that are remembered."""
 
 
 class _OddError(Exception):
@@ -142,10 +141,10 @@ class _Heads(dict[int, bytes]):
 _HEADS = _Heads()
 
 
-def _column(messages: list[Any], node: Node, wanted: pa.StructType, mask: pa.Array | None = None) -> pa.StructArray:
+def _column(messages: list[Any], node: Node, wanted: pa.StructType) -> pa.StructArray:
     """One struct for each; an error of several kinds where a value is not of its type."""
     columns = [_member(messages, node.by_name[each.name], each) for each in wanted]
-    return pa.StructArray.from_arrays(columns, fields=list(wanted), mask=mask)
+    return pa.StructArray.from_arrays(columns, fields=list(wanted))
 
 
 def _member(messages: list[Any], node: Node, field: pa.Field) -> pa.Array:

@@ -21,7 +21,7 @@ from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition
 from lakehouse.topics import ConfluentRegistry
 
 _ACCEPT = "application/vnd.schemaregistry.v1+json, application/json"
-_CALL_SECONDS = 10.0
+_ANSWERS_WITHIN = timedelta(seconds=10)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _PATIENCE = timedelta(seconds=60)
 _MOST_BYTES = 4 * 1024**2
@@ -58,11 +58,13 @@ class HttpRegistry:
         self,
         registry: ConfluentRegistry,
         *,
+        answers_within: timedelta = _ANSWERS_WITHIN,
         patience: timedelta = _PATIENCE,
         sleep: Callable[[float], None] = time.sleep,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._registry, self._patience, self._sleep, self._clock = registry, patience, sleep, clock
+        self._answers_within = answers_within.total_seconds()
         self._opener = build_opener(_NoRedirect)
 
     def definition(self, schema_id: str) -> Definition | None:
@@ -121,7 +123,7 @@ class HttpRegistry:
         headers = {"Accept": _ACCEPT, "User-Agent": "lakehouse", **self._authorization()}
         try:
             with self._opener.open(
-                Request(self._registry.address + path, headers=headers), timeout=_CALL_SECONDS
+                Request(self._registry.address + path, headers=headers), timeout=self._answers_within
             ) as got:
                 content = got.read(_MOST_BYTES + 1)
         except HTTPError as refused:
