@@ -6,13 +6,17 @@ import json
 import struct
 from collections.abc import Iterator, Sequence
 from datetime import timedelta
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
+import fastavro
 import grpc
 import pyarrow as pa
 import pytest
 from google.pubsub_v1 import types
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from pydantic import ValidationError
 from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
@@ -31,12 +35,13 @@ from lakehouse.landing.registries.writers import Writers, with_writers
 from lakehouse.operations.replay import REASONS
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.sandbox.direct import DirectChannel
-from lakehouse.topics import ConfluentRegistry, Topic
+from lakehouse.topics import ConfluentRegistry, SchemaService, Topic
+from tests.examples import examples
 from tests.fake_registries import FakeConfluentRegistry, FakeSchemaService
 from tests.pulls import facts_of, land_of
 from tests.test_avro import ID_AND_TIME, schema_of, topic_of_schemas, with_field, written
 from tests.test_parse import PLAYED, delivered
-from tests.test_protobuf import HEAD, SECONDS, field, plain, topic_of_schema
+from tests.test_protobuf import HEAD, SECONDS, field, plain, text_of, topic_of_schema
 
 AVRO, PROTOBUF = types.Schema.Type.AVRO, types.Schema.Type.PROTOCOL_BUFFER
 NAME = "projects/test/schemas/plays"
@@ -496,6 +501,77 @@ def test_a_protoc_that_was_killed_says_nothing_of_the_schema(
         with_writers(messages, topic)
     monkeypatch.setattr(protoc, "_run", run)
     assert reasons(topic, messages) == [None]
+
+
+# --- any page --------------------------------------------------------------------------------------------------------
+
+CONFLUENT = {"kind": "confluent", "url": "http://nowhere:1"}
+KNOWN_AVRO = topic_of_schemas(NEWER, registry=CONFLUENT).with_writers({"1": json.dumps(OLDER), "2": json.dumps(NEWER)})
+KNOWN_PROTOBUF = topic_of_schema(PLAY, registry=CONFLUENT).with_writers(
+    {"1": text_of(plain("Play", "bool count = 3; bytes user = 4;")), "2": text_of(plain("Play", "sint64 count = 3;"))}
+)
+ATTRIBUTES = st.fixed_dictionaries(
+    {},
+    optional={
+        "googclient_schemaname": st.sampled_from([NAME, "_deleted-schema_", "", "a\nb"]),
+        "googclient_schemarevisionid": st.sampled_from(["1", "2", "3", "_deleted-schema-revision_", ""]),
+        "googclient_schemaencoding": st.sampled_from(["JSON", "BINARY", "", "x"]),
+    },
+)
+OLD_RECORDS = st.fixed_dictionaries(
+    {
+        "id": st.text(max_size=3),
+        "at": st.just(PLAYED),
+        "n": st.integers(-(2**31), 2**31 - 1),
+        "old": st.text(max_size=3),
+    }
+)
+BODIES = st.one_of(
+    st.binary(max_size=12),
+    OLD_RECORDS.map(lambda record: written(OLDER, record)),
+    OLD_RECORDS.map(lambda record: avro_json(record)),
+    st.integers(0, 2**40).map(lambda number: HEAD + field(3, number)),
+    st.just(json.dumps({"id": "e", "at": SECONDS * 1000, "plays": 3}).encode()),
+)
+HEADS = st.sampled_from([b"", b"\0", b"\0\0\0\0\1", b"\0\0\0\0\2", b"\0\0\0\0\3", b"\1\0\0\0\1"])
+INDEXES = st.sampled_from([b"", b"\0", b"\2\0", b"\2\2", b"\4\0\0", b"\xff"])
+FRAMED = st.tuples(HEADS, INDEXES, BODIES).map(b"".join)
+
+
+def by_service(topic: Topic) -> Topic:
+    """With the same schemas as revisions of Pub/Sub's."""
+    texts = {f"{NAME}@{number}": text for number, text in topic.writers.items()}
+    return topic.model_copy(update={"registry": SchemaService()}).with_writers(texts)
+
+
+@settings(max_examples=examples(200), deadline=None, derandomize=True, database=None)
+@given(
+    st.lists(st.tuples(FRAMED | BODIES, ATTRIBUTES), max_size=6),
+    st.sampled_from([KNOWN_AVRO, KNOWN_PROTOBUF, by_service(KNOWN_AVRO), by_service(KNOWN_PROTOBUF)]),
+    st.integers(0, 6),
+)
+def test_any_page_is_decoded_as_by_message_however_it_is_cut(page: list[Any], topic: Topic, cut: int) -> None:
+    """The schemas are known: no registry is asked."""
+
+    def rows(part: list[Any]) -> list[dict[str, Any]]:
+        messages = delivered([payload for payload, _ in part], [attributes for _, attributes in part])
+        fast, exact = decode(messages, topic), decode_by_message(messages, topic)
+        fast.columns.validate(full=True)
+        assert repr(fast.columns.to_pylist()) == repr(exact.columns.to_pylist())
+        found: list[dict[str, Any]] = fast.columns.to_pylist()
+        assert {row["reject_reason"].partition(":")[0] for row in found if row["reject_reason"]} <= set(REASONS)
+        return found
+
+    assert repr(rows(page[:cut]) + rows(page[cut:])) == repr(rows(page))
+
+
+@settings(max_examples=examples(200), deadline=None, derandomize=True, database=None)
+@given(OLD_RECORDS)
+def test_any_older_record_is_resolved_as_fastavro_does(record: dict[str, Any]) -> None:
+    payload = written(OLDER, {**record, "id": "e"})
+    row = decode(delivered([framed(1, payload)]), KNOWN_AVRO).columns.to_pylist()[0]
+    older, newer = (fastavro.parse_schema(schema) for schema in (OLDER, NEWER))
+    assert row["event"] == fastavro.schemaless_reader(BytesIO(payload), older, newer)
 
 
 # --- a slot ----------------------------------------------------------------------------------------------------------
