@@ -27,7 +27,7 @@ from lakehouse.cli import app
 from lakehouse.cli import dataproc as commands
 from lakehouse.config import load
 from lakehouse.errors import ConfigError, UnknownOutcomeError
-from lakehouse.fleet import releases
+from lakehouse.fleet import releases, waiting
 from lakehouse.fleet.dataproc import one_job
 from lakehouse.fleet.dataproc.artifacts import Artifacts, zipped
 from lakehouse.fleet.dataproc.client import EMULATOR
@@ -340,6 +340,39 @@ def test_a_file_that_cannot_be_written_is_refused_before_anything_is_made(
         capsys, "dataproc", "package", "--conf", str(conf), "--output", str(tmp_path / "no" / "p.tar.gz")
     )
     assert (code, err.startswith("--output: found"), packaged) == (2, True, [])
+
+
+# --- a fleet, by the commands themselves ---------------------------------------------------------------------------
+
+
+def test_a_fleet_is_planned_packaged_and_deployed_and_rolled_back_where_nothing_comes_up(
+    tmp_path: Path, store: object_store.ObjectStoreServer, packaged: list[Recipe], capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:  # fmt: skip
+    """The path of a newcomer, with lake and folder on a store; what runs gives no sign of life."""
+    monkeypatch.setattr(waiting, "LOOK_SECONDS", 0.05)
+    conf = environment_at(tmp_path, store.address, folder="gs://lake/fleet")
+    values = yaml.safe_load((conf.parent / "fleet.yaml").read_text())
+    values["roll_out"] = {"wave_within": "2 seconds"}
+    (conf.parent / "fleet.yaml").write_text(yaml.safe_dump(values))
+    sleeps = Process([sys.executable, "-c", "import time; time.sleep(60)"], str(tmp_path), {})
+    fake = FakeDataproc(tmp_path / "cluster", lambda job: sleeps)
+    with serving(fake) as address:
+        monkeypatch.setenv(EMULATOR, address)
+        code, out, _ = run(capsys, "fleet", "plan", "--conf", str(conf), "--json")
+        assert (code, [each["action"] for each in json.loads(out)["applications"]]) == (0, ["start"])
+        code, _, err = run(capsys, "fleet", "deploy", "--conf", str(conf))
+        assert (code, "Run `lakehouse dataproc package`" in err, fake.jobs) == (2, True, {})
+        run(capsys, "dataproc", "package", "--conf", str(conf))
+        code, out, err = run(capsys, "fleet", "deploy", "--conf", str(conf))
+        assert (code, "not well within 2 s: ads: no heartbeat yet" in err) == (1, True)
+        (job,) = fake.jobs.values()
+        assert job.pyspark_job.main_python_file_uri.startswith("gs://lake/fleet/releases/0.1.0-")
+        assert "lakehouse-asked-to-end" in job.labels
+        code, out, _ = run(capsys, "fleet", "history", "--conf", str(conf), "--json")
+        assert [each["outcome"] for each in json.loads(out)["deployments"]] == ["interrupted", "rolled back"]
+        code, out, _ = run(capsys, "fleet", "status", "--conf", str(conf))
+        assert (code, "not running" in out) == (1, True)
 
 
 # --- single jobs ---------------------------------------------------------------------------------------------------

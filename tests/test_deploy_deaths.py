@@ -101,7 +101,7 @@ class World:
             if job in self.runs:
                 self.runs[job].is_asked_to_end = True
 
-    def jobs(self) -> list[Job]:
+    def jobs(self, patience: timedelta | None = None) -> list[Job]:
         return [
             Job(each.launch, each.state, each.created_at, failures=each.failures, is_retired=each.is_retired)  # type: ignore[arg-type]
             for each in self.runs.values()

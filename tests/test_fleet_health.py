@@ -20,11 +20,13 @@ from typer.testing import CliRunner
 
 from lakehouse.cli import app
 from lakehouse.config import Config
+from lakehouse.errors import LakeError
 from lakehouse.fleet.causes import BEHIND_AFTER, CAUSES, STARVED_AFTER, Cause, cause, shared_words
 from lakehouse.fleet.files import launcher_of, wanted_versions
 from lakehouse.fleet.freshness import Overdue, overdue
 from lakehouse.fleet.health import fleet_health
 from lakehouse.fleet.incidents import Incident, TopicHealth, counts, incidents
+from lakehouse.fleet.launchers.local import LocalLauncher
 from lakehouse.fleet.versions import Job, Launch, Running
 from lakehouse.operations.held import Held, Stuck
 from lakehouse.operations.signs import Failure
@@ -381,6 +383,28 @@ def test_status_of_a_fleet_that_is_well_ends_with_0(conf: Path, run: Callable[..
     code, out = run()
     assert code == 0
     assert "Incidents" not in out
+
+
+def test_status_goes_by_heartbeats_where_the_launcher_does_not_answer(
+    conf: Path, run: Callable[..., tuple[int, str]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outage of the cluster's API is when somebody looks."""
+    config = fleet_at(conf).config
+    at = config.now()
+    well = replace(PULSE, since=at, last_trigger=at, frontier=at)
+    beat(config, "music", {"plays": well, "skips": well})
+    beat(config, "social", {"likes": well})
+
+    def silent(self: LocalLauncher, patience: timedelta | None = None) -> list[Job]:
+        assert patience is not None
+        assert patience <= timedelta(seconds=10)
+        raise LakeError("Dataproc", found="nothing", expected="an answer", next_step="Wait.")
+
+    monkeypatch.setattr(LocalLauncher, "jobs", silent)
+    code, out = run()
+    assert code == 0
+    assert "3 topics: 3 ok" in out
+    assert "the launcher does not answer" in out
 
 
 @pytest.mark.slow

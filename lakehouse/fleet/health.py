@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 
+from lakehouse.errors import LakehouseError
 from lakehouse.fleet.causes import cause
 from lakehouse.fleet.deployments import Deployment, Deployments
 from lakehouse.fleet.files import Fleet
@@ -14,11 +16,15 @@ from lakehouse.fleet.incidents import Incident, TopicHealth, by_application, cou
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.plan import releases
 from lakehouse.fleet.running import running_applications
-from lakehouse.fleet.versions import Running
+from lakehouse.fleet.versions import Job, Running
 from lakehouse.operations.status import TopicStatus, statuses
 from lakehouse.operations.topic_life import signs_of
 from lakehouse.running.identity import configuration_hash
 from lakehouse.store.heartbeats import Sign
+
+log = logging.getLogger(__name__)
+
+LAUNCHER_PATIENCE = timedelta(seconds=5)
 
 
 @dataclass(frozen=True)
@@ -50,6 +56,8 @@ class FleetHealth:
     releases: Mapping[str, int]
     deployment: Deployment | None
     statuses: Mapping[str, TopicStatus]
+    knows_jobs: bool = True
+    """Whether the launcher has answered; else all is by heartbeats."""
 
     @property
     def is_well(self) -> bool:
@@ -66,14 +74,25 @@ class FleetHealth:
         words += [f"{late:,} overdue"] if late else []
         if (last := self.deployment) is not None:
             words.append(f"deployment {last.number}: {last.outcome or 'under way'}")
+        words += [] if self.knows_jobs else ["the launcher does not answer"]
         return " · ".join(words)
+
+
+def _jobs(launcher: Launcher) -> list[Job] | None:
+    """None where the launcher does not say: heartbeats still tell most, and an outage is when they are asked for."""
+    try:
+        return launcher.jobs(LAUNCHER_PATIENCE)
+    except LakehouseError as silent:
+        log.warning("fleet: launcher=%s error=%s", launcher.kind, silent)
+        return None
 
 
 def fleet_health(fleet: Fleet, launcher: Launcher) -> FleetHealth:
     """What heartbeats, ledgers and the launcher say. A topic whose lake cannot be read is one that cannot be read."""
     config = fleet.config
     now, signs = config.now(), signs_of(config.settings)
-    running = running_applications(signs, launcher.jobs(), now)
+    jobs = _jobs(launcher)
+    running = running_applications(signs, jobs or [], now)
     owners = {topic: name for name, each in fleet.applications.items() for topic in each.topics}
     rows = {row.topic: row for row in statuses(config, owners, now)}
     topics = [_topic(fleet, rows[topic], name, running, now) for topic, name in owners.items()]
@@ -86,6 +105,7 @@ def fleet_health(fleet: Fleet, launcher: Launcher) -> FleetHealth:
         releases(each for each in running.values() if each.is_alive),
         Deployments(config.settings).newest(),
         rows,
+        knows_jobs=jobs is not None,
     )
 
 

@@ -61,12 +61,13 @@ class JobsClient:
             except NotFound:
                 return None
 
-    def jobs(self, wanted: str) -> list[Any]:
-        """Those that a filter chooses, such as `labels.lake = l1`."""
+    def jobs(self, wanted: str, patience: timedelta | None = None) -> list[Any]:
+        """Those that a filter chooses, such as `labels.lake = l1`; `patience` in the place of that of `pauses`."""
         with self._errors("jobs", "roles/dataproc.viewer"):
             request = {"filter": wanted, "page_size": PAGE}
             found: list[Any] = self._retried(
-                lambda: list(self._client.list_jobs(request=self._scoped(request), **self._options))
+                lambda: list(self._client.list_jobs(request=self._scoped(request), **self._options_for(patience))),
+                patience,
             )
             return found
 
@@ -96,16 +97,17 @@ class JobsClient:
 
     def _call(self, method: str, **request: Any) -> Any:
         call = getattr(self._client, method)
-        return self._retried(lambda: call(request=self._scoped(request), **self._options))
+        return self._retried(lambda: call(request=self._scoped(request), **self._options_for()))
 
     def _scoped(self, request: dict[str, Any]) -> dict[str, Any]:
         return {"project_id": self.project, "region": self.region, **request}
 
-    @property
-    def _options(self) -> dict[str, Any]:
-        return {"retry": None, "timeout": _CALL_SECONDS}
+    @staticmethod
+    def _options_for(patience: timedelta | None = None) -> dict[str, Any]:
+        seconds = _CALL_SECONDS if patience is None else min(_CALL_SECONDS, patience.total_seconds())
+        return {"retry": None, "timeout": seconds}
 
-    def _retried(self, call: Callable[[], Any]) -> Any:
+    def _retried(self, call: Callable[[], Any], patience: timedelta | None = None) -> Any:
         from google.api_core import exceptions
         from google.api_core.retry import Retry, if_exception_type
 
@@ -120,7 +122,7 @@ class JobsClient:
             predicate=passing,
             initial=self._pauses.first.total_seconds(),
             maximum=self._pauses.longest.total_seconds(),
-            timeout=self._pauses.patience.total_seconds(),
+            timeout=(patience or self._pauses.patience).total_seconds(),
         )(call)()
 
     @cached_property

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from datetime import timedelta
 from pathlib import Path
 from typing import Literal, Protocol
 
@@ -40,8 +41,8 @@ class Launcher(Protocol):
         One that does not, although it was asked, is killed: by the launcher itself, or when it is asked to once more.
         """
 
-    def jobs(self) -> list[Job]:
-        """All jobs that are known of, the oldest first."""
+    def jobs(self, patience: timedelta | None = None) -> list[Job]:
+        """All jobs that are known of, the oldest first. `patience`: after so long without an answer it is an error."""
 
     def log_tail(self, job: str, lines: int) -> list[str]:
         """The last lines of what the job printed; none where it printed nothing."""

@@ -101,8 +101,8 @@ class DataprocLauncher:
                 Notes(self._of(application)).ask_to_stop(job, StopRequest(None, "lakehouse fleet", "its job is to end"))
             self._relabel(found[0], {**found[0].labels, jobs.ASKED_TO_END: f"t{int(time.time())}"})
 
-    def jobs(self) -> list[Job]:
-        found = [job for each in self._all() if (job := jobs.known(each)) is not None]
+    def jobs(self, patience: timedelta | None = None) -> list[Job]:
+        found = [job for each in self._all(patience) if (job := jobs.known(each)) is not None]
         return sorted(found, key=lambda job: (job.created_at, job.launch.id))
 
     def log_tail(self, job: str, lines: int) -> list[str]:
@@ -119,8 +119,8 @@ class DataprocLauncher:
 
     # ---------------------------------------------------------------------------------------------------------------
 
-    def _all(self) -> list[Any]:
-        return self._client.jobs(f"labels.{jobs.LAKE} = {self._lake}")
+    def _all(self, patience: timedelta | None = None) -> list[Any]:
+        return self._client.jobs(f"labels.{jobs.LAKE} = {self._lake}", patience)
 
     def _found(self, job: str) -> tuple[Any, Launch] | None:
         found = self._client.get(job_id(self._lake, job))

@@ -145,7 +145,7 @@ class LocalLauncher:
             orphan = psutil.Process(int(state["process"]["pid"]))
             threading.Thread(target=supervisor.end_process, args=(orphan,), name=f"end-{job}").start()
 
-    def jobs(self) -> list[Job]:
+    def jobs(self, patience: timedelta | None = None) -> list[Job]:
         found = [job for home in self._homes() if (job := _job(home)) is not None]
         return sorted(found, key=lambda job: (job.created_at, job.launch.id))
 
