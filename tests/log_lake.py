@@ -16,6 +16,8 @@ from lakehouse.config import Config
 from lakehouse.crews import Crew
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.message_stream import MessageStream
+from lakehouse.landing.messages import source_options_of
 from lakehouse.landing.pull import Puller
 from lakehouse.landing.source import FactStream
 from lakehouse.schemas import FACTS
@@ -99,6 +101,22 @@ class Application:
 
     def states(self) -> list[str]:
         return [entry.state for entry in self.history().entries]
+
+
+class Query:
+    """What Spark does with `option("read", "messages")`, in this process."""
+
+    def __init__(self, topic: Topic, folder: Path, offset: dict[str, Any] | None = None) -> None:
+        self.stream = MessageStream(source_options_of({"topic": topic.as_json(), "segments": str(folder)}))
+        self.offset = offset or self.stream.initialOffset()
+
+    def batch(self) -> list[str]:
+        begin, self.offset = self.offset, self.stream.latestOffset(self.offset)
+        return self.rows(begin, self.offset)
+
+    def rows(self, begin: dict[str, Any], end: dict[str, Any]) -> list[str]:
+        planned = self.stream.partitions(begin, end)
+        return [each for slot in planned for rows in self.stream.read(slot) for each in rows["message_id"].to_pylist()]
 
 
 def closed(history: History) -> list[str]:

@@ -29,6 +29,7 @@ from kafka_lake import Publisher, kafka_topic
 from log_lake import (
     PATIENCE_SECONDS,
     Application,
+    Query,
     closed,
     config_of,
     event,
@@ -274,6 +275,25 @@ def test_a_topic_that_keeps_the_broker_s_time_is_taken_by_its_word(
     application.batch()
     (row,) = application.bronze().to_pylist()
     assert datetime.now(UTC) - row["publish_time"] < timedelta(minutes=1)
+
+
+def test_a_query_of_one_s_own_has_each_message_once_and_the_same_again_when_it_is_planned_again(
+    kafka: Kafka, publisher: Publisher, name: str, first: datetime, tmp_path: Path
+) -> None:
+    publisher.create(name, 2)
+    topic = kafka_topic(kafka.address, name, slots={"min": 2, "max": 2})
+    publisher.publish(name, event(first, "a"), event(first, "b"), at=first)
+    query = Query(topic, tmp_path)
+    assert query.batch() == ["0:0", "0:1"]
+    begin = query.offset
+    publisher.publish(name, event(first, "c"), at=first, partition=1)
+    assert query.batch() == ["1:0"]
+    query.stream.commit(begin)
+    publisher.publish(name, event(first, "d"), at=first)
+    again = Query(topic, tmp_path, begin)
+    assert again.rows(begin, query.offset) == ["1:0"]
+    again.offset = query.offset
+    assert again.batch() == ["0:2"]
 
 
 # --- exactly once --------------------------------------------------------------------------------------------------

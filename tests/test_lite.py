@@ -14,15 +14,13 @@ pytest.importorskip("google.cloud.pubsublite_v1")
 
 import grpc
 from fake_lite import LEAST_QUOTA_BYTES, FakeLite
-from log_lake import FIELDS, Application, closed, config_of, event, go_on, numbered, parked, until
+from log_lake import FIELDS, Application, Query, closed, config_of, event, go_on, numbered, parked, until
 
 from lakehouse.config import Config, Settings
 from lakehouse.errors import LostMessagesError, SourceError, UnansweredError
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers import lite, lite_stream, partitions
 from lakehouse.landing.brokers.lite import Lite, client_of
-from lakehouse.landing.message_stream import MessageStream
-from lakehouse.landing.messages import source_options_of
 from lakehouse.store.records import LossAccepted, Lost
 from lakehouse.topics import LiteSource, Slots, Topic, source_at, topic_from
 
@@ -334,22 +332,6 @@ def test_a_cursor_is_committed_no_more_often_than_quotas_allow(
 
 
 # --- a query of one's own ------------------------------------------------------------------------------------------
-
-
-class Query:
-    """What Spark does with `option("read", "messages")`, in this process."""
-
-    def __init__(self, topic: Topic, folder: Path, offset: dict[str, Any] | None = None) -> None:
-        self.stream = MessageStream(source_options_of({"topic": topic.as_json(), "segments": str(folder)}))
-        self.offset = offset or self.stream.initialOffset()
-
-    def batch(self) -> list[str]:
-        begin, self.offset = self.offset, self.stream.latestOffset(self.offset)
-        return self.rows(begin, self.offset)
-
-    def rows(self, begin: dict[str, Any], end: dict[str, Any]) -> list[str]:
-        planned = self.stream.partitions(begin, end)
-        return [each for slot in planned for rows in self.stream.read(slot) for each in rows["message_id"].to_pylist()]
 
 
 def test_a_query_of_its_own_has_each_message_once_and_the_same_again_when_it_is_planned_again(
