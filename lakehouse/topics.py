@@ -32,7 +32,7 @@ DELIVERY_COLUMNS = ("event_id", "event_time", "event_hour", "publish_time", "mes
 
 _NAME = re.compile(r"[a-z][a-z0-9_]*")
 _SUBSCRIPTION = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
-_LITE_SUBSCRIPTION = r"projects/[^/]+/locations/[a-z]+-[a-z]+[0-9]+(-[a-z])?/subscriptions/[^/]+"
+_LITE_SUBSCRIPTION = re.compile(r"projects/[^/]+/locations/[a-z]+-[a-z]+[0-9]+(-[a-z])?/subscriptions/[^/]+")
 
 
 _CHECKED = {"fields": "checked"}
@@ -198,12 +198,17 @@ class KafkaSource(Frozen):
 _OWN_OPTIONS = {"bootstrap.servers", "group.id", "group.instance.id", "isolation.level", "enable.partition.eof"}
 
 
+def _lite_subscription(text: str) -> str:
+    if not _LITE_SUBSCRIPTION.fullmatch(text):
+        raise ValueError("projects/<project>/locations/<zone or region>/subscriptions/<subscription>")
+    return text
+
+
 class LiteSource(Frozen):
     """`source: {kind: pubsublite, …}`: a subscription of Pub/Sub Lite."""
 
     kind: Literal["pubsublite"] = key("pubsublite", unit="pubsublite", doc="Which broker it is.")
-    subscription: str = key(
-        pattern=rf"^{_LITE_SUBSCRIPTION}$",
+    subscription: Annotated[str, AfterValidator(_lite_subscription)] = key(
         unit="projects/<project>/locations/<location>/subscriptions/<subscription>",
         doc="What is read; the project by its id or its number, the location a zone or a region. No two topics may "
         "read the same one, nor may any other reader: the service lets one at a time read a partition of it.",
@@ -253,7 +258,7 @@ def source_at(address: str) -> Source | None:
     """What reads there, with no more than its address says; None for a text that is no source's address."""
     if _SUBSCRIPTION.fullmatch(address):
         return SubscriptionSource(subscription=address)
-    if re.fullmatch(_LITE_SUBSCRIPTION, address):
+    if _LITE_SUBSCRIPTION.fullmatch(address):
         return LiteSource(subscription=address)
     named = _KAFKA.fullmatch(address)
     return KafkaSource(bootstrap=named[1], topic=named[2]) if named else None

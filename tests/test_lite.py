@@ -13,11 +13,12 @@ import pytest
 pytest.importorskip("google.cloud.pubsublite_v1")
 
 import grpc
+import yaml
 from fake_lite import LEAST_QUOTA_BYTES, FakeLite
 from log_lake import FIELDS, Application, Query, closed, config_of, event, go_on, numbered, parked, until
 
-from lakehouse.config import Config, Settings
-from lakehouse.errors import LostMessagesError, SourceError, UnansweredError
+from lakehouse.config import Config, Settings, topic_of
+from lakehouse.errors import ConfigError, LostMessagesError, SourceError, UnansweredError
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers import lite, lite_stream, partitions
 from lakehouse.landing.brokers.lite import Lite, client_of
@@ -535,6 +536,15 @@ def test_a_subscription_is_of_a_zone_or_a_region(location: str, region: str) -> 
     source = source_at(address)
     assert isinstance(source, LiteSource)
     assert (source.region, source.address, source.endpoint) == (region, address, "")
+
+
+def test_another_kind_of_subscription_is_refused_with_what_is_expected(tmp_path: Path) -> None:
+    file = tmp_path / "plays.yaml"
+    file.write_text(
+        yaml.safe_dump({**FIELDS, "source": {"kind": "pubsublite", "subscription": "projects/p/subscriptions/s"}})
+    )
+    with pytest.raises(ConfigError, match="expected projects/<project>/locations/<zone or region>/subscriptions/"):
+        topic_of(file)
 
 
 def test_the_first_messages_are_shown_without_a_lake(fake: FakeLite, first: datetime, config: Config) -> None:
