@@ -77,7 +77,7 @@ def steps_in_code() -> Iterator[str]:
 
 def test_the_catalogue_has_every_step_of_the_code_and_no_other() -> None:
     """A step that nobody can die at proves nothing, and one without a line says nothing."""
-    assert set(steps_in_code()) == {*failpoints.STEPS, *failpoints.CARE_STEPS}
+    assert set(steps_in_code()) == {*failpoints.STEPS, *failpoints.CARE_STEPS, *failpoints.LARGE_HOUR_STEPS}
 
 
 def test_a_step_that_the_catalogue_lacks_is_an_error(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,6 +18,7 @@ import pyarrow.compute as pc
 from pyspark.sql import DataFrame, SparkSession
 from pyspark.sql import functions as F
 
+from lakehouse import failpoints
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, losers_among, narrow_columns
 from lakehouse.seal.hashes import HashOf, SharedHashes, hashes_of
@@ -153,7 +154,9 @@ def _sharing(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
         shared = SharedHashes(folder)
         for batch in batches:
             shared.add(batch.column(0).to_numpy().view(np.uint64), batch.column(1).to_numpy())
-        yield pa.RecordBatch.from_arrays([pa.array(shared.addresses())], schema=_SUSPECT)
+        addresses = shared.addresses()
+        failpoints.reach("seal.hashes_compared")
+        yield pa.RecordBatch.from_arrays([pa.array(addresses)], schema=_SUSPECT)
 
 
 def _described(
