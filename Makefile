@@ -80,7 +80,7 @@ format: set-up ## put the code into the house format
 types: set-up ## mypy, strict
 	$(python) -m mypy lakehouse jobs
 
-bench-%: set-up ## measure: bench-ingest, bench-fleet, bench-seal, bench-validate, bench-mirror, bench-store (each a file in bench/)
+bench-%: set-up ## measure: bench-ingest, bench-fleet, bench-seal, bench-validate, bench-mirror, bench-path, bench-store (each a file in bench/)
 	@$(python) -m bench.$*
 
 .PHONY: docs

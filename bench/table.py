@@ -11,7 +11,7 @@ from bench.bill import GIGABYTE_MONTH
 from bench.report import Figure
 
 TOPICS, TRIGGER_SECONDS = (10, 300, 1_800), 10
-ORDER = ("ingest", "fleet", "seal", "validate", "mirror", "store")
+ORDER = ("ingest", "fleet", "seal", "validate", "mirror", "path", "store")
 
 
 def table(results: Path) -> str:
