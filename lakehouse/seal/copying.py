@@ -23,6 +23,7 @@ from lakehouse.store import parquet
 from lakehouse.store.contents import DigestingSink
 from lakehouse.store.delta import DataFile, event_time_stats
 from lakehouse.store.files import Readable, Storage
+from lakehouse.store.memory import keep_freed_memory
 from lakehouse.store.place import Place
 from lakehouse.store.records import FileDigest
 from lakehouse.topics import Topic
@@ -146,6 +147,7 @@ def copy_rows(copy: Copy, raw: Readable | None = None, known: KnownColumns = lam
     `raw` is given where some of the files have been read before, `known` where some columns are in memory.
     LakeError when a bronze file is gone or damaged.
     """
+    keep_freed_memory()
     topic = Topic.from_json(copy.topic_json)
     schema = sealed_schema(topic)
     rows = (sealed_columns(batch, schema) for batch in _kept_rows(raw or copy.raw.files(), copy.pieces, known))
