@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+import duckdb
 import numpy as np
 import pyarrow as pa
 import pytest
@@ -114,3 +115,25 @@ def test_an_expectation_without_room_has_no_verdict(folder: Path) -> None:
     with no_larger_files(folder), pytest.raises(LakeError, match="scratch space in"):
         finding(table)
     assert finding(table.slice(0, 1_000)).unexpected == 1_000
+
+
+def test_a_database_has_nothing_of_the_question_before_it() -> None:
+    """An idle one serves again, as making one takes longer than most questions; neither rows nor settings stay."""
+    for leave in ("create temp table t as select 1", "create table t as select 1", "create view t as select 1"):
+        with scratch.scratch_database() as database:
+            database.execute(f"{leave}; set threads = 1; set preserve_insertion_order = false")
+            database.register("registered", pa.table({"a": [1]}))
+        with scratch.scratch_database() as database:
+            database.execute("create temp table t as select 2 as two")
+            assert database.execute("select two from t").fetchall() == [(2,)]
+            with pytest.raises(duckdb.CatalogException):
+                database.execute("from registered")
+            assert database.execute("select current_setting('preserve_insertion_order')").fetchall() == [(True,)]
+            assert database.execute("select current_setting('TimeZone')").fetchall() == [("UTC",)]
+
+
+def test_a_database_that_a_question_failed_in_serves_no_other() -> None:
+    with pytest.raises(duckdb.BinderException), scratch.scratch_database() as database:
+        database.execute("select nothing")
+    with scratch.scratch_database() as database:
+        assert database.execute("select 1").fetchall() == [(1,)]

@@ -118,7 +118,7 @@ def _load(database: duckdb.DuckDBPyConnection, topic: Topic, config: Config) -> 
         database.register("reader", reader_of(_SCHEMA, batches()))
         database.execute(
             f"""
-            create table came as
+            create temp table came as
             select {_event(topic)} as event, epoch_us(event_time) as event_us, epoch_us(publish_time) as publish_us,
                 least(publish_us, max(event_us) over (order by publish_us)) as clock_us
             from reader where hash(event_id) % {step} = 0

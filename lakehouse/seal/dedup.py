@@ -42,7 +42,7 @@ def duplicates(visit_rows: VisitRows, identity: Sequence[str], hash_of: HashOf =
     columns = narrow_columns(identity)
     with _database() as database:
         database.register("batch", _narrow(columns).empty_table())
-        database.execute("create table suspects as from batch")
+        database.execute("create temp table suspects as from batch")
         adding = threading.Lock()
 
         def add(addresses: Addresses, rows: pa.RecordBatch) -> None:

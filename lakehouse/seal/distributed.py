@@ -179,7 +179,7 @@ def _answered(question: str, columns: list[str], batches: Iterable[pa.RecordBatc
         database.register(
             "described", pa.RecordBatchReader.from_batches(schema, (batch.cast(schema) for batch in batches))
         )
-        database.execute("create table suspects as from described")
+        database.execute("create temp table suspects as from described")
         yield from database.sql(question).to_arrow_table().cast(ADDRESS).to_batches()
 
 

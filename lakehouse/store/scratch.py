@@ -6,7 +6,7 @@ import errno
 import os
 import tempfile
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 import duckdb
 
@@ -19,6 +19,12 @@ _PREFIX = "lakehouse-scratch-"
 _WITHOUT_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
 _FULL = "max_temp_directory_size"
 """DuckDB's default for it is the room that the disk has."""
+
+_LEFT = "select 1 from duckdb_tables() union all select 1 from duckdb_views() where not internal"
+"""What is not temporary would be another question's."""
+_MOST_IDLE = 2
+_idle: list[tuple[int, duckdb.DuckDBPyConnection]] = []
+"""Databases, with the process that made them, that have nothing: to make one takes longer than most questions."""
 
 
 @contextmanager
@@ -39,15 +45,47 @@ def scratch_folder() -> Iterator[str]:
 
 @contextmanager
 def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
-    """A database in memory whose times are UTC. LakeError where it can neither stay in memory nor spill to disk."""
-    with scratch_folder() as folder, duckdb.connect() as database:
-        database.execute(f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{folder}'; set timezone = 'UTC'")
+    """A database in memory whose times are UTC; what is in it goes with it, temporary tables at the least cost.
+
+    LakeError where it can neither stay in memory nor spill to disk.
+    """
+    with scratch_folder() as folder:
+        database = _empty_database(folder)
         try:
-            yield database
-        except duckdb.Error as refused:
-            if isinstance(refused, duckdb.OutOfMemoryException) or is_without_room(refused):
-                raise _no_room(os.path.dirname(folder), refused) from refused
+            with database.cursor() as session:
+                session.execute("set timezone = 'UTC'")
+                yield session
+        except BaseException as failed:
+            database.close()
+            if isinstance(failed, duckdb.Error) and _is_for_want_of_room(failed):
+                raise _no_room(os.path.dirname(folder), failed) from failed
             raise
+        _give_back(database, folder)
+
+
+def _empty_database(folder: str) -> duckdb.DuckDBPyConnection:
+    """With DuckDB's defaults but for its memory, and where it spills to."""
+    settings = f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{folder}'"
+    while _idle:
+        process, database = _idle.pop()
+        if process == os.getpid():  # the threads of a forked one are gone
+            with suppress(duckdb.Error):
+                database.execute(f"reset threads; reset preserve_insertion_order; {settings}")
+                return database
+    database = duckdb.connect()
+    database.execute(settings)
+    return database
+
+
+def _give_back(database: duckdb.DuckDBPyConnection, folder: str) -> None:
+    if len(_idle) < _MOST_IDLE and not os.listdir(folder) and not database.execute(_LEFT).fetchall():
+        _idle.append((os.getpid(), database))
+    else:
+        database.close()
+
+
+def _is_for_want_of_room(failed: duckdb.Error) -> bool:
+    return isinstance(failed, duckdb.OutOfMemoryException) or is_without_room(failed)
 
 
 def is_without_room(error: duckdb.Error) -> bool:
