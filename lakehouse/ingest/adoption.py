@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from datetime import datetime, timedelta
 
 from lakehouse import failpoints
@@ -30,6 +30,8 @@ class Manifests:
         self._is_demanded = False
         self._swept_at: datetime | None = None
         self._settled: set[Segment] = set()
+        self._settled_keys: set[tuple[int, int]] = set()
+        """(epoch, slot) of these segments' manifests, which are never changed: they need not be read."""
         self.positions: Positions | None = None
         """Of the log that is read, see `lakehouse.ingest.positions`: what is past them is waited for no longer."""
 
@@ -53,9 +55,10 @@ class Manifests:
         candidates = [key for key in listed_manifests(self._storage) if key not in mine and key[0] <= epoch]
         return self._left_out(bronze, candidates) if candidates else []
 
-    def batch_done(self, bronze: Bronze, epoch: int, facts: Iterable[Fact], now: datetime) -> None:
+    def batch_done(self, bronze: Bronze, epoch: int, facts: Sequence[Fact], now: datetime) -> None:
         """The log has these facts. From time to time: remove manifests of epochs that Spark cannot plan again."""
         self._settled |= segments_of(facts)
+        self._settled_keys |= {(fact["epoch"], fact["slot"]) for fact in with_files(facts)}
         is_clearing = self._is_long_ago(now)
         if self._swept_at is None or self.is_sweep_due(now):
             self._swept_at, self._is_demanded = now, False
@@ -74,9 +77,10 @@ class Manifests:
                 self._storage.delete_as_listed(stored)
                 failpoints.reach("ingest.manifests_half_cleared")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
+        self._settled_keys = {key for key in self._settled_keys if key[0] >= epoch - 1}
 
     def _left_out(self, bronze: Bronze, keys: list[tuple[int, int]]) -> list[Fact]:
-        manifests = [read_manifest(self._storage, *key) for key in keys]
+        manifests = [read_manifest(self._storage, *key) for key in keys if key not in self._settled_keys]
         found = [fact for manifest in manifests if manifest for fact in rows_of(manifest)]
         found = [fact for fact in with_files(found) if not is_past(fact, self.positions)]
         unsettled = [fact for fact in found if not segments_of([fact]) <= self._settled]
