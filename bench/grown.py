@@ -22,7 +22,8 @@ from lakehouse.store import tables as tables_module
 from lakehouse.store.delta import DataFile, commit, commit_to_log, event_time_stats, open_table
 from lakehouse.store.files import storage_for
 from lakehouse.store.history import Entry, rows_of
-from lakehouse.store.ledger import FAN_OUT, LedgerFile
+from lakehouse.store.ledger import FAN_OUT
+from lakehouse.store.ledger_files import LedgerFile
 from lakehouse.store.records import Closed, Condition, Held, Mirrored, Record, Sealed, Valid
 from lakehouse.store.table_log import CHECKPOINT_EVERY, Change, checkpoint_path, entry_path, newest_log
 from tests.servers.object_store import ObjectStoreServer
@@ -70,7 +71,7 @@ def _file(topic: PlayedTopics, ago: int, part: int) -> DataFile:
 def grow_ledger(topic: PlayedTopics, count: int) -> None:
     """Let so many hours have been delivered before the topic's first one; this process begins again with the ledger."""
     tables = topic.world.tables
-    tables.ledger("grown").history()
+    tables.ledger("grown").digest()
     ledger = tables.sealed.below("ledger")
     newest = hours.start_of(hours.hour_of(topic.world.now)) - timedelta(hours=2)
     entries = [entry for ago in range(count, 0, -1) for entry in _rows(newest - timedelta(hours=ago), count - ago)]

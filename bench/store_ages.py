@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import ctypes
 import gc
 import logging
+import platform
+import shutil
 import statistics
 import time
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
 from datetime import timedelta
 from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import psutil
+import pyarrow as pa
 
 from bench.grown import grow, grow_ledger
 from bench.played import PlayedTopics
@@ -20,26 +27,30 @@ from lakehouse.store import tables as tables_module
 from lakehouse.store.bronze_head import Head
 from lakehouse.store.delta import DataFile, event_time_stats
 from lakehouse.store.table_log import CHECKPOINT_EVERY
+from tests.servers.object_store import ObjectStoreServer, serving
 
 _AGES = (1, 30, 400)
 _RESTART, _TRIGGER = "requests of a restart", "requests of a trigger with rows"
 _COMMIT, _MEMORY = "core-seconds of a commit of 4 files", "memory of the topic's tables in the driver"
-_FIRST, _LATER = 60, 30
-"""Hours whose mean is taken: the first of a topic's life, and some of its 8,561st to 8,760th."""
+_FIRST, _LATER = 60, 40
+"""Hours whose mean is taken, but for ten before them: the first of a topic's life, and some of those from a later."""
+_LATER_FROM = (800, 8_560)
 _BATCHES_AN_HOUR = 4
 
 
 def measure(report: Report) -> None:
     """A trigger, a restart and a commit of a topic of a day, of 30 and of 400 days, and the memory of its tables.
 
-    Each in a process of its own, as a restart is. The newest entry of either log is a checkpoint: each that came since,
-    at most 49, is one request more of a restart, side by side.
+    Grown in one process and measured in another, as a restart is. A checkpoint is near the newest entry of either log:
+    each that came since, at most 49, is one request more of a restart, side by side.
     """
     bounds = {_RESTART: (20.0, "requests"), _TRIGGER: (12.0, "requests"), _COMMIT: (0.03, "s"), _MEMORY: (8.0, "MiB")}
     found = {}
     for days in _AGES:
-        with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
-            found[days] = process.submit(_of_age, days).result()
+        with TemporaryDirectory() as folder, serving() as store:
+            _apart(_grow, store.address, Path(folder, "another"), 30)
+            _apart(_grow, store.address, Path(folder, "grown"), days)
+            found[days] = _apart(_of_grown, store.address, Path(folder, "grown"), Path(folder, "another"))
         for name, (bound, unit) in bounds.items():
             report.at_most(f"{name}, at {days} days", found[days][name], bound, unit)
     for name in (_RESTART, _TRIGGER, _COMMIT):
@@ -47,28 +58,53 @@ def measure(report: Report) -> None:
             report.at_most(f"{name}: at {days} days against 1 day", found[days][name] / found[1][name], 1.2)
 
 
-def _of_age(days: int) -> dict[str, float]:
-    from bench.store import played
+def _apart(work: Callable[..., dict[str, float]], *given: object) -> dict[str, float]:
+    """In a process of its own."""
+    with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as process:
+        return process.submit(work, *given).result()
 
+
+def _grow(address: str, folder: Path, days: int) -> dict[str, float]:
+    """A topic of that age in the bucket that is named as the folder, with the digest that a held hour leaves."""
+    store = ObjectStoreServer(address)
+    topic = PlayedTopics(store, folder)
+    topic.trigger(events=2)
+    grow(topic, store, days)
+    grow_ledger(topic, 24 * days)
+    topic.start_again()
+    topic.trigger(events=2)
+    shutil.rmtree(folder / "expectations")
+    return {}
+
+
+def _of_grown(address: str, folder: Path, another: Path) -> dict[str, float]:
+    """In a process that has another topic of some age: what the first one takes is not taken again by each."""
     logging.disable(logging.WARNING)
-    with played() as (topic, store):
-        topic.trigger(events=2)
-        grow(topic, store, days)
-        grow_ledger(topic, 24 * days)
-        before = _resident_bytes()
-        restart, _ = topic.counted(topic.start_again)
-        asked = [topic.trigger(events=2)[0] for _ in range(12)]
-        memory = max(0, _resident_bytes() - before) / 1024**2
-        return {
-            _RESTART: restart,
-            _TRIGGER: statistics.median(asked[4:]),
-            _COMMIT: _commit_seconds(topic),
-            _MEMORY: memory,
-        }
+    store = ObjectStoreServer(address)
+    first = PlayedTopics(store, another)
+    for _ in range(12):
+        first.trigger(events=2)
+    store.requests()
+    before = _resident_bytes()
+    topic = PlayedTopics(store, folder)
+    restart = len(store.requests())
+    topic.world.now += timedelta(minutes=5)
+    asked = [topic.trigger(events=2)[0] for _ in range(12)]
+    memory = max(0, _resident_bytes() - before) / 1024**2
+    return {
+        _RESTART: restart,
+        _TRIGGER: statistics.median(asked[4:]),
+        _COMMIT: _commit_seconds(topic),
+        _MEMORY: memory,
+    }
 
 
 def _resident_bytes() -> int:
+    """What is held: what was freed, and would serve the next topic, is given back before."""
     gc.collect()
+    pa.default_memory_pool().release_unused()
+    if platform.libc_ver()[0] == "glibc":
+        ctypes.CDLL("libc.so.6").malloc_trim(0)
     return int(psutil.Process().memory_info().rss)
 
 
@@ -93,15 +129,16 @@ def measure_hours(report: Report) -> None:
         first = statistics.mean([_hour_seconds(topic) for _ in range(_FIRST)][10:])
     about = "core-seconds of an hour of a small topic, pulled to mirrored"
     report.at_most(f"{about}, of the first {_FIRST}", first, 0.3, "s")
-    with played() as (topic, store):
-        topic.trigger(events=2)
-        grow(topic, store, 365)
-        grow_ledger(topic, 8_560)
-        topic.start_again()
-        later = statistics.mean([_hour_seconds(topic) for _ in range(_LATER)][10:])
-    tables_module._ledgers.clear()
-    report.at_most(f"{about}, from the 8,561st", later, 0.3, "s")
-    report.at_most(f"{about}: the later against the first", later / first, 1.2)
+    for before in _LATER_FROM:
+        with played() as (topic, store):
+            topic.trigger(events=2)
+            grow(topic, store, before // 24)
+            grow_ledger(topic, before)
+            topic.start_again()
+            later = statistics.mean([_hour_seconds(topic) for _ in range(_LATER)][10:])
+        tables_module._ledgers.clear()
+        report.at_most(f"{about}, from the {before + 1:,}st", later, 0.3, "s")
+        report.at_most(f"{about}: from the {before + 1:,}st against the first", later / first, 1.2)
 
 
 def _hour_seconds(topic: PlayedTopics) -> float:

@@ -19,9 +19,12 @@ from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import Batch, TopicSnapshot, read_topic
 from lakehouse.operations.status import status_of
 from lakehouse.progress import IngestState
-from lakehouse.store.digest import DIGEST, SHOWN_HOURS, decoded, digest_rows, encoded, reaches_back
+from lakehouse.store import tables
+from lakehouse.store.digest import DIGEST, SHOWN_HOURS, Digest, decoded, digest_rows, encoded, reaches_back
 from lakehouse.store.history import Entry, History, in_order
 from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.ledger_files import LedgerFile
+from lakehouse.store.ledger_rows import AllRows
 from lakehouse.store.records import HOUR_STATES, State
 from lakehouse.topics import Topic
 from tests.status_lake import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
@@ -110,15 +113,36 @@ def test_what_tells_says_what_all_rows_say(entries: list[Entry], newest: int, cu
 
 
 @given(histories())
+def test_what_is_due_is_the_same_by_the_rows_of_a_digest(entries: list[Entry]) -> None:
+    """The stages ask no others; of an hour that is left out nothing is due, and each that is there is whole."""
+    whole = History(in_order(entries))
+    known = digest_rows(whole, TARGETS, 1)
+    assert (known.due_to_seal(), known.due_to_validate()) == (whole.due_to_seal(), whole.due_to_validate())
+    for target in TARGETS:
+        assert known.due_to_mirror(target) == whole.due_to_mirror(target)
+        assert known.due_to_withdraw(target) == whole.due_to_withdraw(target)
+    assert known.closed_through() == whole.closed_through()
+    assert known.erased_hours() == whole.erased_hours()
+    for state in (State.STARTED, State.STOPPED, State.FAILED, State.LOST, State.LOSS_ACCEPTED, State.DAMAGED):
+        assert known.last(state) == whole.last(state)
+    assert all(known.of_hour(hour) == whole.of_hour(hour) for hour in known.hours())
+    asked, open_from = whole.requested_close(), whole.closed_through() or ""
+    if asked is not None and (asked.hour or "") > open_from:
+        assert known.requested_close() == asked
+
+
+@given(histories())
 def test_a_digest_says_what_it_was_made_of(entries: list[Entry]) -> None:
     known = digest_rows(History(in_order(entries)), TARGETS)
-    content = encoded(known, TARGETS, 7, ["a.parquet"])
+    newest_at = max((entry.at for entry in entries), default=None)
+    digest = Digest(7, (LedgerFile("a.parquet", 3, 9),), known, newest_at, {"a": "b"})
+    content = encoded(digest, TARGETS)
     if content is None:
         assert not known.entries
         return
     whole = decoded(content, TARGETS, SHOWN_HOURS, "ledger")
     assert whole is not None
-    assert (whole.history, whole.version, whole.files) == (known, 7, {"a.parquet"})
+    assert whole == digest
     brief = decoded(content, TARGETS[:1], 0, "ledger")
     assert brief is not None
     assert brief.history == digest_rows(known, TARGETS, 2)
@@ -187,7 +211,7 @@ def test_rows_that_the_digest_lacks_are_read_from_the_table(told: Lake) -> None:
 def test_status_reads_no_table_where_there_is_a_digest(told: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
     expected = told.status()
     assert expected.newest_sealed_hour == SIX
-    monkeypatch.setattr(LedgerTable, "history", None)
+    monkeypatch.setattr(AllRows, "history", None)
     assert told.status() == expected
     digest_file(told).unlink()
     monkeypatch.undo()
@@ -215,7 +239,7 @@ def set_back_and_written_again(lake: Lake) -> None:
 
 def of_another_form(lake: Lake) -> None:
     table = pq.read_table(digest_file(lake))
-    told = json.loads(table.schema.metadata[b"digest"]) | {"form": 2}
+    told = json.loads(table.schema.metadata[b"digest"]) | {"form": 1}
     pq.write_table(table.replace_schema_metadata({"digest": json.dumps(told)}), digest_file(lake))
 
 
@@ -265,6 +289,30 @@ def test_a_row_of_an_hour_that_the_digest_left_out_makes_it_unusable(told: Lake)
     digest_file(told).write_bytes(content)
     assert from_digest(told) is None
     assert told.status().waiting_hour == FIVE
+
+
+def test_a_ledger_of_years_is_held_by_its_digest(told: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Of hours that are everywhere no row is in memory; who asks for one of them is given all rows."""
+    for number in range(1, 2 * SHOWN_HOURS):
+        hour = hours.after(SEVEN, number)
+        told.record("closed", hour, CLOSED | {"bronze_version": 3 + number})
+        told.record("sealed", hour, SEALED)
+        told.record("valid", hour)
+        told.record("mirrored", hour, MIRRORED)
+    ledger, old = told.tables().ledger("test"), hours.after(SEVEN, 1)
+    whole = told.tables().history()
+    assert len(ledger.known_digest().entries) < 0.6 * len(whole.entries)
+    assert not ledger.known_digest().of_hour(old)
+    assert ledger.history_with(old).of_hour(old) == whole.of_hour(old)
+    seen: list[History] = []
+    assert ledger.record("released", old, unless=lambda history: bool(seen.append(history)) or True) is None
+    assert all(history.of_hour(old) == whole.of_hour(old) for history in seen)
+    tables._ledgers.clear()
+    monkeypatch.setattr(tables, "_ensure", None)
+    monkeypatch.setattr(AllRows, "read", None)
+    again = told.tables().ledger("another process")
+    assert again.digest() == digest_rows(whole, ("folder",))
+    assert again.record("held", hours.after(SEVEN, 2 * SHOWN_HOURS), {"reasons": [BACKLOG]}) is not None
 
 
 def test_an_erasure_takes_what_it_erases_out_of_the_digest(told: Lake) -> None:

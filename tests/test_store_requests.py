@@ -15,6 +15,7 @@ from bench.played import BETWEEN, PlayedTopics
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import seal_due
+from lakehouse.store import tables
 from lakehouse.store.bronze_log import ingest_commits, newest_state
 from lakehouse.store.delta import files
 from lakehouse.store.files import storage_for
@@ -55,6 +56,35 @@ def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer
         topic.world.ledger().record("held", topic.world.now.strftime("%Y-%m-%dT%H"), {})
     seal_due(topic.topic, topic.config, run="r")
     assert topic.counted(lambda: seal_due(topic.topic, topic.config, run="r"))[0] <= 5
+
+
+def test_a_restart_opens_no_table_and_reads_no_ledger(store: ObjectStoreServer, tmp_path: Path) -> None:
+    """A topic of years has many files and rows: its process needs what they come to."""
+    topic = PlayedTopics(store, tmp_path)
+    for _ in range(3):
+        topic.trigger(events=2)
+    tables._ledgers.clear()  # as another process
+    requests, _ = topic.requests_of(topic.start_again)
+    since_checkpoint = [asked for asked in requests if "/bronze/_delta_log/" in asked.name]
+    assert len(requests) - len(since_checkpoint) <= 12
+    assert {asked.client for asked in requests} == {"google"}
+    assert not [asked for asked in requests if asked.kind == "list" and "/ledger/" in asked.name]
+    topic.trigger(events=2)
+    assert topic.trigger(events=2)[0] <= MOST_WITH_ROWS
+
+
+def test_an_hour_is_delivered_without_a_look_at_silvers_files(store: ObjectStoreServer, tmp_path: Path) -> None:
+    """Which has one and more for each hour that there ever was."""
+    topic = PlayedTopics(store, tmp_path)
+    topic.close_hour(2)
+    topic.deliver()
+    topic.close_hour(2)
+    requests, _ = topic.requests_of(topic.deliver)
+    log = [asked for asked in requests if "/silver/_delta_log/" in asked.name]
+    assert log
+    assert {asked.client for asked in log} == {"google"}
+    assert {asked.kind for asked in log} == {"get", "insert"}
+    assert topic.world.tables.history().due_to_mirror("folder") == []
 
 
 def test_a_small_file_of_an_hour_is_asked_for_once(store: ObjectStoreServer, tmp_path: Path) -> None:

@@ -58,7 +58,7 @@ def close(
     ledger = tables.ledger(f"close/{config.settings.release}/{person}")
     if ledger.record("close_requested", through, details, unless=lambda history: _has_closed(history, through)) is None:
         raise _closed_already(topic, through)
-    newest = ledger.history().last(State.STARTED)
+    newest = ledger.digest().last(State.STARTED)
     leave_note(config.settings, newest.of(Started).application if newest else None, topic)
     confirm(
         f"{topic}: all hours through {through} close with the next batch of ingest.",
@@ -127,7 +127,7 @@ def accept_loss(
             expected="a topic whose ingest says that messages are gone",
             next_step=f"`lakehouse status {topic}` says how it is.",
         )
-    newest = ledger.history().last(State.STARTED)
+    newest = ledger.digest().last(State.STARTED)
     leave_note(config.settings, newest.of(Started).application if newest else None, topic)
     confirm(
         f"{topic}: ingest goes on without what is gone when it tries the topic again, within 5 minutes.",

@@ -72,7 +72,7 @@ def claim(
     """
     tables = TopicTables(topic, config.settings)
     _check_first_hour(topic, clock())
-    bronze = Head(tables.ensure_bronze())
+    bronze = Head(tables.ensure_bronze_log())
     journal = Journal(tables, run, clock)
     is_first_run = journal.take_over()
     failpoints.reach("ingest.started")

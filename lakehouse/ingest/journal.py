@@ -71,7 +71,7 @@ class Journal:
 
     def check_newest(self) -> None:
         """StaleDriverError when a newer run has taken the topic over."""
-        entry = self.ledger.history().last(State.STARTED)
+        entry = self.ledger.digest().last(State.STARTED)
         newest = entry.of(Started) if entry else None
         if entry is not None and newest is not None and newest.run != self._run:
             raise StaleDriverError(
@@ -84,14 +84,14 @@ class Journal:
 
     def request(self) -> Request | None:
         """The request for closes that reaches furthest, of those that `check_newest` has read."""
-        history = self.ledger.known_history()
+        history = self.ledger.known_digest()
         if self._asked is None or self._asked[0] is not history:
             self._asked = history, _request_in(history)
         return self._asked[1]
 
     def accepted_loss(self) -> LossAccepted | None:
         """That a person goes on without what the source has lost, and no commit has done so since."""
-        newest = self.ledger.known_history().newest(State.LOSS_ACCEPTED, State.LOST)
+        newest = self.ledger.known_digest().newest(State.LOSS_ACCEPTED, State.LOST)
         return newest.of(LossAccepted) if newest is not None and newest.state == State.LOSS_ACCEPTED else None
 
     def record_loss(self, lost: Lost) -> None:
@@ -108,7 +108,7 @@ class Journal:
         It must come before the next close is recorded: the newest in the ledger says how far to look. Only who records
         closes adds to those that `take_over` or `check_newest` has read.
         """
-        newest = self.ledger.known_history().closed_through() or ""
+        newest = self.ledger.known_digest().closed_through() or ""
         for version, details in bronze_log.closes_since(bronze, newest, state):
             self._record_close(details, version)
 

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-import pyarrow as pa
-
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.mirrors.contract import SealedHour, digests_of
-from lakehouse.store.delta import files_of_hour
 from lakehouse.store.history import History
-from lakehouse.store.place import Place
+from lakehouse.store.silver_log import files_of_seal
 from lakehouse.store.tables import TopicTables
 
 
@@ -19,7 +16,7 @@ def sealed_hour(tables: TopicTables, history: History, hour: Hour) -> SealedHour
     if seal is None:
         raise ValueError(f"{hour} of {tables.topic.name} is not sealed")
     silver = tables.sealed.below("silver")
-    files = tuple(files_of_hour(silver.table(seal.silver_version), hour))
+    files = tuple(files_of_seal(silver, hour, seal))
     rows_in_files = sum(file.rows for file in files)
     if (len(files), rows_in_files) != (seal.files, seal.rows):
         raise LakeError(
@@ -38,11 +35,6 @@ def sealed_hour(tables: TopicTables, history: History, hour: Hour) -> SealedHour
         rows=seal.rows,
         id_checksum=seal.id_checksum,
         release=seal.release,
-        columns=_columns(silver),
+        columns=tables.silver_columns(),
         digests=digests_of(seal, hour),
     )
-
-
-def _columns(silver: Place) -> pa.Schema:
-    schema = pa.schema(silver.table().schema().to_arrow())
-    return schema.remove(schema.get_field_index("hour"))

@@ -69,7 +69,7 @@ def _run_target(
     """One target's due hours; it is opened only when there are any. Whatever it raises is an error of the outcome."""
     try:
         ledger = tables.ledger(by, clock)
-        history = ledger.history()
+        history = ledger.digest()
         if is_stopping() or not (due_now(history, name, clock) or history.due_to_withdraw(name)):
             return Outcome()
         return TargetRun(open_mirror(), ledger, tables, is_stopping, clock).run_due()

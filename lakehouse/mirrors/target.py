@@ -89,7 +89,7 @@ class TargetRun:
         self._withdraw_due(outcome)
         failures: list[tuple[Hour, LakehouseError]] = []
         in_a_row = 0
-        for hour, work in self._at_once(due_now(self._ledger.known_history(), self._mirror.name, self._clock)):
+        for hour, work in self._at_once(due_now(self._ledger.known_digest(), self._mirror.name, self._clock)):
             try:
                 delivery = work.result()
                 if self._record(delivery):
@@ -117,9 +117,9 @@ class TargetRun:
         return outcome
 
     def _withdraw_due(self, outcome: Outcome) -> None:
-        for hour in takewhile(lambda _: not self._is_stopping(), self._due_to_withdraw(self._ledger.known_history())):
+        for hour in takewhile(lambda _: not self._is_stopping(), self._due_to_withdraw(self._ledger.known_digest())):
             try:
-                sealed = sealed_hour(self._tables, self._ledger.known_history(), hour)
+                sealed = sealed_hour(self._tables, self._ledger.known_digest(), hour)
                 self._mirror.withdraw(sealed)
                 self._record_withdrawn(hour, sealed.revision)
             except Exception as error:
@@ -127,7 +127,7 @@ class TargetRun:
 
     def _withdraw_if_overtaken(self, hour: Hour) -> None:
         """What was published meanwhile of an hour that is nowhere by now: its withdrawal came before."""
-        history = self._ledger.history()
+        history = self._ledger.history_with(hour)
         if history.must_be_nowhere(hour):
             self._mirror.withdraw(sealed_hour(self._tables, history, hour))
 
@@ -141,7 +141,7 @@ class TargetRun:
 
     def _record_failure(self, hour: Hour, error: LakehouseError) -> None:
         """Of a target that answers: of one that is away no hour is to blame, and none waits longer for it."""
-        revision = self._ledger.history().revision(hour)
+        revision = self._ledger.history_with(hour).revision(hour)
         failed = MirrorFailed(target=self._mirror.name, error=str(error)[:_ERROR_LETTERS], revision=revision)
         self._ledger.record(failed, hour, unless=lambda newest: not self._is_due(newest, hour))
 
@@ -167,7 +167,7 @@ class TargetRun:
         running: deque[tuple[Hour, Future[Delivery]]] = deque()
         with ThreadPoolExecutor(self._mirror.hours_at_once) as pool:
             for hour in takewhile(lambda _: not self._is_stopping(), due):
-                running.append((hour, pool.submit(self._deliver, hour, self._ledger.known_history())))
+                running.append((hour, pool.submit(self._deliver, hour, self._ledger.known_digest())))
                 if len(running) == self._mirror.hours_at_once:
                     yield running.popleft()
             yield from running

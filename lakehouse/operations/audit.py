@@ -24,7 +24,7 @@ from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.copying import READ_COLUMNS, sealed_columns
 from lakehouse.seal.dedup import ADDRESS
 from lakehouse.seal.deliveries import Deliveries
-from lakehouse.store.delta import DataFile, files, files_of_hour
+from lakehouse.store.delta import DataFile, files, files_of_hour, files_of_hours
 from lakehouse.store.parquet import FILE, ROW, readers
 from lakehouse.store.scratch import scratch_database
 from lakehouse.store.tables import TopicTables
@@ -100,7 +100,7 @@ def audit_hour(
             expected=f"{seal.deliveries}, as sealed",
             next_step="They are kept for `bronze_retention`; `lakehouse verify` still proves the sealed rows.",
         )
-    doubled, late = deliveries.doubled, deliveries.late(lake.silver)
+    doubled, late = deliveries.doubled, deliveries.late(lambda earlier: files_of_hours(lake.silver, earlier))
     sealed_files = files_of_hour(lake.silver, hour)
     explanations = _Explanations(limit)
     _compare(lake, hour, deliveries, doubled, late, sealed_files, explanations, is_sealed=seal is not None)
@@ -294,7 +294,7 @@ def _load(
 ) -> None:
     with readers() as reader_of:
         database.register("reader", reader_of(schema, (batch.cast(schema) for batch in rows)))
-        database.execute(f"create table {name} as select {selected} from reader")
+        database.execute(f"create temp table {name} as select {selected} from reader")
 
 
 def _holders(lake: TablesAsOf, event_ids: pa.ChunkedArray, before: Hour) -> Iterable[pa.RecordBatch]:

@@ -21,7 +21,6 @@ from lakehouse.operations.former_checkpoints import WHY as FORMER_WHY
 from lakehouse.operations.former_checkpoints import former_checkpoint
 from lakehouse.operations.outdated import outdated
 from lakehouse.operations.removal import Removal
-from lakehouse.seal.stage import SEAL
 from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
 from lakehouse.store.delta import Conflicts, DataFile, files, table_errors
 from lakehouse.store.delta_log import commits
@@ -29,6 +28,7 @@ from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
 from lakehouse.store.log_cleaning import data_files
 from lakehouse.store.records import State
+from lakehouse.store.silver_log import SEAL
 from lakehouse.store.table_log import ConflictError, log_of
 from lakehouse.store.tables import REPLACED_FILES_KEPT, TopicTables
 from lakehouse.topics import Topic

@@ -19,7 +19,7 @@ from lakehouse.store import records
 from lakehouse.store.bronze_log import INGEST, ingest_commits
 from lakehouse.store.delta import metadata_of_commits, table_errors
 from lakehouse.store.history import History
-from lakehouse.store.ledger import LedgerTable
+from lakehouse.store.ledger_rows import all_rows
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
 from lakehouse.store.table_log import TableLog, log_of
@@ -81,7 +81,7 @@ def read_topic(
     tables = TopicTables(topic, config.settings)
     brief = tables.digest_history(newest_hours) if newest_hours is not None else None
     ledger = _table(tables.sealed.below("ledger")) if brief is None else None
-    history = brief or (LedgerTable(ledger).history() if ledger else History())
+    history = brief or (all_rows(ledger) if ledger else History())
     place = tables.raw.below("bronze")
     batch = _batch_since(TableLog(place.uri, commit, place.options)) if commit is not None else None
     bronze = _table(place) if batch is None else None

@@ -40,7 +40,7 @@ def record_stage_failure(
         if not tables.has_ledger():
             return
         ledger = tables.ledger(f"{stage}/{tables.settings.release}/{run}", clock)
-        hour = next(due_hours(ledger.history(), tables.topic, stage), None)
+        hour = next(due_hours(ledger.digest(), tables.topic, stage), None)
         if hour is None:
             return
 

@@ -19,7 +19,6 @@ from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour, hours_among, instant_after
 from lakehouse.operations.tracking import Track, no_tracking
-from lakehouse.seal.stage import SEAL
 from lakehouse.store.contents import Contents, sha256_of
 from lakehouse.store.delta import DataFile, files, first_line, table_errors
 from lakehouse.store.delta_log import LOG, Commit, Hidden, commits, hidden_in_checkpoint
@@ -27,6 +26,7 @@ from lakehouse.store.files import Storage, Stored
 from lakehouse.store.history import Entry, History
 from lakehouse.store.holds import holds_for
 from lakehouse.store.records import Judged, Sealed, State
+from lakehouse.store.silver_log import SEAL
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate.results import result_name

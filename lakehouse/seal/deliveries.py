@@ -12,14 +12,13 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
-from deltalake import DeltaTable
 
 from lakehouse import hours
 from lakehouse.hours import Hour
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, duplicates, late_duplicates
 from lakehouse.store import parquet
-from lakehouse.store.delta import DataFile, files_of_hour
+from lakehouse.store.delta import DataFile
 from lakehouse.store.files import Readable, ReadOnce
 from lakehouse.store.parquet import FILE, ROW
 from lakehouse.store.tables import TopicTables
@@ -33,6 +32,9 @@ if TYPE_CHECKING:
 KEPT = ["event_id", "event_time", "publish_time", "message_id"]
 KEPT_ROWS = 1_000_000
 """Up to so many rows, of about 80 bytes each, these columns are read once and stay in memory until all is copied."""
+
+SealedFiles = Callable[[Sequence[Hour]], Sequence[DataFile]]
+"""Gives silver's files of hours."""
 
 _TICK = timedelta(microseconds=1)
 _SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDRESS])
@@ -128,41 +130,41 @@ class Deliveries:
             return distributed.duplicates(self._spark(), self._distributed(), self._topic.identity, self._work)
         return duplicates(self.visit, self._topic.identity)
 
-    def late(self, silver: DeltaTable) -> pa.Table:
+    def late(self, sealed_files: SealedFiles) -> pa.Table:
         """Addresses of the deliveries, not doubled here, whose event an earlier sealed hour within the horizon has.
 
         An event with a time of its own can have been sealed before only if it is skewed here, and only in a file that
         may hold that time. Where `event_time` is `publish_time`, any earlier hour may have it.
         """
-        late = self._late(silver)
+        late = self._late(sealed_files)
         return late.join(self.doubled, [FILE, ROW], join_type="left anti") if len(self.doubled) and len(late) else late
 
-    def _late(self, silver: DeltaTable) -> pa.Table:
+    def _late(self, sealed_files: SealedFiles) -> pa.Table:
         horizon = hours.hour_of(hours.instant_after(hours.start_of(self._hour), -self._topic.dedup_horizon))
         has_own_time = "event_time" in self._topic.identity
         compared = [file for file in self.files if self.has_skewed(file)] if has_own_time else self.files
         if self._spark is not None and sum(file.rows for file in compared) > self._driver_rows:
-            return self._late_by_tasks(self._spark(), silver, horizon, compared)
+            return self._late_by_tasks(self._spark(), sealed_files, horizon, compared)
         if not has_own_time:
-            files = self._earlier(silver, horizon)
+            files: Sequence[DataFile] = sealed_files(self._since(horizon))
             return late_duplicates(self.rows, self._sealed_scan(files), self._topic.identity)
         skewed = self._skewed()
         if not len(skewed):
             return ADDRESS.empty_table()
         times = np.sort(skewed["event_time"].cast(pa.int64()).to_numpy())
         first = max(hours.hour_of(pc.min(skewed["event_time"]).as_py()), horizon)
-        files = [file for file in self._earlier(silver, first) if _may_hold_any(file, times)]
+        files = [file for file in sealed_files(self._since(first)) if _may_hold_any(file, times)]
         return late_duplicates(_scan_of(skewed), self._sealed_scan(files), self._topic.identity)
 
     def _late_by_tasks(
-        self, spark: SparkSession, silver: DeltaTable, horizon: Hour, compared: Sequence[DataFile]
+        self, spark: SparkSession, sealed_files: SealedFiles, horizon: Hour, compared: Sequence[DataFile]
     ) -> pa.Table:
         from lakehouse.seal import distributed
 
         start = hours.start_of(self._hour)
         first = min((_bounds(file)[0] or hours.YEAR_ONE for file in compared), default=start)
         has_own_time = "event_time" in self._topic.identity
-        files = self._earlier(silver, max(hours.hour_of(first), horizon) if has_own_time else horizon)
+        files = sealed_files(self._since(max(hours.hour_of(first), horizon) if has_own_time else horizon))
         if has_own_time:
             files = [file for file in files if _may_hold(file, first, start)]
         paths = tuple(f"silver/{file.path}" for file in files)
@@ -178,8 +180,8 @@ class Deliveries:
 
         return Rows(self._tables.raw, tuple(f"bronze/{file.path}" for file in self.files), self.count)
 
-    def _earlier(self, silver: DeltaTable, first: Hour) -> list[DataFile]:
-        return [file for hour in hours.hours_between(first, self._hour) for file in files_of_hour(silver, hour)]
+    def _since(self, first: Hour) -> Sequence[Hour]:
+        return list(hours.hours_between(first, self._hour))
 
     def _sealed_scan(self, files: Sequence[DataFile]) -> parquet.Scan:
         def batches(columns: list[str]) -> Iterator[pa.RecordBatch]:

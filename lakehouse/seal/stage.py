@@ -29,12 +29,13 @@ from lakehouse.seal.deliveries import Deliveries
 from lakehouse.spark.workers import spare_next_task
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import as_of_close
-from lakehouse.store.delta import Conflicts, DataFile, commit_once, files_of_hour, metadata_of_commits, table_errors
+from lakehouse.store.delta import Conflicts, DataFile, files_of_hour, files_of_hours, metadata_of_commits, table_errors
 from lakehouse.store.history import Entry
 from lakehouse.store.holds import holds_for
 from lakehouse.store.parquet import FILE, ROW
 from lakehouse.store.records import Sealed, State
-from lakehouse.store.table_log import ConflictError
+from lakehouse.store.silver_log import SEAL, files_of_seal
+from lakehouse.store.table_log import ConflictError, log_of
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.underway import Work
@@ -44,9 +45,10 @@ log = logging.getLogger(__name__)
 WORKING_EVERY_SECONDS = 30.0
 """Between two lines of the log about one hour that is being sealed."""
 
-SEAL = "seal"
 _MOST_CONFLICTS = 3
 """Each copies the hour again; after a conflict with another seal of it, that seal is found."""
+_MOST_SEALS = 24
+"""That are read by their commits: for more hours the table is opened."""
 
 _WRITERS = min(4, pa.cpu_count())
 """Silver files that are written here at a time, of all topics together: each takes about 200 MB of memory."""
@@ -85,7 +87,7 @@ class Sealer:
         self._ledger = self._tables.ledger(f"{SEAL}/{settings.release}/{run}")
 
     def due(self) -> list[Hour]:
-        return self._ledger.history().due_to_seal()
+        return self._ledger.digest().due_to_seal()
 
     def seal(self, hour: Hour) -> Entry | None:
         """One row per event of the closed hour, in one commit; None when the ledger has the seal already.
@@ -112,10 +114,10 @@ class Sealer:
         started = time.monotonic()
         with _working(self._topic.name, hour) as work:
             version, manifest = self._commit(hour, self._bronze_version(hour), work)
-        self._hold(hour, version)
-        failpoints.reach("seal.committed")
         seconds = round(time.monotonic() - started, 3)
         sealed = Sealed.from_json({**manifest, "silver_version": version, "seconds": seconds})
+        self._hold(hour, sealed)
+        failpoints.reach("seal.committed")
         entry = self._ledger.record(sealed, hour, unless=lambda history: bool(history.first(State.SEALED, hour)))
         failpoints.reach("seal.recorded")
         log.info(
@@ -130,16 +132,16 @@ class Sealer:
         )
         return sealed, entry
 
-    def _hold(self, hour: Hour, silver_version: int) -> None:
+    def _hold(self, hour: Hour, sealed: Sealed) -> None:
         if self._holds is not None:
-            silver = self._tables.silver(silver_version)
-            self._holds.put(f"silver/{file.path}" for file in files_of_hour(silver, hour))
+            files = files_of_seal(self._tables.sealed.below("silver"), hour, sealed)
+            self._holds.put(f"silver/{file.path}" for file in files)
 
     def _bronze_version(self, hour: Hour) -> int:
         """The version at which the hour closed: what was true of that when the ledger was read last is so for ever."""
-        history = self._ledger.known_history()
+        history = self._ledger.known_digest()
         if history.close_of(hour) is None:
-            history = self._ledger.history()
+            history = self._ledger.history_with(hour)
         close = history.close_of(hour)
         if close is None:
             raise self._error(
@@ -162,15 +164,17 @@ class Sealer:
         """(version, manifest) of the seal that silver has, else of one made now."""
         conflicts = Conflicts(f"{self._tables.sealed.uri}/silver", most=_MOST_CONFLICTS)
         while True:
-            silver = self._tables.ensure_silver()
-            if silver.transaction_version(app_of(hour)) is not None:
-                return self._sealed_before(silver, hour, bronze_version)
-            manifest, files = self._sealed_files(silver, hour, bronze_version, work)
+            silver = self._tables.silver_head()
+            unsealed = silver.without(hour)
+            if unsealed is None:
+                table = self._tables.silver()
+                if table.transaction_version(app_of(hour)) is not None:
+                    return self._sealed_before(table, hour, bronze_version)
+                unsealed = log_of(table)
+            manifest, files = self._sealed_files(hour, bronze_version, work)
             failpoints.reach("seal.files_durable")
             try:
-                version = commit_once(
-                    silver, files, metadata=manifest, transactions={app_of(hour): manifest["revision"]}
-                )
+                version = silver.commit(unsealed, files, manifest, {app_of(hour): manifest["revision"]})
             except ConflictError as conflict:
                 conflicts.meet(conflict)
                 continue
@@ -187,16 +191,14 @@ class Sealer:
             )
         return version, manifest
 
-    def _sealed_files(
-        self, silver: DeltaTable, hour: Hour, bronze_version: int, work: Work
-    ) -> tuple[dict[str, Any], list[DataFile]]:
+    def _sealed_files(self, hour: Hour, bronze_version: int, work: Work) -> tuple[dict[str, Any], list[DataFile]]:
         bronze = as_of_close(self._tables.bronze, bronze_version)
         files = files_of_hour(bronze, hour)
         driver_rows = self._settings.seal.driver_rows
         deliveries = Deliveries(self._tables, hour, files, work, spark=self._spark, driver_rows=driver_rows)
         try:
             footers = list(deliveries.footers())
-            doubled, late = deliveries.doubled, deliveries.late(silver)
+            doubled, late = deliveries.doubled, deliveries.late(self._files_sealed)
             copies = self._plan_copies(hour, deliveries, footers, pa.concat_tables([doubled, late]))
             kept = deliveries.count - len(doubled) - len(late)
             copied = [copy for copy in self._run(copies, deliveries, kept, work) if copy.rows]
@@ -221,6 +223,14 @@ class Sealer:
                 next_step="Nothing was committed. Run `lakehouse verify`; if it finds nothing, report a defect.",
             )
         return manifest, [copy.as_data_file(hour) for copy in copied]
+
+    def _files_sealed(self, hours: Sequence[Hour]) -> list[DataFile]:
+        """Silver's files of these hours: by their seals, where few are asked for and the rows here have them."""
+        history, silver = self._ledger.known_digest(), self._tables.sealed.below("silver")
+        seals = [(hour, history.seal_of(hour)) for hour in hours if not history.is_in_range(hour)]
+        if len(seals) <= _MOST_SEALS and all(seal for _, seal in seals):
+            return [file for hour, seal in seals if seal for file in files_of_seal(silver, hour, seal)]
+        return files_of_hours(self._tables.silver(), hours)
 
     def _plan_copies(
         self, hour: Hour, deliveries: Deliveries, footers: list[pq.FileMetaData], losers: pa.Table

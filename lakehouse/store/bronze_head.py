@@ -25,18 +25,18 @@ class Head:
     transactions, so one that was decided on an older state is a ConflictError, and `update` shows what came.
     """
 
-    def __init__(self, table: DeltaTable) -> None:
-        refuse_unknown_features(table)
-        self.log = log_of(table)
+    def __init__(self, bronze: DeltaTable | TableLog) -> None:
+        """LakeError when a table asks more of its writers than is known here; a log is of one that does not."""
+        if isinstance(bronze, DeltaTable):
+            refuse_unknown_features(bronze)
+        self.log = log_of(bronze)
         self._state: IngestState | None = None
 
     def update(self) -> None:
         """Read what others have committed; the table is opened again where its log does not follow on what is known."""
         with table_errors(self.log.uri, passing=(LostLogError,)):
             try:
-                entries = self.log.next_entries()
-                if not entries:
-                    self.log.check_unbroken()
+                _, *entries = self.log.entries_on()
             except (LostLogError, ValueError):
                 entries = None
         if entries is None or any(entry.changes_table for entry in entries):

@@ -112,6 +112,17 @@ class DataFile:
     written_at: datetime
     stats: Mapping[str, Any] = field(default_factory=dict)
 
+    @classmethod
+    def of(cls, added: Mapping[str, Any]) -> DataFile:
+        """Of the action that added it; ValueError, KeyError or TypeError when that lacks what it must have."""
+        stats = json.loads(added.get("stats") or "{}")
+        rows = stats.pop("numRecords", 0)
+        for kind in ("minValues", "maxValues"):
+            if "event_time" in stats.get(kind, {}):
+                stats[kind]["event_time"] = datetime.fromisoformat(stats[kind]["event_time"])
+        written_at = datetime.fromtimestamp(added["modificationTime"] / 1000, UTC)
+        return cls(added["path"], added["partitionValues"].get("hour"), rows, added["size"], written_at, stats)
+
     def as_added(self, *, is_new: bool = True) -> dict[str, Any]:
         """The action that adds it; not `is_new` where its rows were in other files of the table before."""
         return {
@@ -327,9 +338,8 @@ def write_checkpoint(log: TableLog) -> None:
     """
     try:
         with table_errors(log.uri):
-            table = log.table()
-            table.create_checkpoint()
-            make_durable(table)
+            log.table().create_checkpoint()
+            make_durable(log)
             number = (log.version + 1) // CHECKPOINT_EVERY - RECENT_CHECKPOINTS
             if number > 0 and number % KEPT_CHECKPOINTS:
                 log.files.delete([checkpoint_path(number * CHECKPOINT_EVERY - 1)])
@@ -345,16 +355,16 @@ _durable: dict[str, int] = {}
 """The version until which each local log is known to be on disk."""
 
 
-def make_durable(table: DeltaTable) -> None:
-    """On a local disk: the log until the table's version outlives a power cut. Other stores see to that themselves.
+def make_durable(log: TableLog) -> None:
+    """On a local disk: the log until its version outlives a power cut. Other stores see to that themselves.
 
     What follows from a commit (ledger rows, manifests that are cleared, files that are removed) must not be there
     without it, and delta-rs syncs nothing.
     """
-    folder = _local_log(table.table_uri)
+    folder = _local_log(log.uri)
     if folder is None:
         return
-    newest, known = int(table.version()), _durable.get(folder, -1)
+    newest, known = log.version, _durable.get(folder, -1)
     if known > newest:  # another table has taken its place
         known = -1
     names = set(os.listdir(folder)) if known < 0 else set()
@@ -416,8 +426,13 @@ def files(table: DeltaTable) -> list[DataFile]:
 
 def files_of_hour(table: DeltaTable, hour: Hour) -> list[DataFile]:
     """The files of one bucket, ordered by path."""
+    return files_of_hours(table, [hour])
+
+
+def files_of_hours(table: DeltaTable, wanted: Iterable[Hour]) -> list[DataFile]:
+    """The files of some buckets, ordered by path."""
     actions = _actions(table)
-    return _data_files(actions.filter(pc.equal(actions["partition.hour"], hour)))
+    return _data_files(actions.filter(pc.is_in(actions["partition.hour"], pa.array(wanted, pa.string()))))
 
 
 def _actions(table: DeltaTable) -> pa.Table:

@@ -1,15 +1,16 @@
 """The rows of a ledger that say how its topic is, as one small object beside the table: who reads it reads no years.
 
-It names the version of the table that it was made from, and the files of that version. Whoever reads it looks whether
-that version is still there and which came since, so that it never says anything else than the table. It is written by
-whoever records a row; where it is missing, or is of another form, the table is read.
+It names the version of the table that it was made from, the files of that version, and what the table was declared to
+be. Whoever reads it looks whether that version is still there and which came since, so that it never says anything else
+than the table. It is written by whoever records a row; where it is missing, or is of another form, the table is read.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import astuple, dataclass, field
+from datetime import datetime
 from itertools import takewhile
 
 import pyarrow as pa
@@ -18,6 +19,7 @@ import pyarrow.parquet as pq
 from lakehouse.hours import Hour
 from lakehouse.schemas import LEDGER
 from lakehouse.store.history import Entry, History, entries_of, in_order, rows_of
+from lakehouse.store.ledger_files import LedgerFile
 from lakehouse.store.records import HOUR_STATES, StageFailed, State
 
 DIGEST = "_digest.parquet"
@@ -27,7 +29,7 @@ SHOWN_HOURS = 96
 _BRIEF_HOURS = 2
 """The same where only the topic's state is asked for."""
 _MOST_ROWS = 5_000
-_FORM = 1
+_FORM = 2
 
 _FOLLOWED = {State.STARTED, State.CLOSED, State.SEALED, State.VALID, State.CLOSE_REQUESTED}
 """After which another row comes soon: a reader finds these by the log's names."""
@@ -37,11 +39,17 @@ _RUNS = (State.STARTED, State.RECOVERED, State.FAILED)
 
 @dataclass(frozen=True)
 class Digest:
-    """`history` has the rows that tell, up to `version` of the table, which had `files`."""
+    """`history` has the `digest_rows` up to `version` of the table, which had `files` and these `properties`.
+
+    `newest_at` is the time of its newest row, also of one that is left out. `properties` are empty where the table may
+    lack a column of this release.
+    """
 
     version: int
-    files: frozenset[str]
+    files: tuple[LedgerFile, ...]
     history: History
+    newest_at: datetime | None
+    properties: Mapping[str, str] = field(default_factory=dict)
 
 
 def is_due_after(entry: Entry) -> bool:
@@ -75,17 +83,25 @@ def reaches_back(entry: Entry, known: History) -> bool:
     return entry.state in _OF_HOURS and entry.hour is not None and not known.of_hour(entry.hour)
 
 
-def encoded(known: History, mirrors: Iterable[str], version: int, files: Iterable[str]) -> bytes | None:
+def encoded(known: Digest, mirrors: Iterable[str]) -> bytes | None:
     """A digest of these rows, which are `digest_rows`; None where they are too many to be one."""
-    brief = digest_rows(known, mirrors, _BRIEF_HOURS)
-    if not brief.entries or len(known.entries) > _MOST_ROWS:
+    brief = digest_rows(known.history, mirrors, _BRIEF_HOURS)
+    if not brief.entries or len(known.history.entries) > _MOST_ROWS:
         return None
     first = {id(entry) for entry in brief.entries}
-    told = {"form": _FORM, "version": version, "files": sorted(files), "mirrors": sorted(mirrors)}
-    schema = LEDGER.with_metadata({"digest": json.dumps(told)})
+    said = {
+        "form": _FORM,
+        "version": known.version,
+        "files": sorted(map(astuple, known.files)),
+        "newest_at": known.newest_at.isoformat() if known.newest_at else None,
+        "mirrors": sorted(mirrors),
+        "properties": dict(known.properties),
+        "columns": LEDGER.names,
+    }
+    schema = LEDGER.with_metadata({"digest": json.dumps(said)})
     buffer = pa.BufferOutputStream()
     with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
-        for entries in (brief.entries, [entry for entry in known.entries if id(entry) not in first]):
+        for entries in (brief.entries, [entry for entry in known.history.entries if id(entry) not in first]):
             if entries:
                 writer.write_table(rows_of(entries).replace_schema_metadata(schema.metadata))
     return bytes(buffer.getvalue().to_pybytes())
@@ -98,12 +114,15 @@ def decoded(content: bytes, mirrors: Iterable[str], newest: int, ledger: str) ->
     """
     try:
         file = pq.ParquetFile(pa.BufferReader(content))
-        told = json.loads((file.schema_arrow.metadata or {}).get(b"digest", b"{}"))
-        if told.get("form") != _FORM or not set(mirrors) <= set(told["mirrors"]) or newest > SHOWN_HOURS:
+        said = json.loads((file.schema_arrow.metadata or {}).get(b"digest", b"{}"))
+        if said.get("form") != _FORM or not set(mirrors) <= set(said["mirrors"]) or newest > SHOWN_HOURS:
             return None
         rows = file.read() if newest > _BRIEF_HOURS else file.read_row_group(0)
         history = History(in_order(entries_of(rows.cast(LEDGER), ledger)))
-        return Digest(int(told["version"]), frozenset(map(str, told["files"])), history)
+        files = tuple(LedgerFile(str(path), int(count), int(size)) for path, count, size in said["files"])
+        properties = dict(said["properties"]) if said["columns"] == LEDGER.names else {}
+        newest_at = datetime.fromisoformat(said["newest_at"]) if said["newest_at"] else None
+        return Digest(int(said["version"]), files, history, newest_at, properties)
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

@@ -159,7 +159,7 @@ class LocalStorage:
         try:
             with open(self._at(path), "rb") as file:
                 return file.read()
-        except FileNotFoundError:
+        except (FileNotFoundError, NotADirectoryError):
             return None
 
     def listing(self, folder: str, since: str = "") -> list[Stored]:

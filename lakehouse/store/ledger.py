@@ -2,19 +2,13 @@
 
 from __future__ import annotations
 
-import json
-import logging
 import math
 import threading
-import time
 import uuid
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from typing import Any
-from urllib.parse import unquote
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -24,126 +18,97 @@ from lakehouse.clock import Clock, now
 from lakehouse.concealed import without_secrets_in
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
-from lakehouse.schemas import LEDGER
-from lakehouse.store.delta import Conflicts, commit_to_log, files, is_of_a_library, newly_opened, table_errors
-from lakehouse.store.digest import DIGEST, Digest, decoded, digest_rows, encoded, is_due_after, reaches_back
-from lakehouse.store.files import Storage
-from lakehouse.store.history import Entry, History, entries_of, in_order, rows_of, with_changes
-from lakehouse.store.place import Place
+from lakehouse.store.delta import Conflicts, commit_to_log, table_errors
+from lakehouse.store.digest import Digest
+from lakehouse.store.history import Entry, History, entries_of, rows_of, with_changes
+from lakehouse.store.ledger_files import LedgerFile, rows_in
+from lakehouse.store.ledger_rows import AllRows, DigestRows
 from lakehouse.store.records import Record
-from lakehouse.store.table_log import (
-    Change,
-    ConflictError,
-    LogEntry,
-    LostLogError,
-    TableLog,
-    log_of,
-    refuse_unknown_features,
-)
-
-logger = logging.getLogger(__name__)
+from lakehouse.store.table_log import Change, ConflictError, LostLogError, TableLog, log_of, refuse_unknown_features
 
 _APP = "ledger"
+_FEW_ROWS = 16
 _TICK = timedelta(microseconds=1)
 
 FAN_OUT = 4
-"""Files of about the same size that become one: a process reads all of a ledger's at its start, and each append makes
-one. A row is written again as often as its file grows that many times.
+"""Files of about the same size that become one: who needs all rows reads all files, and each append makes one. A row is
+written again as often as its file grows that many times.
 """
-
-_READERS = 16
-_MOST_BEHIND = 16
-"""Versions that a digest may be behind the table before the table is read instead."""
-
-
-@dataclass(frozen=True)
-class LedgerFile:
-    """One of the table's files; `path` as in its log."""
-
-    path: str
-    rows: int
-    size_bytes: int
-
-    @classmethod
-    def of(cls, added: Mapping[str, Any]) -> LedgerFile:
-        rows = json.loads(added.get("stats") or "{}").get("numRecords", 0)
-        return cls(str(added["path"]), int(rows), int(added["size"]))
-
-    def as_added(self, *, is_new: bool) -> dict[str, Any]:
-        stats = json.dumps({"numRecords": self.rows})
-        at = {"modificationTime": _millis(now()), "dataChange": is_new}
-        return {"path": self.path, "partitionValues": {}, "size": self.size_bytes, **at, "stats": stats}
-
-    def as_removed(self, *, is_gone: bool) -> dict[str, Any]:
-        at = {"deletionTimestamp": _millis(now()), "dataChange": is_gone}
-        more = {"extendedFileMetadata": True, "partitionValues": {}, "size": self.size_bytes}
-        return {"path": self.path, **at, **more}
-
-
-def _millis(instant: datetime) -> int:
-    return int(instant.timestamp() * 1000)
 
 
 class LedgerTable:
-    """A topic's ledger table and its rows, as one process has them for all its stages.
+    """A topic's ledger table, as one process has it for all its stages; it holds the rows alone of a digest.
 
     Whoever appends makes one of `fan_out` files of about the same size, so there are few, and few rows are written
-    again: the rows stay what they are. `check_every` seconds it looks whether what it has read is still there.
+    again: the rows stay what they are.
     """
 
     def __init__(
-        self, table: DeltaTable, fan_out: int = FAN_OUT, check_every: float = 30.0, mirrors: Iterable[str] = ()
+        self,
+        table: DeltaTable | TableLog,
+        fan_out: int = FAN_OUT,
+        check_every: float = 30.0,
+        mirrors: Iterable[str] = (),
+        properties: Mapping[str, str] | None = None,
+        digest: Digest | None = None,
     ) -> None:
-        refuse_unknown_features(table)
-        self.uri = table.table_uri
+        """`digest` is the table's, as it is now; with one nothing is read."""
+        if isinstance(table, DeltaTable):
+            refuse_unknown_features(table)
+        log = log_of(table)
+        self.uri = log.uri
         self.lock = threading.RLock()
-        self._log, self._fan_out, self._check_every = log_of(table), fan_out, check_every
-        self._checked_at = time.monotonic()
-        self._files: dict[str, LedgerFile] | None = None
-        self._history, self._mirrors = History(), tuple(mirrors)
-        self._digest_rows: History | None = None
-        self._table: DeltaTable | None = table
+        self._fan_out, self._check_every = fan_out, check_every
+        self._rows = DigestRows(log, mirrors, properties or {}, check_every, digest)
+        self._recent: dict[str, pa.Table] = {}
+        """The rows of small files that were written here, to become a larger one."""
 
-    def history(self) -> History:
-        """All rows as of now; only files that the table has gained since the last call are read."""
+    def digest(self) -> History:
+        """The rows of a digest as of now: what is due, and the newest hours; see `digest_rows`."""
         with self.lock, table_errors(self.uri):
-            if self._files is None:
-                self._read_all()
-            try:
-                self._follow()
-            except BaseException as lost:
-                if not (isinstance(lost, LostLogError) or is_of_a_library(lost)):
-                    raise
-                self._read_all()
-            return self._history
+            return self._rows.history()
+
+    def known_digest(self) -> History:
+        """What the last call of `digest` gave."""
+        with self.lock, table_errors(self.uri):
+            return self._rows.known_history()
+
+    def all_rows(self) -> AllRows:
+        """To be read by who needs more than the digest."""
+        return AllRows(self._rows.log, self._check_every)
 
     @property
     def version(self) -> int:
         """That is known here."""
-        return self._log.version
+        return self._rows.log.version
 
-    def known_history(self) -> History:
-        """What the last call of `history` gave."""
-        return self._history if self._files is not None else self.history()
+    @property
+    def newest_at(self) -> datetime | None:
+        """The time of the newest row that is known here; None without any."""
+        return self._rows.newest_at
 
     def append(self, entry: Entry) -> None:
-        """ConflictError when somebody else has appended since `history`."""
+        """ConflictError when somebody else has appended since `digest`."""
         with self.lock, table_errors(self.uri, passing=(ConflictError,)):
-            self.known_history()
+            self._rows.known_history()
             try:
-                self._check_known()
+                self._rows.check_known()
             except LostLogError as lost:
-                self._files = None
+                self._rows.forget()
                 raise ConflictError("the log was set back") from lost
             rows = rows_of([entry])
             file = self._written(rows)
             # Two appends with one app id conflict. Each makes a version: this is beyond what older releases counted.
-            change = Change((file.as_added(is_new=True),), transactions={_APP: self._log.version + 1})
-            if self._commit(change, [file], []):
-                self._extend(entries_of(rows, self.uri))
-                self._compact()
-                if is_due_after(entry):
-                    self._write_digest()
+            change = Change((file.as_added(is_new=True),), transactions={_APP: self._rows.log.version + 1})
+            if not self._commit(change, [file], []):
+                return
+            try:
+                self._rows.extend(entries_of(rows, self.uri))
+            except LostLogError:
+                self._rows.forget()
+                return
+            self._compact()
+            self._rows.write_digest(after=entry)
 
     def rewrite(self, changed: Callable[[Entry], Entry]) -> None:
         """Write every row again as `changed` gives it, in one commit; ConflictError as `append`.
@@ -151,16 +116,16 @@ class LedgerTable:
         Only for what an erasure takes out of a row. The files before it stay until they are removed.
         """
         with self.lock, table_errors(self.uri, passing=(ConflictError,)):
-            self._read_all()
-            replaced = list((self._files or {}).values())
+            self._rows.read()
+            replaced = self._rows.files
             file = self._written(with_changes(self._stored_rows(replaced), changed))
             change = Change(
                 (file.as_added(is_new=True),),
                 tuple(each.as_removed(is_gone=True) for each in replaced),
-                {_APP: self._log.version + 1},
+                {_APP: self._rows.log.version + 1},
             )
             self._commit(change, [file], replaced)
-            self._files = None
+            self._rows.forget()
 
     def holding(self, changed: Callable[[Entry], Entry]) -> list[tuple[str, bool]]:
         """(name, whether the table has it now) of each file in its folder with a row that `changed` gives otherwise.
@@ -168,97 +133,60 @@ class LedgerTable:
         Files of older versions are there, too; one of them that cannot be read may hold anything.
         """
         with self.lock, table_errors(self.uri):
-            listed = [stored.path for stored in self._log.files.listing("")]
-            self._read_all()
-            present = set(self._files or ())
+            listed = [stored.path for stored in self._rows.log.files.listing("")]
+            self._rows.read()
+            present = {file.path for file in self._rows.files}
             names = [path for path in listed if "/" not in path and path.endswith(".parquet")]
             return [(name, name in present) for name in names if self._may_hold(name, name in present, changed)]
 
     def remove(self, names: Iterable[str]) -> None:
         """Files that the table has no longer."""
         with table_errors(self.uri):
-            self._log.files.delete(names)
+            self._rows.log.files.delete(names)
 
     def _may_hold(self, name: str, is_present: bool, changed: Callable[[Entry], Entry]) -> bool:
         try:
-            return any(changed(row) != row for row in entries_of(_rows_in(self._log.files, self.uri, [name]), self.uri))
+            rows = rows_in(self._rows.log.files, self.uri, [name])
+            return any(changed(row) != row for row in entries_of(rows, self.uri))
         except LakeError:
             if is_present:
                 raise
             return True
 
-    # --- reading -----------------------------------------------------------------------------------------------------
-
-    def _read_all(self) -> None:
-        table = self._table or newly_opened(self._log)
-        self._table = None  # it is large, and what follows its version is read by names
-        self._log = log_of(table)
-        self._files = {file.path: LedgerFile(file.path, file.rows, file.size_bytes) for file in files(table)}
-        rows = self._stored_rows(list(self._files.values()))
-        self._history, self._digest_rows = History(in_order(entries_of(rows, self.uri))), None
-        self._checked_at = time.monotonic()
-
-    def _follow(self) -> None:
-        """LostLogError or an error of a library where all is to be read again."""
-        entries = self._log.next_entries()
-        if entries or time.monotonic() >= self._checked_at + self._check_every:
-            self._check_known()
-        for entry in entries:
-            new = _files_with_new_rows(entry)
-            added = [LedgerFile.of(action) for action in entry.of("add")]
-            self._take(entry.version, added, [str(removed["path"]) for removed in entry.of("remove")])
-            if new:
-                self._extend(entries_of(self._stored_rows(new), self.uri))
-
-    def _check_known(self) -> None:
-        """LostLogError when the version that is known is gone, or is another one: the log was set back."""
-        entry = self._log.entry(self._log.version)
-        if entry is None or not {added.get("path") for added in entry.of("add")} <= (self._files or {}).keys():
-            raise LostLogError(self.uri)
-        self._checked_at = time.monotonic()
-
-    def _take(self, version: int, added: Iterable[LedgerFile], removed: Iterable[str]) -> None:
-        assert self._files is not None
-        for path in removed:
-            self._files.pop(path, None)
-        self._files.update({file.path: file for file in added})
-        self._log = self._log.at(version)
-
-    def _extend(self, entries: Iterable[Entry]) -> None:
-        added = in_order(entries)
-        self._history = self._history.followed_by(added)
-        self._digest_rows = _continued(self._digest_rows, added) if self._digest_rows else None
-
     def _stored_rows(self, of: Sequence[LedgerFile]) -> pa.Table:
-        return _rows_in(self._log.files, self.uri, [file.path for file in of])
-
-    # --- writing -----------------------------------------------------------------------------------------------------
+        known = [self._recent[file.path] for file in of if file.path in self._recent]
+        others = [file.path for file in of if file.path not in self._recent]
+        return pa.concat_tables([*known, rows_in(self._rows.log.files, self.uri, others)])
 
     def _written(self, rows: pa.Table) -> LedgerFile:
         buffer = pa.BufferOutputStream()
         pq.write_table(rows, buffer, compression="zstd")
         content = buffer.getvalue().to_pybytes()
         file = LedgerFile(f"{uuid.uuid4().hex}.parquet", len(rows), len(content))
-        self._log.files.write(file.path, content)
+        self._rows.log.files.write(file.path, content)
+        present = {each.path for each in self._rows.files}
+        self._recent = {path: rows for path, rows in self._recent.items() if path in present}
+        if file.rows <= _FEW_ROWS:
+            self._recent[file.path] = rows
         return file
 
     def _commit(
         self, change: Change, added: Sequence[LedgerFile], removed: Sequence[LedgerFile], operation: str = "WRITE"
     ) -> bool:
         """Whether it is the version right behind the one that is known, and so is known, too."""
-        following = self._log.version + 1
+        following = self._rows.log.version + 1
         try:
-            version = commit_to_log(self._log, change, lambda version: None, operation=operation)
+            version = commit_to_log(self._rows.log, change, lambda version: None, operation=operation)
         except ConflictError:
-            self._log.files.delete([file.path for file in added])
+            self._rows.log.files.delete([file.path for file in added])
             raise
         if version == following:
-            self._take(version, added, [file.path for file in removed])
+            self._rows.take(version, added, [file.path for file in removed])
         return version == following
 
     def _compact(self) -> None:
         by_size: dict[int, list[LedgerFile]] = {}
-        for file in (self._files or {}).values():
+        for file in self._rows.files:
             by_size.setdefault(math.floor(math.log(max(file.rows, 1), self._fan_out)), []).append(file)
         small = next((alike for _, alike in sorted(by_size.items()) if len(alike) >= self._fan_out), None)
         if small is None:
@@ -268,108 +196,42 @@ class LedgerTable:
             gone = tuple(each.as_removed(is_gone=False) for each in small)
             self._commit(Change((file.as_added(is_new=False),), gone), [file], small, "OPTIMIZE")
 
-    def _write_digest(self) -> None:
-        """For who asks how the topic is; where that fails, they read the table."""
-        try:
-            with table_errors(self.uri):
-                self._digest_rows = digest_rows(self._digest_rows or self._history, self._mirrors)
-                content = encoded(self._digest_rows, self._mirrors, self._log.version, self._files or ())
-                if content is not None:
-                    self._log.files.write(DIGEST, content)
-        except LakeError as refused:
-            logger.warning("ledger: table=%s not_written=%s error=%s", self.uri, DIGEST, refused)
-
-
-def digest_history(ledger: Place, mirrors: Iterable[str], newest: int) -> History | None:
-    """The ledger's rows that tell how its topic is now, and its `newest` hours, with few requests; see `digest_rows`.
-
-    None where only the table says it.
-    """
-    files = ledger.files()
-    with table_errors(ledger.uri):
-        content = files.read(DIGEST)
-        digest = decoded(content, mirrors, newest, ledger.uri) if content else None
-        return _brought_up_to_date(TableLog(ledger.uri, digest.version, ledger.options), digest) if digest else None
-
-
-def _brought_up_to_date(log: TableLog, digest: Digest) -> History | None:
-    made_at = log.entry(digest.version)
-    if made_at is None or not {added.get("path") for added in made_at.of("add")} <= digest.files:
-        return None
-    known, version = digest.history, digest.version
-    while (entry := log.entry(version + 1)) is not None:
-        version += 1
-        if version > digest.version + _MOST_BEHIND:
-            return None
-        try:
-            new = [file.path for file in _files_with_new_rows(entry)]
-        except LostLogError:
-            return None
-        rows = in_order(entries_of(_rows_in(log.files, log.uri, new), log.uri)) if new else ()
-        continued = _continued(known, rows)
-        if continued is None:
-            return None
-        known = continued
-    return known
-
-
-def _continued(known: History, added: Sequence[Entry]) -> History | None:
-    """None where one of the rows is of an hour that was left out of those before it."""
-    for entry in added:
-        if reaches_back(entry, known):
-            return None
-        known = known.followed_by([entry])
-    return known
-
-
-def _files_with_new_rows(entry: LogEntry) -> list[LedgerFile]:
-    """Those that a version added; LostLogError where it did anything else than that, or than to compact."""
-    if entry.changes_table or any(removed.get("dataChange", True) for removed in entry.of("remove")):
-        raise LostLogError(f"version {entry.version}")
-    return [LedgerFile.of(action) for action in entry.of("add") if action.get("dataChange", True)]
-
-
-def _rows_in(files: Storage, ledger: str, paths: Iterable[str]) -> pa.Table:
-    """As they are, whatever is broken in them."""
-    with ThreadPoolExecutor(_READERS) as readers:
-        parts = list(readers.map(lambda path: _stored(files, ledger, path), paths))
-    return pa.concat_tables([pa.Table.from_batches([], schema=LEDGER), *parts])
-
-
-def _stored(files: Storage, ledger: str, path: str) -> pa.Table:
-    address = f"{ledger.rstrip('/')}/{path}"
-    content = files.read(unquote(path))
-    if content is None:
-        raise LakeError(
-            address,
-            found="no such file",
-            expected="the rows of the ledger that the log names",
-            next_step="Restore it from a backup.",
-        )
-    with table_errors(address):
-        stored = pq.ParquetFile(pa.BufferReader(content)).read()
-    known = [stored[name] if name in stored.column_names else pa.nulls(len(stored)) for name in LEDGER.names]
-    return pa.table(dict(zip(LEDGER.names, known, strict=True))).cast(LEDGER)
-
 
 class Ledger:
     """A topic's ledger for one who records in it. Each row is decided on the rows that were there before it."""
 
     def __init__(self, table: LedgerTable, by: str, clock: Clock = now) -> None:
         self._table, self._by, self._clock = table, by, clock
+        self._all: AllRows | None = None
 
     def history(self) -> History:
-        """All rows as of now."""
-        return self._table.history()
+        """All rows as of now. Of a topic of years they take a second and tens of megabytes, held as long as this is."""
+        with self._table.lock, table_errors(self._table.uri):
+            if self._all is None:
+                self._all = self._table.all_rows()
+            return self._all.history()
+
+    def digest(self) -> History:
+        """The rows as of now that say what is due, and those of the newest hours; see `digest_rows`."""
+        return self._table.digest()
+
+    def known_digest(self) -> History:
+        """The same as this process read them last, without a look at the store."""
+        return self._table.known_digest()
+
+    def history_with(self, hour: Hour | None) -> History:
+        """The rows of a digest where they have all of the hour's, else all rows; as of now."""
+        digest = self.digest()
+        return digest if _has_all(digest, hour) else self.history()
+
+    def _known_history_with(self, hour: Hour | None) -> History:
+        digest = self.known_digest()
+        return digest if _has_all(digest, hour) else self.history()
 
     @property
     def version(self) -> int:
         """Of the table, as of the last row that was read or recorded here."""
         return self._table.version
-
-    def known_history(self) -> History:
-        """The rows as this process read them last, without a look at the store."""
-        return self._table.known_history()
 
     def erase(self, changed: Callable[[Entry], Entry]) -> list[str]:
         """Rows become what `changed` gives, and files that have any as it was are removed; gives their names."""
@@ -403,18 +265,25 @@ class Ledger:
         conflicts = Conflicts(self._table.uri)
         while True:
             with self._table.lock:
-                history = self.history()
-                if unless(history):
+                # What is wrong by the rows that are known is looked at again; what is right is not, as somebody's row
+                # since then makes the append a conflict.
+                if unless(self._known_history_with(hour)) and unless(self.history_with(hour)):
                     return None
-                entry = Entry(hour, state, self._now(history), self._by, details, ledger=self._table.uri)
+                entry = Entry(hour, state, self._now(), self._by, details, ledger=self._table.uri)
                 try:
                     self._table.append(entry)
                 except ConflictError as conflict:
                     conflicts.meet(conflict)
+                    self.digest()
                 else:
                     return entry
 
-    def _now(self, history: History) -> datetime:
+    def _now(self) -> datetime:
         """Later than every row before it, also where two machines' clocks differ: rows are ordered by their time."""
-        last = history.entries[-1].at if history.entries else datetime.min.replace(tzinfo=UTC)
-        return max(self._clock(), last + _TICK)
+        last = self._table.newest_at
+        return max(self._clock(), last + _TICK) if last else self._clock()
+
+
+def _has_all(digest: History, hour: Hour | None) -> bool:
+    """Whether it has all rows of the hour, or the hour has none."""
+    return hour is None or bool(digest.of_hour(hour)) or hour > (digest.closed_through() or "")

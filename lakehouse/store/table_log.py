@@ -103,10 +103,18 @@ class TableLog:
             found.append(entry)
         return found
 
-    def check_unbroken(self) -> None:
-        """LostLogError when the entry of its version is gone, so that what follows may have another meaning."""
-        if self.files.read(entry_path(self.version)) is None:
+    def entries_on(self) -> list[LogEntry]:
+        """That of its version, then as `next_entries`; LostLogError when the first is gone: the log was set back.
+
+        Both are asked for at the same time.
+        """
+        with ThreadPoolExecutor(1) as beside:
+            asked = beside.submit(self.entry, self.version)
+            entries = self.next_entries()
+            known = asked.result()
+        if known is None:
             raise LostLogError(self.uri)
+        return [known, *entries]
 
     def at(self, version: int) -> TableLog:
         return TableLog(self.uri, version, self.options)
@@ -125,16 +133,21 @@ def log_of(table: DeltaTable | TableLog) -> TableLog:
 
 def newest_log(uri: str, options: Mapping[str, str]) -> TableLog | None:
     """The log as it is now, by one list from its newest checkpoint on; None when there is no table."""
-    files = storage_for(uri, options)
-    checkpoint = _last_checkpoint(files)
-    names = [stored.path.rpartition("/")[2] for stored in files.listing("_delta_log", since=f"{checkpoint:020d}")]
-    versions = [int(name[:20]) for name in names if name[:20].isdigit() and name[20:] == ".json"]
-    if not versions and not any(".checkpoint." in name for name in names):
+    found = newest_versions(storage_for(uri, options))
+    return TableLog(uri, found[0], dict(options)) if found else None
+
+
+def newest_versions(files: Storage) -> tuple[int, int | None] | None:
+    """(newest version, that of the newest checkpoint in one file) of the table; None when there is none."""
+    since = _last_checkpoint(files)
+    names = [stored.path.rpartition("/")[2] for stored in files.listing("_delta_log", since=f"{since:020d}")]
+    found = [(int(name[:20]), name[20:]) for name in names if name[:20].isdigit()]
+    newest = max((version for version, _ in found), default=None)
+    if newest is None:
         return None
-    newest = max(versions, default=checkpoint)
     while files.read(entry_path(newest + 1)) is not None:  # a list may be behind
         newest += 1
-    return TableLog(uri, newest, dict(options))
+    return newest, max((version for version, end in found if end == ".checkpoint.parquet"), default=None)
 
 
 def entry_path(version: int) -> str:
@@ -261,12 +274,17 @@ def _last_checkpoint(files: Storage) -> int:
 def refuse_unknown_features(table: DeltaTable) -> None:
     """LakeError when the table asks more of its writers than `append_entry` does."""
     protocol = table.protocol()
-    features = set(protocol.writer_features or ())
-    if protocol.min_writer_version <= 2 or (protocol.min_writer_version == 7 and features <= _FEATURES):
+    refuse_unknown_writers(table.table_uri, protocol.min_writer_version, protocol.writer_features or ())
+
+
+def refuse_unknown_writers(uri: str, min_writer_version: int, writer_features: Iterable[str]) -> None:
+    """The same by what the table's protocol says of its writers."""
+    features = set(writer_features)
+    if min_writer_version <= 2 or (min_writer_version == 7 and features <= _FEATURES):
         return
     raise LakeError(
-        table.table_uri,
-        found=f"a table for writers of version {protocol.min_writer_version} with "
+        uri,
+        found=f"a table for writers of version {min_writer_version} with "
         f"{', '.join(sorted(map(str, features))) or 'what belongs to it'}",
         expected=f"no features but {', '.join(sorted(_FEATURES))}",
         next_step="Drop the feature (`ALTER TABLE … DROP FEATURE`), or restore the table from before it was set.",

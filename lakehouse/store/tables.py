@@ -8,7 +8,7 @@ from datetime import timedelta
 
 import pyarrow as pa
 from deltalake import DeltaTable, write_deltalake
-from deltalake.exceptions import DeltaError, TableNotFoundError
+from deltalake.exceptions import DeltaError
 
 from lakehouse.clock import Clock
 from lakehouse.config import Settings
@@ -17,9 +17,12 @@ from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
 from lakehouse.store.history import Entry, History
-from lakehouse.store.ledger import Ledger, LedgerTable, digest_history
+from lakehouse.store.ledger import Ledger, LedgerTable
+from lakehouse.store.ledger_rows import all_rows, followed_digest
 from lakehouse.store.place import Place
-from lakehouse.store.table_log import CHECKPOINT_EVERY
+from lakehouse.store.silver_log import SilverHead
+from lakehouse.store.table_definition import TableDefinition, defined_log
+from lakehouse.store.table_log import CHECKPOINT_EVERY, TableLog, log_of
 from lakehouse.topics import Topic
 
 BRONZE_LOG_MARGIN = timedelta(days=7)
@@ -27,7 +30,10 @@ REPLACED_FILES_KEPT = timedelta(days=1)
 """Of bronze and the ledger, whose rows are then in other files: whoever has begun to read them ends in that time."""
 
 _ledgers: dict[tuple[object, ...], LedgerTable] = {}
-"""Those that this process records in, by address and options: their rows are read once."""
+"""Those that this process records in, by address and options: their digests are read once."""
+
+_silver_heads: dict[tuple[object, ...], SilverHead] = {}
+"""Of the silver tables that this process seals into, by the same, and by what they are to have."""
 
 
 @dataclass(frozen=True)
@@ -72,17 +78,28 @@ class TopicTables:
         # Another store's table that is gone is an error of whoever reads on: no list is spent on each pass.
         if table is None or not (place.files().has_clock or place.has_table()):
             # Without a lock, which a slow store of one topic would hold against all others: two handles do no harm.
-            made = _ensure(place, LEDGER, [], self._properties(self.topic.audit_window))
-            table = _ledgers[key] = LedgerTable(made, mirrors=self.topic.mirrors)
+            table = _ledgers[key] = self._opened_ledger(place)
         return Ledger(table, by, clock or self.settings.clock)
+
+    def _opened_ledger(self, place: Place) -> LedgerTable:
+        """By its digest, where that says that the table is as it is to be."""
+        mirrors, properties = self.topic.mirrors, self._properties(self.topic.audit_window)
+        log = TableLog(place.uri, 0, place.options)
+        digest = followed_digest(log, mirrors)
+        if digest is not None and digest.properties == properties:
+            return LedgerTable(log, mirrors=mirrors, properties=properties, digest=digest)
+        log, _ = _ensure(place, LEDGER, [], properties)
+        return LedgerTable(log, mirrors=mirrors, properties=properties)
 
     def history(self) -> History:
         """What the ledger says; nothing where there is no ledger."""
-        return LedgerTable(self._ledger.table()).history() if self.has_ledger() else History()
+        return all_rows(self._ledger.table()) if self.has_ledger() else History()
 
     def digest_history(self, newest: int) -> History | None:
         """Of the ledger what tells how the topic is now, see `digest`; None where only the whole ledger does."""
-        return digest_history(self._ledger, self.topic.mirrors, newest)
+        place = self._ledger
+        digest = followed_digest(TableLog(place.uri, 0, place.options), self.topic.mirrors, newest)
+        return digest.history if digest else None
 
     def ledger_files_to_change(self, changed: Callable[[Entry], Entry]) -> list[str]:
         """Addresses of the ledger's files with a row that `changed` gives otherwise, those of older versions too."""
@@ -99,16 +116,50 @@ class TopicTables:
     def has_ledger(self) -> bool:
         return self._ledger.has_table()
 
-    def ensure_bronze(self) -> DeltaTable:
-        """Bronze, created or given new declared fields where that is due."""
+    def ensure_bronze_log(self) -> TableLog:
+        """The log of bronze, which is created or given new declared fields where that is due."""
         properties = self._properties(self.bronze_log_kept)
-        return _ensure(self.raw.below("bronze"), bronze_schema(self.topic), ["hour"], properties)
+        return _ensure(self.raw.below("bronze"), bronze_schema(self.topic), ["hour"], properties)[0]
+
+    def ensure_bronze(self) -> DeltaTable:
+        """The same as a table."""
+        self.ensure_bronze_log()
+        return self.bronze()
 
     def ensure_silver(self) -> DeltaTable:
         """Silver, created or given new declared fields where that is due; append-only."""
+        self._ensure_silver()
+        return self.silver()
+
+    def _ensure_silver(self) -> tuple[TableLog, TableDefinition]:
         window = self.topic.audit_window
         properties = self._properties(window, files_kept=window) | {"delta.appendOnly": "true"}
         return _ensure(self.sealed.below("silver"), silver_schema(self.topic), ["hour"], properties)
+
+    def silver_head(self) -> SilverHead:
+        """Silver for the one who seals, as of now; created or given new declared fields where that is due."""
+        key = self._silver_key
+        head = _silver_heads.get(key)
+        if head is None:
+            head = _silver_heads[key] = SilverHead(self._ensure_silver)
+        else:
+            head.update()
+        return head
+
+    def silver_columns(self) -> pa.Schema:
+        """Of silver as it is now, without the partition's; LakeError when there is no such table."""
+        head, place = _silver_heads.get(self._silver_key), self.sealed.below("silver")
+        if head is not None:
+            head.update()
+        found = defined_log(place.uri, place.options) if head is None else None
+        columns = head.columns if head else found[1].columns if found else pa.schema(self.silver().schema().to_arrow())
+        return columns.remove(columns.get_field_index("hour"))
+
+    @property
+    def _silver_key(self) -> tuple[object, ...]:
+        place = self.sealed.below("silver")
+        options = tuple(sorted(place.options.items()))
+        return place.uri, options, self.topic.audit_window, silver_schema(self.topic)
 
     @property
     def bronze_log_kept(self) -> timedelta:
@@ -138,19 +189,26 @@ def _interval(duration: timedelta) -> str:
     return duration_text(timedelta(seconds=seconds))
 
 
-def _ensure(place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]) -> DeltaTable:
-    try:
-        table = place.table()
-    except LakeError as error:
-        if not isinstance(error.__cause__, TableNotFoundError):
-            raise
+def _ensure(
+    place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]
+) -> tuple[TableLog, TableDefinition]:
+    found = defined_log(place.uri, place.options)
+    if found is None:
         _create(place, schema, partition_by, properties)
+    if found is None or not _is_as_wanted(place.uri, found[1], schema, properties):
         table = place.table()
-    _follow_schema(table, schema, partition_by)
+        _follow_schema(table, schema, partition_by)
+        with table_errors(place.uri):
+            _follow_properties(table, properties)
+        found = log_of(table), TableDefinition.of(table)
     with table_errors(place.uri):
-        _follow_properties(table, properties)
-        make_durable(table)
-    return table
+        make_durable(found[0])
+    return found
+
+
+def _is_as_wanted(uri: str, present: TableDefinition, schema: pa.Schema, properties: Mapping[str, str]) -> bool:
+    has_all = all(present.properties.get(key) == value for key, value in properties.items())
+    return has_all and not _lacks(uri, present.columns, schema)
 
 
 def _create(place: Place, schema: pa.Schema, partition_by: list[str], properties: Mapping[str, str]) -> None:
@@ -182,21 +240,32 @@ def _follow_properties(table: DeltaTable, properties: Mapping[str, str]) -> None
 
 def _follow_schema(table: DeltaTable, schema: pa.Schema, partition_by: list[str]) -> None:
     """Add what the topic has gained; fields that it no longer declares stay, and are null from now on."""
-    present = pa.schema(table.schema().to_arrow())
+    if not _lacks(table.table_uri, pa.schema(table.schema().to_arrow()), schema):
+        return
     try:
-        if not _gains(pa.struct(list(present)), pa.struct(list(schema)), ""):
-            return
         write_deltalake(
             table, schema.empty_table(), mode="append", schema_mode="merge", partition_by=partition_by or None
         )
         table.update_incremental()
     except (DeltaError, pa.ArrowException, ValueError) as refused:
-        raise LakeError(
-            table.table_uri,
-            found=first_line(refused),
-            expected="declared fields that only gain members",
-            next_step="Give a field whose type changes a new name.",
-        ) from refused
+        raise _not_followed(table.table_uri, refused) from refused
+
+
+def _lacks(uri: str, present: pa.Schema, wanted: pa.Schema) -> bool:
+    """Whether a table has not all that is declared; LakeError where it has it of another type."""
+    try:
+        return _gains(pa.struct(list(present)), pa.struct(list(wanted)), "")
+    except ValueError as other:
+        raise _not_followed(uri, other) from other
+
+
+def _not_followed(uri: str, refused: Exception) -> LakeError:
+    return LakeError(
+        uri,
+        found=first_line(refused),
+        expected="declared fields that only gain members",
+        next_step="Give a field whose type changes a new name.",
+    )
 
 
 def _gains(present: pa.DataType, wanted: pa.DataType, path: str) -> bool:

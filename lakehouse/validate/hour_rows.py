@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -10,13 +11,16 @@ from typing import TYPE_CHECKING
 import duckdb
 import pyarrow as pa
 import pyarrow.compute as pc
+import pyarrow.parquet as pq
 
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.schemas import silver_schema
-from lakehouse.store.delta import DataFile, files_of_hour
+from lakehouse.store.delta import DataFile
+from lakehouse.store.place import Place
 from lakehouse.store.records import Sealed
+from lakehouse.store.silver_log import files_of_seal
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.validate import gx
@@ -24,17 +28,19 @@ from lakehouse.validate.scan import of_files
 from lakehouse.validate.suites import is_there, path_of
 
 if TYPE_CHECKING:
-    from deltalake import DeltaTable
+    from pyarrow.dataset import Dataset
+
+_READERS = 16
+_PARTITION = pa.field("hour", pa.string())
 
 
 @dataclass(frozen=True)
 class SealedHour:
-    """A sealed hour's files at the version that its seal made."""
+    """A sealed hour's files at the version that its seal made; they all have the columns of that time."""
 
     topic: Topic
     hour: Hour
-    uri: str
-    silver: DeltaTable
+    silver: Place
     files: Sequence[DataFile]
 
     @property
@@ -46,30 +52,38 @@ class SealedHour:
         return gx.with_members(silver_schema(self.topic).empty_table(), columns).schema
 
     def scan(self, columns: Sequence[str]) -> pa.RecordBatchReader | str:
-        present = pa.schema(self.silver.schema().to_arrow())
-        is_readable_by_path = "://" not in self.uri and bool(self.files)
-        if is_readable_by_path and all(is_there(name, present) for name in columns):
-            paths = {name: path_of(name, present) for name in columns}
-            return of_files([f"{self.uri}/{file.path}" for file in self.files], columns, {"hour": self.hour}, paths)
-        return self.batches(columns)
+        if "://" in self.silver.uri or not self.files:
+            return self.batches(columns)
+        paths = [f"{self.silver.uri}/{file.path}" for file in self.files]
+        present = pq.read_schema(paths[0]).append(_PARTITION)
+        if not all(is_there(name, present) for name in columns):
+            return self.batches(columns)
+        return of_files(paths, columns, {"hour": self.hour}, {name: path_of(name, present) for name in columns})
 
     def batches(self, columns: Sequence[str]) -> pa.RecordBatchReader:
-        """Of the columns that the table's version did not have yet, every value is missing."""
+        """Of the columns that the files do not have, every value is missing."""
         schema = self.schema(columns)
-        present = pa.schema(self.silver.schema().to_arrow())
-        known = {name: pc.field(*path_of(name, present)) for name in columns if is_there(name, present)}
         if not self.files:
             return pa.RecordBatchReader.from_batches(schema, [])
-        dataset = self.silver.to_pyarrow_dataset(file_pruning_predicate=f"hour = '{self.hour}'")
-        reader = dataset.scanner(columns=known, filter=pc.field("hour") == self.hour).to_reader()
+        dataset = self._dataset()
+        known = {name: pc.field(*path_of(name, dataset.schema)) for name in columns if is_there(name, dataset.schema)}
+        reader = dataset.scanner(columns=known).to_reader()
         return pa.RecordBatchReader.from_batches(schema, (_as_declared(batch, schema) for batch in reader))
+
+    def _dataset(self) -> Dataset:
+        from pyarrow.dataset import FileSystemDataset, ParquetFileFormat
+
+        encoding, here = ParquetFileFormat(), pc.field(_PARTITION.name) == self.hour
+        with ThreadPoolExecutor(_READERS) as readers:
+            sources = list(readers.map(self.silver.open, [file.path for file in self.files]))
+        fragments = [encoding.make_fragment(source, partition_expression=here) for source in sources]
+        return FileSystemDataset(fragments, fragments[0].physical_schema.append(_PARTITION), encoding)
 
 
 def sealed_hour(topic: Topic, config: Config, hour: Hour, seal: Sealed) -> SealedHour:
     """The hour at the version that `seal` names; LakeError when there is no such version."""
-    tables = TopicTables(topic, config.settings)
-    silver = tables.silver(seal.silver_version)
-    return SealedHour(topic, hour, tables.sealed.below("silver").uri, silver, files_of_hour(silver, hour))
+    silver = TopicTables(topic, config.settings).sealed.below("silver")
+    return SealedHour(topic, hour, silver, files_of_seal(silver, hour, seal))
 
 
 @contextmanager

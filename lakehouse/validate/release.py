@@ -28,14 +28,14 @@ def release(topic: Topic, config: Config, hour: Hour, reason: str, by: str) -> E
         )
     ledger = TopicTables(topic, config.settings).ledger(f"release/{config.settings.release}/{by}")
     entry = ledger.record(
-        Released(reason=reason.strip(), by=by, revision=ledger.history().revision(hour)),
+        Released(reason=reason.strip(), by=by, revision=ledger.history_with(hour).revision(hour)),
         hour,
         unless=lambda history: not _is_invalid(history, hour),
     )
     if entry is None:
         raise ReleaseError(
             f"{topic.name} {hour}",
-            found=f"the hour {ledger.history().state_of(hour)}",
+            found=f"the hour {ledger.history_with(hour).state_of(hour)}",
             expected="an invalid hour",
             next_step="`lakehouse explain` says what happened to it.",
         )

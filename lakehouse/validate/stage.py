@@ -52,15 +52,14 @@ def validate_due(
     by `log_runs` after all hours are judged, in a thread of their own.
     """
     stage = Validation(topic, config, run)
-    due = stage.ledger.history().due_to_validate()
+    due = stage.ledger.digest().due_to_validate()
     if not due:
         return []
     try:
         verdicts, errors = stage.validate_each(takewhile(lambda _: not is_stopping(), due))
-        if any(each.type == volume_models.EXPECTATION for each in stage.suite.expectations):
-            history = stage.ledger.history()
-            if volume_models.is_stale(stage.tables, history):
-                volume_models.learn(stage.tables, history)
+        has_model = any(each.type == volume_models.EXPECTATION for each in stage.suite.expectations)
+        if has_model and volume_models.is_stale(stage.tables, stage.ledger.digest()):
+            volume_models.learn(stage.tables, stage.ledger.history())
         if errors:
             raise errors[0]
         return verdicts
@@ -132,7 +131,7 @@ class Validation:
         return verdict
 
     def _validate(self, hour: Hour) -> tuple[Verdict, dict[str, Any]]:
-        history = self.ledger.history()
+        history = self.ledger.history_with(hour)
         verdict, result = self.judge(hour, history)
         if has_verdict(history, hour):
             return verdict, result

@@ -408,9 +408,8 @@ class _Connection(BaseHTTPRequestHandler):
 class ObjectStoreServer:
     """The store in a process of its own, at `address`: some of delta-rs' calls let no other thread of theirs run."""
 
-    def __init__(self, process: subprocess.Popen[str]) -> None:
-        assert process.stdout is not None
-        self._process, self.address = process, f"http://127.0.0.1:{process.stdout.readline().strip()}"
+    def __init__(self, address: str) -> None:
+        self.address = address
 
     def requests(self) -> list[Request]:
         """What was asked since the last call."""
@@ -443,7 +442,8 @@ def serving() -> Iterator[ObjectStoreServer]:
     command = [sys.executable, "-m", "tests.servers.object_store"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         try:
-            yield ObjectStoreServer(process)
+            assert process.stdout is not None
+            yield ObjectStoreServer(f"http://127.0.0.1:{process.stdout.readline().strip()}")
         finally:
             process.terminate()
 

@@ -40,7 +40,7 @@ class BronzeErasure:
 
     def check_sealed(self) -> None:
         """A closed hour is sealed from the files that it closed with: these must not change before."""
-        due = self._ledger.history().due_to_seal()
+        due = self._ledger.digest().due_to_seal()
         if due:
             raise LakeError(
                 f"topic {self._topic.name}",

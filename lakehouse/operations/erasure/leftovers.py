@@ -13,13 +13,14 @@ from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest
 from lakehouse.operations.compaction import COMPACT
 from lakehouse.operations.erasure.order import ERASE
-from lakehouse.seal.stage import SEAL, app_of
+from lakehouse.seal.stage import app_of
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.delta import files, metadata_of_commits
 from lakehouse.store.delta_log import commits, commits_at
 from lakehouse.store.files import Storage
 from lakehouse.store.history import History
 from lakehouse.store.log_cleaning import data_files
+from lakehouse.store.silver_log import SEAL
 from lakehouse.store.tables import TopicTables
 
 ERASED_FOLDER = "erased-"

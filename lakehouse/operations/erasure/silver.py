@@ -24,12 +24,13 @@ from lakehouse.operations.erasure.leftovers import (
 from lakehouse.operations.erasure.order import Order
 from lakehouse.operations.erasure.rows import Event, Match, batches, events_of, with_hour
 from lakehouse.seal.copying import Copied, write_silver
-from lakehouse.seal.stage import SEAL, app_of, digests_of, newest_seal
+from lakehouse.seal.stage import app_of, digests_of, newest_seal
 from lakehouse.store import parquet
 from lakehouse.store.delta import DataFile, commit, files, files_of_hour
 from lakehouse.store.holds import holds_for
 from lakehouse.store.ledger import Ledger
 from lakehouse.store.records import PreviousSeal, Sealed
+from lakehouse.store.silver_log import SEAL
 from lakehouse.store.table_log import ConflictError
 from lakehouse.store.tables import TopicTables
 
