@@ -56,6 +56,8 @@ FACTS = pa.schema(
         ("counts", pa.string()),
         ("error", pa.string()),
         ("read", pa.string()),
+        ("slots", pa.int32()),
+        ("pulled_bytes", pa.int64()),
     ]
 )
 """What the source gives to Spark: one row per file of a segment, and one without a path for a segment without files.
@@ -70,6 +72,8 @@ only, the messages that were made durable and whose acknowledgement was refused,
 `counts` is JSON, on the first row of a segment only: rejects by `reasons` and `undeclared` fields by name. `error` says
 why the slot could not be pulled (`lakehouse.errors.from_trace` reads it): its row has no path and nothing drained.
 `read` is what was read of a source that is a log (`lakehouse.progress.LogRead`), the same in every row of the segment.
+`slots` is how many the topic has in the epoch. `pulled_bytes` are those of the payloads, on the first row of a segment
+only.
 """
 
 

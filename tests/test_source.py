@@ -289,6 +289,23 @@ def test_bundles_have_about_as_much_to_do() -> None:
     assert [len(task) for task in tasks] == [3, 3, 2, 2]
 
 
+def test_quiet_topics_share_no_task_with_busy_ones_and_begin_before_them() -> None:
+    """What a topic brought is committed when its task has ended."""
+    busy = {f"busy-{number}": 0.15 + 0.1 * number for number in range(9)}
+    quiet = {f"quiet-{number}": 0.005 for number in range(45)}
+    tasks = planned({**busy, **quiet, "idle": 0.0})
+    kinds = [{name.partition("-")[0] for name in names} for names in tasks]
+    assert kinds == [{"quiet"}, {"quiet", "idle"}] + [{"busy"}] * (len(tasks) - 2)
+
+
+def test_few_large_messages_are_a_load(lake: ReadLake, broker: Broker, publish: Callable[..., None]) -> None:
+    """By their number they are nothing, and a task pulls them as long as many small ones."""
+    claimed, size_bytes = lake.claimed(), 400_000
+    publish(b'"' + b"x" * (size_bytes - 2) + b'"')
+    claimed.look(lake.read())
+    assert claimed.plan().load == round(size_bytes / lake.settings.ingest.max_bytes, 4) > 0
+
+
 def test_the_slots_of_a_topic_that_has_several_are_tasks_of_their_own() -> None:
     plan = Plan({"big": TopicPlan(slots=2, load=1.0), "small": TopicPlan()})
     tasks = bundles(Offset.of(1, plan, plan.topics), plan, plan.topics, is_fresh=True, is_suspect=False)
@@ -537,7 +554,7 @@ def test_an_attempt_that_loses_the_race_gives_everything_back(
     winner = manifest(1, dry=True)
     watched["pull.files_durable"] = lambda: lake.put(winner)
     recorded = broker.faults = Recorded()
-    assert lake.read() == [{**row, "topic": "plays"} for row in facts(winner).to_pylist()]
+    assert lake.read() == [{**row, "topic": "plays", "slots": 1} for row in facts(winner).to_pylist()]
     assert "Acknowledge" not in recorded.calls
     assert waiting() == [play(1), play(2)]
     assert [stored for stored in lake.storage.listing("bronze") if stored.path.endswith(".parquet")] == []

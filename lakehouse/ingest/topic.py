@@ -174,8 +174,14 @@ class TopicIngest:
         ends = [(bool(rows[-1]["full"]), rows[-1]["dry_at"] is not None) for rows in slots.values()]
         self._slots = next_slots(self._slots or len(slots), self.topic.slots, ends)
         self._stride = next_stride(self._stride, self._config.settings.ingest.max_messages, facts)
-        brought = max((sum(row["rows"] or 0 for row in rows) for rows in slots.values()), default=0)
-        load = max(brought / self._config.settings.ingest.max_messages, float(any(is_full for is_full, _ in ends)))
+        brought = max(map(self._share, slots.values()), default=0.0)
+        load = max(brought, float(any(is_full for is_full, _ in ends)))
         self._load = load if load > self._load / 2 else self._load / 2
         if self._load < _NO_LOAD:
             self._load = 0.0
+
+    def _share(self, facts: Sequence[Fact]) -> float:
+        """Of what a slot may bring: in messages or in bytes, whichever is more."""
+        bounds = self._config.settings.ingest
+        messages, size_bytes = (sum(fact.get(name) or 0 for fact in facts) for name in ("rows", "pulled_bytes"))
+        return max(messages / bounds.max_messages, size_bytes / bounds.max_bytes)

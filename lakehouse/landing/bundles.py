@@ -196,7 +196,7 @@ class _Pulling:
             self._add(key, [row_of_error(self._slots[key], self._puller.clock(), late, self._attempt)])
 
     def _add(self, key: Key, rows: Sequence[Row]) -> None:
-        self._rows += [{**row, "topic": key[0]} for row in rows]
+        self._rows += [{**row, "topic": key[0], "slots": self._slots[key].of} for row in rows]
 
 
 class _OneAtATime:

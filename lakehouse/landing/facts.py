@@ -52,6 +52,7 @@ def rows_of(manifest: Manifest, unacknowledged: int = 0, ack_error: str | None =
     ]
     rows = rows or [{**common, "rows": 0, "size_bytes": 0, "rejected": 0}]
     rows[0] |= {"counts": counts, "unacknowledged": unacknowledged, "ack_error": ack_error}
+    rows[0] |= {"pulled_bytes": manifest.pulled_bytes}
     return rows
 
 

@@ -67,6 +67,7 @@ class Manifest:
 
     `continues` says that the slot goes on in another part. It is decided before the manifest is durable, so that
     whoever reads the slot again reads the same parts. `read` is a `LogRead` as text, of a source that is a log.
+    `pulled_bytes` are those of the payloads.
     """
 
     epoch: int
@@ -82,6 +83,7 @@ class Manifest:
     unanswered_at: datetime | None = None
     continues: bool = False
     read: str | None = None
+    pulled_bytes: int = 0
 
     def as_json(self) -> bytes:
         return json.dumps(asdict(self), default=_iso).encode()

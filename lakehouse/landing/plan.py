@@ -22,6 +22,8 @@ from lakehouse.topics import Slots
 
 _IDLE, _ACTIVE = 0.0005, 0.02
 """What a topic of which nothing or little comes takes of a task, measured in full slots."""
+_QUIET = 0.1
+"""What a topic brings at most, in full slots, that shares its tasks with idle ones: it does not wait for busy ones."""
 _MOST_TOPICS = 1_000
 """Of a task."""
 
@@ -98,11 +100,13 @@ class Offset:
 def bundles(offset: Offset, plan: Plan, names: Collection[str], *, is_fresh: bool, is_suspect: bool) -> list[Bundle]:
     """The tasks of an epoch: each topic's slots, in bundles that have about a full slot's work to do.
 
+    Those of quiet topics come first, and have no busy one: what a topic brought is committed when its bundle has ended.
     Topics that the plan does not have any more are left out, and those that were elsewhere up to a later epoch: what
     was pulled for them before is adopted. Deterministic.
     """
     bins: list[_Bin] = []
-    small: list[tuple[float, str, Slot]] = []
+    quiet: list[tuple[float, str, Slot]] = []
+    busy: list[tuple[float, str, Slot]] = []
     for name in sorted(names):
         topic = plan.topics.get(name)
         if topic is None or name in offset.left_out or offset.epoch < topic.after:
@@ -115,8 +119,8 @@ def bundles(offset: Offset, plan: Plan, names: Collection[str], *, is_fresh: boo
             if topic.is_apart or count > 1:
                 bins.append(_Bin(topic.load, [(name, slot)], topic.patience_seconds))
             else:
-                small.append((_cost(topic.load), name, slot))
-    bins += _packed(small, plan)
+                (quiet if topic.load <= _QUIET else busy).append((_cost(topic.load), name, slot))
+    bins = [*_packed(quiet, plan), *_packed(busy, plan), *bins]
     return [Bundle(tuple(each.slots), is_fresh, _patience(each.patience)) for each in bins]
 
 

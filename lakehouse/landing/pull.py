@@ -223,6 +223,7 @@ class _Attempt:
             unanswered_at=ended.unanswered_at,
             continues=ended.goes_on,
             read=ended.read.as_text() if ended.read else None,
+            pulled_bytes=self._held_bytes,
         )
 
     def _manifest_there(self, mine: Manifest) -> Manifest:

@@ -111,6 +111,7 @@ class SegmentWriter:
         unanswered_at: datetime | None = None,
         continues: bool = False,
         read: str | None = None,
+        pulled_bytes: int = 0,
     ) -> Manifest:
         """The manifest of this attempt's segment, with `files` as `close` gave them; written by nobody yet.
 
@@ -130,6 +131,7 @@ class SegmentWriter:
             unanswered_at,
             continues,
             read,
+            pulled_bytes,
         )
 
     def _where_from(self, rows: int) -> list[pa.Array]:
