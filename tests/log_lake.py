@@ -43,16 +43,6 @@ def event(played_at: datetime, event_id: str, n: int = 1) -> bytes:
     return json.dumps({"event_id": event_id, "played_at": played_at.isoformat(), "n": n}).encode()
 
 
-class Frame:
-    """What `foreachBatch` is given, of facts that were read in this process."""
-
-    def __init__(self, batches: list[pa.RecordBatch]) -> None:
-        self._batches = batches
-
-    def toArrow(self) -> pa.Table:
-        return pa.Table.from_batches(self._batches, FACTS)
-
-
 class Application:
     """One run of ingest over one topic, batch by batch, in this process."""
 
@@ -66,15 +56,13 @@ class Application:
         self.query.add(self.ingest)
         self.stream = FactStream(self.query.source_options(), Puller(clock=clock), side_by_side=0)
         self._offset = self.stream.initialOffset()
-        self._batches = 0
 
     def batch(self) -> list[dict[str, Any]]:
         """One epoch, from its plan to its commit; its facts."""
         begin, self._offset = self._offset, self.stream.latestOffset()
         planned = self.stream.partitions(begin, self._offset)
         batches = [batch for partition in planned for batch in self.stream.read(partition)]
-        self.query.on_batch(Frame(batches), self._batches)  # type: ignore[arg-type]
-        self._batches += 1
+        self.query.take([(0, pa.Table.from_batches(batches, FACTS))])
         return [row for batch in batches for row in batch.to_pylist()]
 
     def batches(self, count: int) -> None:

@@ -189,7 +189,7 @@ def _look(world: World, me: Driver, rules: Rules) -> Next:
 
     `lakehouse.landing.pull.Puller.parts`. What is acknowledged a moment later could have been pulled now, so looking
     and pulling are one move. A driver that is asked to stop skips the whole batch,
-    `lakehouse.ingest.query.IngestQuery.on_batch`, and is done.
+    `lakehouse.ingest.query.IngestQuery.take`, and is done.
     """
     if not me.slot and not me.is_attempt:
         yield world, me._replace(at="end batch", batches=1)

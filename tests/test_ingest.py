@@ -28,8 +28,10 @@ from subscribing import (
 
 from lakehouse import failpoints, hours
 from lakehouse.config import Config
+from lakehouse.crews import Crew
 from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriverError
 from lakehouse.ingest.batch import Batch
+from lakehouse.ingest.commits import Outcome
 from lakehouse.ingest.facts import Fact
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.parking import Pace
@@ -43,6 +45,7 @@ from lakehouse.progress import Frontier
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.faults import Faults
 from lakehouse.schemas import FACTS
+from lakehouse.spark.partitions import Ended
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
 from lakehouse.store.delta import files
@@ -750,14 +753,9 @@ def test_a_topic_is_not_finished_while_an_hour_waits_for_the_frontier(lake: Lake
 # --- the end of a run ----------------------------------------------------------------------------------------------
 
 
-class Frame:
-    """What Spark hands to a batch, as far as the batch looks at it."""
-
-    def __init__(self, facts: list[Fact]) -> None:
-        self._facts = facts
-
-    def toArrow(self) -> pa.Table:
-        return pa.Table.from_pylist(self._facts, schema=FACTS)
+def task_of(facts: list[Fact], number: int = 0) -> Ended:
+    """What comes of a task that brought these facts."""
+    return number, pa.Table.from_pylist(facts, schema=FACTS)
 
 
 def test_a_topic_that_a_newer_run_has_leaves_the_plan_of_the_older_one(lake: Lake) -> None:
@@ -767,13 +765,73 @@ def test_a_topic_that_a_newer_run_has_leaves_the_plan_of_the_older_one(lake: Lak
     query.add(older)
     lake.driver("two")
     assert query.is_polled("plays")
-    query.on_batch(Frame(lake.pulled(1)), 0)  # type: ignore[arg-type]
+    query.take([task_of(lake.pulled(1))])
     parked = query.parking.parked["plays"]
     assert isinstance(parked.error, StaleDriverError)
     assert "run two" in str(parked.error)
     assert parked.until is None
     assert not query.is_polled("plays")
     assert older.pulse.state == "taken over"
+
+
+# --- an epoch, task by task ----------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def skips(lake: Lake, topic_with: Callable[..., Topic]) -> Lake:
+    """Another topic beside that of `lake`."""
+    topic = topic_with(name="skips", subscription="projects/test/subscriptions/skips")
+    create_subscription(topic.subscription)
+    return lake.with_topic(topic)
+
+
+def test_what_a_task_brought_is_committed_while_another_one_is_held_open(lake: Lake, skips: Lake) -> None:
+    """An epoch lasts as long as its slowest task, and a topic's commit only as long as its own."""
+    query = query_of(lake, lake.driver(), skips.driver())
+    publish(play("10:10"))
+    mine, others = lake.pulled(1), [{**fact, "topic": "skips"} for fact in skips.pulled(1)]
+    held_until = time.monotonic() + PATIENCE_SECONDS
+
+    def tasks() -> Iterator[Ended]:
+        yield task_of(mine)
+        while not lake.delivered():
+            assert time.monotonic() < held_until, "nothing was committed while a task was held open"
+            time.sleep(0.01)
+        assert not skips.delivered()
+        yield task_of(others, 1)
+
+    query.take(tasks())
+    assert lake.delivered() == skips.delivered() == {"10:10": [TEN]}
+
+
+def test_a_topic_of_several_slots_is_committed_when_all_of_them_have_ended(lake: Lake) -> None:
+    """In one commit: whether the topic is drained is known only then."""
+    query = query_of(lake, lake.driver(), commits=Crew(0, "commit"))
+    publish(play("10:10"))
+    first = [{**fact, "slots": 2} for fact in lake.pulled(1)]
+    publish(play("10:20"))
+    second = [{**fact, "slots": 2} for fact in lake.pulled(1, first_slot=1)]
+
+    def tasks() -> Iterator[Ended]:
+        yield task_of(first)
+        assert not lake.delivered()
+        yield task_of(second, 1)
+
+    query.take(tasks())
+    assert lake.delivered() == {"10:10": [TEN], "10:20": [TEN]}
+    batch = query.topics["plays"].last_batch
+    assert batch is not None
+    assert batch.version == 1
+
+
+def test_what_a_task_failed_of_ends_the_batch_when_all_others_are_committed(lake: Lake, skips: Lake) -> None:
+    query = query_of(lake, lake.driver(), skips.driver())
+    publish(play("10:10"))
+    died = RuntimeError("Python worker exited unexpectedly")
+    with pytest.raises(RuntimeError, match="exited unexpectedly"):
+        query.take([(0, died), task_of(lake.pulled(1), 1)])
+    assert lake.delivered() == {"10:10": [TEN]}
+    assert (query.failure, query.died, query.batches) == (died, {0: died}, 0)
 
 
 # --- lakes of others -----------------------------------------------------------------------------------------------
@@ -785,12 +843,12 @@ def next_epoch(lake: Lake, query: IngestQuery) -> int:
     start = stream.initialOffset()
     end = stream.latestOffset(start)
     rows = [row for task in stream.partitions(start, end) for batch in stream.read(task) for row in batch.to_pylist()]
-    query.on_batch(Frame(rows), 0)  # type: ignore[arg-type]
+    query.take([task_of(rows)])
     return int(end["epoch"])
 
 
-def query_of(lake: Lake, *ingests: TopicIngest) -> IngestQuery:
-    query = IngestQuery(ingests, lake.config.settings, clock=lake.clock)
+def query_of(lake: Lake, *ingests: TopicIngest, commits: Crew[str, Outcome] | None = None) -> IngestQuery:
+    query = IngestQuery(ingests, lake.config.settings, clock=lake.clock, commits=commits)
     for ingest in ingests:
         query.add(ingest)
     return query

@@ -107,7 +107,7 @@ class Streaming:
         self.epoch += 1
         rows = [self._row(name) for name in Plan.read(self._query.plan_path).topics]
         try:
-            self._query.on_batch(_Frame(rows), self.epoch)  # type: ignore[arg-type]
+            self._query.take([(0, pa.Table.from_pylist(rows, schema=FACTS))])
         except BaseException as failure:
             self.dies_of = RuntimeError(f"the batch failed: {type(failure).__name__}")
         return self.dies_of is None
@@ -122,14 +122,6 @@ class Streaming:
         slot, error = Slot(self.epoch, 0, None), self._brings(name, self.epoch)
         row = row_of_error(slot, now(), error, 0) if error else row_of_idle(slot, now(), now(), None, 0)
         return {**row, "topic": name}
-
-
-class _Frame:
-    def __init__(self, rows: list[Fact]) -> None:
-        self._rows = rows
-
-    def toArrow(self) -> pa.Table:
-        return pa.Table.from_pylist(self._rows, schema=FACTS)
 
 
 class App:
@@ -693,6 +685,7 @@ def test_who_was_in_a_task_that_died_is_pulled_apart_and_parked_when_it_kills_ag
         if task is None:
             return None
         bundles_file(app.query.plan_path).write_text(json.dumps([task]))
+        app.query.died = {0: died}
         return died
 
     app.before_start = before_start

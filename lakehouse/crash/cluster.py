@@ -45,8 +45,9 @@ _SPECULATION = {
     "spark.speculation.interval": "100ms",
     "spark.speculation.quantile": "0.5",
     "spark.speculation.multiplier": "1.1",
-    # Longer than a Python worker takes to start: one that is killed for being cold would never be warm.
-    "spark.speculation.minTaskRuntime": "5s",
+    # Of a job of one task, as each of ingest's is, Spark starts a second attempt only by this. Longer than a Python
+    # worker takes to start: one that is killed for being cold would never be warm.
+    "spark.speculation.task.duration.threshold": "5s",
 }
 _ACK_DEADLINE = timedelta(minutes=1)
 _LOSER_SECONDS = 9.0

@@ -118,8 +118,7 @@ class Driver:
         if start is None:
             start = self._stream.initialOffset()
         bundles = self._bundled_otherwise(self._stream.partitions(start, end))
-        frame: Any = _Frame(lambda: [batch for bundle in bundles for batch in self._read(bundle)])
-        self.query.on_batch(frame, number)
+        self.query.take((task, self._read(bundle)) for task, bundle in enumerate(bundles))
         self._commits.put(number)
         self._batch, self._end = number, end
         self._raise_what_ends_it()
@@ -166,15 +165,16 @@ class Driver:
         self._offsets.put(number + 1, following)
         return number + 1, self._end, following
 
-    def _read(self, bundle: Bundle) -> Iterator[pa.RecordBatch]:
+    def _read(self, bundle: Bundle) -> pa.Table:
         self.bundle = bundle
         try:
-            yield from list(self._stream.read(bundle))
+            batches = list(self._stream.read(bundle))
         except Death:
             if not self.only_tasks_die:
                 raise
-            yield from list(self._new_stream().read(replace(bundle, is_fresh=False)))
+            batches = list(self._new_stream().read(replace(bundle, is_fresh=False)))
         self.bundle = None
+        return pa.Table.from_batches(batches, FACTS)
 
 
 class _Ingest(TopicIngest):
@@ -234,13 +234,3 @@ class _Remembered:
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
         self.newest = self._source.observe(facts, now)
         return self.newest
-
-
-class _Frame:
-    """The part of a DataFrame that a batch uses: reads happen when it is collected."""
-
-    def __init__(self, batches: Callable[[], list[pa.RecordBatch]]) -> None:
-        self._batches = batches
-
-    def toArrow(self) -> pa.Table:
-        return pa.Table.from_batches(self._batches(), FACTS)

@@ -2,16 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 from lakehouse.hours import Hour
 from lakehouse.ingest.buckets import bucket_of
+from lakehouse.landing.manifests import PART_STRIDE
 from lakehouse.store.bronze_log import Segment, segment_of
 from lakehouse.store.delta import DataFile, event_time_stats
 
 Fact = dict[str, Any]
 """A row of `FACTS`: a file of a segment, or a segment without files (`path` is then null)."""
+
+
+class Arriving:
+    """An epoch's facts as its tasks end: a topic's may be in several of them."""
+
+    def __init__(self) -> None:
+        self._facts: dict[str, list[Fact]] = {}
+
+    def whole(self, facts: Iterable[Fact]) -> dict[str, list[Fact]]:
+        """With these, all facts of the topics that they make whole: there are those of each of its slots."""
+        names: dict[str, None] = {}
+        for fact in facts:
+            self._facts.setdefault(fact["topic"], []).append(fact)
+            names[fact["topic"]] = None
+        return {name: self._facts.pop(name) for name in names if _is_whole(self._facts[name])}
+
+
+def _is_whole(facts: Sequence[Fact]) -> bool:
+    return len({fact["slot"] % PART_STRIDE for fact in facts}) >= (facts[0]["slots"] or 1)
 
 
 def with_files(facts: Iterable[Fact]) -> list[Fact]:

@@ -21,7 +21,7 @@ from lakehouse.crews import Crew
 from lakehouse.errors import LakehouseError, SlowStoreError, from_trace
 from lakehouse.ingest.checkpoint import FOLDER, is_readable, set_aside_if_damaged
 from lakehouse.ingest.commits import Commits, Outcome
-from lakehouse.ingest.facts import Fact
+from lakehouse.ingest.facts import Arriving, Fact
 from lakehouse.ingest.failures import own_error
 from lakehouse.ingest.parking import USUAL, Pace, Parking
 from lakehouse.ingest.planning import Planning
@@ -29,6 +29,8 @@ from lakehouse.ingest.requests import Requests
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.plan import Plan, TopicPlan
 from lakehouse.landing.source import FORMAT, PubSubSource, source_options
+from lakehouse.schemas import FACTS
+from lakehouse.spark.partitions import Ended, partitions_as_they_end
 from lakehouse.store.applications import checkpoint_folder
 from lakehouse.store.notes import StopRequest
 
@@ -62,6 +64,8 @@ class IngestQuery:
         self.parking = Parking(pace)
         self.topics: dict[str, TopicIngest] = {}
         self.failure: BaseException | None = None
+        self.died: dict[int, BaseException] = {}
+        """The tasks of the last epoch that died, by their numbers."""
         self.batches = 0
         self._commits = Commits(self.topics, self.parking, settings.ingest.trigger, commits)
         self._requests = Requests(settings, run, 1 if commits is None else 0)
@@ -110,14 +114,21 @@ class IngestQuery:
         return source_options(self._all, settings.raw_root, settings.ingest, settings.storage_options, self.plan_path)
 
     def on_batch(self, frame: DataFrame, batch_id: int) -> None:
-        """One micro-batch: what it brought is committed, unless the query is being drained."""
+        """One micro-batch, whose tasks begin here."""
+        self.take(partitions_as_they_end(frame, FACTS))
+
+    def take(self, tasks: Iterable[Ended]) -> None:
+        """An epoch, task by task: what each brought is committed when it has ended, unless the query is being drained.
+
+        What a task failed of is raised when all others have ended, and what they brought is committed.
+        """
         with self._under_way:
             # An epoch of a drained query pulls nothing; what was pulled for it before is adopted by the next run.
             if self._stopping.is_set():
                 return
             try:
                 failpoints.reach("ingest.offsets_logged")
-                self._commit(frame.toArrow().to_pylist())
+                self._commit(tasks)
                 failpoints.reach("ingest.batch_done")
             except BaseException as failure:
                 self.failure = failure
@@ -173,21 +184,29 @@ class IngestQuery:
 
     # --- a batch ---------------------------------------------------------------------------------------------------
 
-    def _commit(self, facts: Sequence[Fact]) -> None:
-        """Every topic's facts; those that need the store, side by side."""
-        by_topic: dict[str, list[Fact]] = {}
-        for fact in facts:
-            by_topic.setdefault(fact["topic"], []).append(fact)
-        if any(fact["attempt"] for fact in facts):
-            self._planning.suspect(time.monotonic())
+    def _commit(self, tasks: Iterable[Ended]) -> None:
+        """Every topic's facts, as soon as they are there; those that need the store, side by side."""
         noted = self._requests.look(self._clock())
         for name in noted.topics & self.topics.keys():
             self.topics[name].remind()
-        for name, brought in by_topic.items():
-            if name in self.topics and name not in self._commits.busy:
-                self._attend(name, brought)
+        arriving = Arriving()
+        self.died = {}
+        for number, brought in tasks:
+            if isinstance(brought, BaseException):
+                self.died[number] = brought
+            else:
+                self._arrive(arriving, brought.to_pylist())
         self._commits.take_results()
         self._heed(noted.stops)
+        for failure in self.died.values():
+            raise failure
+
+    def _arrive(self, arriving: Arriving, facts: Sequence[Fact]) -> None:
+        if any(fact["attempt"] for fact in facts):
+            self._planning.suspect(time.monotonic())
+        for name, brought in arriving.whole(facts).items():
+            if name in self.topics and name not in self._commits.busy:
+                self._attend(name, brought)
 
     def _heed(self, requests: Iterable[StopRequest]) -> None:
         """Leave what is to stop: its batch is done. A topic whose commit goes on is left when that has ended."""

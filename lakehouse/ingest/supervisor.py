@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import logging
-import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -32,7 +31,6 @@ OPENED_WITHIN = timedelta(seconds=30)
 """At the start of a run: who takes longer comes later."""
 _MOST_STARTS = 5
 """Of a query that dies again and again without a batch in between."""
-_TASK = re.compile(r"Task (\d+) in stage")
 _LATE_PLANNER = "Python worker failed to connect back"
 _DEATHS = ("Python worker exited unexpectedly", "ExecutorLostFailure")
 
@@ -191,21 +189,24 @@ class Supervisor:
         text = str(query.exception() or "")
         log.warning("ingest: starts=%d error=the query died: %s", self._starts, str(cause).partition("\n")[0][:300])
         if any(sign in text for sign in _DEATHS):
-            self._blame(text)
+            self._blame()
         self._check_newest()
         if self._is_any_well():
             self._streaming = self._start()
 
-    def _blame(self, text: str) -> None:
-        """Of the task that died: its topics are pulled apart from now on, and one that kills again is parked."""
-        task = _TASK.search(text)
+    def _blame(self) -> None:
+        """Of the tasks that died: their topics are pulled apart from now on, and one that kills again is parked.
+
+        Only of the first: a process that ends takes tasks along that have done nothing.
+        """
         noted = bundles_file(self._query.plan_path)
         tasks: Sequence[Sequence[str]] = json.loads(noted.read_text()) if noted.exists() else []
-        names = tasks[int(task[1])] if task and int(task[1]) < len(tasks) else list(self._query.topics)
-        was_apart = self._query.is_apart(names[0]) if len(names) == 1 else False
-        self._query.suspect(names)
+        died = [tasks[number] for number in self._query.died if number < len(tasks)] or [list(self._query.topics)]
+        first = died[0]
+        was_apart = self._query.is_apart(first[0]) if len(first) == 1 else False
+        self._query.suspect([name for names in died for name in names])
         if was_apart:
-            self._query.park(names[0], _deadly(names[0]))
+            self._query.park(first[0], _deadly(first[0]))
 
     def _check_newest(self) -> None:
         """A query can die of a newer run that has its checkpoint."""
