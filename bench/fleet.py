@@ -16,6 +16,7 @@ import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from pathlib import Path
 
 from bench import closing, fleet_commands, pages
@@ -188,31 +189,49 @@ def _isolation(bench: Bench, count: int) -> None:
             by_name = {topic.topic.name: topic for topic in running}
             healthy = [by_name[name] for name in names]
             _warm(running)
-            without, before = _rounds(healthy, lambda: None)
+            alone = _rounds(healthy, lambda: None)
             _sicken(store, by_name)
-            beside, after = _rounds(healthy, lambda: _feed(by_name))
+            beside = _rounds(healthy, lambda: _feed(by_name))
             causes = {name: by_name[name].ingest.pulse.error for name in ("gone", "refused", "slow")}
-    bench.report.shown("healthy topics: from publish to commit", without, "seconds")
-    bench.report.at_most("healthy topics beside five sick ones: from publish to commit", beside / without, 1.5)
-    bench.report.shown("healthy topics beside five sick ones: a batch", after / before, "times")
+    about, report = "healthy topics beside five sick ones", bench.report
+    report.shown("healthy topics: from publish to commit", alone.published, "seconds")
+    report.shown("healthy topics: from the epoch's begin to commit", alone.committed, "seconds")
+    report.at_most(f"{about}: from publish to commit", beside.published / alone.published, 1.5)
+    report.at_most(f"{about}: from the epoch's begin to commit", beside.committed / alone.committed, 1.5)
+    report.shown(f"{about}: until the whole epoch is settled", beside.settled / alone.settled, "times")
     for name, cause in causes.items():
         print(f"  {name}: {cause}")
         if cause is None:
             bench.report.refuse(f"cause of the topic {name}", "it is not sick")
 
 
-def _rounds(healthy: Sequence[Running], feed: Callable[[], None]) -> tuple[float, float]:
-    """Medians of the seconds until a page that comes to each of them is committed, and of the batches' seconds."""
+@dataclass(frozen=True)
+class Rounds:
+    """Medians of seconds, of the last of the topics in each round: until what came was committed, from its publish and
+    from the epoch's begin; and how long Spark's batches took, all topics included."""
+
+    published: float
+    committed: float
+    settled: float
+
+
+def _rounds(healthy: Sequence[Running], feed: Callable[[], None]) -> Rounds:
+    """In each a page comes to each of them."""
     first = healthy[0].last_batch()
-    seconds = []
+    published, committed = [], []
     for _ in range(ROUNDS):
         feed()
         started, wanted = time.monotonic(), [topic.rows + PAGE for topic in healthy]
         for topic in healthy:
             topic.release(PAGE)
         _wait(healthy, lambda wanted=wanted: _have(healthy, wanted), "what came to healthy topics")  # type: ignore[misc]
-        seconds.append(time.monotonic() - started)
-    return statistics.median(seconds), statistics.median(healthy[0].batch_seconds(first))
+        published.append(time.monotonic() - started)
+        committed.append(max(topic.commit_seconds for topic in healthy))
+    last = healthy[0].last_batch()
+    _wait(healthy, lambda: healthy[0].last_batch() > last, "the end of the last epoch")
+    print("  from the epoch's begin to commit: " + ", ".join(f"{seconds:.2f} s" for seconds in committed))
+    settled = healthy[0].batch_seconds(first)
+    return Rounds(*map(statistics.median, (published, committed, settled)))
 
 
 def _have(topics: Sequence[Running], rows: Sequence[int]) -> bool:

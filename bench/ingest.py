@@ -16,7 +16,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -45,6 +45,7 @@ from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers.pubsub import SubscriptionReader
 from lakehouse.landing.source import FORMAT, PubSubSource
 from lakehouse.schemas import DELIVERED
+from lakehouse.spark.partitions import Ended
 from lakehouse.spark.session import spark_session
 from lakehouse.store.delta import open_table
 from lakehouse.topics import Topic, topic_from
@@ -405,6 +406,7 @@ class Running:
     """One topic's ingest, and how many rows it has committed."""
 
     query: StreamingQuery
+    application: TimedQuery
 
     def __init__(self, topic: Topic, settings: Settings, server: Served) -> None:
         self.topic, self._settings, self._server = topic, settings, server
@@ -415,6 +417,8 @@ class Running:
         self.ingest.look = self._looked  # type: ignore[method-assign]
         self.triggers: list[float] = []
         self.rows = 0
+        self.commit_seconds = 0.0
+        """From the begin of its epoch until what came last was committed."""
 
     @property
     def raw_root(self) -> str:
@@ -476,10 +480,21 @@ class Running:
         if rejected := sum(fact["rejected"] for fact in facts):
             raise RuntimeError(f"{rejected} of the benchmark's own messages were rejected")
         with self._arrived:
+            self.commit_seconds = time.monotonic() - self.application.began
             self.rows += batch.rows
             self.triggers.append(time.monotonic())
             self._arrived.notify_all()
         return batch
+
+
+class TimedQuery(IngestQuery):
+    """One that says when its epoch has begun, by the steady clock."""
+
+    began = 0.0
+
+    def take(self, tasks: Iterable[Ended]) -> None:
+        self.began = time.monotonic()
+        super().take(tasks)
 
 
 @contextmanager
@@ -496,12 +511,12 @@ def ingesting(
     settings = settings_of(root.name if root else f"lake-{next(_runs)}", trigger).model_copy(update=dict(changes))
     running = [Running(topic, settings, bench.server) for topic in topics]
     ingests = [each.ingest for each in running]
-    query = IngestQuery(ingests, settings)
+    query = TimedQuery(ingests, settings)
     supervisor = Supervisor(query, ingests, lambda: query.start(bench.spark))
     supervisor.open()
     streaming = query.start(bench.spark)
     for each in running:
-        each.query = streaming
+        each.query, each.application = streaming, query
     try:
         yield running
     finally:
