@@ -458,6 +458,28 @@ def test_what_is_recorded_of_a_topic_whose_segment_is_late_is_not_waited_for(
     assert [pulse.error for pulse in pulses] == [str(late)]
 
 
+def test_a_topic_whose_segment_is_late_among_others_has_a_task_of_its_own_before_it_is_parked(config: Config) -> None:
+    """The others wait for it only a little: that is no time in which a store must have answered."""
+    app = App(config).open()
+    late = SlowStoreError("plays", found="no segment", expected="a store that answers", next_step="Wait.")
+    seen = []
+
+    def brings(name: str, epoch: int) -> LakehouseError | None:
+        if name == "skips":
+            plan = app.query.plan().topics.get("plays")
+            seen.append((plan and (plan.is_apart, plan.patience_seconds), app.query.parking.is_slow("plays")))
+            if len(seen) == 3:
+                app.stop.set()
+        return late if name == "plays" else None
+
+    app.brings = brings
+    with pytest.raises(SlowStoreError):
+        app.run()
+    own_task = (True, planning.patience(config.settings.ingest.trigger).total_seconds())
+    assert seen[:2] == [((False, own_task[1]), False), (own_task, False)]
+    assert seen[2][1], "it has had a task of its own"
+
+
 def test_a_slow_topic_is_waited_for_once(config: Config) -> None:
     app = App(config).open()
     slow = SlowStoreError("plays", found="nothing", expected="an answer", next_step="Wait.")

@@ -28,6 +28,7 @@ from lakehouse.errors import LakeError, SlowStoreError, SourceError, UnexpectedE
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
 from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing import bundles as bundles_module
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.brokers.subscriptions import PubSub
 from lakehouse.landing.bundles import Bundle, Land, pulled
@@ -437,7 +438,11 @@ def test_a_slot_whose_store_does_not_answer_is_not_waited_for(
 
     monkeypatch.setattr(LocalStorage, "put_if_absent", slow)
     publish(play())
-    rows = {row["topic"]: row for row in pulled(bundle(is_fresh=True, patience=timedelta(seconds=2)), two, Puller())}
+    monkeypatch.setattr(bundles_module, "_STRAGGLER_SECONDS", 0.5)
+    began = time.monotonic()
+    patience = timedelta(seconds=PATIENCE_SECONDS)
+    rows = {row["topic"]: row for row in pulled(bundle(is_fresh=True, patience=patience), two, Puller())}
+    assert time.monotonic() - began < PATIENCE_SECONDS, "others wait with it"
     assert rows["plays"]["rows"] == 1
     assert isinstance(from_trace(rows["skips"]["error"]), SlowStoreError)
     storage = two.raw("skips").files()

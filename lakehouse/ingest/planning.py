@@ -15,7 +15,8 @@ LEAST_PATIENCE = timedelta(seconds=5)
 SLOW_PATIENCE = timedelta(seconds=2)
 """For the segment of a topic whose store has not answered before."""
 SUSPECT_FOR = timedelta(minutes=10)
-"""How long topics are pulled apart, and decoded with care, after a task died: what killed it has to come again."""
+"""How long topics are pulled apart after a task died, and decoded with care, or after their store was late: what it
+was has to come again."""
 
 
 def patience(trigger: timedelta) -> timedelta:
@@ -24,11 +25,13 @@ def patience(trigger: timedelta) -> timedelta:
 
 
 class Planning:
-    """The plans of one run, by what topics are parked and what has died. Instants are of the steady clock."""
+    """The plans of one run, by what topics are parked, what has died and what came late. Instants are of the steady
+    clock."""
 
     def __init__(self, settings: Ingest, parking: Parking) -> None:
         self._settings, self._parking = settings, parking
         self._apart: dict[str, float] = {}
+        self._late: dict[str, float] = {}
         self._suspect_until = 0.0
         self._after = 0
 
@@ -40,6 +43,14 @@ class Planning:
     def is_apart(self, name: str, now: float) -> bool:
         """Whether a task has died lately that had the topic."""
         return now < self._apart.get(name, 0.0)
+
+    def note_late(self, name: str, now: float) -> None:
+        """A task that had others, too, has not waited for the topic's store: from now on it has tasks of its own."""
+        self._late[name] = now + SUSPECT_FOR.total_seconds()
+
+    def is_late(self, name: str, now: float) -> bool:
+        """Whether that was so lately."""
+        return now < self._late.get(name, 0.0)
 
     def next(self, topics: Mapping[str, TopicPlan], among: int, now: float) -> Plan:
         """The plan for these topics of `among` so many; after the last epoch that any topic of a plan has used."""
@@ -53,4 +64,5 @@ class Planning:
         seconds = (
             (SLOW_PATIENCE if is_slow else patience(self._settings.trigger)).total_seconds() if among > 1 else None
         )
-        return replace(topic, is_apart=is_slow or self.is_apart(name, now), patience_seconds=seconds)
+        is_apart = is_slow or self.is_apart(name, now) or self.is_late(name, now)
+        return replace(topic, is_apart=is_apart, patience_seconds=seconds)

@@ -221,6 +221,10 @@ class IngestQuery:
 
     def _attend(self, name: str, facts: Sequence[Fact]) -> None:
         error = next((from_trace(fact["error"]) for fact in facts if fact["error"]), None)
+        if isinstance(error, SlowStoreError) and not self._had_own_task(name):
+            self._planning.note_late(name, time.monotonic())
+            self.topics[name].remind()  # what becomes durable is adopted with its next batch
+            return
         if error is not None and self.parking.passes(name, error, time.monotonic()):
             error = None
         try:
@@ -233,6 +237,10 @@ class IngestQuery:
             self._commits.begin(name, facts, error)
         elif not any(fact["error"] for fact in facts):
             self.parking.recover(name, has_answered=False)
+
+    def _had_own_task(self, name: str) -> bool:
+        at = time.monotonic()
+        return self.parking.is_slow(name) or self._planning.is_apart(name, at) or self._planning.is_late(name, at)
 
     # --- the next epoch --------------------------------------------------------------------------------------------
 

@@ -29,6 +29,9 @@ from lakehouse.topics import Topic
 SIDE_BY_SIDE = 32
 """Slots of a bundle that pull, decode and write at the same time: most of it waits for a store, or for whether a
 subscription has more."""
+_STRAGGLER_SECONDS = 2.0
+"""How long a bundle of several waits for what is pulled but not durable once no other slot ends: the others' facts wait
+with it."""
 _LOOKERS = 16
 """Manifests that are looked for at the same time."""
 _FIRST_MESSAGES, _LEAST_FIRST_MESSAGES = 20_000, 20
@@ -41,7 +44,8 @@ class Bundle(InputPartition):
     """Slots of one epoch that a task pulls, each with its topic's name.
 
     `is_fresh` says that nobody has planned the epoch before: a manifest that is there is another driver's. `patience`
-    is how long the task waits for a slot once all of it is pulled before it is reported as failed, None without an end.
+    is how long the task waits for a slot once all of it is pulled before it is reported as failed, None without an end;
+    where it has others, too, only until these have ended, and a little longer.
     """
 
     slots: tuple[tuple[str, Slot], ...]
@@ -77,6 +81,7 @@ class _Pulling:
         self._budget = Budget(land.ingest.max_bytes)
         self._crew: Crew[Key, list[Row]] = Crew(side_by_side, "pull")
         self._pulled_at: dict[Key, float] = {}
+        self._newest_end = 0.0
         self._decoder: Decoder | None = None
         self._answering = threading.Lock()
         self._rows: list[Row] = []
@@ -186,13 +191,19 @@ class _Pulling:
     def _waited_until(self, key: Key, began: float) -> float:
         """Pulling takes its time, however fast the store is."""
         pulled_at = self._pulled_at.get(key, began + self._land.ingest.max_pull.total_seconds())
-        return pulled_at + (self._patience or timedelta.max).total_seconds()
+        until = pulled_at + (self._patience or timedelta.max).total_seconds()
+        if self._patience is None or len(self._slots) == 1:
+            return until
+        return min(until, max(pulled_at, self._newest_end) + _STRAGGLER_SECONDS)
 
     def _wait(self) -> None:
+        self._newest_end = time.monotonic()
         for key, rows in self._crew.results(self._waited_until):
+            self._newest_end = time.monotonic()
             self._add(key, rows)
         for key in self._crew.busy:
-            late = _late(self._land.raw(key[0]), self._patience or timedelta.max)
+            waited = time.monotonic() - self._pulled_at.get(key, self._newest_end)
+            late = _late(self._land.raw(key[0]), timedelta(seconds=round(waited)))
             self._add(key, [row_of_error(self._slots[key], self._puller.clock(), late, self._attempt)])
 
     def _add(self, key: Key, rows: Sequence[Row]) -> None:
