@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import psutil
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -965,6 +966,41 @@ def test_a_run_that_never_pauses_is_stopped_after_the_batch_under_way(
     delivered = len(lake.delivered())
     assert 0 < delivered < 100
     assert len(live.unacked(SUBSCRIPTION)) == 1000 - delivered
+
+
+def test_tasks_whose_workers_die_are_pulled_again_apart_and_with_care(
+    config: Config,
+    live: Broker,
+    spark: SparkSession,
+    topic_with: Callable[..., Topic],
+    monkeypatch: pytest.MonkeyPatch,
+    tmp_path: Path,
+) -> None:
+    """Each slot has a job of its own: what it died of is known all the same, and the run goes on."""
+    held = tmp_path / "pull.received.held"
+    held.with_suffix(".hold").touch()
+    monkeypatch.setitem(spark.sparkContext.environment, failpoints.EXECUTORS_VARIABLE, str(tmp_path))
+    plays = topic_with(slots={"min": 2, "max": 2})
+    publish(*(real_play(datetime.now(UTC), f"e{number}") for number in range(10)))
+    supervisor, query = ingest_of(replace(config, topics={"plays": plays}), spark)
+
+    def kill() -> None:
+        """The worker that holds, and all others of its daemon."""
+        waits_until = time.monotonic() + PATIENCE_SECONDS
+        while not held.exists() and time.monotonic() < waits_until:
+            time.sleep(0.05)
+        for process in psutil.Process().children(recursive=True):
+            if "pyspark.daemon" in process.cmdline() and "pyspark.daemon" in process.parent().cmdline():  # type: ignore[union-attr]
+                process.kill()
+        held.unlink()
+
+    killer = threading.Thread(target=kill)
+    killer.start()
+    supervisor.run(threading.Event(), until_drained=True)
+    killer.join()
+    (lake,) = of_config(config)
+    assert {key: len(buckets) for key, buckets in lake.delivered().items()} == {f"e{n}": 1 for n in range(10)}
+    assert query.is_apart("plays")
 
 
 def _stop_after(stop: threading.Event, is_reached: Callable[[], bool]) -> None:
