@@ -299,6 +299,61 @@ def test_a_required_field_that_is_missing_is_named(payload: bytes, found: str) -
     assert read(topic_of_schema(OLD), [payload])[0]["reject_reason"] == found
 
 
+def test_editions_are_read_by_their_features() -> None:
+    """Presence, how messages are delimited, closed enums and texts that nobody validates, each as the field says it."""
+    schema = """
+        edition = "2023";
+        enum Kind { option features.enum_type = CLOSED; PLAY = 1; SKIP = 2; }
+        message Play {
+          string id = 1 [features.field_presence = LEGACY_REQUIRED];
+          int64 at = 2 [features.field_presence = IMPLICIT];
+          int32 plain = 3;
+          string text = 4 [features.utf8_validation = NONE, features.field_presence = IMPLICIT];
+          Kind kind = 5;
+          message In { int32 x = 1; }
+          In inner = 6 [features.message_encoding = DELIMITED];
+          repeated int32 apart = 7 [features.repeated_field_encoding = EXPANDED];
+        }
+    """
+    topic = topic_of_schema(schema)
+    inner = varint(6 << 3 | 3) + field(1, 4) + varint(6 << 3 | 4)
+    payloads = [HEAD, HEAD + field(3, 0) + field(4, b"x") + field(5, 9) + inner + field(7, b"\1\2"), field(2, 1)]
+    payloads.append(HEAD + field(4, b"\xff"))
+    rows = read(topic, payloads)
+    empty = {"plain": None, "text": "", "kind": None, "inner": None, "apart": []}
+    full = {"plain": 0, "text": "x", "kind": "9", "inner": {"x": 4}, "apart": [1, 2]}
+    head = {"id": "e1", "at": SECONDS * 1000}
+    assert [row["event"] for row in rows] == [{**head, **empty}, {**head, **full}, None, None]
+    assert [row["reject_reason"] for row in rows[2:]] == ["no required field: id", "wrong type: text"]
+
+
+def test_options_of_others_and_services_do_no_harm() -> None:
+    """As linters, validators and gateways put them into schemas; they bring descriptor.proto with them."""
+    schema = """
+        syntax = "proto3";
+        package test;
+        import "google/protobuf/any.proto";
+        import "google/protobuf/descriptor.proto";
+        import "google/protobuf/field_mask.proto";
+        extend google.protobuf.FieldOptions { string note = 50001; }
+        extend google.protobuf.MessageOptions { Kind kind = 50002; }
+        enum Kind { A = 0; B = 1; }
+        message Play {
+          option (kind) = B;
+          string id = 1 [(note) = "the id", deprecated = true];
+          int64 at = 2 [json_name = "when"];
+          google.protobuf.Any any = 3;
+          google.protobuf.FieldMask mask = 4;
+        }
+        message Asked { string x = 1; }
+        service Plays { rpc Get(Asked) returns (Play); }
+    """
+    topic = topic_of_schema(schema, message="Play")
+    more = field(3, field(1, b"u") + field(2, b"v")) + field(4, field(1, b"a") + field(1, b"b"))
+    event = read(topic, [HEAD + more])[0]["event"]
+    assert (event["any"], event["mask"]) == ({"type_url": "u", "value": b"v"}, {"paths": ["a", "b"]})
+
+
 def test_the_last_of_several_counts_and_messages_are_merged() -> None:
     twice = field(3, b"old") + field(3, b"new") + field(13, field(1, b"a")) + field(13, field(2, 9))
     several = field(19, b"list") + field(21, 0)
