@@ -293,6 +293,67 @@ def test_a_message_of_a_schema_that_does_not_resolve_is_rejected() -> None:
     assert [row["reject_reason"] for row in read(topic, [payload, clean])] == [None, None], "nobody wants the field"
 
 
+ENUM = {"type": "enum", "name": "Kind", "symbols": ["PLAY", "SKIP"]}
+VALUES: list[tuple[Any, Any]] = [
+    ("int", 7),
+    ("long", 2**40),
+    ("float", 0.5),
+    ("double", 0.1),
+    ("string", "text"),
+    ("bytes", b"\xff"),
+    ("boolean", True),
+    (logical("int", "date"), date(2026, 1, 1)),
+    (logical("long", "timestamp-millis"), PLAYED),
+    (logical("long", "timestamp-micros"), PLAYED),
+    (logical("bytes", "decimal", precision=4, scale=1), Decimal("1.5")),
+    (logical("bytes", "decimal", precision=5, scale=2), Decimal("1.25")),
+    (logical("string", "uuid"), UUID(int=7)),
+    (ENUM, "SKIP"),
+    ({**ENUM, "symbols": ["SKIP", "PLAY"]}, "SKIP"),
+    ({"type": "fixed", "name": "F", "size": 2}, b"ab"),
+    ({"type": "fixed", "name": "F", "size": 3}, b"abc"),
+    ({"type": "array", "items": "int"}, [1, 2]),
+    ({"type": "array", "items": "long"}, [1, 2]),
+    ({"type": "map", "values": ["null", "int"]}, {"a": None}),
+    (TRACK, {"id": "t", "ms": None}),
+    ({**TRACK, "fields": TRACK["fields"][:1]}, {"id": "t"}),
+]
+
+
+PAIRS = [(place, other) for place in range(len(VALUES)) for other in range(len(VALUES))]
+
+
+@pytest.mark.parametrize("part", range(4))
+def test_each_type_is_resolved_to_each_other_on_both_ways_alike(part: int) -> None:
+    """Field by field where that is all, one by one where it takes more; `read` compares them."""
+    for place, other in PAIRS[part::4]:
+        (kind, value), (wanted, _) = VALUES[place], VALUES[other]
+        more = [[kind], [kind, "null"], ["null", kind, "boolean"]] if place == other else []
+        for theirs in [kind, ["null", kind], *more]:
+            writer = with_field(theirs)
+            values = [value, None] if isinstance(theirs, list) and "null" in theirs else [value]
+            payloads = [written(writer, {"id": "e", "at": PLAYED, "x": each}, True) for each in values]
+            for ours in [wanted, ["null", wanted], *([[wanted], [wanted, "null"]] if more else [])]:
+                read(topic_of_schemas(writer, with_field(ours), fields={"x": topic_type(ours)}), payloads)
+
+
+def test_an_older_schema_is_read_a_field_at_a_time_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    """While publishers change their schema, most messages are of another one than the last."""
+    monkeypatch.setattr(avro_pages, "datums_of", lambda *_: pytest.fail("one by one"))
+    older = schema_of({**ID_AND_TIME, "n": {"name": "n", "type": "int"}, "old": {"name": "old", "type": TRACK}})
+    new = {"name": "new", "type": ["null", "string"], "default": None}
+    newer = schema_of({**ID_AND_TIME, "count": {"name": "count", "type": "long", "aliases": ["n"]}, "new": new})
+    record = {"id": "e1", "at": PLAYED, "n": 3, "old": {"id": "t", "ms": 1}}
+    topic = topic_of_schemas(newer, registry={"kind": "confluent", "url": "http://nowhere:1"})
+    payload = b"\0\0\0\0\1" + written(older, record)
+    rows = decode(delivered([payload] * 3), topic.with_writers({"1": json.dumps(older)})).columns.to_pylist()
+    assert [(row["event"]["count"], row["event"]["new"]) for row in rows] == [(3, None)] * 3
+
+
+def topic_type(kind: Any) -> str:
+    return topic_of_schemas(with_field(kind)).fields["x"]
+
+
 def test_a_fingerprint_that_no_schema_has_is_said() -> None:
     other = written(with_field("string"), {"id": "e1", "at": PLAYED, "x": "text"}, True)
     assert read(topic_of_schemas(SCHEMA), [other])[0]["reject_reason"] == "unknown schema"

@@ -89,11 +89,6 @@ def datums_of(topic: Topic, wanted: pa.StructType, writer: Writer | None) -> Dat
     return datum
 
 
-def is_as_ours(topic: Topic, writer: Writer) -> bool:
-    """Whether what is written is a plain datum of the topic's last schema."""
-    return not writer.is_json and _written_by(writer, schemas_of(tuple(topic.schemas.values())))[1]
-
-
 def _written_by(writer: Writer, schemas: Schemas) -> tuple[Any, bool]:
     """The writer's schema as fastavro has it, and whether data of it are data of the last one."""
     if not writer.schema:

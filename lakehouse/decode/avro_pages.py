@@ -17,9 +17,9 @@ from lakehouse.decode.avro_messages import (
     WrongTypeError,
     by_message,
     datums_of,
-    is_as_ours,
     schemas_of,
 )
+from lakehouse.decode.avro_resolution import Resolution, resolution
 from lakehouse.decode.columns import Parsed
 from lakehouse.decode.writers import Writer
 from lakehouse.topics import Topic
@@ -28,7 +28,8 @@ from lakehouse.topics import Topic
 def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None = None) -> Parsed:
     """What `by_message` gives: data of the last schema a field at a time, other messages one by one."""
     schemas = schemas_of(tuple(topic.schemas.values()))
-    if not len(payloads) or schemas.record.why_not or not (writer is None or is_as_ours(topic, writer)):
+    resolved = _resolution(topic, wanted, writer)
+    if not len(payloads) or schemas.record.why_not or resolved is None:
         return _by_records(payloads, wanted, topic, writer)
     columns = Columns(payloads)
     starts = columns.starts
@@ -38,7 +39,7 @@ def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: 
         columns.is_odd |= is_framed & ~is_ours
         starts = starts + np.where(is_ours, len(SINGLE_OBJECT + schemas.fingerprint), 0)
     try:
-        values = columns.record(schemas.record, wanted, starts)
+        values = resolved.values(columns.record(resolved.record, resolved.read, starts), wanted)
     except (OddPageError, pa.ArrowException, OverflowError, ValueError):
         return _by_records(payloads, wanted, topic, writer)
     odd = np.flatnonzero(columns.is_odd)
@@ -49,6 +50,14 @@ def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: 
     order[odd] = len(values) + np.arange(len(odd))
     reasons = pa.concat_arrays([pa.nulls(len(values), pa.string()), others.reasons])
     return Parsed(pa.concat_arrays([values, others.values]).take(pa.array(order)), reasons.take(pa.array(order)))
+
+
+def _resolution(topic: Topic, wanted: pa.StructType, writer: Writer | None) -> Resolution | None:
+    """How data are read a field at a time: of the last schema where nothing says otherwise; None for one by one."""
+    last = list(topic.schemas.values())[-1]
+    if writer is not None and writer.is_json:
+        return None
+    return resolution(writer.schema or last if writer else last, last, wanted)
 
 
 def _by_records(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None) -> Parsed:
