@@ -31,6 +31,7 @@ from lakehouse.fleet.alerts import (
     alertmanager,
     burn,
     due,
+    due_in,
     forgotten,
     notified,
     pagerduty,
@@ -93,6 +94,16 @@ def test_it_begins_when_the_incident_did_though_it_was_seen_later() -> None:
     (alert,) = due(state, NOON + timedelta(hours=1), timedelta(0))
     assert alert.starts_at == NOON
     assert due(state, NOON + timedelta(hours=1), AFTER) == [], "it may pass by itself all the same"
+
+
+def test_the_next_check_is_when_an_incident_has_lasted_long_enough() -> None:
+    """Else whoever is to be notified waits for half a minute, and then for the next check."""
+    state = seen(WatchState(), [BROKER], NOON)
+    assert due_in(WatchState(), NOON, AFTER) is None
+    assert due_in(state, NOON + AFTER / 3, AFTER) == AFTER * 2 / 3
+    assert due_in(state, NOON + 2 * AFTER, AFTER) is None, "its application is being replaced"
+    (alert,) = due(state, NOON + AFTER, AFTER)
+    assert due_in(notified(state, alert), NOON, AFTER) is None
 
 
 def test_what_is_being_replaced_notifies_only_when_that_is_over() -> None:

@@ -79,6 +79,12 @@ def due(state: WatchState, now: datetime, notify_after: timedelta, silent: Itera
     return alerts
 
 
+def due_in(state: WatchState, now: datetime, notify_after: timedelta) -> timedelta | None:
+    """Until the next incident that is seen has lasted for `notify_after`; None where none waits for that."""
+    waiting = [each.seen_at + notify_after - now for each in state.open.values() if not each.is_notified]
+    return min((each for each in waiting if each > timedelta(0)), default=None)
+
+
 def notified(state: WatchState, alert: Alert) -> WatchState:
     """After a webhook has taken an alert."""
     key, known = alert.incident.key, dict(state.open)

@@ -8,7 +8,7 @@ import time
 import uuid
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import cache
 
 from pydantic import TypeAdapter, ValidationError
@@ -100,7 +100,13 @@ class Watch:
         while not stop.is_set():
             began = time.monotonic()
             self.look_or_log()
-            stop.wait(max(0.0, self._fleet.file.watch.look_every.total_seconds() - (time.monotonic() - began)))
+            stop.wait(max(0.0, self._pause(timedelta(seconds=time.monotonic() - began)).total_seconds()))
+
+    def _pause(self, took: timedelta) -> timedelta:
+        """Until the next check, after one that took so long: sooner where an incident is to be told of by then."""
+        keys = self._fleet.file.watch
+        due_in = alerts.due_in(self._state, self._fleet.config.now(), keys.notify_after)
+        return min(each for each in (keys.look_every - took, due_in) if each is not None)
 
     def look_or_log(self) -> None:
         try:
