@@ -130,8 +130,12 @@ class Site:
         """The name of a release that is kept with the launcher: this tree's code with a change in its folder."""
         tree = self.folder / "tree"
         shutil.rmtree(tree, ignore_errors=True)
+        tree.mkdir(parents=True)
         for name, part in releases.code(HOUSE).items():
-            shutil.copytree(part, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            if part.is_dir():
+                shutil.copytree(part, tree / name, ignore=shutil.ignore_patterns("__pycache__"))
+            else:
+                shutil.copy(part, tree / name)
         change(tree)
         release = releases.release_of(tree)
         self.launcher.keep("releases", release, releases.code(tree))
