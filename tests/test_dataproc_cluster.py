@@ -100,6 +100,19 @@ def test_workers_hold_all_drivers_twice_and_each_driver_fits_one() -> None:
     assert flags(create_command(SECTION, {"a": 1800}, machine="n2-standard-32", workers=9)[5:])["--num-workers"] == "9"
 
 
+@pytest.mark.parametrize("machine", ["n2-custom-8-32768", "large", "n2-highcpu-8", "$(id)"])
+def test_nothing_is_computed_of_a_machine_whose_memory_nobody_knows(machine: str) -> None:
+    with pytest.raises(ConfigError, match="--workers"):
+        create_command(SECTION, {"a": 1}, machine=machine)
+    assert flags(create_command(SECTION, {"a": 1}, machine=machine, workers=2)[5:])["--num-workers"] == "2"
+
+
+def test_a_machine_of_more_memory_takes_larger_drivers() -> None:
+    with pytest.raises(ConfigError, match="expected a machine for a driver of"):
+        create_command(SECTION, {"a": 900})
+    assert create_command(SECTION, {"a": 900}, machine="n2-highmem-8")
+
+
 def test_what_a_shell_would_run_is_quoted() -> None:
     """A line that is gone on with ends in a backslash, which `shlex` does not know."""
     words = ["gcloud", "--subnet", "a b; $(id) 'x'", "--labels", "a=b,c=d"]

@@ -41,7 +41,7 @@ from lakehouse.cli.doctor import _COLUMNS
 from lakehouse.cli.output import table
 from lakehouse.config import Config, load
 from lakehouse.doctor import findings as findings_module
-from lakehouse.doctor import machine, stores
+from lakehouse.doctor import google, machine, stores
 from lakehouse.doctor.examination import as_document, checks_of, examined, from_document
 from lakehouse.doctor.findings import Check, Failed, Finding, NotTried, findings
 from lakehouse.errors import ConfigError
@@ -364,6 +364,30 @@ def test_a_subscription_that_is_not_there_is_named(site: Site) -> None:
     for found in site.found("subscriptions").values():
         assert found.outcome == "fails"
         assert found.found.startswith("1 of 3 fail: likes: ")
+
+
+class Holds(Faults):
+    """Answers of one subscription come when nobody waits any more."""
+
+    def __init__(self) -> None:
+        self.is_over = threading.Event()
+        self._held = 0
+
+    def refused(self, method: str) -> grpc.StatusCode | None:
+        if method == "GetSubscription" and not self._held:
+            self._held += 1
+            self.is_over.wait(60)
+        return None
+
+
+def test_a_subscription_that_does_not_answer_is_not_counted_as_well(
+    site: Site, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(google, "_PATIENCE", timedelta(seconds=0.5))
+    site.broker.faults = holds = Holds()
+    failed = site.one("subscriptions: viewer")
+    holds.is_over.set()
+    assert (failed.outcome, "1 of 2 fail" in failed.found) == ("fails", True)
 
 
 def test_nobody_who_is_not_logged_in_is_told_to_grant_roles(

@@ -52,7 +52,7 @@ def checks(config: Config, topics: Sequence[Topic]) -> Iterator[Check]:
 
 def _for(topics: Sequence[Topic]) -> timedelta:
     """A limit for calls about so many topics, 16 side by side, each of which may be tried again for a while."""
-    return 2 * _PATIENCE + timedelta(seconds=len(topics) / 4)
+    return 2 * _PATIENCE + timedelta(seconds=5 + len(topics) / 4)
 
 
 def _credentials(config: Config, subscribed: Sequence[Topic]) -> str:
@@ -114,20 +114,21 @@ def _readable(config: Config, topics: Sequence[Topic]) -> str:
 
 
 def _of_each(topics: Sequence[Topic], ask: Callable[[Topic], T]) -> list[T]:
-    """What each gives; Failed with the topics of which it failed, and what to do for the first of them."""
-    failing: dict[str, BaseException] = {}
+    """What each gives; Failed with the topics of which it failed or did not come, and what to do for the first."""
+    failing: dict[str, BaseException] = {topic.name: TimeoutError("no answer") for topic in topics}
     found: list[T] = []
 
     def asked(topic: Topic) -> None:
         try:
             found.append(ask(topic))
+            del failing[topic.name]
         except Exception as error:
             failing[topic.name] = error
 
     asking: Crew[str, None] = Crew(_SIDE_BY_SIDE, "doctor")
     for topic in topics:
         asking.begin(topic.name, partial(asked, topic))
-    for _ in asking.results(_for(topics).total_seconds()):
+    for _ in asking.results(2 * _PATIENCE.total_seconds()):
         continue
     if failing:
         first = sorted(failing)[:_MANY]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +17,7 @@ _RESERVED_MIB, _LAUNCHER_MIB = 3584, 1024
 """Of a master's memory, and what Dataproc counts for each job: in cluster mode the driver's launcher is there."""
 _GIB_PER_CORE = 4
 _CORES = (4, 8, 16, 32, 48, 64, 80, 96, 128)
-"""Sizes of n2-standard."""
+"""Sizes of n2-standard, of 4 GiB for each core; n2-highmem has 8."""
 _YARN_SHARE = 0.8
 """Of a worker's memory, by Dataproc's default."""
 
@@ -103,8 +104,7 @@ def _master(jobs: int) -> str:
 
 def _workers(topics: Mapping[str, int], machine: str) -> int:
     """What all drivers take, twice, and two for executors; ConfigError where a driver fits no worker."""
-    _, _, cores = machine.rpartition("-")
-    share = _YARN_SHARE * _GIB_PER_CORE * 1024 * (int(cores) if cores.isdigit() else 8)
+    share = _YARN_SHARE * _memory_mib(machine)
     drivers = [driver_mib(count) for count in topics.values()]
     if any(each > share for each in drivers):
         raise ConfigError(
@@ -114,3 +114,16 @@ def _workers(topics: Mapping[str, int], machine: str) -> int:
             next_step="Take a larger one, or give the application fewer topics.",
         )
     return 2 + -(-2 * sum(drivers) // int(share))
+
+
+def _memory_mib(machine: str) -> int:
+    """By the machine's name; ConfigError for one whose name does not say it."""
+    found = re.fullmatch(r"[a-z0-9]+-(standard|highmem)-([0-9]+)", machine)
+    if found is None:
+        raise ConfigError(
+            "--worker-machine-type",
+            found=repr(machine),
+            expected="a machine whose memory its name says, such as n2-standard-8 or n2-highmem-8",
+            next_step="Give --workers, too, for any other machine: nothing is computed then.",
+        )
+    return _GIB_PER_CORE * (1 if found[1] == "standard" else 2) * 1024 * int(found[2])
