@@ -409,6 +409,7 @@ def test_what_is_started_is_the_release_with_its_size_and_nobody_elses_environme
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("LAKEHOUSE_CONF", "/somewhere/else.yaml")
+    monkeypatch.setenv("LAKEHOUSE_JOB", "another-1")
     size = Size(master="local[3]", driver_memory="2g", spark={"spark.ui.enabled": "false"})
     made = spark_submit(replace(launch(), version=replace(VERSION, size=size)), tmp_path / "r", tmp_path / "s")
     text = " ".join(made.command)
@@ -417,7 +418,7 @@ def test_what_is_started_is_the_release_with_its_size_and_nobody_elses_environme
     assert text.endswith(f"/r/{RELEASE}/jobs/run.py plays --conf {tmp_path}/s/{SNAPSHOT}/conf/test.yaml")
     assert made.environment["LAKEHOUSE_RELEASE"] == RELEASE
     assert made.environment["PYTHONPATH"] == f"{tmp_path}/r/{RELEASE}"
-    assert "LAKEHOUSE_CONF" not in made.environment
+    assert not {"LAKEHOUSE_CONF", "LAKEHOUSE_JOB"} & made.environment.keys()
 
 
 def test_the_environment_of_a_job_is_for_its_owner_alone(tmp_path: Path, local_kind: Local) -> None:

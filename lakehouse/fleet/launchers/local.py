@@ -31,7 +31,7 @@ _KEPT_JOBS = 20
 _TAIL_BYTES = 64 * 1024
 _HEAP = "1g"
 """Of a driver of which `sizes` says nothing."""
-_OTHERS = {"SPARK_HOME", "PYTHONPATH", "LAKEHOUSE_CONF", "LAKEHOUSE_RELEASE", "LAKEHOUSE_APPLICATION"}
+_OTHERS = {"SPARK_HOME", "PYTHONPATH", "LAKEHOUSE_CONF", "LAKEHOUSE_RELEASE", "LAKEHOUSE_APPLICATION", "LAKEHOUSE_JOB"}
 """Of the environment of the one who deploys, what must not decide what an application runs."""
 
 
