@@ -186,6 +186,24 @@ def test_spark_s_tasks_seal_the_same(numbered: Callable[[int], Lake], spark: Spa
         assert here.sealed(hour) == there.sealed(hour)
 
 
+@pytest.mark.parametrize("driver_rows", [0, 1_000], ids=["found by tasks", "copied by tasks"])
+def test_a_damaged_file_is_the_same_error_from_a_task(
+    numbered: Callable[..., Lake], spark: SparkSession, driver_rows: int
+) -> None:
+    """It names the file and what to do, whoever came upon it."""
+    lake = numbered(24).with_settings(seal=Seal(small_rows=0, driver_rows=driver_rows))
+    (path,) = lake.deliver(*(Delivery(f"e{number}", value=number) for number in range(300)))
+    file = Path(lake.folders.bronze, path)
+    column = "event_id" if driver_rows == 0 else "event.user"
+    group = pq.read_metadata(file).row_group(0)
+    chunk = next(each for each in map(group.column, range(group.num_columns)) if each.path_in_schema == column)
+    content = bytearray(file.read_bytes())
+    content[chunk.data_page_offset : chunk.data_page_offset + 8] = b"\xff" * 8
+    file.write_bytes(bytes(content))
+    with pytest.raises(LakeError, match=f"{path}: found a file that cannot be read"):
+        lake.seal(FIVE, lambda: spark)
+
+
 # --- files -----------------------------------------------------------------------------------------------------------
 
 

@@ -22,7 +22,7 @@ from lakehouse import failpoints
 from lakehouse.schemas import TIMESTAMP
 from lakehouse.seal.dedup import ADDRESS, losers_among, narrow_columns
 from lakehouse.seal.hashes import HashOf, SharedHashes, hashes_of
-from lakehouse.spark.workers import spare_next_task
+from lakehouse.spark.tasks import Task, errors_of_tasks, mapped
 from lakehouse.store import parquet
 from lakehouse.store.parquet import FILE, ROW, Addresses
 from lakehouse.store.place import Place
@@ -32,8 +32,6 @@ from lakehouse.underway import Work
 _ROWS_OF_TASK = 4_000_000
 _HASHED = pa.schema([("hash", pa.int64()), ("address", pa.int64())])
 _SUSPECT = pa.schema([("address", pa.int64())])
-
-Task = Callable[[Iterable[pa.RecordBatch]], Iterator[pa.RecordBatch]]
 
 
 @dataclass(frozen=True)
@@ -95,15 +93,13 @@ def _found(
     by_file = suspects.repartition(tasks, F.shiftright("address", parquet.ROW_BITS))
     described = _mapped(by_file, partial(_described, files, columns), _narrow(columns))
     found = _mapped(described.repartition(tasks, "event_id"), partial(_answered, question, columns), ADDRESS)
-    return found.toArrow().cast(ADDRESS).sort_by([(FILE, "ascending"), (ROW, "ascending")])
+    with errors_of_tasks():
+        addresses = found.toArrow()
+    return addresses.cast(ADDRESS).sort_by([(FILE, "ascending"), (ROW, "ascending")])
 
 
 def _mapped(rows: DataFrame, task: Task, schema: pa.Schema) -> DataFrame:
-    def run(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
-        yield from task(batches)
-        spare_next_task()
-
-    return rows.mapInArrow(run, ", ".join(f"{field.name} {_DDL[field.type]}" for field in schema))
+    return mapped(rows, task, ", ".join(f"{field.name} {_DDL[field.type]}" for field in schema), "finding duplicates")
 
 
 _DDL = {pa.int64(): "long", pa.int32(): "int", pa.string(): "string"}

@@ -26,7 +26,7 @@ from lakehouse.lineage.datasets import dataset_at
 from lakehouse.lineage.runs import lineage_run
 from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, pieces_of, rows_per_file
 from lakehouse.seal.deliveries import Deliveries
-from lakehouse.spark.workers import spare_next_task
+from lakehouse.spark.tasks import errors_of_tasks, mapped
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import as_of_close
 from lakehouse.store.delta import Conflicts, DataFile, files_of_hour, files_of_hours, metadata_of_commits, table_errors
@@ -259,15 +259,15 @@ class Sealer:
         rows_copied = spark.sparkContext.accumulator(0)
         work.begin("copy", rows, "rows", lambda: rows_copied.value)
 
-        def run(batches: Iterable[pa.RecordBatch]) -> Iterable[pa.RecordBatch]:
+        def copied(batches: Iterable[pa.RecordBatch]) -> Iterator[pa.RecordBatch]:
             for batch in batches:
-                copied = [copy_rows(copies[number]) for number in batch.column(0).to_pylist()]
-                rows_copied.add(sum(each.rows for each in copied))
-                yield pa.RecordBatch.from_pylist([vars(each) for each in copied], schema=COPIED)
-            spare_next_task()
+                made = [copy_rows(copies[number]) for number in batch.column(0).to_pylist()]
+                rows_copied.add(sum(each.rows for each in made))
+                yield pa.RecordBatch.from_pylist([vars(each) for each in made], schema=COPIED)
 
         numbers = spark.range(0, len(copies), 1, len(copies))
-        return [Copied(**row.asDict()) for row in numbers.mapInArrow(run, _COPIED_DDL).collect()]
+        with errors_of_tasks():
+            return [Copied(**row.asDict()) for row in mapped(numbers, copied, _COPIED_DDL, "copying").collect()]
 
     def _error(self, hour: Hour, *, found: str, expected: str, next_step: str) -> SealError:
         return SealError(f"{self._topic.name} {hour}", found=found, expected=expected, next_step=next_step)
