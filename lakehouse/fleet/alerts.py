@@ -79,9 +79,12 @@ def due(state: WatchState, now: datetime, notify_after: timedelta, silent: Itera
     return alerts
 
 
-def due_in(state: WatchState, now: datetime, notify_after: timedelta) -> timedelta | None:
-    """Until the next incident that is seen has lasted for `notify_after`; None where none waits for that."""
-    waiting = [each.seen_at + notify_after - now for each in state.open.values() if not each.is_notified]
+def due_in(state: WatchState, at: datetime, notify_after: timedelta) -> timedelta | None:
+    """From a check at that time until the next incident has lasted for `notify_after`; None where none waits for that.
+
+    Whether its time comes while that check goes on does not matter: the check has seen it before.
+    """
+    waiting = [each.seen_at + notify_after - at for each in state.open.values() if not each.is_notified]
     return min((each for each in waiting if each > timedelta(0)), default=None)
 
 

@@ -105,8 +105,8 @@ class Watch:
     def _pause(self, took: timedelta) -> timedelta:
         """Until the next check, after one that took so long: sooner where an incident is to be told of by then."""
         keys = self._fleet.file.watch
-        due_in = alerts.due_in(self._state, self._fleet.config.now(), keys.notify_after)
-        return min(each for each in (keys.look_every - took, due_in) if each is not None)
+        due_in = alerts.due_in(self._state, self.health.at, keys.notify_after) if self.health else None
+        return min(keys.look_every, due_in or keys.look_every) - took
 
     def look_or_log(self) -> None:
         try:
