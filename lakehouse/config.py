@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -508,7 +509,7 @@ def model_of(kind: type[Model], file: Path, values: dict[str, Any], folder: Path
 def values_of(file: Path) -> dict[str, Any]:
     """The keys and values of a YAML file, unchecked; ConfigError when it cannot be read or is no mapping."""
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _LOADER)
+        values = _parsed(file.read_text(encoding="utf-8"))
     except OSError as error:
         raise ConfigError(
             str(file),
@@ -535,6 +536,16 @@ def values_of(file: Path) -> dict[str, Any]:
             next_step="See the examples in conf/.",
         )
     return values
+
+
+def _parsed(text: str) -> Any:
+    """YAMLError in the words of PyYAML's own parser: those of the fast one say less."""
+    try:
+        return yaml.load(text, _LOADER)
+    except yaml.YAMLError as refused:
+        with suppress(RecursionError):
+            return yaml.safe_load(text)
+        raise refused
 
 
 def _place_of(error: yaml.YAMLError) -> str:

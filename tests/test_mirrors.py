@@ -50,6 +50,7 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Settings
 from lakehouse.errors import ConfigError, MirrorError, TargetLimitError
 from lakehouse.hours import Hour, after
+from lakehouse.lineage.datasets import DatasetName
 from lakehouse.mirrors import catalogue
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
@@ -686,6 +687,9 @@ class RecordingMirror:
 
     def where(self, topic: Topic, hour: Hour) -> str:
         return f"memory/{hour}"
+
+    def dataset(self, topic: Topic) -> DatasetName:
+        return DatasetName("memory", topic.name)
 
     def hours(self, topic: Topic) -> set[Hour]:
         if self._error:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import atexit
 import errno
 import os
 import tempfile
@@ -25,6 +26,7 @@ _LEFT = "select 1 from duckdb_tables() union all select 1 from duckdb_views() wh
 _MOST_IDLE = 2
 _idle: list[tuple[int, duckdb.DuckDBPyConnection]] = []
 """Databases, with the process that made them, that have nothing: to make one takes longer than most questions."""
+atexit.register(_idle.clear)
 
 
 @contextmanager

@@ -154,6 +154,12 @@ class HourScan:
                 self._registered.add(name)
         return list(self._database.sql(query).to_arrow_table().to_pylist())
 
+    def forget_functions(self) -> None:
+        """The database may serve another scan, which registers its own."""
+        for name in self._registered:
+            self._database.remove_function(name)
+        self._registered.clear()
+
     def _may_repeat(self, rule: UniqueRule) -> bool:
         """Whether a hash occurs twice, of what memory holds; beyond that the database compares in full."""
         self._read([*rule.columns, *rule.also_read])
@@ -210,7 +216,11 @@ def _columns_of(measures: Mapping[Any, Measure]) -> list[str]:
 def hour_scan(scan: Scan, row_hash: Hashed = row_hash) -> Iterator[HourScan]:
     """A database of its own for the hour, gone with all that it spilled when the block ends."""
     with scratch_database() as database:
-        yield HourScan(scan, database, row_hash)
+        hour = HourScan(scan, database, row_hash)
+        try:
+            yield hour
+        finally:
+            hour.forget_functions()
 
 
 def of_files(
