@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import os
 import signal
@@ -13,6 +14,7 @@ from collections.abc import Iterator
 from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import psutil
 import pytest
@@ -373,6 +375,140 @@ def test_the_log_of_a_run_that_never_ends_makes_room_too(tmp_path: Path, monkeyp
     assert not thread.is_alive()
 
 
+def supervised(folder: Path, code: str) -> supervisor.Supervisor:
+    command = {"command": [sys.executable, "-c", code], "folder": "/", "environment": {}}
+    supervisor.write_atomically(folder / "launch.json", command)
+    return supervisor.Supervisor(folder)
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+
+DIES_ONCE = """
+import pathlib, sys
+first = pathlib.Path({first!r})
+if first.exists():
+    sys.exit(0)
+first.touch()
+sys.exit(3)
+"""
+
+
+def test_a_full_disk_costs_nobody_the_supervisor(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What it could not keep it keeps later; an application that dies meanwhile is started again."""
+    one = supervised(tmp_path, DIES_ONCE.format(first=str(tmp_path / "first")))
+    write, failed = supervisor.write_atomically, list[str]()
+
+    def write_later(file: Path, values: dict[str, Any]) -> None:
+        if "waiting" not in failed:
+            failed.append(values["state"])
+            full()
+        write(file, values)
+
+    monkeypatch.setattr(supervisor, "write_atomically", write_later)
+    one.run()
+    assert (failed[0], failed[-1]) == ("pending", "waiting")
+    said = json.loads((tmp_path / "state.json").read_text())
+    assert (said["state"], said["failures"], said["why"]) == ("ended", 1, "exit code 3")
+
+
+def test_a_log_that_finds_no_room_beside_it_grows_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(supervisor, "LONGEST_LOG_BYTES", 1)
+    monkeypatch.setattr(supervisor.shutil, "copyfile", full)
+    one = supervised(tmp_path, "print('a line')")
+    assert [one._run_once()[0] for _ in range(2)] == [0, 0]
+    assert (tmp_path / "log").read_text() == "a line\n" * 2
+    assert not (tmp_path / "log.1").exists()
+
+
+def test_a_job_whose_folder_is_gone_is_not_started_for_ever(tmp_path: Path) -> None:
+    home = tmp_path / "job"
+    home.mkdir()
+    one = supervised(home, f"import shutil; shutil.rmtree({str(home)!r})")
+    with pytest.raises(FileNotFoundError):
+        one.run()
+
+
+@pytest.mark.parametrize(
+    ("code", "words"),
+    [(3, "exit code 3"), (-9, "killed by SIGKILL"), (-35, "killed by signal 35"), (-34, "killed by SIGRTMIN")],
+)
+def test_how_a_job_died_is_said_of_every_signal(code: int, words: str) -> None:
+    assert supervisor._ending(code) == words
+
+
+STATES = (
+    "", "{", "[]", "3", "null", "[1]", '"x"', '{"supervisor": 5}', '{"failures": null}', '{"failures": "x"}',
+    '{"state": ["a"]}', '{"started_at": "2020"}', '{"next_start_at": {}}',
+)  # fmt: skip
+
+
+def test_a_job_whose_state_cannot_be_understood_runs_as_long_as_its_supervisor(
+    tmp_path: Path, local_kind: Local
+) -> None:
+    """One garbled file must not hide the whole fleet, nor have a second job started beside the first."""
+    launcher = local_kind.running(RUNS)
+    launcher.start(launch())
+    awaited(lambda: state_of(launcher, "ads-1") == "running")
+    file = tmp_path / "fleet/jobs/ads-1/state.json"
+    good = file.read_text()
+    for content in STATES:
+        file.write_text(content)
+        assert state_of(launcher, "ads-1") == "running", content
+    for odd in ({"started_at": 1e300}, {"started_at": 1e18}, {"state": "paused"}):
+        file.write_text(json.dumps({**json.loads(good), **odd}))
+        assert job_of(launcher, "ads-1").is_active, odd
+    file.write_text(good)
+    launcher.end("ads-1")
+    awaited(lambda: state_of(launcher, "ads-1") == "ended")
+    created = json.loads((tmp_path / "fleet/jobs/ads-1/launch.json").read_text())
+    created["created_at"] = "2026-01-01T00:00:00+00:00"
+    (tmp_path / "fleet/jobs/ads-1/launch.json").write_text(json.dumps(created))
+    for content in STATES:
+        file.write_text(content)
+        assert state_of(launcher, "ads-1") == "lost", content
+
+
+LATER = {"launch": {"id": "ads-1", "application": "ads", "version": {"of": "a later release"}}}
+
+
+@pytest.mark.parametrize("content", ["", "{", "3", "{}", json.dumps(LATER)])
+def test_a_job_that_this_release_does_not_understand_is_an_error_only_while_it_runs(
+    tmp_path: Path, local_kind: Local, content: str
+) -> None:
+    launcher = local_kind.running(RUNS)
+    launcher.start(launch())
+    awaited(lambda: state_of(launcher, "ads-1") == "running")
+    file = tmp_path / "fleet/jobs/ads-1/launch.json"
+    good = file.read_text()
+    file.write_text(content)
+    with pytest.raises(LakeError, match="does not understand"):
+        launcher.jobs()
+    file.write_text(good)
+    launcher.end("ads-1")
+    awaited(lambda: state_of(launcher, "ads-1") == "ended")
+    awaited(lambda: not supervisor.is_living(supervisor_state(file.with_name("state.json"))["supervisor"]))
+    file.write_text(content)
+    assert launcher.jobs() == []
+
+
+def test_whatever_is_asked_of_a_folder_that_refuses_names_it(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    launcher = local_launcher(tmp_path / "fleet", RUNS)
+    home = tmp_path / "fleet/jobs/ads-1"
+    (home / "log").mkdir(parents=True)
+    (home / "launch.json").mkdir()
+    (home / "state.json").mkdir()
+    (home / "retired").mkdir()
+    asked = (launcher.jobs, lambda: launcher.end("ads-1"), lambda: launcher.log_tail("ads-1", 1))
+    for ask in (*asked, lambda: launcher.retire("ads-1", is_retired=False)):
+        with pytest.raises(LakeError, match="a folder for the launcher `local`"):
+            ask()
+    monkeypatch.setattr(Path, "touch", full)
+    with pytest.raises(LakeError, match="No space left"):
+        launcher.retire("ads-1")
+
+
 def test_a_start_that_died_before_there_was_a_supervisor_is_gone_on_with(
     tmp_path: Path, local_kind: Local, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -413,8 +549,12 @@ def test_what_is_started_is_the_release_with_its_size_and_nobody_elses_environme
     size = Size(master="local[3]", driver_memory="2g", spark={"spark.ui.enabled": "false"})
     made = spark_submit(replace(launch(), version=replace(VERSION, size=size)), tmp_path / "r", tmp_path / "s")
     text = " ".join(made.command)
-    assert "--master local[3] --driver-memory 2g" in text
+    assert "--master local[3] " in text
+    assert "--conf spark.driver.memory=2g" in text
     assert "--conf spark.ui.enabled=false" in text
+    own = size.model_copy(update={"spark": {"spark.driver.memory": "3g"}})
+    other = spark_submit(replace(launch(), version=replace(VERSION, size=own)), tmp_path / "r", tmp_path / "s")
+    assert [word for word in other.command if "memory" in word] == ["spark.driver.memory=3g"]
     assert text.endswith(f"/r/{RELEASE}/jobs/run.py plays --conf {tmp_path}/s/{SNAPSHOT}/conf/test.yaml")
     assert made.environment["LAKEHOUSE_RELEASE"] == RELEASE
     assert made.environment["PYTHONPATH"] == f"{tmp_path}/r/{RELEASE}"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-import json
+import fcntl
 import os
 import subprocess
 import sys
@@ -11,12 +11,13 @@ import threading
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
+from functools import cache
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import psutil
-from pydantic import TypeAdapter
+from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from lakehouse.errors import ConfigError, LakeError, require
 from lakehouse.fleet.launchers import supervisor
@@ -44,6 +45,27 @@ class Command:
     environment: dict[str, str] = field(repr=False)
 
 
+@dataclass(frozen=True)
+class _Launched:
+    """What is read of `launch.json`."""
+
+    launch: Launch
+    created_at: AwareDatetime
+
+
+@dataclass(frozen=True)
+class _Said:
+    """What is read of `state.json`; processes as `supervisor.identity` gives them."""
+
+    supervisor: dict[str, Any]
+    state: str = ""
+    process: dict[str, Any] | None = None
+    failures: int = 0
+    started_at: float | None = None
+    next_start_at: float | None = None
+    why: str | None = None
+
+
 def spark_submit(launch: Launch, releases: Path, snapshots: Path) -> Command:
     """`jobs/run.py` of the release by spark-submit, in the working directory: relative paths stay what they were."""
     require("pyspark")
@@ -63,14 +85,8 @@ def spark_submit(launch: Launch, releases: Path, snapshots: Path) -> Command:
     java = Path(sys.prefix, "java-home")
     if java.is_file():
         environment["JAVA_HOME"] = java.read_text(encoding="utf-8").strip()
-    settings = {"spark.log.level": "WARN", **size.spark}
-    command = [
-        str(home / "bin" / "spark-submit"),
-        "--master",
-        size.master,
-        "--driver-memory",
-        size.driver_memory or _HEAP,
-    ]
+    settings = {"spark.log.level": "WARN", "spark.driver.memory": size.driver_memory or _HEAP, **size.spark}
+    command = [str(home / "bin" / "spark-submit"), "--master", size.master]
     command += [word for name, value in settings.items() for word in ("--conf", f"{name}={value}")]
     command += [str(code / "jobs" / "run.py"), *version.topics]
     command += ["--conf", str(snapshots / version.snapshot / version.conf)]
@@ -130,33 +146,39 @@ class LocalLauncher:
 
     def retire(self, job: str, *, is_retired: bool = True) -> None:
         mark = self._home(job) / "retired"
-        if is_retired and mark.parent.is_dir():
-            mark.touch()
-        elif not is_retired:
-            mark.unlink(missing_ok=True)
+        with _folder_errors(mark.parent):
+            if is_retired and mark.parent.is_dir():
+                mark.touch()
+            elif not is_retired:
+                mark.unlink(missing_ok=True)
 
     def end(self, job: str) -> None:
         home = self._home(job)
-        if not (home / "launch.json").exists():
+        with _folder_errors(home):
+            if not (home / "launch.json").exists():
+                return
+            (home / "end").touch()
+            said = _read(home / "state.json", _said)
+        if said is None or said.process is None:
             return
-        (home / "end").touch()
-        state = _read(home / "state.json") or {}
-        if not supervisor.is_living(state.get("supervisor")) and supervisor.is_living(state.get("process")):
-            orphan = psutil.Process(int(state["process"]["pid"]))
+        if not supervisor.is_living(said.supervisor) and supervisor.is_living(said.process):
+            orphan = psutil.Process(int(said.process["pid"]))
             threading.Thread(target=supervisor.end_process, args=(orphan,), name=f"end-{job}").start()
 
     def jobs(self, patience: timedelta | None = None) -> list[Job]:
-        found = [job for home in self._homes() if (job := _job(home)) is not None]
+        with _folder_errors(self._folder):
+            found = [job for home in self._homes() if (job := _job(home)) is not None]
         return sorted(found, key=lambda job: (job.created_at, job.launch.id))
 
     def log_tail(self, job: str, lines: int) -> list[str]:
         file = self._home(job) / "log"
-        try:
-            with file.open("rb") as log:
-                log.seek(max(0, file.stat().st_size - _TAIL_BYTES))
-                text = log.read().decode(errors="replace")
-        except FileNotFoundError:
-            return []
+        with _folder_errors(file.parent):
+            try:
+                with file.open("rb") as log:
+                    log.seek(max(0, file.stat().st_size - _TAIL_BYTES))
+                    text = log.read().decode(errors="replace")
+            except FileNotFoundError:
+                return []
         return text.splitlines()[-lines:]
 
     def _home(self, job: str) -> Path:
@@ -189,49 +211,93 @@ def _supervise(home: Path) -> None:
 
 
 def _job(home: Path) -> Job | None:
-    """None for a folder of which nothing can be said, such as one that is being made."""
-    launched, state = _read(home / "launch.json"), _read(home / "state.json") or {}
+    """None for a folder of which nothing can be said, such as one that is being made; LakeError where something runs
+    of which nothing can be said: a second one would be started beside it."""
+    launched = _read(home / "launch.json", _launched)
     if launched is None:
+        if _is_supervised(home):
+            raise LakeError(
+                str(home / "launch.json"),
+                found="a job that runs, whose description this release does not understand",
+                expected="what this release or an earlier one has started",
+                next_step=f"Use the release that started it; or `touch {home}/end`, which ends it.",
+            )
         return None
-    created_at = datetime.fromisoformat(launched["created_at"])
+    said = _read(home / "state.json", _said)
     return Job(
-        _launches().validate_python(launched["launch"]),
-        _state(state, created_at),
-        created_at,
-        started_at=_instant(state.get("started_at")),
-        failures=int(state.get("failures", 0)),
-        next_start_at=_instant(state.get("next_start_at")),
-        why=state.get("why"),
+        launched.launch,
+        _state(said, launched.created_at, is_supervised=said is None and _is_supervised(home)),
+        launched.created_at,
+        started_at=_instant(said.started_at) if said else None,
+        failures=said.failures if said else 0,
+        next_start_at=_instant(said.next_start_at) if said else None,
+        why=said.why if said else None,
         is_retired=(home / "retired").exists(),
         log=str(home / "log"),
     )
 
 
-def _state(state: Mapping[str, Any], created_at: datetime) -> JobState:
-    """What the supervisor said last, unless it has been killed."""
-    said = state.get("state")
-    if said in ("ended", "failed"):
-        return "ended" if said == "ended" else "failed"
-    if supervisor.is_living(state.get("supervisor")):
-        return {"running": "running", "waiting": "waiting"}.get(said or "", "pending")  # type: ignore[return-value]
-    if supervisor.is_living(state.get("process")):
+def _state(said: _Said | None, created_at: datetime, *, is_supervised: bool) -> JobState:
+    """What the supervisor said last, unless it has been killed; `is_supervised` where that cannot be read."""
+    if said is None:
+        if is_supervised:
+            return "running"
+        return "pending" if datetime.now(UTC) - created_at < _COMES_UP_WITHIN else "lost"
+    if said.state in ("ended", "failed"):
+        return "ended" if said.state == "ended" else "failed"
+    if supervisor.is_living(said.supervisor):
+        return {"running": "running", "waiting": "waiting"}.get(said.state, "pending")  # type: ignore[return-value]
+    if supervisor.is_living(said.process):
         return "running"  # though nobody starts it again
-    return "pending" if not state and datetime.now(UTC) - created_at < _COMES_UP_WITHIN else "lost"
+    return "lost"
 
 
-def _read(file: Path) -> dict[str, Any] | None:
+def _is_supervised(home: Path) -> bool:
+    """By the lock that a supervisor holds as long as it lives. One that comes up, and has noted nothing yet, is not
+    disturbed: it ends when it does not get its lock."""
+    if not (home / "state.json").exists():
+        return False
     try:
-        return dict(json.loads(file.read_text(encoding="utf-8")))
-    except (FileNotFoundError, ValueError):
+        with (home / "lock").open("r") as lock:
+            fcntl.flock(lock, fcntl.LOCK_SH | fcntl.LOCK_NB)
+            return False
+    except BlockingIOError:
+        return True
+    except FileNotFoundError:
+        return False
+
+
+_Document = TypeVar("_Document")
+
+
+def _read(file: Path, kind: Callable[[], TypeAdapter[_Document]]) -> _Document | None:
+    """None where there is no such file, or nothing in it that can be understood."""
+    try:
+        return kind().validate_json(file.read_bytes())
+    except (FileNotFoundError, ValidationError):
         return None
 
 
 def _instant(seconds: float | None) -> datetime | None:
-    return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    try:
+        return None if seconds is None else datetime.fromtimestamp(seconds, UTC)
+    except (OverflowError, OSError, ValueError):
+        return None
 
 
+@cache
 def _launches() -> TypeAdapter[Launch]:
     return TypeAdapter(Launch)
+
+
+@cache
+def _launched() -> TypeAdapter[_Launched]:
+    return TypeAdapter(_Launched)
+
+
+@cache
+def _said() -> TypeAdapter[_Said]:
+    return TypeAdapter(_Said)
 
 
 @contextlib.contextmanager

@@ -65,7 +65,7 @@ def identity(pid: int) -> dict[str, Any] | None:
 
 
 def is_living(known: dict[str, Any] | None) -> bool:
-    return known is not None and identity(int(known["pid"])) == known
+    return known is not None and isinstance(known.get("pid"), int) and identity(known["pid"]) == known
 
 
 class Supervisor:
@@ -75,6 +75,7 @@ class Supervisor:
         self._folder = folder
         self._launch = json.loads((folder / "launch.json").read_text(encoding="utf-8"))
         self._state: dict[str, Any] = {"state": "pending", "supervisor": identity(os.getpid()), "failures": 0}
+        self._is_noted = False
 
     def run(self) -> None:
         self._note()
@@ -92,20 +93,11 @@ class Supervisor:
     def _run_once(self) -> tuple[int, float]:
         """(exit code, how long it ran)."""
         began = time.monotonic()
-        with self._log() as log:
-            try:
-                process = subprocess.Popen(
-                    self._launch["command"],
-                    cwd=self._launch["folder"],
-                    env=self._launch["environment"],
-                    stdin=subprocess.DEVNULL,
-                    stdout=log,
-                    stderr=subprocess.STDOUT,
-                    start_new_session=True,
-                )
-            except OSError as error:
-                log.write(f"supervisor: error={error}\n".encode())
-                return 127, 0.0
+        try:
+            process = self._start()
+        except OSError as error:
+            self._say(f"supervisor: error={error}\n")
+            return 127, 0.0
         self._note(state="running", process=identity(process.pid), started_at=time.time(), next_start_at=None)
         looks = 0
         while (code := process.poll()) is None:
@@ -113,8 +105,21 @@ class Supervisor:
                 return _ended(process), time.monotonic() - began
             if (looks := looks + 1) % LOOKS_PER_LOG_LOOK == 0:
                 self._make_room()
-            time.sleep(POLL_SECONDS)
+            self._pause()
         return code, time.monotonic() - began
+
+    def _start(self) -> subprocess.Popen[bytes]:
+        self._make_room()
+        with (self._folder / "log").open("ab") as log:
+            return subprocess.Popen(
+                self._launch["command"],
+                cwd=self._launch["folder"],
+                env=self._launch["environment"],
+                stdin=subprocess.DEVNULL,
+                stdout=log,
+                stderr=subprocess.STDOUT,
+                start_new_session=True,
+            )
 
     def _wait(self, seconds: float) -> bool:
         """Pause, unless the end is asked for; False when the application is not to be started again."""
@@ -123,26 +128,46 @@ class Supervisor:
         while time.monotonic() < until and not self._is_asked("end"):
             if self._is_asked("retired"):
                 return False
-            time.sleep(POLL_SECONDS)
+            self._pause()
         return True
 
-    def _log(self) -> Any:
-        self._make_room()
-        return (self._folder / "log").open("ab")
+    def _pause(self) -> None:
+        if not self._is_noted:
+            self._note()
+        time.sleep(POLL_SECONDS)
+
+    def _say(self, line: str) -> None:
+        with contextlib.suppress(OSError), (self._folder / "log").open("a", encoding="utf-8") as log:
+            log.write(line)
 
     def _make_room(self) -> None:
-        """A long log goes to `log.1`. Who writes to it, writes at its end, wherever that is."""
-        file = self._folder / "log"
-        if file.exists() and file.stat().st_size > LONGEST_LOG_BYTES:
-            shutil.copyfile(file, file.with_name("log.1"))
+        """A long log goes to `log.1`, where the disk has room for both. Who writes to it, writes at its end, wherever
+        that is."""
+        file, former = self._folder / "log", self._folder / "log.1"
+        if not file.exists() or file.stat().st_size <= LONGEST_LOG_BYTES:
+            return
+        try:
+            shutil.copyfile(file, former)
             os.truncate(file, 0)
+        except OSError:
+            former.unlink(missing_ok=True)
 
     def _is_asked(self, what: str) -> bool:
         return (self._folder / what).exists()
 
     def _note(self, **changes: Any) -> None:
+        """A disk that is full for a while costs nobody an application: what could not be kept is kept later.
+
+        FileNotFoundError where the job's folder is gone: nobody could end the application any more.
+        """
         self._state |= changes
-        write_atomically(self._folder / "state.json", self._state)
+        try:
+            write_atomically(self._folder / "state.json", self._state)
+            self._is_noted = True
+        except FileNotFoundError:
+            raise
+        except OSError:
+            self._is_noted = False
 
 
 def end_process(process: psutil.Process, grace_seconds: float = GRACE_SECONDS) -> None:
@@ -166,7 +191,11 @@ def _ended(process: subprocess.Popen[bytes]) -> int:
 
 
 def _ending(code: int) -> str:
-    return f"killed by {signal.Signals(-code).name}" if code < 0 else f"exit code {code}"
+    """Signals of real time have numbers alone."""
+    if code >= 0:
+        return f"exit code {code}"
+    names = {each.value: each.name for each in signal.Signals}
+    return f"killed by {names.get(-code, f'signal {-code}')}"
 
 
 def main(folder: Path) -> None:
