@@ -4,11 +4,17 @@ from __future__ import annotations
 
 import json
 import re
+import socket
+import socketserver
+import struct
 import threading
+import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
+from http.client import HTTPConnection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -19,6 +25,7 @@ import pytest
 import yaml
 from clock import NOON
 from fleets import fleet_at, write_fleet
+from pydantic import TypeAdapter
 from test_fleet_health import PULSE, beat, ill
 from typer.testing import CliRunner
 
@@ -220,6 +227,83 @@ def test_a_webhook_that_cannot_be_called_is_refused(values: dict[str, str]) -> N
         Webhook(**values)  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize(
+    "url",
+    [
+        "file:///etc/passwd", "ftp://a/b", "data:,x", "javascript:1", "x", "//a/b", "http://", "http:///x",
+        "http://a b/", "http://a:99999/", "http://a:x/", "http://a:0/", "http://[::1", "https://a/å", " http://a/", "http://a/\n",
+    ],
+)  # fmt: skip
+def test_an_address_that_no_alert_can_be_posted_to_is_refused(monkeypatch: pytest.MonkeyPatch, url: str) -> None:
+    """A file can be opened, too: whoever opens it has notified nobody."""
+    with pytest.raises(ValueError, match="an address such as https://"):
+        Webhook(url=url)
+    monkeypatch.setenv("HOOK", url)
+    with pytest.raises(ConfigError, match="an address such as https://") as refused:
+        webhooks.check(Webhook(url_from="HOOK"))
+    assert len(url) < 5 or url not in str(refused.value), "it may be secret"
+
+
+@pytest.mark.parametrize("url", ["http://a", "HTTPS://a:8443/b?c=d", "http://user:key@[::1]:80/x%20y"])
+def test_an_address_with_all_that_one_may_have_is_taken(url: str) -> None:
+    assert Webhook(url=url).url == url
+
+
+@contextmanager
+def answering(*parts: bytes, pause_seconds: float = 0.0) -> Iterator[str]:
+    """A server that says this to whoever comes, part by part, whatever it is asked."""
+    stop = threading.Event()
+
+    class Handler(socketserver.BaseRequestHandler):
+        def handle(self) -> None:
+            self.request.recv(65536)
+            with suppress(OSError):
+                for part in parts:
+                    self.request.sendall(part)
+                    stop.wait(pause_seconds)
+
+    class Server(socketserver.ThreadingTCPServer):
+        daemon_threads = True
+
+    with Server(("127.0.0.1", 0), Handler) as serving:
+        threading.Thread(target=serving.serve_forever, daemon=True).start()
+        yield f"http://127.0.0.1:{serving.server_address[1]}/hook"
+        stop.set()
+        serving.shutdown()
+
+
+@pytest.mark.parametrize("code", [301, 302, 303, 307, 308])
+def test_a_redirect_is_no_answer_that_an_alert_was_taken(code: int) -> None:
+    """It would be followed without the alert, to a page that answers 200, such as a login."""
+    with receiving() as (receiver, url):
+        head = f"HTTP/1.1 {code} Moved\r\nLocation: {url}\r\nContent-Length: 0\r\n\r\n".encode()
+        with answering(head) as moved, pytest.raises(WebhookError, match=str(code)):
+            webhooks.call(Webhook(url=moved), [Alert("firing", BROKER, NOON)], "")
+        assert receiver.bodies == []
+
+
+@pytest.mark.parametrize(
+    "said", [b"", b"SSH-2.0-OpenSSH_9.6\r\n", b"\x15\x03\x01", b"HTTP/1.1 x\r\n\r\n", b"HTTP/1.1 200 OK"]
+)
+def test_what_is_no_answer_of_http_is_an_error_that_says_so(said: bytes) -> None:
+    with answering(said) as url:
+        if said.endswith(b"OK"):  # the line is whole, though nothing follows
+            webhooks.call(Webhook(url=url), [Alert("firing", BROKER, NOON)], "")
+            return
+        with pytest.raises(WebhookError, match="an answer between 200 and 299"):
+            webhooks.call(Webhook(url=url), [Alert("firing", BROKER, NOON)], "")
+
+
+def test_a_receiver_that_answers_byte_by_byte_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(webhooks, "PATIENCE_SECONDS", 0.3)
+    drops = [b"HTTP/1.1 200 OK\r\n", *(b"X: y\r\n" for _ in range(60))]
+    with answering(*drops, pause_seconds=0.1) as url:
+        began = time.monotonic()
+        with pytest.raises(WebhookError, match="no answer within"):
+            webhooks.call(Webhook(url=url), [Alert("firing", BROKER, NOON)], "")
+        assert time.monotonic() - began < 3
+
+
 # --- metrics -------------------------------------------------------------------------------------------------------
 
 
@@ -350,6 +434,83 @@ def test_what_a_webhook_refuses_is_sent_again(hooked: tuple[Site, Receiver]) -> 
     assert (watch.counts.sent, watch.counts.failed) == (1, 1)
 
 
+def test_who_has_taken_an_alert_is_not_called_again_because_another_refuses(tmp_path: Path) -> None:
+    """Nor is anybody left with an incident that never ends, because another never took it."""
+    with receiving() as (well, url), receiving() as (ill, other):
+        site = Site(tmp_path, url, other)
+        site.beat("plays")
+        ill.code = 503
+        watch = site.watch()
+        for _ in range(3):
+            watch.look()
+        again = site.watch()
+        again._state = again._store.read()
+        again.look()
+        assert ([status for status, _ in well.taken], ill.taken) == (["firing"], [])
+        site.beat()
+        for _ in range(4):
+            again.look()
+        assert ([status for status, _ in well.taken], ill.taken) == (["firing", "resolved"], [])
+        assert again._state.open == {}
+
+
+def test_a_webhook_that_hangs_holds_up_neither_the_next_check_nor_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(webhooks, "PATIENCE_SECONDS", 0.3)
+    with receiving() as (well, url), answering(b"", b"", pause_seconds=60) as hangs:
+        site = Site(tmp_path, hangs, url)
+        site.beat("plays", "likes", silent=("social",))
+        watch = site.watch()
+        watch.look()
+        assert len(well.taken) == 2
+        assert (watch.counts.sent, watch.counts.failed) == (2, 1), "it is called once in a check"
+
+
+def test_a_webhook_that_is_gone_from_the_file_keeps_no_incident_open(tmp_path: Path) -> None:
+    with receiving() as (_, url), receiving() as (_, other):
+        site = Site(tmp_path, url)
+        site.beat("plays")
+        site.watch().look()
+        site = Site(tmp_path, other)
+        site.beat()
+        watch = site.watch()
+        watch._state = watch._store.read()
+        assert len(watch._state.open) == 1
+        for _ in range(3):
+            watch.look()
+        assert watch._state.open == {}
+
+
+def test_a_clock_that_was_set_back_keeps_nobody_from_being_notified() -> None:
+    state = seen(WatchState(), [BROKER], NOON)
+    assert len(due(state, NOON - timedelta(hours=1), AFTER)) == 1
+
+
+def test_a_watch_begins_though_the_clock_was_set_back_since_the_last_one_died(hooked: tuple[Site, Receiver]) -> None:
+    site, _ = hooked
+    watch = site.watch()
+    watch.begin()
+    ahead = replace(watch._store.read(), written_at=watch._fleet.config.now() + timedelta(hours=1))
+    path = site.folder / "lake/_fleet/watch.json"
+    path.write_bytes(TypeAdapter(WatchState).dump_json(ahead))
+    site.watch().begin()
+
+
+def test_of_two_watches_that_begin_at_once_one_goes_on(hooked: tuple[Site, Receiver]) -> None:
+    site, _ = hooked
+    site.beat()
+    first, second = site.watch(), site.watch()
+    first.begin()
+    (site.folder / "lake/_fleet/watch.json").unlink()  # as if the second had read it before
+    second.begin()
+    with pytest.raises(LakeError, match="begun since this one"):
+        first.run(threading.Event())
+    first.end()
+    assert second._other_run() is None
+    assert first._store.read().run, "it does not say that the other one has ended"
+
+
 def test_two_watches_do_not_tell_twice(hooked: tuple[Site, Receiver]) -> None:
     site, _ = hooked
     first = site.watch()
@@ -401,6 +562,58 @@ def test_it_serves_page_metrics_and_health(hooked: tuple[Site, Receiver]) -> Non
         assert re.fullmatch(rf"# (HELP|TYPE) {PREFIX}\w+ .+|{PREFIX}\w+({{.*}})? -?[0-9.e+-]+", line), line
     assert "cannot read: topic plays" in page
     assert page.count("<i class=") == 3
+
+
+def test_it_answers_whoever_asks_however_they_do(
+    hooked: tuple[Site, Receiver], capfd: pytest.CaptureFixture[str], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Probes ask with HEAD, scrapes meet, and a browser that goes away is no news."""
+    site, _ = hooked
+    site.beat("plays")
+    watch = site.watch()
+    watch.look()
+    with server(watch, "127.0.0.1", 0) as pages:
+        threading.Thread(target=pages.serve_forever, daemon=True).start()
+        port = pages.server_port
+        for path, code in {
+            "/healthz": 200,
+            "/metrics": 200,
+            "/": 200,
+            "/x": 404,
+            "/metrics?a=b": 200,
+            "/%00": 404,
+        }.items():
+            asked = HTTPConnection("127.0.0.1", port, timeout=10)
+            asked.request("HEAD", path)
+            said = asked.getresponse()
+            assert (said.status, said.read()) == (code, b"")
+            assert int(said.headers["Content-Length"]) > 0
+            asked.close()
+        for _ in range(20):
+            with socket.create_connection(("127.0.0.1", port)) as leaves:
+                leaves.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, struct.pack("ii", 1, 0))
+                leaves.sendall(b"GET /metrics HTTP/1.1\r\n\r\n")
+        for odd in (
+            b"\x16\x03\x01\x00",
+            b"GET\r\n\r\n",
+            b"GET / HTTP/9.9\r\n\r\n",
+            b"GET " + b"x" * 70000 + b"\r\n\r\n",
+        ):
+            with socket.create_connection(("127.0.0.1", port)) as asks:
+                asks.sendall(odd)
+        with ThreadPoolExecutor(8) as scrapers:
+            texts = list(scrapers.map(lambda _: urlopen(f"http://127.0.0.1:{port}/metrics").read(), range(40)))
+        assert all(text.endswith(b"\n") and b"topic_cause" in text for text in texts)
+        pages.shutdown()
+    assert capfd.readouterr().err == ""
+    assert caplog.records == []
+
+
+@pytest.mark.parametrize("host", ["no.such.host.invalid", "a" * 64, "a..b", "256.1.1.1"])
+def test_a_host_that_is_none_of_this_machine_is_said(hooked: tuple[Site, Receiver], host: str) -> None:
+    site, _ = hooked
+    with pytest.raises(UsageError, match="cannot be bound"):
+        server(site.watch(), host, 0)
 
 
 def test_a_port_that_is_taken_is_said(hooked: tuple[Site, Receiver]) -> None:

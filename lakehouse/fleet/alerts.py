@@ -15,25 +15,30 @@ RESOLVED_AFTER = 2
 Status = Literal["firing", "resolved"]
 
 
+LOG = "log"
+"""The receiver where there are no webhooks."""
+
+
 @dataclass(frozen=True)
 class Alert:
-    """An incident, as people are notified of it."""
+    """An incident, as people are notified of it. `receivers` are those to whom it is due, by their names."""
 
     status: Status
     incident: Incident
     starts_at: datetime
     ends_at: datetime | None = None
+    receivers: tuple[str, ...] = (LOG,)
 
 
 @dataclass(frozen=True)
 class Open:
-    """An incident that is seen: since when it is, and since when it is known here. `is_notified` once a
-    webhook has taken it; `missed` counts checks without it."""
+    """An incident that is seen: since when it is, and since when it is known here. `taken_by` are the receivers that
+    have been notified of it and not yet of its end; `missed` counts checks without it."""
 
     incident: Incident
     since: datetime
     seen_at: datetime
-    is_notified: bool = False
+    taken_by: tuple[str, ...] = ()
     missed: int = 0
 
 
@@ -61,21 +66,28 @@ def seen(state: WatchState, found: Iterable[Incident], now: datetime) -> WatchSt
     return replace(state, open={**known, **new})
 
 
-def due(state: WatchState, now: datetime, notify_after: timedelta, silent: Iterable[str] = ()) -> list[Alert]:
-    """Of what people are to be notified now: what has lasted for `notify_after`, and the end of what they know of.
+def due(
+    state: WatchState,
+    now: datetime,
+    notify_after: timedelta,
+    silent: Iterable[str] = (),
+    receivers: Sequence[str] = (LOG,),
+) -> list[Alert]:
+    """Of what each receiver is to be notified now: what has lasted for `notify_after`, and the end of what it knows of.
 
     `silent` are applications that are being replaced: what concerns only these waits until they are there again.
     """
     quiet = set(silent)
     alerts = []
     for each in state.open.values():
-        is_over = each.missed >= RESOLVED_AFTER
-        is_lasting = not each.missed and now - each.seen_at >= notify_after
+        know = tuple(name for name in receivers if name in each.taken_by)
+        lack = tuple(name for name in receivers if name not in each.taken_by)
+        is_lasting = not each.missed and abs(now - each.seen_at) >= notify_after  # the clock may have been set back
         is_silent = bool(quiet) and set(each.incident.applications) <= quiet
-        if each.is_notified and is_over:
-            alerts.append(Alert("resolved", each.incident, each.since, now))
-        elif not each.is_notified and is_lasting and not is_silent:
-            alerts.append(Alert("firing", each.incident, each.since))
+        if know and each.missed >= RESOLVED_AFTER:
+            alerts.append(Alert("resolved", each.incident, each.since, now, know))
+        elif lack and is_lasting and not is_silent:
+            alerts.append(Alert("firing", each.incident, each.since, receivers=lack))
     return alerts
 
 
@@ -84,23 +96,25 @@ def due_in(state: WatchState, at: datetime, notify_after: timedelta) -> timedelt
 
     Whether its time comes while that check goes on does not matter: the check has seen it before.
     """
-    waiting = [each.seen_at + notify_after - at for each in state.open.values() if not each.is_notified]
+    waiting = [each.seen_at + notify_after - at for each in state.open.values() if not each.taken_by]
     return min((each for each in waiting if each > timedelta(0)), default=None)
 
 
-def notified(state: WatchState, alert: Alert) -> WatchState:
-    """After a webhook has taken an alert."""
+def notified(state: WatchState, alert: Alert, receiver: str = LOG) -> WatchState:
+    """After a receiver has taken an alert."""
     key, known = alert.incident.key, dict(state.open)
-    if alert.status == "resolved":
-        known.pop(key, None)
-    else:
-        known[key] = replace(known[key], is_notified=True)
+    others = tuple(name for name in known[key].taken_by if name != receiver)
+    known[key] = replace(known[key], taken_by=others if alert.status == "resolved" else (*others, receiver))
     return replace(state, open=known)
 
 
-def forgotten(state: WatchState) -> WatchState:
-    """Without what is over and of which nobody was notified."""
-    kept = {key: each for key, each in state.open.items() if each.missed < RESOLVED_AFTER or each.is_notified}
+def forgotten(state: WatchState, receivers: Sequence[str] = (LOG,)) -> WatchState:
+    """Without what is over, and of whose end nobody is to be notified any more."""
+    kept = {
+        key: each
+        for key, each in state.open.items()
+        if each.missed < RESOLVED_AFTER or any(name in each.taken_by for name in receivers)
+    }
     return replace(state, open=kept)
 
 

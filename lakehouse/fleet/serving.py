@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+import sys
 from dataclasses import asdict
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
@@ -12,15 +14,34 @@ from lakehouse.fleet.incidents import TopicHealth
 from lakehouse.fleet.watch import Watch
 from lakehouse.pages.fleet import fleet_page
 
+log = logging.getLogger(__name__)
+
 _METRICS_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 _REFRESH_SECONDS = 10
+_PATIENCE_SECONDS = 30.0
+"""With a client that says nothing, or takes nothing."""
+
+
+class _Server(ThreadingHTTPServer):
+    def handle_error(self, request: Any, client_address: Any) -> None:
+        """A client that goes away in the middle of an answer is nobody's fault."""
+        if not isinstance(sys.exception(), OSError):
+            log.exception("watch: no answer for %s", client_address[0])
 
 
 def server(watch: Watch, host: str, port: int) -> ThreadingHTTPServer:
     """Serves what the watch knows, without a log line for each request; UsageError where the port is taken."""
 
     class Handler(BaseHTTPRequestHandler):
+        timeout = _PATIENCE_SECONDS
+
         def do_GET(self) -> None:
+            self._answer(with_body=True)
+
+        def do_HEAD(self) -> None:
+            self._answer(with_body=False)
+
+        def _answer(self, *, with_body: bool) -> None:
             code, kind, body = answer(watch, self.path.partition("?")[0])
             self.send_response(code)
             self.send_header("Content-Type", kind)
@@ -28,17 +49,18 @@ def server(watch: Watch, host: str, port: int) -> ThreadingHTTPServer:
             if kind.startswith("text/html"):
                 self.send_header("Refresh", str(_REFRESH_SECONDS))
             self.end_headers()
-            self.wfile.write(body)
+            if with_body:
+                self.wfile.write(body)
 
         def log_message(self, format: str, *args: Any) -> None:
             return
 
     try:
-        return ThreadingHTTPServer((host, port), Handler)
-    except OSError as refused:
+        return _Server((host, port), Handler)
+    except (OSError, UnicodeError) as refused:
         raise UsageError(
             f"fleet watch at {host}:{port}",
-            found=f"an address that cannot be bound ({refused.strerror or refused})",
+            found=f"an address that cannot be bound ({getattr(refused, 'strerror', None) or refused})",
             expected="a free port of this machine",
             next_step="Stop what listens there, or choose another --port; 0 takes any free one.",
         ) from refused

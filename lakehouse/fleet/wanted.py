@@ -17,6 +17,9 @@ from lakehouse.topics import Frozen, Topic, key
 
 DELIVER_WITHIN = timedelta(minutes=45)
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")
+_WEB_ADDRESS = re.compile(
+    r"https?://([!-.0-~]+@)?(\[[0-9a-f:.]+\]|[a-z0-9._-]+)(:(?P<port>[0-9]{1,5}))?([/?#][!-~]*)?", re.IGNORECASE
+)
 _MANY = 5
 """Names that an error lists."""
 
@@ -48,6 +51,14 @@ _bucket_folder = _matching_text(
 _account = _matching_text(r"[^@\s]+@[^@\s]+\.[^@\s]+", "a service account's e-mail address")
 _image = _matching_text(r"[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z0-9-]+)?", "an image version such as 3.0 or 3.0.2-debian13")
 _python = _matching_text(r"3\.[0-9]+", "a version such as 3.12")
+
+
+def web_address(text: str) -> str:
+    """The text; ValueError, without it, unless it is empty or an address that can be called over HTTP."""
+    found = _WEB_ADDRESS.fullmatch(text)
+    if text and (found is None or not 0 < int(found["port"] or 80) < 65536):
+        raise ValueError("an address such as https://hooks.example.com/services/x, of ASCII and without blanks")
+    return text
 
 
 def _named(entries: Mapping[str, object]) -> Mapping[str, object]:
@@ -203,7 +214,9 @@ class Dataproc(Frozen):
 class Webhook(Frozen):
     """One of `watch.webhooks`: who is notified of incidents."""
 
-    url: str = key("", unit="address", doc="What is called. Empty where `url_from` is given.")
+    url: Annotated[str, AfterValidator(web_address)] = key(
+        "", unit="address", doc="What is called. Empty where `url_from` is given."
+    )
     url_from: str = key(
         "", unit="name of a variable", doc="The variable of the environment that has the address, where it is secret."
     )

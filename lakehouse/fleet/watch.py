@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -23,6 +23,7 @@ from lakehouse.fleet.files import Fleet
 from lakehouse.fleet.health import FleetHealth, fleet_health
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.metrics import WINDOWS, Sample, exposition, samples
+from lakehouse.fleet.wanted import Webhook
 from lakehouse.store.place import Place
 
 log = logging.getLogger(__name__)
@@ -82,25 +83,43 @@ class Watch:
         self._state = self._store.read()
         every, written = self._fleet.file.watch.look_every, self._state.written_at
         age = datetime.now(UTC) - written if written else None
-        if age is not None and self._state.run and age < every * WELL_WITHIN:
-            raise LakeError(
-                "fleet watch",
-                found=f"another watch, run {self._state.run}, which checked {brief(age.total_seconds())} ago",
-                expected="one at a time: two would notify of everything twice",
-                next_step=f"End the other one; one that has died is over after {brief((every * WELL_WITHIN).seconds)}.",
-            )
+        if age is not None and self._state.run and abs(age) < every * WELL_WITHIN:
+            raise self._another(self._state.run, f"which checked {brief(age.total_seconds())} ago")
         self._keep(replace(self._state, run=self._run))
 
     def end(self) -> None:
-        """So that the next one need not wait."""
-        self._keep(replace(self._state, run=""))
+        """So that the next one need not wait; nothing where it has begun already."""
+        if self._other_run() is None:
+            self._keep(replace(self._state, run=""))
 
     def run(self, stop: threading.Event) -> None:
-        """Check until `stop` is set. A check that fails is logged and counted, and holds up no later one."""
+        """Check until `stop` is set. A check that fails is logged and counted, and holds up no later one.
+
+        LakeError once another watch has begun, as one that began at the same moment, or took this one for dead.
+        """
         while not stop.is_set():
             began = time.monotonic()
+            if (other := self._other_run()) is not None:
+                raise self._another(other, "which has begun since this one")
             self.look_or_log()
             stop.wait(max(0.0, self._pause(timedelta(seconds=time.monotonic() - began)).total_seconds()))
+
+    def _other_run(self) -> str | None:
+        """Of a watch that has begun since; None, too, where the store does not say: the next check asks again."""
+        try:
+            run = self._store.read().run
+        except Exception:
+            return None
+        return run if run and run != self._run else None
+
+    def _another(self, run: str, what: str) -> LakeError:
+        over_after = brief((self._fleet.file.watch.look_every * WELL_WITHIN).total_seconds())
+        return LakeError(
+            "fleet watch",
+            found=f"another watch, run {run}, {what}",
+            expected="one at a time: two would notify of everything twice",
+            next_step=f"End the other one; one that has died is over after {over_after}.",
+        )
 
     def _pause(self, took: timedelta) -> timedelta:
         """Until the next check, after one that took so long: sooner where an incident is to be told of by then."""
@@ -123,8 +142,10 @@ class Watch:
         late = sum(each.overdue is not None for each in found.topics) / max(1, len(found.topics))
         state = alerts.with_late(alerts.seen(self._state, found.incidents, found.at), late, found.at)
         self._keep(state)
-        self._notify(alerts.due(state, found.at, self._fleet.file.watch.notify_after, _being_replaced(found)))
-        self._keep(alerts.forgotten(self._state))
+        hooks = self._receivers()
+        after, silent = self._fleet.file.watch.notify_after, _being_replaced(found)
+        self._notify(alerts.due(state, found.at, after, silent, list(hooks)), hooks)
+        self._keep(alerts.forgotten(self._state, list(hooks)))
         self.counts.looks += 1
         self._looked_at = datetime.now(UTC), time.monotonic() - began
         self._looked_since = time.monotonic()
@@ -160,25 +181,39 @@ class Watch:
 
     # --- notifying -------------------------------------------------------------------------------------------------
 
-    def _notify(self, due: list[Alert]) -> None:
-        """One alert at a time. One that a webhook refuses goes to all again with the next check, by its key."""
-        for alert in due:
-            if self._is_taken(alert):
-                self._keep(alerts.notified(self._state, alert))
-                log.info("watch: state=%s key=%s cause=%s subject=%s", alert.status, *_names(alert))
+    def _receivers(self) -> dict[str, Webhook | None]:
+        """By their names; the log where there are no webhooks."""
+        hooks = self._fleet.file.watch.webhooks
+        return {webhooks.receiver(each): each for each in hooks} or {alerts.LOG: None}
 
-    def _is_taken(self, alert: Alert) -> bool:
-        """By all webhooks; where there are none, by the log."""
-        is_taken = True
-        for webhook in self._fleet.file.watch.webhooks:
-            try:
-                webhooks.call(webhook, [alert], self.address)
-                self.counts.sent += 1
-            except LakehouseError as refused:
-                is_taken = False
-                self.counts.failed += 1
-                log.error("watch: webhook=%s error=%s", webhooks.shown_name(webhook), refused)
-        return is_taken
+    def _notify(self, due: list[Alert], receivers: Mapping[str, Webhook | None]) -> None:
+        """One alert at a time. Who refuses one gets it again with the next check; who has taken it does not.
+
+        Who has taken all its patience for refusals gets no more with this check: it must not hold up the next one.
+        """
+        refusing_seconds = dict.fromkeys(receivers, 0.0)
+        for alert in due:
+            for name in alert.receivers:
+                if refusing_seconds[name] >= webhooks.PATIENCE_SECONDS:
+                    continue
+                began = time.monotonic()
+                if self._is_taken(alert, receivers[name]):
+                    self._keep(alerts.notified(self._state, alert, name))
+                    log.info("watch: state=%s key=%s cause=%s subject=%s", alert.status, *_names(alert))
+                else:
+                    refusing_seconds[name] += time.monotonic() - began
+
+    def _is_taken(self, alert: Alert, webhook: Webhook | None) -> bool:
+        if webhook is None:
+            return True
+        try:
+            webhooks.call(webhook, [alert], self.address)
+        except LakehouseError as refused:
+            self.counts.failed += 1
+            log.error("watch: webhook=%s error=%s", webhooks.shown_name(webhook), refused)
+            return False
+        self.counts.sent += 1
+        return True
 
     def _keep(self, state: WatchState) -> None:
         if state != self._state:

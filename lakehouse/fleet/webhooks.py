@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
+import threading
 from collections.abc import Sequence
+from http.client import HTTPException
 from typing import Any
-from urllib.error import URLError
+from urllib.error import HTTPError, URLError
 from urllib.parse import urlsplit
-from urllib.request import Request, urlopen
+from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from lakehouse.concealed import hide
 from lakehouse.errors import ConfigError, WebhookError, in_one_line
 from lakehouse.fleet.alerts import Alert, alertmanager, pagerduty
-from lakehouse.fleet.wanted import Webhook
+from lakehouse.fleet.wanted import Webhook, web_address
 
-_PATIENCE_SECONDS = 10.0
+PATIENCE_SECONDS = 10.0
+"""For a whole call, and in all for one webhook in one check."""
 
 
 def call(webhook: Webhook, alerts: Sequence[Alert], address: str) -> None:
-    """Hand the alerts over; WebhookError unless the receiver says that it has them.
+    """Hand the alerts over; WebhookError unless the receiver says within `PATIENCE_SECONDS` that it has them.
 
     It may be handed one twice, if the watch dies before it has noted the answer: the key of both is the same.
     """
@@ -32,9 +36,15 @@ def call(webhook: Webhook, alerts: Sequence[Alert], address: str) -> None:
 
 
 def check(webhook: Webhook) -> None:
-    """ConfigError where a variable that it names is not set."""
+    """ConfigError where a variable that it names is not set, or holds no address."""
     _url_of(webhook)
     _routing_key_of(webhook)
+
+
+def receiver(webhook: Webhook) -> str:
+    """What tells it from the others, and says nothing of its address."""
+    said = "\0".join([webhook.format, webhook.url, webhook.url_from, webhook.routing_key_from])
+    return hashlib.sha256(said.encode()).hexdigest()[:10]
 
 
 def shown_name(webhook: Webhook) -> str:
@@ -43,7 +53,18 @@ def shown_name(webhook: Webhook) -> str:
 
 
 def _url_of(webhook: Webhook) -> str:
-    return webhook.url or _variable(webhook.url_from, "watch.webhooks.url_from")
+    if webhook.url:
+        return webhook.url
+    key = "watch.webhooks.url_from"
+    try:
+        return web_address(_variable(webhook.url_from, key))
+    except ValueError as wrong:
+        raise ConfigError(
+            f"fleet.yaml: {key}",
+            found=f"something else in the variable {webhook.url_from}",
+            expected=str(wrong),
+            next_step="Correct it where `lakehouse fleet watch` is started.",
+        ) from None
 
 
 def _routing_key_of(webhook: Webhook) -> str:
@@ -52,12 +73,32 @@ def _routing_key_of(webhook: Webhook) -> str:
     return _variable(webhook.routing_key_from, "watch.webhooks.routing_key_from")
 
 
+class _NoRedirects(HTTPRedirectHandler):
+    """Behind a redirect a call would go on without its body: whoever answers there has no alert."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
 def _post(url: str, body: dict[str, Any]) -> None:
     request = Request(url, json.dumps(body).encode(), {"Content-Type": "application/json"}, method="POST")
-    try:
-        with urlopen(request, timeout=_PATIENCE_SECONDS):
-            return
-    except (URLError, OSError, ValueError) as refused:
+    ended: list[Exception | None] = []
+
+    def send() -> None:
+        try:
+            with build_opener(_NoRedirects).open(request, timeout=PATIENCE_SECONDS):
+                ended.append(None)
+        except HTTPError as refused:
+            refused.close()
+            ended.append(refused)
+        except (URLError, OSError, ValueError, HTTPException) as refused:
+            ended.append(refused)
+
+    sending = threading.Thread(target=send, name="webhook", daemon=True)  # who answers byte by byte is not waited for
+    sending.start()
+    sending.join(PATIENCE_SECONDS)
+    refused = ended[0] if ended else TimeoutError(f"no answer within {PATIENCE_SECONDS:.0f} s")
+    if refused is not None:
         raise WebhookError(
             "a webhook",
             found=in_one_line(refused),
