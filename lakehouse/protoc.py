@@ -7,7 +7,7 @@ import re
 import subprocess
 import sys
 import tempfile
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from importlib.util import find_spec
 from pathlib import Path, PurePosixPath
 
@@ -18,6 +18,9 @@ _LONGEST_SECONDS = 30
 _LONGEST_COMPLAINT = 300
 _LOGGED = re.compile(r"WARNING: All log messages before|[IWE][0-9]{4} ")
 """Lines that are about protoc itself."""
+_ODD_IN_NAMES = re.compile(r"[\x00-\x1f\x7f\ud800-\udfff]")
+_LONGEST_NAME = 200
+"""Bytes of a path: file systems have names of 255."""
 _OUT = "..out"
 """No name of a file below the folder."""
 
@@ -41,10 +44,14 @@ def _by_protoc(main: str, texts: Mapping[str, str]) -> bytes:
         raise ModuleNotFoundError("No module named 'grpc_tools'", name="grpc_tools")
     with tempfile.TemporaryDirectory(prefix="lakehouse-protoc-") as name:
         folder = Path(name)
+        _check_names(texts)
         for path, text in texts.items():
             file = folder / _below(path)
             file.parent.mkdir(parents=True, exist_ok=True)
-            file.write_text(text, encoding="utf-8")
+            try:
+                file.write_text(text, encoding="utf-8")
+            except UnicodeEncodeError as error:
+                raise UnreadableSchemaError(f"{path} with {error.object[error.start]!r}, which is no text") from error
         command = [sys.executable, "-m", "grpc_tools.protoc", "-I.", "--include_imports"]
         command += [f"--descriptor_set_out={_OUT}", str(_below(main))]
         done = _run(command, folder)
@@ -69,9 +76,18 @@ def _run(command: list[str], folder: Path) -> subprocess.CompletedProcess[bytes]
     return done
 
 
+def _check_names(paths: Iterable[str]) -> None:
+    """UnreadableSchemaError for a file that is also a folder of others."""
+    files = {_below(path) for path in paths}
+    parent = next((each for file in files for each in file.parents if each in files), None)
+    if parent is not None:
+        raise UnreadableSchemaError(f"the name {str(parent)!r} of a file and of a folder")
+
+
 def _below(path: str) -> PurePosixPath:
     """UnreadableSchemaError for a name that leads out of a folder."""
     relative = PurePosixPath(path)
-    if relative.is_absolute() or ".." in relative.parts or not relative.parts or path.startswith("-"):
-        raise UnreadableSchemaError(f"the name {path!r}, which is no path below a folder")
+    leads_out = relative.is_absolute() or ".." in relative.parts or not relative.parts or path.startswith("-")
+    if leads_out or _ODD_IN_NAMES.search(path) or len(path.encode()) > _LONGEST_NAME:
+        raise UnreadableSchemaError(f"the name {path[:_LONGEST_NAME]!r}, which is no path below a folder")
     return relative

@@ -107,7 +107,7 @@ class FakeConfluentRegistry:
         wanted = base64.b64encode(f"{self.user}:{self.password}".encode()).decode()
         if self.user and authorization != f"Basic {wanted}":
             return 401, {"error_code": 401, "message": "Unauthorized"}
-        if match := re.fullmatch(r"/schemas/ids/([0-9]+)", path):
+        if (match := re.fullmatch(r"/schemas/ids/([0-9]+)", path)) and int(match[1]) < 2**31:  # Java's int
             found = self.schemas.get(int(match[1]))
             return (200, found) if found else (404, {"error_code": 40403, "message": f"Schema {match[1]} not found"})
         if match := re.fullmatch(r"/subjects/([^/]+)/versions/([0-9]+|latest)", path):

@@ -368,6 +368,14 @@ NODE = {"type": "record", "name": "Node", "fields": [{"name": "next", "type": ["
     ("schema", "changes", "found"),
     [
         ("string", {}, "a schema of string instead of a record"),
+        ([with_field("int")], {}, "a schema of union instead of a record"),
+        ({"type": "record", "name": "R"}, {}, "'fields' is not in it"),
+        (with_field({"type": "fixed", "name": "F", "size": "8"}), {}, "'test.F', whose size is '8'"),
+        (with_field({"type": "fixed", "name": "F", "size": -1}), {}, "'test.F', whose size is -1"),
+        (with_field({"type": "enum", "name": "E", "symbols": "AB"}), {}, "'test.E', whose symbols are no list"),
+        (with_field("int", name="id"), {}, "which has 'id' twice"),
+        (with_field("int", name="a`b"), {}, "'a`b', which is no name"),
+        (with_field("int", name="\ud800"), {}, "which is no name"),
         ({"type": "recor"}, {}, "no Avro schema"),
         (with_field("Missing"), {}, "no Avro schema"),
         (with_field(NODE), {}, "'test.Node', which contains itself"),
@@ -387,6 +395,33 @@ def test_what_cannot_be_read_is_an_error_of_the_topic_s_file(schema: Any, change
     with pytest.raises(ValidationError) as error:
         topic_of_schemas(schema, **changes)
     assert found in str(error.value)
+
+
+def test_records_that_name_each_other_many_times_end_as_an_error() -> None:
+    """Written out, the type would have 2 to the 40 fields."""
+    inner: Any = "int"
+    for n in range(40):
+        again = f"M{n - 1}" if n else "int"
+        fields = [{"name": "a", "type": inner}, {"name": "b", "type": again}]
+        inner = {"type": "record", "name": f"M{n}", "fields": fields}
+    with pytest.raises(ValidationError, match="name each other too many times"):
+        topic_of_schemas(with_field(inner))
+
+
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"logicalType": ["decimal"]},
+        {"logicalType": {"a": 1}},
+        {"logicalType": None},
+        {"logicalType": "decimal", "precision": None},
+        {"logicalType": "decimal", "precision": 4, "scale": None},
+    ],
+)
+def test_a_logical_type_that_is_none_is_ignored(odd: dict[str, Any]) -> None:
+    """As Avro says."""
+    topic = topic_of_schemas(with_field({"type": "bytes", **odd}))
+    assert topic.fields["x"] == "binary"
 
 
 def test_a_union_that_is_not_declared_does_no_harm() -> None:

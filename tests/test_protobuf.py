@@ -384,6 +384,11 @@ def test_an_unsigned_number_may_be_the_id() -> None:
     assert (row["event_id"], row["event_time"]) == (str(2**64 - 1), datetime.fromtimestamp(SECONDS, UTC))
 
 
+def test_a_oneof_may_be_named_like_what_we_call_a_field() -> None:
+    topic = with_field("oneof f1 { string a = 3; int32 b = 4; } oneof oneof0 { string c = 5; }")
+    assert read(topic, [HEAD + field(3, b"x")])[0]["event"]["a"] == "x"
+
+
 def test_fields_may_be_named_like_what_the_library_calls_its_own() -> None:
     names = "HasField Clear ByteSize SerializeToString DESCRIPTOR class None import rows _x ListFields".split()
     body = " ".join(f"optional int32 {name} = {number};" for number, name in enumerate(names, 3))
@@ -579,6 +584,11 @@ def test_no_schema_is_written_outside_the_folder_that_is_protoc_s() -> None:
     for name in ("../x.proto", "/x.proto", "-x.proto"):
         with pytest.raises(UnreadableSchemaError, match="no path below a folder"):
             protoc.compiled(name, {name: "// another"})
+
+
+def test_a_name_that_is_a_file_and_a_folder_is_refused() -> None:
+    with pytest.raises(UnreadableSchemaError, match="of a file and of a folder"):
+        protoc.compiled("p.proto", {"p.proto": PLAY, "p.proto/x.proto": PLAY})
 
 
 def test_what_protoc_made_is_kept_and_may_be_lost(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

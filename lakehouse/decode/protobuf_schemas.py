@@ -168,6 +168,8 @@ def _make_plain(message: Any) -> None:
     for field in message.field:
         field.name = attribute_of(field.number)
         field.ClearField("json_name")
+    for place, oneof in enumerate(message.oneof_decl):
+        oneof.name = f"oneof{place}"
     for inner in message.nested_type:
         _make_plain(inner)
 

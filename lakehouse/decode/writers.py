@@ -6,6 +6,7 @@ four bytes, and for Protobuf the place of the message in its file.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
@@ -54,25 +55,33 @@ class _Said(NamedTuple):
 Read = Callable[[pa.BinaryArray, Writer], Parsed]
 
 
-def schema_ids(messages: pa.RecordBatch, topic: Topic) -> set[str]:
-    """The ids of the schemas that a page (columns `DELIVERED`, payloads as decompressed) names.
+def schema_ids(messages: pa.RecordBatch, topic: Topic) -> Counter[str]:
+    """The ids of the schemas that a page (columns `DELIVERED`, payloads as decompressed) names, and how often.
 
     Of Pub/Sub's `projects/…/schemas/…@<revision>`; of others a number. Those of deleted ones are not among them.
     """
-    named = {each.schema_id for each in _said_of(messages, topic).distinct if each is not None and each.schema_id}
-    return {name for name in named if not any(part in name for part in _DELETED)}
+    said = _said_of(messages, topic)
+    named: Counter[str] = Counter()
+    for each, count in zip(said.distinct, np.bincount(said.codes, minlength=len(said.distinct)), strict=True):
+        if each is not None and each.schema_id and not any(part in each.schema_id for part in _DELETED):
+            named[each.schema_id] += int(count)
+    return named
 
 
 def parsed(messages: pa.RecordBatch, topic: Topic, wanted: pa.StructType, read: Read) -> Parsed:
     """All messages of the page, those of each writer read together."""
     said = _said_of(messages, topic)
-    if len(said.distinct) == 1:
-        return _part(said.distinct[0], said.bodies, topic, wanted, read)
-    order = np.argsort(said.codes, kind="stable")
-    bounds = np.searchsorted(said.codes[order], np.arange(len(said.distinct) + 1))
+    each_of_distinct = [_writer_or_reason(each, topic) for each in said.distinct]
+    places_of = {each: place for place, each in enumerate(dict.fromkeys(each_of_distinct))}
+    distinct = list(places_of)
+    if len(distinct) == 1:
+        return _part(distinct[0], said.bodies, wanted, read)
+    codes = np.array([places_of[each] for each in each_of_distinct], np.int64)[said.codes]
+    order = np.argsort(codes, kind="stable")
+    bounds = np.searchsorted(codes[order], np.arange(len(distinct) + 1))
     parts = [
-        _part(each, said.bodies.take(pa.array(order[start:end])), topic, wanted, read)
-        for each, start, end in zip(said.distinct, bounds, bounds[1:], strict=False)
+        _part(each, said.bodies.take(pa.array(order[start:end])), wanted, read)
+        for each, start, end in zip(distinct, bounds, bounds[1:], strict=False)
     ]
     places = pa.array(np.argsort(order))
     values = pa.concat_arrays([pa.array([], wanted), *(part.values for part in parts)])
@@ -80,19 +89,20 @@ def parsed(messages: pa.RecordBatch, topic: Topic, wanted: pa.StructType, read: 
     return Parsed(values.take(places), reasons.take(places))
 
 
-def _part(said: _Said | None, bodies: pa.BinaryArray, topic: Topic, wanted: pa.StructType, read: Read) -> Parsed:
+def _writer_or_reason(said: _Said | None, topic: Topic) -> Writer | str:
+    """A reason is why messages that say so are rejected: garbage may name as many schemas as there are messages."""
     if said is None:
-        return _rejected(NO_SCHEMA_ID, len(bodies), wanted)
+        return NO_SCHEMA_ID
     if said.schema_id is None:
-        return read(bodies, Writer(is_json=said.is_json))
+        return Writer(is_json=said.is_json)
     schema = topic.writers.get(said.schema_id)
-    if schema is None:
-        return _rejected(UNKNOWN_SCHEMA, len(bodies), wanted)
-    return read(bodies, Writer(schema, said.is_json, said.indexes))
+    return UNKNOWN_SCHEMA if schema is None else Writer(schema, said.is_json, said.indexes)
 
 
-def _rejected(reason: str, count: int, wanted: pa.StructType) -> Parsed:
-    return Parsed(pa.nulls(count, wanted), pa.array([reason] * count, pa.string()))
+def _part(writer: Writer | str, bodies: pa.BinaryArray, wanted: pa.StructType, read: Read) -> Parsed:
+    if isinstance(writer, Writer):
+        return read(bodies, writer)
+    return Parsed(pa.nulls(len(bodies), wanted), pa.array([writer] * len(bodies), pa.string()))
 
 
 class _SaidOfPage(NamedTuple):

@@ -26,6 +26,8 @@ _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _PATIENCE = timedelta(seconds=60)
 _MOST_BYTES = 4 * 1024**2
 _MOST_REFERENCES = 200
+_LARGEST_ID = 2**31 - 1
+"""Ids are Java's int: of a larger one Confluent's registry says that it has no such path, and not, no such schema."""
 _FORMATS = {"AVRO": AVRO, "PROTOBUF": PROTOBUF}
 _SCHEMA_NOT_FOUND, _SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND = 40403, 40401, 40402
 _VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
@@ -68,6 +70,8 @@ class HttpRegistry:
         self._opener = build_opener(_NoRedirect)
 
     def definition(self, schema_id: str) -> Definition | None:
+        if int(schema_id) > _LARGEST_ID:
+            return None
         try:
             return self._whole(self._get(f"/schemas/ids/{quote(schema_id, safe=_SAFE)}"))
         except _Missing:
@@ -88,19 +92,34 @@ class HttpRegistry:
     def _whole(self, answer: dict[str, Any]) -> Definition:
         """With all that it refers to, at whatever depth; _Missing where one of them is gone."""
         texts: dict[str, str] = {}
-        waiting = list(answer.get("references") or ())
+        waiting = self._references(answer)
         while waiting:
-            reference = waiting.pop(0)
-            name = str(reference["name"])
+            name, path = waiting.pop(0)
             if name not in texts:
-                subject = quote(str(reference["subject"]), safe=_SAFE)
-                found = self._get(f"/subjects/{subject}/versions/{int(reference['version'])}")
+                found = self._get(path)
                 texts[name] = str(found["schema"])
-                waiting += found.get("references") or ()
+                waiting += self._references(found)
             if len(texts) > _MOST_REFERENCES:
                 raise _Missing(f"more than {_MOST_REFERENCES} references")
         kind = str(answer.get("schemaType") or "AVRO")
         return Definition(_FORMATS.get(kind, kind), str(answer["schema"]), texts)
+
+    def _references(self, answer: dict[str, Any]) -> list[tuple[str, str]]:
+        """The names by which a schema refers to others, and where these are."""
+        try:
+            return [
+                (
+                    str(each["name"]),
+                    f"/subjects/{quote(str(each['subject']), safe=_SAFE)}/versions/{int(each['version'])}",
+                )
+                for each in answer.get("references") or ()
+            ]
+        except (TypeError, KeyError, ValueError) as error:
+            raise self._error(
+                SourceError,
+                "references that do not say name, subject and version",
+                "Fix `registry.url`: see what is there.",
+            ) from error
 
     def _get(self, path: str) -> dict[str, Any]:
         """Asked again while it fails in passing; SourceError when it fails for good, or for too long."""
@@ -133,8 +152,12 @@ class HttpRegistry:
                 ) from refused
         except (URLError, HTTPException, OSError) as unreachable:
             raise _Passing(in_one_line(unreachable)) from unreachable
+        if len(content) > _MOST_BYTES:
+            raise self._error(
+                SourceError, f"an answer to {path} of more than {_MOST_BYTES:,} bytes", "Publish by a smaller schema."
+            )
         found = _json(content)
-        if len(content) > _MOST_BYTES or not isinstance(found.get("schema"), str):
+        if not isinstance(found.get("schema"), str):
             raise self._error(
                 SourceError, f"an answer to {path} without a schema", "Fix `registry.url`: see what is there."
             )
@@ -146,7 +169,7 @@ class HttpRegistry:
         if status == 404 and code in (_SCHEMA_NOT_FOUND, _SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND):
             return _Missing(text)
         if status == 429 or status >= 500:
-            seconds = float(retry_after) if retry_after and retry_after.isdigit() else None
+            seconds = float(retry_after) if retry_after and retry_after.isdecimal() else None
             return _Passing(text, seconds)
         if status in (401, 403):
             return self._error(

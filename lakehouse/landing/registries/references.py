@@ -32,7 +32,11 @@ def _inlined(schema: Any, space: str, types: Mapping[str, Any], defined: set[str
     if isinstance(schema, str):
         full = schema if "." in schema or not space else f"{space}.{schema}"
         name = next((each for each in (full, schema) if each in types and each not in defined), None)
-        return schema if name is None else _inlined(types[name], name.rpartition(".")[0], types, defined)
+        if name is None:
+            return schema
+        if not isinstance(types[name], dict) or types[name]["type"] not in _NAMED:
+            raise UnreadableSchemaError(f"a reference to {name!r}, which is no record, enum or fixed")
+        return _inlined(types[name], name.rpartition(".")[0], types, defined)
     inner = space
     if schema["type"] in _NAMED:
         name = schema["name"]

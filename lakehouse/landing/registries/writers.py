@@ -6,8 +6,9 @@ import json
 import logging
 import threading
 import time
-from collections import OrderedDict
-from collections.abc import Callable
+from collections import Counter, OrderedDict
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 
@@ -30,6 +31,13 @@ _MOST = 1_000
 """Schemas that a process remembers of a registry."""
 _UNKNOWN_FOR_SECONDS = 60.0
 """How long a schema that a registry does not have is not asked for again."""
+_MOST_UNKNOWN = 1_000
+"""Schemas that a registry did not have within that time: where there are more, no more are asked for. Payloads that
+begin with a 0 but are not framed name another schema each."""
+_AT_ONCE = 16
+"""Questions to a registry."""
+_NAMED = 5
+"""Of the schemas that a log line is about."""
 _MAIN = "lakehouse.proto"
 
 
@@ -52,23 +60,45 @@ class Writers:
     _unknown_since: OrderedDict[str, float] = field(default_factory=OrderedDict)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
-    def text(self, schema_id: str) -> str | None:
-        """None where the registry has no such schema, or one that cannot be read; SourceError where it does not say."""
+    def texts(self, named: Mapping[str, int]) -> dict[str, str]:
+        """Of these schemas those that the registry has and that can be read; SourceError where it does not say.
+
+        `named` counts the messages of each: what most of them name is asked for first, and then small ids, as
+        registries give them.
+        """
         with self._lock:
-            if schema_id in self._known:
-                return self._known[schema_id]
-            since = self._unknown_since.get(schema_id)
-            if since is not None and self.clock() - since < _UNKNOWN_FOR_SECONDS:
-                return None
-            definition = self._definition(schema_id)
-            if definition is None:
-                self._unknown_since[schema_id] = self.clock()
-                _shorten(self._unknown_since)
-                log.warning("registry: schema=%s found=none at=%s", schema_id, self.address)
-                return None
-            text = self._known[schema_id] = self._readable(schema_id, definition)
-            _shorten(self._known)
-            return text
+            self._forget_unknown()
+            found = {name: self._known[name] for name in named if name in self._known}
+            unasked = [name for name in named if name not in found and name not in self._unknown_since]
+            unasked.sort(key=lambda name: (-named[name], len(name), name))
+            if unasked:
+                self._ask(unasked, found)
+            return {name: text for name, text in found.items() if text is not None}
+
+    def _ask(self, unasked: Sequence[str], found: dict[str, str | None]) -> None:
+        missing: list[str] = []
+        with ThreadPoolExecutor(_AT_ONCE) as threads:
+            for start in range(0, len(unasked), _AT_ONCE):
+                if len(self._unknown_since) >= _MOST_UNKNOWN:
+                    missing += unasked[start:]
+                    break
+                some = unasked[start : start + _AT_ONCE]
+                for name, definition in zip(some, threads.map(self._definition, some), strict=True):
+                    if definition is None:
+                        missing.append(name)
+                        self._unknown_since[name] = self.clock()
+                    else:
+                        found[name] = self._known[name] = self._readable(name, definition)
+        while len(self._known) > _MOST:
+            self._known.popitem(last=False)
+        if missing:
+            some_of = ",".join(missing[:_NAMED]) + ",…" * (len(missing) > _NAMED)
+            log.warning("registry: schemas=%d found=none named=%s at=%s", len(missing), some_of, self.address)
+
+    def _forget_unknown(self) -> None:
+        latest = self.clock() - _UNKNOWN_FOR_SECONDS
+        while self._unknown_since and next(iter(self._unknown_since.values())) <= latest:
+            self._unknown_since.popitem(last=False)
 
     def _definition(self, schema_id: str) -> Definition | None:
         key = json.dumps([self.address, schema_id])
@@ -103,11 +133,6 @@ def schema_text(definition: Definition) -> str:
     return text
 
 
-def _shorten(known: OrderedDict[str, str | None] | OrderedDict[str, float]) -> None:
-    while len(known) > _MOST:
-        known.popitem(last=False)
-
-
 def with_writers(messages: pa.RecordBatch, topic: Topic) -> Topic:
     """The topic with the schemas that a page (columns `DELIVERED`) names, for `decode`.
 
@@ -115,10 +140,10 @@ def with_writers(messages: pa.RecordBatch, topic: Topic) -> Topic:
     """
     if topic.registry is None:
         return topic
-    ids = {name for part in compression.parts(messages, topic) for name in schema_ids(part.messages, topic)}
-    writers = _writers(topic.registry, topic.format)
-    texts = {schema_id: writers.text(schema_id) for schema_id in sorted(ids)}
-    return topic.with_writers({schema_id: text for schema_id, text in texts.items() if text is not None})
+    named: Counter[str] = Counter()
+    for part in compression.parts(messages, topic):
+        named += schema_ids(part.messages, topic)
+    return topic.with_writers(_writers(topic.registry, topic.format).texts(named))
 
 
 @lru_cache(maxsize=64)
