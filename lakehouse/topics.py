@@ -131,6 +131,23 @@ class SubscriptionSource(Frozen):
         return self.subscription
 
 
+_HOST_AND_PORT = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
+_HOSTS = re.compile(rf"{_HOST_AND_PORT}(,{_HOST_AND_PORT})*")
+_KAFKA_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
+
+
+def _hosts(text: str) -> str:
+    if not _HOSTS.fullmatch(text):
+        raise ValueError("<host>:<port>, several with commas between them, without spaces and credentials")
+    return text
+
+
+def _kafka_topic(text: str) -> str:
+    if not _KAFKA_TOPIC.fullmatch(text):
+        raise ValueError("a topic's name: at most 249 letters, digits, dots, _ and -, and not only dots")
+    return text
+
+
 def _start(text: str) -> str:
     return text if text in ("earliest", "latest") else hours.parse_hour(text)
 
@@ -139,13 +156,11 @@ class KafkaSource(Frozen):
     """`source: {kind: kafka, …}`: a topic of Apache Kafka, or of what speaks its protocol."""
 
     kind: Literal["kafka"] = key("kafka", unit="kafka", doc="Which broker it is.")
-    bootstrap: str = key(
-        pattern=r"[^\s,/:]+:\d+(,[^\s,/:]+:\d+)*",
+    bootstrap: Annotated[str, AfterValidator(_hosts)] = key(
         unit="host:port, several with commas",
         doc="Where the cluster is asked for its brokers.",
     )
-    topic: str = key(
-        pattern=r"[A-Za-z0-9._-]{1,249}",
+    topic: Annotated[str, AfterValidator(_kafka_topic)] = key(
         unit="name",
         doc="Kafka's own name of the topic. No two topics may read the same one.",
     )
@@ -255,7 +270,10 @@ _KAFKA = re.compile(r"kafka://([^/]+)/([^/]+)")
 
 
 def source_at(address: str) -> Source | None:
-    """What reads there, with no more than its address says; None for a text that is no source's address."""
+    """What reads there, with no more than its address says; None for a text that is no source's address.
+
+    ValueError where it is one of Kafka, but for its hosts or the topic's name.
+    """
     if _SUBSCRIPTION.fullmatch(address):
         return SubscriptionSource(subscription=address)
     if _LITE_SUBSCRIPTION.fullmatch(address):

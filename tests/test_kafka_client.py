@@ -5,14 +5,15 @@ from __future__ import annotations
 import base64
 import json
 import time
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 import pytest
+from pydantic import ValidationError
 
 pytest.importorskip("confluent_kafka")
 
-from confluent_kafka import KafkaError, KafkaException
+from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from kafka_lake import kafka_topic
 
 from lakehouse.clock import now
@@ -22,9 +23,12 @@ from lakehouse.errors import ConfigError, SourceError, UnansweredError
 from lakehouse.landing.brokers import kafka
 from lakehouse.landing.brokers.contract import Wanted
 from lakehouse.landing.brokers.kafka import Cluster, Kafka, google_token
+from lakehouse.landing.brokers.kafka_messages import page_of
 from lakehouse.landing.brokers.log_client import ANSWER_SECONDS
+from lakehouse.landing.brokers.log_messages import PageBuilder, attributes_of
 from lakehouse.landing.manifests import Slot
 from lakehouse.topics import KafkaSource, source_at
+from tests.raw_kafka import library, raw_kafka
 
 SOURCE = KafkaSource(bootstrap="127.0.0.1:1", topic="plays")
 
@@ -87,6 +91,66 @@ def test_an_option_that_would_change_what_is_read_is_refused() -> None:
     for name in ("group.id", "isolation.level", "enable.auto.commit", "auto.offset.reset"):
         with pytest.raises(ValueError, match="which ingest decides"):
             KafkaSource(bootstrap="h:1", topic="t", options={name: "x"})
+
+
+def test_messages_that_the_client_cannot_give_stop_nothing() -> None:
+    """A header's name that is no UTF-8 is another program's: its client gives none of the headers. The rest is kept.
+
+    A time of -1 is none, as older clients send it: to take it for 1969 would reject the event as from the future.
+    """
+    loaded = library()
+    if loaded is None:
+        pytest.skip("librdkafka is not where the client's wheel has it")
+    with raw_kafka(loaded) as cluster:
+        cluster.publish([(b"source", b"web")], 1_700_000_000_000)
+        cluster.publish([(b"caf\xe9", b"x"), (b"source", b"web")], 1_700_000_000_000)
+        cluster.publish([], -1)
+        cluster.publish([], 2**62)
+        consumer = Consumer({"bootstrap.servers": cluster.bootstrap, "group.id": "g"})
+        consumer.assign([TopicPartition("plays", 0, 0)])
+        messages = consumer.consume(4, 30)
+        received = now()
+        rows = page_of(messages, received).messages.to_pylist()
+        consumer.close()
+    assert [row["message_id"] for row in rows] == ["0:0", "0:1", "0:2", "0:3"]
+    assert [row["payload"] for row in rows] == [b"v"] * 4
+    assert rows[0]["attributes"] == [("source", "web")]
+    ((name, why),) = rows[1]["attributes"]
+    assert name == "kafka.headers.unread"
+    assert "can't decode byte 0xe9" in why
+    assert rows[0]["publish_time"] == rows[1]["publish_time"] == datetime(2023, 11, 14, 22, 13, 20, tzinfo=UTC)
+    assert rows[2]["publish_time"] == rows[3]["publish_time"] == received
+
+
+def test_no_header_takes_the_place_of_another() -> None:
+    """Whatever others are called: a name that an attribute would have anyway gets a number, too."""
+    headers = [("a", b"1"), ("a#1", b"x"), ("a", b"2"), ("b", b"\xff"), ("b.base64", b"y")]
+    assert attributes_of(headers) == [
+        ("a#1", "1"),
+        ("a#1#1", "x"),
+        ("a", "2"),
+        ("b.base64", "/w=="),
+        ("b.base64#1", "y"),
+    ]
+    builder = PageBuilder("kafka.key")
+    builder.add(0, 0, 0, [("kafka.key.base64", "z")], b"", b"\xfe")
+    assert builder.page().messages.column("attributes").to_pylist() == [
+        [("kafka.key.base64", "z"), ("kafka.key.base64#1", "/g==")]
+    ]
+
+
+@pytest.mark.parametrize(
+    "bootstrap", ["h", "", "h:", "h:1,", "h h:1", "h:1;i:2", "SSL://h:1", "u:secretpw@h:1", "[::1]", "h:123456"]
+)
+def test_hosts_that_are_none_are_refused(bootstrap: str) -> None:
+    with pytest.raises(ValidationError, match="<host>:<port>"):
+        KafkaSource(bootstrap=bootstrap, topic="t")
+
+
+@pytest.mark.parametrize("topic", ["", ".", "..", "a b", "a/b", "a!", "é", "x" * 250])
+def test_names_that_no_topic_can_have_are_refused(topic: str) -> None:
+    with pytest.raises(ValidationError, match="a topic's name"):
+        KafkaSource(bootstrap="[::1]:9092,h.example:1", topic=topic)
 
 
 def test_an_address_says_what_is_read_there() -> None:

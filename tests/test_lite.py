@@ -14,7 +14,7 @@ pytest.importorskip("google.cloud.pubsublite_v1")
 
 import grpc
 import yaml
-from fake_lite import LEAST_QUOTA_BYTES, FakeLite
+from fake_lite import LEAST_QUOTA_BYTES, FakeLite, SequencedMessage
 from log_lake import FIELDS, Application, Query, closed, config_of, event, go_on, numbered, parked, until
 
 from lakehouse.config import Config, Settings, topic_of
@@ -22,6 +22,7 @@ from lakehouse.errors import ConfigError, LostMessagesError, SourceError, Unansw
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers import lite, lite_stream, partitions
 from lakehouse.landing.brokers.lite import Lite, client_of
+from lakehouse.landing.brokers.lite_messages import page_of
 from lakehouse.store.records import LossAccepted, Lost
 from lakehouse.topics import LiteSource, Slots, Topic, source_at, topic_from
 
@@ -536,6 +537,16 @@ def test_a_subscription_is_of_a_zone_or_a_region(location: str, region: str) -> 
     source = source_at(address)
     assert isinstance(source, LiteSource)
     assert (source.region, source.address, source.endpoint) == (region, address, "")
+
+
+@pytest.mark.parametrize(("seconds", "nanos"), [(2**62, 0), (-(2**62), 5), (253_402_300_800, 0), (5, -(2**31))])
+def test_an_event_time_that_is_none_stops_nothing(seconds: int, nanos: int) -> None:
+    """The service keeps what a publisher gives; an event that has its time from there is rejected."""
+    message = SequencedMessage()
+    message.message.event_time.seconds, message.message.event_time.nanos = seconds, nanos
+    ((name, text),) = page_of(0, [message]).messages.column("attributes").to_pylist()[0]
+    assert name == "pubsublite.event_time"
+    assert text == (f"{seconds} s, {nanos} ns" if seconds != 5 else "1970-01-01T00:00:02.852516Z")
 
 
 def test_another_kind_of_subscription_is_refused_with_what_is_expected(tmp_path: Path) -> None:

@@ -38,4 +38,8 @@ def _micros_of(timestamp: Any) -> int:
 
 
 def _text_of(timestamp: Any) -> str:
-    return (_EPOCH + timedelta(microseconds=_micros_of(timestamp))).isoformat().replace("+00:00", "Z")
+    """What is no instant of the years 1 to 9999 is a text that is no time, so that its event is rejected."""
+    try:
+        return (_EPOCH + timedelta(microseconds=_micros_of(timestamp))).isoformat().replace("+00:00", "Z")
+    except OverflowError:
+        return f"{timestamp.seconds} s, {timestamp.nanos} ns"

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import base64
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Container, Sequence
 from dataclasses import dataclass, field
+from itertools import count
 
 import pyarrow as pa
 
@@ -50,7 +51,8 @@ class PageBuilder:
             try:
                 text = key.decode()
             except UnicodeDecodeError:
-                attributes = [*attributes, (self.key_attribute + BASE64, base64.b64encode(key).decode())]
+                name = _free(self.key_attribute + BASE64, dict(attributes))
+                attributes = [*attributes, (name, base64.b64encode(key).decode())]
         self._ids.append(f"{partition}:{offset}")
         self._times.append(published_micros)
         self._attributes.append(attributes)
@@ -79,7 +81,13 @@ def attributes_of(headers: Sequence[tuple[str, bytes | None]]) -> list[tuple[str
         seen[name] += 1
         own = f"{name}#{seen[name]}" if left[name] else name
         try:
-            named[own] = (value or b"").decode()
+            text = (value or b"").decode()
         except UnicodeDecodeError:
-            named[own + BASE64] = base64.b64encode(value or b"").decode()
+            own, text = own + BASE64, base64.b64encode(value or b"").decode()
+        named[_free(own, named)] = text
     return list(named.items())
+
+
+def _free(name: str, taken: Container[str]) -> str:
+    """The name, or the first `name#1`, `name#2` that no other header has: one may be called so, too."""
+    return name if name not in taken else next(each for n in count(1) if (each := f"{name}#{n}") not in taken)
