@@ -14,7 +14,7 @@ _SHORTEST = 6
 """A shorter value is part of too many words."""
 _WORDS = (
     "password", "passwd", "passphrase", "secret", "token", "credential", "privatekey", "apikey", "accesskey",
-    "accountkey", "encryptionkey", "saskey", "serviceaccount", "signature", "bearer",
+    "accountkey", "encryptionkey", "saskey", "serviceaccount", "signature", "bearer", "jaas",
 )  # fmt: skip
 _NAMES = {"key", "pwd", "sig", "sas"}
 _NO_SECRETS = {"password_env", "service_account_email"}
@@ -27,6 +27,9 @@ _ASSIGNED = re.compile(r"([A-Za-z][\w.-]*)=([^\s&;,'\"]+)")
 _LONG = re.compile(r"[A-Za-z0-9+/=]{20,}")
 """No key of ours: those have words."""
 
+_CREDENTIALS = re.compile(r"[^/@,\s]+:[^/@,\s]*@|(?<=//)[^/@,\s]+@")
+"""Before a host's name, also in a list of hosts."""
+
 _known: set[str] = set()
 
 
@@ -35,6 +38,11 @@ def may_be_secret(name: str) -> bool:
     lowered = name.lower()
     joined = re.sub(r"[^a-z0-9]", "", lowered)
     return lowered not in _NO_SECRETS and (joined in _NAMES or any(word in joined for word in _WORDS))
+
+
+def without_credentials(address: str) -> str:
+    """An address without what is before its host: for one that nobody has learned."""
+    return _CREDENTIALS.sub("…@", address)
 
 
 def learn(settings: Mapping[str, Any]) -> None:

@@ -17,7 +17,7 @@ from pydantic_core import ErrorDetails
 
 from lakehouse import __version__
 from lakehouse.clock import Clock, clock_of, replayed_clock
-from lakehouse.concealed import HIDDEN, learn, may_be_secret
+from lakehouse.concealed import HIDDEN, learn, may_be_secret, without_credentials
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
 from lakehouse.payload_types import UnreadableSchemaError
@@ -590,14 +590,19 @@ def _expectation(complaint: ErrorDetails) -> str:
 
 
 def _value_without_secrets(value: Any, location: tuple[int | str, ...]) -> Any:
-    """The value without secrets: what is under `storage_options`, or under a name that sounds like one."""
+    """The value without secrets: what is under `storage_options`, under a name that sounds like one, or in an address.
+
+    Of schemas, only which there are.
+    """
     if any(may_be_secret(str(part)) or part == "storage_options" for part in location):
         return HIDDEN
     if isinstance(value, Mapping):
+        if location == ("schemas",):
+            return list(value)
         return {name: _value_without_secrets(each, (str(name),)) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [_value_without_secrets(each, ()) for each in value]
-    return value
+    return without_credentials(value) if isinstance(value, str) else value
 
 
 def _check_mirrors(topic: Topic, settings: Settings, file: Path, conf: Path) -> None:

@@ -330,6 +330,40 @@ def test_odd_names_are_refused(name: str, run: Callable[..., tuple[int, Any]], t
         run("new", name, "--from", str(tmp_path / "none"))
 
 
+@pytest.mark.parametrize(
+    ("source", "expected"),
+    [
+        ("kafka://localhost/plays", "<host>:<port>"),
+        ("kafka://:9092/plays", "<host>:<port>"),
+        ("kafka://localhost:1/pl ays", "a topic's name"),
+        ("kafka://localhost:1/", "kafka://<host>:<port>/<topic>"),
+        ("kafka://reader:s3cret-word@localhost:1/plays", "without spaces and credentials"),
+        ("projects/p/locations/EUROPE/subscriptions/s", "<zone or region>"),
+        ("projects/p/subscription/s", "projects/<project>/subscriptions/<subscription>"),
+        ("https://reader:s3cret-word@127.0.0.1:1/subjects/plays-value", "/subjects/<subject>"),
+        ("https://s3cret-word@127.0.0.1:1/subjects/plays-value", "/subjects/<subject>"),
+        ("https://127.0.0.1:1?key=s3cret-word/subjects/plays-value", "/subjects/<subject>"),
+    ],
+)
+def test_an_address_that_is_none_is_refused_without_what_may_be_secret(
+    source: str, expected: str, run: Callable[..., tuple[int, Any]]
+) -> None:
+    with pytest.raises(UsageError) as error:
+        run("new", "plays", "--from", source)
+    assert expected in str(error.value)
+    assert "s3cret-word" not in str(error.value)
+
+
+@pytest.mark.parametrize("source", ["kafka://r:s3cret-word@h:1/plays", "https://r:s3cret-word@h:1/subjects/plays"])
+def test_credentials_in_what_the_topic_is_to_read_are_not_shown(
+    source: str, run: Callable[..., tuple[int, Any]], tmp_path: Path
+) -> None:
+    (tmp_path / "samples.jsonl").write_text('{"id": "a"}')
+    with pytest.raises(LakehouseError) as refused:
+        run("new", "plays", "--from", str(tmp_path / "samples.jsonl"), "--subscription", source)
+    assert "s3cret-word" not in str(refused.value)
+
+
 def test_a_subscription_of_another_topic_is_refused(run: Callable[..., tuple[int, Any]], tmp_path: Path) -> None:
     file = tmp_path / "samples.jsonl"
     file.write_text('{"id": "e1", "at": "2026-11-23T05:00:00Z"}', encoding="utf-8")

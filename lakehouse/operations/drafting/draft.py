@@ -28,7 +28,7 @@ from lakehouse.operations.drafting.id_and_time import (
     times,
 )
 from lakehouse.operations.drafting.inference import NOT_DECLARED, Doubt, Doubting, declarable_types
-from lakehouse.operations.drafting.samples import Samples
+from lakehouse.operations.drafting.samples import Samples, named_source
 from lakehouse.printable import printable
 from lakehouse.topics import KafkaSource, Topic, source_at, topic_from
 
@@ -173,7 +173,7 @@ def source_keys(name: str, found_at: str, config: Config, given: str | None, dou
     if address is None:
         address = _guessed_subscription(name, config)
         doubts.append(Doubt("subscription", "named after the topic, in the project of the others"))
-    source = source_at(address)
+    source = named_source(address)
     for other in config.topics.values():
         if source is not None and other.reads.address == source.address:
             raise ConfigError(

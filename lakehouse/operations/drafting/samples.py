@@ -14,12 +14,14 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+from pydantic import ValidationError
 
+from lakehouse.concealed import without_credentials
 from lakehouse.config import Ingest
 from lakehouse.errors import UsageError, in_one_line
 from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.schemas import DELIVERED
-from lakehouse.topics import KafkaSource, SubscriptionSource, source_at
+from lakehouse.topics import KafkaSource, Source, SubscriptionSource, source_at
 
 ENOUGH_MESSAGES = 1_000
 """Read from a subscription unless another number is given."""
@@ -29,6 +31,10 @@ _GZIP = b"\x1f\x8b"
 _SPACE = " \t\r\n"
 _ENVELOPE = {"ackId", "message", "deliveryAttempt"}
 _MESSAGE = {"data", "attributes", "messageId", "message_id", "publishTime", "publish_time", "orderingKey"}
+_ADDRESSES = (
+    "projects/<project>/subscriptions/<subscription>, "
+    "projects/<project>/locations/<zone or region>/subscriptions/<subscription> or kafka://<host>:<port>/<topic>"
+)
 _FORM = (
     "one JSON payload per line, a JSON array of them, or what `gcloud pubsub subscriptions pull --format=json` prints"
 )
@@ -62,8 +68,10 @@ def samples_of(
     the `newest`, and no offset is stored. `answers` is the key `ingest.answers`, for a subscription; `known` adds to a
     topic of Kafka how its cluster is reached.
     """
-    read = source_at(source)
-    if read is None or Path(source).exists():
+    if Path(source).exists():
+        return file_samples(Path(source), now)
+    read = named_source(source)
+    if read is None:
         return file_samples(Path(source), now)
     if isinstance(read, KafkaSource):
         read = known(read)
@@ -71,6 +79,26 @@ def samples_of(
         read = read.model_copy(update={"start": "latest"})
     messages = broker_of(read.kind).peek(read, Ingest(answers=answers), most, _PEEK_SECONDS)
     return Samples(source, messages, True)
+
+
+def named_source(address: str) -> Source | None:
+    """What reads there; None for a text that can only be a file's name, UsageError for an address that is none."""
+    expected = _ADDRESSES
+    try:
+        source = source_at(address)
+    except ValidationError as error:
+        source, expected = (
+            None,
+            f"kafka://<host>:<port>/<topic>: {error.errors()[0]['msg'].removeprefix('Value error, ')}",
+        )
+    if source is None and address.startswith(("kafka://", "projects/")):
+        raise UsageError(
+            without_credentials(address),
+            found="an address that cannot be read from",
+            expected=expected,
+            next_step="Correct it; how a cluster is reached is in the topic's file, under `source.options`.",
+        )
+    return source
 
 
 def file_samples(file: Path, now: datetime) -> Samples:

@@ -8,7 +8,10 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+from pydantic import ValidationError
+
 from lakehouse import avro_types, protobuf_types, protoc
+from lakehouse.concealed import without_credentials
 from lakehouse.config import Config
 from lakehouse.errors import UsageError, in_one_line
 from lakehouse.landing.registries.contract import AVRO, Definition
@@ -101,4 +104,12 @@ def _registry_at(url: str, config: Config) -> ConfluentRegistry:
     for topic in config.topics.values():
         if isinstance(topic.registry, ConfluentRegistry) and topic.registry.address == url.rstrip("/"):
             return topic.registry
-    return ConfluentRegistry(url=url)
+    try:
+        return ConfluentRegistry(kind="confluent", url=url)
+    except ValidationError as error:
+        raise UsageError(
+            f"{without_credentials(url).partition('?')[0]}/subjects/…",
+            found="more than an address, such as credentials",
+            expected="http(s)://<host>:<port>/subjects/<subject>",
+            next_step="Give the address alone; credentials are in `registry` of another topic that has this one.",
+        ) from error
