@@ -26,8 +26,29 @@ from lakehouse.topics import Frozen, Topic, key, topic_from
 
 DEFAULT_CONF = "conf/local.yaml"
 
-_LOADER: type[yaml.SafeLoader | yaml.CSafeLoader] = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
-"""Of libyaml where PyYAML was built with it: six times as fast, for which each command on 300 topics waits."""
+
+class _EachOnce:
+    """A key that is twice in a mapping is an error: the last would count, and what is in the first would be gone."""
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        seen = set[str]()
+        for name, _ in node.value:
+            if isinstance(name, yaml.ScalarNode) and name.tag != "tag:yaml.org,2002:merge":
+                if name.value in seen:
+                    raise yaml.constructor.ConstructorError(
+                        None, None, f"the key {name.value!r} twice", name.start_mark
+                    )
+                seen.add(name.value)
+        return super().construct_mapping(node, deep)  # type: ignore[misc, no-any-return]
+
+
+class _Loader(_EachOnce, getattr(yaml, "CSafeLoader", yaml.SafeLoader)):  # type: ignore[misc]
+    """Of libyaml where PyYAML was built with it: six times as fast, for which each command on 300 topics waits."""
+
+
+class _PlainLoader(_EachOnce, yaml.SafeLoader):
+    """PyYAML's own."""
+
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -521,6 +542,13 @@ def values_of(file: Path) -> dict[str, Any]:
         raise ConfigError(
             str(file), found=_place_of(error), expected="YAML", next_step="Fix the line it names."
         ) from error
+    except UnicodeDecodeError as error:
+        raise ConfigError(
+            str(file),
+            found=f"bytes that are no UTF-8, from byte {error.start + 1:,} on",
+            expected="YAML in UTF-8",
+            next_step="Save the file in UTF-8.",
+        ) from None
     except ValueError:  # with the value, which may be a secret
         raise ConfigError(
             str(file),
@@ -541,10 +569,10 @@ def values_of(file: Path) -> dict[str, Any]:
 def _parsed(text: str) -> Any:
     """YAMLError in the words of PyYAML's own parser: those of the fast one say less."""
     try:
-        return yaml.load(text, _LOADER)
+        return yaml.load(text, _Loader)
     except yaml.YAMLError as refused:
         with suppress(RecursionError):
-            return yaml.safe_load(text)
+            return yaml.load(text, _PlainLoader)
         raise refused
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 
 from lakehouse.cli import app
-from lakehouse.config import Ingest, Settings, load, load_usable
+from lakehouse.config import Ingest, Settings, load, load_usable, values_of
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Slots, Topic
 
@@ -247,6 +247,28 @@ def test_a_file_that_is_not_a_mapping_in_yaml_is_named(
     assert error.subject == str(conf)
     assert found in error.found
     assert error.expected.startswith(expected)
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"raw_root: a\nraw_root: b\n", "the key 'raw_root' twice, line 2, column 1"),
+        (b"ingest:\n  trigger: a\n  'trigger': b\n", "the key 'trigger' twice, line 3, column 3"),
+        ("raw_root: å\n".encode("latin-1"), "bytes that are no UTF-8, from byte 11 on"),
+    ],
+)
+def test_a_key_that_is_there_twice_and_what_is_no_text_are_named(tmp_path: Path, content: bytes, found: str) -> None:
+    """YAML's readers take the last one, and say nothing of the first: an application of a fleet would be gone."""
+    file = tmp_path / "x.yaml"
+    file.write_bytes(content)
+    with pytest.raises(ConfigError) as error:
+        values_of(file)
+    assert error.value.found == found
+
+
+def test_what_a_merge_brings_may_be_said_otherwise(tmp_path: Path) -> None:
+    (tmp_path / "x.yaml").write_text("a: &a {b: 1, c: 2}\nd: {<<: *a, b: 3}\n")
+    assert values_of(tmp_path / "x.yaml")["d"] == {"b": 3, "c": 2}
 
 
 def test_an_unknown_topic_is_answered_with_those_there_are(write: Callable[..., Path]) -> None:

@@ -21,9 +21,9 @@ from lakehouse.cli import app
 from lakehouse.cli.fleet import plan_totals
 from lakehouse.cli.fleet_columns import differences_text
 from lakehouse.config import load
-from lakehouse.errors import ConfigError
+from lakehouse.errors import ConfigError, UsageError
 from lakehouse.fleet import releases
-from lakehouse.fleet.files import load_fleet, wanted_versions
+from lakehouse.fleet.files import launcher_of, load_fleet, wanted_versions
 from lakehouse.fleet.plan import plan
 from lakehouse.fleet.running import running_applications
 from lakehouse.fleet.versions import Job, Launch, Running, Version
@@ -129,6 +129,67 @@ def test_an_error_names_file_and_key(tmp_path: Path, content: dict[str, Any], su
     with pytest.raises(ConfigError) as error:
         load_fleet(load(conf))
     assert (error.value.subject, error.value.found) == (f"{file}: {subject}", found)
+
+
+@pytest.mark.parametrize(
+    ("key", "value"),
+    [
+        *(("sizes.s.driver_memory", value) for value in ("0", "0g", "-1g", "abc", "1.5g", "4 g", "4g ")),
+        *(("sizes.s.master", value) for value in ("", "local[0]", "local[2] --x", "--help", "local[]", "4")),
+        *(
+            ("sizes.s.spark", {name: value})
+            for name, value in (("a", "b"), ("", "1"), ("spark.a=b", "1"), ("spark.a", "b\nc"))
+        ),
+        *(("release", value) for value in ("../../x", "..", ".", "/etc", "a/b", "a b", "a\nb", "-x", "é", "x" * 101)),
+        ("applications.a.release", "../x"),
+        *(("watch.look_every", value) for value in ("0 seconds", "0.5 seconds")),
+        *(("local.folder", value) for value in ("", "gs://bucket/fleet", "a\0b")),
+    ],
+)
+def test_a_value_that_nothing_could_run_with_is_refused_with_its_key(tmp_path: Path, key: str, value: Any) -> None:
+    """Else it is found out by applications that die, or in a folder that nobody meant."""
+    content: dict[str, Any] = {"applications": {"a": {"topics": ["*"]}}}
+    *path, last = key.split(".")
+    place = content
+    for name in path:
+        place = place.setdefault(name, {})
+    place[last] = value
+    conf = write_fleet(tmp_path, {}, ["plays"])
+    (conf.parent / "fleet.yaml").write_text(yaml.safe_dump(content, allow_unicode=True))
+    with pytest.raises(ConfigError) as error:
+        load_fleet(load(conf))
+    assert error.value.subject == f"{conf.parent / 'fleet.yaml'}: {key}"
+
+
+def test_values_that_spark_takes_are_taken() -> None:
+    for master in (
+        "local",
+        "local[*]",
+        "local[4]",
+        "local[4,2]",
+        "local-cluster[2, 1, 1024]",
+        "spark://a:7077",
+        "yarn",
+    ):
+        assert Size(master=master).master == master
+    for memory in ("512m", "4g", "4G", "1gb"):
+        assert Size(driver_memory=memory).driver_memory == memory
+    assert Size(spark={"spark.sql.extensions": "a,b", "spark.driver.extraJavaOptions": "-Da=b -Dc=d"}).spark
+
+
+@pytest.mark.parametrize("release", ["../../x", ".", "/etc", "a b"])
+def test_a_release_that_is_no_name_is_refused_before_anything_is_looked_for(tmp_path: Path, release: str) -> None:
+    """A path would run whatever code lies there."""
+    conf = write_fleet(tmp_path, {"a": {"topics": ["*"]}}, ["plays"])
+    with pytest.raises(UsageError, match="a release's name"):
+        wanted_versions(load_fleet(load(conf)), release)
+
+
+def test_a_folder_may_be_below_ones_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path / "home"))
+    conf = write_fleet(tmp_path, {"a": {"topics": ["*"]}}, ["plays"], local={"folder": "~/fleet"})
+    launcher_of(load_fleet(load(conf))).keep("releases", "r", {"a": conf})
+    assert (tmp_path / "home/fleet/releases/r/a").is_file()
 
 
 @pytest.mark.parametrize("name", ["Ads", "a_b", "-ads", "a" * 51, ""])

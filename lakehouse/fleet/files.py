@@ -7,12 +7,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 from lakehouse.config import Config, model_of, values_of
-from lakehouse.errors import ConfigError
+from lakehouse.errors import ConfigError, UsageError
 from lakehouse.fleet import releases
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.launchers.local import LocalLauncher
 from lakehouse.fleet.versions import Version
-from lakehouse.fleet.wanted import Dataproc, FleetFile, WantedApplication, wanted_applications
+from lakehouse.fleet.wanted import RELEASE, Dataproc, FleetFile, WantedApplication, release_name, wanted_applications
 from lakehouse.running.identity import configuration_hash
 
 FILE = "fleet.yaml"
@@ -67,7 +67,7 @@ def fleet_file(file: Path) -> FleetFile:
 def launcher_of(fleet: Fleet) -> Launcher:
     """The launcher that the file names; ConfigError where the file does not say what it needs."""
     if fleet.file.launcher == "local":
-        return LocalLauncher(fleet.path.parent / fleet.file.local.folder)
+        return LocalLauncher(fleet.path.parent / Path(fleet.file.local.folder).expanduser())
     from lakehouse.fleet.dataproc.reach import check_reachable
     from lakehouse.fleet.launchers.dataproc import DataprocLauncher
 
@@ -91,6 +91,7 @@ def dataproc_of(fleet: Fleet) -> Dataproc:
 
 def wanted_versions(fleet: Fleet, release: str = "") -> dict[str, Version]:
     """What each application is to run: `release`, else the one that the file names, else the code of this tree."""
+    _check_release(release)
     config, own = fleet.config, ""
     snapshot, conf = releases.snapshot_of(config), releases.file_in_snapshot(config)
     versions = {}
@@ -109,6 +110,18 @@ def wanted_versions(fleet: Fleet, release: str = "") -> dict[str, Version]:
             size=each.size,
         )
     return versions
+
+
+def _check_release(name: str) -> None:
+    try:
+        release_name(name)
+    except ValueError:
+        raise UsageError(
+            "--release",
+            found=repr(name),
+            expected=RELEASE,
+            next_step="`lakehouse fleet history` has those that were deployed.",
+        ) from None
 
 
 def with_applications(fleet: Fleet, names: list[str]) -> Fleet:

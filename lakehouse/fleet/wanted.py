@@ -9,7 +9,7 @@ from datetime import timedelta
 from fnmatch import fnmatchcase
 from typing import Annotated, Literal
 
-from pydantic import AfterValidator, model_validator
+from pydantic import AfterValidator, Field, model_validator
 
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
@@ -51,6 +51,14 @@ _bucket_folder = _matching_text(
 _account = _matching_text(r"[^@\s]+@[^@\s]+\.[^@\s]+", "a service account's e-mail address")
 _image = _matching_text(r"[0-9]+\.[0-9]+(\.[0-9]+)?(-[a-z0-9-]+)?", "an image version such as 3.0 or 3.0.2-debian13")
 _python = _matching_text(r"3\.[0-9]+", "a version such as 3.12")
+RELEASE = "a release's name such as 0.1.0+0a1b2c3d4e: up to 100 letters, digits, ., +, _ and -"
+release_name = _matching_text(r"[A-Za-z0-9][A-Za-z0-9.+_-]{0,99}", RELEASE)
+_memory = _matching_text(r"[1-9][0-9]*[kmgtKMGT][bB]?", "a size in Spark's words, such as 512m or 4g")
+_master = _matching_text(
+    r"local(\[([1-9][0-9]*|\*)(,[1-9][0-9]*)?\])?|local-cluster\[[0-9, ]+\]|yarn|(spark|k8s)://\S+",
+    "a master of Spark's, such as local[4]",
+)
+_folder = _matching_text(r"(?!.*://)[^\0]+", "a folder of this machine")
 
 
 def web_address(text: str) -> str:
@@ -59,6 +67,19 @@ def web_address(text: str) -> str:
     if text and (found is None or not 0 < int(found["port"] or 80) < 65536):
         raise ValueError("an address such as https://hooks.example.com/services/x, of ASCII and without blanks")
     return text
+
+
+def _at_least_a_second(duration: timedelta) -> timedelta:
+    if duration < timedelta(seconds=1):
+        raise ValueError("at least 1 second")
+    return duration
+
+
+def _settings(entries: Mapping[str, str]) -> Mapping[str, str]:
+    for name, value in entries.items():
+        if not re.fullmatch(r"spark\.[^\s=]+", name) or not value.isprintable():
+            raise ValueError(f"settings of Spark's, such as spark.executor.cores, on a line each; not {name!r}")
+    return entries
 
 
 def _named(entries: Mapping[str, object]) -> Mapping[str, object]:
@@ -72,10 +93,10 @@ def _named(entries: Mapping[str, object]) -> Mapping[str, object]:
 class Size(Frozen):
     """One of `sizes`: what an application gets of the machine or cluster that it runs on."""
 
-    master: str = key(
+    master: Annotated[str, Field(min_length=1), AfterValidator(_master)] = key(
         "local[2]", unit="Spark's master", doc="On this machine: how many cores. On a cluster it has no effect."
     )
-    driver_memory: str = key(
+    driver_memory: Annotated[str, AfterValidator(_memory)] = key(
         "",
         unit="Spark's size",
         shown="1g on this machine, by the number of topics on Dataproc",
@@ -84,7 +105,7 @@ class Size(Frozen):
     cluster: Annotated[str, AfterValidator(_cluster)] = key(
         "", unit="name", shown="`dataproc.cluster`", doc="On Dataproc: another cluster, for applications of this size."
     )
-    spark: dict[str, str] = key(
+    spark: Annotated[dict[str, str], AfterValidator(_settings)] = key(
         default_factory=dict,
         unit="Spark's own settings",
         doc="Of this size; they take precedence over `spark` in the environment's file.",
@@ -116,7 +137,7 @@ class Entry(Frozen):
         (), unit="names of classes", doc="Their topics, too, less those that a ! leaves out."
     )
     size: str = key("", unit="name of a size", shown="that of the fleet", doc="What it gets of the machine.")
-    release: str = key(
+    release: Annotated[str, AfterValidator(release_name)] = key(
         "",
         unit="release",
         shown="that of the fleet",
@@ -159,7 +180,7 @@ class RollOut(Frozen):
 class Local(Frozen):
     """The section `local`: applications on this machine."""
 
-    folder: str = key(
+    folder: Annotated[str, Field(min_length=1), AfterValidator(_folder)] = key(
         "../build/fleet",
         unit="folder, relative to this file",
         doc="Releases, logs and the state of supervisors. On a disk that survives a restart of the machine.",
@@ -241,7 +262,7 @@ class Webhook(Frozen):
 class Watch(Frozen):
     """The section `watch`: how `fleet watch` checks the fleet, and whom it notifies."""
 
-    look_every: Wait = key(
+    look_every: Annotated[Wait, AfterValidator(_at_least_a_second)] = key(
         timedelta(seconds=15),
         unit="duration",
         doc="How often the fleet is checked. Applications give a sign of life every 30 seconds.",
@@ -267,7 +288,7 @@ class FleetFile(Frozen):
     launcher: Literal["local", "dataproc"] = key(
         "local", unit="local | dataproc", doc="Where applications run: on this machine, or on Dataproc clusters."
     )
-    release: str = key(
+    release: Annotated[str, AfterValidator(release_name)] = key(
         "",
         unit="release",
         shown="this tree's code, packed when it is deployed",
