@@ -107,6 +107,11 @@ def test_nothing_is_computed_of_a_machine_whose_memory_nobody_knows(machine: str
     assert flags(create_command(SECTION, {"a": 1}, machine=machine, workers=2)[5:])["--num-workers"] == "2"
 
 
+def test_a_single_worker_is_refused_as_by_dataproc() -> None:
+    with pytest.raises(ConfigError, match="at least 2"):
+        create_command(SECTION, {"a": 1}, workers=1)
+
+
 def test_a_machine_of_more_memory_takes_larger_drivers() -> None:
     with pytest.raises(ConfigError, match="expected a machine for a driver of"):
         create_command(SECTION, {"a": 900})

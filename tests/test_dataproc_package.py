@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import json
 import os
@@ -332,14 +333,39 @@ def test_packages_can_be_written_to_a_file_without_any_store(
         assert archive.getnames()[0] == "bin/python"
 
 
+@pytest.mark.parametrize("name", ["no/p.tar.gz", ".", "x" * 300, "/dev/null"])
 def test_a_file_that_cannot_be_written_is_refused_before_anything_is_made(
-    tmp_path: Path, packaged: list[Recipe], capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, packaged: list[Recipe], capsys: pytest.CaptureFixture[str], name: str
 ) -> None:
     conf = write_fleet(tmp_path, {"ads": {"topics": ["*"]}}, ["ad_shown"])
-    code, _, err = run(
-        capsys, "dataproc", "package", "--conf", str(conf), "--output", str(tmp_path / "no" / "p.tar.gz")
-    )
+    code, _, err = run(capsys, "dataproc", "package", "--conf", str(conf), "--output", str(tmp_path / name))
     assert (code, err.startswith("--output: found"), packaged) == (2, True, [])
+
+
+def test_packages_that_are_not_whole_take_the_place_of_no_others(
+    tmp_path: Path, packaged: list[Recipe], capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a command that is interrupted, or finds the disk full, nothing is left."""
+    conf = write_fleet(tmp_path, {"ads": {"topics": ["*"]}}, ["ad_shown"])
+    (tmp_path / "out").mkdir()
+    file = tmp_path / "out" / "p.tar.gz"
+    file.write_bytes(b"as it was")
+    arguments = ("dataproc", "package", "--conf", str(conf), "--output", str(file))
+    write = Path.write_bytes
+
+    def full(path: Path, content: bytes) -> int:
+        write(path, content[:10])
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    with monkeypatch.context() as filling:
+        filling.setattr(Path, "write_bytes", full)
+        code, _, err = run(capsys, *arguments)
+        assert (code, "No space left on device" in err) == (2, True)
+    assert [(each.name, each.read_bytes()) for each in file.parent.iterdir()] == [("p.tar.gz", b"as it was")]
+    with monkeypatch.context() as dying:
+        dying.setattr("lakehouse.cli.dataproc.build", lambda recipe: (_ for _ in ()).throw(KeyboardInterrupt))
+        run(capsys, *arguments)
+    assert [(each.name, each.read_bytes()) for each in file.parent.iterdir()] == [("p.tar.gz", b"as it was")]
 
 
 # --- a fleet, by the commands themselves ---------------------------------------------------------------------------

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -55,9 +59,9 @@ def package(
     parts = releases.code(tree)
     recipe, release = recipe_of(parts, section), releases.release_of(tree)
     if output is not None:
-        _check_writable(output)
-        archive, seconds = _built(recipe, f"packages for Python {recipe.python}")
-        output.write_bytes(archive)
+        with _beside(output) as aside:
+            archive, seconds = _built(recipe, f"packages for Python {recipe.python}")
+            aside.write_bytes(archive)
         _print_package(as_json, release=release, packages=str(output), packages_state="written",
                        **_facts(archive, seconds))  # fmt: skip
         return
@@ -206,17 +210,29 @@ def _known_job(name: str) -> str:
     return name
 
 
-def _check_writable(file: Path) -> None:
-    """UsageError before minutes are spent on what cannot be kept."""
+@contextmanager
+def _beside(file: Path) -> Iterator[Path]:
+    """A file that takes the place of the other once it is whole.
+
+    UsageError before minutes are spent on what cannot be kept, and where no room is left for it.
+    """
+    aside = file.with_name(f".{file.name}.{os.getpid()}")
     try:
-        file.touch()
+        if file.exists() and not file.is_file():
+            raise IsADirectoryError(errno.EISDIR, "no file")
+        aside.touch()
+        yield aside
+        aside.replace(file)
     except OSError as refused:
         raise UsageError(
             "--output",
             found=f"{file}, which cannot be written ({refused.strerror})",
             expected="a file in a folder that is there",
-            next_step="Give another one.",
+            next_step="Give another one, or make room.",
         ) from refused
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
 
 
 def _built(recipe: Any, what: str) -> tuple[bytes, float]:

@@ -18,6 +18,8 @@ _RESERVED_MIB, _LAUNCHER_MIB = 3584, 1024
 _GIB_PER_CORE = 4
 _CORES = (4, 8, 16, 32, 48, 64, 80, 96, 128)
 """Sizes of n2-standard, of 4 GiB for each core; n2-highmem has 8."""
+_LEAST_WORKERS = 2
+"""Of Dataproc's clusters of the type STANDARD, as its API's reference says."""
 _YARN_SHARE = 0.8
 """Of a worker's memory, by Dataproc's default."""
 
@@ -55,8 +57,15 @@ def create_command(
     """`gcloud dataproc clusters create` for applications with so many topics each, word by word.
 
     While a deployment goes on each application runs twice: master and workers have room for that. `workers`: 0 for as
-    many as the drivers need, and two for executors. ConfigError where one master does not do.
+    many as the drivers need, and two for executors. ConfigError where one master does not do, and for a single worker.
     """
+    if workers == 1:
+        raise ConfigError(
+            "--workers",
+            found="1",
+            expected=f"at least {_LEAST_WORKERS}, of which a standard cluster has no fewer",
+            next_step="Give more, or none: then they are counted.",
+        )
     jobs = 2 * max(1, len(topics))
     words = ["gcloud", "dataproc", "clusters", "create", section.cluster, "--project", section.project]
     words += ["--region", section.region, "--image-version", section.image, "--optional-components", "DELTA"]
