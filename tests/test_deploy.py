@@ -355,8 +355,9 @@ def test_a_deployment_that_was_interrupted_is_gone_on_with(site: Site, dies_at: 
     assert not site.plan("r2").touched
 
 
-def test_a_deployment_whose_command_was_killed_counts_as_dead_after_a_while(
-    site: Site, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("seconds", [-1, 1], ids=["after a while", "after the clock was set back"])
+def test_a_deployment_whose_command_was_killed_counts_as_dead(
+    site: Site, monkeypatch: pytest.MonkeyPatch, seconds: int
 ) -> None:
     """SIGKILL leaves no word."""
     site.deploy("r1")
@@ -373,10 +374,20 @@ def test_a_deployment_whose_command_was_killed_counts_as_dead_after_a_while(
     with pytest.raises(LakeError, match="counts as dead"):
         site.deploy("r2")
     file = site.folder / "lake" / "_fleet" / "deployments" / "000002.json"
-    old = time.time() - deployments_module.STALE_AFTER.total_seconds() - 1
+    old = time.time() + seconds * (deployments_module.STALE_AFTER.total_seconds() + 1)
     os.utime(file, (old, old))
     assert outcome(site.deploy("r2")) == "done"
     assert [each.outcome for each in site.history()] == ["done", None, "done"]
+
+
+def test_what_else_lies_beside_the_deployments_is_none_of_them(site: Site) -> None:
+    site.deploy("r1")
+    folder = site.folder / "lake" / "_fleet" / "deployments"
+    for name in ("000001.json~", "zzz", ".000009.json", "000009.json.part", "9.json"):
+        (folder / name).write_text("{}")
+    assert Deployments(site.fleet.config.settings).newest() == site.history()[0]
+    assert outcome(site.deploy("r2")) == "done"
+    assert [each.number for each in site.history()] == [1, 2]
 
 
 def test_a_deployment_that_was_taken_for_dead_does_nothing_more(site: Site) -> None:

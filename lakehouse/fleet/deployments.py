@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import getpass
+import re
 import socket
 import uuid
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from lakehouse.durations import brief
 from lakehouse.errors import LakeError, UnknownOutcomeError
 from lakehouse.fleet.versions import Version
 from lakehouse.hours import instant_text
+from lakehouse.store.files import Stored
 from lakehouse.store.place import Place
 
 Kind = Literal["deploy", "rollback", "restart", "stop"]
@@ -28,6 +30,7 @@ STALE_AFTER = timedelta(seconds=90)
 """A deployment whose file is older than that, and which has not ended, has nobody any more."""
 RENEW_EVERY = timedelta(seconds=20)
 _FOLDER = "deployments"
+_FILE = re.compile(rf"{_FOLDER}/[0-9]{{6,}}\.json")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -93,12 +96,12 @@ class Deployments:
 
     def all(self) -> list[Deployment]:
         """The oldest first; those that cannot be read, such as a later release's, are left out."""
-        read = [_deployment_in(self._storage.read(each.path)) for each in self._storage.listing(_FOLDER)]
+        read = [_deployment_in(self._storage.read(each.path)) for each in self._files()]
         return [each for each in read if each is not None]
 
     def newest(self) -> Deployment | None:
         """None before the first one, and where it cannot be read."""
-        listed = self._storage.listing(_FOLDER)
+        listed = self._files()
         return _deployment_in(self._storage.read(listed[-1].path)) if listed else None
 
     def has_died(self) -> bool:
@@ -111,7 +114,7 @@ class Deployments:
 
         LakeError while another one is under way: only one begins at a time.
         """
-        listed = self._storage.listing(_FOLDER)
+        listed = self._files()
         newest = _deployment_in(self._storage.read(listed[-1].path)) if listed else None
         number = int(listed[-1].path.rpartition("/")[2].removesuffix(".json")) + 1 if listed else 1
         if newest is not None and newest.ended_at is None:
@@ -151,6 +154,10 @@ class Deployments:
         newer = self._storage.read(_path(deployment.number + 1))
         if newer is not None:
             raise _under_way(_deployment_in(newer) or deployment, timedelta(0))
+
+    def _files(self) -> list[Stored]:
+        """In their order; what else lies there, such as an editor's copy, is none of them."""
+        return [each for each in self._storage.listing(_FOLDER) if _FILE.fullmatch(each.path)]
 
     def _claim(self, ours: Deployment) -> bool:
         content = _adapter().dump_json(ours, exclude_none=True)
