@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import json
+import socket
 import struct
+import threading
+import time
 from collections import Counter
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from datetime import timedelta
 from io import BytesIO
 from pathlib import Path
@@ -426,6 +430,44 @@ def test_one_that_hangs_is_not_waited_for_without_an_end(registry: FakeConfluent
     asked = HttpRegistry(declared, answers_within=within, patience=within, sleep=time.sleep, clock=time.clock)
     with pytest.raises(UnansweredError, match="timed out"):
         asked.definition("100001")
+
+
+@pytest.mark.parametrize("status", [b"200 OK", b"500 Oh"])
+@pytest.mark.parametrize(
+    ("body", "found"),
+    [
+        ([b"{"], "an answer that was cut off"),
+        ([b"{"] + [b" ", 0.04] * 50, "no whole answer in 0.2 s"),
+        ([b"{", 1.0], "timed out"),
+    ],
+)
+def test_an_answer_that_does_not_end_is_asked_for_again_and_not_waited_for(
+    status: bytes, body: list[bytes | float], found: str
+) -> None:
+    """Also that of a proxy in trouble, with the text of its error. A number is a pause in seconds."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+
+        def serve() -> None:
+            connection, _ = server.accept()
+            with connection, suppress(OSError):
+                connection.recv(10_000)
+                connection.sendall(b"HTTP/1.1 " + status + b"\r\nContent-Length: 1000\r\n\r\n")
+                for each in body:
+                    connection.sendall(each) if isinstance(each, bytes) else time.sleep(each)
+
+        thread = threading.Thread(target=serve)
+        thread.start()
+        declared = ConfluentRegistry(kind="confluent", url=f"http://127.0.0.1:{server.getsockname()[1]}")
+        within = timedelta(seconds=0.2)
+        with pytest.raises(UnansweredError, match=found):
+            HttpRegistry(declared, answers_within=within, patience=timedelta(0)).definition("1")
+        thread.join()
+
+
+@pytest.mark.parametrize("url", ["http://[::1", "http://h..x:1", f"http://{'h' * 64}:1", "http://h:port"])
+def test_an_address_of_no_host_is_an_error_of_the_topic_s_file(url: str) -> None:
+    with pytest.raises(SourceError, match=r"Fix `registry\.url`|Nothing is lost"):
+        HttpRegistry(ConfluentRegistry(kind="confluent", url=url), patience=timedelta(0)).definition("1")
 
 
 @pytest.mark.parametrize(

@@ -20,11 +20,12 @@ from lakehouse.errors import ConfigError, SourceError, UnansweredError, in_one_l
 from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition
 from lakehouse.topics import ConfluentRegistry
 
-_ACCEPT = "application/vnd.schemaregistry.v1+json, application/json"
+_HEADERS = {"Accept": "application/vnd.schemaregistry.v1+json, application/json", "User-Agent": "lakehouse"}
 _ANSWERS_WITHIN = timedelta(seconds=10)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _PATIENCE = timedelta(seconds=60)
 _MOST_BYTES = 4 * 1024**2
+_READ_BYTES = 64 * 1024
 _MOST_REFERENCES = 200
 _LARGEST_ID = 2**31 - 1
 """Ids are Java's int: of a larger one Confluent's registry says that it has no such path, and not, no such schema."""
@@ -139,19 +140,18 @@ class HttpRegistry:
                 pause = min(2 * pause, _LONGEST_PAUSE)
 
     def _answer(self, path: str) -> dict[str, Any]:
-        headers = {"Accept": _ACCEPT, "User-Agent": "lakehouse", **self._authorization()}
+        headers = {**_HEADERS, **self._authorization()}
         try:
-            with self._opener.open(
-                Request(self._registry.address + path, headers=headers), timeout=self._answers_within
-            ) as got:
-                content = got.read(_MOST_BYTES + 1)
-        except HTTPError as refused:
-            with refused:
-                raise self._refusal(
-                    path, refused.code, refused.headers.get("Retry-After"), refused.read(2_000)
-                ) from refused
+            with self._response(path, headers) as got:
+                content = self._content(got)
         except (URLError, HTTPException, OSError) as unreachable:
             raise _Passing(in_one_line(unreachable)) from unreachable
+        except ValueError as unspeakable:
+            raise self._error(
+                SourceError, f"no address of a host: {in_one_line(unspeakable)}", "Fix `registry.url`."
+            ) from unspeakable
+        if not 200 <= got.status < 300:
+            raise self._refusal(path, got.status, got.headers.get("Retry-After"), content)
         if len(content) > _MOST_BYTES:
             raise self._error(
                 SourceError, f"an answer to {path} of more than {_MOST_BYTES:,} bytes", "Publish by a smaller schema."
@@ -162,6 +162,25 @@ class HttpRegistry:
                 SourceError, f"an answer to {path} without a schema", "Fix `registry.url`: see what is there."
             )
         return found
+
+    def _response(self, path: str, headers: dict[str, str]) -> Any:
+        """Whatever its status is."""
+        request = Request(self._registry.address + path, headers=headers)
+        try:
+            return self._opener.open(request, timeout=self._answers_within)
+        except HTTPError as refused:
+            return refused
+
+    def _content(self, got: Any) -> bytes:
+        """Up to the first byte that is too much; OSError where it is cut off or comes too slowly."""
+        ends, content = self._clock() + self._answers_within, b""
+        while len(content) <= _MOST_BYTES and (some := got.read1(_READ_BYTES)):
+            content += some
+            if self._clock() > ends:
+                raise TimeoutError(f"no whole answer in {self._answers_within:g} s")
+        if len(content) <= _MOST_BYTES and got.length:
+            raise ConnectionError("an answer that was cut off")
+        return content
 
     def _refusal(self, path: str, status: int, retry_after: str | None, content: bytes) -> Exception:
         said = _json(content)
