@@ -488,34 +488,46 @@ def topic_of(file: Path) -> Topic:
     """The topic that a file declares, named as the file; ConfigError for the first thing that is wrong in it."""
     values = values_of(file)
     learn({name: values.get(name) for name in ("source", "registry")})
-    if isinstance(values.get("schemas"), list):
-        values["schemas"] = _schema_texts(file, values["schemas"], str(values.get("format")))
+    if "schemas" in values:
+        values["schemas"] = _schema_texts(file, values["schemas"], values.get("format"))
     try:
         return topic_from(file.stem, values)
     except ValidationError as error:
         raise config_error(file, error) from None
 
 
-def _schema_texts(file: Path, names: list[Any], kind: str) -> dict[str, str]:
-    """A topic's schemas as texts, by the files' names: executors have the topic, and no files."""
+def _schema_texts(file: Path, names: Any, kind: Any) -> dict[str, str]:
+    """A topic's schemas as texts, by the files' names: executors have the topic, and no files.
+
+    Those of a format that has none are not read.
+    """
     folder = folder_of(file, "../schemas")
+    if not isinstance(names, list):
+        raise ConfigError(
+            f"{file}: schemas",
+            found=_clipped(repr(names)),
+            expected=f"a list of files in {folder}, such as [play.avsc]",
+            next_step="Fix that key.",
+        )
+    if kind not in ("avro", "protobuf"):
+        return dict.fromkeys(map(str, names), "")
     texts: dict[str, str] = {}
     for name in map(str, names):
         try:
             texts[name] = schema_text_of(folder, name, kind)
-        except (OSError, UnicodeDecodeError) as error:
-            raise ConfigError(
-                f"{file}: schemas",
-                found=f"{folder / name}, which cannot be read ({getattr(error, 'strerror', None) or error})",
-                expected="the name of a schema's file in that folder",
-                next_step="Put the schema there, or correct its name.",
-            ) from error
         except UnreadableSchemaError as error:
             raise ConfigError(
                 f"{file}: schemas",
                 found=f"in {folder / name} {error}",
                 expected="a Protobuf schema" if kind == "protobuf" else "an Avro schema of a record",
                 next_step=f"Correct the schema; docs/{kind}.md says what can be read.",
+            ) from error
+        except (OSError, ValueError) as error:  # of a name that no file can have
+            raise ConfigError(
+                f"{file}: schemas",
+                found=f"{folder / name}, which cannot be read ({getattr(error, 'strerror', None) or error})",
+                expected="the name of a schema's file in that folder",
+                next_step="Put the schema there, or correct its name.",
             ) from error
     return texts
 
@@ -583,11 +595,19 @@ def _place_of(error: yaml.YAMLError) -> str:
     return f"{problem}, line {mark.line + 1}, column {mark.column + 1}" if mark else str(problem)
 
 
+_LONGEST_FOUND = 300
+"""Letters of a value that is shown in an error."""
+
+
 def config_error(file: Path, error: ValidationError) -> ConfigError:
     """The first complaint in full: file, key, found, expected; and which other keys are wrong."""
     first, *others = error.errors()
     key = _key_of(first)
-    found = "nothing" if first["type"] == "missing" else repr(_value_without_secrets(first["input"], first["loc"]))
+    found = (
+        "nothing"
+        if first["type"] == "missing"
+        else _clipped(repr(_value_without_secrets(first["input"], first["loc"])))
+    )
     if first["type"] == "extra_forbidden":
         found = f"the unknown key {key!r}"
     wrong = list(dict.fromkeys(other for each in others if (other := _key_of(each)) != key))
@@ -595,6 +615,10 @@ def config_error(file: Path, error: ValidationError) -> ConfigError:
         f" {len(wrong)} more to fix in this file: {', '.join(wrong[:10])}{', …' * (len(wrong) > 10)}." if wrong else ""
     )
     return ConfigError(f"{file}: {key}", found=found, expected=_expectation(first), next_step=f"Fix that key.{more}")
+
+
+def _clipped(text: str) -> str:
+    return text if len(text) <= _LONGEST_FOUND else f"{text[:_LONGEST_FOUND]}…"
 
 
 def _key_of(complaint: ErrorDetails) -> str:

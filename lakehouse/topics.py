@@ -592,7 +592,7 @@ class Topic(Frozen):
     @field_validator("message")
     @classmethod
     def _messaged(cls, message: str, info: ValidationInfo) -> str:
-        if info.context is _CHECKED or not info.data.get("schemas"):
+        if info.context is _CHECKED or not info.data.get("schemas") or "format" not in info.data:
             return message
         if info.data["format"] == "protobuf":
             for name, text in info.data["schemas"].items():
@@ -615,6 +615,8 @@ class Topic(Frozen):
     @classmethod
     def _declared(cls, fields: dict[str, str], info: ValidationInfo) -> dict[str, str]:
         if info.context is _CHECKED:
+            return fields
+        if "format" not in info.data:
             return fields
         schemas = info.data.get("schemas") or {}
         if not fields and schemas and "message" in info.data:

@@ -1,7 +1,9 @@
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Callable
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
@@ -10,7 +12,7 @@ import pytest
 import yaml
 
 from lakehouse.cli import app
-from lakehouse.config import Ingest, Settings, load, load_usable, values_of
+from lakehouse.config import Ingest, Settings, load, load_usable, topic_of, values_of
 from lakehouse.errors import ConfigError
 from lakehouse.topics import Slots, Topic
 
@@ -194,6 +196,51 @@ def test_a_wrong_topic_is_named_with_file_key_found_and_expected(
     assert found in error.found
     assert expected in error.expected
     assert error.next_step
+
+
+OF_A_SCHEMA = {"format": "avro", "schemas": ["play.avsc"], "registry": {"kind": "confluent", "url": "http://h"}}
+ODD = [None, [], {}, 5, -1.5, True, "x", "é\0", "9" * 5_000, [None], {"x": "y"}, {"kind": "x"}, {5: [6]}]
+
+
+@pytest.mark.parametrize("own", [PLAYS, {**PLAYS, **OF_A_SCHEMA}, {**PLAYS, **OF_A_SCHEMA, "format": "protobuf"}])
+@pytest.mark.parametrize("key", sorted({*Topic.model_fields} - {"name"}))
+def test_no_value_of_a_key_is_an_unforeseen_error(own: dict[str, Any], key: str, tmp_path: Path) -> None:
+    """A key whose value is wrong is not there for the checks of others, which must not rely on it."""
+    (tmp_path / "topics").mkdir()
+    (tmp_path / "schemas").mkdir()
+    fields = ({"name": "event_id", "type": "string"}, {"name": "played_at", "type": "string"})
+    (tmp_path / "schemas" / "play.avsc").write_text(json.dumps({"type": "record", "name": "P", "fields": fields}))
+    for odd in ODD:
+        (tmp_path / "topics" / "plays.yaml").write_text(yaml.safe_dump({**own, key: odd}))
+        with suppress(ConfigError):
+            topic_of(tmp_path / "topics" / "plays.yaml")
+
+
+@pytest.mark.parametrize(
+    ("plays", "key", "found", "expected"),
+    [
+        ({"format": "xml", "schemas": ["play.avsc"]}, "format", "'xml'", "'json', 'avro' or 'protobuf'"),
+        ({"format": "avro", "schemas": "play.avsc"}, "schemas", "'play.avsc'", "a list of files in"),
+        ({"format": "avro", "schemas": ["a\0b"]}, "schemas", "embedded null byte", "the name of a schema's file"),
+        ({"schemas": ["play.avsc"]}, "schemas", "['play.avsc']", "for the formats avro and protobuf"),
+    ],
+)
+def test_wrong_schemas_are_named(
+    write: Callable[..., Path], plays: dict[str, Any], key: str, found: str, expected: str
+) -> None:
+    error = refusal(write(plays=plays))
+    assert error.subject.endswith(f"conf/topics/plays.yaml: {key}")
+    assert found in error.found
+    assert expected in error.expected
+
+
+def test_credentials_in_an_address_are_not_shown(write: Callable[..., Path]) -> None:
+    kafka = {"kind": "kafka", "bootstrap": "a:1,reader:s3cret-word@h:1", "topic": "t"}
+    registry = {"kind": "confluent", "url": "https://reader:s3cret-word@h"}
+    for plays in ({"subscription": None, "source": kafka}, {"registry": registry}):
+        error = refusal(write(plays=plays))
+        assert "…@h" in error.found
+        assert "s3cret-word" not in str(error)
 
 
 def test_a_key_that_is_missing_is_named(write: Callable[..., Path]) -> None:
