@@ -26,9 +26,11 @@ from fleets import (
     topic_values,
     write_fleet,
 )
+from rich.cells import cell_len
 from typer.testing import CliRunner
 
-from lakehouse.cli import app
+from lakehouse.cli import app, fleet_columns
+from lakehouse.cli.output import table
 from lakehouse.errors import FOUND_WRONG, CheckError, ConfigError, LakeError
 from lakehouse.fleet import deploy as deploying
 from lakehouse.fleet import deployments as deployments_module
@@ -378,6 +380,17 @@ def test_a_deployment_whose_command_was_killed_counts_as_dead(
     os.utime(file, (old, old))
     assert outcome(site.deploy("r2")) == "done"
     assert [each.outcome for each in site.history()] == ["done", None, "done"]
+
+
+def test_the_history_fits_a_terminal(site: Site) -> None:
+    site.deploy("r1")
+    (one,) = site.history()
+    long = replace(
+        one, number=100_000, by="somebody.with.a.name", why="a reason " * 30, outcome="interrupted", kind="rollback"
+    )
+    lines, left_out = table(fleet_columns.DEPLOYMENT, [one, long], 80)
+    assert max(cell_len(line.plain) for line in lines) <= 80
+    assert left_out == ["took", "applications"]
 
 
 def test_what_else_lies_beside_the_deployments_is_none_of_them(site: Site) -> None:

@@ -12,7 +12,7 @@ import typer
 from rich.text import Text
 
 from lakehouse.cli import fleet_columns
-from lakehouse.cli.arguments import AsJson, By, person_of
+from lakehouse.cli.arguments import AsJson, By, Wide, person_of
 from lakehouse.cli.output import print_json, print_line, print_table
 from lakehouse.config import load_usable
 from lakehouse.fleet import files
@@ -206,6 +206,7 @@ def stop(
 def history(
     context: typer.Context,
     last: Annotated[int, typer.Option(min=1, help="How many deployments, counted from the newest.")] = 20,
+    wide: Wide = False,
     as_json: AsJson = False,
 ) -> None:
     """Who deployed what when, and how it went."""
@@ -213,7 +214,7 @@ def history(
     if as_json:
         print_json({"deployments": [asdict(each) for each in found]})
     else:
-        print_table(fleet_columns.DEPLOYMENT, found)
+        print_table(fleet_columns.DEPLOYMENT, found, wide=wide)
 
 
 def chosen_of(fleet: Fleet, applications: list[str] | None) -> list[str]:

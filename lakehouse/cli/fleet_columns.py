@@ -58,13 +58,15 @@ def _steps(row: Deployment) -> str:
 DEPLOYMENT = [
     Column("number", lambda row: number_text(row.number), is_number=True),
     Column("began", lambda row: instant_text(row.began_at)),
-    Column("took", lambda row: age_text(seconds_since(row.began_at, row.ended_at)) if row.ended_at else NOTHING),
+    Column(
+        "took", lambda row: age_text(seconds_since(row.began_at, row.ended_at)) if row.ended_at else NOTHING, rank=2
+    ),
     Column("what", lambda row: row.kind),
     Column("outcome", _outcome),
-    Column("releases", lambda row: ", ".join(row.releases) or NOTHING, least=12, is_name=True),
-    Column("applications", _steps, least=12),
-    Column("by", lambda row: row.by),
-    Column("why", lambda row: row.why or row.reason or NOTHING, least=12),
+    Column("releases", lambda row: ", ".join(row.releases) or NOTHING, least=8, is_name=True),
+    Column("applications", _steps, least=12, rank=1),
+    Column("by", lambda row: row.by, least=6),
+    Column("why", lambda row: row.why or row.reason or NOTHING, least=8),
 ]
 
 
