@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import time
+import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
@@ -16,6 +17,7 @@ from fake_dataproc import Cluster, FakeDataproc, Process, serving
 from fleets import (
     OBEYS,
     SHORT,
+    SNAPSHOT,
     VERSION,
     ClusterLauncher,
     awaited,
@@ -157,6 +159,19 @@ def test_without_its_packages_a_release_is_not_started(site: Site) -> None:
 
 
 # --- answers that are lost, late or refusals -----------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("content", [b"", b"PK", b"x" * 100, None], ids=["empty", "cut", "garbled", "another"])
+def test_a_snapshot_that_is_damaged_is_said(site: Site, content: bytes | None) -> None:
+    file = site.launcher.folder / "snapshots" / f"{SNAPSHOT}.zip"
+    file.unlink()
+    if content is None:
+        with zipfile.ZipFile(file, "w") as archive:
+            archive.writestr("conf/other.yaml", "a: 1")
+    else:
+        file.write_bytes(content)
+    with pytest.raises(ConfigError, match=r"snapshot cccc: found a damaged file at .*conf/test.yaml"):
+        site.start()
 
 
 def test_a_submission_whose_answer_was_lost_makes_one_job(site: Site) -> None:

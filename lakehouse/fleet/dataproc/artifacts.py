@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import io
 import zipfile
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
@@ -94,10 +95,19 @@ class Artifacts:
         )
 
     def spark_of(self, launch: Launch) -> dict[str, str]:
-        """Spark's settings in the environment's file of the launch's own configuration."""
-        content = self._storage.read(f"snapshots/{launch.version.snapshot}.zip") or b""
-        with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            values = yaml.safe_load(archive.read(launch.version.conf)) or {}
+        """Spark's settings in the environment's file of the launch's own configuration; ConfigError where the snapshot
+        is not as it was kept."""
+        path = f"snapshots/{launch.version.snapshot}.zip"
+        try:
+            with zipfile.ZipFile(io.BytesIO(self._storage.read(path) or b"")) as archive:
+                values = yaml.safe_load(archive.read(launch.version.conf)) or {}
+        except (zipfile.BadZipFile, zlib.error, KeyError, yaml.YAMLError) as damaged:
+            raise ConfigError(
+                f"application {launch.application}: snapshot {launch.version.snapshot}",
+                found=f"a damaged file at {self._storage.address(path)} ({in_one_line(damaged)})",
+                expected=f"an archive with {launch.version.conf}",
+                next_step="Remove that file, and deploy that configuration again.",
+            ) from damaged
         return {str(name): str(value) for name, value in (values.get("spark") or {}).items()}
 
     def _put(self, path: str, content: bytes) -> bool:
