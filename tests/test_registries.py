@@ -16,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 import fastavro
+import google.auth
 import grpc
 import pyarrow as pa
 import pytest
+from google.auth.exceptions import DefaultCredentialsError, RefreshError
 from google.pubsub_v1 import types
 from hypothesis import given, settings
 from hypothesis import strategies as st
@@ -516,6 +518,52 @@ def test_credentials_come_from_the_environment_and_are_not_shown(
             ask(registry)
     finally:
         concealed.know_only(before)
+
+
+class Credentials:
+    """Google's, whose token ends when a test says so."""
+
+    token, valid, refreshed = "", False, 0
+
+    def refresh(self, request: Any) -> None:
+        self.refreshed += 1
+        self.token, self.valid = f"s3cret-token-{self.refreshed}", True
+
+
+def test_google_s_token_is_kept_until_it_ends(registry: FakeConfluentRegistry, monkeypatch: pytest.MonkeyPatch) -> None:
+    before = concealed.know_only(())
+    credentials = Credentials()
+    monkeypatch.setattr(google.auth, "default", lambda scopes: (credentials, None))
+    try:
+        declared = ConfluentRegistry(kind="confluent", url=registry.url, auth="google")  # type: ignore[attr-defined]
+        asked = HttpRegistry(declared)
+        assert [asked.definition(str(number)) for number in range(3)] == [None] * 3
+        assert credentials.refreshed == 1
+        credentials.valid = False
+        asked.definition("3")
+        assert credentials.refreshed == 2
+        assert concealed.without_secrets("s3cret-token-2") == "(not shown)"
+    finally:
+        concealed.know_only(before)
+
+
+@pytest.mark.parametrize(
+    ("error", "kind", "found"),
+    [
+        (DefaultCredentialsError("File /none.json was not found."), SourceError, "no Google credentials here"),
+        (RefreshError("invalid_grant"), UnansweredError, "no token of Google: invalid_grant"),
+    ],
+)
+def test_google_s_credentials_that_are_none_are_named(
+    error: Exception, kind: type[SourceError], found: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def default(scopes: Any) -> Any:
+        raise error
+
+    monkeypatch.setattr(google.auth, "default", default)
+    declared = ConfluentRegistry(kind="confluent", url="http://127.0.0.1:1", auth="google")
+    with pytest.raises(kind, match=found):
+        HttpRegistry(declared, patience=timedelta(0)).definition("1")
 
 
 def test_an_empty_page_decodes_to_no_rows(registry: FakeConfluentRegistry) -> None:

@@ -69,6 +69,7 @@ class HttpRegistry:
         self._registry, self._patience, self._sleep, self._clock = registry, patience, sleep, clock
         self._answers_within = answers_within.total_seconds()
         self._opener = build_opener(_NoRedirect)
+        self._google: Any = None
 
     def definition(self, schema_id: str) -> Definition | None:
         if int(schema_id) > _LARGEST_ID:
@@ -210,12 +211,35 @@ class HttpRegistry:
         if self._registry.auth == "none":
             return {}
         if self._registry.auth == "google":
-            return {"Authorization": f"Bearer {_google_token()}"}
+            return {"Authorization": f"Bearer {self._google_token()}"}
         user, password = (_resolved(name, getattr(self._registry, name)) for name in ("user", "password"))
         hide(password)
         pair = base64.b64encode(f"{user}:{password}".encode()).decode()
         hide(pair)
         return {"Authorization": f"Basic {pair}"}
+
+    def _google_token(self) -> str:
+        """That of this machine's credentials, kept until it ends."""
+        import google.auth
+        import google.auth.transport.requests
+        from google.auth.exceptions import DefaultCredentialsError, GoogleAuthError
+
+        try:
+            if self._google is None:
+                self._google, _ = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
+            if not self._google.valid:
+                self._google.refresh(google.auth.transport.requests.Request())
+        except DefaultCredentialsError as missing:
+            raise self._error(
+                SourceError,
+                f"no Google credentials here ({in_one_line(missing)})",
+                "Run `gcloud auth application-default login`, or give the job a service account.",
+            ) from missing
+        except GoogleAuthError as refused:
+            raise _Passing(f"no token of Google: {in_one_line(refused)}") from refused
+        token = str(self._google.token)
+        hide(token)
+        return token
 
 
 def _json(content: bytes) -> dict[str, Any]:
@@ -238,14 +262,3 @@ def _resolved(name: str, text: str) -> str:
         return os.environ[found[1]]
 
     return _VARIABLE.sub(value, text)
-
-
-def _google_token() -> str:
-    import google.auth
-    import google.auth.transport.requests
-
-    credentials, _project = google.auth.default(scopes=["https://www.googleapis.com/auth/cloud-platform"])
-    credentials.refresh(google.auth.transport.requests.Request())  # type: ignore[no-untyped-call]
-    token = str(credentials.token)
-    hide(token)
-    return token
