@@ -354,6 +354,27 @@ def test_an_address_that_is_none_is_refused_without_what_may_be_secret(
     assert "s3cret-word" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    "odd",
+    [
+        {"data": "!!"},
+        {"data": 5},
+        {"attributes": [1]},
+        {"attributes": {"a": "\ud800"}},
+        {"messageId": "\ud800"},
+        {"orderingKey": 5},
+        {"publishTime": "0001-01-01T00:00:00+14:00"},
+        {"publishTime": "9999-12-31T23:59:59-14:00"},
+        {"publishTime": 5},
+    ],
+)
+def test_a_message_that_cannot_be_read_is_named_by_its_number(odd: dict[str, Any], tmp_path: Path) -> None:
+    messages = [{"message": {"data": "e30="}}, {"message": {"data": "e30=", **odd}}]
+    (tmp_path / "samples.json").write_text(json.dumps(messages))
+    with pytest.raises(UsageError, match=r"samples\.json, message 2: found a Pub/Sub message that cannot be read"):
+        file_samples(tmp_path / "samples.json", datetime.now(UTC))
+
+
 @pytest.mark.parametrize("source", ["kafka://r:s3cret-word@h:1/plays", "https://r:s3cret-word@h:1/subjects/plays"])
 def test_credentials_in_what_the_topic_is_to_read_are_not_shown(
     source: str, run: Callable[..., tuple[int, Any]], tmp_path: Path

@@ -163,12 +163,13 @@ def _row(document: bytes, place: str, number: int, now: datetime) -> tuple[dict[
         at = datetime.fromisoformat(published) if published is not None else None
         row = {
             "message_id": str(message.get("messageId") or message.get("message_id") or number),
-            "publish_time": now if at is None else at if at.tzinfo else at.replace(tzinfo=UTC),
+            "publish_time": now if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC),
             "attributes": [(str(name), str(value)) for name, value in (message.get("attributes") or {}).items()],
             "payload": base64.b64decode(message.get("data") or "", validate=True),
             "ordering_key": message.get("orderingKey") or None,
         }
-    except (ValueError, TypeError, AttributeError) as error:
+        pa.RecordBatch.from_pylist([row], schema=DELIVERED)  # what has no place in a table is found with its place
+    except (ValueError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
         raise UsageError(
             place,
             found=f"a Pub/Sub message that cannot be read: {error}",
