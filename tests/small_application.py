@@ -41,7 +41,7 @@ def main() -> int:
         at = datetime.now(UTC)
         lost = {topic for topic in topics if (claims / topic).read_text() != run}
         said = {
-            "application": application, "run": run, "host": "here", "release": release,
+            "application": application, "run": run, "job": os.environ.get("JOB"), "host": "here", "release": release,
             "configuration": os.environ["CONFIGURATION"], "started_at": began.isoformat(),
             "written_at": at.isoformat(), "topics": {name: pulse(name, release, at, name in lost) for name in topics},
         } | changes  # fmt: skip

@@ -6,6 +6,7 @@ import json
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -990,8 +991,10 @@ def test_tasks_whose_workers_die_are_pulled_again_apart_and_with_care(
         while not held.exists() and time.monotonic() < waits_until:
             time.sleep(0.05)
         for process in psutil.Process().children(recursive=True):
-            if "pyspark.daemon" in process.cmdline() and "pyspark.daemon" in process.parent().cmdline():  # type: ignore[union-attr]
-                process.kill()
+            with suppress(psutil.NoSuchProcess):  # which one that has ended already is, too
+                parent = process.parent()
+                if parent and "pyspark.daemon" in process.cmdline() and "pyspark.daemon" in parent.cmdline():
+                    process.kill()
         held.unlink()
 
     killer = threading.Thread(target=kill)

@@ -558,7 +558,8 @@ def test_what_is_started_is_the_release_with_its_size_and_nobody_elses_environme
     assert text.endswith(f"/r/{RELEASE}/jobs/run.py plays --conf {tmp_path}/s/{SNAPSHOT}/conf/test.yaml")
     assert made.environment["LAKEHOUSE_RELEASE"] == RELEASE
     assert made.environment["PYTHONPATH"] == f"{tmp_path}/r/{RELEASE}"
-    assert not {"LAKEHOUSE_CONF", "LAKEHOUSE_JOB"} & made.environment.keys()
+    assert made.environment["LAKEHOUSE_JOB"] == launch().id
+    assert "LAKEHOUSE_CONF" not in made.environment
 
 
 def test_the_environment_of_a_job_is_for_its_owner_alone(tmp_path: Path, local_kind: Local) -> None:

@@ -109,6 +109,9 @@ LATER = NOON + timedelta(minutes=1)
     [
         (None, job(), "waits", "no heartbeat yet"),
         (sign(run="one"), job(), "waits", "no heartbeat yet"),
+        (sign(run="died and came back", job="ads-1", release="0"), job(), "waits", "no heartbeat yet"),
+        (sign(run="died and came back", job="ads-1"), job(), "waits", "no heartbeat yet"),
+        (sign(job="ads-2", release="0"), job(), "failed", f"it runs release 0, not {NEW.release}"),
         (None, job("waiting", 1, "exit code 1"), "waits", "it died once: exit code 1"),
         (None, job("waiting", 2, "exit code 1"), "failed", "it died 2 times in a row: exit code 1"),
         (None, job("ended"), "failed", "its job has ended"),

@@ -113,11 +113,12 @@ def verdict(
     """Whether a new application is well: it is alive with this version, each topic was polled since it began, none
     fails that did not fail before, and no frontier fell back.
 
-    `former_run` is the run that it replaces, whose heartbeat has the same name.
+    `former_run` is the run that it replaces, whose heartbeat has the same name. So has that of a later run of the same
+    former job, where it died and was started again before it was replaced.
     """
     if (of_job := _of_job(job)) is not None:
         return of_job
-    if sign is None or sign.heartbeat.run == former_run:
+    if sign is None or sign.heartbeat.run == former_run or _is_of_another(job, sign.heartbeat):
         return Verdict("waits", ("no heartbeat yet",))
     said = sign.heartbeat
     if (wrong := _wrong(version, said, is_alive=sign.is_alive(now))) is not None:
@@ -129,6 +130,11 @@ def verdict(
             more = [f"and {len(reasons) - _MANY} more topics"] if len(reasons) > _MANY else []
             return Verdict(state, (*reasons[:_MANY], *more))
     return Verdict("well")
+
+
+def _is_of_another(job: Job | None, said: Heartbeat) -> bool:
+    """Releases that say no job are told apart by their runs alone."""
+    return job is not None and said.job is not None and said.job != job.launch.id
 
 
 def _together(reasons: Sequence[str]) -> list[str]:

@@ -15,6 +15,7 @@ from lakehouse.running.heart import Heart
 from lakehouse.running.identity import configuration_hash
 from lakehouse.running.neighbours import check_subscription
 from lakehouse.store.heartbeats import BEAT_EVERY, Heartbeat, Heartbeats, Pulse, Sign
+from lakehouse.store.retired_jobs import own_job
 from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
@@ -28,6 +29,7 @@ class Life:
         self._ours = Heartbeat(
             application=config.settings.application,
             run=run,
+            job=own_job() or None,
             host=socket.gethostname(),
             release=config.settings.release,
             configuration=configuration_hash(config, topics),

@@ -65,6 +65,7 @@ class Heartbeat:
 
     application: Annotated[str, "its name"]
     run: Annotated[str, "id of the run"]
+    job: Annotated[str | None, "the launcher's job that it is a run of"] = None
     host: Annotated[str, "host it runs on"]
     release: Annotated[str, "release it runs"]
     configuration: Annotated[str, "hash of its settings and topics, the same on every machine"]

@@ -81,6 +81,7 @@ def spark_submit(launch: Launch, releases: Path, snapshots: Path) -> Command:
         "PYTHONPATH": str(code),
         "LAKEHOUSE_RELEASE": version.release,
         "LAKEHOUSE_APPLICATION": launch.application,
+        "LAKEHOUSE_JOB": launch.id,
     }
     java = Path(sys.prefix, "java-home")
     if java.is_file():
