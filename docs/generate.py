@@ -34,9 +34,10 @@ from lakehouse.fleet.causes import CAUSES
 from lakehouse.fleet.metrics import METRICS
 from lakehouse.fleet.wanted import Entry, FleetFile, Size, TopicClass, Webhook
 from lakehouse.mirrors.catalogue import KINDS, class_of
+from lakehouse.sources import ConfluentRegistry, KafkaSource, LiteSource
 from lakehouse.store import records
 from lakehouse.store.heartbeats import Heartbeat, Pulse
-from lakehouse.topics import ConfluentRegistry, KafkaSource, LiteSource, Topic, topic_from
+from lakehouse.topics import Topic, topic_from
 from lakehouse.types import arrow_type
 
 HERE = Path(__file__).parent

@@ -20,9 +20,10 @@ from lakehouse.clock import Clock, clock_of, replayed_clock
 from lakehouse.concealed import HIDDEN, learn, may_be_secret, without_credentials
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
+from lakehouse.keys import Frozen, key
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.schema_files import schema_text_of
-from lakehouse.topics import Frozen, Topic, key, topic_from
+from lakehouse.topics import Topic, topic_from
 
 DEFAULT_CONF = "conf/local.yaml"
 

@@ -18,7 +18,7 @@ from lakehouse.landing.brokers.contract import Bounds, Idle, Key, Page, Reading,
 from lakehouse.landing.brokers.kafka import Kafka
 from lakehouse.landing.brokers.partitions import LogReading
 from lakehouse.landing.pull import Puller
-from lakehouse.topics import KafkaSource, LogSource
+from lakehouse.sources import KafkaSource, LogSource
 from tests.servers.kafka import Kafka as Server
 
 

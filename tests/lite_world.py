@@ -11,7 +11,7 @@ from log_world import PARTITIONS, LogWorld
 from lakehouse.config import Config
 from lakehouse.decode.events import decode
 from lakehouse.landing.pull import Puller
-from lakehouse.topics import LiteSource, LogSource
+from lakehouse.sources import LiteSource, LogSource
 
 _LOCATION = "projects/7/locations/europe-west1-b"
 

@@ -16,8 +16,8 @@ from lakehouse.crash.schedules import Schedule
 from lakehouse.crash.small_lake import PLAYS
 from lakehouse.crash.world import World
 from lakehouse.ingest.frontier import ClockCheck, FrontierSource, PositionFrontier
+from lakehouse.sources import LogSource
 from lakehouse.store.bronze_log import newest_state
-from lakehouse.topics import LogSource
 
 PARTITIONS = 2
 STEPS = [step for step in failpoints.STEPS if step.startswith(("ingest.", "pull."))]

@@ -27,7 +27,7 @@ from lakehouse.landing.brokers.kafka_messages import page_of
 from lakehouse.landing.brokers.log_client import ANSWER_SECONDS
 from lakehouse.landing.brokers.log_messages import PageBuilder, attributes_of
 from lakehouse.landing.manifests import Slot
-from lakehouse.topics import KafkaSource, source_at
+from lakehouse.sources import KafkaSource, source_at
 from tests.raw_kafka import library, raw_kafka
 
 SOURCE = KafkaSource(bootstrap="127.0.0.1:1", topic="plays")

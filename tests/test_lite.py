@@ -23,8 +23,9 @@ from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.brokers import lite, lite_stream, partitions
 from lakehouse.landing.brokers.lite import Lite, client_of
 from lakehouse.landing.brokers.lite_messages import page_of
+from lakehouse.sources import LiteSource, source_at
 from lakehouse.store.records import LossAccepted, Lost
-from lakehouse.topics import LiteSource, Slots, Topic, source_at, topic_from
+from lakehouse.topics import Slots, Topic, topic_from
 
 TOPIC = "projects/7/locations/europe-west1-b/topics/plays"
 SUBSCRIPTION = "projects/7/locations/europe-west1-b/subscriptions/lake"

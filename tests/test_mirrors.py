@@ -50,6 +50,7 @@ from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Settings
 from lakehouse.errors import ConfigError, MirrorError, TargetLimitError
 from lakehouse.hours import Hour, after
+from lakehouse.keys import Frozen
 from lakehouse.lineage.datasets import DatasetName
 from lakehouse.mirrors import catalogue
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
@@ -67,7 +68,7 @@ from lakehouse.store.contents import Contents
 from lakehouse.store.files import google_client
 from lakehouse.store.place import Place
 from lakehouse.store.records import Invalid, Mirrored, Released, Valid, Withdrawn
-from lakehouse.topics import Frozen, Topic, topic_from
+from lakehouse.topics import Topic, topic_from
 from tests.servers.together import Servers
 
 

@@ -15,7 +15,8 @@ from lakehouse.landing.brokers.log_client import TopicFacts
 from lakehouse.landing.brokers.partitions import LogReading, _answer, _parts, _share
 from lakehouse.landing.manifests import Slot
 from lakehouse.progress import LogRead, Positions, Range, ReadFrom
-from lakehouse.topics import KafkaSource, topic_from
+from lakehouse.sources import KafkaSource
+from lakehouse.topics import topic_from
 
 NOON = datetime(2026, 11, 23, 12, tzinfo=UTC)
 SOURCE = KafkaSource(bootstrap="h:1", topic="plays")

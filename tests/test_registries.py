@@ -42,7 +42,8 @@ from lakehouse.landing.registries.writers import Writers, with_writers
 from lakehouse.operations.replay import REASONS
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.sandbox.direct import DirectChannel
-from lakehouse.topics import ConfluentRegistry, SchemaService, Topic
+from lakehouse.sources import ConfluentRegistry, SchemaService
+from lakehouse.topics import Topic
 from tests.examples import examples
 from tests.fake_registries import FakeConfluentRegistry, FakeSchemaService
 from tests.pulls import facts_of, land_of

@@ -14,7 +14,7 @@ from google.pubsub_v1 import types
 from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.drafting import schema_sources
-from lakehouse.topics import KafkaSource
+from lakehouse.sources import KafkaSource
 from tests.fake_registries import FakeConfluentRegistry, FakeSchemaService
 from tests.test_avro import logical
 from tests.test_drafts import config as config

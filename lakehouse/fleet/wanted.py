@@ -13,7 +13,8 @@ from pydantic import AfterValidator, Field, model_validator
 
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import ConfigError
-from lakehouse.topics import Frozen, Topic, key
+from lakehouse.keys import Frozen, key
+from lakehouse.topics import Topic
 
 DELIVER_WITHIN = timedelta(minutes=45)
 _NAME = re.compile(r"[a-z0-9]([a-z0-9-]{0,48}[a-z0-9])?")

@@ -6,9 +6,9 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Annotated
 
 from lakehouse.errors import MirrorError
+from lakehouse.keys import key
 from lakehouse.mirrors.files import Files, LocalFiles
 from lakehouse.store.delta import first_line
-from lakehouse.topics import key
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -15,10 +15,11 @@ from pydantic import TypeAdapter, ValidationError
 
 from lakehouse.config import Config, Settings, config_error, folder_of
 from lakehouse.errors import EXTRAS, ConfigError, LakehouseError, require
+from lakehouse.keys import Frozen
 from lakehouse.mirrors.contract import Mirror
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.mirrors.places import Places, places_of, places_of_lake
-from lakehouse.topics import Frozen, Topic
+from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -14,6 +14,7 @@ import pyarrow as pa
 from lakehouse.checksum import sql_for
 from lakehouse.config import Root
 from lakehouse.hours import Hour
+from lakehouse.keys import Frozen, key
 from lakehouse.lineage.datasets import DatasetName
 from lakehouse.mirrors import duckdb_pages
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, is_wanted, manifest_of
@@ -21,7 +22,7 @@ from lakehouse.mirrors.files import rows_of
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.mirrors.places import scheme_objections
 from lakehouse.mirrors.retries import with_retries
-from lakehouse.topics import Frozen, Topic, key
+from lakehouse.topics import Topic
 
 _TURN = Lock()
 

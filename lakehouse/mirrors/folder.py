@@ -17,6 +17,7 @@ from lakehouse.clock import Clock, now
 from lakehouse.config import Root
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among
+from lakehouse.keys import Frozen, key
 from lakehouse.mirrors.addresses import StorageOptions, files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, as_mirror_errors, manifest_of, refuse_older
 from lakehouse.mirrors.files import Copy, Files, Found
@@ -24,7 +25,7 @@ from lakehouse.mirrors.limits import Neighbour, too_long
 from lakehouse.mirrors.places import scheme_objections
 from lakehouse.store.contents import Contents
 from lakehouse.store.delta import DataFile, first_line
-from lakehouse.topics import Frozen, Topic, key
+from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

@@ -19,6 +19,7 @@ from lakehouse.config import Root
 from lakehouse.durations import Wait
 from lakehouse.errors import MirrorError
 from lakehouse.hours import Hour, hours_among, start_of
+from lakehouse.keys import Frozen, key
 from lakehouse.lineage.datasets import DatasetName
 from lakehouse.mirrors.addresses import StorageOptions, files_at
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour, refuse_older
@@ -28,7 +29,7 @@ from lakehouse.mirrors.limits import Neighbour, Part, parts_of, too_long
 from lakehouse.mirrors.retries import PATIENCE, with_retries
 from lakehouse.store.contents import Contents
 from lakehouse.store.delta import first_line
-from lakehouse.topics import Frozen, Topic, key
+from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession

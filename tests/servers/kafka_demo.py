@@ -18,7 +18,8 @@ from lakehouse.crash.processes import UnavailableError
 from lakehouse.errors import ended_without_extras, require
 from lakehouse.sandbox import demo
 from lakehouse.sandbox.flights import Message
-from lakehouse.topics import KafkaSource, Topic
+from lakehouse.sources import KafkaSource
+from lakehouse.topics import Topic
 from tests.servers.kafka import Kafka
 
 FOLDER = Path("build/demo-kafka")

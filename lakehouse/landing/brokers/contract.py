@@ -17,7 +17,8 @@ from lakehouse.clock import Clock
 from lakehouse.config import Ingest
 from lakehouse.errors import SourceError
 from lakehouse.progress import LogRead, Positions, ReadFrom
-from lakehouse.topics import Source, Topic
+from lakehouse.sources import Source
+from lakehouse.topics import Topic
 
 if TYPE_CHECKING:  # Spark is needed to read for a lake, not to look at a message
     from lakehouse.landing.manifests import Slot

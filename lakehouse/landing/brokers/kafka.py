@@ -35,7 +35,7 @@ from lakehouse.landing.brokers.kafka_stream import KafkaStream
 from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, EARLIEST, LATEST, Offsets, TopicFacts, Wished
 from lakehouse.landing.brokers.partitions import LogBroker
 from lakehouse.progress import ReadFrom
-from lakehouse.topics import KafkaSource
+from lakehouse.sources import KafkaSource
 
 log = logging.getLogger(__name__)
 

@@ -35,7 +35,7 @@ from lakehouse.landing.brokers.log_client import (
 from lakehouse.landing.brokers.losses import another
 from lakehouse.landing.brokers.partitions import LogBroker
 from lakehouse.progress import ReadFrom
-from lakehouse.topics import LiteSource
+from lakehouse.sources import LiteSource
 
 log = logging.getLogger(__name__)
 

@@ -7,7 +7,7 @@ from datetime import datetime
 
 from lakehouse import hours
 from lakehouse.errors import ACCEPT_LOSS, LostMessagesError
-from lakehouse.topics import LogSource
+from lakehouse.sources import LogSource
 
 
 def gone(source: LogSource, lost: Mapping[int, tuple[int, int | None]], since: datetime | None) -> LostMessagesError:

@@ -29,7 +29,8 @@ from lakehouse.landing.brokers.log_client import (
 )
 from lakehouse.landing.brokers.losses import another, gone
 from lakehouse.progress import LogRead, Positions, Range, ReadFrom, log_name, next_log
-from lakehouse.topics import LogSource, Source, Topic
+from lakehouse.sources import LogSource, Source
+from lakehouse.topics import Topic
 
 if TYPE_CHECKING:  # as in the contract
     from lakehouse.landing.manifests import Slot

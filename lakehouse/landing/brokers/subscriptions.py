@@ -22,7 +22,8 @@ from lakehouse.landing.brokers.leases import Leases
 from lakehouse.landing.brokers.polls import Polled, polled
 from lakehouse.landing.brokers.pubsub import PAGE_MESSAGES, Pauses, PendingPull, SubscriptionReader
 from lakehouse.progress import Positions, ReadFrom
-from lakehouse.topics import Source, SubscriptionSource, Topic
+from lakehouse.sources import Source, SubscriptionSource
+from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
 

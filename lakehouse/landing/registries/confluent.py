@@ -18,7 +18,7 @@ from urllib.request import HTTPRedirectHandler, Request, build_opener
 from lakehouse.concealed import hide
 from lakehouse.errors import ConfigError, SourceError, UnansweredError, in_one_line
 from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition
-from lakehouse.topics import ConfluentRegistry
+from lakehouse.sources import ConfluentRegistry
 
 _HEADERS = {"Accept": "application/vnd.schemaregistry.v1+json, application/json", "User-Agent": "lakehouse"}
 _ANSWERS_WITHIN = timedelta(seconds=10)

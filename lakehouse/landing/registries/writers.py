@@ -22,7 +22,8 @@ from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition, Re
 from lakehouse.landing.registries.references import inlined
 from lakehouse.landing.registries.schema_service import SchemaServiceRegistry
 from lakehouse.payload_types import UnreadableSchemaError
-from lakehouse.topics import ConfluentRegistry, SchemaService, Topic
+from lakehouse.sources import ConfluentRegistry, SchemaService
+from lakehouse.topics import Topic
 
 log = logging.getLogger(__name__)
 

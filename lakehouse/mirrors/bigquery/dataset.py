@@ -17,9 +17,9 @@ from google.cloud.bigquery.retry import DEFAULT_RETRY
 from lakehouse.config import Root
 from lakehouse.durations import Duration, Wait
 from lakehouse.errors import MirrorError
+from lakehouse.keys import Frozen, key
 from lakehouse.mirrors.bigquery.schema import stamp
 from lakehouse.mirrors.contract import SealedHour
-from lakehouse.topics import Frozen, key
 
 LOADS_PER_TABLE_AND_DAY = 1500
 """BigQuery's own limit, which failed loads count for, too."""

@@ -30,7 +30,8 @@ from lakehouse.operations.drafting.id_and_time import (
 from lakehouse.operations.drafting.inference import NOT_DECLARED, Doubt, Doubting, declarable_types
 from lakehouse.operations.drafting.samples import Samples, named_source
 from lakehouse.printable import printable
-from lakehouse.topics import KafkaSource, Topic, source_at, topic_from
+from lakehouse.sources import KafkaSource, source_at
+from lakehouse.topics import Topic, topic_from
 
 _PAGE = 1_000
 _LONGEST_NAME = 100

@@ -15,7 +15,8 @@ from lakehouse.durations import duration_text
 from lakehouse.operations.drafting.id_and_time import Message
 from lakehouse.operations.drafting.inference import Doubt
 from lakehouse.printable import printable
-from lakehouse.topics import Registry, Source, Topic
+from lakehouse.sources import Registry, Source
+from lakehouse.topics import Topic
 
 
 def topic_yaml(topic: Topic, source: str, doubts: Sequence[Doubt], mirrors: Sequence[str]) -> str:

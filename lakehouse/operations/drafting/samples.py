@@ -21,7 +21,7 @@ from lakehouse.config import Ingest
 from lakehouse.errors import UsageError, in_one_line
 from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.schemas import DELIVERED
-from lakehouse.topics import KafkaSource, Source, SubscriptionSource, source_at
+from lakehouse.sources import KafkaSource, Source, SubscriptionSource, source_at
 
 ENOUGH_MESSAGES = 1_000
 """Read from a subscription unless another number is given."""

@@ -19,7 +19,7 @@ from lakehouse.landing.registries.references import inlined
 from lakehouse.landing.registries.writers import registry_of
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.schema_files import with_imports
-from lakehouse.topics import ConfluentRegistry, Registry, SchemaService
+from lakehouse.sources import ConfluentRegistry, Registry, SchemaService
 
 _OF_PUBSUB = re.compile(r"projects/[^/]+/schemas/[^/]+")
 _OF_REGISTRY = re.compile(r"(https?://.+)/subjects/([^/]+)")
