@@ -997,11 +997,17 @@ def test_tasks_whose_workers_die_are_pulled_again_apart_and_with_care(
                     process.kill()
         held.unlink()
 
-    killer = threading.Thread(target=kill)
-    killer.start()
-    supervisor.run(threading.Event(), until_drained=True)
-    killer.join()
     (lake,) = of_config(config)
+    stop = threading.Event()  # not until drained: what the dead had pulled is leased for a while
+    threads = [
+        threading.Thread(target=kill),
+        threading.Thread(target=_stop_after, args=(stop, lambda: len(lake.delivered()) == 10)),
+    ]
+    for thread in threads:
+        thread.start()
+    supervisor.run(stop)
+    for thread in threads:
+        thread.join()
     assert {key: len(buckets) for key, buckets in lake.delivered().items()} == {f"e{n}": 1 for n in range(10)}
     assert query.is_apart("plays")
 
