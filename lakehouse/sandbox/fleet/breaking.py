@@ -57,7 +57,7 @@ class Breakage:
 
 def breakages(site: Site, broker: Broker, publisher: Publisher) -> list[Breakage]:
     """A subscription deleted and a mirror's target gone, both of the first application; the last one killed."""
-    (archived, deleted, *_), application = next(iter(site.applications.values())), list(site.applications)[-1]
+    (first, (_, deleted, *_)), (*_, last) = next(iter(site.applications.items())), site.applications
     subscription = site.fleet.config.topics[deleted].subscription
     channel = DirectChannel(broker)
 
@@ -84,8 +84,8 @@ def breakages(site: Site, broker: Broker, publisher: Publisher) -> list[Breakage
 
     return [
         Breakage("a subscription deleted", "cannot read", deleted, delete, create),
-        Breakage("a mirror's target gone", "mirror", archived, take_away, bring_back),
-        Breakage("an application killed", "not running", application, lambda: site.kill(application), recurs=True),
+        Breakage("a mirror's target gone", "mirror", first, take_away, bring_back),  # whichever topic meets it first
+        Breakage("an application killed", "not running", last, lambda: site.kill(last), recurs=True),
     ]
 
 
