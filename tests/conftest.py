@@ -60,6 +60,8 @@ def pytest_configure(config: pytest.Config) -> None:
     """A `--basetemp` or a temporary folder that the caller names are used as they are."""
     if "not slow" in config.option.markexpr:
         hypothesis.settings.load_profile("fast")
+    elif "not long" in config.option.markexpr:
+        hypothesis.settings.load_profile("change")
     if _IN_MEMORY.is_dir() and shutil.disk_usage(_IN_MEMORY).free >= _LEAST_FREE_BYTES:
         for variable in ("PYTEST_DEBUG_TEMPROOT", "TMPDIR"):
             os.environ.setdefault(variable, str(_IN_MEMORY))
@@ -68,6 +70,7 @@ def pytest_configure(config: pytest.Config) -> None:
 
 # An example of a property may take long on a busy machine: no test is about that.
 hypothesis.settings.register_profile("house", deadline=None)
+hypothesis.settings.register_profile("change", deadline=None, max_examples=40)
 hypothesis.settings.register_profile("fast", deadline=None, max_examples=20)
 hypothesis.settings.load_profile("house")
 

@@ -542,7 +542,7 @@ def test_on_a_terminal_a_check_is_one_line() -> None:
     assert "not tried" in lines[-1].plain
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(400)
 def test_on_a_cluster_it_runs_as_a_job_with_what_was_packed(
     site: Site,

@@ -28,6 +28,7 @@ def worlds(tmp_path: Path) -> Iterator[Worlds]:
         assert fake.violations == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("step", STEPS)
 def test_a_death_at_any_step_loses_and_doubles_nothing(worlds: Worlds, step: str) -> None:
     outcome = worlds.outcome(dying_at(step))
@@ -41,6 +42,7 @@ def test_whatever_happens_in_whatever_order_each_offset_is_in_bronze_once(worlds
     assert (outcome.violations, worlds.repeated()) == ([], []), "\n".join(outcome.trace)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", SEVERAL)
 def test_several_topics_disturb_each_other_no_more_than_subscriptions_do(worlds: Worlds, name: str) -> None:
     assert (worlds.outcome(of_several(name)).violations, worlds.repeated()) == ([], [])

@@ -294,7 +294,7 @@ sys.exit(run(Path(sys.argv[1]), {"busy": 3, "quiet": 3}, days=4, seconds=20))
 """
 
 
-@pytest.mark.slow
+@pytest.mark.long
 @pytest.mark.timeout(900)
 def test_a_small_fleet_is_deployed_broken_and_counted(tmp_path: Path) -> None:
     """Real applications: each event exactly once through two take-overs, a kill and a release that dies."""
