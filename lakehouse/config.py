@@ -489,7 +489,7 @@ def topic_of(file: Path) -> Topic:
     """The topic that a file declares, named as the file; ConfigError for the first thing that is wrong in it."""
     values = values_of(file)
     learn({name: values.get(name) for name in ("source", "registry")})
-    if "schemas" in values:
+    if values.get("schemas", {}) != {}:
         values["schemas"] = _schema_texts(file, values["schemas"], values.get("format"))
     try:
         return topic_from(file.stem, values)

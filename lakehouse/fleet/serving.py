@@ -26,7 +26,7 @@ class _Server(ThreadingHTTPServer):
     def handle_error(self, request: Any, client_address: Any) -> None:
         """A client that goes away in the middle of an answer is nobody's fault."""
         if not isinstance(sys.exception(), OSError):
-            log.exception("watch: no answer for %s", client_address[0])
+            log.exception("watch: client=%s error=no answer", client_address[0])
 
 
 def server(watch: Watch, host: str, port: int) -> ThreadingHTTPServer:
