@@ -8,7 +8,7 @@ from collections.abc import Callable
 from datetime import UTC, datetime, timedelta
 
 import pytest
-from hypothesis import given
+from hypothesis import example, given
 from hypothesis import strategies as st
 
 from lakehouse.errors import UnexpectedError
@@ -27,7 +27,16 @@ steps = st.one_of(
 )
 
 
+NEXT = ("next", None, 0.0)
+
+WORK_COMES_TO_ONE_THAT_WAITS = [
+    *(NEXT, ("tell", "c", 1.0), NEXT, ("tell", "a", 0.0)),
+    *(("done", "a", Outcome.DONE), ("tell", "b", 0.0), NEXT, NEXT),
+]
+
+
 @given(st.lists(steps, max_size=120))
+@example(WORK_COMES_TO_ONE_THAT_WAITS)
 def test_no_topic_has_two_turns_at_a_time_and_none_goes_twice_while_another_waits(steps: list[tuple]) -> None:  # type: ignore[type-arg]
     """Whatever becomes due, fails, makes room or takes long: one worker per topic, and fair."""
     schedule, now = Schedule(TOPICS, 0.0, look_every=LOOK), 0.0

@@ -43,8 +43,11 @@ class _Line:
 
     @property
     def rank(self) -> float:
-        """By deadline, but never before one that has waited since before its own last turn: that makes it fair."""
-        return max(self.ready_at if self.due is None else self.due, self.turn_ended_at)
+        """By deadline, but never before one that has waited since before its own last turn: that makes it fair.
+
+        What becomes due while it waits already puts it no further back.
+        """
+        return max(self.ready_at if self.due is None else min(self.due, self.ready_at), self.turn_ended_at)
 
 
 class Schedule:
