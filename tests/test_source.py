@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import grpc
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from google.api_core.exceptions import Forbidden
@@ -24,6 +25,7 @@ from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscri
 
 from lakehouse import failpoints
 from lakehouse.config import Config, Ingest
+from lakehouse.decode.events import Decoded
 from lakehouse.errors import LakeError, SlowStoreError, SourceError, UnexpectedError, UnknownOutcomeError, from_trace
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
@@ -51,6 +53,8 @@ from tests.clock import NOON, Clock
 from tests.lake import Lake
 from tests.pulls import facts_of, land_of
 
+MANY = 300
+"""Messages of a topic to which much comes at once."""
 PATIENCE_SECONDS = 15
 """For what is due at once; only a failing test waits this long."""
 
@@ -337,8 +341,8 @@ def two(lake: ReadLake, topic_with: Callable[..., Topic], broker: Broker) -> Lan
     return Land(lambda name: topics[name], root.below, lake.settings.ingest)
 
 
-def bundle(**more: Any) -> Bundle:
-    return Bundle((("plays", Slot(1, 0, None)), ("skips", Slot(1, 0, None))), **more)
+def bundle(epoch: int = 1, **more: Any) -> Bundle:
+    return Bundle((("plays", Slot(epoch, 0, None)), ("skips", Slot(epoch, 0, None))), **more)
 
 
 def by_topic(rows: list[dict[str, Any]]) -> dict[str, int]:
@@ -452,6 +456,28 @@ def test_a_slot_whose_store_does_not_answer_is_not_waited_for(
     while read_manifest(storage, 1, 0) is None and time.monotonic() < deadline:
         time.sleep(0.02)
     assert read_manifest(storage, 1, 0) is not None
+
+
+def test_a_slot_that_others_wait_for_pulls_the_rest_in_the_next_epoch(
+    lake: ReadLake, two: Land, publish: Callable[..., None], broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A topic that is not known to be busy yet."""
+    decode, decoded = Puller().decode, threading.Event()
+
+    def slow(messages: pa.RecordBatch, topic: Topic) -> Decoded:
+        decoded.wait(0.2)
+        return decode(messages, topic)
+
+    publish(*(play(number=number) for number in range(MANY)))
+    monkeypatch.setattr(bundles_module, "_STRAGGLER_SECONDS", 0.5)
+    puller = Puller(page_messages=5, decode_bytes=1, decode=slow)
+    first = [row for row in pulled(bundle(is_fresh=True), two, puller) if row["topic"] == "plays"]
+    assert 0 < sum(row["rows"] for row in first) < MANY
+    assert all(row["full"] and row["dry_at"] is None and not row["error"] for row in first)
+    decoded.set()
+    rest = [row for row in pulled(bundle(epoch=2, is_fresh=True), two, puller) if row["topic"] == "plays"]
+    assert sum(row["rows"] for row in [*first, *rest]) == MANY
+    assert broker.unacked(SUBSCRIPTION) == []
 
 
 def test_a_bundle_that_is_read_again_finds_its_manifests(

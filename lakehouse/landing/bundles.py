@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -30,8 +31,8 @@ SIDE_BY_SIDE = 32
 """Slots of a bundle that pull, decode and write at the same time: most of it waits for a store, or for whether a
 subscription has more."""
 _STRAGGLER_SECONDS = 2.0
-"""How long a bundle of several waits for what is pulled but not durable once no other slot ends: the others' facts wait
-with it."""
+"""How long a slot of several goes on pulling once no other ends, and then may take to be durable: the others' facts
+wait with it."""
 _LOOKERS = 16
 """Manifests that are looked for at the same time."""
 _FIRST_MESSAGES, _LEAST_FIRST_MESSAGES = 20_000, 20
@@ -81,7 +82,7 @@ class _Pulling:
         self._budget = Budget(land.ingest.max_bytes)
         self._crew: Crew[Key, list[Row]] = Crew(side_by_side, "pull")
         self._pulled_at: dict[Key, float] = {}
-        self._newest_end = 0.0
+        self._newest_end = math.inf
         self._decoder: Decoder | None = None
         self._answering = threading.Lock()
         self._rows: list[Row] = []
@@ -161,6 +162,7 @@ class _Pulling:
             self._attempt,
             looks_first=self._looks_first,
             keeps_empty=False,
+            is_awaited=self._others_wait,
         )
 
     def _begin(self, key: Key, share: Share) -> None:
@@ -184,6 +186,9 @@ class _Pulling:
                     share.reading.close()
 
         self._crew.begin(key, work)
+
+    def _others_wait(self) -> bool:
+        return len(self._slots) > 1 and time.monotonic() > self._newest_end + _STRAGGLER_SECONDS
 
     def _note_pulled(self, key: Key) -> None:
         self._pulled_at[key] = time.monotonic()

@@ -69,7 +69,7 @@ class Share:
     `reading` is one that has begun. `looks_first` says that a manifest may be there; without it an attempt finds out
     when it publishes its own. `keeps_empty` says that a slot of which nothing came has a manifest, too: where nothing
     adopts what is left out, a replay must not pull again. `on_pulled` is called when all is pulled, and only a store is
-    waited for.
+    waited for. Once others wait for it, which `is_awaited` says, a slot that holds anything pulls no more.
     """
 
     budget: Budget | None = None
@@ -79,6 +79,7 @@ class Share:
     looks_first: bool = True
     keeps_empty: bool = True
     on_pulled: Callable[[], None] = lambda: None
+    is_awaited: Callable[[], bool] = lambda: False
 
 
 ALONE = Share()
@@ -265,6 +266,8 @@ class _Attempt:
         return reading.pages(Bounds(*sizes, self._bytes_left, self._ends, wait))
 
     def _bytes_left(self) -> int:
+        if self._held_bytes and self._share.is_awaited():
+            return 0
         own = self._ingest.max_bytes - self._held_bytes
         return own if self._share.budget is None else min(own, self._share.budget.left)
 
