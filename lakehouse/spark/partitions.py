@@ -18,7 +18,7 @@ def partitions_as_they_end(frame: DataFrame, schema: pa.Schema) -> Iterator[Ende
     """Every partition of the frame, once, as soon as its task has ended; `schema` is the frame's, in Arrow.
 
     Each is a Spark job with the local properties of this thread, so that they belong to the same query and pool. They
-    begin in the order of their numbers: where there are more than free cores, the first have them first.
+    begin about in the order of their numbers: where there are more than free cores, the first have them first.
     """
     partitions = _Partitions(frame, schema)
     if partitions.count == 1:
