@@ -16,8 +16,10 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass
 from http.client import HTTPConnection
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from urllib.parse import parse_qs, quote, unquote, urlsplit
+
+from tests.served import Server
 
 _OURS = {"connection", "content-length", "host", "keep-alive", "transfer-encoding", "date", "server"}
 """Headers that belong to one connection, and are not handed on."""
@@ -33,11 +35,8 @@ class _Request:
     body: bytes
 
 
-class Gateway(ThreadingHTTPServer):
+class Gateway(Server):
     """Serves on 127.0.0.1 in front of an emulator there."""
-
-    daemon_threads = True
-    request_queue_size = 128
 
     def __init__(self, port: int, emulator_port: int) -> None:
         super().__init__(("127.0.0.1", port), _Connection)

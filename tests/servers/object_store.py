@@ -22,11 +22,13 @@ from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from types import MappingProxyType
 from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from urllib.request import urlopen
+
+from tests.served import Server
 
 PAGE = 1000
 """Objects in one answer to a listing."""
@@ -451,8 +453,7 @@ def serving() -> Iterator[ObjectStoreServer]:
 def main() -> None:
     """Serve at a free port, which is printed, until SIGTERM."""
     _Connection.store = ObjectStore()
-    server = ThreadingHTTPServer(("127.0.0.1", 0), _Connection)
-    server.daemon_threads = True
+    server = Server(("127.0.0.1", 0), _Connection)
     print(server.server_address[1], flush=True)
     server.serve_forever()
 
