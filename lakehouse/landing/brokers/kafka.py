@@ -10,7 +10,6 @@ import base64
 import json
 import logging
 import os
-import re
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import contextmanager
@@ -29,11 +28,11 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from lakehouse.clock import Clock
-from lakehouse.concealed import hide, may_be_secret
-from lakehouse.errors import ConfigError, SourceError, UnansweredError
+from lakehouse.errors import SourceError, UnansweredError
 from lakehouse.landing.brokers.kafka_stream import KafkaStream
 from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, EARLIEST, LATEST, Offsets, TopicFacts, Wished
 from lakehouse.landing.brokers.partitions import LogBroker
+from lakehouse.landing.variables import resolved
 from lakehouse.progress import ReadFrom
 from lakehouse.sources import KafkaSource
 
@@ -41,7 +40,6 @@ log = logging.getLogger(__name__)
 
 _KEPT_CONSUMERS = 4
 """Of a cluster and process, between two readings: as many slots of a bundle are read at a time."""
-_FROM_ENVIRONMENT = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _ALWAYS = {
     "allow.auto.create.topics": "false",
     "client.id": "lakehouse",
@@ -72,7 +70,7 @@ class Cluster:
     splits = True
 
     def __init__(self, settings: Mapping[str, str], auth: str) -> None:
-        self._settings = {**_ALWAYS, **_resolved(settings)}
+        self._settings = _ALWAYS | {name: resolved(f"source.options.{name}", value) for name, value in settings.items()}
         self._refused: KafkaError | None = None
         self._extra: dict[str, Any] = {"error_cb": self._note}
         if auth == "google":
@@ -239,29 +237,6 @@ def cluster_of(source: KafkaSource) -> Cluster:
 @lru_cache(maxsize=64)
 def _cluster(process: int, settings: str, auth: str) -> Cluster:
     return Cluster(json.loads(settings), auth)
-
-
-def _resolved(settings: Mapping[str, str]) -> dict[str, str]:
-    """With values that stand for environment variables, `${NAME}`, replaced by these."""
-
-    def value_of(name: str, text: str) -> str:
-        def value(found: re.Match[str]) -> str:
-            if found[1] not in os.environ:
-                raise ConfigError(
-                    f"source.options.{name}",
-                    found=f"no environment variable {found[1]}",
-                    expected="a variable that is set where the topic is read",
-                    next_step="Set it for the driver and for the executors.",
-                )
-            hide(os.environ[found[1]])
-            return os.environ[found[1]]
-
-        replaced = _FROM_ENVIRONMENT.sub(value, text)
-        if may_be_secret(name):
-            hide(replaced)
-        return replaced
-
-    return {name: value_of(name, text) for name, text in settings.items()}
 
 
 def google_token(_: str) -> tuple[str, float]:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import os
-import re
 import time
 from collections.abc import Callable
 from datetime import timedelta
@@ -16,8 +14,9 @@ from urllib.parse import quote
 from urllib.request import HTTPRedirectHandler, Request, build_opener
 
 from lakehouse.concealed import hide
-from lakehouse.errors import ConfigError, SourceError, UnansweredError, in_one_line
+from lakehouse.errors import SourceError, UnansweredError, in_one_line
 from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition
+from lakehouse.landing.variables import resolved
 from lakehouse.sources import ConfluentRegistry
 
 _HEADERS = {"Accept": "application/vnd.schemaregistry.v1+json, application/json", "User-Agent": "lakehouse"}
@@ -31,7 +30,6 @@ _LARGEST_ID = 2**31 - 1
 """Ids are Java's int: of a larger one Confluent's registry says that it has no such path, and not, no such schema."""
 _FORMATS = {"AVRO": AVRO, "PROTOBUF": PROTOBUF}
 _SCHEMA_NOT_FOUND, _SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND = 40403, 40401, 40402
-_VARIABLE = re.compile(r"\$\{([A-Za-z_][A-Za-z0-9_]*)\}")
 _SAFE = ":.-_"
 
 
@@ -212,8 +210,8 @@ class HttpRegistry:
             return {}
         if self._registry.auth == "google":
             return {"Authorization": f"Bearer {self._google_token()}"}
-        user, password = (_resolved(name, getattr(self._registry, name)) for name in ("user", "password"))
-        hide(password)
+        user = resolved("registry.user", self._registry.user)
+        password = resolved("registry.password", self._registry.password)
         pair = base64.b64encode(f"{user}:{password}".encode()).decode()
         hide(pair)
         return {"Authorization": f"Basic {pair}"}
@@ -248,17 +246,3 @@ def _json(content: bytes) -> dict[str, Any]:
     except (ValueError, RecursionError):
         return {}
     return found if isinstance(found, dict) else {}
-
-
-def _resolved(name: str, text: str) -> str:
-    def value(found: re.Match[str]) -> str:
-        if found[1] not in os.environ:
-            raise ConfigError(
-                f"registry.{name}",
-                found=f"no environment variable {found[1]}",
-                expected="a variable that is set where the topic is read",
-                next_step="Set it for the driver and for the executors.",
-            )
-        return os.environ[found[1]]
-
-    return _VARIABLE.sub(value, text)
