@@ -28,12 +28,13 @@ EXIT_CODES = {
 
 
 class LakehouseError(Exception):
-    """An error with an operator for a reader; `str()` is the whole message, in one or two lines, without secrets."""
+    """An error with an operator for a reader; `str()` is the whole message, in one line, without secrets."""
 
     exit_code = UNFORESEEN
 
     def __init__(self, subject: str, *, found: str, expected: str, next_step: str) -> None:
-        subject, found, expected, next_step = map(without_secrets, (subject, found, expected, next_step))
+        parts = (joined_lines(without_secrets(part)) for part in (subject, found, expected, next_step))
+        subject, found, expected, next_step = parts
         super().__init__(subject, found, expected, next_step)
         self.subject, self.found, self.expected, self.next_step = subject, found, expected, next_step
 
@@ -240,6 +241,11 @@ def require(*packages: str) -> None:
         with extras_named():
             if find_spec(package) is None:
                 raise ModuleNotFoundError(f"No module named {package!r}", name=package)
+
+
+def joined_lines(text: str) -> str:
+    """Somebody else's text as a part of a line of ours: its lines one after the other, without what is around them."""
+    return " ".join(filter(None, map(str.strip, text.splitlines())))
 
 
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")

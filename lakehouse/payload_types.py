@@ -5,9 +5,14 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Protocol
 
+from lakehouse.errors import joined_lines
+
 
 class UnreadableSchemaError(ValueError):
-    """A schema that no topic can have; its text says what was found."""
+    """A schema that no topic can have; its text says what was found, in one line."""
+
+    def __init__(self, found: str) -> None:
+        super().__init__(joined_lines(found))
 
 
 class Node(Protocol):

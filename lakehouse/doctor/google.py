@@ -17,7 +17,7 @@ from lakehouse.durations import brief
 from lakehouse.errors import in_one_line
 from lakehouse.ingest.frontier import EMULATOR, ProjectSamples, monitoring_client
 from lakehouse.landing.brokers.catalogue import broker_of
-from lakehouse.landing.brokers.channel import shared_channel
+from lakehouse.landing.brokers.channel import shared_channel, status_text
 from lakehouse.topics import Topic
 
 T = TypeVar("T")
@@ -99,7 +99,7 @@ def _subscriber(topics: Sequence[Topic]) -> str:
             call(request, timeout=_PATIENCE.total_seconds())
         except grpc.RpcError as refused:
             if refused.code() != grpc.StatusCode.INVALID_ARGUMENT:
-                raise Failed(f"{refused.code().name}: {refused.details()}") from refused
+                raise Failed(status_text(refused)) from refused
 
     _of_each(topics, ask)
     return f"{len(topics):,} of {len(topics):,}"

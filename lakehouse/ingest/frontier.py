@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 from lakehouse import hours
 from lakehouse.durations import brief, duration_text
+from lakehouse.errors import in_one_line
 from lakehouse.progress import Frontier, LogRead
 from lakehouse.store.files import Storage
 
@@ -233,7 +234,10 @@ class ProjectSamples:
             self._found, self._other = found, Frontier(None, None, text, "no sample")
         except (GoogleAPICallError, RetryError) as refused:
             name = type(refused).__name__
-            self._found, self._other = {}, Frontier(None, None, f"Cloud Monitoring answered {name}: {refused}", name)
+            self._found, self._other = (
+                {},
+                Frontier(None, None, f"Cloud Monitoring answered {name}: {in_one_line(refused)}", name),
+            )
 
     def _series(self, now: datetime) -> Iterable[Any]:
         one = f' AND resource.labels.subscription_id = "{self._only}"' if self._only else ""

@@ -9,7 +9,7 @@ from typing import Any
 
 from lakehouse import failpoints, hours
 from lakehouse.clock import Clock
-from lakehouse.errors import StaleDriverError
+from lakehouse.errors import StaleDriverError, in_one_line
 from lakehouse.ingest.batch import BatchPlan, Request
 from lakehouse.ingest.closing import Awaits, Held
 from lakehouse.progress import Frontier, IngestState, watermark
@@ -161,7 +161,9 @@ class Journal:
         try:
             self.ledger.record(Stopped(run=self._run, host=socket.gethostname()), unless=is_another_runs)
         except Exception as unwritable:  # the end of a run waits for nothing
-            log.warning("ingest: topic=%s not_recorded=stopped error=%s", self._tables.topic.name, unwritable)
+            log.warning(
+                "ingest: topic=%s not_recorded=stopped error=%s", self._tables.topic.name, in_one_line(unwritable)
+            )
 
     def record_failure(self, error: BaseException, *, has_claimed: bool) -> None:
         """Why the topic's query ended or could not start; once for each reason.
@@ -181,7 +183,9 @@ class Journal:
                 failed = Failed(error=str(error), run=self._run, host=socket.gethostname())
                 self.ledger.record(failed, unless=is_known)
         except Exception as unwritable:  # the failure itself is what matters, and is raised by the caller
-            log.warning("ingest: topic=%s not_recorded=failed error=%s", self._tables.topic.name, unwritable)
+            log.warning(
+                "ingest: topic=%s not_recorded=failed error=%s", self._tables.topic.name, in_one_line(unwritable)
+            )
 
 
 def _request_in(history: History) -> Request | None:

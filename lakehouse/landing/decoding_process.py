@@ -14,6 +14,8 @@ import struct
 import sys
 from typing import IO
 
+from lakehouse.errors import in_one_line
+
 READY = b"ready"
 _LENGTH = struct.Struct(">Q")
 
@@ -32,7 +34,8 @@ def serve(decoder: str, memory_bytes: int) -> None:
         try:
             decoded = decode_page(messages, topic)
         except Exception as error:
-            print(f"quarantine: {len(messages)} messages: {type(error).__name__}: {error}"[:500], file=sys.stderr)
+            said = f"{type(error).__name__}: {in_one_line(error)}"
+            print(f"quarantine: messages={len(messages)} error={said}", file=sys.stderr)
             decoded = None
         send(answers, pickle.dumps(decoded))
 

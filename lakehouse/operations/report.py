@@ -19,7 +19,7 @@ from typing import Any
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import brief, seconds_since
-from lakehouse.errors import LakeError, LakehouseError, UsageError, in_one_line
+from lakehouse.errors import LakeError, LakehouseError, UsageError, in_one_line, joined_lines
 from lakehouse.hours import Hour
 from lakehouse.operations.causes import shared_cause
 from lakehouse.operations.explain import Explanation, explain_hour
@@ -216,7 +216,7 @@ def _build_topic(
         register(tables, out, snapshot.history)
         return view, drawn_from
     except Exception as error:  # whatever breaks one topic must not hide the others
-        return _TopicView(topic, complaint=str(error) or type(error).__name__), {}
+        return _TopicView(topic, complaint=joined_lines(str(error)) or type(error).__name__), {}
 
 
 def _result_of(reports: Storage, row: HourStatus) -> tuple[dict[str, Any] | None, str]:
@@ -229,7 +229,7 @@ def _result_of(reports: Storage, row: HourStatus) -> tuple[dict[str, Any] | None
         result = json.loads(text)
         hour.page(result, HourContext(lateness=_lateness(result)))  # it may be well-formed, and still lack something
     except Exception as error:
-        return None, f"The result {path} cannot be read: {str(error) or type(error).__name__}."
+        return None, f"The result {path} cannot be read: {in_one_line(error)}."
     return result, ""
 
 

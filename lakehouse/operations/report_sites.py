@@ -9,7 +9,7 @@ import os
 import socket
 from dataclasses import asdict, dataclass
 
-from lakehouse.errors import LakehouseError
+from lakehouse.errors import LakehouseError, in_one_line
 from lakehouse.store.history import History
 from lakehouse.store.tables import TopicTables
 
@@ -43,7 +43,9 @@ def register(tables: TopicTables, address: str, history: History) -> None:
         if storage.read(path) != text:
             storage.write(path, text)
     except (OSError, LakehouseError) as refused:
-        log.warning("report: topic=%s site=%s state=unregistered error=%s", tables.topic.name, here, refused)
+        log.warning(
+            "report: topic=%s site=%s state=unregistered error=%s", tables.topic.name, here, in_one_line(refused)
+        )
 
 
 def outdated_sites(tables: TopicTables, history: History) -> list[Site]:

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 
 from lakehouse.clock import Clock
+from lakehouse.errors import in_one_line
 from lakehouse.hours import Hour
 from lakehouse.store.history import History
 from lakehouse.store.records import MirrorFailed, StageFailed, State
@@ -54,7 +55,7 @@ def record_stage_failure(
         failed = StageFailed(stage=stage, error=str(error), run=run, host=socket.gethostname())
         ledger.record(failed, hour, unless=is_known)
     except Exception as unwritable:  # the failure itself is what matters, and is in the log
-        log.warning("%s: topic=%s state=unrecorded error=%s", stage, tables.topic.name, unwritable)
+        log.warning("%s: topic=%s state=unrecorded error=%s", stage, tables.topic.name, in_one_line(unwritable))
 
 
 def stage_failures(history: History, topic: Topic) -> Iterator[StageFailure]:

@@ -11,6 +11,7 @@ from itertools import takewhile
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import age_seconds, seconds_since
+from lakehouse.errors import joined_lines
 from lakehouse.hours import Hour
 from lakehouse.operations.damage import damage, recorded_damage
 from lakehouse.operations.held import STUCK_AFTER, Held, Stuck, held_hours, stuck
@@ -139,7 +140,7 @@ def _status_or_error(
         seen = damage(tables) if looks_at_files else recorded_damage(snapshot.history)
         return _status(snapshot, life, signs, seen, now)
     except Exception as error:  # whatever breaks one topic must not hide the others
-        return TopicStatus(name, "error", error=str(error) or type(error).__name__, life=life)
+        return TopicStatus(name, "error", error=joined_lines(str(error)) or type(error).__name__, life=life)
 
 
 def _status(

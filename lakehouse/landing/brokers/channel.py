@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import os
 from functools import lru_cache
+from typing import Any
 
 import grpc
 
-from lakehouse.errors import SourceError
+from lakehouse.errors import SourceError, joined_lines
 
 _MAX_MESSAGE_BYTES = 64 * 1024**2
 """More than any answer: 10 MB is the largest message, gRPC's own limit is 4 MiB."""
@@ -72,6 +73,11 @@ def authorized_channel(address: str, subject: str, *, scope: str, otherwise: str
     return google.auth.transport.grpc.secure_authorized_channel(  # type: ignore[no-untyped-call]
         credentials, request, address, options=_OPTIONS
     )
+
+
+def status_text(error: Any) -> str:
+    """What an RpcError says: `UNAVAILABLE: …`, in one line."""
+    return ": ".join(filter(None, (error.code().name, joined_lines(error.details() or ""))))
 
 
 def place() -> str:

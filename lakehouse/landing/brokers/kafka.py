@@ -28,7 +28,7 @@ from confluent_kafka import (
 from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-defined]
 
 from lakehouse.clock import Clock
-from lakehouse.errors import SourceError, UnansweredError
+from lakehouse.errors import SourceError, UnansweredError, joined_lines
 from lakehouse.landing.brokers.kafka_stream import KafkaStream
 from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, EARLIEST, LATEST, Offsets, TopicFacts, Wished
 from lakehouse.landing.brokers.partitions import LogBroker
@@ -144,7 +144,7 @@ class Cluster:
         if error is not None:
             for place in places:
                 self._stored.pop((group, place.topic), None)  # with the next epoch again
-            log.warning("kafka: group=%s offsets=not stored error=%s", group, error)
+            log.warning("kafka: group=%s offsets=not stored error=%s", group, _text(error))
 
     # --- consumers -------------------------------------------------------------------------------------------------
 
@@ -187,7 +187,7 @@ class Cluster:
             known = self._refused
         found, next_step = _fatal(known, source)
         kind = SourceError if found else UnansweredError
-        text = f"{known.name()}: {known.str()}" if known is not None else f"{type(error).__name__}: {error}"
+        text = _text(known) if known is not None else f"{type(error).__name__}: {error}"
         return kind(
             source.address,
             found=f"{found} ({text})" if found else f"Kafka at {source.bootstrap} {text}",
@@ -206,6 +206,11 @@ class Cluster:
         """librdkafka connects again and again, whatever the reason is that it was refused."""
         if error.code() in _UNKNOWN_TO_IT:
             self._refused = error
+
+
+def _text(error: KafkaError) -> str:
+    """Its name and what librdkafka says of it, whose lines are its own."""
+    return f"{error.name()}: {joined_lines(error.str())}"
 
 
 def _fatal(error: KafkaError | None, source: KafkaSource) -> tuple[str | None, str | None]:

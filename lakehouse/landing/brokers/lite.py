@@ -20,7 +20,7 @@ import grpc
 
 from lakehouse.clock import Clock
 from lakehouse.errors import SourceError, UnansweredError
-from lakehouse.landing.brokers.channel import STREAMS, authorized_channel, open_channel
+from lakehouse.landing.brokers.channel import STREAMS, authorized_channel, open_channel, status_text
 from lakehouse.landing.brokers.lite_calls import Calls, answers
 from lakehouse.landing.brokers.lite_stream import LiteStream, is_passing
 from lakehouse.landing.brokers.log_client import (
@@ -176,7 +176,7 @@ class LiteClient:
             return error
         found, next_step = _fatal(error)
         is_answer = isinstance(error, grpc.RpcError)
-        text = f"{error.code().name}: {error.details()}" if is_answer else f"{type(error).__name__}: {error}"
+        text = status_text(error) if is_answer else f"{type(error).__name__}: {error}"
         kind = UnansweredError if found is None else SourceError
         return kind(
             source.address,

@@ -28,7 +28,7 @@ from lakehouse import failpoints
 from lakehouse.clock import Clock, now
 from lakehouse.errors import SourceError, UnansweredError
 from lakehouse.landing.brokers.answers import EMPTY, PAGE_READERS, Page
-from lakehouse.landing.brokers.channel import channel_to, place
+from lakehouse.landing.brokers.channel import channel_to, place, status_text
 from lakehouse.landing.brokers.contract import Refused
 
 MAX_ACK_IDS = 1_000
@@ -198,7 +198,7 @@ class SubscriptionReader:
         kind = SourceError if found else UnansweredError
         return kind(
             self.subscription,
-            found=f"{found} ({error.details()})" if found else f"{place()} {error.code().name}: {error.details()}",
+            found=f"{found} ({error.details()})" if found else f"{place()} {status_text(error)}",
             expected=f"a subscription that can be pulled from {place()}",
             next_step=next_step or "Check that it can be reached from here; `lakehouse sandbox` starts a broker.",
         )
@@ -327,7 +327,7 @@ class _Sending:
         return [chunk[:middle], chunk[middle:]]
 
     def _refuse(self, chunk: list[str], error: Any) -> None:
-        self.refused = Refused(self.refused.messages + len(chunk), f"{error.code().name}: {error.details()}")
+        self.refused = Refused(self.refused.messages + len(chunk), status_text(error))
 
 
 def is_passing(error: Any) -> bool:

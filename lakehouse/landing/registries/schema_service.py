@@ -9,7 +9,7 @@ from google.api_core.exceptions import RetryError
 from google.pubsub_v1.types import GetSchemaRequest, Schema, SchemaView
 
 from lakehouse.errors import SourceError, UnansweredError
-from lakehouse.landing.brokers.channel import place, shared_channel
+from lakehouse.landing.brokers.channel import place, shared_channel, status_text
 from lakehouse.landing.brokers.pubsub import Pauses
 from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition
 
@@ -74,7 +74,7 @@ def _source_error(schema_id: str, error: Any) -> SourceError:
     kind = SourceError if found else UnansweredError
     return kind(
         schema_id,
-        found=f"{found} ({error.details()})" if found else f"{place()} {error.code().name}: {error.details()}",
+        found=f"{found} ({error.details()})" if found else f"{place()} {status_text(error)}",
         expected="the schema that messages of the topic say they are written by",
         next_step=next_step or "Nothing is lost: messages wait until the schema can be had.",
     )
