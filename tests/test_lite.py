@@ -372,6 +372,28 @@ def test_a_query_whose_first_batch_is_planned_again_begins_where_it_did(
     assert Query(topic, tmp_path, dying.offset).rows(dying.offset, end) == ["0:0"]
 
 
+@pytest.mark.parametrize("what", ["trimmed", "created again"])
+def test_a_query_whose_messages_are_gone_is_not_told_to_use_the_lake_s_command(
+    fake: FakeLite, first: datetime, tmp_path: Path, what: str
+) -> None:
+    """It has no ledger: what its error names is what lets it go on."""
+    topic = lite_topic(fake)
+    query = Query(topic, tmp_path / "old")
+    fake.publish(TOPIC, event(first, "a"), event(first, "b"), at=first)
+    assert query.batch() == ["0:0", "0:1"]
+    if what == "trimmed":
+        fake.publish(TOPIC, *(event(first, f"lost{n}") for n in range(3)), event(first, "kept"), at=first)
+        fake.topics[TOPIC][0].trim(5)
+    else:
+        fake.create(TOPIC, 1)
+        fake.publish(TOPIC, event(first, "kept"), at=first)
+    with pytest.raises(LostMessagesError) as gone:
+        query.batch()
+    assert "accept-loss" not in str(gone.value)
+    assert '.option("segments", …), and a new checkpoint' in gone.value.next_step
+    assert len(Query(topic, tmp_path / "new").batch()) == 1
+
+
 # --- what fails ----------------------------------------------------------------------------------------------------
 
 

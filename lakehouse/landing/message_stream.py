@@ -13,6 +13,7 @@ import pyarrow as pa
 from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
 
 from lakehouse.config import Ingest
+from lakehouse.errors import LostMessagesError
 from lakehouse.landing.manifests import Slot, read_manifest, read_parts
 from lakehouse.landing.message_log import read_from
 from lakehouse.landing.messages import Segments
@@ -103,8 +104,11 @@ class MessageStream(DataSourceStreamReader):
         def check() -> None:
             self._segments.check(partition.epoch)
 
-        for part in self._puller.parts(self._topic, self._ingest, storage, partition, check):
-            yield from self._segments.rows(part.manifest)
+        try:
+            for part in self._puller.parts(self._topic, self._ingest, storage, partition, check):
+                yield from self._segments.rows(part.manifest)
+        except LostMessagesError as lost:
+            raise _without_a_lake(lost) from lost
 
     def _asked_ack_deadline(self) -> timedelta:
         return self._broker.lease(self._topic, self._ingest)
@@ -130,3 +134,14 @@ class MessageStream(DataSourceStreamReader):
             self._suspect()
         ends = [(manifests[-1].full, manifests[-1].dry_at is not None) for manifests in parts if manifests]
         return next_slots(slots, self._topic.slots, ends)
+
+
+def _without_a_lake(lost: LostMessagesError) -> LostMessagesError:
+    """There is no ledger in which a person could accept the loss."""
+    return LostMessagesError(
+        lost.subject,
+        found=lost.found,
+        expected=lost.expected,
+        next_step='To go on without them, start with another folder, .option("segments", …), and a new checkpoint: it '
+        "begins at the source's `start`.",
+    )
