@@ -121,12 +121,24 @@ def run_demo(module: str, folder: Path) -> Iterator[subprocess.CompletedProcess[
             process.wait()
 
 
+def check_demo(done: subprocess.CompletedProcess[str], cwd: Path, folder: str) -> None:
+    """Every message is accounted for, what is printed of where to look is there, and nothing is elsewhere."""
+    assert done.returncode == 0, done.stdout[-3000:]
+    assert "lost 0, doubled 0, changed 0" in done.stdout
+    named = re.findall(r"^  (build/\S+)", done.stdout, re.MULTILINE)
+    assert named == [f"{folder}/{name}" for name in ("lake", "mirror", "run.log")]
+    assert all((cwd / each).exists() for each in named)
+    assert [each.name for each in (cwd / "build").iterdir()] == [Path(folder).name]
+
+
 @pytest.mark.long
 @pytest.mark.stores
 @pytest.mark.timeout(600)
-def test_the_demo_runs_on_a_real_kafka_broker_too(demo_on_kafka: subprocess.CompletedProcess[str]) -> None:
-    assert demo_on_kafka.returncode == 0, demo_on_kafka.stdout[-3000:]
-    assert "lost 0, doubled 0, changed 0" in demo_on_kafka.stdout
+def test_the_demo_runs_on_a_real_kafka_broker_too(
+    demo_on_kafka: subprocess.CompletedProcess[str], tmp_path: Path
+) -> None:
+    """In a folder of its own: it takes nothing from what the other demo left."""
+    check_demo(demo_on_kafka, tmp_path, "build/demo-kafka")
 
 
 @pytest.mark.long
@@ -135,8 +147,7 @@ def test_the_demo_runs_on_its_own_clock(
     demo: subprocess.CompletedProcess[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """With Spark, its workers and the real broker: what slots, driver, stages and heartbeat write is of the day."""
-    assert demo.returncode == 0, demo.stdout[-3000:]
-    assert "lost 0, doubled 0, changed 0" in demo.stdout
+    check_demo(demo, tmp_path, "build/demo")
     monkeypatch.chdir(tmp_path)
     conf = HOUSE / "conf" / "local.yaml"
     for name in ("flight_landed", "weather_observed", "flight_departed"):

@@ -54,7 +54,8 @@ class DemoError(Exception):
 
 def main() -> int:
     """On the sandbox's broker."""
-    return run(CONF, _sandbox)
+    shutil.rmtree(BUILD, ignore_errors=True)
+    return run(CONF, BUILD, _sandbox)
 
 
 @contextmanager
@@ -64,42 +65,47 @@ def _sandbox(day: Replayed) -> Iterator[DayBroker]:
         yield SandboxDay(broker)
 
 
-def run(conf: str, day_broker: Callable[[Replayed], AbstractContextManager[DayBroker]]) -> int:
-    """The demo with the configuration at `conf`, on the broker that `day_broker` gives for the day's clock."""
+def run(conf: str, folder: Path, day_broker: Callable[[Replayed], AbstractContextManager[DayBroker]]) -> int:
+    """The demo with the configuration at `conf`, on the broker that `day_broker` gives for the day's clock.
+
+    `folder` is where the configuration has lake (`lake`) and mirror (`mirror`), neither of which is there yet.
+    """
     started = time.monotonic()
     number = int(os.environ.get("DEMO_HOURS", "8"))
     messages = flights.messages(flights.FIRST, flights.FIRST + timedelta(hours=number))
-    shutil.rmtree(BUILD, ignore_errors=True)
-    BUILD.mkdir(parents=True)
+    folder.mkdir(parents=True, exist_ok=True)
     config = load(conf)
     try:
         day = new_clock(config)
         with day_broker(day) as broker:
             day.set(messages[0].publish_at - _BEFORE, broker.address)
             broker.begin(config)
-            with _application(conf) as application:
+            with _Application(conf, folder / "run.log") as application:
                 _replay(application, broker, day, config, messages)
         outcomes = {name: outcome_of(topic, config, messages) for name, topic in sorted(config.topics.items())}
     except DemoError as failure:
         console.print(f"[red]demo: {failure}[/red]")
         return 1
-    return _print_report(outcomes, config, conf, time.monotonic() - started)
+    if not _print_report(outcomes, time.monotonic() - started):
+        return 1
+    _print_where_to_look(config, conf, folder)
+    return 0
 
 
 # --- the run -------------------------------------------------------------------------------------------------------
 
 
-class _application:
+class _Application:
     """`spark-submit.sh run` as an operator would start it, ended by SIGTERM."""
 
-    def __init__(self, conf: str) -> None:
-        self._conf = conf
+    def __init__(self, conf: str, log: Path) -> None:
+        self._conf, self.log = conf, log
 
-    def __enter__(self) -> subprocess.Popen[bytes]:
-        self._log = (BUILD / "run.log").open("wb")
+    def __enter__(self) -> _Application:
+        self._output = self.log.open("wb")
         command = [str(_HOUSE / "spark-submit.sh"), "run", "--conf", self._conf]
-        self._process = subprocess.Popen(command, stdout=self._log, stderr=self._log, start_new_session=True)
-        return self._process
+        self._process = subprocess.Popen(command, stdout=self._output, stderr=self._output, start_new_session=True)
+        return self
 
     def __exit__(self, *failure: object) -> None:
         if self._process.poll() is None:
@@ -109,11 +115,15 @@ class _application:
         except subprocess.TimeoutExpired:
             os.killpg(self._process.pid, signal.SIGKILL)
             self._process.wait()
-        self._log.close()
+        self._output.close()
+
+    def exit_code(self) -> int | None:
+        """None while it runs."""
+        return self._process.poll()
 
 
 def _replay(
-    application: subprocess.Popen[bytes], broker: DayBroker, day: Replayed, config: Config, messages: Sequence[Message]
+    application: _Application, broker: DayBroker, day: Replayed, config: Config, messages: Sequence[Message]
 ) -> None:
     """From the first message published to the last hour mirrored."""
     columns = (TextColumn("{task.description:<34}"), BarColumn(), TextColumn("{task.completed}/{task.total}"))
@@ -131,7 +141,7 @@ def _replay(
         moment = messages[0].publish_at
         while not all(topic.is_over(moment) for topic in topics):
             if moment > messages[-1].publish_at + _LONGEST_DAY:
-                raise DemoError(f"an hour of the day is still open; see {BUILD}/run.log")
+                raise DemoError(f"an hour of the day is still open; see {application.log}")
             moment = _next_step(moment)
             day.set(moment, broker.address)
             broker.reach(moment)
@@ -146,9 +156,7 @@ def _next_step(moment: datetime) -> datetime:
     return EPOCH + ((moment - EPOCH) // STEP + 1) * STEP
 
 
-def _settle(
-    application: subprocess.Popen[bytes], broker: DayBroker, topics: Sequence[Followed], moment: datetime
-) -> None:
+def _settle(application: _Application, broker: DayBroker, topics: Sequence[Followed], moment: datetime) -> None:
     """Until nothing is left to do of what is due by `moment`: seen twice, as a ledger is a little behind its bronze."""
     for _ in range(2):
         _wait(
@@ -158,16 +166,16 @@ def _settle(
         )
 
 
-def _wait(application: subprocess.Popen[bytes], is_done: Callable[[], bool], moves: Callable[[], int]) -> None:
+def _wait(application: _Application, is_done: Callable[[], bool], moves: Callable[[], int]) -> None:
     """Until `is_done`; DemoError when the application dies, or the number that `moves` gives stands still for long."""
     moved_at, before = time.monotonic(), None
     while not is_done():
         if (now := moves()) != before:
             moved_at, before = time.monotonic(), now
-        if application.poll() is not None:
-            raise DemoError(f"the application ended with {application.returncode}; see {BUILD}/run.log")
+        if (code := application.exit_code()) is not None:
+            raise DemoError(f"the application ended with {code}; see {application.log}")
         if time.monotonic() - moved_at > _PATIENCE_SECONDS:
-            raise DemoError(f"nothing has moved for {_PATIENCE_SECONDS:.0f} s; see {BUILD}/run.log")
+            raise DemoError(f"nothing has moved for {_PATIENCE_SECONDS:.0f} s; see {application.log}")
         time.sleep(_POLL_SECONDS)
 
 
@@ -183,7 +191,8 @@ def _has_started(config: Config) -> bool:
 # --- the end -------------------------------------------------------------------------------------------------------
 
 
-def _print_report(outcomes: Mapping[str, Outcome], config: Config, conf: str, seconds: float) -> int:
+def _print_report(outcomes: Mapping[str, Outcome], seconds: float) -> bool:
+    """Whether all is well."""
     table = Table(title="What became of every message", box=SIMPLE_HEAD)
     table.add_column()
     for name in outcomes:
@@ -194,19 +203,17 @@ def _print_report(outcomes: Mapping[str, Outcome], config: Config, conf: str, se
     lost, doubled, changed = (
         sum(len(getattr(each, what)) for each in outcomes.values()) for what in ("lost", "doubled", "changed")
     )
-    colour = "green" if all(each.is_right for each in outcomes.values()) else "red"
+    is_right = all(each.is_right for each in outcomes.values())
+    colour = "green" if is_right else "red"
     console.print(f"[bold {colour}]lost {lost}, doubled {doubled}, changed {changed}[/] in {seconds:.0f} s")
     for name, each in outcomes.items():
         for what in ("lost", "doubled", "changed", "unexpected"):
             for value in sorted(getattr(each, what)):
                 console.print(f"[red]{name}: {what}: {value}[/red]")
-    if colour == "red":
-        return 1
-    _print_where_to_look(config, conf)
-    return 0
+    return is_right
 
 
-def _print_where_to_look(config: Config, conf: str) -> None:
+def _print_where_to_look(config: Config, conf: str, folder: Path) -> None:
     topic = config.topic("flight_departed")
     history = TopicTables(topic, config.settings).history()
     skewed = {hour: seal.skewed for hour in history.hours() if (seal := history.seal_of(hour))}
@@ -219,9 +226,9 @@ def _print_where_to_look(config: Config, conf: str) -> None:
     console.print("\nWhere to look next:")
     for command in ("status", f"hours {topic.name}", f"explain {topic.name} {hour}"):
         console.print(f"  .venv/bin/lakehouse {command}{'' if conf == CONF else f' --conf {conf}'}")
-    console.print(f"  {BUILD}/lake      bronze, silver, ledger and reports of each topic")
-    console.print(f"  {BUILD}/mirror    the same hours as folders of Parquet files")
-    console.print(f"  {BUILD}/run.log   the application's log")
+    console.print(f"  {folder}/lake      bronze, silver, ledger and reports of each topic")
+    console.print(f"  {folder}/mirror    the same hours as folders of Parquet files")
+    console.print(f"  {folder}/run.log   the application's log")
 
 
 if __name__ == "__main__":

@@ -23,7 +23,7 @@ from lakehouse.topics import Topic
 from tests.servers.kafka import Kafka
 
 FOLDER = Path("build/demo-kafka")
-"""Not below the demo's own, which is emptied when it starts."""
+"""Beside the demo's own, so that each keeps its lake when the other runs."""
 CONF = FOLDER / "conf" / "local.yaml"
 PARTITIONS = 3
 _PATIENCE_SECONDS = 30
@@ -83,14 +83,15 @@ def main() -> int:
             os.environ["PUBSUB_EMULATOR_HOST"] = kafka.address  # by which an application knows whose day it is
             yield KafkaDay(kafka.address)
 
-        return demo.run(str(CONF), broker)
+        return demo.run(str(CONF), FOLDER, broker)
     finally:
         kafka.end()
 
 
 def _write_conf(address: str) -> None:
-    """The demo's own configuration, with the same topics read from Kafka."""
+    """The demo's own configuration, with the same topics read from Kafka, and another folder."""
     shutil.copytree("conf", CONF.parent)
+    CONF.write_text(CONF.read_text(encoding="utf-8").replace(str(demo.BUILD), str(FOLDER)), encoding="utf-8")
     shutil.copytree("expectations", FOLDER / "expectations")
     for file in (CONF.parent / "topics").glob("*.yaml"):
         values = yaml.safe_load(file.read_text(encoding="utf-8"))
