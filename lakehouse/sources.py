@@ -12,47 +12,37 @@ from lakehouse.keys import Frozen, key
 
 _SUBSCRIPTION = re.compile(r"projects/[^/]+/subscriptions/[^/]+")
 _LITE_SUBSCRIPTION = re.compile(r"projects/[^/]+/locations/[a-z]+-[a-z]+[0-9]+(-[a-z])?/subscriptions/[^/]+")
+_HOST_AND_PORT = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
+_HOSTS = re.compile(rf"{_HOST_AND_PORT}(,{_HOST_AND_PORT})*")
+_KAFKA_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
 
 
-def subscription_name(text: str) -> str:
-    if not _SUBSCRIPTION.fullmatch(text):
-        raise ValueError("projects/<project>/subscriptions/<subscription>")
-    return text
+def _written(pattern: re.Pattern[str], form: str) -> AfterValidator:
+    """Only text of the pattern, which is `form` in words."""
+
+    def checked(text: str) -> str:
+        if not pattern.fullmatch(text):
+            raise ValueError(form)
+        return text
+
+    return AfterValidator(checked)
 
 
-def subscription_or_none(text: str) -> str:
-    return subscription_name(text) if text else text
+_FORM = "projects/<project>/subscriptions/<subscription>"
+Subscription = Annotated[str, _written(_SUBSCRIPTION, _FORM)]
+SubscriptionOrNone = Annotated[str, _written(re.compile(f"({_SUBSCRIPTION.pattern})?"), _FORM)]
 
 
 class SubscriptionSource(Frozen):
     """`source: {kind: pubsub, …}`: a subscription of Pub/Sub."""
 
     kind: Literal["pubsub"] = key("pubsub", unit="pubsub", doc="Which broker it is.")
-    subscription: Annotated[str, AfterValidator(subscription_name)] = key(
-        unit="projects/<project>/subscriptions/<subscription>", doc="As the key `subscription` of the topic."
-    )
+    subscription: Subscription = key(unit=_FORM, doc="As the key `subscription` of the topic.")
 
     @property
     def address(self) -> str:
         """What no two topics may read."""
         return self.subscription
-
-
-_HOST_AND_PORT = r"(\[[0-9A-Fa-f:.]+\]|[A-Za-z0-9._-]+):[0-9]{1,5}"
-_HOSTS = re.compile(rf"{_HOST_AND_PORT}(,{_HOST_AND_PORT})*")
-_KAFKA_TOPIC = re.compile(r"(?!\.{1,2}$)[A-Za-z0-9._-]{1,249}")
-
-
-def _hosts(text: str) -> str:
-    if not _HOSTS.fullmatch(text):
-        raise ValueError("<host>:<port>, several with commas between them, without spaces and credentials")
-    return text
-
-
-def _kafka_topic(text: str) -> str:
-    if not _KAFKA_TOPIC.fullmatch(text):
-        raise ValueError("a topic's name: at most 249 letters, digits, dots, _ and -, and not only dots")
-    return text
 
 
 def _start(text: str) -> str:
@@ -63,11 +53,16 @@ class KafkaSource(Frozen):
     """`source: {kind: kafka, …}`: a topic of Apache Kafka, or of what speaks its protocol."""
 
     kind: Literal["kafka"] = key("kafka", unit="kafka", doc="Which broker it is.")
-    bootstrap: Annotated[str, AfterValidator(_hosts)] = key(
+    bootstrap: Annotated[
+        str, _written(_HOSTS, "<host>:<port>, several with commas between them, without spaces and credentials")
+    ] = key(
         unit="host:port, several with commas",
         doc="Where the cluster is asked for its brokers.",
     )
-    topic: Annotated[str, AfterValidator(_kafka_topic)] = key(
+    topic: Annotated[
+        str,
+        _written(_KAFKA_TOPIC, "a topic's name: at most 249 letters, digits, dots, _ and -, and not only dots"),
+    ] = key(
         unit="name",
         doc="Kafka's own name of the topic. No two topics may read the same one.",
     )
@@ -120,17 +115,14 @@ class KafkaSource(Frozen):
 _OWN_OPTIONS = {"bootstrap.servers", "group.id", "group.instance.id", "isolation.level", "enable.partition.eof"}
 
 
-def _lite_subscription(text: str) -> str:
-    if not _LITE_SUBSCRIPTION.fullmatch(text):
-        raise ValueError("projects/<project>/locations/<zone or region>/subscriptions/<subscription>")
-    return text
-
-
 class LiteSource(Frozen):
     """`source: {kind: pubsublite, …}`: a subscription of Pub/Sub Lite."""
 
     kind: Literal["pubsublite"] = key("pubsublite", unit="pubsublite", doc="Which broker it is.")
-    subscription: Annotated[str, AfterValidator(_lite_subscription)] = key(
+    subscription: Annotated[
+        str,
+        _written(_LITE_SUBSCRIPTION, "projects/<project>/locations/<zone or region>/subscriptions/<subscription>"),
+    ] = key(
         unit="projects/<project>/locations/<location>/subscriptions/<subscription>",
         doc="What is read; the project by its id or its number, the location a zone or a region. No two topics may "
         "read the same one, nor may any other reader: the service lets one at a time read a partition of it.",

@@ -24,8 +24,8 @@ from lakehouse.keys import Frozen, key
 from lakehouse.sources import (
     Registry,
     Source,
+    SubscriptionOrNone,
     SubscriptionSource,
-    subscription_or_none,
 )
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ class Topic(Frozen):
         doc="What is read, with the kind of its broker: `{kind: pubsub, subscription: …}`, a topic of "
         "[Kafka](kafka.md), or a subscription of [Pub/Sub Lite](lite.md).",
     )
-    subscription: Annotated[str, AfterValidator(subscription_or_none)] = key(
+    subscription: SubscriptionOrNone = key(
         "",
         validate_default=True,
         unit="projects/<project>/subscriptions/<subscription>",

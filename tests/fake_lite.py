@@ -13,6 +13,7 @@ from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
+from operator import methodcaller
 from typing import Any
 from urllib.parse import parse_qs
 
@@ -81,7 +82,7 @@ class FakeLite:
         self._streams: dict[tuple[str, int], _Stream] = {}
         self._changed = threading.Condition()
         self._server = grpc.server(ThreadPoolExecutor(64), options=[("grpc.so_reuseport", 0)])
-        self._server.add_generic_rpc_handlers((self._handlers(),))
+        self._server.add_generic_rpc_handlers(self._handlers())
         self.port = self._server.add_insecure_port("127.0.0.1:0")
         self._server.start()
 
@@ -164,34 +165,37 @@ class FakeLite:
 
     # --- methods -----------------------------------------------------------------------------------------------------
 
-    def _handlers(self) -> grpc.GenericRpcHandler:
-        unary = {
-            "AdminService/GetSubscription": (admin.GetSubscriptionRequest, self._get_subscription),
-            "AdminService/GetTopicPartitions": (admin.GetTopicPartitionsRequest, self._get_topic_partitions),
-            "CursorService/CommitCursor": (cursor.CommitCursorRequest, self._commit_cursor),
-            "TopicStatsService/ComputeHeadCursor": (topic_stats.ComputeHeadCursorRequest, self._head),
-            "TopicStatsService/ComputeTimeCursor": (topic_stats.ComputeTimeCursorRequest, self._time),
-            "TopicStatsService/ComputeMessageStats": (topic_stats.ComputeMessageStatsRequest, self._stats),
+    def _handlers(self) -> tuple[grpc.GenericRpcHandler, ...]:
+        services = {
+            "AdminService": {
+                "GetSubscription": self._unary(admin.GetSubscriptionRequest, self._get_subscription),
+                "GetTopicPartitions": self._unary(admin.GetTopicPartitionsRequest, self._get_topic_partitions),
+            },
+            "CursorService": {"CommitCursor": self._unary(cursor.CommitCursorRequest, self._commit_cursor)},
+            "TopicStatsService": {
+                "ComputeHeadCursor": self._unary(topic_stats.ComputeHeadCursorRequest, self._head),
+                "ComputeTimeCursor": self._unary(topic_stats.ComputeTimeCursorRequest, self._time),
+                "ComputeMessageStats": self._unary(topic_stats.ComputeMessageStatsRequest, self._stats),
+            },
+            "SubscriberService": {
+                "Subscribe": grpc.stream_stream_rpc_method_handler(
+                    self._subscribe,
+                    request_deserializer=subscriber.SubscribeRequest.pb().FromString,
+                    response_serializer=methodcaller("SerializeToString"),
+                )
+            },
         }
-        handlers: dict[str, Any] = {
-            f"/google.cloud.pubsublite.v1.{path}": grpc.unary_unary_rpc_method_handler(
-                self._guarded(path.partition("/")[2], answer),
-                request_deserializer=kind.pb().FromString,
-                response_serializer=lambda response: response.SerializeToString(),
-            )
-            for path, (kind, answer) in unary.items()
-        }
-        handlers["/google.cloud.pubsublite.v1.SubscriberService/Subscribe"] = grpc.stream_stream_rpc_method_handler(
-            self._subscribe,
-            request_deserializer=subscriber.SubscribeRequest.pb().FromString,
-            response_serializer=lambda response: response.SerializeToString(),
+        return tuple(
+            grpc.method_handlers_generic_handler(f"google.cloud.pubsublite.v1.{service}", methods)
+            for service, methods in services.items()
         )
 
-        class Handlers(grpc.GenericRpcHandler):
-            def service(self, details: Any) -> Any:
-                return handlers.get(details.method)
-
-        return Handlers()
+    def _unary(self, kind: Any, answer: Callable[[Any, dict[str, str]], Any]) -> grpc.RpcMethodHandler:
+        return grpc.unary_unary_rpc_method_handler(
+            self._guarded(kind.__name__.removesuffix("Request"), answer),
+            request_deserializer=kind.pb().FromString,
+            response_serializer=methodcaller("SerializeToString"),
+        )
 
     def _guarded(self, method: str, answer: Callable[[Any, dict[str, str]], Any]) -> Callable[[Any, Any], Any]:
         def guarded(request: Any, context: Any) -> Any:

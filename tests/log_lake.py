@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Iterable, Sequence
-from datetime import datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from lakehouse.landing.source import FactStream
 from lakehouse.schemas import FACTS
 from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.history import History
+from lakehouse.store.records import LossAccepted
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -115,6 +116,21 @@ def config_of(topic: Topic, folder: Path, settings: Any) -> Config:
     return Config(folder / "conf.yaml", settings, {topic.name: topic}, folder / "expectations")
 
 
+def hour_long_over() -> datetime:
+    """Its begin."""
+    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - timedelta(hours=5)
+
+
+def starter(config: Config, folder: Path) -> Callable[..., Application]:
+    """Starts runs of the topic `plays`, with other keys of its file where they are given."""
+
+    def application(run: str = "one", **changes: Any) -> Application:
+        topic = config.topics["plays"].model_copy(update=changes)
+        return Application(topic, config_of(topic, folder, config.settings), folder, run)
+
+    return application
+
+
 def numbered(prefix: str, numbers: Iterable[int]) -> Sequence[str]:
     return [f"{prefix}{number}" for number in numbers]
 
@@ -129,6 +145,14 @@ def until(is_so: Callable[[], bool]) -> None:
 def parked(application: Application) -> Any:
     found = application.query.parking.parked.get("plays")
     return found.error if found else None
+
+
+def accept_loss(application: Application, reason: str) -> None:
+    """As a person does, until what was lost is in the ledger and what is there in bronze."""
+    application.tables.ledger("ann").record(LossAccepted(by="ann", reason=reason))
+    for _ in range(3):
+        go_on(application)
+        application.batch()
 
 
 def go_on(application: Application) -> None:

@@ -75,10 +75,13 @@ class Worlds:
         self._make, self._folder = make, folder
         self.made: list[LogWorld] = []
 
-    def outcome(self, schedule: Schedule) -> Outcome:
-        return outcome_of(schedule, self._folder, world=self._new)
+    def sound_outcome(self, schedule: Schedule) -> Outcome:
+        """Asserts that nothing is violated, and that no offset is in bronze twice."""
+        outcome = outcome_of(schedule, self._folder, world=self._new)
+        assert (outcome.violations, self._repeated()) == ([], []), "\n".join(outcome.trace)
+        return outcome
 
-    def repeated(self) -> list[str]:
+    def _repeated(self) -> list[str]:
         """Offsets that bronze has more than once."""
         found = []
         for world in self.made:

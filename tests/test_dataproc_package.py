@@ -11,7 +11,8 @@ import sys
 import tarfile
 import tomllib
 import zipfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -45,6 +46,7 @@ from lakehouse.fleet.wanted import Dataproc
 from lakehouse.store.files import LocalStorage
 from tests.servers import object_store
 
+Running = Callable[[str], AbstractContextManager[FakeDataproc]]
 HOUSE = Path(__file__).parent.parent
 PINS = {line.split("==")[0]: line for line in (HOUSE / "constraints.txt").read_text().splitlines() if "==" in line}
 HERE = f"{sys.version_info[0]}.{sys.version_info[1]}"
@@ -404,15 +406,27 @@ def test_a_fleet_is_planned_packaged_and_deployed_and_rolled_back_where_nothing_
 # --- single jobs ---------------------------------------------------------------------------------------------------
 
 
-def test_a_job_is_submitted_with_code_configuration_and_packages(
-    tmp_path: Path, store: object_store.ObjectStoreServer, packaged: list[Recipe], capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
+@pytest.fixture
+def running(tmp_path: Path, packaged: list[Recipe], monkeypatch: pytest.MonkeyPatch) -> Running:
+    """A cluster whose jobs run such a program."""
     monkeypatch.setattr(one_job, "LOOK_SECONDS", 0.05)
+
+    @contextmanager
+    def cluster(program: str) -> Iterator[FakeDataproc]:
+        process = Process([sys.executable, "-c", program], str(tmp_path), {})
+        fake = FakeDataproc(tmp_path / "cluster", lambda job: process)
+        with serving(fake) as address:
+            monkeypatch.setenv(EMULATOR, address)
+            yield fake
+
+    return cluster
+
+
+def test_a_job_is_submitted_with_code_configuration_and_packages(
+    tmp_path: Path, store: object_store.ObjectStoreServer, running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
     conf = environment_at(tmp_path, store.address, folder="gs://lake/jobs")
-    fake = FakeDataproc(tmp_path / "cluster", lambda job: Process([sys.executable, "-c", ""], str(tmp_path), {}))
-    with serving(fake) as address:
-        monkeypatch.setenv(EMULATOR, address)
+    with running("") as fake:
         code, _, err = run(capsys, "dataproc", "submit", "--conf", str(conf), "seal")
         assert (code, "Run `lakehouse dataproc package`" in err) == (2, True)
         run(capsys, "dataproc", "package", "--conf", str(conf))
@@ -430,14 +444,10 @@ def test_a_job_is_submitted_with_code_configuration_and_packages(
 
 
 def test_a_job_that_fails_is_an_error_with_where_its_log_is(
-    tmp_path: Path, store: object_store.ObjectStoreServer, packaged: list[Recipe], capsys: pytest.CaptureFixture[str],
-    monkeypatch: pytest.MonkeyPatch,
-) -> None:  # fmt: skip
-    monkeypatch.setattr(one_job, "LOOK_SECONDS", 0.05)
+    tmp_path: Path, store: object_store.ObjectStoreServer, running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
     conf = environment_at(tmp_path, store.address, folder="gs://lake/fails")
-    fake = FakeDataproc(tmp_path / "cluster", lambda job: Process([sys.executable, "-c", "1/0"], str(tmp_path), {}))
-    with serving(fake) as address:
-        monkeypatch.setenv(EMULATOR, address)
+    with running("1/0") as fake:
         run(capsys, "dataproc", "package", "--conf", str(conf))
         code, _, err = run(capsys, "dataproc", "submit", "--conf", str(conf), "--wait", "seal")
         assert (code, "gcloud dataproc jobs wait" in err) == (1, True)

@@ -30,12 +30,15 @@ from log_lake import (
     PATIENCE_SECONDS,
     Application,
     Query,
+    accept_loss,
     closed,
     config_of,
     event,
     go_on,
+    hour_long_over,
     numbered,
     parked,
+    starter,
     until,
 )
 
@@ -74,8 +77,7 @@ def name() -> str:
 
 @pytest.fixture
 def first() -> datetime:
-    """The begin of an hour that is long over."""
-    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 5 * HOUR
+    return hour_long_over()
 
 
 @pytest.fixture
@@ -85,11 +87,7 @@ def config(settings: Settings, kafka: Kafka, name: str, tmp_path: Path) -> Confi
 
 @pytest.fixture
 def started(config: Config, tmp_path: Path) -> Callable[..., Application]:
-    def application(run: str = "one", **changes: Any) -> Application:
-        topic = config.topics["plays"].model_copy(update=changes)
-        return Application(topic, config_of(topic, tmp_path, config.settings), tmp_path, run)
-
-    return application
+    return starter(config, tmp_path)
 
 
 # --- the whole way -------------------------------------------------------------------------------------------------
@@ -391,10 +389,7 @@ def test_messages_that_were_gone_before_they_were_read_stop_the_topic_until_a_pe
     go_on(application)
     application.batch()
     assert application.ids() == ["a"]
-    application.tables.ledger("ann").record(LossAccepted(by="ann", reason="seen"))
-    for _ in range(3):
-        go_on(application)
-        application.batch()
+    accept_loss(application, "seen")
     assert parked(application) is None
     assert application.ids() == ["a", "b"]
     lost = [entry.of(Lost) for entry in application.history().entries if entry.state == "lost"]
@@ -446,10 +441,7 @@ def test_a_topic_that_was_created_again_is_another_one(
     go_on(application)
     application.batch()
     assert "another topic of that name" in str(parked(application))
-    application.tables.ledger("ann").record(LossAccepted(by="ann", reason="ours"))
-    for _ in range(3):
-        go_on(application)
-        application.batch()
+    accept_loss(application, "ours")
     assert application.ids() == ["a", "b", "c"]
 
 

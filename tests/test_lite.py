@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import deque
 from collections.abc import Callable, Iterator
-from datetime import UTC, datetime, timedelta
+from datetime import datetime, timedelta
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +15,21 @@ pytest.importorskip("google.cloud.pubsublite_v1")
 import grpc
 import yaml
 from fake_lite import LEAST_QUOTA_BYTES, FakeLite, SequencedMessage
-from log_lake import FIELDS, Application, Query, closed, config_of, event, go_on, numbered, parked, until
+from log_lake import (
+    FIELDS,
+    Application,
+    Query,
+    accept_loss,
+    closed,
+    config_of,
+    event,
+    go_on,
+    hour_long_over,
+    numbered,
+    parked,
+    starter,
+    until,
+)
 
 from lakehouse.config import Config, Settings, topic_of
 from lakehouse.errors import ConfigError, LostMessagesError, SourceError, UnansweredError
@@ -24,7 +38,7 @@ from lakehouse.landing.brokers import lite, lite_stream, partitions
 from lakehouse.landing.brokers.lite import Lite, client_of
 from lakehouse.landing.brokers.lite_messages import page_of
 from lakehouse.sources import LiteSource, source_at
-from lakehouse.store.records import LossAccepted, Lost
+from lakehouse.store.records import Lost
 from lakehouse.topics import Slots, Topic, topic_from
 
 TOPIC = "projects/7/locations/europe-west1-b/topics/plays"
@@ -43,8 +57,7 @@ def fake() -> Iterator[FakeLite]:
 
 @pytest.fixture
 def first() -> datetime:
-    """The begin of an hour that is long over."""
-    return datetime.now(UTC).replace(minute=0, second=0, microsecond=0) - 5 * HOUR
+    return hour_long_over()
 
 
 def lite_topic(fake: FakeLite, **values: Any) -> Topic:
@@ -59,11 +72,7 @@ def config(settings: Settings, fake: FakeLite, tmp_path: Path) -> Config:
 
 @pytest.fixture
 def started(config: Config, tmp_path: Path) -> Callable[..., Application]:
-    def application(run: str = "one", **changes: Any) -> Application:
-        topic = config.topics["plays"].model_copy(update=changes)
-        return Application(topic, config_of(topic, tmp_path, config.settings), tmp_path, run)
-
-    return application
+    return starter(config, tmp_path)
 
 
 # --- the whole way -------------------------------------------------------------------------------------------------
@@ -424,10 +433,7 @@ def test_messages_that_are_gone_stop_the_topic_until_somebody_accepts_it(
         application.batch()
     assert isinstance(parked(application), LostMessagesError)
     assert application.positions() == {0: 3}
-    application.tables.ledger("ann").record(LossAccepted(by="ann", reason="seen"))
-    for _ in range(3):
-        go_on(application)
-        application.batch()
+    accept_loss(application, "seen")
     assert application.ids() == ["e0", "e1", "e2", "kept"]
     lost = [entry.of(Lost) for entry in application.history().entries if entry.state == "lost"]
     assert [(each.messages, [(r.partition, r.begin, r.end) for r in each.ranges]) for each in lost] == [
@@ -447,10 +453,7 @@ def test_a_topic_that_was_created_again_is_another_one(
     fake.publish(TOPIC, *(event(first, f"b{n}") for n in range(count)), at=first + HOUR)
     application.batch()
     assert isinstance(parked(application), LostMessagesError)
-    application.tables.ledger("ann").record(LossAccepted(by="ann", reason="ours"))
-    for _ in range(3):
-        go_on(application)
-        application.batch()
+    accept_loss(application, "ours")
     assert application.ids() == [*numbered("a", range(3)), *numbered("b", range(count))]
 
 

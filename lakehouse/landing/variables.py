@@ -1,4 +1,4 @@
-"""`${NAME}` in a value of a topic's file: an environment variable of driver and executors, so that no file has secrets."""
+"""`${NAME}` in a value of a topic's file: an environment variable of driver and executors, where secrets are."""
 
 from __future__ import annotations
 
