@@ -381,6 +381,25 @@ def test_a_query_whose_first_batch_is_planned_again_begins_where_it_did(
     assert Query(topic, tmp_path, dying.offset).rows(dying.offset, end) == ["0:0"]
 
 
+@pytest.mark.parametrize("is_cleared", [False, True])
+def test_a_query_does_not_go_on_in_a_log_of_the_same_name(
+    fake: FakeLite, first: datetime, tmp_path: Path, is_cleared: bool
+) -> None:
+    """With more messages than the former one had, so that its positions are there; also when nothing but empty epochs
+    has a manifest any more."""
+    topic = lite_topic(fake)
+    query = Query(topic, tmp_path / "old")
+    fake.publish(TOPIC, event(first, "a"), event(first, "b"), at=first)
+    assert query.batch() == ["0:0", "0:1"]
+    if is_cleared:
+        assert query.batch() == query.batch() == []
+        query.stream.commit(query.offset)
+    fake.create(TOPIC, 1)
+    fake.publish(TOPIC, *(event(first, f"c{n}") for n in range(4)), at=first + HOUR)
+    with pytest.raises(LostMessagesError, match="another topic of that name"):
+        query.batch()
+
+
 @pytest.mark.parametrize("what", ["trimmed", "created again"])
 def test_a_query_whose_messages_are_gone_is_not_told_to_use_the_lake_s_command(
     fake: FakeLite, first: datetime, tmp_path: Path, what: str
@@ -585,10 +604,13 @@ def test_another_kind_of_subscription_is_refused_with_what_is_expected(tmp_path:
 
 
 def test_the_first_messages_are_shown_without_a_lake(fake: FakeLite, first: datetime, config: Config) -> None:
+    reads = config.topics["plays"].reads
+    with pytest.raises(SourceError, match="found no message that can be read"):
+        Lite().peek(reads, config.settings.ingest, 3, 5.0)
     fake.publish(TOPIC, *(event(first, f"e{n}") for n in range(5)), at=first)
-    found = Lite().peek(config.topics["plays"].reads, config.settings.ingest, 3, 5.0)
+    found = Lite().peek(reads, config.settings.ingest, 3, 5.0)
     assert found.column("message_id").to_pylist() == ["0:0", "0:1", "0:2"]
-    newest = config.topics["plays"].reads.model_copy(update={"start": "latest"})
+    newest = reads.model_copy(update={"start": "latest"})
     found = Lite().peek(newest, config.settings.ingest, 3, 5.0)
     assert found.column("message_id").to_pylist() == ["0:2", "0:3", "0:4"]
 

@@ -40,7 +40,9 @@ import pyarrow.parquet as pq
 from lakehouse.config import FORMER_KEYS, Ingest, topic_of
 from lakehouse.errors import SourceError
 from lakehouse.landing.manifests import PART_STRIDE, Manifest, listed_manifests, manifest_path, read_manifest
+from lakehouse.landing.message_log import NEWEST, newest_published
 from lakehouse.schemas import segment_schema
+from lakehouse.sources import LogSource
 from lakehouse.store.files import Storage
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
@@ -150,11 +152,14 @@ class Segments:
         past = [key for key in listed_manifests(self._storage) if key[0] < epoch]
         if not past:
             return
+        manifests = [manifest for key in past if (manifest := read_manifest(self._storage, *key)) is not None]
         self._storage.write(CLEARED, str(max(max(past)[0], self._cleared_through())).encode())
-        for key in past:
-            if manifest := read_manifest(self._storage, *key):
-                self._storage.delete([manifest_path(*key)])
-                self._storage.delete(f"bronze/{file.path}" for file in manifest.files)
+        if isinstance(self._topic.reads, LogSource) and any(each.files for each in manifests):
+            newest = newest_published(self._storage, manifests)
+            self._storage.write(NEWEST, str(newest).encode())
+        for manifest in manifests:
+            self._storage.delete([manifest_path(manifest.epoch, manifest.slot)])
+            self._storage.delete(f"bronze/{file.path}" for file in manifest.files)
 
     def _cleared_through(self) -> int:
         return int(self._storage.read(CLEARED) or 0)
