@@ -20,7 +20,7 @@ EXIT_CODES = {
     FOUND_WRONG: "a check found something wrong, or a topic is in error or failing",
     MISUSE: "wrong arguments, a wrong configuration or suite, or something that is not installed",
     LAKE: "the lake cannot be read or written, or has not what was asked for",
-    SOURCE: "the subscription cannot be read",
+    SOURCE: "a topic's subscription or log cannot be read",
     TARGET: "a mirror's target did not take an hour, or has it otherwise; or a webhook no alert",
     UNFORESEEN: "an error that this release does not know; a job's log has its trace",
 }
@@ -81,13 +81,13 @@ class NoJavaError(LakehouseError):
 
 
 class SourceError(LakehouseError):
-    """The subscription cannot be read: unreachable, missing or refused."""
+    """What a topic reads cannot be read: unreachable, missing or refused."""
 
     exit_code = SOURCE
 
 
 class UnansweredError(SourceError):
-    """The subscription cannot be read for now: nothing answers, or what answers says that it will pass."""
+    """It cannot be read for now: nothing answers, or what answers says that it will pass."""
 
 
 ACCEPT_LOSS = "`lakehouse accept-loss`"

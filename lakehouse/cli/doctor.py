@@ -107,14 +107,14 @@ def _on_dataproc(config: Config, section: Dataproc, names: Sequence[str]) -> lis
         content = storage.read(name)
         storage.delete([name])
     if content is None:
-        raise ended or _silent(job.id)
+        raise ended or _silent(job.id, section)
     return from_document(content)
 
 
-def _silent(job: str) -> LakehouseError:
+def _silent(job: str, section: Dataproc) -> LakehouseError:
     return CheckError(
         f"job {job}",
         found="no findings where it was to leave them",
         expected="a job of this release",
-        next_step=f"See its log: gcloud dataproc jobs wait {job}",
+        next_step=f"Its log: gcloud dataproc jobs wait {job} --project {section.project} --region {section.region}",
     )

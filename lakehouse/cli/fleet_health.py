@@ -66,7 +66,7 @@ def watch(
 ) -> None:
     """Look at the fleet until stopped: serve its page, /metrics and /healthz, and call webhooks with its incidents.
 
-    Of what it has notified is kept in the lake: it can be killed and started again, anywhere, and repeats nothing.
+    What it has sent is kept in the lake: it can be killed and started again, anywhere, and repeats nothing.
     """
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(levelname)s %(message)s", stream=sys.stderr)
 

@@ -303,7 +303,7 @@ def _hang(play: Play, act: Act) -> None:
     play.world.hanging.add(random.Random(act.seed).choice(list(play.world.config.topics)))
 
 
-def _mend(play: Play) -> None:
+def _repair(play: Play) -> None:
     play.world.broken.clear()
     play.world.hanging.clear()
 
@@ -335,7 +335,7 @@ _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
     "litter": _litter,
     "break": _break,
     "hang": _hang,
-    "well": lambda play, act: _mend(play),
+    "well": lambda play, act: _repair(play),
     "restart": lambda play, act: play.world.restart(act.what),
     "lose": lambda play, act: play.checkpoints.lose(),
     "save": lambda play, act: play.checkpoints.save(),
@@ -351,7 +351,7 @@ _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
 def _end_in_peace(play: Play) -> list[str]:
     """One driver without faults, until all is delivered, sealed, cleared and mirrored; what is wrong then."""
     play.world.broker.faults = Faults()
-    _mend(play)
+    _repair(play)
     play.drivers.clear()
     play.world.now += timedelta(hours=1)
     quiet = Act("batch", 0, LAST)

@@ -109,7 +109,7 @@ class Puller:
         """The slot's parts: each this attempt's, or that of an attempt that was first.
 
         `check` is called between the manifest and the acknowledgements, and may refuse what comes too late. SourceError
-        when the subscription cannot be read.
+        when the source cannot be read.
         """
         ends = time.monotonic() + ingest.max_pull.total_seconds()
         part = slot

@@ -1,4 +1,4 @@
-"""`format("pubsub")`: Pub/Sub subscriptions as a replay-safe Structured Streaming source.
+"""`format("pubsub")`: topics of Pub/Sub, Kafka and Pub/Sub Lite as a replay-safe Structured Streaming source.
 
 Its offset is an epoch, its rows are facts about segments. A slot that has a manifest yields the manifest's facts, for
 ever; a slot that has none pulls, writes, publishes its manifest, and only then acknowledges. With
@@ -54,7 +54,7 @@ def source_options(
 
 
 class PubSubSource(DataSource):
-    """`format("pubsub")`: the messages of Pub/Sub subscriptions, for Structured Streaming.
+    """`format("pubsub")`: the messages of topics, from whichever broker their files name, for Structured Streaming.
 
     Register it once per session, `spark.dataSource.register(PubSubSource)`. With `option("read", "messages")` the rows
     are the messages: bronze's columns without `hour` (`message_id`, `publish_time`, `attributes`, `payload`,
@@ -64,7 +64,7 @@ class PubSubSource(DataSource):
     are what ingest commits (`lakehouse.schemas.FACTS`).
 
     A batch that Spark plans again has the same rows, and nothing is acknowledged before it is durable. SourceError when
-    an option is missing, when the folder is another's, or when the subscription cannot be read.
+    an option is missing, when the folder is another's, or when the source cannot be read.
     """
 
     @classmethod

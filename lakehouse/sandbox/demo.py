@@ -84,7 +84,7 @@ def run(conf: str, folder: Path, day_broker: Callable[[Replayed], AbstractContex
                 _replay(application, broker, day, config, messages)
         outcomes = {name: outcome_of(topic, config, messages) for name, topic in sorted(config.topics.items())}
     except DemoError as failure:
-        console.print(f"[red]demo: {failure}[/red]")
+        console.print(f"demo: {failure}", style="red", markup=False)
         return 1
     if not _print_report(outcomes, time.monotonic() - started):
         return 1
@@ -209,7 +209,7 @@ def _print_report(outcomes: Mapping[str, Outcome], seconds: float) -> bool:
     for name, each in outcomes.items():
         for what in ("lost", "doubled", "changed", "unexpected"):
             for value in sorted(getattr(each, what)):
-                console.print(f"[red]{name}: {what}: {value}[/red]")
+                console.print(f"{name}: {what}: {value}", style="red", markup=False)
     return is_right
 
 

@@ -1,4 +1,4 @@
-"""The kinds of brokers there are: a new one is one line here, and its keys one class in `lakehouse/topics.py`."""
+"""The kinds of brokers there are: a new one is one line here, and its keys one class in `lakehouse/sources.py`."""
 
 from __future__ import annotations
 

@@ -148,5 +148,5 @@ class Broker(Protocol):
     def peek(self, source: Source, ingest: Ingest, most: int, seconds: float) -> pa.RecordBatch:
         """Up to so many messages that wait there, of which none is taken away, in columns `DELIVERED`.
 
-        SourceError when none comes for so many seconds.
+        SourceError when there is none, or none comes for so many seconds.
         """

@@ -111,8 +111,8 @@ class LogBroker:
         if not pages:
             raise SourceError(
                 source.address,
-                found=f"no message within {seconds:.0f} seconds",
-                expected="messages that wait",
+                found="no message that can be read",
+                expected="messages that are there",
                 next_step="Publish some.",
             )
         return pa.Table.from_batches(pages).combine_chunks().to_batches()[0]
