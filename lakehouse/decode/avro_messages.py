@@ -20,6 +20,7 @@ import pyarrow as pa
 from lakehouse.avro_types import Node, node_of, plain_schema
 from lakehouse.decode import avro_choices
 from lakehouse.decode.columns import Parsed
+from lakehouse.decode.one_by_one import UndecodableError, WrongTypeError, each_read
 from lakehouse.decode.writers import UNKNOWN_SCHEMA, Writer
 from lakehouse.topics import Topic
 
@@ -32,14 +33,6 @@ UNITS_US = {"timestamp-millis": 1000, "timestamp-micros": 1}
 _HEADER_BYTES = len(SINGLE_OBJECT) + 8
 _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _DAY_ZERO = date(1970, 1, 1)
-
-
-class WrongTypeError(Exception):
-    """Its text is the dotted name of the field."""
-
-
-class UndecodableError(Exception):
-    """Its text is the reason."""
 
 
 @dataclass(frozen=True)
@@ -67,7 +60,7 @@ def schemas_of(texts: tuple[str, ...]) -> Schemas:
     return Schemas(node_of(texts[-1]), plain[-1], prints[-1], writers)
 
 
-Datum = Callable[[bytes | None], dict[str, Any]]
+Datum = Callable[[bytes], dict[str, Any]]
 """From a payload to the record in it, without logical types and at least with the fields that are wanted.
 
 UndecodableError where it holds none, WrongTypeError where a field of its writer's is no such field of the last schema.
@@ -79,11 +72,11 @@ def datums_of(topic: Topic, wanted: pa.StructType, writer: Writer | None) -> Dat
     schemas = schemas_of(tuple(topic.schemas.values()))
     names = tuple(member.name for member in wanted)
     if writer is None:
-        return lambda payload: _said_datum(payload or b"", schemas, names)
+        return lambda payload: _said_datum(payload, schemas, names)
     written, is_ours = _written_by(writer, schemas)
 
-    def datum(payload: bytes | None) -> dict[str, Any]:
-        body = _as_binary(payload or b"", written) if writer.is_json else payload or b""
+    def datum(payload: bytes) -> dict[str, Any]:
+        body = _as_binary(payload, written) if writer.is_json else payload
         return _record(body, written, None if is_ours else schemas.reader, names)
 
     return datum
@@ -162,18 +155,7 @@ def _as_binary(body: bytes, schema: Any) -> bytes:
 def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None = None) -> Parsed:
     """The exact reading, one message at a time."""
     record, datum = schemas_of(tuple(topic.schemas.values())).record, datums_of(topic, wanted, writer)
-    values: list[Any] = []
-    reasons: list[str | None] = []
-    for payload in payloads.to_pylist():
-        value = reason = None
-        try:
-            value = _value(datum(payload), record, wanted, "")
-        except WrongTypeError as wrong:
-            reason = f"wrong type: {wrong}"
-        except UndecodableError as undecodable:
-            reason = str(undecodable)
-        values.append(value)
-        reasons.append(reason)
+    values, reasons = each_read(payloads.to_pylist(), lambda payload: _value(datum(payload), record, wanted, ""))
     return Parsed(pa.array(values, wanted), pa.array(reasons, pa.string()))
 
 

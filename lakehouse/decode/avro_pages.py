@@ -13,14 +13,13 @@ from lakehouse.decode.avro_columns import Columns, OddPageError
 from lakehouse.decode.avro_leaves import leaves
 from lakehouse.decode.avro_messages import (
     SINGLE_OBJECT,
-    UndecodableError,
-    WrongTypeError,
     by_message,
     datums_of,
     schemas_of,
 )
 from lakehouse.decode.avro_resolution import Resolution, resolution
 from lakehouse.decode.columns import Parsed
+from lakehouse.decode.one_by_one import each_read
 from lakehouse.decode.writers import Writer
 from lakehouse.topics import Topic
 
@@ -62,19 +61,7 @@ def _resolution(topic: Topic, wanted: pa.StructType, writer: Writer | None) -> R
 
 def _by_records(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None) -> Parsed:
     """Read one by one, and typed a column at a time where all values are of their types."""
-    datum = datums_of(topic, wanted, writer)
-    records: list[Any] = []
-    reasons: list[str | None] = []
-    for payload in payloads.to_pylist():
-        record = reason = None
-        try:
-            record = datum(payload)
-        except WrongTypeError as wrong:
-            reason = f"wrong type: {wrong}"
-        except UndecodableError as undecodable:
-            reason = str(undecodable)
-        records.append(record)
-        reasons.append(reason)
+    records, reasons = each_read(payloads.to_pylist(), datums_of(topic, wanted, writer))
     try:
         values = _column(records, schemas_of(tuple(topic.schemas.values())).record, wanted)
     except (pa.ArrowException, OverflowError):

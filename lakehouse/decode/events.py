@@ -24,6 +24,7 @@ from lakehouse.decode import (
     writers,
 )
 from lakehouse.decode.columns import Parsed, each_or_null, first_reason, projection, rows_or_null
+from lakehouse.decode.one_by_one import WRONG_TYPE
 from lakehouse.decode.undeclared import top_names
 from lakehouse.decode.writers import Writer
 from lakehouse.schemas import TIMESTAMP, decoded_schema
@@ -114,7 +115,7 @@ def _decode(part: compression.Part, topic: Topic, parser: Parser) -> Decoded:
         [
             *([] if refusals is None else [(pc.is_valid(refusals), refusals)]),
             (pc.is_valid(parsed.reasons), parsed.reasons),
-            (misread, pa.scalar(f"wrong type: {_field_name(topic.event_time)}")),
+            (misread, pa.scalar(f"{WRONG_TYPE}: {_field_name(topic.event_time)}")),
             (pc.fill_null(pc.equal(event_id, ""), True), pa.scalar(NO_EVENT_ID)),
             (pc.is_null(event_time), pa.scalar(NO_EVENT_TIME)),
             (pc.greater(event_time, latest), pa.scalar(FROM_THE_FUTURE)),

@@ -31,6 +31,7 @@ from lakehouse.decode.columns import (
     has_decimal,
     spelled_type,
 )
+from lakehouse.decode.one_by_one import UndecodableError, WrongTypeError, each_read
 
 NOT_JSON = "not JSON"
 COMPRESSED = {
@@ -53,20 +54,16 @@ def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, int64_as_text: b
     """The exact reading, one message at a time."""
     check, declared, is_quick = _check(wanted, "", int64_as_text), names_of(wanted), not has_decimal(wanted)
     undeclared: Counter[str] = Counter()
-    values: list[dict[str, Any] | None] = []
-    reasons: list[str | None] = []
-    for payload in payloads.to_pylist():
-        value = reason = None
+
+    def value(payload: bytes) -> Any:
         try:
-            document = _document(payload or b"", is_quick)
+            document = _document(payload, is_quick)
             undeclared.update(undeclared_names(document, declared))
-            value = check(document)
-        except _WrongType as wrong:
-            reason = f"wrong type: {wrong}"
+            return check(document)
         except (ValueError, RecursionError):
-            reason = reason_of_no_object(payload)
-        values.append(value)
-        reasons.append(reason)
+            raise UndecodableError(reason_of_no_object(payload)) from None
+
+    values, reasons = each_read(payloads.to_pylist(), value)
     spelled = pa.array(values, spelled_type(wanted, int64_as_text))
     return Parsed(as_type(spelled, wanted), pa.array(reasons, pa.string()), undeclared)
 
@@ -81,7 +78,7 @@ def reason_of_no_object(payload: bytes | None) -> str:
 
 
 Check = Callable[[Any], Any]
-"""From a JSON value to what `spelled_type` takes in its place; `_WrongType` where it is no such value."""
+"""From a JSON value to what `spelled_type` takes in its place; WrongTypeError where it is no such value."""
 
 _TEXT = re.compile(rb'"(?:[^"\\]++|\\.)*+(?:"|\\?\Z)', re.DOTALL)
 """A text, or the rest where it does not end. Without a way back, so that it takes linear time."""
@@ -100,10 +97,6 @@ _INTEGER_TEXT = re.compile(INTEGER)
 _DATE = re.compile(rf"(?!0000){DATE}")
 _PLAIN_INSTANT = re.compile(rf"(?!0000|0001|9999){INSTANT}")
 """Without the years in which a zone could lead out of the range; these are left to Arrow."""
-
-
-class _WrongType(Exception):
-    """Its text is the dotted name of the field."""
 
 
 class _NotJSON(ValueError):
@@ -230,7 +223,7 @@ def _check(wanted: pa.DataType, path: str, int64_as_text: bool) -> Check:
             return None
         read = reading(value)
         if read is None:
-            raise _WrongType(path)
+            raise WrongTypeError(path)
         return read
 
     return check

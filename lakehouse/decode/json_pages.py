@@ -41,6 +41,7 @@ from lakehouse.decode.json_messages import (
     names_of,
     reason_of_no_object,
 )
+from lakehouse.decode.one_by_one import WRONG_TYPE
 
 _JSON_SPACE = " \t\r\n"
 _SAFE_SCALE = 18
@@ -212,7 +213,7 @@ def _values_of_texts(read: pa.StructArray, wanted: pa.StructType) -> Parsed | No
         return None
     if not wrong:
         return Parsed(values, pa.nulls(len(values), pa.string()))
-    reasons = first_reason([(is_wrong, pa.scalar(f"wrong type: {path}")) for path, is_wrong in wrong])
+    reasons = first_reason([(is_wrong, pa.scalar(f"{WRONG_TYPE}: {path}")) for path, is_wrong in wrong])
     return Parsed(values, reasons)
 
 
@@ -269,7 +270,7 @@ def by_documents(
         reason_of_no_object(text) if document is None else None for text, document in zip(texts, documents, strict=True)
     ]
     for row, path in wrong.paths.items():
-        reasons[row] = f"wrong type: {path}"
+        reasons[row] = f"{WRONG_TYPE}: {path}"
     read = pa.array(reasons, pa.string())
     parsed = Parsed(values, read, _undeclared_counts(list(filter(None, documents)), names_of(wanted)))
     if not unclear:

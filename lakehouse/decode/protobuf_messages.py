@@ -17,6 +17,7 @@ from typing import Any
 import pyarrow as pa
 
 from lakehouse.decode.columns import Parsed
+from lakehouse.decode.one_by_one import UndecodableError, WrongTypeError, each_read
 from lakehouse.decode.protobuf_schemas import Schema, schema_of, unlike_field, writer_class
 from lakehouse.decode.writers import Writer
 from lakehouse.protobuf_types import Node
@@ -25,7 +26,6 @@ from lakehouse.topics import Topic
 NOT_PROTOBUF = "not Protobuf"
 NO_REQUIRED = "no required field"
 OTHER_MESSAGE = "other message"
-WRONG_TYPE = "wrong type"
 
 NANOS_PER_MICRO = 1000
 NANOS = 1_000_000_000
@@ -35,33 +35,18 @@ _EPOCH = datetime(1970, 1, 1, tzinfo=UTC)
 _INDEX = re.compile(r"\[[0-9]+\]")
 
 
-class WrongTypeError(Exception):
-    """Its text is the dotted name of the field."""
-
-
-class UndecodableError(Exception):
-    """Its text is the reason."""
-
-
 def by_message(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: Writer | None = None) -> Parsed:
     """The exact reading, one message at a time."""
     schema = schema_of(topic)
     misfit, as_binary = misfits_of(schema, wanted), binary_form(topic, wanted, writer)
-    values: list[Any] = []
-    reasons: list[str | None] = []
-    for payload in payloads.to_pylist():
-        value = reason = None
-        try:
-            message = message_in(as_binary(payload or b""), schema)
-            if (path := misfit(message)) is not None:
-                raise WrongTypeError(path)
-            value = _record(message, schema.node, wanted, "")
-        except WrongTypeError as wrong:
-            reason = f"{WRONG_TYPE}: {wrong}"
-        except UndecodableError as undecodable:
-            reason = str(undecodable)
-        values.append(value)
-        reasons.append(reason)
+
+    def record(payload: bytes) -> dict[str, Any]:
+        message = message_in(as_binary(payload), schema)
+        if (path := misfit(message)) is not None:
+            raise WrongTypeError(path)
+        return _record(message, schema.node, wanted, "")
+
+    values, reasons = each_read(payloads.to_pylist(), record)
     return Parsed(pa.array(values, wanted), pa.array(reasons, pa.string()))
 
 

@@ -11,13 +11,11 @@ import pyarrow as pa
 import pyarrow.compute as pc
 
 from lakehouse.decode.columns import Parsed, is_in_calendar
+from lakehouse.decode.one_by_one import WrongTypeError, each_read
 from lakehouse.decode.protobuf_messages import (
     LONGEST_DURATION_S,
     NANOS,
     NANOS_PER_MICRO,
-    WRONG_TYPE,
-    UndecodableError,
-    WrongTypeError,
     binary_form,
     by_message,
     enum_name,
@@ -46,18 +44,7 @@ def page(payloads: pa.BinaryArray, wanted: pa.StructType, topic: Topic, writer: 
     if writer is None or not len(payloads):
         return _page(payloads, wanted, topic)
     as_binary = binary_form(topic, wanted, writer)
-    bodies: list[bytes | None] = []
-    refusals: list[str | None] = []
-    for payload in payloads.to_pylist():
-        body = refusal = None
-        try:
-            body = as_binary(payload or b"")
-        except WrongTypeError as wrong:
-            refusal = f"{WRONG_TYPE}: {wrong}"
-        except UndecodableError as undecodable:
-            refusal = str(undecodable)
-        bodies.append(body)
-        refusals.append(refusal)
+    bodies, refusals = each_read(payloads.to_pylist(), as_binary)
     read = _page(pa.array(bodies, pa.binary()), wanted, topic)
     return Parsed(read.values, pc.coalesce(pa.array(refusals, pa.string()), read.reasons))
 
@@ -97,7 +84,7 @@ def _read(payloads: list[bytes | None], schema: Schema, wanted: pa.StructType) -
     misfit = misfits_of(schema, wanted)
     for place, row in enumerate(rows):
         if (path := misfit(row)) is not None:
-            rows[place], reasons[place] = schema.plain(), f"{WRONG_TYPE}: {path}"
+            rows[place], reasons[place] = schema.plain(), str(WrongTypeError(path))
     return rows, reasons
 
 
@@ -113,15 +100,9 @@ def _together(joined: bytes, schema: Schema) -> Any:
 
 
 def _each(payloads: list[bytes | None], schema: Schema) -> tuple[list[Any], dict[int, str]]:
-    rows: list[Any] = []
-    reasons: dict[int, str] = {}
-    for place, payload in enumerate(payloads):
-        try:
-            rows.append(message_in(payload, schema))
-        except UndecodableError as undecodable:
-            rows.append(schema.plain())
-            reasons[place] = str(undecodable)
-    return rows, reasons
+    read, reasons = each_read(payloads, lambda payload: message_in(payload, schema))
+    rows = [schema.plain() if row is None else row for row in read]
+    return rows, {place: reason for place, reason in enumerate(reasons) if reason is not None}
 
 
 class _Heads(dict[int, bytes]):
