@@ -45,7 +45,7 @@ class Head:
             self.log, self._state = log_of(table), None
         elif entries:
             self._state = _state_after(entries, self._state)
-            self.log = self.log.at(entries[-1].version)
+            self.log = self.log.followed_by(entries)
 
     def state(self) -> IngestState:
         """The state after the version that is known here, see `newest_state`."""
@@ -57,7 +57,7 @@ class Head:
         """See `commit_batch`; nothing is read."""
         version, after = bronze_log.commit_to(self.log, files, state, metadata)
         if version == self.log.version + 1:
-            self.log, self._state = self.log.at(version), after
+            self.log, self._state = self.log.committed(version), after
         return version
 
 
@@ -96,7 +96,7 @@ class StateFollower:
             except (ValueError, KeyError, TypeError, AttributeError):
                 return None
         assert after is not None
-        return (log.at(entries[-1].version) if entries else log), after
+        return log.followed_by(entries), after
 
 
 def _state_after(entries: Iterable[LogEntry], state: IngestState | None) -> IngestState | None:

@@ -223,7 +223,7 @@ def commit_compaction(
             entries = log.next_entries()
         if any(gone.get("path") in paths for entry in entries for gone in entry.of("remove")):
             return None
-        log = log.at(entries[-1].version) if entries else log
+        log = log.followed_by(entries)
         state = newest_state(log)
         text = json.dumps({**metadata, "state": state.as_json()}, sort_keys=True)
         change = change_of(added, removed, _transactions(state), is_data=False)

@@ -103,7 +103,7 @@ class AllRows:
         for path in removed:
             self._files.pop(path, None)
         self._files.update({file.path: file for file in added})
-        self.log = self.log.at(version)
+        self.log = self.log.committed(version)
 
     def extend(self, added: Sequence[Entry]) -> None:
         """Know these rows, which came last."""
@@ -126,7 +126,7 @@ class AllRows:
 
     def _take_entry(self, entry: LogEntry) -> None:
         self.extend(_new_rows(self.log, entry))
-        self._files, self.log = _files_after(self._files or {}, entry), self.log.at(entry.version)
+        self._files, self.log = _files_after(self._files or {}, entry), self.log.followed_by([entry])
 
 
 class DigestRows(AllRows):

@@ -51,7 +51,7 @@ class SilverHead:
                 return
             self._entry = [known, *entries][-1]
             self._newest = _newest_seal(reversed(entries)) or self._newest
-            self.log = self.log.at(self._entry.version)
+            self.log = self.log.followed_by(entries)
 
     def without(self, hour: Hour) -> TableLog | None:
         """The log as far as it is known, if that has no seal of the hour; None where it may have one."""
@@ -69,7 +69,7 @@ class SilverHead:
         version = commit_to_log(log, change_of(files, (), transactions), lambda version: text, partition_by=["hour"])
         with self._lock:
             if version == self.log.version + 1:
-                self.log, self._entry = self.log.at(version), None
+                self.log, self._entry = self.log.committed(version), None
                 self._newest = max(self._newest or "", manifest["hour"])
         return version
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import pyarrow as pa
@@ -14,6 +14,7 @@ from deltalake import DeltaTable, Schema
 from lakehouse.store.delta import open_table, table_errors
 from lakehouse.store.files import storage_for
 from lakehouse.store.table_log import (
+    LogEntry,
     LostLogError,
     TableLog,
     checkpoint_path,
@@ -44,8 +45,8 @@ class TableDefinition:
 def defined_log(uri: str, options: Mapping[str, str]) -> tuple[TableLog, TableDefinition] | None:
     """The log as it is now, and what it declares the table to be; None when there is no table.
 
-    It takes a list, a part of the newest checkpoint, and the entries since. LakeError when the table cannot be read, or
-    asks more of its writers than `append_entry` does.
+    It takes a list, a part of the newest checkpoint, and entries since, of which a later one does not say that they
+    change nothing. LakeError when the table cannot be read, or asks more of its writers than `append_entry` does.
     """
     with table_errors(uri):
         versions = newest_versions(storage_for(uri, options))
@@ -59,7 +60,8 @@ def defined_log(uri: str, options: Mapping[str, str]) -> tuple[TableLog, TableDe
         if declared is None:
             table = open_table(uri, options)
             return log_of(table), TableDefinition.of(table)
-        return log, _definition(uri, declared)
+        defined_at, actions = declared
+        return replace(log, defined_at=defined_at), _definition(uri, actions)
 
 
 def _definition(uri: str, declared: Mapping[str, Mapping[str, Any]]) -> TableDefinition:
@@ -69,20 +71,39 @@ def _definition(uri: str, declared: Mapping[str, Mapping[str, Any]]) -> TableDef
     return TableDefinition(columns, dict(metadata.get("configuration") or {}))
 
 
-def _declared(log: TableLog, checkpoint: int | None) -> Mapping[str, Mapping[str, Any]] | None:
-    """The newest action of both kinds that say what the table is; None where one is nowhere."""
+def _declared(log: TableLog, checkpoint: int | None) -> tuple[int, Mapping[str, Mapping[str, Any]]] | None:
+    """The newest action of both kinds that say what the table is, and since which version they do.
+
+    None where one is nowhere.
+    """
     found: dict[str, Mapping[str, Any]] = {}
-    with ThreadPoolExecutor(_READERS) as readers:
-        since = range(log.version, -1 if checkpoint is None else checkpoint, -1)
-        for entry in readers.map(log.entry, since):
-            if entry is None:
-                raise LostLogError(log.uri)
-            for kind in (_METADATA, _PROTOCOL):
-                for action in entry.of(kind)[-1:]:
-                    found.setdefault(kind, action)
+    oldest = defined_at = -1 if checkpoint is None else checkpoint
+    for entry in _may_declare(log, oldest):
+        for kind in (_METADATA, _PROTOCOL):
+            for action in entry.of(kind)[-1:]:
+                found.setdefault(kind, action)
+                defined_at = max(defined_at, entry.version)
+        if len(found) == 2:
+            break
     if len(found) < 2 and checkpoint is not None:
         found = {**dict(_in_checkpoint(log, checkpoint)), **found}
-    return found if len(found) == 2 else None
+    return (defined_at, found) if len(found) == 2 else None
+
+
+def _may_declare(log: TableLog, oldest: int) -> Iterator[LogEntry]:
+    """Entries after `oldest`, newest first, without those that change nothing as a later one says."""
+    version, ahead = log.version, 1
+    with ThreadPoolExecutor(_READERS) as readers:
+        while version > oldest:
+            for entry in readers.map(log.entry, range(version, max(version - ahead, oldest), -1)):
+                if entry is None:
+                    raise LostLogError(log.uri)
+                yield entry
+                version = entry.version - 1
+                if entry.defined_at is not None and entry.defined_at < version:
+                    version = entry.defined_at
+                    break
+            ahead = min(2 * ahead, _READERS)
 
 
 def _in_checkpoint(log: TableLog, version: int) -> Iterator[tuple[str, Mapping[str, Any]]]:

@@ -9,10 +9,10 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from typing import Any, cast
 
@@ -28,6 +28,7 @@ RECENT_CHECKPOINTS, KEPT_CHECKPOINTS = 32, 64
 
 _READERS = 16
 _ENGINE = "lakehouse"
+_DEFINED_AT = "definedAt"
 _FEATURES = {"appendOnly", "invariants", "timestampNtz", "changeDataFeed"}
 """That ask nothing of a commit which adds and removes whole files, where no column has an invariant."""
 
@@ -64,14 +65,24 @@ class LogEntry:
         """Whether it says anew what the table is: its schema, its properties, what its writers must do."""
         return bool(self.of("metaData") or self.of("protocol"))
 
+    @property
+    def defined_at(self) -> int | None:
+        """An older version since which, as its writer knew, no entry changes the table; None where it does not say."""
+        said = self.info.get(_DEFINED_AT)
+        return said if isinstance(said, int) and said < self.version else None
+
 
 @dataclass(frozen=True)
 class TableLog:
-    """The log of the table at `uri`, up to `version`."""
+    """The log of the table at `uri`, up to `version`.
+
+    `defined_at` is a version since which no entry changes what the table is; None where none is known.
+    """
 
     uri: str
     version: int
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
+    defined_at: int | None = field(default=None, compare=False)
 
     @property
     def files(self) -> Storage:
@@ -117,7 +128,19 @@ class TableLog:
         return [known, *entries]
 
     def at(self, version: int) -> TableLog:
+        """Up to any version, of which nothing else is known."""
         return TableLog(self.uri, version, self.options)
+
+    def committed(self, version: int) -> TableLog:
+        """Up to a version that was committed behind it: `append_entry` follows on nothing that changes the table."""
+        return replace(self, version=version)
+
+    def followed_by(self, entries: Sequence[LogEntry]) -> TableLog:
+        """With the entries that come next, oldest first; itself without any."""
+        if not entries:
+            return self
+        changed_at = next((entry.version for entry in reversed(entries) if entry.changes_table), self.defined_at)
+        return replace(self, version=entries[-1].version, defined_at=changed_at)
 
     def table(self) -> DeltaTable:
         """The table at its version."""
@@ -128,7 +151,8 @@ def log_of(table: DeltaTable | TableLog) -> TableLog:
     """The log of the table up to the version that it is open at."""
     if isinstance(table, TableLog):
         return table
-    return TableLog(table.table_uri.rstrip("/"), int(table.version()), dict(table._storage_options or {}))
+    version, options = int(table.version()), dict(table._storage_options or {})
+    return TableLog(table.table_uri.rstrip("/"), version, options, defined_at=version)
 
 
 def newest_log(uri: str, options: Mapping[str, str]) -> TableLog | None:
@@ -207,8 +231,9 @@ def append_entry(
     """
     files, token = log.files, uuid.uuid4().hex
     version = log.version + 1
+    known = {} if log.defined_at is None else {_DEFINED_AT: log.defined_at}
     while True:
-        info = _commit_info(operation, partition_by, metadata_at(version), at_millis, token)
+        info = {**_commit_info(operation, partition_by, metadata_at(version), at_millis, token), **known}
         lines = [{"commitInfo": info}, *change.as_lines()]
         content = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines).encode()
         if _is_written(files, entry_path(version), content):
