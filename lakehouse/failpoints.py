@@ -37,7 +37,7 @@ STEPS: Mapping[str, str] = {
     "ingest.decided": "files and manifests of the whole epoch",
     "ingest.committed": "the commit, with the closes that the ledger lacks",
     "ingest.close_recorded": "the commit and one more of its closes in the ledger",
-    "ingest.manifests_half_cleared": "everything; of the settled manifests one more is gone",
+    "ingest.manifests_half_cleared": "everything; of the settled manifests a half is gone, or all are",
     "ingest.batch_done": "everything; Spark will plan the epoch again",
     "seal.files_durable": "the hour's silver files, which nothing names",
     "seal.committed": "silver's commit, of which the ledger does not know",

@@ -112,12 +112,12 @@ def test_what_took_a_listed_file_s_place_is_not_deleted(storage: Storage) -> Non
     """Two clear one manifest away, and an attempt that was thought dead puts its own between the two."""
     storage.put_if_absent("segments/1.json", b"x")
     (listed,) = storage.listing("segments")
-    storage.delete_as_listed(listed)
+    storage.delete_as_listed([listed])
     storage.put_if_absent("segments/1.json", b"y")
-    storage.delete_as_listed(listed)
+    storage.delete_as_listed([listed])
     assert storage.read("segments/1.json") == b"y"
-    storage.delete_as_listed(*storage.listing("segments"))
-    storage.delete_as_listed(listed)
+    storage.delete_as_listed(storage.listing("segments"))
+    storage.delete_as_listed([listed])
     assert storage.listing("segments") == []
 
 
@@ -144,8 +144,8 @@ def test_google_deletes_only_the_generation_that_was_listed() -> None:
 
     bucket = Bucket("gs://bucket/plays", {})
     (listed,) = bucket.listing("segments")
-    bucket.delete_as_listed(listed)
-    bucket.delete_as_listed(listed)
+    bucket.delete_as_listed([listed])
+    bucket.delete_as_listed([listed])
     assert asked == [17, 17]
 
 

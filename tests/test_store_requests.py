@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from google.api_core.exceptions import Forbidden
 
-from bench.played import BETWEEN, PlayedTopics
+from bench.played import BETWEEN, PlayedTopics, chain
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import seal_due
@@ -24,6 +24,8 @@ from tests.servers.warehouse import lake_options
 
 MOST_WITH_ROWS, MOST_IDLE = 7, 3
 """Requests of a trigger, with the look at what others committed, every 30 s."""
+MOST_IN_A_CHAIN = 24
+"""Of a batch that looks into 20 manifests, as far into the log, and into the ledger, one after the other."""
 
 
 @pytest.fixture(scope="module")
@@ -49,6 +51,28 @@ def test_a_trigger_asks_for_the_same_however_long_the_log_is(store: ObjectStoreS
     assert sum(held.rows for held in state.hours.values()) == 38
 
 
+def test_what_a_batch_looks_through_or_clears_takes_no_requests_one_after_the_other(
+    store: ObjectStoreServer, tmp_path: Path
+) -> None:
+    """20 manifests were read one by one after a restart, and cleared one by one: 20 times a slow store's answer."""
+    topic = PlayedTopics(store, tmp_path)
+    for _ in range(19):
+        topic.trigger(events=2)
+    store.delay(0.04)
+    cleared, _ = topic.asked(events=2)
+    store.delay(0)
+    for _ in range(19):
+        topic.trigger(events=2)
+    topic.start_again()
+    store.delay(0.04)
+    looked_through, _ = topic.asked(events=2)
+    store.delay(0)
+    for requests in (cleared, looked_through):
+        manifests = [asked for asked in requests if "/segments/" in asked.name]
+        assert len(manifests) >= 18
+        assert chain(requests) <= MOST_IN_A_CHAIN
+
+
 def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer, tmp_path: Path) -> None:
     topic = PlayedTopics(store, tmp_path)
     topic.trigger(events=2)
@@ -61,12 +85,13 @@ def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer
 def test_a_restart_opens_no_table_and_reads_no_ledger(store: ObjectStoreServer, tmp_path: Path) -> None:
     """A topic of years has many files and rows: its process needs what they come to."""
     topic = PlayedTopics(store, tmp_path)
-    for _ in range(3):
+    for _ in range(36):
         topic.trigger(events=2)
     tables._ledgers.clear()  # as another process
     requests, _ = topic.requests_of(topic.start_again)
     since_checkpoint = [asked for asked in requests if "/bronze/_delta_log/" in asked.name]
     assert len(requests) - len(since_checkpoint) <= 12
+    assert len(since_checkpoint) <= 6
     assert {asked.client for asked in requests} == {"google"}
     assert not [asked for asked in requests if asked.kind == "list" and "/ledger/" in asked.name]
     topic.trigger(events=2)

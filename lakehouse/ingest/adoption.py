@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import datetime, timedelta
 
 from lakehouse import failpoints
@@ -19,6 +20,8 @@ SWEEP_EVERY = 20
 """Batches that commit between two looks at the manifests."""
 IDLE_SWEEP = timedelta(hours=1)
 """The same for a topic to which nothing comes: what an attempt that was thought dead leaves there waits no longer."""
+
+_READERS = 16
 
 
 class Manifests:
@@ -72,15 +75,18 @@ class Manifests:
     def _clear(self, bronze: Bronze, epoch: int) -> None:
         past = {key: stored for key, stored in stored_manifests(self._storage).items() if key[0] < epoch - 1}
         waiting = {(fact["epoch"], fact["slot"]) for fact in self._left_out(bronze, sorted(past))}
-        for key, stored in sorted(past.items()):
-            if key not in waiting:
-                self._storage.delete_as_listed(stored)
-                failpoints.reach("ingest.manifests_half_cleared")
+        cleared = [stored for key, stored in sorted(past.items()) if key not in waiting]
+        middle = (len(cleared) + 1) // 2
+        for some in filter(None, (cleared[:middle], cleared[middle:])):
+            self._storage.delete_as_listed(some)
+            failpoints.reach("ingest.manifests_half_cleared")
         self._settled = {segment for segment in self._settled if segment >= f"{epoch - 1:012d}"}
         self._settled_keys = {key for key in self._settled_keys if key[0] >= epoch - 1}
 
     def _left_out(self, bronze: Bronze, keys: list[tuple[int, int]]) -> list[Fact]:
-        manifests = [read_manifest(self._storage, *key) for key in keys if key not in self._settled_keys]
+        unknown = [key for key in keys if key not in self._settled_keys]
+        with ThreadPoolExecutor(_READERS) as readers:
+            manifests = list(readers.map(lambda key: read_manifest(self._storage, *key), unknown))
         found = [fact for manifest in manifests if manifest for fact in rows_of(manifest)]
         found = [fact for fact in with_files(found) if not is_past(fact, self.positions)]
         unsettled = [fact for fact in found if not segments_of([fact]) <= self._settled]

@@ -144,7 +144,7 @@ class _Maintenance:
             named = {segment_of(file.path) for file in manifest.files} if manifest else set()
             if named <= known:
                 if not self._dry_run:
-                    self._raw.delete_as_listed(stored)
+                    self._raw.delete_as_listed([stored])
                 yield self._removal("manifest", stored.path, stored.size_bytes, "long committed")
 
     def _bronze_orphans(self) -> Iterator[Removal]:

@@ -86,8 +86,8 @@ class Storage(Protocol):
     def delete(self, paths: Iterable[str]) -> None:
         """Remove files; one that is not there is no error."""
 
-    def delete_as_listed(self, stored: Stored) -> None:
-        """Remove a file unless another has taken its place since it was listed."""
+    def delete_as_listed(self, listed: Iterable[Stored]) -> None:
+        """Remove files, but for those whose place another has taken since they were listed."""
 
     def move(self, folder: str, to: str) -> None:
         """All of a folder to another name; a crash can leave some of it in both places where a store has no rename."""
@@ -189,12 +189,13 @@ class LocalStorage:
             except FileNotFoundError:
                 continue
 
-    def delete_as_listed(self, stored: Stored) -> None:
+    def delete_as_listed(self, listed: Iterable[Stored]) -> None:
         """Under the folder's lock, so that nobody else who deletes in this way comes between look and removal."""
-        path = self._at(stored.path)
-        with suppress(FileNotFoundError), _lock(os.path.dirname(path)):
-            if _version(os.stat(path)) == stored.version:
-                os.unlink(path)
+        for stored in listed:
+            path = self._at(stored.path)
+            with suppress(FileNotFoundError), _lock(os.path.dirname(path)):
+                if _version(os.stat(path)) == stored.version:
+                    os.unlink(path)
 
     def move(self, folder: str, to: str) -> None:
         os.rename(self._at(folder), self._at(to))
@@ -323,8 +324,12 @@ class GoogleStorage:
         with ThreadPoolExecutor(_PARALLEL) as pool:
             list(pool.map(self._delete, paths))
 
-    def delete_as_listed(self, stored: Stored) -> None:
+    def delete_as_listed(self, listed: Iterable[Stored]) -> None:
         """By Google's precondition, so that a request that is sent again does no harm either."""
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(self._delete_as_listed, listed))
+
+    def _delete_as_listed(self, stored: Stored) -> None:
         from google.api_core.exceptions import NotFound, PreconditionFailed
 
         with suppress(NotFound, PreconditionFailed):

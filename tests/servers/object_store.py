@@ -8,6 +8,7 @@ https://cloud.google.com/storage/docs/json_api and https://cloud.google.com/stor
 
 from __future__ import annotations
 
+import base64
 import bisect
 import email
 import json
@@ -28,6 +29,8 @@ from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlencode, urlsplit
 from urllib.request import urlopen
 
+import google_crc32c
+
 from tests.served import Server
 
 PAGE = 1000
@@ -36,6 +39,7 @@ PAGE = 1000
 _NAMED_BYTES = 1_000
 """Of a body, in which an upload of several parts has its object's name."""
 _CONTROL = "/_control/"
+_COPY = re.compile(r"o/([^/]+)/(rewriteTo|copyTo)/b/([^/]+)/o/([^/]+)")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 _Headers = Mapping[str, str]
 
@@ -74,6 +78,7 @@ class _Object(NamedTuple):
     content: bytes
     generation: int
     written_at: float
+    crc32c: str
 
 
 @dataclass
@@ -111,7 +116,7 @@ class ObjectStore:
             if there is None:
                 bisect.insort(self._names, name)
             self._generation += 1
-            self._objects[name] = stored = _Object(content, self._generation, time.time())
+            self._objects[name] = stored = _Object(content, self._generation, time.time(), _crc32c(content))
             return stored
 
     def fill(self, name: str, like: str, numbers: Iterable[int]) -> None:
@@ -228,6 +233,8 @@ class ObjectStore:
             return "list", query.get("prefix", ""), _json(self._page(bucket, query))
         if method == "DELETE":
             return "delete", name, self._deleted(key, query)
+        if method == "POST" and (copied := _COPY.fullmatch(rest)):
+            return "insert", name, self._copied(*(unquote(part) for part in (bucket, *copied.groups())), query)
         found = self.get(key)
         if method != "GET":
             return "other", name, Answer(501)
@@ -243,8 +250,26 @@ class ObjectStore:
         names, after = self.listing(
             bucket, query.get("prefix", ""), query.get("pageToken", ""), query.get("startOffset", "")
         )
+        names, folders = _by_delimiter(names, query.get("prefix", ""), query.get("delimiter", ""))
         items = [self._resource(f"{bucket}/{name}") for name in names if f"{bucket}/{name}" in self._objects]
-        return {"kind": "storage#objects", "items": items} | ({"nextPageToken": after} if after else {})
+        page = {"kind": "storage#objects", "items": items, "prefixes": folders}
+        return page | ({"nextPageToken": after} if after else {})
+
+    def _copied(
+        self, bucket: str, name: str, how: str, to_bucket: str, to_name: str, query: Mapping[str, str]
+    ) -> Answer:
+        """In one call, as between places of one location and class."""
+        found, target = self.get(f"{bucket}/{name}"), f"{to_bucket}/{to_name}"
+        if found is None:
+            return _refused(404, "notFound", f"No such object: {bucket}/{name}")
+        is_another = query.get("ifSourceGenerationMatch", str(found.generation)) != str(found.generation)
+        if is_another or self.put(target, found.content, query.get("ifGenerationMatch")) is None:
+            return _refused(412, "conditionNotMet", "At least one of the pre-conditions you specified did not hold.")
+        if how == "copyTo":
+            return _json(self._resource(target))
+        size = str(len(found.content))
+        done = {"kind": "storage#rewriteResponse", "done": True, "objectSize": size, "totalBytesRewritten": size}
+        return _json(done | {"resource": self._resource(target)})
 
     def _deleted(self, key: str, query: Mapping[str, str]) -> Answer:
         found = self.get(key)
@@ -262,7 +287,7 @@ class ObjectStore:
         return {
             "kind": "storage#object", "name": name, "bucket": bucket, "size": str(len(found.content)),
             "generation": str(found.generation), "metageneration": "1", "timeCreated": written, "updated": written,
-            "etag": f"e{found.generation}", "contentType": "application/octet-stream",
+            "etag": f"e{found.generation}", "contentType": "application/octet-stream", "crc32c": found.crc32c,
         }  # fmt: skip
 
     # --- XML -------------------------------------------------------------------------------------------------------
@@ -322,6 +347,19 @@ def _content(found: _Object | None, headers: _Headers, method: str) -> Answer:
     if begin >= size:
         return Answer(416, {"Content-Range": f"bytes */{size}"})
     return Answer(206, {**tags, "Content-Range": f"bytes {begin}-{end - 1}/{size}"}, found.content[begin:end])
+
+
+def _by_delimiter(names: Iterable[str], prefix: str, delimiter: str) -> tuple[list[str], list[str]]:
+    """The names in the folder itself, and the folders in it."""
+    if not delimiter:
+        return list(names), []
+    within = {name: name.removeprefix(prefix).partition(delimiter) for name in names}
+    folders = {f"{prefix}{first}{delimiter}" for first, found, _ in within.values() if found}
+    return [name for name, (_, found, _) in within.items() if not found], sorted(folders)
+
+
+def _crc32c(content: bytes) -> str:
+    return base64.b64encode(google_crc32c.Checksum(content).digest()).decode()
 
 
 def _json(document: Any) -> Answer:
