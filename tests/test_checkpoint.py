@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import random
 import shutil
 import threading
 import time
@@ -17,10 +18,12 @@ from pyspark.sql import SparkSession
 from subscribing import TOPIC, subscribed_broker
 
 from lakehouse.config import Config
+from lakehouse.crash.lives import KilledLake
 from lakehouse.ingest.checkpoint import damage_of, is_readable, set_aside_if_damaged
 from lakehouse.sandbox.broker import Broker
 from lakehouse.store.files import storage_for
 from lakehouse.store.tables import TopicTables
+from tests.servers.together import Servers
 from tests.supervised import APPLICATION, ingest_of
 
 Damage = Callable[[Path], None]
@@ -172,6 +175,23 @@ def test_a_checkpoint_of_a_place_of_its_own_can_be_lost(
     assert not list(Path(config.settings.raw_root).glob("_applications/*/checkpoint*"))
     ids = tables.bronze().to_pyarrow_table(columns=["event_id"])["event_id"].to_pylist()
     assert sorted(ids) == ["first", "second", "third"]
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(900)
+def test_a_checkpoint_on_hdfs_can_be_lost_with_the_application(servers: Servers, tmp_path: Path) -> None:
+    """It dies with a segment that no commit has, then with a commit that no checkpoint has; each time all is gone."""
+    hdfs = servers.hdfs()
+    ingest = {"trigger": "1 second", "empty_after": "0.2 seconds", "checkpoint_root": f"{hdfs.address}/checkpoints"}
+    with Broker() as broker:
+        lake = KilledLake(tmp_path, broker, random.Random(1), settings={"ingest": ingest})
+        for step in ("pull.manifest_durable", "ingest.committed"):
+            assert lake.life_until(step) == []
+            assert hdfs.names("/checkpoints/crash/checkpoint") >= {"metadata", "offsets"}
+            hdfs.remove("/checkpoints")
+        assert lake.last_life() == []
+        assert hdfs.names("/checkpoints/crash/checkpoint") >= {"metadata", "offsets", "commits"}
+    assert not list(Path(lake.config.settings.raw_root).glob("_applications/*/checkpoint*"))
 
 
 def test_hdfs_is_read_by_spark_alone() -> None:

@@ -6,6 +6,7 @@ import json
 import subprocess
 import urllib.request
 from pathlib import Path
+from typing import Any
 
 from lakehouse.crash.processes import Server, UnavailableError, free_ports, listens, start_server
 from tests.servers.downloads import HADOOP, jars, java, spark_jars
@@ -80,6 +81,20 @@ class Hdfs:
 
     def servers(self) -> list[Server]:
         return [self.namenode, self.datanode]
+
+    def names(self, folder: str) -> set[str]:
+        """What is in the folder; OSError where there is none."""
+        listed = self._asked("GET", folder, "LISTSTATUS")["FileStatuses"]
+        return {str(status["pathSuffix"]) for status in listed["FileStatus"]}
+
+    def remove(self, folder: str) -> None:
+        """With all in it."""
+        self._asked("DELETE", folder, "DELETE&recursive=true")
+
+    def _asked(self, method: str, path: str, operation: str) -> dict[str, Any]:
+        request = urllib.request.Request(f"{self.web}/webhdfs/v1{path}?op={operation}", method=method)
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            return dict(json.load(answer))
 
     def _live_datanodes(self) -> int:
         return int(str((self._state() or {}).get("NumLiveDataNodes", 0)))
