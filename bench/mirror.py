@@ -45,9 +45,8 @@ from lakehouse.store.files import google_client
 from lakehouse.store.records import Closed, Sealed, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from
-from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers
-from tests.servers.warehouse import PROJECT, connector_settings
+from tests.servers.warehouse import PROJECT
 
 BUILD = Path("build/bench/mirror").absolute()
 HOUR = "2026-11-23T05"
@@ -94,7 +93,7 @@ def _measured(report: Report, servers: Servers, rows: int, targets: list[str]) -
         "folder: an hour of 1,000 rows", _best(lambda n: _folder(f"small-{n}").publish(small)), 1.0, "seconds"
     )
     spark: SparkSession | None = None
-    if set(targets) & {"hdfs", "hive", "gcs"}:
+    if set(targets) & {"hdfs", "hive"}:
         spark = spark_session(lake.settings, "bench mirror")
     for name in targets:
         try:
@@ -227,31 +226,14 @@ def _targets(kind: str, servers: Servers, spark: SparkSession | None) -> Callabl
             where = {"kind": "hive", "host": at.hostname, "port": at.port}
             return lambda name: _mirror(name, {**where, "database": name, "path": f"{hdfs}/{name}"}, spark)
         case "gcs":
-            assert spark is not None
-            options = _connected(servers.gcs().address, spark)
+            options = {"google_base_url": servers.gcs().address, "google_skip_signature": "true"}
+            google_client(options).create_bucket("bench")
             values = {"kind": "folder", "storage_options": options}
             return lambda name: _mirror(name, {**values, "path": f"gs://bench/{name}"}, spark)
         case "bigquery":
             server = servers.bigquery()
             return lambda name: _bigquery(name, server)
     return _folder
-
-
-def _connected(address: str, spark: SparkSession) -> dict[str, str]:
-    """The running session reaches the emulator; gives delta-rs' options for it."""
-    (jar,) = jars("gcs-connector", [CONNECTOR]).glob("*.jar")
-    spark.sql(f"add jar '{jar}'")
-    jvm: Any = spark.sparkContext._jvm
-    context: Any = spark.sparkContext
-    conf = context._jsc.hadoopConfiguration()
-    urls = context._gateway.new_array(jvm.java.net.URL, 1)
-    urls[0] = jvm.java.io.File(str(jar)).toURI().toURL()
-    conf.setClassLoader(jvm.java.net.URLClassLoader(urls, conf.getClassLoader()))
-    for key, value in connector_settings(address).items():
-        conf.set(key, value)
-    options = {"google_base_url": address, "google_skip_signature": "true"}
-    google_client(options).create_bucket("bench")
-    return options
 
 
 def _bigquery(name: str, server: Server) -> Mirror:

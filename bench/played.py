@@ -24,9 +24,9 @@ TRIGGERS_A_DAY = 8_640
 
 
 class PlayedTopics:
-    """An application's topics in a bucket named as its local folder, where their mirror is; `topic` is the first.
+    """An application's topics, and their mirror, in a bucket that is named as its local folder; `topic` is the first.
 
-    Without a store the lake is in the folder, too, and no request is counted.
+    Without a store they are in the folder, and no request is counted.
     """
 
     def __init__(
@@ -38,7 +38,8 @@ class PlayedTopics:
         self.config = config = small_config(folder, names=names)
         if store is not None:
             roots = {"raw_root": f"gs://{folder.name}/raw", "sealed_root": f"gs://{folder.name}/sealed"}
-            update = roots | {"storage_options": lake_options(store.address)}
+            mirrors = {"folder": {"kind": "folder", "path": f"gs://{folder.name}/mirror"}}
+            update = roots | {"storage_options": lake_options(store.address), "mirrors": mirrors}
             self.config = replace(config, settings=config.settings.model_copy(update=update))
         self.world = World(self.config, sweep_every=20)
         self.topic = self.world.topic
@@ -87,7 +88,7 @@ class PlayedTopics:
 
     def close_hour(self, files: int) -> None:
         """A whole hour of the first topic with so many small files, closed and not delivered; those before it are."""
-        self.world.now = self.world.now.replace(minute=0) + timedelta(hours=2)
+        self.world.now = self.world.now.replace(minute=0, second=0) + timedelta(hours=2)
         for number in range(files):
             self.trigger(events=2)
             if number == min(files, 3) - 1:

@@ -137,7 +137,7 @@ def _hour(report: Report) -> None:
         cpu = time.process_time()
         requests, seconds = topic.requests_of(topic.deliver)
         cpu = time.process_time() - cpu
-        about = f"an hour of {_FILES} small files, closed to mirrored, GCS to a folder"
+        about = f"an hour of {_FILES} small files, closed to mirrored, GCS to GCS"
         report.at_most(f"{about}, at 40 ms a request", seconds, 6, "s")
         report.shown(f"{about}: core-seconds", cpu, "s")
         report.shown(f"{about}: requests", len(requests), "requests")

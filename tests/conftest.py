@@ -21,6 +21,7 @@ from lakehouse.crash.processes import UnavailableError
 from lakehouse.spark.session import spark_session
 from lakehouse.topics import Topic, topic_from
 from tests.clock import Clock
+from tests.servers.object_store import ObjectStoreServer, serving
 from tests.servers.together import Servers
 
 SPARK_SETTINGS = {
@@ -164,6 +165,12 @@ def servers(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Servers]:
     running = ServersOrSkip(tmp_path_factory.mktemp("servers"))
     yield running
     running.end()
+
+
+@pytest.fixture(scope="session")
+def object_store() -> Iterator[ObjectStoreServer]:
+    with serving() as started:
+        yield started
 
 
 @pytest.fixture

@@ -43,7 +43,8 @@ from lakehouse.mirrors.contract import Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
 from lakehouse.mirrors.files import Copy, Files, LocalFiles
 from lakehouse.mirrors.folder import FolderMirror
-from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles
+from lakehouse.mirrors.google import GoogleFiles
+from lakehouse.mirrors.hadoop import HadoopFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions
 from lakehouse.mirrors.sealed import sealed_hour
 from lakehouse.schemas import sealed_schema
@@ -56,9 +57,8 @@ from lakehouse.store.records import Closed, FileDigest, Sealed, Valid
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from tests.lake import Lake as OneTopicLake
-from tests.servers.downloads import CONNECTOR, jars
 from tests.servers.together import Servers
-from tests.servers.warehouse import PROJECT, connector_settings
+from tests.servers.warehouse import PROJECT
 
 HOUR = "2026-11-23T05"
 NEXT = "2026-11-23T06"
@@ -718,33 +718,25 @@ def hdfs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
 def gcs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
     """Its renames are not one step."""
     address = request.getfixturevalue("servers").gcs().address
-    spark = request.getfixturevalue("spark")
-    connect(spark, address)
-    options = emulator_options(address)
-    client = google_client(options)
-    bucket = "mirror"
-    if not client.bucket(bucket).exists():
-        client.create_bucket(bucket)
-    root = str(path).strip("/")
-    files = GoogleFiles(spark, f"gs://{bucket}", options)
+    client = google_client(emulator_options(address))
+    if not client.bucket("mirror").exists():
+        client.create_bucket("mirror")
+    return _bucket_folder(path, address)
+
+
+def objects_folder(path: Path, request: pytest.FixtureRequest) -> Target:
+    """The same on a server of this repository, which needs no download."""
+    return _bucket_folder(path, request.getfixturevalue("object_store").address)
+
+
+def _bucket_folder(path: Path, address: str) -> Target:
+    options, bucket, root = emulator_options(address), "mirror", str(path).strip("/")
+    client, files = google_client(options), GoogleFiles(f"gs://{bucket}", options)
     return FolderTarget(Bucket(client, bucket, root), files, f"gs://{bucket}/{root}", is_quick=False)
 
 
 def emulator_options(address: str) -> dict[str, str]:
     return {"google_base_url": address, "google_skip_signature": "true"}
-
-
-def connect(spark: SparkSession, address: str) -> None:
-    """Give the running session GCS's connector, for its driver and for its tasks."""
-    (jar,) = jars("gcs-connector", [CONNECTOR]).glob("*.jar")
-    spark.sql(f"add jar '{jar}'")
-    jvm: Any = spark.sparkContext._jvm
-    conf = spark.sparkContext._jsc.hadoopConfiguration()  # type: ignore[union-attr]
-    urls = spark.sparkContext._gateway.new_array(jvm.java.net.URL, 1)  # type: ignore[union-attr]
-    urls[0] = jvm.java.io.File(str(jar)).toURI().toURL()
-    conf.setClassLoader(jvm.java.net.URLClassLoader(urls, conf.getClassLoader()))
-    for key, value in connector_settings(address).items():
-        conf.set(key, value)
 
 
 def duckdb_file(path: Path, request: pytest.FixtureRequest) -> Target:
@@ -798,6 +790,7 @@ TARGETS: dict[str, Opened] = {
     "hadoop": hadoop_folder,
     "hdfs": hdfs_folder,
     "gcs": gcs_folder,
+    "objects": objects_folder,
     "duckdb": duckdb_file,
     "bigquery": bigquery_tables,
     "bigquery-partitions": bigquery_partitions,

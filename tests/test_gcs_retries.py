@@ -9,10 +9,8 @@ from typing import Any
 import pytest
 from fake_gcs import FakeGoogleStorage, serving
 
-from lakehouse.mirrors.files import Copy
-from lakehouse.mirrors.hadoop import google_client, rewrite
-from lakehouse.store.files import GoogleStorage
-from lakehouse.store.place import Place
+from lakehouse.mirrors.google import rewrite
+from lakehouse.store.files import GoogleStorage, google_client
 
 
 @pytest.fixture
@@ -28,7 +26,7 @@ def google(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[tuple[Fa
 
 def mirrored(options: dict[str, str]) -> None:
     """An hour's file, from a lake on GCS to a folder on GCS, by GCS itself."""
-    rewrite(google_client(options), Copy(Place("gs://lake/plays", options), "a", "gs://lake/mirror/a", 2))
+    rewrite(google_client(options), "gs://lake/plays/a", "gs://lake/mirror/a")
 
 
 def on_lake(call: Callable[[GoogleStorage], object]) -> Callable[[dict[str, str]], None]:

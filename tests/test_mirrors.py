@@ -56,9 +56,9 @@ from lakehouse.mirrors import catalogue
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
-from lakehouse.mirrors.files import Copy, LocalFiles
+from lakehouse.mirrors.files import LocalFiles
 from lakehouse.mirrors.folder import ABANDONED_AFTER, STAGING, FolderMirror
-from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles
+from lakehouse.mirrors.hadoop import HadoopFiles
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.mirrors.target import MOST_FAILURES_IN_A_ROW
@@ -542,7 +542,7 @@ def test_large_hours_are_copied_by_spark_tasks(spark: Any, tmp_path: Path, lake:
 @pytest.mark.stores
 @pytest.mark.timeout(900)
 def test_gcs_copies_what_is_there_already_by_itself(
-    request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic
+    request: pytest.FixtureRequest, tmp_path: Path, lake: Lake, topic: Topic, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """A lake on GCS is mirrored without a byte of it passing through here."""
     target = TARGETS["gcs"](tmp_path / "mirror", request)
@@ -554,13 +554,8 @@ def test_gcs_copies_what_is_there_already_by_itself(
         bucket.blob(f"silver/{file.path}").upload_from_filename(f"{hour.silver.uri}/{file.path}")
     on_gcs = replace(hour, silver=Place(f"gs://{target.store.bucket}/silver"))
 
-    class NoBytes(GoogleFiles):
-        def _copy(self, copy: Copy) -> None:
-            raise AssertionError("copied through this machine")
-
-    spark = request.getfixturevalue("spark")
-    files = NoBytes(spark, target.address, emulator_options(request.getfixturevalue("servers").gcs().address))
-    FolderMirror("folder", target.address, files).publish(on_gcs)
+    monkeypatch.setattr(Place, "open", lambda self, path: pytest.fail("read by this machine"))
+    FolderMirror("folder", target.address, target.files).publish(on_gcs)
     assert ids_of(target.rows(topic, HOUR)) == ["a", "b"]
 
 

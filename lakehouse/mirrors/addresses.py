@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Annotated
 
 from lakehouse.errors import MirrorError
@@ -30,6 +31,8 @@ def files_at(
     """The file system of an address; MirrorError when nothing here reaches it."""
     if "://" not in path:
         return LocalFiles()
+    if path.startswith("gs://"):
+        return _google_files(path, mirror, spark, target_options)
     if spark is None:
         raise MirrorError(
             f"mirror {mirror}",
@@ -37,15 +40,34 @@ def files_at(
             expected="a Spark session, whose Hadoop reaches that address",
             next_step="Run the mirror stage as a Spark job.",
         )
-    from lakehouse.mirrors.hadoop import GoogleFiles, HadoopFiles
+    from lakehouse.mirrors.hadoop import HadoopFiles
 
-    kind = GoogleFiles if path.startswith("gs://") else HadoopFiles
+    with _as_mirror_error(path, mirror, "Check the address, the server and the connector's jar."):
+        return HadoopFiles(spark, path, target_options)
+
+
+def _google_files(
+    path: str, mirror: str, spark: SparkSession | None, target_options: Mapping[str, str] | None
+) -> Files:
+    """By Google's client; by Hadoop's connector where that alone has an account."""
+    from lakehouse.mirrors.google import GoogleFiles
+
+    with _as_mirror_error(path, mirror, "Check the address and the account (`gcloud auth application-default login`)."):
+        try:
+            return GoogleFiles(path, target_options, spark)
+        except OSError:
+            if spark is None:
+                raise
+        from lakehouse.mirrors.hadoop import HadoopFiles
+
+        return HadoopFiles(spark, path, target_options)
+
+
+@contextmanager
+def _as_mirror_error(path: str, mirror: str, next_step: str) -> Iterator[None]:
     try:
-        return kind(spark, path, target_options)
+        yield
     except OSError as refused:
         raise MirrorError(
-            f"mirror {mirror}",
-            found=first_line(refused),
-            expected=f"{path} to answer",
-            next_step="Check the address, the server and the connector's jar.",
+            f"mirror {mirror}", found=first_line(refused), expected=f"{path} to answer", next_step=next_step
         ) from refused

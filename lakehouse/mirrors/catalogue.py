@@ -56,10 +56,16 @@ ReadOptions = Callable[[MirrorKind, str, dict[str, Any], Path], Frozen]
 
 
 def mirror_named(name: str, settings: Settings, config_path: Path, spark: SparkSession | None) -> Mirror:
-    """The mirror that `mirrors.<name>` of the configuration describes; ConfigError when it cannot be one."""
+    """The mirror that `mirrors.<name>` of the configuration describes; ConfigError when it cannot be one.
+
+    Its address is reached as the lake is, where it does not say otherwise.
+    """
     values = _values(name, settings, config_path)
     kind = _kind(name, values, config_path)
-    return kind.from_config(name, read_options(kind, name, values, config_path), spark)
+    options = read_options(kind, name, values, config_path)
+    if "storage_options" in kind.Options.model_fields and options.storage_options is None:  # type: ignore[attr-defined]
+        options = options.model_copy(update={"storage_options": settings.storage_options})
+    return kind.from_config(name, options, spark)
 
 
 class Checks:

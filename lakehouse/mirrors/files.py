@@ -10,7 +10,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 import pyarrow as pa
 import pyarrow.parquet as pq
@@ -25,7 +25,8 @@ from lakehouse.store.place import Place
 
 COPIERS = 8
 """Files that one process copies at a time: enough to hide a store's latency."""
-
+SPREAD_FROM_BYTES = 1024**3
+"""Hours from this size on are copied by Spark's executors, smaller ones sooner by the driver alone."""
 
 CHUNK_BYTES = 4 * 1024**2
 _ROWS_AT_A_TIME = 1_000_000
@@ -137,8 +138,7 @@ class LocalFiles:
                 os.remove(path)
 
     def count(self, paths: Sequence[str]) -> Count:
-        counts = in_parallel(_count_of_file, paths)
-        return Count(sum(count.rows for count in counts), sum(count.id_checksum for count in counts))
+        return sum_of(in_parallel(lambda path: count_of_file(path, path), paths))
 
     def contents(self, paths: Sequence[str]) -> list[Contents]:
         return in_parallel(_contents_of_file, paths)
@@ -171,10 +171,15 @@ def _contents_of_file(path: str) -> Contents:
         return sha256_of_stream(file)
 
 
-def _count_of_file(path: str) -> Count:
+def sum_of(counts: Sequence[Count]) -> Count:
+    return Count(sum(count.rows for count in counts), sum(count.id_checksum for count in counts))
+
+
+def count_of_file(source: Any, path: str) -> Count:
+    """Of a Parquet file, which `source` is or names; `path` is what it is called. OSError when it cannot be read."""
     rows = checksum = 0
     try:
-        with pq.ParquetFile(path) as file:
+        with pq.ParquetFile(source) as file:
             if "event_id" not in file.schema_arrow.names:
                 raise OSError(f"{path} has no column event_id")
             for batch in file.iter_batches(_ROWS_AT_A_TIME, columns=["event_id"]):

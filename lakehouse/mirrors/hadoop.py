@@ -1,4 +1,4 @@
-"""File systems that the JVM of a Spark session reaches: HDFS, GCS and whatever else Hadoop has a connector for."""
+"""File systems that the JVM of a Spark session reaches: HDFS and whatever else Hadoop has a connector for."""
 
 from __future__ import annotations
 
@@ -19,21 +19,24 @@ from pyspark.sql import SparkSession
 from lakehouse import failpoints
 from lakehouse.checksum import sql_for
 from lakehouse.mirrors.contract import Count
-from lakehouse.mirrors.files import CHUNK_BYTES, Copy, Found, in_parallel, is_local, local_path
-from lakehouse.mirrors.retention import refuse_retention
+from lakehouse.mirrors.files import (
+    CHUNK_BYTES,
+    SPREAD_FROM_BYTES,
+    Copy,
+    Found,
+    in_parallel,
+    is_local,
+    local_path,
+)
 from lakehouse.store.contents import Contents
 from lakehouse.store.delta import first_line
-from lakehouse.store.files import google_client
-
-SPREAD_FROM_BYTES = 1024**3
-"""Hours from this size on are copied by Spark's executors, smaller ones sooner by the driver alone."""
 
 _ATOMIC = ("hdfs", "viewfs", "webhdfs", "file")
 """Schemes whose folders are renamed in one step; an object store copies them file by file."""
 
 
 class HadoopFiles:
-    """`hdfs://`, `gs://` and whatever else the JVM of a Spark session has a file system for."""
+    """`hdfs://` and whatever else the JVM of a Spark session has a file system for."""
 
     def __init__(
         self,
@@ -137,79 +140,6 @@ class HadoopFiles:
 
     def _path(self, address: str) -> Any:
         return self._jvm.org.apache.hadoop.fs.Path(address)
-
-
-class GoogleFiles(HadoopFiles):
-    """`gs://`: objects of GCS are copied by GCS itself; their bytes do not pass through this machine."""
-
-    def copy(self, copies: Sequence[Copy]) -> None:
-        from google.api_core.exceptions import GoogleAPIError
-
-        are_objects = bool(copies) and all(copy.source.uri.startswith("gs://") for copy in copies)
-        try:
-            client = self._client_or_none(copies, must_be=are_objects)
-            if client is not None:
-                refuse_retention(client, copies[0].target)
-            if are_objects:
-                in_parallel(lambda copy: rewrite(client, copy), copies)
-                return
-        except GoogleAPIError as refused:
-            raise OSError(first_line(refused)) from refused
-        super().copy(copies)
-
-    def contents(self, paths: Sequence[str]) -> list[Contents]:
-        """By the CRC32C that GCS keeps of each object; by reading where Google's client may not see it."""
-        from google.api_core.exceptions import GoogleAPIError
-        from google.auth.exceptions import GoogleAuthError
-
-        try:
-            client = google_client(self._target_options or {})
-            kept = {
-                path: crc32c
-                for folder in sorted({path.rpartition("/")[0] for path in paths})
-                for path, crc32c in _crc32c_of_all(client, folder)
-            }
-        except (GoogleAuthError, GoogleAPIError, OSError):  # Hadoop's connector may have another account
-            kept = {}
-        read = iter(super().contents([path for path in paths if path not in kept]))
-        return [Contents(crc32c=kept[path]) if path in kept else next(read) for path in paths]
-
-    def _client_or_none(self, copies: Sequence[Copy], *, must_be: bool) -> Any:
-        """Hadoop's connector may have an account where Google's client has none: then nobody asks for policies."""
-        from google.auth.exceptions import GoogleAuthError
-
-        try:
-            return google_client(self._options_for(copies[0])) if copies else None
-        except GoogleAuthError:
-            if must_be:
-                raise
-            return None
-
-    def _options_for(self, copy: Copy) -> Mapping[str, str]:
-        return copy.source.options if self._target_options is None else self._target_options
-
-
-def rewrite(client: Any, copy: Copy) -> None:
-    from google.cloud.storage.retry import DEFAULT_RETRY
-
-    source, target = (_blob(client, address) for address in (f"{copy.source.uri}/{copy.path}", copy.target))
-    # The target's name is this attempt's own, so that a copy may be repeated; by itself the client would not.
-    token, _, _ = target.rewrite(source, retry=DEFAULT_RETRY)
-    while token is not None:  # large objects between locations take several calls
-        token, _, _ = target.rewrite(source, token=token, retry=DEFAULT_RETRY)
-
-
-def _crc32c_of_all(client: Any, folder: str) -> Iterator[tuple[str, str]]:
-    """(address, CRC32C in base64) of every object in the folder of which there is one."""
-    bucket, _, prefix = folder.removeprefix("gs://").partition("/")
-    for blob in client.list_blobs(bucket, prefix=f"{prefix}/", delimiter="/"):
-        if blob.crc32c:
-            yield f"gs://{bucket}/{blob.name}", blob.crc32c
-
-
-def _blob(client: Any, address: str) -> Any:
-    bucket, _, name = address.removeprefix("gs://").partition("/")
-    return client.bucket(bucket).blob(name)
 
 
 def copy_in_tasks(spark: SparkSession, copies: Sequence[Copy], target_options: Mapping[str, str] | None) -> None:

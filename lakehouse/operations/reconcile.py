@@ -125,7 +125,8 @@ def needs_spark(config: Config, topics: Iterable[Topic]) -> bool:
     """Whether a mirror of these topics is reached by Hadoop only."""
     names = {name for topic in topics for name in topic.mirrors}
     settings = [config.settings.mirrors.get(name, {}) for name in names]
-    return any("://" in str(each.get("path", "")) for each in settings)
+    addresses = [str(each.get("path", "")) for each in settings]
+    return any("://" in address and not address.startswith("gs://") for address in addresses)
 
 
 class TopicComparison:
