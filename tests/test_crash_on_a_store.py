@@ -19,9 +19,10 @@ SEEDS, LONG = range(2), range(2, 12)
 
 
 def on_store(config: Config, store: ObjectStoreServer, bucket: str) -> Config:
-    """The same lake in a bucket; its mirror stays in a folder."""
+    """The same lake in a bucket, with its mirror."""
     roots = {"raw_root": f"gs://{bucket}/raw", "sealed_root": f"gs://{bucket}/sealed"}
-    update = {**roots, "storage_options": lake_options(store.address)}
+    mirrors = {"folder": {"kind": "folder", "path": f"gs://{bucket}/mirror"}}
+    update = {**roots, "mirrors": mirrors, "storage_options": lake_options(store.address)}
     return replace(config, settings=config.settings.model_copy(update=update))
 
 

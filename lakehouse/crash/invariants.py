@@ -12,7 +12,6 @@ from collections import Counter
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from pathlib import Path
 from typing import Any
 
 import pyarrow.parquet as pq
@@ -23,7 +22,7 @@ from lakehouse.config import Config
 from lakehouse.landing.manifests import listed_manifests
 from lakehouse.progress import IngestState, LogRead
 from lakehouse.store.bronze_log import segment_of
-from lakehouse.store.files import Storage
+from lakehouse.store.files import Storage, storage_for
 from lakehouse.store.history import Entry
 from lakehouse.store.records import VERDICTS, Closed, Mirrored, Sealed, State
 from lakehouse.store.tables import TopicTables
@@ -31,6 +30,7 @@ from lakehouse.topics import Topic
 
 Event = tuple[Any, ...]
 _ENTRY = re.compile(r"_delta_log/\d{20}\.json")
+_SHOWN = re.compile(r"[^/]+/_SUCCESS")
 
 
 @dataclass(frozen=True)
@@ -267,21 +267,21 @@ def _rejects_are_kept(lake: Lake, expected: Expected) -> Iterator[str]:
 
 
 def _mirrors_equal_silver(lake: Lake) -> Iterator[str]:
-    """Of the targets that are local folders: all that a reader sees."""
+    """Of the targets that are folders on this machine or GCS: all that a reader sees."""
     for name in lake.topic.mirrors:
         target = lake.config.settings.mirrors[name]
-        if target["kind"] != "folder" or "://" in str(target["path"]):
+        if target["kind"] != "folder" or str(target["path"]).startswith("hdfs://"):
             continue
-        place = Path(str(target["path"]), lake.topic.name)
+        place = storage_for(f"{target['path']}/{lake.topic.name}", lake.config.settings.storage_options)
+        paths = [stored.path for stored in place.listing("")]
         seals = lake.seals()
         cleared = {hour for hour in seals if lake.history.is_cleared(hour)}
-        shown = {folder.name for folder in place.glob("*") if (folder / "_SUCCESS").exists()}
+        shown = {path.removesuffix("/_SUCCESS") for path in paths if _SHOWN.fullmatch(path)}
         yield from (f"{hour} is cleared and not in mirror {name}" for hour in sorted(cleared - shown))
         yield from (f"{hour} is in mirror {name} and not cleared" for hour in sorted(shown - cleared))
         for hour in sorted(cleared & shown):
-            files, identity = (place / hour).glob("part-*"), lake.topic.identity
-            mirrored = Counter(each for file in files for each in _columns(file, identity))
-            if mirrored != Counter(_rows(lake.silver_files, seals[hour].added, identity)):
+            files, identity = [path for path in paths if path.startswith(f"{hour}/part-")], lake.topic.identity
+            if Counter(_rows(place, files, identity)) != Counter(_rows(lake.silver_files, seals[hour].added, identity)):
                 yield f"{hour} in mirror {name} is not what silver holds"
             if name not in lake.history.targets_done(hour):
                 yield f"{hour} is in mirror {name}, and the ledger does not say so"

@@ -26,6 +26,7 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.sandbox.faults import Faults, RandomFaults
 from lakehouse.seal.stage import seal_due
 from lakehouse.store.bronze_log import newest_state
+from lakehouse.store.files import storage_for
 from lakehouse.store.notes import Notes
 from lakehouse.store.records import CloseRequested, State
 from lakehouse.topics import Slots
@@ -311,12 +312,11 @@ def _repair(play: Play) -> None:
 def _litter(play: Play, act: Act) -> None:
     """Something lies where the next hours are to be mirrored."""
     world = play.world
-    place = Path(str(world.config.settings.mirrors["folder"]["path"]), world.topic.name)
-    now = hours.hour_of(world.now)
+    settings, now = world.config.settings, hours.hour_of(world.now)
+    place = storage_for(f"{settings.mirrors['folder']['path']}/{world.topic.name}", settings.storage_options)
     for hour in hours.hours_between(hours.after(now, -3), hours.after(now)):
-        if not (place / hour).exists():
-            (place / hour).mkdir(parents=True)
-            (place / hour / "half.crc").write_text("left over")
+        if not place.listing(hour):
+            place.write(f"{hour}/half.crc", b"left over")
 
 
 _ACTS: Mapping[str, Callable[[Play, Act], None]] = {
