@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import replace
 from datetime import timedelta
 from http.client import HTTPConnection
@@ -164,11 +164,13 @@ def test_pagerduty_is_notified_by_the_same_key_when_it_is_over() -> None:
 
 
 class Receiver:
-    """A server that keeps what it takes, and refuses while it is asked to."""
+    """A server that keeps what it takes, and refuses while it is asked to. It answers once as many are called at the
+    same time as `others` waits for."""
 
-    def __init__(self) -> None:
+    def __init__(self, others: threading.Barrier) -> None:
         self.bodies: list[dict[str, Any]] = []
         self.code = 200
+        self.others = others
 
     @property
     def taken(self) -> list[tuple[str, str]]:
@@ -176,12 +178,13 @@ class Receiver:
 
 
 @contextmanager
-def receiving() -> Iterator[tuple[Receiver, str]]:
-    receiver = Receiver()
+def receiving(others: threading.Barrier | None = None) -> Iterator[tuple[Receiver, str]]:
+    receiver = Receiver(others or threading.Barrier(1))
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
             body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+            receiver.others.wait(10)
             if receiver.code == 200:
                 receiver.bodies.append(body)
             self.send_response(receiver.code)
@@ -465,6 +468,23 @@ def test_a_webhook_that_hangs_holds_up_neither_the_next_check_nor_the_others(
         watch.look()
         assert len(well.taken) == 2
         assert (watch.counts.sent, watch.counts.failed) == (2, 1), "it is called once in a check"
+
+
+def test_webhooks_are_called_side_by_side(tmp_path: Path) -> None:
+    """Five that hang would take 50 seconds one after another, and an incident is to be notified of within 45."""
+    others = threading.Barrier(5)
+    with ExitStack() as servers:
+        receivers, urls = zip(*(servers.enter_context(receiving(others)) for _ in range(5)), strict=True)
+        site = Site(tmp_path, *urls)
+        site.beat("plays", "likes", silent=("social",))
+        watch = site.watch()
+        watch.look()
+        assert [len(each.taken) for each in receivers] == [2] * 5
+        assert (watch.counts.sent, watch.counts.failed) == (10, 0)
+        again = site.watch()
+        again._state = again._store.read()
+        again.look()
+        assert again.counts.sent == 0, "what each has taken is kept"
 
 
 def test_a_webhook_that_is_gone_from_the_file_keeps_no_incident_open(tmp_path: Path) -> None:

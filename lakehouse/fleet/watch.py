@@ -6,7 +6,8 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -70,6 +71,7 @@ class Watch:
         self._fleet, _ = load()
         self._store, self._run = WatchStore(self._fleet.config.settings), uuid.uuid4().hex[:8]
         self._state = WatchState()
+        self._noting = threading.Lock()
         self._metrics: dict[str, list[Sample]] = {}
         self.counts = Counts()
         self.health: FleetHealth | None = None
@@ -186,22 +188,27 @@ class Watch:
         hooks = self._fleet.file.watch.webhooks
         return {webhooks.receiver(each): each for each in hooks} or {alerts.LOG: None}
 
-    def _notify(self, due: list[Alert], receivers: Mapping[str, Webhook | None]) -> None:
+    def _notify(self, due: Sequence[Alert], receivers: Mapping[str, Webhook | None]) -> None:
+        """All receivers side by side: one that hangs holds up no other."""
+        alerts_of = {name: [alert for alert in due if name in alert.receivers] for name in receivers}
+        with ThreadPoolExecutor(len(receivers), "notify") as callers:
+            for _ in callers.map(self._notify_one, receivers, receivers.values(), alerts_of.values()):
+                pass
+
+    def _notify_one(self, name: str, webhook: Webhook | None, due: Sequence[Alert]) -> None:
         """One alert at a time. Who refuses one gets it again with the next check; who has taken it does not.
 
         Who has taken all its patience for refusals gets no more with this check: it must not hold up the next one.
         """
-        refusing_seconds = dict.fromkeys(receivers, 0.0)
+        refusing_seconds = 0.0
         for alert in due:
-            for name in alert.receivers:
-                if refusing_seconds[name] >= webhooks.PATIENCE_SECONDS:
-                    continue
-                began = time.monotonic()
-                if self._is_taken(alert, receivers[name]):
-                    self._keep(alerts.notified(self._state, alert, name))
-                    log.info("watch: state=%s key=%s cause=%s subject=%s", alert.status, *_names(alert))
-                else:
-                    refusing_seconds[name] += time.monotonic() - began
+            if refusing_seconds >= webhooks.PATIENCE_SECONDS:
+                return
+            began = time.monotonic()
+            if self._is_taken(alert, webhook):
+                self._note_taken(alert, name)
+            else:
+                refusing_seconds += time.monotonic() - began
 
     def _is_taken(self, alert: Alert, webhook: Webhook | None) -> bool:
         if webhook is None:
@@ -209,11 +216,21 @@ class Watch:
         try:
             webhooks.call(webhook, [alert], self.address)
         except LakehouseError as refused:
-            self.counts.failed += 1
             log.error("watch: webhook=%s error=%s", webhooks.shown_name(webhook), refused)
+            self._count(failed=1)
             return False
-        self.counts.sent += 1
+        self._count(sent=1)
         return True
+
+    def _count(self, *, sent: int = 0, failed: int = 0) -> None:
+        with self._noting:
+            self.counts.sent += sent
+            self.counts.failed += failed
+
+    def _note_taken(self, alert: Alert, name: str) -> None:
+        with self._noting:
+            self._keep(alerts.notified(self._state, alert, name))
+        log.info("watch: state=%s key=%s cause=%s subject=%s", alert.status, *_names(alert))
 
     def _keep(self, state: WatchState) -> None:
         if state != self._state:
