@@ -430,7 +430,7 @@ def load_usable(path: str | Path | None = None, *, folder: Path | None = None) -
     from the working directory.
     """
     file = file_of(path)
-    values = values_of(file)
+    values = values_of(file, given_by="--conf or LAKEHOUSE_CONF")
     learn(values)
     settings = model_of(Settings, file, values, folder)
     if not settings.sealed_root:
@@ -540,8 +540,11 @@ def model_of(kind: type[Model], file: Path, values: dict[str, Any], folder: Path
         raise config_error(file, error) from None
 
 
-def values_of(file: Path) -> dict[str, Any]:
-    """The keys and values of a YAML file, unchecked; ConfigError when it cannot be read or is no mapping."""
+def values_of(file: Path, *, given_by: str = "") -> dict[str, Any]:
+    """The keys and values of a YAML file, unchecked; ConfigError when it cannot be read or is no mapping.
+
+    `given_by`: the option that names the file.
+    """
     try:
         values = _parsed(file.read_text(encoding="utf-8"))
     except OSError as error:
@@ -549,7 +552,7 @@ def values_of(file: Path) -> dict[str, Any]:
             str(file),
             found="no such file" if isinstance(error, FileNotFoundError) else error.strerror or str(error),
             expected="a readable YAML file",
-            next_step="Give the path with --conf or LAKEHOUSE_CONF.",
+            next_step=f"Give the path with {given_by}." if given_by else "Give access to it, or remove it.",
         ) from error
     except yaml.YAMLError as error:
         raise ConfigError(

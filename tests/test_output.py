@@ -22,7 +22,7 @@ from rich.cells import cell_len
 from rich.text import Text
 
 from lakehouse.cli import app, columns
-from lakehouse.cli.output import as_json, table
+from lakehouse.cli.output import as_json, left_out_hint, table
 from lakehouse.cli.progress_line import progress, working
 from lakehouse.operations.audit import Explained
 from lakehouse.operations.hour_status import HourStatus
@@ -58,6 +58,12 @@ def test_a_topic_is_one_line_that_fits(number: int, width: int) -> None:
     lines, _ = table(columns.STATUS, topic_rows(number), width)
     assert len(lines) == number + 1
     assert max(cell_len(line.plain) for line in lines) <= width
+
+
+def test_what_a_narrow_terminal_leaves_out_is_named() -> None:
+    assert left_out_hint(["size"]) == "--wide shows 1 more column: size"
+    assert left_out_hint(["a", "b", "c"]) == "--wide shows 3 more columns: a, b, c"
+    assert left_out_hint(["a", "b", "c", "d"]) == "--wide shows 4 more columns: a, b, c, …"
 
 
 def test_an_hour_of_the_largest_topic_fits_eighty_columns() -> None:

@@ -20,12 +20,15 @@ from rich.text import Text
 from lakehouse import hours
 from lakehouse.durations import brief, duration_text
 from lakehouse.errors import LakehouseError
+from lakehouse.pages.words import counted
 from lakehouse.printable import printable, printable_json
 
 NOTHING = "–"
 _PIPED_WIDTH = 10_000
 """Columns of what is no terminal: no row is ever cut or broken for the program that reads it."""
 _GAP = "  "
+_NAMED_COLUMNS = 3
+"""Of those that are left out."""
 _PLAIN = {
     "–": "-", "−": "-", "…": "...", "·": ".", "✓": "+", "✕": "x", "→": "->", "≤": "<=", "█": "#", "▌": "#", "▏": ".",
 }  # fmt: skip
@@ -55,7 +58,13 @@ def print_table(columns: Sequence[Column], rows: Iterable[Any], *, wide: bool = 
     for line in lines:
         console.print(line, soft_wrap=True)
     if left_out:
-        print_line(Text(f"--wide shows {len(left_out)} more: {', '.join(left_out[:3])}, …"[: console.width], "dim"))
+        print_line(Text(left_out_hint(left_out)[: console.width], "dim"))
+
+
+def left_out_hint(headings: Sequence[str]) -> str:
+    """How to see the columns that the terminal has no room for."""
+    more = ", …" if len(headings) > _NAMED_COLUMNS else ""
+    return f"--wide shows {counted(len(headings), 'more column')}: {', '.join(headings[:_NAMED_COLUMNS])}{more}"
 
 
 def table(columns: Sequence[Column], rows: Sequence[Any], width: int) -> tuple[list[Text], list[str]]:

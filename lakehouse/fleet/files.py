@@ -61,7 +61,7 @@ def load_fleet(config: Config, path: Path | None = None) -> Fleet:
 
 def fleet_file(file: Path) -> FleetFile:
     """The file alone; ConfigError for what is wrong in it."""
-    return model_of(FleetFile, file, values_of(file))
+    return model_of(FleetFile, file, values_of(file, given_by="--fleet"))
 
 
 def launcher_of(fleet: Fleet) -> Launcher:

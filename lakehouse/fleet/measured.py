@@ -5,11 +5,11 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
-from lakehouse.config import Config, model_of, values_of
+from lakehouse.config import Config
 from lakehouse.errors import LakehouseError
-from lakehouse.fleet.files import FILE
+from lakehouse.fleet.files import FILE, fleet_file
 from lakehouse.fleet.packing import Load
-from lakehouse.fleet.wanted import FleetFile, class_of_topics
+from lakehouse.fleet.wanted import class_of_topics
 from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import read_topic
 
@@ -24,11 +24,11 @@ def loads(config: Config, hours: int) -> list[Load]:
 
 
 def classes(config: Config, path: Path | None) -> dict[str, str]:
-    """The class of each topic that has one in the fleet's file; none where there is no file yet."""
+    """The class of each topic that has one in the fleet's file; none where none is given and there is none yet."""
     file = path or config.path.parent / FILE
-    if not file.exists():
+    if path is None and not file.exists():
         return {}
-    return class_of_topics(model_of(FleetFile, file, values_of(file)), config.topics, str(file))
+    return class_of_topics(fleet_file(file), config.topics, str(file))
 
 
 def _load(config: Config, name: str, hours: int) -> Load:
