@@ -21,10 +21,11 @@ from lakehouse.fleet.dataproc.environment import recipe_of
 from lakehouse.fleet.dataproc.jobs import launch_of
 from lakehouse.fleet.files import Fleet, load_fleet
 from lakehouse.fleet.launchers import supervisor
-from lakehouse.fleet.launchers.contract import Artifact, Launcher
+from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.launchers.dataproc import DataprocLauncher
 from lakehouse.fleet.launchers.local import Command, LocalLauncher
-from lakehouse.fleet.versions import Job, Launch, Version
+from lakehouse.fleet.releases import Parts
+from lakehouse.fleet.versions import ArtifactKind, Job, Launch, Version
 from lakehouse.fleet.wanted import Dataproc
 from lakehouse.topics import Topic, topic_from
 
@@ -141,13 +142,12 @@ class ClusterLauncher(DataprocLauncher):
         self.folder = folder
         section = SECTION.model_copy(update={"folder": str(folder)})
         super().__init__(section, Settings(raw_root=str(lake), sealed_root=str(lake)), pauses)
-
-    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None:
         house = Path(__file__).parent.parent
-        needed = {each: house / each for each in ("pyproject.toml", "constraints.txt")} if kind == "releases" else {}
-        super().keep(kind, name, {**parts, **needed})
-        if kind == "releases":
-            self._artifacts.keep_environment(recipe_of(needed, self._section), b"an environment")
+        self._packages = {each: house / each for each in ("pyproject.toml", "constraints.txt")}
+        self._artifacts.keep_environment(recipe_of(self._packages, self._section), b"an environment")
+
+    def keep(self, kind: ArtifactKind, name: str, parts: Parts) -> None:
+        super().keep(kind, name, {**parts, **(self._packages if kind == "releases" else {})})
 
 
 def cluster_launcher(folder: Path, lake: Path) -> ClusterLauncher:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import threading
 import time
 import zipfile
@@ -37,7 +38,16 @@ from lakehouse.fleet import deployments as deployments_module
 from lakehouse.fleet import files, releases, waiting
 from lakehouse.fleet.dataproc.artifacts import release_folder
 from lakehouse.fleet.dataproc.client import EMULATOR
-from lakehouse.fleet.deploy import check_done, deploy, plan_of, restart_plan, rollback_plan, running, stop_plan
+from lakehouse.fleet.deploy import (
+    check_deployable,
+    check_done,
+    deploy,
+    plan_of,
+    restart_plan,
+    rollback_plan,
+    running,
+    stop_plan,
+)
 from lakehouse.fleet.deployments import Deployment, Deployments, state_after
 from lakehouse.fleet.files import Fleet, wanted_versions
 from lakehouse.fleet.launchers.contract import Launcher
@@ -322,9 +332,11 @@ def test_two_deployments_do_not_meet(site: Site) -> None:
     thread.start()
     is_begun.wait(30)
     with pytest.raises(LakeError) as refused:
-        deploy(site.fleet, site.launcher, lambda: site.plan("r1-again"), by="bob")
+        deploy(site.fleet, site.launcher, lambda: site.plan("r1"), by="bob")
     assert refused.value.subject == "deployment 2"
     assert refused.value.found.startswith("deploy by ann on ")
+    with pytest.raises(LakeError, match="deployment 2: found deploy by ann"):
+        check_deployable(site.fleet, site.launcher, site.plan("r1"))
     go_on.set()
     thread.join()
     assert ended == ["done"]
@@ -444,7 +456,60 @@ def test_nothing_is_touched_where_something_is_missing(site: Site) -> None:
     with pytest.raises(ConfigError, match="application ads: release r9: found nothing"):
         deploy(site.fleet, site.launcher, lambda: site.plan("r9"))
     assert sorted(site.jobs()) == ["ads-1", "plays-1", "songs-1"]
-    assert site.history()[-1].outcome == "interrupted"
+    assert [each.number for each in site.history()] == [1]
+
+
+def commands_of(site: Site, monkeypatch: pytest.MonkeyPatch) -> Callable[..., tuple[int, str]]:
+    """`lakehouse fleet` with these arguments: exit code and what is printed; raises what it ends with."""
+    monkeypatch.setattr(files, "launcher_of", lambda fleet: site.launcher)
+
+    def run(*arguments: str) -> tuple[int, str]:
+        done = CliRunner().invoke(app.app, ["fleet", *arguments, "--conf", str(site.conf)])
+        if done.exception is not None and not isinstance(done.exception, SystemExit):
+            raise done.exception
+        return done.exit_code, done.stdout
+
+    return run
+
+
+@pytest.mark.parametrize(
+    ("gone", "command"),
+    [
+        ("releases/r9", ["deploy", "--release", "r9"]),
+        ("releases/r1", ["rollback"]),
+        ("releases/r2", ["restart", "songs"]),
+        ("snapshots", ["restart", "songs"]),
+        ("environments", ["deploy"]),
+    ],
+)
+def test_what_a_command_refuses_its_dry_run_refuses_and_no_deployment_is_left(
+    site: Site, monkeypatch: pytest.MonkeyPatch, gone: str, command: list[str]
+) -> None:
+    """Whoever has seen a plan counts on it; and one that is left there is to be gone on with by the next command."""
+    if gone == "environments" and site.launcher.kind == "local":
+        pytest.skip("its packages are those of this machine")
+    site.deploy("r1")
+    site.deploy("r2")
+    shutil.rmtree(site.folder / "fleet" / gone, ignore_errors=True)
+    if gone == "snapshots":  # else the configuration that is there now is kept again
+        (site.folder / "expectations" / "_every_topic.json").write_text('{"name": "_every_topic", "expectations": [] }')
+    run, refusals = commands_of(site, monkeypatch), []
+    plan = [["plan", *command[1:]]] if command[0] == "deploy" else []
+    for arguments in (*plan, [*command, "--dry-run"], command):
+        with pytest.raises(ConfigError) as refused:
+            run(*arguments)
+        refusals.append(str(refused.value))
+    assert len(set(refusals)) == 1
+    assert [each.number for each in site.history()] == [1, 2]
+    assert set(site.releases().values()) == {"r2"}
+
+
+def test_a_plan_keeps_nothing(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """That of code and configuration which nobody has deployed yet: a deployment would bring them."""
+    run = commands_of(site, monkeypatch)
+    for arguments in (["plan"], ["deploy", "--dry-run"]):
+        assert "3 to start" in run(*arguments)[1]
+    assert not [each for kind in ("releases", "snapshots") for each in (site.folder / "fleet" / kind).glob("*")]
 
 
 def test_this_trees_code_is_packed_and_its_configuration_copied(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -522,14 +587,7 @@ def test_what_is_stopped_stays_ended_until_it_is_deployed_again(site: Site) -> N
 
 
 def test_the_commands_say_what_they_do_and_how_it_ended(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(files, "launcher_of", lambda fleet: site.launcher)
-
-    def run(*arguments: str) -> tuple[int, str]:
-        done = CliRunner().invoke(app.app, ["fleet", *arguments, "--conf", str(site.conf)])
-        if done.exception is not None and not isinstance(done.exception, SystemExit):
-            raise done.exception
-        return done.exit_code, done.stdout
-
+    run = commands_of(site, monkeypatch)
     site.make_release("r1")
     code, out = run("deploy", "--release", "r1", "--dry-run")
     assert (code, site.jobs()) == (0, {})

@@ -21,8 +21,8 @@ from lakehouse.fleet import deployments, waiting
 from lakehouse.fleet.deploy import deploy, plan_of
 from lakehouse.fleet.deployments import Deployment, Deployments
 from lakehouse.fleet.files import wanted_versions
-from lakehouse.fleet.launchers.contract import Artifact
-from lakehouse.fleet.versions import Job, Launch
+from lakehouse.fleet.releases import NOTHING_BROUGHT, Brought, Parts
+from lakehouse.fleet.versions import ArtifactKind, Job, Launch
 from lakehouse.store.heartbeats import Heartbeat, Heartbeats, Pulse
 
 pytestmark = pytest.mark.slow
@@ -81,9 +81,9 @@ class World:
 
     # --- the launcher ----------------------------------------------------------------------------------------------
 
-    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None: ...
+    def keep(self, kind: ArtifactKind, name: str, parts: Parts) -> None: ...
 
-    def check(self, launch: Launch) -> None: ...
+    def check(self, launch: Launch, brought: Brought = NOTHING_BROUGHT) -> None: ...
 
     def start(self, launch: Launch) -> None:
         with self.effect():

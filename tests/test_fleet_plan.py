@@ -206,6 +206,19 @@ def test_an_environment_without_a_fleet_says_how_to_begin(tmp_path: Path) -> Non
         load_fleet(load(conf))
 
 
+@pytest.mark.parametrize("what", ["no.yaml", "a folder"])
+@pytest.mark.parametrize(
+    "command", ["fleet plan", "fleet status", "fleet pack", "dataproc create-command", "doctor --on dataproc"]
+)
+def test_a_fleets_file_that_cannot_be_read_is_answered_with_its_option(tmp_path: Path, command: str, what: str) -> None:
+    conf = write_fleet(tmp_path, {"a": {"topics": ["*"]}}, ["plays"])
+    (tmp_path / "a folder").mkdir()
+    arguments = [*command.split(), "--conf", str(conf), "--fleet", str(tmp_path / what)]
+    refused = CliRunner().invoke(app.app, arguments).exception
+    assert isinstance(refused, ConfigError)
+    assert (refused.subject, "the path with --fleet." in refused.next_step) == (str(tmp_path / what), True)
+
+
 # --- releases and snapshots ----------------------------------------------------------------------------------------
 
 
@@ -340,6 +353,7 @@ def test_plan_says_what_would_be_done_and_does_nothing(planned: Callable[..., st
 def test_plan_reads_what_runs_from_heartbeats(planned: Callable[..., str], tmp_path: Path) -> None:
     """A fleet that was started by hand is known, too."""
     fleet = fleet_at(tmp_path / "conf" / "test.yaml")
+    launcher_of(fleet).keep("releases", "r1", {"conf": tmp_path / "conf"})
     want = wanted_versions(fleet, "r1")["ads"]
     at = fleet.config.now()
     pulses = {name: Pulse(subscription=name, state="running", since=at) for name in want.topics}

@@ -16,7 +16,15 @@ from lakehouse.cli.arguments import AsJson, By, Wide, person_of
 from lakehouse.cli.output import print_json, print_line, print_table
 from lakehouse.config import load_usable
 from lakehouse.fleet import files
-from lakehouse.fleet.deploy import check_done, restart_plan, rollback_plan, running, stop_plan
+from lakehouse.fleet.deploy import (
+    check_deployable,
+    check_done,
+    check_startable,
+    restart_plan,
+    rollback_plan,
+    running,
+    stop_plan,
+)
 from lakehouse.fleet.deploy import deploy as deploy_fleet
 from lakehouse.fleet.deployments import Deployments, Kind
 from lakehouse.fleet.files import Fleet
@@ -53,7 +61,10 @@ Why = Annotated[str, typer.Option("--reason", help="Why; it stays in the history
 def plan(context: typer.Context, release: Release = None, fleet: FleetPath = None, as_json: AsJson = False) -> None:
     """What `fleet deploy` would do: the difference between the fleet's file and what runs. Changes nothing."""
     loaded = load(context, fleet)
-    show_plan(plan_of(loaded, files.launcher_of(loaded), release or ""), as_json=as_json)
+    launcher = files.launcher_of(loaded)
+    found = plan_of(loaded, launcher, release or "")
+    check_startable(loaded, launcher, found)
+    show_plan(found, as_json=as_json)
 
 
 def show_plan(found: Plan, *, as_json: bool) -> None:
@@ -114,7 +125,9 @@ class Act:
     def do(self, wanted: Callable[[], Plan], *, has_canary: bool = True) -> None:
         """CheckError when it did not end well."""
         if self._dry_run:
-            show_plan(wanted(), as_json=self._as_json)
+            found = wanted()
+            check_deployable(self.fleet, self.launcher, found)
+            show_plan(found, as_json=self._as_json)
             return
         ended = deploy_fleet(
             self.fleet, self.launcher, wanted, kind=self._kind, report=self._report, reason=self._reason, by=self._by,

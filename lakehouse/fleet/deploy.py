@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from lakehouse.errors import CheckError, ConfigError, LakehouseError, in_one_line
-from lakehouse.fleet import releases
 from lakehouse.fleet.deployments import Deployment, Deployments, Journal, Kind, Step, last_well, state_after
 from lakehouse.fleet.files import Fleet
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.plan import Change, Plan, plan
+from lakehouse.fleet.publishing import check_launches, publish
 from lakehouse.fleet.roll_out import Before, Waves, before, waves
 from lakehouse.fleet.running import current_jobs, running_applications
 from lakehouse.fleet.versions import Job, Launch, Running, Version
@@ -42,13 +42,14 @@ def deploy(
     """Do what the plan says that `wanted` gives once nobody else deploys; the deployment when it has ended, whichever
     way; None where there was nothing to do.
 
-    LakeError while another deployment is under way, or when another one has begun because this one was silent for too
-    long. One that died before is gone on with: what it started is waited for, and where it was on the way back, it is
-    brought to that end and nothing else is done.
+    Refused with the error of `check_deployable`. LakeError, too, when another one has begun because this one was silent
+    for too long. One that died before is gone on with: what it started is waited for, and where it was on the way back,
+    it is brought to that end and nothing else is done.
     """
-    deployments = Deployments(fleet.config.settings)
-    if not wanted().touched and not deployments.has_died():
+    deployments, found = Deployments(fleet.config.settings), wanted()
+    if not found.touched and deployments.died() is None:
         return None
+    check_deployable(fleet, launcher, found)
     ours, died = deployments.begin(kind, reason, by)
     journal = Journal(deployments, ours)
     try:
@@ -61,6 +62,22 @@ def deploy(
 
 def plan_of(fleet: Fleet, launcher: Launcher, wanted: Mapping[str, Version]) -> Plan:
     return plan(wanted, running(fleet, launcher))
+
+
+def check_deployable(fleet: Fleet, launcher: Launcher, found: Plan) -> None:
+    """What `deploy` refuses, it refuses with this error, before there is a deployment; changes nothing.
+
+    LakeError while another one is under way. To bring one that died back to where it began needs nothing of the plan.
+    """
+    died = Deployments(fleet.config.settings).died()
+    if died is None or not died.is_rolling_back:
+        check_startable(fleet, launcher, found)
+
+
+def check_startable(fleet: Fleet, launcher: Launcher, found: Plan) -> None:
+    """ConfigError where something is missing of which a new job of the plan is to be made."""
+    wanted = [(change.application, change.wanted) for change in found.touched if change.wanted is not None]
+    check_launches(fleet.config, launcher, [Launch(name, name, version) for name, version in wanted])
 
 
 def check_done(ended: Deployment) -> None:
@@ -103,7 +120,7 @@ class _Deployment:
         carried = [step for step in carried if _is_still_wanted(step, found)]
         made = waves(found.touched, self.fleet.file.roll_out, has_canary=has_canary and not carried)
         self.journal.keep(steps=tuple(self._steps(found, carried)), **_kept(made, died, carried))
-        self._publish()
+        publish(self.fleet.config, self.launcher, self._launches())
         signs = {sign.heartbeat.application: sign for sign in Heartbeats(self.fleet.config.settings).all()}
         self._earlier = {name: before(sign) for name, sign in signs.items()}
         return self._go()
@@ -183,18 +200,9 @@ class _Deployment:
                 begun[change.application] = _step(change, jobs.get(change.application), history, number)
         return list(begun.values())
 
-    def _publish(self) -> None:
-        """Have there what the new jobs are made of; ConfigError, before anything is touched, where some is missing."""
-        config, tree = self.fleet.config, releases.tree() if releases.has_tree() else None
-        snapshot, own = releases.snapshot_of(config), releases.release_of(tree) if tree else None
-        for step in self.journal.current.steps:
-            if step.version is None or step.job is None:
-                continue
-            if step.version.snapshot == snapshot:
-                self.launcher.keep("snapshots", snapshot, releases.configuration(config))
-            if tree is not None and own is not None and step.version.release == own:
-                self.launcher.keep("releases", own, releases.code(tree))
-            self.launcher.check(Launch(step.job, step.application, step.version))
+    def _launches(self) -> list[Launch]:
+        steps = self.journal.current.steps
+        return [Launch(each.job, each.application, each.version) for each in steps if each.job and each.version]
 
 
 def _step(change: Change, job: Job | None, history: Sequence[Deployment], number: int) -> Step:

@@ -101,27 +101,17 @@ class Deployments:
 
     def newest(self) -> Deployment | None:
         """None before the first one, and where it cannot be read."""
-        listed = self._files()
-        return _deployment_in(self._storage.read(listed[-1].path)) if listed else None
+        return self._newest_of(self._files())
 
-    def has_died(self) -> bool:
-        """Whether the newest has not come to its end, or not yet."""
-        newest = self.newest()
-        return newest is not None and newest.outcome in (None, "interrupted")
+    def died(self) -> Deployment | None:
+        """The newest, where it died on its way; LakeError while it is under way: only one begins at a time."""
+        return self._died(self._files())
 
     def begin(self, kind: Kind, reason: str, by: str | None = None) -> tuple[Deployment, Deployment | None]:
-        """A new deployment, and the one before it where that died on its way.
-
-        LakeError while another one is under way: only one begins at a time.
-        """
+        """A new deployment, and the one before it as `died` gives it."""
         listed = self._files()
-        newest = _deployment_in(self._storage.read(listed[-1].path)) if listed else None
         number = int(listed[-1].path.rpartition("/")[2].removesuffix(".json")) + 1 if listed else 1
-        if newest is not None and newest.ended_at is None:
-            age = datetime.now(UTC) - listed[-1].modified_at
-            if abs(age) < STALE_AFTER:  # the clock may have been set back
-                raise _under_way(newest, age)
-        died = newest if newest is not None and newest.outcome in (None, "interrupted") else None
+        died = self._died(listed)
         ours = Deployment(
             number=number,
             kind=kind,
@@ -154,6 +144,17 @@ class Deployments:
         newer = self._storage.read(_path(deployment.number + 1))
         if newer is not None:
             raise _under_way(_deployment_in(newer) or deployment, timedelta(0))
+
+    def _newest_of(self, listed: Sequence[Stored]) -> Deployment | None:
+        return _deployment_in(self._storage.read(listed[-1].path)) if listed else None
+
+    def _died(self, listed: Sequence[Stored]) -> Deployment | None:
+        newest = self._newest_of(listed)
+        if newest is not None and newest.ended_at is None:
+            age = datetime.now(UTC) - listed[-1].modified_at
+            if abs(age) < STALE_AFTER:  # the clock may have been set back
+                raise _under_way(newest, age)
+        return newest if newest is not None and newest.outcome in (None, "interrupted") else None
 
     def _files(self) -> list[Stored]:
         """In their order; what else lies there, such as an editor's copy, is none of them."""

@@ -7,15 +7,24 @@ import os
 import shutil
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
+from types import MappingProxyType
 
 import lakehouse
 from lakehouse.config import Config, folder_of
 from lakehouse.errors import ConfigError
+from lakehouse.fleet.versions import Artifact
 
 _CODE = ("lakehouse", "jobs", "pyproject.toml", "constraints.txt")
 """With what it needs of other packages: code that runs with others is another release."""
 _HOME = Path(lakehouse.__file__).parent.parent
 _DIGITS = 10
+
+
+Parts = Mapping[str, Path]
+"""What a release or a snapshot consists of: where each part is in it, and of what that is a copy."""
+Brought = Mapping[Artifact, Parts]
+"""What will be kept before anything is started."""
+NOTHING_BROUGHT: Brought = MappingProxyType({})
 
 
 def has_tree() -> bool:
@@ -40,13 +49,13 @@ def release_of(folder: Path) -> str:
     return f"{lakehouse.__version__}+{_digest(code(folder))}"
 
 
-def code(folder: Path) -> dict[str, Path]:
-    """What a release consists of: where each part is in it, and what that is a copy of."""
+def code(folder: Path) -> Parts:
+    """What a release consists of."""
     return {name: folder / name for name in _CODE}
 
 
-def configuration(config: Config) -> dict[str, Path]:
-    """What a snapshot consists of, as `code`: the environment's file, its topics with their schemas, and its suites, as
+def configuration(config: Config) -> Parts:
+    """What a snapshot consists of: the environment's file, its topics with their schemas, and its suites, as
     they lie together.
 
     What the file names by an absolute path is no part of it.
@@ -75,7 +84,7 @@ def suites_hash(config: Config, topics: Iterable[str]) -> str:
     return _digest({name: file for name, file in files.items() if file.is_file()})
 
 
-def copied(parts: Mapping[str, Path], to: Path) -> bool:
+def copied(parts: Parts, to: Path) -> bool:
     """Copy the parts below `to`, all or nothing, for reading only; False where it is there already."""
     if to.is_dir():
         return False
@@ -95,7 +104,7 @@ def copied(parts: Mapping[str, Path], to: Path) -> bool:
     return True
 
 
-def _digest(parts: Mapping[str, Path]) -> str:
+def _digest(parts: Parts) -> str:
     found = hashlib.sha256()
     for name, path in (path for part in sorted(parts.items()) for path in part_files(*part)):
         content = path.read_bytes()

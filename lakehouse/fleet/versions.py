@@ -8,6 +8,10 @@ from typing import Literal
 
 from lakehouse.fleet.wanted import Size
 
+ArtifactKind = Literal["releases", "snapshots"]
+Artifact = tuple[ArtifactKind, str]
+"""With its name, which says what is in it: none ever changes."""
+
 
 @dataclass(frozen=True)
 class Version:
@@ -22,6 +26,11 @@ class Version:
     conf: str
     topics: tuple[str, ...]
     size: Size = field(default_factory=Size)
+
+    @property
+    def artifacts(self) -> tuple[Artifact, Artifact]:
+        """What has to be there before it can be started."""
+        return ("releases", self.release), ("snapshots", self.snapshot)
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import zipfile
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from lakehouse.errors import ConfigError, LakeError, UnknownOutcomeError, in_one
 from lakehouse.fleet import releases
 from lakehouse.fleet.dataproc.environment import Recipe, recipe_of
 from lakehouse.fleet.dataproc.jobs import Materials
+from lakehouse.fleet.releases import NOTHING_BROUGHT, Brought, Parts
 from lakehouse.fleet.versions import Launch
 from lakehouse.fleet.wanted import Dataproc
 from lakehouse.store.files import Storage
@@ -37,7 +38,7 @@ class Artifacts:
     def __init__(self, storage: Storage, section: Dataproc) -> None:
         self._storage, self._section = storage, section
 
-    def keep_release(self, name: str, parts: Mapping[str, Path]) -> bool:
+    def keep_release(self, name: str, parts: Parts) -> bool:
         """The code at its place, with the name of its environment; False where it is there. The jobs are of `jobs/`."""
         folder = release_folder(name)
         if self._storage.read(f"{folder}/environment") is not None:
@@ -52,7 +53,7 @@ class Artifacts:
         self._put(f"{folder}/environment", recipe.digest.encode())  # the last one: it says that all is there
         return True
 
-    def keep_snapshot(self, name: str, parts: Mapping[str, Path]) -> bool:
+    def keep_snapshot(self, name: str, parts: Parts) -> bool:
         content = zipped(each for part in sorted(parts.items()) for each in releases.part_files(*part))
         return self._put(f"snapshots/{name}.zip", content)
 
@@ -62,19 +63,22 @@ class Artifacts:
     def has_environment(self, recipe: Recipe) -> bool:
         return self._is_there(_environment(recipe.digest))
 
-    def materials(self, launch: Launch) -> Materials:
-        """Where all of it is; ConfigError for what is missing, with the names there are."""
-        return self.of(f"application {launch.application}", launch.version.release, launch.version.snapshot)
+    def materials(self, launch: Launch, brought: Brought = NOTHING_BROUGHT) -> Materials:
+        """Where all of it is, or will be once it is brought; ConfigError for what is missing, with what is there."""
+        version = launch.version
+        return self.of(f"application {launch.application}", version.release, version.snapshot, brought=brought)
 
-    def of(self, subject: str, release: str, snapshot: str, job: str = "run") -> Materials:
+    def of(
+        self, subject: str, release: str, snapshot: str, job: str = "run", brought: Brought = NOTHING_BROUGHT
+    ) -> Materials:
         """The same of any job of `jobs/`; `subject` is who needs it, for errors."""
-        folder = release_folder(release)
-        environment = self._storage.read(f"{folder}/environment")
+        environment = self._environment_of(release, brought.get(("releases", release)))
         if environment is None:
-            raise self._missing(f"{subject}: release {release}", "releases", folder)
-        if not self._is_there(f"snapshots/{snapshot}.zip"):
-            raise self._missing(f"{subject}: snapshot {snapshot}", "snapshots", f"snapshots/{snapshot}.zip")
-        packages = _environment(environment.decode())
+            raise self._missing(f"{subject}: release {release}", "releases", release_folder(release))
+        file = f"snapshots/{snapshot}.zip"
+        if ("snapshots", snapshot) not in brought and not self._is_there(file):
+            raise self._missing(f"{subject}: snapshot {snapshot}", "snapshots", file)
+        packages = _environment(environment)
         if not self._is_there(packages):
             raise ConfigError(
                 f"{subject}: release {release}",
@@ -82,7 +86,7 @@ class Artifacts:
                 expected="the environment that its constraints.txt names",
                 next_step=NEEDS_PACKAGE,
             )
-        return self.addresses(release, snapshot, environment.decode(), job)
+        return self.addresses(release, snapshot, environment, job)
 
     def addresses(self, release: str, snapshot: str, environment: str, job: str = "run") -> Materials:
         """Where all of it is, or will be."""
@@ -109,6 +113,13 @@ class Artifacts:
                 next_step="Remove that file, and deploy that configuration again.",
             ) from damaged
         return {str(name): str(value) for name, value in (values.get("spark") or {}).items()}
+
+    def _environment_of(self, release: str, parts: Parts | None) -> str | None:
+        """The digest of its packages; None for a release that is neither there nor brought as these parts."""
+        content = self._storage.read(f"{release_folder(release)}/environment")
+        if content is not None:
+            return content.decode()
+        return recipe_of(parts, self._section).digest if parts is not None else None
 
     def _put(self, path: str, content: bytes) -> bool:
         """Where no answer comes, it is tried once more: the same bytes are there, or are written."""

@@ -2,14 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from datetime import timedelta
-from pathlib import Path
-from typing import Literal, Protocol
+from typing import Protocol
 
-from lakehouse.fleet.versions import Job, Launch
-
-Artifact = Literal["releases", "snapshots"]
+from lakehouse.fleet.releases import NOTHING_BROUGHT, Brought, Parts
+from lakehouse.fleet.versions import ArtifactKind, Job, Launch
 
 
 class Launcher(Protocol):
@@ -20,14 +17,14 @@ class Launcher(Protocol):
 
     kind: str
 
-    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None:
-        """Have a release or a snapshot there for all jobs that name it, unless it is: none ever changes.
+    def keep(self, kind: ArtifactKind, name: str, parts: Parts) -> None:
+        """Have a release or a snapshot there for all jobs that name it, unless it is."""
 
-        `parts`: where each is in it, and of what it is a copy.
+    def check(self, launch: Launch, brought: Brought = NOTHING_BROUGHT) -> None:
+        """LakehouseError where it could not be started: its release or snapshot is neither there nor brought.
+
+        Changes nothing, and asks nothing of the launch's id.
         """
-
-    def check(self, launch: Launch) -> None:
-        """ConfigError when release or snapshot are not there any more, before anything is started."""
 
     def start(self, launch: Launch) -> None:
         """Start a job; nothing where there is one of that id already, as after an answer that was lost."""

@@ -6,7 +6,6 @@ import time
 from collections.abc import Mapping
 from contextlib import AbstractContextManager
 from datetime import timedelta
-from pathlib import Path
 from typing import Any
 
 from lakehouse.config import Settings
@@ -16,8 +15,8 @@ from lakehouse.fleet.dataproc.artifacts import Artifacts, store_errors
 from lakehouse.fleet.dataproc.client import JobsClient, Pauses
 from lakehouse.fleet.dataproc.labels import job_id, lake_label, request_id
 from lakehouse.fleet.dataproc.sizing import executor_properties
-from lakehouse.fleet.launchers.contract import Artifact
-from lakehouse.fleet.versions import Job, Launch
+from lakehouse.fleet.releases import NOTHING_BROUGHT, Brought, Parts
+from lakehouse.fleet.versions import ArtifactKind, Job, Launch
 from lakehouse.fleet.wanted import Dataproc
 from lakehouse.store.files import storage_for
 from lakehouse.store.notes import Notes, StopRequest
@@ -47,16 +46,16 @@ class DataprocLauncher:
 
     # --- what jobs are made of -------------------------------------------------------------------------------------
 
-    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None:
+    def keep(self, kind: ArtifactKind, name: str, parts: Parts) -> None:
         with self._folder_errors():
             if kind == "releases":
                 self._artifacts.keep_release(name, parts)
             else:
                 self._artifacts.keep_snapshot(name, parts)
 
-    def check(self, launch: Launch) -> None:
+    def check(self, launch: Launch, brought: Brought = NOTHING_BROUGHT) -> None:
         with self._folder_errors():
-            self._artifacts.materials(launch)
+            self._artifacts.materials(launch, brought)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 

@@ -8,7 +8,7 @@ import os
 import subprocess
 import sys
 import threading
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from datetime import UTC, datetime, timedelta
 from functools import cache
@@ -21,9 +21,8 @@ from pydantic import AwareDatetime, TypeAdapter, ValidationError
 
 from lakehouse.errors import ConfigError, LakeError, require
 from lakehouse.fleet.launchers import supervisor
-from lakehouse.fleet.launchers.contract import Artifact
-from lakehouse.fleet.releases import copied
-from lakehouse.fleet.versions import Job, JobState, Launch
+from lakehouse.fleet.releases import NOTHING_BROUGHT, Brought, Parts, copied
+from lakehouse.fleet.versions import ArtifactKind, Job, JobState, Launch
 
 _COMES_UP_WITHIN = timedelta(seconds=20)
 """A supervisor that has not said anything by then never will."""
@@ -104,22 +103,17 @@ class LocalLauncher:
 
     # --- what jobs are made of -------------------------------------------------------------------------------------
 
-    def keep(self, kind: Artifact, name: str, parts: Mapping[str, Path]) -> None:
+    def keep(self, kind: ArtifactKind, name: str, parts: Parts) -> None:
         with _folder_errors(self._folder):
             (self._folder / kind).mkdir(parents=True, exist_ok=True)
             copied(parts, self._folder / kind / name)
 
-    def check(self, launch: Launch) -> None:
-        version = launch.version
-        for kind, name in (("releases", version.release), ("snapshots", version.snapshot)):
-            if not (self._folder / kind / name).is_dir():
-                known = sorted(each.name for each in (self._folder / kind).glob("[!.]*"))
-                raise ConfigError(
-                    f"application {launch.application}: {kind.removesuffix('s')} {name}",
-                    found=f"nothing at {self._folder / kind / name}",
-                    expected="one of " + (", ".join(known) or "(there are none)"),
-                    next_step="Check the name, or deploy that tree's code again.",
-                )
+    def check(self, launch: Launch, brought: Brought = NOTHING_BROUGHT) -> None:
+        with _folder_errors(self._folder):
+            for kind, name in launch.version.artifacts:
+                if (kind, name) not in brought and not (self._folder / kind / name).is_dir():
+                    raise self._missing(launch.application, kind, name)
+        self._command_of(launch)
 
     # --- jobs ------------------------------------------------------------------------------------------------------
 
@@ -130,7 +124,7 @@ class LocalLauncher:
                 _supervise(home)
             return
         self.check(launch)
-        command = self._command(launch, self._folder / "releases", self._folder / "snapshots")
+        command = self._command_of(launch)
         with _folder_errors(home):
             home.mkdir(parents=True, exist_ok=True)
             home.chmod(0o700)  # the environment may hold what is secret
@@ -181,6 +175,19 @@ class LocalLauncher:
             except FileNotFoundError:
                 return []
         return text.splitlines()[-lines:]
+
+    def _command_of(self, launch: Launch) -> Command:
+        """What it is started by; LakehouseError where that is not installed."""
+        return self._command(launch, self._folder / "releases", self._folder / "snapshots")
+
+    def _missing(self, application: str, kind: ArtifactKind, name: str) -> ConfigError:
+        known = sorted(each.name for each in (self._folder / kind).glob("[!.]*"))
+        return ConfigError(
+            f"application {application}: {kind.removesuffix('s')} {name}",
+            found=f"nothing at {self._folder / kind / name}",
+            expected="one of " + (", ".join(known) or "(there are none)"),
+            next_step="Check the name, or deploy that tree's code again.",
+        )
 
     def _home(self, job: str) -> Path:
         return self._folder / "jobs" / job
