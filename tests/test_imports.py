@@ -107,3 +107,10 @@ def _calls(file: Path) -> list[ast.Call]:
     """Its calls of plain names."""
     nodes = ast.walk(ast.parse(file.read_text(encoding="utf-8")))
     return [node for node in nodes if isinstance(node, ast.Call) and isinstance(node.func, ast.Name)]
+
+
+def test_sparks_planner_imports_no_library_that_it_does_not_need() -> None:
+    """It is three processes of each application that starts, beside those of its tasks."""
+    code = "import lakehouse.landing.source, sys; print({'duckdb', 'google', 'grpc', 'pandas'} & set(sys.modules))"
+    found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert found.stdout.strip() == "set()"

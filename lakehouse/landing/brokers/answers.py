@@ -14,9 +14,6 @@ from google.pubsub_v1.types import PullResponse
 
 from lakehouse.schemas import DELIVERED
 
-_UNTIMED = pa.scalar(0, pa.int64()).cast(DELIVERED.field("publish_time").type)
-_NO_KEY = pa.scalar(None, pa.string())
-
 
 @dataclass(frozen=True)
 class Page:
@@ -33,8 +30,10 @@ class Page:
         return bool(keys.null_count < len(keys))
 
 
-EMPTY = Page(pa.RecordBatch.from_pylist([], schema=DELIVERED), [], 0)
-"""What most answers of idle subscriptions are."""
+@cache
+def empty_page() -> Page:
+    """What most answers of idle subscriptions are."""
+    return Page(pa.RecordBatch.from_pylist([], schema=DELIVERED), [], 0)
 
 
 def page_by_ptars(answer: bytes) -> Page:
@@ -45,10 +44,10 @@ def page_by_ptars(answer: bytes) -> Page:
     key = message.field("ordering_key")
     columns = [
         message.field("message_id"),
-        pc.fill_null(message.field("publish_time"), _UNTIMED),
+        pc.fill_null(message.field("publish_time"), _untimed()),
         pa.MapArray.from_arrays(attributes.offsets, attributes.keys, attributes.items),
         message.field("data"),
-        pc.if_else(pc.equal(key, ""), _NO_KEY, key),
+        pc.if_else(pc.equal(key, ""), _no_key(), key),
     ]
     messages = pa.RecordBatch.from_arrays(columns, schema=DELIVERED)
     return Page(messages, received.field("ack_id").to_pylist(), len(answer))
@@ -75,6 +74,19 @@ def page_by_google(answer: bytes) -> Page:
 
 PAGE_READERS: Mapping[str, Callable[[bytes], Page]] = {"ptars": page_by_ptars, "google": page_by_google}
 """By the setting `ingest.answers`."""
+
+
+# Values of Arrow import pandas: Spark's planner, a process that has this module and reads no answer, starts without.
+
+
+@cache
+def _untimed() -> pa.Scalar:
+    return pa.scalar(0, pa.int64()).cast(DELIVERED.field("publish_time").type)
+
+
+@cache
+def _no_key() -> pa.Scalar:
+    return pa.scalar(None, pa.string())
 
 
 @cache

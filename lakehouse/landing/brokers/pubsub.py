@@ -27,7 +27,7 @@ from google.pubsub_v1.types import (
 from lakehouse import failpoints
 from lakehouse.clock import Clock, now
 from lakehouse.errors import SourceError, UnansweredError
-from lakehouse.landing.brokers.answers import EMPTY, PAGE_READERS, Page
+from lakehouse.landing.brokers.answers import PAGE_READERS, Page, empty_page
 from lakehouse.landing.brokers.channel import channel_to, place, status_text
 from lakehouse.landing.brokers.contract import Refused
 
@@ -107,7 +107,7 @@ class SubscriptionReader:
     @cached_property
     def _pull(self) -> Any:
         read = PAGE_READERS[self._answers]
-        return self._method("Pull", PullRequest.pb(), lambda answer: read(answer) if answer else EMPTY)
+        return self._method("Pull", PullRequest.pb(), lambda answer: read(answer) if answer else empty_page())
 
     @cached_property
     def _acknowledge(self) -> Any:

@@ -20,7 +20,6 @@ from lakehouse.decode.writers import schema_ids
 from lakehouse.landing.registries.confluent import HttpRegistry
 from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition, Registry
 from lakehouse.landing.registries.references import inlined
-from lakehouse.landing.registries.schema_service import SchemaServiceRegistry
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.sources import ConfluentRegistry, SchemaService
 from lakehouse.topics import Topic
@@ -43,7 +42,12 @@ _MAIN = "lakehouse.proto"
 
 
 def registry_of(declared: SchemaService | ConfluentRegistry) -> Registry:
-    return SchemaServiceRegistry() if isinstance(declared, SchemaService) else HttpRegistry(declared)
+    """Google's packages, which its own needs, take longer to import than all that Spark's planner needs besides."""
+    if isinstance(declared, ConfluentRegistry):
+        return HttpRegistry(declared)
+    from lakehouse.landing.registries.schema_service import SchemaServiceRegistry
+
+    return SchemaServiceRegistry()
 
 
 @dataclass
