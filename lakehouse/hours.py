@@ -6,6 +6,7 @@ import re
 from collections.abc import Iterable, Iterator
 from contextlib import suppress
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 Hour = str
 """`YYYY-MM-DDTHH`. Hours sort as text for all years from 0001 to 9999."""
@@ -54,6 +55,7 @@ def hours_among(names: Iterable[str]) -> set[Hour]:
     return found
 
 
+@lru_cache(maxsize=1_000)
 def start_of(hour: Hour) -> datetime:
     return datetime.strptime(hour, "%Y-%m-%dT%H").replace(tzinfo=UTC)
 

@@ -117,8 +117,10 @@ def decoded(content: bytes, mirrors: Iterable[str], newest: int, ledger: str) ->
         said = json.loads((file.schema_arrow.metadata or {}).get(b"digest", b"{}"))
         if said.get("form") != _FORM or not set(mirrors) <= set(said["mirrors"]) or newest > SHOWN_HOURS:
             return None
-        rows = file.read() if newest > _BRIEF_HOURS else file.read_row_group(0)
-        history = History(in_order(entries_of(rows.cast(LEDGER), ledger)))
+        groups = range(file.num_row_groups if newest > _BRIEF_HOURS else 1)
+        rows = file.read_row_groups(groups, use_threads=False)  # some kilobytes: threads cost more than they gain
+        rows = rows if rows.schema.equals(LEDGER) else rows.cast(LEDGER)
+        history = History(in_order(entries_of(rows, ledger)))
         files = tuple(LedgerFile(str(path), int(count), int(size)) for path, count, size in said["files"])
         properties = dict(said["properties"]) if said["columns"] == LEDGER.names else {}
         newest_at = datetime.fromisoformat(said["newest_at"]) if said["newest_at"] else None

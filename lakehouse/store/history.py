@@ -352,6 +352,9 @@ def in_order(entries: Iterable[Entry]) -> tuple[Entry, ...]:
     return tuple(sorted(entries, key=lambda entry: entry.at))
 
 
+_STATES = frozenset(State)
+
+
 def _entry(
     hour: str | None, state: str | None, at: int | None, by: str | None, details: str | None, *, ledger: str
 ) -> Entry:
@@ -370,7 +373,7 @@ def _entry(
         moment = None
     if moment is None:
         problem = "no time"
-    if state not in set(State):
+    if state not in _STATES:
         problem = f"the state {state!r}"
     if hour is not None and not hours.is_hour(hour):
         problem = f"{hour!r} as its hour"

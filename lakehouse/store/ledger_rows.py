@@ -145,7 +145,7 @@ class DigestRows(AllRows):
     ) -> None:
         super().__init__(log, check_every)
         self._mirrors, self._properties = tuple(mirrors), dict(properties)
-        self._digested_at = -1
+        self._digested_at: int | None = None
         self._newest_at: datetime | None = None
         if digest is not None:
             self._take_digest(digest)
@@ -163,8 +163,9 @@ class DigestRows(AllRows):
         return self._newest_at
 
     def write_digest(self, after: Entry) -> None:
-        """Where one is due; where that fails, they read the table who would read it."""
-        if not (is_due_after(after) or self.log.version >= self._digested_at + MOST_BEHIND // 2):
+        """Where there is none or it is due; where that fails, they read the table who would read it."""
+        is_behind = self._digested_at is None or self.log.version >= self._digested_at + MOST_BEHIND // 2
+        if not (is_behind or is_due_after(after)):
             return
         try:
             with table_errors(self.uri):
