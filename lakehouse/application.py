@@ -10,7 +10,7 @@ import sys
 import threading
 import uuid
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import datetime, timedelta
 from functools import cached_property, partial
@@ -75,6 +75,8 @@ class Application:
     ended: threading.Event = field(default_factory=threading.Event)
     checked_at: dict[str, datetime] = field(default_factory=dict)
     """When each topic's files were compared with its logs."""
+    _session: SparkSession | None = None
+    _starting: threading.Lock = field(default_factory=threading.Lock)
     _unhook: Callable[[], None] = lambda: None
 
     def __post_init__(self) -> None:
@@ -88,11 +90,24 @@ class Application:
     def mirror_checks(self) -> Checks:
         return Checks(self.config)
 
-    @cached_property
+    @property
     def spark(self) -> SparkSession:
-        session = spark_session(self.config.settings, "lakehouse " + " ".join(topic.name for topic in self.topics))
-        self._unhook = end_in_order(session, self.stop, self.ended)
-        return session
+        """One for all threads, started by the first that asks."""
+        with self._starting:
+            if self._session is None:
+                name = "lakehouse " + " ".join(topic.name for topic in self.topics)
+                self._session = spark_session(self.config.settings, name)
+                self._unhook = end_in_order(self._session, self.stop, self.ended)
+            return self._session
+
+    def start_spark(self) -> None:
+        """Let it start while something else is done; what it fails of, it fails of again when it is asked for."""
+
+        def start() -> None:
+            with suppress(Exception):
+                _ = self.spark
+
+        threading.Thread(target=start, name="start-spark", daemon=True).start()
 
     def close(self) -> None:
         """Let the JVM go: nothing of this run is under way any more."""
@@ -251,10 +266,10 @@ def _run_ingest(
         return query.start(application.spark)
 
     supervisor = Supervisor(query, ingests, start, check=life.check)
-    supervisor.open()
+    supervisor.open(meanwhile=application.start_spark)
     life.start(has_topics=bool(query.topics))
     if query.topics:
-        _ = application.spark  # before the stages' workers ask for it, all at once
+        _ = application.spark  # by now: threads of stages that begin before it is there would be none of Spark's
         begin()
     supervisor.run(application.stop, until_drained=application.until_drained)
 

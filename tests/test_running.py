@@ -145,8 +145,8 @@ class App:
         self.started[-1].dies_of = self.before_start()
         return self.started[-1]
 
-    def open(self) -> App:
-        self.supervisor.open()
+    def open(self, meanwhile: Callable[[], object] = lambda: None) -> App:
+        self.supervisor.open(meanwhile)
         return self
 
     def run(self, **more: Any) -> None:
@@ -225,6 +225,20 @@ def test_a_run_of_which_nothing_could_start_ends(config: Config) -> None:
         app.run()
     assert not app.started
     assert states(config) == ["started", "failed"]
+
+
+def test_what_the_query_needs_begins_before_the_first_topic_is_claimed_if_one_can_be_read(config: Config) -> None:
+    """From a topic's claim on nobody else reads it; and a run that can read nothing has no use for Spark."""
+    begun: list[bool] = []
+
+    def begin() -> None:
+        begun.append(table_exists(folders_of(config.settings, "plays").ledger, {}))
+
+    App(config, plays=[DENIED], skips=[DENIED]).open(begin)
+    assert begun == []
+    App(config, "two", plays=[DENIED]).open(begin)
+    App(config, "three").open(begin)
+    assert begun == [False, False]
 
 
 # --- a topic that fails --------------------------------------------------------------------------------------------

@@ -133,7 +133,7 @@ class TwoTopics:
         """A job of `jobs/` over both topics; what it ended with."""
         config = self.config
         application = Application(config, tuple(config.topics.values()), run="one")
-        application.__dict__["spark"] = self.spark
+        application._session = self.spark
         try:
             job(application)
         except Exception as error:

@@ -65,13 +65,15 @@ class Supervisor:
         """Why topics cannot be opened, by their names."""
         return {name: parked.error for name, parked in self._unopened.parked.items()}
 
-    def open(self) -> None:
+    def open(self, meanwhile: Callable[[], object] = lambda: None) -> None:
         """Claim the topics that can be; each that can is part of the query from then on.
 
         Whether each can be read, and passes `check`, is found before the first is claimed, so that a run that can read
-        nothing claims nothing.
+        nothing claims nothing. `meanwhile` begins what takes long and is needed next: nobody reads what is claimed.
         """
         deadlines = dict(self._side_by_side(self._ingests, self._ack_deadline))
+        if deadlines:
+            meanwhile()
         for name, _ in self._side_by_side(deadlines, lambda name: self._ingests[name].open_topic(deadlines[name])):
             self._query.add(self._ingests[name])
 
