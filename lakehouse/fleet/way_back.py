@@ -5,13 +5,11 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
-from lakehouse.errors import LakehouseError
 from lakehouse.fleet.deployments import Deployment, Journal, Step
 from lakehouse.fleet.files import Fleet
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.versions import Launch, Version
-from lakehouse.fleet.waiting import Started, Waiting
-from lakehouse.operations.snapshot import read_topic
+from lakehouse.fleet.waiting import Started, Waiting, histories
 from lakehouse.store import records
 from lakehouse.store.heartbeats import Heartbeats
 from lakehouse.store.records import State
@@ -67,12 +65,7 @@ class WayBack:
         active = {job.launch.id: job.launch.version for job in self.launcher.jobs() if job.is_active}
         if active.get(step.former_job or "") != before or step.former_run is None:
             return False
-        return all(self._run_of(topic) == step.former_run for topic in before.topics)
-
-    def _run_of(self, topic: str) -> str | None:
-        try:
-            config = self.fleet.config
-            started = read_topic(config.topic(topic), config).history.last(State.STARTED)
-        except LakehouseError:
-            return None
-        return started.of(records.Started).run if started else None
+        known = histories(self.fleet.config, before.topics)
+        starts = {topic: history.last(State.STARTED) for topic, history in known.items()}
+        runs = {topic: started.of(records.Started).run for topic, started in starts.items() if started is not None}
+        return all(runs.get(topic) == step.former_run for topic in before.topics)
