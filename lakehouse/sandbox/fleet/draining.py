@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection
-
 import pyarrow.parquet as pq
 
 from lakehouse.errors import LakeError
@@ -14,11 +12,6 @@ from lakehouse.store.delta import files
 from lakehouse.store.notes import leave_note
 from lakehouse.store.records import CloseRequested
 from lakehouse.store.tables import TopicTables
-
-
-def not_in_bronze(site: Site, broker: Broker, names: Collection[str]) -> list[str]:
-    """Those of the topics that have messages which bronze has not."""
-    return [name for name in names if not _is_in_bronze(site, broker, name)]
 
 
 def request_close(site: Site) -> None:
@@ -34,12 +27,8 @@ def request_close(site: Site) -> None:
             leave_note(config.settings, application, name)
 
 
-def not_delivered(site: Site, names: Collection[str]) -> list[str]:
-    """Those of the topics that have an open hour with events, or a closed one that is not at every mirror."""
-    return [name for name in names if not _is_delivered(site, name)]
-
-
-def _is_in_bronze(site: Site, broker: Broker, name: str) -> bool:
+def is_in_bronze(site: Site, broker: Broker, name: str) -> bool:
+    """Whether bronze has all messages of the topic."""
     config = site.fleet.config
     topic = config.topics[name]
     if broker.unacked(topic.subscription):
@@ -59,7 +48,8 @@ def _is_in_bronze(site: Site, broker: Broker, name: str) -> bool:
     return landed >= published
 
 
-def _is_delivered(site: Site, name: str) -> bool:
+def is_delivered(site: Site, name: str) -> bool:
+    """Whether every hour of the topic that has events has closed and is at every mirror."""
     topic = site.fleet.config.topics[name]
     snapshot = read_topic(topic, site.fleet.config)
     hours = snapshot.history.hours()

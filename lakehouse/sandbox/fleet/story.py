@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from datetime import UTC, datetime
@@ -18,7 +19,7 @@ from lakehouse.printable import printable
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.fleet.alerts import Receiver
 from lakehouse.sandbox.fleet.breaking import Breakage, breakages, harmless, poison
-from lakehouse.sandbox.fleet.draining import not_delivered, not_in_bronze, request_close
+from lakehouse.sandbox.fleet.draining import is_delivered, is_in_bronze, request_close
 from lakehouse.sandbox.fleet.publishing import Publisher
 from lakehouse.sandbox.fleet.site import Site
 from lakehouse.sandbox.fleet.watching import console, shown, watched
@@ -98,18 +99,21 @@ class Story:
         self.publisher.finish()
         say(f"[bold]drains[/]: all {self.publisher.sent:,} messages are published")
         names = self.site.names
-        self._await_all(lambda left: not_in_bronze(self.site, self.broker, left), names, "messages in bronze")
+        self._await_all(partial(is_in_bronze, self.site, self.broker), names, "messages in bronze")
         request_close(self.site)
-        self._await_all(lambda left: not_delivered(self.site, left), names, "hours at every mirror")
+        self._await_all(partial(is_delivered, self.site), names, "hours at every mirror")
 
     # --- waiting -------------------------------------------------------------------------------------------------
 
-    def _await_all(self, left_of: Callable[[list[str]], list[str]], names: list[str], what: str) -> None:
-        """Until none of the topics is left; each is asked again only while it is."""
-        left = list(names)
+    def _await_all(self, is_so: Callable[[str], bool], names: list[str], what: str) -> None:
+        """Until it is so of every topic. A look ends with the first of which it is not, and the next begins with
+        another: hundreds, asked again and again, would take the applications' time."""
+        left = deque(names)
 
         def is_done() -> bool:
-            left[:] = left_of(left)
+            while left and is_so(left[0]):
+                left.popleft()
+            left.rotate(-1)
             return not left
 
         self._await(is_done, what, lambda: len(left))
