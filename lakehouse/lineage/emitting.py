@@ -23,7 +23,7 @@ _WARNED_EVERY_SECONDS = 300.0
 
 
 def _send(event: RunEvent) -> None:
-    from lakehouse.lineage.openlineage import send  # half a second and 30 MiB, which only this thread pays
+    from lakehouse.lineage.openlineage import send  # its imports, which only this thread pays for
 
     send(event)
 
