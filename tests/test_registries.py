@@ -478,6 +478,7 @@ def test_an_address_of_no_host_is_an_error_of_the_topic_s_file(url: str) -> None
     [
         ((401, {"error_code": 401, "message": "Unauthorized"}, {}), r"HTTP 401: Unauthorized.*`user` and `password`"),
         ((403, {"error_code": 40301, "message": "Denied"}, {}), r"HTTP 403: Denied"),
+        ((400, {"message": "x" * 10_000}, {}), r"HTTP 400: x{300}, to /schemas/ids/100001"),
         ((404, b"<html>no such page", {}), r"HTTP 404: no message, to /schemas/ids/100001.*Fix `registry\.url`"),
         ((302, b"", {"Location": "http://127.0.0.1:1/"}), r"HTTP 302"),
         ((200, b"<html>a portal", {}), r"without a schema"),

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.text import Text
@@ -16,9 +17,13 @@ from lakehouse.cli import columns
 from lakehouse.cli.arguments import AsJson, TopicName
 from lakehouse.cli.output import print_fields, print_heading, print_json, print_line, print_table
 from lakehouse.cli.progress_line import working
-from lakehouse.config import load_usable
+from lakehouse.config import Config, load_usable
 from lakehouse.operations.drafting import samples
 from lakehouse.pages.words import counted
+
+if TYPE_CHECKING:  # with what drafting needs, which other commands do not
+    from lakehouse.operations.drafting.draft import Draft
+    from lakehouse.operations.drafting.trial import Trial
 
 _SHOWN = 20
 """Lines of a file of messages that are shown each; of a longer one, only those that are no events."""
@@ -72,7 +77,6 @@ def new(
 
     config = load_usable(context.obj)
     drafts.check_name(name, config)
-    answers = config.settings.ingest.answers
     places = {"event_id": event_id, "event_time": event_time}
     is_schema = schema_sources.is_schema(source)
     with working(f"{name}: drafted from {source}"):
@@ -80,10 +84,7 @@ def new(
             schema = schema_sources.found_schema(source, name, config)
             drafted = schema_draft.schema_draft(name, schema, config, source=subscription, message=message, **places)
         else:
-            known = partial(drafts.like_others, config=config)
-            found = samples.samples_of(
-                source, datetime.now(UTC), answers=answers, most=most, newest=newest, known=known
-            )
+            found = _samples(source, config, most, newest=newest)
             drafted = drafts.draft(name, found, config, subscription=subscription, **places)
         written = [str(_from_here(file)) for file in drafts.write(drafted, config)]
     if as_json:
@@ -97,7 +98,21 @@ def new(
             }
         )
         return
-    for file in written:
+    _print_drafted(drafted, written)
+    print_line()
+    again = drafted.topic.reads.address if is_schema else source
+    print_line(f"Next: lakehouse topics try {name} --from {again}")
+
+
+def _samples(source: str, config: Config, most: int, *, newest: bool) -> samples.Samples:
+    from lakehouse.operations.drafting.draft import like_others
+
+    answers, known = config.settings.ingest.answers, partial(like_others, config=config)
+    return samples.samples_of(source, datetime.now(UTC), answers=answers, most=most, newest=newest, known=known)
+
+
+def _print_drafted(drafted: Draft, files: Sequence[str]) -> None:
+    for file in files:
         print_line(Text.assemble(("+ ", "green"), file))
     topic = drafted.topic
     print_line()
@@ -105,9 +120,6 @@ def new(
     if drafted.doubts:
         print_heading("Unsure")
         print_fields((each.about, each.text) for each in drafted.doubts)
-    print_line()
-    again = topic.reads.address if is_schema else source
-    print_line(f"Next: lakehouse topics try {name} --from {again}")
 
 
 def try_messages(
@@ -122,42 +134,38 @@ def try_messages(
 
     Nothing is written, and no lake is needed.
     """
-    from lakehouse.operations.drafting.draft import like_others
     from lakehouse.operations.drafting.trial import trial
 
     config = load_usable(context.obj)
-    declared, answers = config.topic(topic), config.settings.ingest.answers
+    declared = config.topic(topic)
     with working(f"{topic}: messages of {source}"):
-        known = partial(like_others, config=config)
-        found = samples.samples_of(source, datetime.now(UTC), answers=answers, most=most, newest=newest, known=known)
-        tried = trial(declared, found)
+        tried = trial(declared, _samples(source, config, most, newest=newest))
     if as_json:
         print_json(asdict(tried))
     else:
-        shown = [each for each in tried.messages if each.outcome != "event" or len(tried.messages) <= _SHOWN]
-        if shown:
-            print_table(columns.TRIED, shown[:_SHOWN])
-        if len(shown) > _SHOWN:
-            print_line(Text(f"and {len(shown) - _SHOWN:,} more; --json has all", "dim"))
-        print_heading("Events by hour")
-        print_fields((hour, f"{count:,}") for hour, count in tried.hours.items())
-        if tried.reasons:
-            print_heading("Rejected")
-            print_fields((f"{len(numbers):,}", reason) for reason, numbers in tried.reasons.items())
-        if tried.undeclared:
-            print_heading("Fields that nobody declared")
-            print_fields((f"{count:,}", name) for name, count in tried.undeclared.items())
-        print_line()
-        print_line(
-            Text(
-                f"{counted(tried.events, 'event')}, {counted(tried.duplicates, 'duplicate')}"
-                f", {tried.rejected:,} rejected"
-                + (f"; {tried.late:,} came after their hour's end and lateness" if tried.late else ""),
-                "bold red" if tried.rejected else "green",
-            )
-        )
+        _print_tried(tried)
     if tried.rejected:
         raise typer.Exit(1)
+
+
+def _print_tried(tried: Trial) -> None:
+    shown = [each for each in tried.messages if each.outcome != "event" or len(tried.messages) <= _SHOWN]
+    if shown:
+        print_table(columns.TRIED, shown[:_SHOWN])
+    if len(shown) > _SHOWN:
+        print_line(Text(f"and {len(shown) - _SHOWN:,} more; --json has all", "dim"))
+    print_heading("Events by hour")
+    print_fields((hour, f"{count:,}") for hour, count in tried.hours.items())
+    if tried.reasons:
+        print_heading("Rejected")
+        print_fields((f"{len(numbers):,}", reason) for reason, numbers in tried.reasons.items())
+    if tried.undeclared:
+        print_heading("Fields that nobody declared")
+        print_fields((f"{count:,}", name) for name, count in tried.undeclared.items())
+    late = f"; {tried.late:,} came after their hour's end and lateness" if tried.late else ""
+    sums = f"{counted(tried.events, 'event')}, {counted(tried.duplicates, 'duplicate')}, {tried.rejected:,} rejected"
+    print_line()
+    print_line(Text(sums + late, "bold red" if tried.rejected else "green"))
 
 
 def _from_here(file: Path) -> Path:

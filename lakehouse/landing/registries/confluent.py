@@ -24,6 +24,8 @@ _ANSWERS_WITHIN = timedelta(seconds=10)
 _FIRST_PAUSE, _LONGEST_PAUSE = 0.2, 5.0
 _PATIENCE = timedelta(seconds=60)
 _MOST_BYTES = 4 * 1024**2
+_MOST_LETTERS = 300
+"""Of what a registry says is wrong."""
 _READ_BYTES = 64 * 1024
 _MOST_REFERENCES = 200
 _LARGEST_ID = 2**31 - 1
@@ -183,7 +185,10 @@ class HttpRegistry:
 
     def _refusal(self, path: str, status: int, retry_after: str | None, content: bytes) -> Exception:
         said = _json(content)
-        code, text = said.get("error_code"), f"HTTP {status}: {said.get('message') or 'no message'}"
+        code, text = (
+            said.get("error_code"),
+            f"HTTP {status}: {str(said.get('message') or 'no message')[:_MOST_LETTERS]}",
+        )
         if status == 404 and code in (_SCHEMA_NOT_FOUND, _SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND):
             return _Missing(text)
         if status == 429 or status >= 500:
