@@ -5,7 +5,10 @@ from __future__ import annotations
 import base64
 import json
 import time
+from collections.abc import Iterator
+from contextlib import contextmanager
 from datetime import UTC, datetime, timedelta
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -16,17 +19,20 @@ pytest.importorskip("confluent_kafka")
 from confluent_kafka import Consumer, KafkaError, KafkaException, TopicPartition
 from kafka_lake import kafka_topic
 
-from lakehouse.clock import now
+from lakehouse.clock import Clock, now
 from lakehouse.concealed import HIDDEN, know_only, without_secrets
 from lakehouse.config import Ingest
 from lakehouse.errors import ConfigError, SourceError, UnansweredError
-from lakehouse.landing.brokers import kafka
-from lakehouse.landing.brokers.contract import Wanted
+from lakehouse.landing.brokers import kafka, partitions
+from lakehouse.landing.brokers.contract import Bounds, Wanted
 from lakehouse.landing.brokers.kafka import Cluster, Kafka, google_token
 from lakehouse.landing.brokers.kafka_messages import page_of
-from lakehouse.landing.brokers.log_client import ANSWER_SECONDS
+from lakehouse.landing.brokers.kafka_stream import KafkaStream
+from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, Wished
 from lakehouse.landing.brokers.log_messages import PageBuilder, attributes_of
+from lakehouse.landing.brokers.partitions import LogReading
 from lakehouse.landing.manifests import Slot
+from lakehouse.progress import LogRead, Range
 from lakehouse.sources import KafkaSource, source_at
 from tests.raw_kafka import library, raw_kafka
 
@@ -85,6 +91,37 @@ def test_passwords_come_from_the_environment_and_are_shown_nowhere(monkeypatch: 
     assert without_secrets("from-outside in-the-file") == f"{HIDDEN} {HIDDEN}"
     with pytest.raises(ConfigError, match="no environment variable NOT_THERE"):
         cluster(sasl_password="${NOT_THERE}")
+
+
+class Failing:
+    """A consumer of which nothing comes but that error."""
+
+    def __init__(self, code: int) -> None:
+        self._code = code
+
+    def assign(self, places: list[TopicPartition]) -> None:
+        pass
+
+    def consume(self, count: int, seconds: float) -> list[Any]:
+        return [SimpleNamespace(error=lambda: KafkaError(self._code), partition=lambda: 0)] * 2
+
+
+def test_what_may_pass_is_no_sign_of_life_and_is_the_reason_for_a_silence() -> None:
+    """A partition that fails again and again, each time in passing, is one that nobody answers for."""
+    share = partitions._Share(SOURCE, LogRead("log", now(), 1, (Range(0, 3, 3, 5),)))
+    made = cluster()
+    consumer: Any = Failing(KafkaError.KAFKA_STORAGE_ERROR)
+
+    @contextmanager
+    def stream(wished: Wished, clock: Clock) -> Iterator[KafkaStream]:
+        yield KafkaStream(consumer, wished, clock, lambda error: made.error_of(SOURCE, error))
+
+    client: Any = SimpleNamespace(stream=stream, error_of=made.error_of)
+    reading = LogReading(client, share, now)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(partitions, "_SILENCE_SECONDS", 0.05)
+        with pytest.raises(UnansweredError, match="KAFKA_STORAGE_ERROR"):
+            list(reading.pages(Bounds(10, 10, lambda: 1, time.monotonic() + 30, 1.0)))
 
 
 def test_an_option_that_would_change_what_is_read_is_refused() -> None:

@@ -22,21 +22,18 @@ _OUT_OF_RANGE = {KafkaError._AUTO_OFFSET_RESET, KafkaError.OFFSET_OUT_OF_RANGE}
 class KafkaStream:
     """`consumer` is nobody else's meanwhile. What comes after a head was committed too, and is taken with it."""
 
-    problem: Any = None
-
     def __init__(
         self, consumer: Consumer, wished: Wished, clock: Clock, error_of: Callable[[KafkaError], SourceError]
     ) -> None:
         self._consumer, self._wished, self._clock, self._error_of = consumer, wished, clock, error_of
         self._positions = dict(wished.starts)
+        self.problem: KafkaError | None = None
         topic = wished.source.topic
         consumer.assign([TopicPartition(topic, number, offset) for number, offset in wished.starts.items()])
 
     def next(self, bounds: Bounds, messages: int) -> Advance | None:
         got: list[Any] = self._consumer.consume(min(bounds.page_messages, messages), _POLL_SECONDS)
-        if not got:
-            return None
-        good, ended = [], []
+        before, good, ended = dict(self._positions), [], []
         for each in got:
             error, number = each.error(), int(each.partition())
             if error is None:
@@ -51,6 +48,8 @@ class KafkaStream:
                 ended.append(number)
             else:
                 self._fail(number, error)
+        if self._positions == before and not ended:  # nothing, or only what may pass
+            return None
         return Advance(page_of(good, self._clock()) if good else None, dict(self._positions), ended)
 
     def _fail(self, number: int, error: KafkaError) -> None:
@@ -60,3 +59,4 @@ class KafkaStream:
         known = self._error_of(error)
         if not isinstance(known, UnansweredError):
             raise known
+        self.problem = error
