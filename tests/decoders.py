@@ -24,3 +24,7 @@ def deadly(messages: pa.RecordBatch, topic: Topic) -> Decoded:
         if b"RAISE" in payload:
             raise OverflowError("nobody foresaw it")
     return decode(messages, topic)
+
+
+def without_fastavro(messages: pa.RecordBatch, topic: Topic) -> Decoded:
+    raise ModuleNotFoundError("No module named 'fastavro'", name="fastavro")

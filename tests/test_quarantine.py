@@ -18,7 +18,7 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.config import Ingest, Settings
 from lakehouse.decode.events import decode
-from lakehouse.errors import SourceError
+from lakehouse.errors import SourceError, unexpected
 from lakehouse.landing.bundles import Bundle
 from lakehouse.landing.plan import Plan, TopicPlan
 from lakehouse.landing.pull import Puller
@@ -71,6 +71,16 @@ def test_a_machine_that_cannot_decode_at_all_blames_no_message(topic: Topic) -> 
         pytest.raises(SourceError, match="did not start"),
     ):
         decoder(page([play(1)]), topic)
+
+
+def test_a_package_that_is_missing_here_blames_no_message(topic: Topic) -> None:
+    """An executor may have fewer packages than the driver: it is named, as in any other process."""
+    with (
+        QuarantiningDecoder("tests.decoders:without_fastavro") as decoder,
+        pytest.raises(ModuleNotFoundError, match="fastavro") as missing,
+    ):
+        decoder(page([play(1), play(2)]), topic)
+    assert "pip install '.[avro]'" in unexpected("topic plays", missing.value).next_step
 
 
 @pytest.fixture

@@ -33,6 +33,8 @@ def serve(decoder: str, memory_bytes: int) -> None:
         messages, topic = pickle.loads(request)
         try:
             decoded = decode_page(messages, topic)
+        except ImportError as missing:  # of this machine's packages, and of no message
+            decoded = missing
         except Exception as error:
             said = f"{type(error).__name__}: {in_one_line(error)}"
             print(f"quarantine: messages={len(messages)} error={said}", file=sys.stderr)

@@ -43,7 +43,7 @@ class QuarantiningDecoder:
     """A `Decoder` while its context is open. Not for several threads.
 
     `decoder` is what the child calls, as `module:function`. An exception there counts as a death: the message would
-    fail its slot for ever. SourceError when a child cannot even start.
+    fail its slot for ever. SourceError when a child cannot even start, ImportError when it lacks a package.
     """
 
     def __init__(
@@ -87,6 +87,8 @@ class QuarantiningDecoder:
         decoded = self._child.answer((alone, topic), self._longest)
         if isinstance(decoded, Decoded):
             return decoded
+        if isinstance(decoded, ImportError):
+            raise decoded
         self._end_child()
         return None
 
