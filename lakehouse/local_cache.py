@@ -8,15 +8,19 @@ import tempfile
 from pathlib import Path
 
 _FOLDER = "lakehouse-cache"
+_DIGEST_BYTES = 32
+"""Of SHA-256, at the begin of each file: nothing waits for the disk, and a machine that fails leaves parts of files."""
 
 
 def kept(kind: str, key: str) -> bytes | None:
-    """What was kept under a key; None where nothing is, or nothing that this user wrote."""
+    """What was kept under a key; None where nothing is, nothing that this user wrote, or something else by now."""
     try:
         file = _file(kind, key)
-        return file.read_bytes() if file.stat().st_uid == os.getuid() else None
+        written = file.read_bytes() if file.stat().st_uid == os.getuid() else b""
     except OSError:
         return None
+    digest, content = written[:_DIGEST_BYTES], written[_DIGEST_BYTES:]
+    return content if digest == _digest(content) else None
 
 
 def keep(kind: str, key: str, content: bytes) -> None:
@@ -24,10 +28,14 @@ def keep(kind: str, key: str, content: bytes) -> None:
     try:
         file = _file(kind, key)
         with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as written:
-            written.write(content)
+            written.write(_digest(content) + content)
         os.replace(written.name, file)
     except OSError:
         return
+
+
+def _digest(content: bytes) -> bytes:
+    return hashlib.sha256(content).digest()
 
 
 def _file(kind: str, key: str) -> Path:
