@@ -103,7 +103,9 @@ def crash(
     for result in _results(Choice(schedules, kills, seed, not no_spark, only)):
         results.append(result)
         if not result.is_right:
-            console.print(f"[red]{result.kind}: {result.name}: {'; '.join(result.violations[:3])}[/red]")
+            console.print(
+                f"{result.kind}: {result.name}: {'; '.join(result.violations[:3])}", style="red", markup=False
+            )
     if only and not results:
         raise typer.BadParameter(f"no case is named {only!r}; --help lists some names", param_hint="--only")
     if json_file:

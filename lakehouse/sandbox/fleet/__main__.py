@@ -76,7 +76,7 @@ def _print_report(result: Result, failure: str, seconds: float) -> int:
         console.print(table)
     wrong = [*([failure] if failure else []), *result.differences()]
     for line in wrong[:20]:
-        console.print(f"[red]{line}[/]", markup=True)
+        console.print(line, style="red", markup=False)
     if len(wrong) > 20:
         console.print(f"[red]and {len(wrong) - 20} more[/]")
     colour, words = ("red", "Not as it should be") if wrong else ("green", "Everything is as it should be")
