@@ -17,8 +17,9 @@ from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import seal_due
 from lakehouse.store import tables
 from lakehouse.store.bronze_log import ingest_commits, newest_state
-from lakehouse.store.delta import files
+from lakehouse.store.delta import _end_checkpoints, files
 from lakehouse.store.files import storage_for
+from lakehouse.store.table_log import CHECKPOINT_EVERY, checkpoint_path
 from tests.servers.object_store import PAGE, Faults, ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
 
@@ -71,6 +72,20 @@ def test_what_a_batch_looks_through_or_clears_takes_no_requests_one_after_the_ot
         manifests = [asked for asked in requests if "/segments/" in asked.name]
         assert len(manifests) >= 18
         assert chain(requests) <= MOST_IN_A_CHAIN
+
+
+def test_no_batch_waits_for_a_checkpoint(store: ObjectStoreServer, tmp_path: Path) -> None:
+    """It takes a hundred requests: of a slow store, longer than a topic may hold up its neighbours."""
+    topic = PlayedTopics(store, tmp_path)
+    while (version := topic.world.tables.bronze().version()) % CHECKPOINT_EVERY != CHECKPOINT_EVERY - 2:
+        topic.trigger(events=2)
+    store.delay(0.5, ".checkpoint.parquet")
+    _, seconds = topic.trigger(events=2)
+    assert seconds < 0.5
+    store.delay(0, ".checkpoint.parquet")
+    _end_checkpoints()
+    log = topic.world.tables.raw.below("bronze").files().listing("_delta_log")
+    assert checkpoint_path(version + 1) in [stored.path for stored in log]
 
 
 def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer, tmp_path: Path) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import atexit
 import json
 import logging
 import os
+import threading
+import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
@@ -45,6 +48,10 @@ MOST_CONFLICTS = 100
 
 NO_CLEAN_UP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 """For commits by delta-rs: looking for expired entries lists the whole log, so `maintain` does it."""
+
+_CHECKPOINT, _END_SECONDS = "checkpoint of", 10.0
+_checkpoints = threading.BoundedSemaphore(8)
+"""So many are written at a time: each opens its table, whose files take megabytes."""
 
 _NEWEST_COMMITS = 100
 """That are looked through for what is damaged."""
@@ -327,8 +334,30 @@ def commit_to_log(
     with table_errors(log.uri):
         version = append_entry(log, change, metadata_at, at_millis=now, partition_by=partition_by, operation=operation)
     if (version + 1) % CHECKPOINT_EVERY == 0:
-        write_checkpoint(log.at(version))
+        _begin_checkpoint(log.at(version))
     return version
+
+
+def _begin_checkpoint(log: TableLog) -> None:
+    """In a thread of its own where a store is on the network: a hundred requests, which no commit waits for."""
+    if _local_log(log.uri) is not None:
+        write_checkpoint(log)
+        return
+
+    def work() -> None:
+        with _checkpoints:
+            write_checkpoint(log)
+
+    threading.Thread(target=work, name=f"{_CHECKPOINT} {log.uri}", daemon=True).start()
+
+
+@atexit.register
+def _end_checkpoints() -> None:
+    """Of a process that ends, such as a command; a store that does not answer holds it up no longer."""
+    until = time.monotonic() + _END_SECONDS
+    for thread in threading.enumerate():
+        if thread.name.startswith(_CHECKPOINT):
+            thread.join(max(0.0, until - time.monotonic()))
 
 
 def write_checkpoint(log: TableLog) -> None:
