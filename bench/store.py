@@ -25,6 +25,7 @@ from bench.report import Report
 from lakehouse.crash.small_lake import PLAYS
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.seal.stage import seal_due
+from lakehouse.store.delta import await_checkpoints
 from lakehouse.store.table_log import CHECKPOINT_EVERY
 from lakehouse.validate.stage import validate_due
 from tests.servers.object_store import ObjectStoreServer, serving
@@ -103,6 +104,7 @@ def _with_checkpoint(report: Report, topic: PlayedTopics, store: ObjectStoreServ
     cpu = time.process_time()
     for _ in range(CHECKPOINT_EVERY):
         topic.trigger(events=2)
+    await_checkpoints()
     report.shown("core-seconds of a trigger with rows", (time.process_time() - cpu) / CHECKPOINT_EVERY, "s")
     store.delay(DELAY_SECONDS)
     checkpoint, while_written = max((topic.asked(events=2) for _ in range(CHECKPOINT_EVERY)), key=lambda of: of[1])

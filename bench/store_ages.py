@@ -25,7 +25,7 @@ from bench.report import Report
 from lakehouse import hours
 from lakehouse.store import tables as tables_module
 from lakehouse.store.bronze_head import Head
-from lakehouse.store.delta import DataFile, event_time_stats
+from lakehouse.store.delta import DataFile, await_checkpoints, event_time_stats
 from lakehouse.store.table_log import CHECKPOINT_EVERY
 from tests.servers.object_store import ObjectStoreServer, serving
 
@@ -128,6 +128,7 @@ def _commit_seconds(topic: PlayedTopics) -> float:
         names = [f"{hour}/{state.epoch:012d}-{slot:04d}-{number:06d}.parquet" for slot in range(4)]
         files = [DataFile(name, hour, 10, 1_000, now, event_time_stats(now, now)) for name in names]
         head.commit(files, state, {"segments": [], "closed": []})
+    await_checkpoints()
     return (time.process_time() - began) / CHECKPOINT_EVERY
 
 

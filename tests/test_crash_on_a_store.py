@@ -16,6 +16,8 @@ from tests.servers.object_store import Faults, ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
 
 SEEDS, LONG = range(2), range(2, 12)
+FEW = 100
+"""Requests of a schedule, of which chance may refuse none."""
 
 
 def on_store(config: Config, store: ObjectStoreServer, bucket: str) -> Config:
@@ -37,14 +39,19 @@ def test_a_random_schedule_on_a_store_in_a_bad_hour_loses_and_doubles_nothing(
     """
     monkeypatch.setattr("google.api_core.retry.retry_unary.time.sleep", lambda seconds: None)
     monkeypatch.setattr(tables, "_ledgers", {})
+    refused: list[bool] = []
+
+    def end_the_bad_hour() -> None:
+        refused.extend(request.kind == "refused" for request in store.requests())
+        store.misbehave(Faults())
+
     with serving() as store:
         store.misbehave(Faults(share=0.08, seed=seed, lag_seconds=0.05, slow_seconds=0.3))
         outcome = outcome_of(
             random_schedule(seed),
             tmp_path,
             moved=partial(on_store, store=store, bucket=f"lake-{seed}"),
-            in_peace=lambda: store.misbehave(Faults()),
+            in_peace=end_the_bad_hour,
         )
-        kinds = [request.kind for request in store.requests()]
-    assert kinds.count("refused") > 0
+    assert any(refused) or len(refused) < FEW
     assert outcome.violations == []

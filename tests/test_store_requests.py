@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import json
+import subprocess
+import sys
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -17,7 +20,7 @@ from lakehouse.operations.audit import audit_hour
 from lakehouse.seal.stage import seal_due
 from lakehouse.store import tables
 from lakehouse.store.bronze_log import ingest_commits, newest_state
-from lakehouse.store.delta import _end_checkpoints, files
+from lakehouse.store.delta import await_checkpoints, files
 from lakehouse.store.files import storage_for
 from lakehouse.store.table_log import CHECKPOINT_EVERY, checkpoint_path
 from tests.servers.object_store import PAGE, Faults, ObjectStoreServer, serving
@@ -83,9 +86,34 @@ def test_no_batch_waits_for_a_checkpoint(store: ObjectStoreServer, tmp_path: Pat
     _, seconds = topic.trigger(events=2)
     assert seconds < 0.5
     store.delay(0, ".checkpoint.parquet")
-    _end_checkpoints()
+    await_checkpoints()
     log = topic.world.tables.raw.below("bronze").files().listing("_delta_log")
     assert checkpoint_path(version + 1) in [stored.path for stored in log]
+
+
+_COMMIT = """
+import json, sys
+from lakehouse.store import delta
+from lakehouse.store.table_log import newest_log
+delta.RECENT_CHECKPOINTS = -1  # so that an older one would go, too
+log = newest_log(sys.argv[1], json.loads(sys.argv[2]))
+delta.commit_to_log(log, delta.change_of((), (), {}), lambda version: None)
+"""
+
+
+def test_a_command_ends_when_the_checkpoint_of_its_commit_is_written(store: ObjectStoreServer, tmp_path: Path) -> None:
+    """At the end of a process no pool of threads begins anything."""
+    topic = PlayedTopics(store, tmp_path)
+    bronze = topic.world.tables.raw.below("bronze")
+    while (version := bronze.table().version()) % CHECKPOINT_EVERY != CHECKPOINT_EVERY - 2:
+        topic.trigger(events=2)
+    store.delay(0.02)
+    command = [sys.executable, "-c", _COMMIT, bronze.uri, json.dumps(dict(bronze.options))]
+    ended = subprocess.run(command, capture_output=True, text=True, timeout=60)
+    store.delay(0)
+    assert "Error" not in ended.stderr, ended.stderr
+    assert ended.returncode == 0
+    assert bronze.files().read(checkpoint_path(version + 1))
 
 
 def test_a_stage_with_nothing_due_reads_no_ledger_again(store: ObjectStoreServer, tmp_path: Path) -> None:

@@ -49,7 +49,7 @@ MOST_CONFLICTS = 100
 NO_CLEAN_UP = PostCommitHookProperties(create_checkpoint=True, cleanup_expired_logs=False)
 """For commits by delta-rs: looking for expired entries lists the whole log, so `maintain` does it."""
 
-_CHECKPOINT, _END_SECONDS = "checkpoint of", 10.0
+_CHECKPOINT, _PATIENCE_SECONDS = "checkpoint of", 10.0
 _checkpoints = threading.BoundedSemaphore(8)
 """So many are written at a time: each opens its table, whose files take megabytes."""
 
@@ -352,9 +352,9 @@ def _begin_checkpoint(log: TableLog) -> None:
 
 
 @atexit.register
-def _end_checkpoints() -> None:
-    """Of a process that ends, such as a command; a store that does not answer holds it up no longer."""
-    until = time.monotonic() + _END_SECONDS
+def await_checkpoints() -> None:
+    """Until those that were begun are written; a store that does not answer holds up the end of a process no longer."""
+    until = time.monotonic() + _PATIENCE_SECONDS
     for thread in threading.enumerate():
         if thread.name.startswith(_CHECKPOINT):
             thread.join(max(0.0, until - time.monotonic()))

@@ -14,13 +14,15 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from lakehouse.errors import ConfigError, UnknownOutcomeError
+
+Item = TypeVar("Item")
 
 _PARALLEL = 16
 _CONNECTIONS = 64
@@ -321,13 +323,11 @@ class GoogleStorage:
             yield Stored(path, blob.size, blob.updated, str(blob.generation), blob.crc32c or "")
 
     def delete(self, paths: Iterable[str]) -> None:
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(self._delete, paths))
+        _side_by_side(self._delete, paths)
 
     def delete_as_listed(self, listed: Iterable[Stored]) -> None:
         """By Google's precondition, so that a request that is sent again does no harm either."""
-        with ThreadPoolExecutor(_PARALLEL) as pool:
-            list(pool.map(self._delete_as_listed, listed))
+        _side_by_side(self._delete_as_listed, listed)
 
     def _delete_as_listed(self, stored: Stored) -> None:
         from google.api_core.exceptions import NotFound, PreconditionFailed
@@ -380,6 +380,16 @@ class GoogleStorage:
 
     def _at(self, path: str) -> str:
         return f"{self._prefix}/{path}" if self._prefix else path
+
+
+def _side_by_side(work: Callable[[Item], object], items: Iterable[Item]) -> None:
+    """What is alone is done here, also at the end of a process, where no pool begins anything."""
+    waiting = list(items)
+    if len(waiting) == 1:
+        work(waiting[0])
+    elif waiting:
+        with ThreadPoolExecutor(_PARALLEL) as pool:
+            list(pool.map(work, waiting))
 
 
 class ReadOnce:
