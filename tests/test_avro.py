@@ -21,10 +21,10 @@ from pydantic import ValidationError
 
 from lakehouse.config import topic_of
 from lakehouse.decode import avro_pages
-from lakehouse.decode.events import Decoded, decode, decode_by_message
+from lakehouse.decode.events import Decoded, decode
 from lakehouse.errors import ConfigError
-from lakehouse.operations.replay import REASONS
 from lakehouse.topics import Topic, topic_from
+from tests.decoded import decoded_rows
 from tests.examples import examples
 from tests.test_parse import PLAYED, delivered
 
@@ -130,14 +130,7 @@ def header(schema: Any) -> bytes:
 
 
 def read(topic: Topic, payloads: Sequence[bytes | None]) -> list[dict[str, Any]]:
-    """The rows, on which both ways agree."""
-    messages = delivered(payloads)
-    fast, exact = decode(messages, topic), decode_by_message(messages, topic)
-    fast.columns.validate(full=True)
-    assert repr(fast.columns.to_pylist()) == repr(exact.columns.to_pylist())
-    rows: list[dict[str, Any]] = fast.columns.to_pylist()
-    assert {row["reject_reason"].partition(":")[0] for row in rows if row["reject_reason"]} <= set(REASONS)
-    return rows
+    return decoded_rows(delivered(payloads), topic)
 
 
 def spelled(value: Any) -> str:

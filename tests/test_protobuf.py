@@ -24,13 +24,13 @@ from pydantic import ValidationError
 from lakehouse import local_cache, protoc
 from lakehouse.config import topic_of
 from lakehouse.decode import protobuf_pages
-from lakehouse.decode.events import decode, decode_by_message
+from lakehouse.decode.events import decode
 from lakehouse.decode.protobuf_schemas import schema_of
 from lakehouse.errors import ConfigError
-from lakehouse.operations.replay import REASONS
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.protobuf_types import schema_text
 from lakehouse.topics import Topic, topic_from
+from tests.decoded import decoded_rows
 from tests.examples import examples
 from tests.test_parse import PLAYED, delivered
 
@@ -122,14 +122,7 @@ def with_field(body: str, **changes: Any) -> Topic:
 
 
 def read(topic: Topic, payloads: Sequence[bytes | None]) -> list[dict[str, Any]]:
-    """The rows, on which both ways agree."""
-    messages = delivered(payloads)
-    fast, exact = decode(messages, topic), decode_by_message(messages, topic)
-    fast.columns.validate(full=True)
-    assert repr(fast.columns.to_pylist()) == repr(exact.columns.to_pylist())
-    rows: list[dict[str, Any]] = fast.columns.to_pylist()
-    assert {row["reject_reason"].partition(":")[0] for row in rows if row["reject_reason"]} <= set(REASONS)
-    return rows
+    return decoded_rows(delivered(payloads), topic)
 
 
 def reason(topic: Topic, payload: bytes | None) -> str | None:

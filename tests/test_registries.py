@@ -29,7 +29,7 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse import concealed, local_cache, protoc
 from lakehouse.config import Ingest, topic_of
-from lakehouse.decode.events import decode, decode_by_message
+from lakehouse.decode.events import decode
 from lakehouse.errors import ConfigError, LakehouseError, SourceError, UnansweredError
 from lakehouse.landing.brokers.pubsub import Pauses
 from lakehouse.landing.manifests import Slot
@@ -39,11 +39,11 @@ from lakehouse.landing.registries.confluent import HttpRegistry
 from lakehouse.landing.registries.references import inlined
 from lakehouse.landing.registries.schema_service import SchemaServiceRegistry
 from lakehouse.landing.registries.writers import Writers, with_writers
-from lakehouse.operations.replay import REASONS
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sources import ConfluentRegistry, SchemaService
 from lakehouse.topics import Topic
+from tests.decoded import decoded_rows
 from tests.examples import examples
 from tests.fake_registries import FakeConfluentRegistry, FakeSchemaService
 from tests.pulls import facts_of, land_of
@@ -100,14 +100,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeConfluentRegistry]
 
 
 def read(topic: Topic, messages: pa.RecordBatch) -> list[dict[str, Any]]:
-    """The rows, on which both ways agree."""
-    known = with_writers(messages, topic)
-    fast, exact = decode(messages, known), decode_by_message(messages, known)
-    fast.columns.validate(full=True)
-    assert repr(fast.columns.to_pylist()) == repr(exact.columns.to_pylist())
-    rows: list[dict[str, Any]] = fast.columns.to_pylist()
-    assert {row["reject_reason"].partition(":")[0] for row in rows if row["reject_reason"]} <= set(REASONS)
-    return rows
+    return decoded_rows(messages, with_writers(messages, topic))
 
 
 def reasons(topic: Topic, messages: pa.RecordBatch) -> list[str | None]:
@@ -698,13 +691,7 @@ def test_any_page_is_decoded_as_by_message_however_it_is_cut(page: list[Any], to
     """The schemas are known: no registry is asked."""
 
     def rows(part: list[Any]) -> list[dict[str, Any]]:
-        messages = delivered([payload for payload, _ in part], [attributes for _, attributes in part])
-        fast, exact = decode(messages, topic), decode_by_message(messages, topic)
-        fast.columns.validate(full=True)
-        assert repr(fast.columns.to_pylist()) == repr(exact.columns.to_pylist())
-        found: list[dict[str, Any]] = fast.columns.to_pylist()
-        assert {row["reject_reason"].partition(":")[0] for row in found if row["reject_reason"]} <= set(REASONS)
-        return found
+        return decoded_rows(delivered([payload for payload, _ in part], [named for _, named in part]), topic)
 
     assert repr(rows(page[:cut]) + rows(page[cut:])) == repr(rows(page))
 
