@@ -435,7 +435,7 @@ def test_a_job_is_submitted_with_code_configuration_and_packages(
         )
         assert (code, "has ended" in out) == (0, True)
         code, out, _ = run(capsys, "dataproc", "submit", "--conf", str(conf), "run", "ad_shown", "--until-drained")
-        assert (code, "It ends by `lakehouse stop`." in out) == (0, True)
+        assert (code, "It ends by `lakehouse stop`." in out) == (0, False)
         seal, endless = sorted(fake.jobs.values(), key=lambda job: job.labels["lakehouse-job"], reverse=True)
         assert list(seal.pyspark_job.args) == ["ad_shown", "--every", "1 minute"]
         assert seal.pyspark_job.main_python_file_uri.endswith("/seal.py")
@@ -452,6 +452,21 @@ def test_a_job_that_fails_is_an_error_with_where_its_log_is(
         code, _, err = run(capsys, "dataproc", "submit", "--conf", str(conf), "--wait", "seal")
         assert (code, "gcloud dataproc jobs wait" in err) == (1, True)
         awaited(lambda: [job.status.state for job in fake.jobs.values()] == [types.JobStatus.State.ERROR])
+
+
+def test_a_job_that_goes_on_until_it_is_stopped_is_not_waited_for(
+    tmp_path: Path, store: object_store.ObjectStoreServer, running: Running, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """`run` ends by itself only where it is to end when nothing is left."""
+    conf = environment_at(tmp_path, store.address, folder="gs://lake/endless")
+    with running("") as fake:
+        run(capsys, "dataproc", "package", "--conf", str(conf))
+        code, _, err = run(capsys, "dataproc", "submit", "--conf", str(conf), "--wait", "run")
+        assert (code, "found the job run, which goes on until it is stopped" in err, fake.jobs) == (2, True, {})
+        code, out, _ = run(capsys, "dataproc", "submit", "--conf", str(conf), "run")
+        assert (code, "It ends by `lakehouse stop`." in out) == (0, True)
+        code, out, _ = run(capsys, "dataproc", "submit", "--conf", str(conf), "--wait", "run", "--until-drained")
+        assert (code, "has ended" in out) == (0, True)
 
 
 def test_a_dry_run_submits_and_uploads_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -36,6 +36,7 @@ def _option(name: str, metavar: str, what: str) -> Any:
 Project = Annotated[str | None, _option("project", "ID", "Where the cluster is.")]
 Region = Annotated[str | None, _option("region", "REGION", "Of the cluster.")]
 Cluster = Annotated[str | None, _option("cluster", "NAME", "The cluster.")]
+_DRAINED = {"--until-drained", "--until-dry"}
 Folder = Annotated[str | None, _option("folder", "ADDRESS", "What jobs are made of is there: gs://<bucket>/<path>.")]
 
 
@@ -131,7 +132,11 @@ def submit(
     cluster: Cluster = None,
     folder: Folder = None,
     wait: Annotated[
-        bool, typer.Option("--wait", help="Until it has ended; exit code 1 when it failed. Not for run and ingest.")
+        bool,
+        typer.Option(
+            "--wait",
+            help="Until it has ended; exit code 1 when it failed. For run and ingest with --until-drained only.",
+        ),
     ] = False,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Print what would be submitted, and submit nothing.")
@@ -146,21 +151,29 @@ def submit(
     config = load_usable(context.obj)
     given = {"project": project, "region": region, "cluster": cluster, "folder": folder}
     section = section_of(config, fleet, needs=tuple(given), **given)
-    made = one_job(config, section, _known_job(job), arguments or [])
+    is_endless = _known_job(job) in ENDLESS and not _DRAINED.intersection(arguments or [])
+    if wait and is_endless:
+        raise UsageError(
+            "--wait",
+            found=f"the job {job}, which goes on until it is stopped",
+            expected="a job that ends by itself",
+            next_step="Leave --wait out, or give the job --until-drained.",
+        )
+    made = one_job(config, section, job, arguments or [])
     if dry_run:
         print_json(dict(made.document))
         return
     client = JobsClient(section.project, section.region)
     made.submit(client)
-    if wait and job not in ENDLESS:
+    if wait:
         wait_for(made, client)
-    state = "has ended" if wait and job not in ENDLESS else "is submitted"
+    state = "has ended" if wait else "is submitted"
     if as_json:
         print_json({"job": made.id, "state": state})
         return
     print_line(f"{made.id} {state}.")
     print_line(f"Its log: gcloud dataproc jobs wait {made.id} --project {section.project} --region {section.region}")
-    if job in ENDLESS:
+    if is_endless:
         print_line("It ends by `lakehouse stop`.")
 
 

@@ -22,8 +22,8 @@ its checkpoint a query starts with the segments that are still there: some may c
 checkpoint older than what was cleared away it is refused: its sink would skip new messages as old ones.
 
 Of a log (Kafka, Pub/Sub Lite) the segments say up to where it was read, and it goes on there; the first epoch begins at
-the source's `start`. Where messages are gone before they were read the query ends with an error that says which: a
-folder and a checkpoint of its own begin anew.
+the source's `start`. Where messages are gone before they were read, or the log is another one of the same name, the
+query ends with an error that says so: another folder with a new checkpoint begins at `start` again.
 """
 
 from __future__ import annotations
