@@ -19,7 +19,7 @@ import yaml
 from lakehouse.clock import Replayed
 from lakehouse.config import Config, load
 from lakehouse.ingest.topic import TopicIngest
-from lakehouse.landing.facts import facts
+from lakehouse.landing.facts import rows_of
 from lakehouse.landing.manifests import manifest_path
 from lakehouse.landing.segments import SegmentWriter
 from lakehouse.mirrors.stage import mirror_due
@@ -130,7 +130,7 @@ class _Driver:
             writer.add(_delivered(page, epoch))
         manifest = writer.manifest(writer.close(), attempt=0, dry_at=moment, full=False)
         storage.put_if_absent(manifest_path(epoch, 0), manifest.as_json())
-        self._ingest.commit_facts(facts(manifest).to_pylist())
+        self._ingest.commit_facts(rows_of(manifest))
 
 
 def _delivered(page: Sequence[Message], epoch: int) -> pa.RecordBatch:

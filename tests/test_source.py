@@ -34,7 +34,7 @@ from lakehouse.landing import bundles as bundles_module
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.brokers.subscriptions import PubSub
 from lakehouse.landing.bundles import Bundle, Land, pulled
-from lakehouse.landing.facts import facts
+from lakehouse.landing.facts import rows_of
 from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
 from lakehouse.landing.plan import Offset, Plan, TopicPlan, bundles, next_slots
 from lakehouse.landing.pull import Puller
@@ -534,7 +534,8 @@ def test_counts_are_reported_once_for_a_segment(lake: ReadLake) -> None:
         SegmentFile(f"{hour}/a.parquet", hour, 1, 9, NOON, NOON, NOON, NOON)
         for hour in ("2026-11-23T11", "2026-11-23T12")
     )
-    batch = facts(Manifest(1, 0, "a", 0, NOON, None, False, files, {"from the future": 2}, {"mood": 1}))
+    rows = rows_of(Manifest(1, 0, "a", 0, NOON, None, False, files, {"from the future": 2}, {"mood": 1}))
+    batch = pa.RecordBatch.from_pylist(rows, schema=FACTS)
     assert batch.schema == FACTS
     assert [row["counts"] and json.loads(row["counts"]) for row in batch.to_pylist()] == [
         {"reasons": {"from the future": 2}, "undeclared": {"mood": 1}},
@@ -585,7 +586,7 @@ def test_an_attempt_that_loses_the_race_gives_everything_back(
     winner = manifest(1, dry=True)
     watched["pull.files_durable"] = lambda: lake.put(winner)
     recorded = broker.faults = Recorded()
-    assert lake.read() == [{**row, "topic": "plays", "slots": 1} for row in facts(winner).to_pylist()]
+    assert lake.read() == [{**row, "topic": "plays", "slots": 1} for row in rows_of(winner)]
     assert "Acknowledge" not in recorded.calls
     assert waiting() == [play(1), play(2)]
     assert [stored for stored in lake.storage.listing("bronze") if stored.path.endswith(".parquet")] == []

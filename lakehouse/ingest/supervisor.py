@@ -31,7 +31,6 @@ OPENED_WITHIN = timedelta(seconds=30)
 """At the start of a run: who takes longer comes later."""
 _MOST_STARTS = 5
 """Of a query that dies again and again without a batch in between."""
-_LATE_PLANNER = "Python worker failed to connect back"
 _DEATHS = ("Python worker exited unexpectedly", "ExecutorLostFailure")
 
 Start = Callable[[], StreamingQuery]

@@ -8,8 +8,6 @@ from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-import pyarrow as pa
-
 from lakehouse.errors import LakehouseError, note_of
 from lakehouse.landing.manifests import Manifest, Slot
 from lakehouse.schemas import FACTS
@@ -85,11 +83,6 @@ def row_of_idle(
 def row_of_error(slot: Slot, at: datetime, error: LakehouseError, attempt: int) -> Row:
     """A slot that could not be pulled: what it had leased, it may have leased still."""
     return {**row_of_idle(slot, at, None, at, attempt), "error": note_of(error)}
-
-
-def facts(manifest: Manifest, unacknowledged: int = 0, ack_error: str | None = None) -> pa.RecordBatch:
-    """A manifest as rows of `FACTS`."""
-    return pa.RecordBatch.from_pylist(rows_of(manifest, unacknowledged, ack_error), schema=FACTS)
 
 
 def _latest(instants: Iterable[datetime | None]) -> datetime | None:
