@@ -25,6 +25,7 @@ from lakehouse.config import Config, Seal
 from lakehouse.errors import LakeError, SealError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.seal import stage
+from lakehouse.seal.deliveries import KEPT_ROWS, Room
 from lakehouse.seal.stage import app_of, newest_seal, seal_due
 from lakehouse.store.bronze_log import segment_of
 from lakehouse.store.delta import commit, files_of_hour
@@ -146,20 +147,24 @@ def assert_as_expected(lake: Lake, expected: list[dict[Event, Delivery]]) -> Non
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_distributed", [False, True], ids=["in the driver", "by Spark's tasks"])
+@pytest.mark.parametrize("way", ["kept in memory", "read again", "by Spark's tasks"])
 @given(deliveries())
 @given_with(max_examples=12, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 def test_hours_hold_what_plain_python_says(
     numbered: Callable[[int], Lake],
     spark: SparkSession,
-    is_distributed: bool,
+    monkeypatch: pytest.MonkeyPatch,
+    way: str,
     case: tuple[list[list[Delivery]], int, int],
 ) -> None:
     """Redelivered, republished, late, late and doubled, at equal times: by definition, in ten lines."""
     buckets, files, horizon_hours = case
     lake, expected = numbered(horizon_hours), reference(buckets, horizon_hours)
+    is_distributed = way == "by Spark's tasks"
     if is_distributed:
         lake = lake.with_settings(seal=Seal(driver_rows=0))
+    room = Room(KEPT_ROWS if way == "kept in memory" else 0)
+    monkeypatch.setattr("lakehouse.seal.deliveries._room", room)
     manifests = sealed_by(lake, buckets, files, spark=(lambda: spark) if is_distributed else None)
     assert_as_expected(lake, expected)
     for number, (manifest, wanted, bucket) in enumerate(zip(manifests, expected, buckets, strict=True)):
@@ -170,6 +175,24 @@ def test_hours_hold_what_plain_python_says(
         assert manifest["duplicates"] + manifest["late_duplicates"] + manifest["rows"] == len(bucket)
         assert manifest["skewed"] == sum(first.event_time < start for first in wanted.values())
         assert manifest["id_checksum"] == str(checksum_of([event_id for event_id, _ in wanted]))
+
+
+def test_hours_share_the_room_in_memory_and_give_it_back(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also one that failed. Else what an application may keep would grow with its topics, or shrink with its days."""
+    room = Room(10)
+    monkeypatch.setattr("lakehouse.seal.deliveries._room", room)
+    (path,) = lake.deliver(*(Delivery(f"e{number}") for number in range(8)))
+    file = Path(lake.folders.bronze, path)
+    content = file.read_bytes()
+    file.write_bytes(b"no Parquet")
+    with pytest.raises(LakeError):
+        lake.seal(FIVE)
+    assert room.take(10)
+    assert not room.take(1)
+    room.give_back(10)
+    file.write_bytes(content)
+    assert lake.seal(FIVE)["rows"] == 8
+    assert room.take(10)
 
 
 def test_spark_s_tasks_seal_the_same(numbered: Callable[[int], Lake], spark: SparkSession) -> None:

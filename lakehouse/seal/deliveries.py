@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
@@ -30,8 +31,8 @@ if TYPE_CHECKING:
     from lakehouse.seal.distributed import Rows
 
 KEPT = ["event_id", "event_time", "publish_time", "message_id"]
-KEPT_ROWS = 1_000_000
-"""Up to so many rows, of about 80 bytes each, these columns are read once and stay in memory until all is copied."""
+KEPT_ROWS = 4_000_000
+"""Of so many rows of this process, of about 80 bytes each, these columns are read once and kept until all is copied."""
 
 SealedFiles = Callable[[Sequence[Hour]], Sequence[DataFile]]
 """Gives silver's files of hours."""
@@ -40,11 +41,33 @@ _TICK = timedelta(microseconds=1)
 _SKEWED = pa.schema([("event_id", pa.string()), ("event_time", TIMESTAMP), *ADDRESS])
 
 
+class Room:
+    """Rows that may be kept in memory, of all hours that are sealed at a time."""
+
+    def __init__(self, rows: int) -> None:
+        self._left, self._lock = rows, threading.Lock()
+
+    def take(self, rows: int) -> bool:
+        """Whether there is room for so many, which are taken from it then."""
+        with self._lock:
+            is_enough = rows <= self._left
+            self._left -= rows if is_enough else 0
+            return is_enough
+
+    def give_back(self, rows: int) -> None:
+        with self._lock:
+            self._left += rows
+
+
+_room = Room(KEPT_ROWS)
+
+
 class Deliveries:
     """One bucket's rows. An address is the file's place in `files` and the row's in the file. `raw` reads them.
 
-    `work` counts what is read of them, and of the sealed hours before. With `spark` its tasks look for duplicates
-    where more than `driver_rows` would have to be compared.
+    As a context it keeps the columns `KEPT` in memory once they were read, where there is room. `work` counts what is
+    read of deliveries, and of the sealed hours before. With `spark` its tasks look for duplicates where more than
+    `driver_rows` would have to be compared.
     """
 
     def __init__(
@@ -61,9 +84,20 @@ class Deliveries:
         self._work = work or Work()
         self._spark, self._driver_rows = spark, driver_rows
         self._sealed = tables.sealed.files()
+        self._may_keep = False
         self._kept: dict[str, dict[int, pa.RecordBatch]] = {}
         self.raw = ReadOnce(tables.raw.files())
         self.files = list(files)
+
+    def __enter__(self) -> Deliveries:
+        self._may_keep = _room.take(self.count)
+        return self
+
+    def __exit__(self, *failure: object) -> None:
+        self._kept = {}
+        if self._may_keep:
+            _room.give_back(self.count)
+        self._may_keep = False
 
     @property
     def count(self) -> int:
@@ -84,7 +118,7 @@ class Deliveries:
         self._work.begin("scan", self.count if only is None else len(only), "rows")
         if self._kept:
             self._visit_kept(columns, counted, only)
-        elif self.count <= KEPT_ROWS and only is None:
+        elif self._may_keep and only is None:
             self._visit_and_keep(columns, counted)
         else:
             parquet.visit_rows(_openers(self.raw, "bronze", self.files), columns, counted, only=only)

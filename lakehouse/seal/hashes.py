@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -61,7 +62,8 @@ class SharedHashes:
 
     def addresses(self) -> Addresses:
         """Sorted; of every row whose hash another row has, too."""
-        return np.sort(np.concatenate([_sharing(self._bin(number)) for number in range(_BINS)]))
+        with ThreadPoolExecutor(pa.cpu_count()) as pool:
+            return np.sort(np.concatenate(list(pool.map(lambda number: _sharing(self._bin(number)), range(_BINS)))))
 
     def _spill(self) -> None:
         for number, waiting in enumerate(self._waiting):

@@ -195,13 +195,13 @@ class Sealer:
         bronze = as_of_close(self._tables.bronze, bronze_version)
         files = files_of_hour(bronze, hour)
         driver_rows = self._settings.seal.driver_rows
-        deliveries = Deliveries(self._tables, hour, files, work, spark=self._spark, driver_rows=driver_rows)
         try:
-            footers = list(deliveries.footers())
-            doubled, late = deliveries.doubled, deliveries.late(self._files_sealed)
-            copies = self._plan_copies(hour, deliveries, footers, pa.concat_tables([doubled, late]))
-            kept = deliveries.count - len(doubled) - len(late)
-            copied = [copy for copy in self._run(copies, deliveries, kept, work) if copy.rows]
+            with Deliveries(self._tables, hour, files, work, spark=self._spark, driver_rows=driver_rows) as deliveries:
+                footers = list(deliveries.footers())
+                doubled, late = deliveries.doubled, deliveries.late(self._files_sealed)
+                copies = self._plan_copies(hour, deliveries, footers, pa.concat_tables([doubled, late]))
+                kept = deliveries.count - len(doubled) - len(late)
+                copied = [copy for copy in self._run(copies, deliveries, kept, work) if copy.rows]
         except (OSError, pa.ArrowException) as refused:
             raise unavailable(f"{self._tables.sealed.uri}/silver: {hour}", refused) from refused
         manifest = {
