@@ -18,12 +18,12 @@ import pyarrow as pa
 
 Engine = Literal["spark", "bigquery", "hive", "duckdb"]
 
-_HADOOP = "coalesce(sum(cast(conv(substr(md5(event_id), 1, 15), 16, 10) as decimal(20, 0))), 0)"
+_HADOOP = "coalesce(sum(cast(conv(substr(md5({}), 1, 15), 16, 10) as decimal(20, 0))), 0)"
 _SQL: dict[Engine, str] = {
     "spark": _HADOOP,
     "hive": _HADOOP,
-    "bigquery": "coalesce(sum(cast(cast(concat('0x', substr(to_hex(md5(event_id)), 1, 15)) as int64) as numeric)), 0)",
-    "duckdb": "coalesce(sum(cast('0x' || substr(md5(event_id), 1, 15) as bigint)), 0)",
+    "bigquery": "coalesce(sum(cast(cast(concat('0x', substr(to_hex(md5({})), 1, 15)) as int64) as numeric)), 0)",
+    "duckdb": "coalesce(sum(cast('0x' || substr(md5({}), 1, 15) as bigint)), 0)",
 }
 
 _FEW = 10_000
@@ -36,9 +36,9 @@ _BATCH = 500_000
 _HEADS = "select (md5_number(event_id) & 18446744073709551615::uhugeint)::ubigint from ids where event_id is not null"
 
 
-def sql_for(engine: Engine) -> str:
-    """The checksum as an aggregate over a column `event_id`: an exact number, 0 without rows."""
-    return _SQL[engine]
+def sql_for(engine: Engine, text: str = "event_id") -> str:
+    """The checksum as an aggregate over a column of texts: an exact number, 0 without rows."""
+    return _SQL[engine].replace("{}", text)
 
 
 def checksum_of(ids: Iterable[str]) -> int:

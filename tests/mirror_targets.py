@@ -688,6 +688,8 @@ def _from_hive(value: Any, kind: pa.DataType) -> Any:
         return date.fromisoformat(value)
     if pa.types.is_decimal(kind):
         return Decimal(value)
+    if pa.types.is_boolean(kind):
+        return value == "TRUE"
     if pa.types.is_map(kind):
         return list(json.loads(value).items())
     if pa.types.is_nested(kind):

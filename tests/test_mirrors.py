@@ -62,6 +62,7 @@ from lakehouse.mirrors.hadoop import HadoopFiles
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.mirrors.target import MOST_FAILURES_IN_A_ROW
+from lakehouse.mirrors.values import differing_values
 from lakehouse.operations import report
 from lakehouse.operations.stage_failures import record_stage_failure, stage_failures
 from lakehouse.store.contents import Contents
@@ -211,6 +212,10 @@ def test_odd_values_arrive_unchanged(target: Target, lake: Lake, topic_with: Cal
         "deep": "struct<a: struct<b: array<int>>>",
         "select": "string",
         "größe": "int",
+        "share": "float",
+        "is_new": "boolean",
+        "price": "decimal(5,2)",
+        "track": "struct<id: string, of: struct<ms: bigint>>",
     }
     fields = {name: kind for name, kind in fields.items() if kind.partition("<")[0] not in target.cannot}
     odd = topic_with(name="odd", subscription="projects/test/subscriptions/odd", fields=fields)
@@ -228,13 +233,19 @@ def test_odd_values_arrive_unchanged(target: Target, lake: Lake, topic_with: Cal
         deep=[{"a": {"b": [1, None]}}, {"a": None}, None, {"a": {"b": []}}],
         select=["from", None, "`", "'"],
         größe=[None, 1, 2, -(2**31)],
+        share=[0.5, -1.25, None, 2.0**70],
+        is_new=[True, False, None, True],
+        price=[Decimal("0.50"), Decimal("-999.99"), None, Decimal("0.00")],
+        track=[{"id": "t", "of": {"ms": -1}}, {"id": None, "of": {"ms": None}}, None, {"id": "", "of": None}],
     )  # fmt: skip
     rows = target.storable(rows)
-    target.mirror.publish(lake.sealed(odd, HOUR, rows))
+    hour = lake.sealed(odd, HOUR, rows)
+    target.mirror.publish(hour)
     seen = target.rows(odd, HOUR)
     assert seen is not None
     assert by_message(seen.cast(rows.schema)) == by_message(rows)  # BigQuery has no order
     assert target.mirror.read_back(odd, HOUR) == Count(4, checksum_of(rows["event_id"].to_pylist()))
+    assert differing_values(target.mirror, hour) == []
 
 
 def test_fields_that_come_later_leave_earlier_hours_as_they_were(
@@ -257,6 +268,7 @@ def test_fields_that_come_later_leave_earlier_hours_as_they_were(
         Count(1, checksum_of(["a"])),
         Count(1, checksum_of(["b"])),
     ]
+    assert [differing_values(target.mirror, lake.sealed_now(grown, hour)) for hour in (HOUR, NEXT)] == [[], []]
 
 
 def test_the_hours_that_are_there_are_named(

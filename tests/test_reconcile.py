@@ -34,6 +34,7 @@ from tests.lake import write_conf
 
 IDS = ["a", "b", "c", "d"]
 KEEPS_FILES = ("folder", "hadoop", "hdfs", "gcs", "hive")
+KEEPS_ROWS = ("duckdb", "bigquery", "bigquery-partitions")
 
 
 @pytest.fixture
@@ -157,6 +158,34 @@ def test_an_hour_that_is_there_with_other_bytes_is_published_again(
     folder.store.write(f"{folder.folder(topic, HOUR)}/{min(published)}", with_value(published[min(published)]))
     mirror_due(topic, config, None, run="1", mirrors={name: folder.mirror})
     assert parts(folder, topic) == published
+
+
+@pytest.fixture(params=[param for param in PARAMS if param.values[0] in KEEPS_ROWS])
+def rows_kept(request: pytest.FixtureRequest, tmp_path: Path) -> Target:
+    return TARGETS[request.param](tmp_path / "mirror", request)
+
+
+def test_rows_with_the_hour_s_ids_and_another_value_are_named_and_repaired(
+    rows_kept: Target, lake: Lake, config: Config, topic_with: Callable[..., Topic]
+) -> None:
+    name = rows_kept.mirror.name
+    topic = topic_with(mirrors=[name])
+    users, tracks = ["u", "v", None, ""], [{"id": "t", "ms": number} for number in range(len(IDS))]
+    hour = lake.cleared(topic, HOUR, plays(IDS, topic, user=users, track=tracks))
+    mirror_due(topic, config, None, run="1", mirrors={name: rows_kept.mirror})
+    open_mirror = mirrors_of(config, None, {name: rows_kept.mirror})
+    assert reconcile(config, [topic], open_mirror).wrong == []
+
+    for edited, differing in (
+        (plays(IDS, topic, user=["v", "u", None, ""], track=tracks), "other values of user"),
+        (plays(IDS, topic, user=["u", "v", "", ""], track=list(reversed(tracks))), "other values of user, track.ms"),
+    ):
+        rows_kept.overwrite(topic, HOUR, edited)
+        assert rows_kept.mirror.read_back(topic, HOUR) == Count(len(IDS), hour.id_checksum)
+        (wrong,) = reconcile(config, [topic], open_mirror).wrong
+        assert (wrong.hour, wrong.store, wrong.verdict, wrong.error) == (HOUR, name, "different", differing)
+        assert reconcile(config, [topic], open_mirror, repair=True).wrong == []
+        assert reconcile(config, [topic], open_mirror).wrong == []
 
 
 def test_an_hour_without_digests_is_compared_by_its_ids(mirrored: Lake, config: Config, topic: Topic) -> None:
@@ -295,7 +324,7 @@ def test_the_command_says_it_in_a_table_and_as_json(lake: Lake, config: Config, 
     assert (cells["folder"]["verdict"], cells["folder"]["repaired"]) == ("missing", True)
     everything = run()
     assert (everything.exit_code, everything.stdout.splitlines()) == (
-        0, ["2 cells, 0 wrong; rows and ids are compared, and files by their digests"],
+        0, ["2 cells, 0 wrong; rows and ids are compared, files by their digests, and rows by their values"],
     )  # fmt: skip
     assert len(run("--wide").stdout.splitlines()) == len(run("plays").stdout.splitlines()) == 4
     folder = Path(config.settings.mirrors["folder"]["path"]) / "plays"

@@ -226,7 +226,7 @@ def reconcile(
             print_table(columns.CELL, shown, wide=wide)
         print_line(
             f"{len(found.cells):,} cells, {len(found.wrong):,} wrong;"
-            " rows and ids are compared, and files by their digests"
+            " rows and ids are compared, files by their digests, and rows by their values"
         )
         for cell in found.wrong:
             print_line(f"{cell.topic} {cell.hour} {cell.store}: {cell.error or cell.where}", indent=2)

@@ -18,6 +18,7 @@ from lakehouse.store.delta import DataFile
 from lakehouse.store.place import Place
 from lakehouse.store.records import Sealed
 from lakehouse.topics import Topic
+from lakehouse.value_checksum import Leaf
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -137,6 +138,13 @@ class Mirror(Protocol):
         keeps rows and not our files has none to compare.
         """
         return []
+
+    def value_checksum(self, topic: Topic, hour: Hour, leaves: Sequence[Leaf]) -> int | None:
+        """As `lakehouse.value_checksum` defines it, of these columns of the hour, by the target's own SQL.
+
+        Of an hour that `read_back` has found. None of a target that has no SQL, only files: `differing` compares them.
+        """
+        return None
 
     def withdraw(self, hour: SealedHour) -> None:
         """Remove the hour and all that the target keeps of any revision of it; nothing there is fine."""

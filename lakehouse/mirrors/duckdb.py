@@ -23,6 +23,7 @@ from lakehouse.mirrors.limits import Neighbour
 from lakehouse.mirrors.places import scheme_objections
 from lakehouse.mirrors.retries import with_retries
 from lakehouse.topics import Topic
+from lakehouse.value_checksum import ROWS, Leaf, value_sql
 
 _TURN = Lock()
 
@@ -118,6 +119,11 @@ class DuckDBMirror(Mirror):
                 return None
             rows, checksum, manifests = map(int, db.execute(query, [topic.name, hour, hour]).fetchall()[0])
             return Count(rows, checksum) if manifests or rows else None
+
+    def value_checksum(self, topic: Topic, hour: Hour, leaves: Sequence[Leaf]) -> int | None:
+        query = f'select {value_sql("duckdb", leaves)} from "{topic.name}" as {ROWS} where hour = ?'
+        with self._to_read(topic, hour) as db:
+            return int(db.execute(query, [hour]).fetchall()[0][0]) if db else None
 
     @contextmanager
     def _table(self, topic: Topic, hour: Hour) -> Iterator[Any]:

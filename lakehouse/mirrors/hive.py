@@ -30,6 +30,7 @@ from lakehouse.mirrors.retries import PATIENCE, with_retries
 from lakehouse.store.contents import Contents
 from lakehouse.store.delta import first_line
 from lakehouse.topics import Topic
+from lakehouse.value_checksum import ROWS, Leaf, value_sql
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
@@ -221,6 +222,12 @@ class HiveMirror(Mirror):
             location = self._ask(lambda hive: hive.location(self._table(topic), hour))
         folder = self._folder(topic, hour, _revision_in(location))
         return self._folders.differing_in(folder, topic, hour, digests)
+
+    def value_checksum(self, topic: Topic, hour: Hour, leaves: Sequence[Leaf]) -> int | None:
+        """Beside the files' bytes, which `differing` compares: whether Hive reads them as they were written."""
+        query = f"select {value_sql('hive', leaves)} from {self._table(topic)} as {ROWS} where hour = '{hour}'"
+        with self._refusals(topic, hour):
+            return int(self._ask(lambda hive: hive.rows(query))[0][0])
 
     def withdraw(self, hour: SealedHour) -> None:
         partition = f"partition (hour = '{hour.hour}')"

@@ -14,6 +14,7 @@ from lakehouse.hours import Hour
 from lakehouse.mirrors.catalogue import mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, digests_of
 from lakehouse.mirrors.sealed import sealed_hour
+from lakehouse.mirrors.values import differing_values
 from lakehouse.store.contents import Contents, sha256_of
 from lakehouse.store.delta import DataFile, files
 from lakehouse.store.parquet import LakeFile
@@ -49,7 +50,7 @@ class Cell:
     error: str | None = None
     repaired: bool = False
     differing: tuple[str, ...] = ()
-    """Files whose bytes are not the seal's, each with what was found; of stores that keep our files."""
+    """Files whose bytes are not the seal's, each with what was found; of stores that keep rows, the columns."""
 
     @property
     def is_right(self) -> bool:
@@ -218,12 +219,17 @@ class TopicComparison:
         return replace(found, repaired=True, error=None) if again.verdict == "same" else again
 
     def _differing(self, mirror: Mirror, hour: Hour, count: Count | None) -> list[str]:
-        """Files there that are not the seal's; none where ids or rows differ already, or digests are not known."""
+        """Files there that are not the seal's, or else columns with other values; none where ids differ already."""
         seal = self._history.seal_of(hour)
-        digests = digests_of(seal, hour) if seal else None
-        if seal is None or digests is None or count != Count(seal.rows, seal.id_checksum):
+        if seal is None or count != Count(seal.rows, seal.id_checksum):
             return []
-        return mirror.differing(self._topic, hour, digests)
+        digests = digests_of(seal, hour)
+        if digests is not None and (differing := mirror.differing(self._topic, hour, digests)):
+            return differing
+        try:
+            return differing_values(mirror, sealed_hour(self._tables, self._history, hour))
+        except LakeError:  # of silver, whose own cell says it
+            return []
 
     # --- verdicts
 

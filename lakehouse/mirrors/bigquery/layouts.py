@@ -18,6 +18,7 @@ from lakehouse.mirrors.bigquery.dataset import Dataset, load_failure
 from lakehouse.mirrors.bigquery.schema import label, labels_of, merged_fields, schema_of, stamp
 from lakehouse.mirrors.contract import SealedHour, manifest_of
 from lakehouse.topics import Topic
+from lakehouse.value_checksum import ROWS
 
 _STAMP = r"[0-9]{10}"
 
@@ -64,7 +65,7 @@ class TablePerHour:
         return f"{topic.name}_{stamp(hour)}"
 
     def rows_of(self, topic: Topic, hour: Hour) -> str:
-        return f"`{self._dataset.address(self.table_id(topic, hour))}`"
+        return f"`{self._dataset.address(self.table_id(topic, hour))}` as {ROWS}"
 
     def schema(self, hour: SealedHour) -> list[Any]:
         """That of the files as they are: those from before a field came do not have it."""
@@ -216,7 +217,7 @@ class Partition:
 
     def _in_hour(self, table_id: str, hour: Hour) -> str:
         start = f"{hours.start_of(hour):%Y-%m-%d %H:00:00}"
-        return f"`{self._dataset.address(table_id)}` where _PARTITIONTIME = timestamp('{start}+00:00')"
+        return f"`{self._dataset.address(table_id)}` as {ROWS} where _PARTITIONTIME = timestamp('{start}+00:00')"
 
 
 def _manifest_in(text: str | None) -> dict[str, Any] | None:

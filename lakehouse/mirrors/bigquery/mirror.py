@@ -32,6 +32,7 @@ from lakehouse.mirrors.contract import Count, Mirror, SealedHour, is_wanted
 from lakehouse.mirrors.limits import Neighbour
 from lakehouse.store.delta import first_line
 from lakehouse.topics import Topic
+from lakehouse.value_checksum import Leaf, value_sql
 
 _REFUSALS = (GoogleAPIError, GoogleAuthError, RequestException, OSError)
 
@@ -123,6 +124,11 @@ class BigQueryMirror(Mirror):
             count = Count(int(rows), int(checksum))
             is_there = count.rows > 0 or self._layout.manifest(topic, hour) is not None
             return count if is_there else None
+
+    def value_checksum(self, topic: Topic, hour: Hour, leaves: Sequence[Leaf]) -> int | None:
+        with self._refusals(topic, hour):
+            query = f"select {value_sql('bigquery', leaves)} from {self._layout.rows_of(topic, hour)}"
+            return int(self._dataset.query(query)[0][0])
 
     def withdraw(self, hour: SealedHour) -> None:
         with self._refusals(hour.topic, hour.hour):
