@@ -150,7 +150,7 @@ def _by_hand(report: Report, server: Served, arguments: argparse.Namespace) -> N
     with session(2) as spark:
         spark.dataSource.register(PubSubSource)
         source = spark.readStream.format(FORMAT).option("read", "messages").option("topic", topic.as_json())
-        source = source.option("segments", str(BUILD / "hand/segments")).option("max_messages", 250_000)
+        source = source.option("segments", str(BUILD / "hand-messages")).option("max_messages", 250_000)
         rows = source.option("empty_after", "0.3 seconds").load()
         hour = F.date_format("event_time", "yyyy-MM-dd'T'HH").alias("hour")
         query = (
