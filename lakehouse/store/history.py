@@ -362,7 +362,7 @@ def _entry(
     problem = None
     parsed: Any = {}
     try:
-        parsed = _parsed(details or "")
+        parsed = parsed_json(details or "")
     except ValueError as wrong:
         problem = f"details that are no JSON: {wrong}"
     if not isinstance(parsed, dict):
@@ -385,9 +385,9 @@ def _entry(
     return Entry(hour, state or "", moment or EPOCH, by or "", parsed, problem, ledger)
 
 
-def _parsed(details: str) -> Any:
+def parsed_json(text: str | bytes) -> Any:
     """As `json.loads`, but equal keys and short texts of all rows are one: a ledger of years is half as large."""
     try:
-        return from_json(details)
+        return from_json(text)
     except ValueError:  # half a surrogate pair, or no JSON
-        return json.loads(details)
+        return json.loads(text)

@@ -20,6 +20,7 @@ from deltalake import DeltaTable
 
 from lakehouse.errors import LakeError, UnknownOutcomeError, unavailable
 from lakehouse.store.files import Storage, storage_for
+from lakehouse.store.history import parsed_json
 
 CHECKPOINT_EVERY = 50
 """Versions from one checkpoint to the next."""
@@ -276,7 +277,7 @@ def _commit_info(
 
 def _parsed(address: str, version: int, content: bytes) -> LogEntry:
     try:
-        actions = tuple(json.loads(line) for line in content.splitlines() if line.strip())
+        actions = tuple(parsed_json(line) for line in content.splitlines() if line.strip())
     except ValueError:
         actions = ()
     if not actions or not all(isinstance(action, dict) and action for action in actions):
