@@ -22,7 +22,7 @@ from lakehouse.store.history import History
 from lakehouse.store.ledger_rows import all_rows
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
-from lakehouse.store.table_log import TableLog, log_of
+from lakehouse.store.table_log import TableLog, entry_path, log_of
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -151,9 +151,10 @@ def _table(place: Place) -> DeltaTable | None:
 
 
 def _has_silver(tables: TopicTables) -> bool:
-    """By a small file that tables of some age have, else by a list of the log."""
+    """By a small file that tables of some age have, or by the first entry, which the others have; else by a list."""
+    files = tables.sealed.below("silver").files()
     with table_errors(tables.sealed.uri):
-        is_there = tables.sealed.files().read("silver/_delta_log/_last_checkpoint") is not None
+        is_there = any(files.read(path) is not None for path in ("_delta_log/_last_checkpoint", entry_path(0)))
     return is_there or tables.has_silver()
 
 

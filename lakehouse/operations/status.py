@@ -27,8 +27,8 @@ from lakehouse.topics import Topic
 
 BEHIND_AFTER = timedelta(hours=1)
 """How long a closed hour may wait for its next stage."""
-_READERS = 64
-"""Topics read at the same time: nearly all of it is waiting for storage."""
+_READERS, _READERS_OF_DISKS = 64, 8
+"""Topics read at the same time: of a store nearly all of it is waiting; of a disk more threads only take turns."""
 
 
 @dataclass(frozen=True)
@@ -118,8 +118,9 @@ def statuses(
     for name in names:
         if name not in config.unusable:
             config.topic(name)
-    signs = signs_of(config.settings)
-    with ThreadPoolExecutor(_READERS) as readers:
+    signs, settings = signs_of(config.settings), config.settings
+    is_of_store = "://" in settings.raw_root or "://" in settings.sealed_root
+    with ThreadPoolExecutor(_READERS if is_of_store else _READERS_OF_DISKS) as readers:
         return list(readers.map(lambda name: _status_or_error(name, config, signs, now, looks_at_files), names))
 
 
