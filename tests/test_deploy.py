@@ -270,6 +270,24 @@ def test_a_release_that_never_claimed_a_topic_leaves_the_old_run_as_it_is(site: 
     assert not any(job.is_retired for job in site.launcher.jobs() if job.launch.id == "songs-1")
 
 
+def test_where_what_ran_before_is_gone_the_deployment_fails_and_the_next_one_goes_on(site: Site) -> None:
+    """Else each command after it would try the same way back, and none would ever deploy again."""
+    site.deploy("r1")
+
+    def lose(line: str) -> None:
+        if line.startswith("not well"):
+            shutil.rmtree(site.folder / "fleet" / "releases" / "r1")
+
+    site.on_line = lose
+    ended = site.deploy("bad-fails")
+    assert ended is not None
+    assert (ended.outcome, ended.step("songs").state) == ("failed", "failed")
+    assert "and on the way back: application songs: release r1: found nothing" in str(ended.why)
+    site.on_line = lambda line: None
+    assert outcome(site.deploy("r2")) == "done"
+    awaited(lambda: site.releases() == {"ads": "r2", "plays": "r2", "songs": "r2"})
+
+
 def test_waves_that_were_well_go_back_with_the_one_that_is_not(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
     """One version for all: a fleet of two releases is what nobody can reason about."""
     site.deploy("r1")
