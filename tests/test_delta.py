@@ -9,10 +9,11 @@ from pathlib import Path
 
 import pytest
 from conftest import PLAYS
+from deltalake import DeltaTable
 
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
-from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits
+from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits, table_exists
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from
 
@@ -108,3 +109,22 @@ def test_other_odd_folders_hold_tables(settings: Settings, topic: Topic, tmp_pat
     assert tables.has_ledger()
     assert (root / "plays" / "bronze" / "_delta_log" / f"{version:020d}.json").is_file()
     assert [each.name for each in tmp_path.iterdir()] == [name]
+
+
+@pytest.mark.parametrize(
+    "names",
+    [
+        [],
+        ["00000000000000000000.json"],
+        ["00000000000000000050.checkpoint.parquet"],
+        ["_last_checkpoint"],
+        [".00000000000000000000.json.7", "00000000000000000000.json.tmp"],
+    ],
+)
+def test_a_folder_is_a_table_where_delta_rs_says_so(tmp_path: Path, names: list[str]) -> None:
+    """It is asked for at each look of a stage, and delta-rs lists the whole log."""
+    assert not table_exists(str(tmp_path), {})
+    (tmp_path / "_delta_log").mkdir()
+    for name in names:
+        (tmp_path / "_delta_log" / name).write_bytes(b"{}")
+    assert table_exists(str(tmp_path), {}) == DeltaTable.is_deltatable(str(tmp_path))

@@ -6,6 +6,7 @@ import atexit
 import json
 import logging
 import os
+import re
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
@@ -53,6 +54,7 @@ _CHECKPOINT, _PATIENCE_SECONDS = "checkpoint of", 10.0
 _checkpoints = threading.BoundedSemaphore(8)
 """So many are written at a time: each opens its table, whose files take megabytes."""
 
+_LOG_FILE = re.compile(r"[0-9]{20}\.(json|checkpoint.*\.parquet)")
 _NEWEST_COMMITS = 100
 """That are looked through for what is damaged."""
 
@@ -268,6 +270,9 @@ def files_of(table: DeltaTable) -> Storage:
 
 def table_exists(uri: str, options: Mapping[str, str]) -> bool:
     try:
+        if "://" not in uri:  # each look of a stage asks; delta-rs lists and sorts the whole log
+            with os.scandir(f"{uri}/_delta_log") as entries:
+                return any(_LOG_FILE.fullmatch(entry.name) for entry in entries)
         return DeltaTable.is_deltatable(uri, storage_options=dict(options) or None)
     except (DeltaError, OSError):
         return False
