@@ -28,7 +28,7 @@ from lakehouse.landing.brokers.contract import Bounds, Wanted
 from lakehouse.landing.brokers.kafka import Cluster, Kafka, google_token
 from lakehouse.landing.brokers.kafka_messages import page_of
 from lakehouse.landing.brokers.kafka_stream import KafkaStream
-from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, Wished
+from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, ReadRequest
 from lakehouse.landing.brokers.log_messages import PageBuilder, attributes_of
 from lakehouse.landing.brokers.partitions import LogReading
 from lakehouse.landing.manifests import Slot
@@ -113,8 +113,8 @@ def test_what_may_pass_is_no_sign_of_life_and_is_the_reason_for_a_silence() -> N
     consumer: Any = Failing(KafkaError.KAFKA_STORAGE_ERROR)
 
     @contextmanager
-    def stream(wished: Wished, clock: Clock) -> Iterator[KafkaStream]:
-        yield KafkaStream(consumer, wished, clock, lambda error: made.error_of(SOURCE, error))
+    def stream(request: ReadRequest, clock: Clock) -> Iterator[KafkaStream]:
+        yield KafkaStream(consumer, request, clock, lambda error: made.error_of(SOURCE, error))
 
     client: Any = SimpleNamespace(stream=stream, error_of=made.error_of)
     reading = LogReading(client, share, now)

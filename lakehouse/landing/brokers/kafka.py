@@ -30,7 +30,7 @@ from confluent_kafka.admin import AdminClient, OffsetSpec  # type: ignore[attr-d
 from lakehouse.clock import Clock
 from lakehouse.errors import SourceError, UnansweredError, joined_lines
 from lakehouse.landing.brokers.kafka_stream import KafkaStream
-from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, EARLIEST, LATEST, Offsets, TopicFacts, Wished
+from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, EARLIEST, LATEST, Offsets, ReadRequest, TopicFacts
 from lakehouse.landing.brokers.partitions import LogBroker
 from lakehouse.landing.variables import resolved
 from lakehouse.progress import ReadFrom
@@ -171,9 +171,9 @@ class Cluster:
                 consumer.close()
 
     @contextmanager
-    def stream(self, wished: Wished, clock: Clock) -> Iterator[KafkaStream]:
-        with self.consumer(wished.source.group) as consumer:
-            yield KafkaStream(consumer, wished, clock, lambda error: self.error_of(wished.source, error))
+    def stream(self, request: ReadRequest, clock: Clock) -> Iterator[KafkaStream]:
+        with self.consumer(request.source.group) as consumer:
+            yield KafkaStream(consumer, request, clock, lambda error: self.error_of(request.source, error))
 
     def error_of(self, source: KafkaSource, error: Any) -> SourceError:
         """In our words; UnansweredError for what may pass."""

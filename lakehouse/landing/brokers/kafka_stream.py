@@ -11,8 +11,8 @@ from lakehouse.clock import Clock
 from lakehouse.errors import SourceError, UnansweredError
 from lakehouse.landing.brokers.contract import Bounds
 from lakehouse.landing.brokers.kafka_messages import page_of
-from lakehouse.landing.brokers.log_client import Advance, Wished
-from lakehouse.landing.brokers.losses import gone
+from lakehouse.landing.brokers.log_client import Advance, ReadRequest
+from lakehouse.landing.brokers.losses import lost_messages
 
 _POLL_SECONDS = 0.05
 """That a consumer waits for a page to be full."""
@@ -23,13 +23,13 @@ class KafkaStream:
     """`consumer` is nobody else's meanwhile. What comes after a head was committed too, and is taken with it."""
 
     def __init__(
-        self, consumer: Consumer, wished: Wished, clock: Clock, error_of: Callable[[KafkaError], SourceError]
+        self, consumer: Consumer, request: ReadRequest, clock: Clock, error_of: Callable[[KafkaError], SourceError]
     ) -> None:
-        self._consumer, self._wished, self._clock, self._error_of = consumer, wished, clock, error_of
-        self._positions = dict(wished.starts)
+        self._consumer, self._request, self._clock, self._error_of = consumer, request, clock, error_of
+        self._positions = dict(request.starts)
         self.problem: KafkaError | None = None
-        topic = wished.source.topic
-        consumer.assign([TopicPartition(topic, number, offset) for number, offset in wished.starts.items()])
+        topic = request.source.topic
+        consumer.assign([TopicPartition(topic, number, offset) for number, offset in request.starts.items()])
 
     def next(self, bounds: Bounds, messages: int) -> Advance | None:
         got: list[Any] = self._consumer.consume(min(bounds.page_messages, messages), _POLL_SECONDS)
@@ -37,7 +37,7 @@ class KafkaStream:
         for each in got:
             error, number = each.error(), int(each.partition())
             if error is None:
-                stop = self._wished.stops.get(number)
+                stop = self._request.stops.get(number)
                 if stop is None or each.offset() < stop:
                     good.append(each)
                     self._positions[number] = each.offset() + 1
@@ -55,7 +55,7 @@ class KafkaStream:
     def _fail(self, number: int, error: KafkaError) -> None:
         """Raises what ends the reading; what librdkafka tries again by itself is waited for."""
         if error.code() in _OUT_OF_RANGE:
-            raise gone(self._wished.source, {number: (self._positions[number], None)}, self._wished.since)
+            raise lost_messages(self._request.source, {number: (self._positions[number], None)}, self._request.since)
         known = self._error_of(error)
         if not isinstance(known, UnansweredError):
             raise known

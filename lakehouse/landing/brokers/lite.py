@@ -29,10 +29,10 @@ from lakehouse.landing.brokers.log_client import (
     LATEST,
     NO_MESSAGE,
     Offsets,
+    ReadRequest,
     TopicFacts,
-    Wished,
 )
-from lakehouse.landing.brokers.losses import another
+from lakehouse.landing.brokers.losses import another_log
 from lakehouse.landing.brokers.partitions import LogBroker
 from lakehouse.progress import ReadFrom
 from lakehouse.sources import LiteSource
@@ -155,13 +155,13 @@ class LiteClient:
     # --- messages --------------------------------------------------------------------------------------------------
 
     @contextmanager
-    def stream(self, wished: Wished, clock: Clock) -> Iterator[LiteStream]:
-        known = ReadFrom(wished.log, {number: (at, at) for number, at in wished.starts.items()}, wished.since)
-        if not self.is_same(wished.source, known):
-            found = f"{self._topic(wished.source.log_name)} has messages that are newer than what was read before them"
-            raise another(wished.source, found, "the topic that was read before", wished.since)
+    def stream(self, request: ReadRequest, clock: Clock) -> Iterator[LiteStream]:
+        known = ReadFrom(request.log, {number: (at, at) for number, at in request.starts.items()}, request.since)
+        if not self.is_same(request.source, known):
+            found = f"{self._topic(request.source.log_name)} has messages that are newer than what was read before them"
+            raise another_log(request.source, found, "the topic that was read before", request.since)
         owner = object()
-        stream = LiteStream(self, wished, Calls(self._channel_for(owner), ANSWER_SECONDS))
+        stream = LiteStream(self, request, Calls(self._channel_for(owner), ANSWER_SECONDS))
         try:
             yield stream
         finally:

@@ -27,8 +27,8 @@ from lakehouse.landing.brokers.lite_calls import (
     SubscribeRequest,
 )
 from lakehouse.landing.brokers.lite_messages import page_of
-from lakehouse.landing.brokers.log_client import Advance, Wished
-from lakehouse.landing.brokers.losses import gone
+from lakehouse.landing.brokers.log_client import Advance, ReadRequest
+from lakehouse.landing.brokers.losses import lost_messages
 
 _POLL_SECONDS = 0.05
 _LARGEST_BYTES = 10 * 1024**2
@@ -91,9 +91,9 @@ class LiteStream:
 
     SIDE_BY_SIDE: ClassVar[int] = 16
 
-    def __init__(self, client: _Client, wished: Wished, calls: Calls) -> None:
-        self._client, self._wished, self._calls = client, wished, calls
-        self._later = deque(_Partition(n, at, wished.heads[n]) for n, at in wished.starts.items())
+    def __init__(self, client: _Client, request: ReadRequest, calls: Calls) -> None:
+        self._client, self._request, self._calls = client, request, calls
+        self._later = deque(_Partition(n, at, request.heads[n]) for n, at in request.starts.items())
         self._open: dict[int, _Partition] = {}
         self._events: SimpleQueue[tuple[int, int, Any]] = SimpleQueue()
         self.problem: Any = None
@@ -140,7 +140,7 @@ class LiteStream:
         partition.attempt += 1
         partition.is_ready, partition.messages, partition.size_bytes = False, 0, 0
         partition.requests, partition.heard_at = SimpleQueue(), time.monotonic()
-        subscription = self._wished.source.subscription
+        subscription = self._request.source.subscription
         place = SeekRequest(cursor=Cursor(offset=partition.position))
         initial = InitialSubscribeRequest(subscription=subscription, partition=partition.number, initial_location=place)
         partition.requests.put(SubscribeRequest(initial=initial))
@@ -158,10 +158,10 @@ class LiteStream:
 
     def _broken(self, partition: _Partition, error: Any) -> None:
         """Open it again a little later, where it may be that; else raise what is wrong."""
-        source, number = self._wished.source, partition.number
+        source, number = self._request.source, partition.number
         partition.cancel()
         if error is not None and error.code() == grpc.StatusCode.OUT_OF_RANGE:
-            raise gone(source, {number: (partition.position, None)}, self._wished.since)
+            raise lost_messages(source, {number: (partition.position, None)}, self._request.since)
         if error is not None and not is_passing(error):
             raise self._client.error_of(source, error)
         self.problem = error or self.problem
@@ -217,12 +217,12 @@ class LiteStream:
     def _check_hole(self, number: int, position: int, offset: int) -> None:
         """LostMessagesError where what lies between the two is gone."""
         if offset > position and not self._is_hole(number, position):
-            raise gone(self._wished.source, {number: (position, offset)}, self._wished.since)
+            raise lost_messages(self._request.source, {number: (position, offset)}, self._request.since)
 
     def _is_hole(self, number: int, position: int) -> bool:
         """Whether what is not there at the position was never there: something before it still is, and the oldest go
         first. RpcError."""
-        return self._client.first_offset(self._wished.source.log_name, number) < position
+        return self._client.first_offset(self._request.source.log_name, number) < position
 
     def _found_empty(self, bounds: Bounds) -> Advance | None:
         """Offsets may have holes: where nothing is left up to a head, nothing comes that would say so."""
@@ -232,7 +232,7 @@ class LiteStream:
                 continue
             each.heard_at = at + _ASK_EVERY_SECONDS - min(bounds.wait, _ASK_EVERY_SECONDS)
             try:
-                name = self._wished.source.log_name
+                name = self._request.source.log_name
                 count = self._client.message_count(name, each.number, each.position, each.head)
                 if not count and self._is_hole(each.number, each.position):
                     each.position = each.head

@@ -42,10 +42,10 @@ class Advance:
 
 
 @dataclass(frozen=True)
-class Wished:
+class ReadRequest:
     """What a stream is to read: each partition from `starts` up to `heads` at least, and never from `stops` on.
 
-    `since` is when the newest message was published that bronze has.
+    `since` is when the newest message was published of those that were read before.
     """
 
     source: Any
@@ -87,7 +87,7 @@ class LogClient(Protocol):
     def store(self, positions: Mapping[tuple[str, str], Mapping[int, int]]) -> None:
         """Say how far groups have come in logs, for the lag tools of others; nothing waits for it."""
 
-    def stream(self, wished: Wished, clock: Clock) -> AbstractContextManager[Stream]:
+    def stream(self, request: ReadRequest, clock: Clock) -> AbstractContextManager[Stream]:
         """Messages from there on. LostMessagesError when they are gone."""
 
     def error_of(self, source: Any, error: Any) -> SourceError:

@@ -10,7 +10,9 @@ from lakehouse.errors import ACCEPT_LOSS, LostMessagesError
 from lakehouse.sources import LogSource
 
 
-def gone(source: LogSource, lost: Mapping[int, tuple[int, int | None]], since: datetime | None) -> LostMessagesError:
+def lost_messages(
+    source: LogSource, lost: Mapping[int, tuple[int, int | None]], since: datetime | None
+) -> LostMessagesError:
     """`lost` has for each partition where we are, and where its log begins now; None where it ends before us."""
     counts = [begin - at for at, begin in lost.values() if begin is not None]
     places = ", ".join(
@@ -27,7 +29,7 @@ def gone(source: LogSource, lost: Mapping[int, tuple[int, int | None]], since: d
     )
 
 
-def another(source: LogSource, found: str, expected: str, since: datetime | None) -> LostMessagesError:
+def another_log(source: LogSource, found: str, expected: str, since: datetime | None) -> LostMessagesError:
     """There is a log of that name, but not the one that was read. `found` and `expected` say what tells them apart."""
     when = f" after {hours.instant_text(since)}" if since else ""
     return LostMessagesError(

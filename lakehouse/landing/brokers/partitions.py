@@ -23,11 +23,11 @@ from lakehouse.landing.brokers.log_client import (
     NO_MESSAGE,
     LogClient,
     Offsets,
+    ReadRequest,
     Stream,
     TopicFacts,
-    Wished,
 )
-from lakehouse.landing.brokers.losses import another, gone
+from lakehouse.landing.brokers.losses import another_log, lost_messages
 from lakehouse.progress import LogRead, Positions, Range, ReadFrom, log_name, next_log
 from lakehouse.sources import LogSource, Source
 from lakehouse.topics import Topic
@@ -91,7 +91,7 @@ class LogBroker:
                 yield from done.result().items()
 
     def reading(self, wanted: Wanted, ingest: Ingest, clock: Clock) -> Reading:
-        return _Unasked(self, wanted, ingest, clock)
+        return _LazyReading(self, wanted, ingest, clock)
 
     def peek(self, source: Source, ingest: Ingest, most: int, seconds: float) -> pa.RecordBatch:
         """The oldest ones that are there; of a source that starts at the latest, the newest. No offset is stored."""
@@ -165,7 +165,7 @@ class LogReading:
         if not self._waiting:
             return
         left, heard = bounds.messages, time.monotonic()
-        with self._client.stream(self._wished(), self._clock) as stream:
+        with self._client.stream(self._request(), self._clock) as stream:
             while self._waiting:
                 if left <= 0 or bounds.bytes_left() <= 0 or time.monotonic() >= bounds.ends:
                     self._is_full = True
@@ -203,11 +203,11 @@ class LogReading:
     def close(self) -> None:
         pass
 
-    def _wished(self) -> Wished:
+    def _request(self) -> ReadRequest:
         share = self._share
         starts = {number: self._positions[number] for number in sorted(self._waiting)}
         heads = {number: self._until[number] for number in starts}
-        return Wished(share.source, share.read.log, starts, heads, share.stops, share.since)
+        return ReadRequest(share.source, share.read.log, starts, heads, share.stops, share.since)
 
     def _silence(self, stream: Stream, *, is_empty: bool) -> None:
         self._silent_at = self._clock()
@@ -216,7 +216,7 @@ class LogReading:
             raise self._client.error_of(self._share.source, problem)
 
 
-class _Unasked:
+class _LazyReading:
     """A reading whose topic is asked when its first page is wanted."""
 
     def __init__(self, broker: LogBroker, wanted: Wanted, ingest: Ingest, clock: Clock) -> None:
@@ -287,7 +287,7 @@ def _answer(client: LogClient, share: _Share, first: Offsets, clock: Clock) -> R
         elif begin is not None and at < begin:
             lost[each.partition] = at, begin
     if lost:
-        return gone(source, lost, share.since)
+        return lost_messages(source, lost, share.since)
     if share.is_empty:
         return Idle(
             share.read.sampled_at,
@@ -315,7 +315,7 @@ def _share(
         )  # fmt: skip
     if log_name(read_from.log) != facts.log:
         expected = f"the topic with the id {log_name(read_from.log)}"
-        return another(source, f"its id is {facts.log}", expected, read_from.since)
+        return another_log(source, f"its id is {facts.log}", expected, read_from.since)
     ranges, seek, stops, stride = [], {}, {}, read_from.stride or _WHOLE
     for number, (place, is_last) in mine.items():
         head = heads[source.log_name, number]
