@@ -62,7 +62,8 @@ class SharedHashes:
 
     def addresses(self) -> Addresses:
         """Sorted; of every row whose hash another row has, too."""
-        with ThreadPoolExecutor(pa.cpu_count()) as pool:
+        is_large = any(self._file(number).exists() for number in range(_BINS))
+        with ThreadPoolExecutor(1 if is_large else pa.cpu_count()) as pool:  # each bin of a large hour takes 100 MB
             return np.sort(np.concatenate(list(pool.map(lambda number: _sharing(self._bin(number)), range(_BINS)))))
 
     def _spill(self) -> None:
