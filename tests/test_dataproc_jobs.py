@@ -36,6 +36,7 @@ from lakehouse.cli.app import app
 from lakehouse.errors import ConfigError, LakeError
 from lakehouse.fleet.dataproc import client, jobs, labels
 from lakehouse.fleet.dataproc.client import EMULATOR
+from lakehouse.fleet.dataproc.sizing import PYTHON_MIB_PER_TOPIC
 from lakehouse.fleet.files import launcher_of
 from lakehouse.fleet.launchers import dataproc
 from lakehouse.fleet.roll_out import verdict
@@ -136,7 +137,7 @@ def test_settings_travel_as_properties_and_nothing_that_is_taken_for_sparks_own(
     assert properties["spark.executorEnv.PYSPARK_PYTHON"] == "./environment/bin/python"
     assert not any(each.startswith("-") for each in job.pyspark_job.args)
     assert not any("delta" in each for each in [*properties.values(), *job.pyspark_job.jar_file_uris])
-    assert int(properties["spark.driver.memoryOverhead"].removesuffix("m")) > 300 * 33
+    assert int(properties["spark.driver.memoryOverhead"].removesuffix("m")) > 300 * PYTHON_MIB_PER_TOPIC
     assert properties["spark.executor.memoryOverhead"] == "1280m", "two slots of 128 MiB, three times, and 512 MiB"
     assert dict(job.labels)["lakehouse-release"] == "v0-1-0-aaaa"
     assert job.scheduling.max_failures_per_hour == 10

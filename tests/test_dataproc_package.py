@@ -387,18 +387,19 @@ def test_a_fleet_is_planned_packaged_and_deployed_and_rolled_back_where_nothing_
     fake = FakeDataproc(tmp_path / "cluster", lambda job: sleeps)
     with serving(fake) as address:
         monkeypatch.setenv(EMULATOR, address)
+        for command in ("plan", "deploy"):
+            code, _, err = run(capsys, "fleet", command, "--conf", str(conf))
+            assert (code, "Run `lakehouse dataproc package`" in err, fake.jobs) == (2, True, {})
+        run(capsys, "dataproc", "package", "--conf", str(conf))
         code, out, _ = run(capsys, "fleet", "plan", "--conf", str(conf), "--json")
         assert (code, [each["action"] for each in json.loads(out)["applications"]]) == (0, ["start"])
-        code, _, err = run(capsys, "fleet", "deploy", "--conf", str(conf))
-        assert (code, "Run `lakehouse dataproc package`" in err, fake.jobs) == (2, True, {})
-        run(capsys, "dataproc", "package", "--conf", str(conf))
         code, out, err = run(capsys, "fleet", "deploy", "--conf", str(conf))
         assert (code, "not well within 2 s: ads: no heartbeat yet" in err) == (1, True)
         (job,) = fake.jobs.values()
         assert job.pyspark_job.main_python_file_uri.startswith("gs://lake/fleet/releases/0.1.0-")
         assert "lakehouse-asked-to-end" in job.labels
         code, out, _ = run(capsys, "fleet", "history", "--conf", str(conf), "--json")
-        assert [each["outcome"] for each in json.loads(out)["deployments"]] == ["interrupted", "rolled back"]
+        assert [each["outcome"] for each in json.loads(out)["deployments"]] == ["rolled back"]
         code, out, _ = run(capsys, "fleet", "status", "--conf", str(conf))
         assert (code, "not running" in out) == (1, True)
 

@@ -623,7 +623,7 @@ def test_a_target_takes_few_lines() -> None:
     """CONTRIBUTING shows the shortest one and says so; imports and docstring count, blank lines do not."""
     module = KINDS["duckdb"].partition(":")[0].replace(".", "/")
     text = (Path(__file__).parent.parent / f"{module}.py").read_text(encoding="utf-8")
-    assert sum(bool(line.strip()) for line in text.splitlines()) < 140
+    assert sum(bool(line.strip()) for line in text.splitlines()) < 150
 
 
 def settings_with(**values: Any) -> Settings:

@@ -18,10 +18,11 @@ from lakehouse.store.delta import DataFile
 from lakehouse.store.place import Place
 from lakehouse.store.records import Sealed
 from lakehouse.topics import Topic
-from lakehouse.value_checksum import Leaf
 
 if TYPE_CHECKING:
     from pyspark.sql import SparkSession
+
+    from lakehouse.value_checksum import Leaf
 
 
 @dataclass(frozen=True)
