@@ -195,9 +195,9 @@ def _isolation(bench: Bench, count: int) -> None:
             causes = {name: by_name[name].ingest.pulse.error for name in ("gone", "refused", "slow")}
     about, report = "healthy topics beside five sick ones", bench.report
     report.shown("healthy topics: from publish to commit", alone.published, "seconds")
-    report.shown("healthy topics: from the epoch's begin to commit", alone.committed, "seconds")
+    report.shown("healthy topics: from the epoch's start to commit", alone.committed, "seconds")
     report.at_most(f"{about}: from publish to commit", beside.published / alone.published, 1.5)
-    report.at_most(f"{about}: from the epoch's begin to commit", beside.committed / alone.committed, 1.5)
+    report.at_most(f"{about}: from the epoch's start to commit", beside.committed / alone.committed, 1.5)
     report.shown(f"{about}: until the whole epoch is settled", beside.settled / alone.settled, "times")
     for name, cause in causes.items():
         print(f"  {name}: {cause}")
@@ -208,7 +208,7 @@ def _isolation(bench: Bench, count: int) -> None:
 @dataclass(frozen=True)
 class Rounds:
     """Medians of seconds, of the last of the topics in each round: until what came was committed, from its publish and
-    from the epoch's begin; and how long Spark's batches took, all topics included."""
+    from the epoch's start; and how long Spark's batches took, all topics included."""
 
     published: float
     committed: float
@@ -229,7 +229,7 @@ def _rounds(healthy: Sequence[Running], feed: Callable[[], None]) -> Rounds:
         committed.append(max(topic.commit_seconds for topic in healthy))
     last = healthy[0].last_batch()
     _wait(healthy, lambda: healthy[0].last_batch() > last, "the end of the last epoch")
-    print("  from the epoch's begin to commit: " + ", ".join(f"{seconds:.2f} s" for seconds in committed))
+    print("  from the epoch's start to commit: " + ", ".join(f"{seconds:.2f} s" for seconds in committed))
     settled = healthy[0].batch_seconds(first)
     return Rounds(*map(statistics.median, (published, committed, settled)))
 

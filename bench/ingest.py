@@ -444,7 +444,7 @@ class Running:
         self.triggers: list[float] = []
         self.rows = 0
         self.commit_seconds = 0.0
-        """From the begin of its epoch until what came last was committed."""
+        """From the beginning of its epoch until what came last was committed."""
 
     @property
     def raw_root(self) -> str:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 _FOLDER = "lakehouse-cache"
 _DIGEST_BYTES = 32
-"""Of SHA-256, at the begin of each file: nothing waits for the disk, and a machine that fails leaves parts of files."""
+"""Of SHA-256, with which a file begins: nothing waits for the disk, and a machine that fails leaves parts of files."""
 
 
 def kept(kind: str, key: str) -> bytes | None:

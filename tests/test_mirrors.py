@@ -619,6 +619,14 @@ def test_conf_shows_every_key_of_every_kind(kind: str) -> None:
         assert key == "kind" or re.search(rf"^[ #]+{key}: .+ # .+ · .+ · ", block, re.MULTILINE), key
 
 
+@pytest.mark.parametrize("kind", sorted(KINDS))
+def test_a_target_that_answers_sql_says_so(kind: str) -> None:
+    """Of another one reconcile would read silver's files for nothing, or compare nothing but ids."""
+    module, _, name = KINDS[kind].partition(":")
+    target = getattr(import_module(module), name)
+    assert target.keeps_rows == (target.value_checksum is not Mirror.value_checksum)
+
+
 def test_a_target_takes_few_lines() -> None:
     """CONTRIBUTING shows the shortest one and says so; imports and docstring count, blank lines do not."""
     module = KINDS["duckdb"].partition(":")[0].replace(".", "/")

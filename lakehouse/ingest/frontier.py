@@ -234,10 +234,8 @@ class ProjectSamples:
             self._found, self._other = found, Frontier(None, None, text, "no sample")
         except (GoogleAPICallError, RetryError) as refused:
             name = type(refused).__name__
-            self._found, self._other = (
-                {},
-                Frontier(None, None, f"Cloud Monitoring answered {name}: {in_one_line(refused)}", name),
-            )
+            text = f"Cloud Monitoring answered {name}: {in_one_line(refused)}"
+            self._found, self._other = {}, Frontier(None, None, text, name)
 
     def _series(self, now: datetime) -> Iterable[Any]:
         one = f' AND resource.labels.subscription_id = "{self._only}"' if self._only else ""

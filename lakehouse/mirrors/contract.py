@@ -87,6 +87,9 @@ class Mirror(Protocol):
     hours_at_once: int = 1
     """Hours of one topic that it takes at the same time."""
 
+    keeps_rows: bool = False
+    """Whether it answers SQL about them: `value_checksum`. What keeps files alone is compared by these."""
+
     @classmethod
     def from_config(cls, name: str, options: Any, spark: SparkSession | None) -> Mirror:
         """The mirror that the configuration describes, its keys read as the class's `Options`."""
@@ -143,7 +146,7 @@ class Mirror(Protocol):
     def value_checksum(self, topic: Topic, hour: Hour, leaves: Sequence[Leaf]) -> int | None:
         """As `lakehouse.value_checksum` defines it, of these columns of the hour, by the target's own SQL.
 
-        Of an hour that `read_back` has found. None of a target that has no SQL, only files: `differing` compares them.
+        Of an hour that `read_back` has found, in a target that `keeps_rows`; None where it is gone by now.
         """
         return None
 

@@ -35,6 +35,8 @@ class DuckDBMirror(Mirror):
     is written again, as what was deleted would stay in its free pages.
     """
 
+    keeps_rows = True
+
     class Options(Frozen):
         kind: Literal["duckdb"]
         path: Root = key(

@@ -145,6 +145,7 @@ class HiveMirror(Mirror):
     """
 
     Options = HiveOptions
+    keeps_rows = True
 
     def __init__(self, name: str, options: HiveOptions, files: Files, patience: timedelta = PATIENCE) -> None:
         """`patience` is how long a server that is away is called again."""

@@ -14,7 +14,7 @@ _ROWS_AT_A_TIME = 131_072
 
 
 def differing_values(mirror: Mirror, hour: SealedHour) -> list[str]:
-    """Which columns have other values there, beside the right ids; none where the target compares files alone.
+    """Which columns have other values there, beside the right ids.
 
     LakeError when a file of silver is gone or damaged.
     """

@@ -226,6 +226,8 @@ class TopicComparison:
         digests = digests_of(seal, hour)
         if digests is not None and (differing := mirror.differing(self._topic, hour, digests)):
             return differing
+        if not mirror.keeps_rows:
+            return []
         try:
             return differing_values(mirror, sealed_hour(self._tables, self._history, hour))
         except LakeError:  # of silver, whose own cell says it

@@ -185,10 +185,8 @@ class HttpRegistry:
 
     def _refusal(self, path: str, status: int, retry_after: str | None, content: bytes) -> Exception:
         said = _json(content)
-        code, text = (
-            said.get("error_code"),
-            f"HTTP {status}: {str(said.get('message') or 'no message')[:_MOST_LETTERS]}",
-        )
+        code, message = said.get("error_code"), str(said.get("message") or "no message")
+        text = f"HTTP {status}: {message[:_MOST_LETTERS]}"
         if status == 404 and code in (_SCHEMA_NOT_FOUND, _SUBJECT_NOT_FOUND, _VERSION_NOT_FOUND):
             return _Missing(text)
         if status == 429 or status >= 500:

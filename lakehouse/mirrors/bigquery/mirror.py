@@ -45,6 +45,7 @@ class BigQueryMirror(Mirror):
     """
 
     Options = BigQueryOptions
+    keeps_rows = True
 
     def __init__(
         self,
