@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 import random
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 from lakehouse.crash.driver import Driver
 from lakehouse.crash.small_lake import PLAYS, small_config
@@ -16,11 +18,13 @@ from lakehouse.crash.world import World
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.seal.stage import seal_due
 from lakehouse.validate.stage import validate_due
-from tests.servers.object_store import ObjectStoreServer, Request
+from tests.servers.object_store import ObjectStoreServer, Request, serving
 from tests.servers.warehouse import lake_options
 
 BETWEEN = timedelta(seconds=10)
 TRIGGERS_A_DAY = 8_640
+DELAY_SECONDS = 0.04
+"""Of a request, where time is measured: a regional bucket's usual answer."""
 
 
 class PlayedTopics:
@@ -102,6 +106,13 @@ class PlayedTopics:
         seal_due(self.topic, self.config, run="bench")
         validate_due(self.topic, self.config, run="bench")
         mirror_due(self.topic, self.config, None, run="bench")
+
+
+@contextmanager
+def played(names: Sequence[str] = (PLAYS,)) -> Iterator[tuple[PlayedTopics, ObjectStoreServer]]:
+    """Topics on a store of their own, in a process that goes with them."""
+    with TemporaryDirectory() as folder, serving() as store:
+        yield PlayedTopics(store, Path(folder), names), store
 
 
 def chain(requests: Iterable[Request]) -> int:

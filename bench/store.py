@@ -12,15 +12,11 @@ import argparse
 import logging
 import statistics
 import sys
-import tempfile
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable
 
 from bench import store_ages, store_bill, store_status
-from bench.played import PlayedTopics, chain
+from bench.played import DELAY_SECONDS, PlayedTopics, chain, played
 from bench.report import Report
 from lakehouse.crash.small_lake import PLAYS
 from lakehouse.mirrors.stage import mirror_due
@@ -28,9 +24,8 @@ from lakehouse.seal.stage import seal_due
 from lakehouse.store.delta import await_checkpoints
 from lakehouse.store.table_log import CHECKPOINT_EVERY
 from lakehouse.validate.stage import validate_due
-from tests.servers.object_store import ObjectStoreServer, serving
+from tests.servers.object_store import ObjectStoreServer
 
-DELAY_SECONDS = 0.04
 _EARLY, _LATE = range(4, 9), range(54, 59)
 """Triggers that are compared: neither has a sweep of manifests or a close of an hour in it, nor a checkpoint."""
 _TOPICS = 50
@@ -55,12 +50,6 @@ def main() -> int:
     for name in arguments.only:
         parts[name](report)
     return report.finish()
-
-
-@contextmanager
-def played(**more: Any) -> Iterator[tuple[PlayedTopics, ObjectStoreServer]]:
-    with tempfile.TemporaryDirectory() as folder, serving() as store:
-        yield PlayedTopics(store, Path(folder), **more), store
 
 
 def _triggers(report: Report) -> None:

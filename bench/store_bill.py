@@ -5,7 +5,7 @@ from __future__ import annotations
 import statistics
 
 from bench.bill import GIGABYTE_MONTH, Bill, a_month
-from bench.played import BETWEEN, TRIGGERS_A_DAY, PlayedTopics
+from bench.played import BETWEEN, TRIGGERS_A_DAY, PlayedTopics, played
 from bench.report import Report
 from lakehouse.store.place import Place
 from lakehouse.store.table_log import CHECKPOINT_EVERY, KEPT_CHECKPOINTS, RECENT_CHECKPOINTS
@@ -17,8 +17,6 @@ _DAYS, _LOG_DAYS, _HOURS_OF_BRONZE = 400, 37, 720
 
 def measure(report: Report) -> None:
     """Requests of 100 triggers, checkpoints and clearing included, and of the delivery of an hour of 360 files."""
-    from bench.store import played
-
     with played() as (topic, store):
         for _ in range(20):
             topic.trigger(events=2)

@@ -8,13 +8,13 @@ from dataclasses import replace
 from datetime import datetime, timedelta
 
 from bench.grown import copies, grow_ledger
+from bench.played import DELAY_SECONDS, played
 from bench.report import Report
 from lakehouse.config import Config
 from lakehouse.operations.status import TopicStatus, statuses
 from lakehouse.store.heartbeats import Heartbeat, Heartbeats, Pulse
 from lakehouse.store.table_log import newest_log
 
-_DELAY_SECONDS = 0.04
 _TOPICS, _APPLICATIONS, _DAYS = 300, 6, 400
 _ROUNDS = 2
 _SINCE = 2
@@ -23,8 +23,6 @@ _SINCE = 2
 
 def measure(report: Report) -> None:
     """Of topics with a ledger of 400 days, an hour delivered by our own stages, and commits since the heartbeat."""
-    from bench.store import played
-
     with played() as (topic, store):
         topic.trigger(events=2)
         grow_ledger(topic, 24 * _DAYS)
@@ -44,7 +42,7 @@ def measure(report: Report) -> None:
             Heartbeats(settings).write(_heartbeat(f"app-{number}", now, pulses))
         every = {name: topic.topic.model_copy(update={"name": name}) for name in names}
         config = replace(topic.config, topics=every)
-        store.delay(_DELAY_SECONDS)
+        store.delay(DELAY_SECONDS)
         for count, bound in ((1, 1.0), (_TOPICS, 3.0)):
             store.requests()
             timed = [_timed(config, names[:count], now) for _ in range(_ROUNDS)]
