@@ -13,17 +13,17 @@ import pytest
 from lakehouse import failpoints
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
-from lakehouse.operations import compaction, maintain
+from lakehouse.operations import maintain
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.compaction import compact_hour, is_compacted
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.removal import Removal
 from lakehouse.operations.trace import trace_event
-from lakehouse.store.bronze_log import commit_compaction, newest_state
+from lakehouse.store.bronze_log import Compactions, newest_state
 from lakehouse.store.delta import commit, files, files_of_hour
-from lakehouse.store.table_log import log_of
+from lakehouse.store.table_log import TableLog, log_of
 from lakehouse.topics import Topic
-from tests.lake import FIVE, SIX, Delivery, Lake
+from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake
 
 SOON = datetime.now(UTC) + timedelta(hours=1)
 
@@ -190,9 +190,45 @@ def test_an_hour_that_an_erasure_changes_meanwhile_is_left_for_the_next_time(
 
     bronze = lake.bronze
     watched(erase)
-    assert compact_hour(lake.tables, log_of(bronze), FIVE, files_of_hour(bronze, FIVE)) is None
+    assert compact_hour(lake.tables, Compactions(log_of(bronze)), FIVE, files_of_hour(bronze, FIVE)) is None
     assert len(of_five(lake)) == 3
     assert not any(map(is_compacted, on_disk(lake)))
+
+
+@pytest.mark.parametrize("hours_before", [0, 1], ids=["before any of its hours", "after the first"])
+def test_an_hour_is_left_that_an_erasure_changed_while_others_were_compacted(lake: Lake, hours_before: int) -> None:
+    compactions = Compactions(log_of(lake.bronze))
+    of_six = files_of_hour(lake.bronze, SIX)
+
+    def compacted() -> None:
+        assert compact_hour(lake.tables, compactions, FIVE, files_of_hour(lake.bronze, FIVE))
+
+    def erased() -> None:
+        commit(lake.bronze, [], metadata={"kind": "erase"}, transactions={"erase": 1}, removed=of_six[:1])
+
+    for step in (compacted, erased) if hours_before else (erased, compacted):
+        step()
+    assert compact_hour(lake.tables, compactions, SIX, of_six) is None
+    assert [file.path for file in files_of_hour(lake.bronze, SIX)] == [of_six[1].path]
+
+
+def test_compacting_many_hours_reads_each_entry_of_the_log_once(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    compactions = Compactions(log_of(lake.bronze))
+    lake.deliver(Delivery("late", 125, 0, "m8"), hour=SEVEN)
+    small = {hour: files_of_hour(lake.bronze, hour) for hour in (FIVE, SIX)}
+    found, entry = [], TableLog.entry
+
+    def noted(log: TableLog, version: int) -> Any:
+        if read := entry(log, version):
+            found.append(version)
+        return read
+
+    monkeypatch.setattr(TableLog, "entry", noted)
+    for hour, its in small.items():
+        assert compact_hour(lake.tables, compactions, hour, its)
+    assert len(found) == len(set(found)) == 2
+    monkeypatch.undo()
+    assert newest_state(lake.bronze).epoch == lake.epoch
 
 
 def test_segments_that_a_manifest_still_names_stay_as_they_are(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -207,12 +243,14 @@ def test_a_commit_whose_answer_is_lost_keeps_its_files(lake: Lake, monkeypatch: 
     """The table may name them, whatever the caller was told."""
     rows = lake.bronze_rows()
 
+    committed = Compactions.commit
+
     def unanswered(*arguments: Any) -> None:
-        commit_compaction(*arguments)
+        committed(*arguments)
         raise LakeError("bronze", found="no answer", expected="a store that answers", next_step="Wait.")
 
-    monkeypatch.setattr(compaction, "commit_compaction", unanswered)
+    monkeypatch.setattr(Compactions, "commit", unanswered)
     with pytest.raises(LakeError, match="no answer"):
-        compact_hour(lake.tables, log_of(lake.bronze), FIVE, files_of_hour(lake.bronze, FIVE))
+        compact_hour(lake.tables, Compactions(log_of(lake.bronze)), FIVE, files_of_hour(lake.bronze, FIVE))
     assert any(map(is_compacted, of_five(lake)))
     assert lake.bronze_rows() == rows

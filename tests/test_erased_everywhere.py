@@ -26,6 +26,7 @@ from lakehouse.operations.erase import erase
 from lakehouse.operations.erasure.outstanding import OpenItem, outstanding
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.reconcile import mirrors_of
+from lakehouse.store.bronze_log import Compactions
 from lakehouse.store.delta import files_of_hour
 from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.records import Valid
@@ -153,14 +154,14 @@ def test_files_that_were_compacted_before_hold_nobody(world: World) -> None:
     lake = world.lake
     lake.deliver(Delivery(f"p{PERSON}", 122, 0, "again", PERSON), hour=SEVEN)
     before = {file.path for file in files_of_hour(lake.bronze, SEVEN)}
-    assert compact_hour(lake.tables, log_of(lake.bronze), SEVEN, files_of_hour(lake.bronze, SEVEN))
+    assert compact_hour(lake.tables, Compactions(log_of(lake.bronze)), SEVEN, files_of_hour(lake.bronze, SEVEN))
     world.erase()
     assert not any(path.startswith("lake/plays/bronze") for path in world.holders())
     assert not any(Path(lake.folders.bronze, path).exists() for path in before)
     for name in "yz":
         lake.deliver(Delivery(name, 123, 0, name, 5), hour=SEVEN)
     kept = {file.path for file in files_of_hour(lake.bronze, SEVEN)}
-    assert compact_hour(lake.tables, log_of(lake.bronze), SEVEN, files_of_hour(lake.bronze, SEVEN))
+    assert compact_hour(lake.tables, Compactions(log_of(lake.bronze)), SEVEN, files_of_hour(lake.bronze, SEVEN))
     assert all(Path(lake.folders.bronze, path).exists() for path in kept)
     assert "bronze" not in world.open_stores()
 

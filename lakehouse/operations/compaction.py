@@ -22,10 +22,9 @@ import pyarrow.parquet as pq
 from lakehouse import failpoints, hours
 from lakehouse.hours import Hour
 from lakehouse.store import parquet
-from lakehouse.store.bronze_log import commit_compaction, segment_of
+from lakehouse.store.bronze_log import Compactions, segment_of
 from lakehouse.store.delta import DataFile, event_time_stats
 from lakehouse.store.files import ReadOnce
-from lakehouse.store.table_log import TableLog
 from lakehouse.store.tables import TopicTables
 
 log = logging.getLogger(__name__)
@@ -64,8 +63,8 @@ def small_files(of_hour: Iterable[DataFile]) -> list[DataFile]:
     return sorted(found, key=lambda file: file.path) if len(found) > 1 else []
 
 
-def compact_hour(tables: TopicTables, read_at: TableLog, hour: Hour, files: Sequence[DataFile]) -> Compacted | None:
-    """Let a few files take the place of these, which the log at `read_at` has; None where one of them went meanwhile.
+def compact_hour(tables: TopicTables, commits: Compactions, hour: Hour, files: Sequence[DataFile]) -> Compacted | None:
+    """Let a few files take the place of these; None where one of them went meanwhile.
 
     A crash before the commit leaves a file that nothing names, which `maintain` removes; so does a commit that fails,
     which the store may have made all the same. LakeError when one cannot be read, or nothing can be written.
@@ -73,8 +72,7 @@ def compact_hour(tables: TopicTables, read_at: TableLog, hour: Hour, files: Sequ
     into = _merged(tables, hour, files)
     failpoints.reach("compact.file_durable")
     metadata = {"kind": COMPACT, "hours": [hour], "files": len(files), "release": tables.settings.release}
-    version = commit_compaction(read_at, into, files, metadata)
-    if version is None:
+    if commits.commit(into, files, metadata) is None:
         _delete(tables, into)
         return None
     failpoints.reach("compact.committed")

@@ -21,7 +21,7 @@ from lakehouse.operations.former_checkpoints import WHY as FORMER_WHY
 from lakehouse.operations.former_checkpoints import former_checkpoint
 from lakehouse.operations.outdated import outdated
 from lakehouse.operations.removal import Removal
-from lakehouse.store.bronze_log import commit_change, newest_state, segment_of, segments_in_log
+from lakehouse.store.bronze_log import Compactions, commit_change, newest_state, segment_of, segments_in_log
 from lakehouse.store.delta import Conflicts, DataFile, files, table_errors
 from lakehouse.store.delta_log import commits
 from lakehouse.store.files import Stored
@@ -185,11 +185,11 @@ class _Maintenance:
         if not due:
             return
         waiting = {f"{epoch:012d}-{slot:04d}-" for epoch, slot in listed_manifests(self._raw)}
-        log_read = log_of(bronze)
+        compactions = Compactions(log_of(bronze))
         for hour, found in due.items():
             if any(segment_of(file.path).startswith(tuple(waiting)) for file in found):
                 continue
-            if self._dry_run or compact_hour(self._tables, log_read, hour, found):
+            if self._dry_run or compact_hour(self._tables, compactions, hour, found):
                 size = sum(file.size_bytes for file in found)
                 why = f"{len(found)} small files become one; they go after {duration_text(REPLACED_FILES_KEPT)}"
                 yield self._removal("small files", f"bronze/{hour}", size, why, hour)

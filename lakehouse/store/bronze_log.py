@@ -207,30 +207,45 @@ def commit_change(
     )
 
 
-def commit_compaction(
-    read_at: TableLog, added: Iterable[DataFile], removed: Iterable[DataFile], metadata: Mapping[str, Any]
-) -> int | None:
-    """One commit that puts rows of the table into other files of it; gives its version.
+class Compactions:
+    """Commits, one after the other, that put rows of the table into other files of it; what others commit is read once.
 
-    None, and nothing is written, where one of `removed`, which the log at `read_at` has, went since. It carries the
-    state on as `commit_change` does.
+    They remove files that the log at `read_at` has.
     """
-    log, added, removed = read_at, list(added), list(removed)
-    paths = {file.path for file in removed}
-    conflicts = Conflicts(log.uri)
-    while True:
-        with table_errors(log.uri):
-            entries = log.next_entries()
-        if any(gone.get("path") in paths for entry in entries for gone in entry.of("remove")):
-            return None
-        log = log.followed_by(entries)
-        state = newest_state(log)
-        text = json.dumps({**metadata, "state": state.as_json()}, sort_keys=True)
-        change = change_of(added, removed, _transactions(state), is_data=False)
-        try:
-            return commit_to_log(log, change, partial(_same, text), operation="OPTIMIZE")
-        except ConflictError as conflict:
-            conflicts.meet(conflict)
+
+    def __init__(self, read_at: TableLog) -> None:
+        self._log, self._gone = read_at, set[str | None]()
+        self._state: IngestState | None = None
+
+    def commit(self, added: Iterable[DataFile], removed: Iterable[DataFile], metadata: Mapping[str, Any]) -> int | None:
+        """The version of it; None, and nothing is written, where one of `removed` went since.
+
+        It carries the state on as `commit_change` does.
+        """
+        added, removed = list(added), list(removed)
+        paths = {file.path for file in removed}
+        conflicts = Conflicts(self._log.uri)
+        while True:
+            with table_errors(self._log.uri):
+                state = self._followed()
+            if not paths.isdisjoint(self._gone):
+                return None
+            text = json.dumps({**metadata, "state": state.as_json()}, sort_keys=True)
+            change = change_of(added, removed, _transactions(state), is_data=False)
+            try:
+                return commit_to_log(self._log, change, partial(_same, text), operation="OPTIMIZE")
+            except ConflictError as conflict:
+                conflicts.meet(conflict)
+
+    def _followed(self) -> IngestState:
+        """The state after all that came since, this one's own commit included."""
+        entries = self._log.next_entries()
+        self._log = self._log.followed_by(entries)
+        self._gone.update(gone.get("path") for entry in entries for gone in entry.of("remove"))
+        carried = next((entry.metadata["state"] for entry in reversed(entries) if "state" in entry.metadata), None)
+        if carried is not None:
+            self._state = IngestState.from_json(carried)
+        return self._state or newest_state(self._log)
 
 
 def _same(text: str, version: int) -> str:
