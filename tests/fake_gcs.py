@@ -1,4 +1,4 @@
-"""Google's JSON API for objects: get, list, patch, delete, upload and copies within the bucket, over a folder.
+"""Google's JSON API for objects: get, read, list, patch, delete, upload and copies within the bucket, over a folder.
 
 The emulator that is started as a server takes `temporaryHold` without a word and forgets it, and deletes what is held.
 This one keeps it, and refuses as Google does; the texts are Google's own. Bytes of objects are files of the folder, so
@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from datetime import UTC, datetime
 from http.server import BaseHTTPRequestHandler
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import parse_qs, unquote, urlsplit
 
 import google_crc32c
@@ -34,6 +34,13 @@ class Refused(Exception):
         self.document = {"error": {"code": status, "message": message, "errors": [error]}}
 
 
+class Media(NamedTuple):
+    """An object's bytes, with the checksum of those that are stored."""
+
+    content: bytes
+    hashes: str
+
+
 class FakeGoogleStorage:
     """One bucket, which is a folder. `denies` says which objects the caller may look at and not change.
 
@@ -46,6 +53,7 @@ class FakeGoogleStorage:
         self.policies: dict[str, Any] = {}
         self.requests: list[str] = []
         self._refusal: tuple[int, int] | None = None
+        self._garbled_at: int | None = None
         self._holds: dict[str, bool] = {}
         self._changes: dict[str, int] = {}
         self._lock = threading.RLock()
@@ -54,6 +62,10 @@ class FakeGoogleStorage:
         """Answer the request for objects that will be at that place with a refusal that passes."""
         self._refusal = place, status
 
+    def garble_at(self, place: int) -> None:
+        """Answer the request for objects that will be at that place, and reads one, with other bytes than there are."""
+        self._garbled_at = place
+
     def requests_for_objects(self) -> int:
         """So many; the client asks for the bucket whenever it likes."""
         return sum("/o" in each for each in self.requests)
@@ -61,7 +73,7 @@ class FakeGoogleStorage:
     def held(self) -> set[str]:
         return {name for name, is_held in self._holds.items() if is_held}
 
-    def answer(self, method: str, url: str, body: bytes, headers: Any) -> tuple[int, dict[str, Any] | None]:
+    def answer(self, method: str, url: str, body: bytes, headers: Any) -> tuple[int, dict[str, Any] | Media | None]:
         address = urlsplit(url)
         query = {key: values[0] for key, values in parse_qs(address.query).items()}
         with self._lock:
@@ -69,11 +81,13 @@ class FakeGoogleStorage:
             if self._refusal and self.requests_for_objects() == self._refusal[0] + 1:
                 (_, status), self._refusal = self._refusal, None
                 raise Refused(status, "rateLimitExceeded" if status == 429 else "backendError", "Try again.")
-            match method, address.path.removeprefix("/upload").split("/")[4:]:
+            match method, address.path.removeprefix("/upload").removeprefix("/download").split("/")[4:]:
                 case "GET", [self.bucket]:
                     return 200, {"kind": "storage#bucket", "name": self.bucket, **self.policies}
                 case "GET", [self.bucket, "o"]:
                     return 200, self._listed(query)
+                case "GET", [self.bucket, "o", name] if query.get("alt") == "media":
+                    return 200, self._media(unquote(name))
                 case "GET", [self.bucket, "o", name]:
                     return 200, self._resource(unquote(name))
                 case "POST", [self.bucket, "o", name, "rewriteTo", "b", self.bucket, "o", target]:
@@ -118,6 +132,11 @@ class FakeGoogleStorage:
             "generation": str(status.st_mtime_ns), "metageneration": str(self._changes.get(name, 1)),
             "timeCreated": written, "updated": written, "crc32c": crc32c, **hold,
         }  # fmt: skip
+
+    def _media(self, name: str) -> Media:
+        crc32c, content = self._resource(name)["crc32c"], (self.folder / name).read_bytes()
+        is_garbled = self._garbled_at is not None and self.requests_for_objects() == self._garbled_at + 1
+        return Media(content[::-1] if is_garbled else content, f"crc32c={crc32c}")
 
     def _patched(self, name: str, changes: dict[str, Any]) -> dict[str, Any]:
         self._resource(name)
@@ -184,9 +203,13 @@ def serving(fake: FakeGoogleStorage) -> Iterator[str]:
                 status, document = fake.answer(self.command, self.path, body, self.headers)
             except Refused as refused:
                 status, document = refused.status, refused.document
-            data = b"" if document is None else json.dumps(document).encode()
             self.send_response(status)
-            self.send_header("content-type", "application/json; charset=UTF-8")
+            if isinstance(document, Media):
+                data = document.content
+                self.send_header("x-goog-hash", document.hashes)
+            else:
+                data = b"" if document is None else json.dumps(document).encode()
+                self.send_header("content-type", "application/json; charset=UTF-8")
             self.send_header("content-length", str(len(data)))
             self.end_headers()
             self.wfile.write(data)

@@ -11,6 +11,7 @@ from fake_gcs import FakeGoogleStorage, serving
 
 from lakehouse.mirrors.google import rewrite
 from lakehouse.store.files import GoogleStorage, google_client
+from lakehouse.store.google_reads import PlainReads
 
 
 @pytest.fixture
@@ -42,6 +43,9 @@ CALLS: dict[str, Callable[[dict[str, str]], None]] = {
     "delete": on_lake(lambda storage: storage.delete(["plays/a"])),
     "write": on_lake(lambda storage: storage.write("plays/b", b"new")),
     "put_if_absent": on_lake(lambda storage: storage.put_if_absent("plays/b", b"new")),
+    "read": on_lake(lambda storage: storage.read("plays/a")),
+    "read of what is not there": on_lake(lambda storage: storage.read("plays/b")),
+    "open": on_lake(lambda storage: storage.open("plays/a")),
     "listed": on_lake(lambda storage: storage.listing("plays")),
 }
 
@@ -61,6 +65,30 @@ def test_a_refusal_that_passes_fails_no_call(
         fake.refuse_at(refused_at, status)
         CALLS[name](options)
         assert (contents(tmp_path), fake.requests_for_objects()) == (after, requests + 1), refused_at
+
+
+def test_bytes_that_are_not_those_that_are_stored_are_asked_for_again(google: Any) -> None:
+    """By the checksum that comes with them."""
+    fake, options = google
+    fake.garble_at(0)
+    assert GoogleStorage("gs://lake", options).read("plays/a") == b"it"
+    assert fake.requests_for_objects() == 2
+
+
+@pytest.mark.parametrize("proxied", [False, True])
+def test_an_object_is_read_by_one_plain_request(google: Any, monkeypatch: pytest.MonkeyPatch, proxied: bool) -> None:
+    """Also through the proxy that the environment names, which is the store here: no other host has the name."""
+    fake, options = google
+    if proxied:
+        monkeypatch.setenv("http_proxy", options["google_base_url"])
+        options |= {"google_base_url": "http://storage.invalid"}
+    reads = PlainReads(google_client(options))
+    assert reads.content("lake", "plays/a") == b"it"
+    with pytest.raises(FileNotFoundError, match="gs://lake/plays/b"):
+        reads.content("lake", "plays/b")
+    fake.refuse_at(2, 503)
+    assert reads.content("lake", "plays/a") is None
+    assert fake.requests_for_objects() == 3
 
 
 def contents(folder: Path) -> dict[str, bytes]:

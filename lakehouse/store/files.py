@@ -14,13 +14,14 @@ from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from functools import lru_cache
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 from urllib.parse import unquote, urlsplit
 
 import pyarrow as pa
 from pyarrow import fs
 
 from lakehouse.errors import ConfigError, UnknownOutcomeError
+from lakehouse.store.google_reads import PlainReads
 
 Item = TypeVar("Item")
 
@@ -270,14 +271,7 @@ class GoogleStorage:
 
     def open(self, path: str) -> Any:
         """A small file comes whole, in one request."""
-        from google.api_core.exceptions import NotFound, RequestRangeNotSatisfiable
-
-        try:
-            first = bytes(self.blob(path).download_as_bytes(start=0, end=_SMALL_BYTES - 1, checksum=None))
-        except NotFound as missing:
-            raise FileNotFoundError(self.address(path)) from missing
-        except RequestRangeNotSatisfiable:  # it is empty
-            first = b""
+        first = self._content(path, _SMALL_BYTES)
         if len(first) < _SMALL_BYTES:
             return pa.BufferReader(first)
         return self._files().open_input_file(self._in_bucket(path))
@@ -308,12 +302,25 @@ class GoogleStorage:
         self._bucket().blob(self._at(path)).upload_from_string(content)
 
     def read(self, path: str) -> bytes | None:
-        from google.api_core.exceptions import NotFound
-
         try:
-            return bytes(self._bucket().blob(self._at(path)).download_as_bytes())
-        except NotFound:
+            return self._content(path)
+        except FileNotFoundError:
             return None
+
+    def _content(self, path: str, most_bytes: int | None = None) -> bytes:
+        """All of a file, or its first bytes; FileNotFoundError when it is not there."""
+        from google.api_core.exceptions import NotFound, RequestRangeNotSatisfiable
+
+        content = self._client().reads.content(self._bucket_name, self._at(path), most_bytes)
+        if content is not None:
+            return content
+        part = {} if most_bytes is None else {"start": 0, "end": most_bytes - 1, "checksum": None}
+        try:
+            return bytes(self.blob(path).download_as_bytes(**part))
+        except NotFound as missing:
+            raise FileNotFoundError(self.address(path)) from missing
+        except RequestRangeNotSatisfiable:  # it is empty
+            return b""
 
     def listing(self, folder: str, since: str = "") -> list[Stored]:
         return sorted(self.walk(folder, since), key=lambda stored: stored.path)
@@ -373,7 +380,10 @@ class GoogleStorage:
         )
 
     def _bucket(self) -> Any:
-        return _shared_client(tuple(sorted(self._options.items())), os.getpid()).bucket(self._bucket_name)
+        return self._client().google.bucket(self._bucket_name)
+
+    def _client(self) -> _Client:
+        return _shared_client(tuple(sorted(self._options.items())), os.getpid())
 
     def _in_bucket(self, path: str) -> str:
         return f"{self._bucket_name}/{self._at(path)}"
@@ -459,10 +469,16 @@ class _Upload:
         return self._stream
 
 
+class _Client(NamedTuple):
+    google: Any
+    reads: PlainReads
+
+
 @lru_cache(maxsize=8)
-def _shared_client(options: tuple[tuple[str, str], ...], process: int) -> Any:
+def _shared_client(options: tuple[tuple[str, str], ...], process: int) -> _Client:
     """One for all folders: each client has a token and connections of its own. A forked process must not share it."""
-    return google_client(dict(options))
+    client = google_client(dict(options))
+    return _Client(client, PlainReads(client))
 
 
 def google_client(options: Mapping[str, str]) -> Any:

@@ -335,6 +335,7 @@ def _content(found: _Object | None, headers: _Headers, method: str) -> Answer:
         "ETag": f'"e{found.generation}"',
         "Last-Modified": f"{written:%a, %d %b %Y %H:%M:%S GMT}",
         "x-goog-generation": str(found.generation),
+        "x-goog-hash": f"crc32c={found.crc32c}",
     }
     if method == "HEAD":
         return Answer(200, {**tags, "Content-Length": str(len(found.content))})
