@@ -65,7 +65,7 @@ def measure(report: Report) -> None:
             _apart(_grow, store.address, Path(folder, "grown"), days)
             found[days] = _apart(_of_grown, store.address, Path(folder, "grown"), Path(folder, "another"))
         for name, (bound, unit) in bounds.items():
-            report.at_most(f"{name}, at {days} days", found[days][name], bound, unit)
+            report.at_most(f"{name}, at {days} day{'s' * (days > 1)}", found[days][name], bound, unit)
     report.at_most(f"{_LATE_RESTART}, at 30 days", found[30][_LATE_RESTART], 20.0, "requests")
     for name in (_RESTART, _TRIGGER, _BATCH, _DELIVERY, _DELIVERY_REQUESTS, _COMMIT):
         for days in _AGES[1:]:
