@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 import json
-import pickle
 import shutil
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -22,7 +21,7 @@ from lakehouse.config import Settings
 from lakehouse.errors import LakeError
 from lakehouse.progress import IngestState, NewestEvent, OpenHour
 from lakehouse.store import bronze_log
-from lakehouse.store.bronze_head import Head, StateFollower
+from lakehouse.store.bronze_head import Head
 from lakehouse.store.bronze_log import (
     INGEST,
     OPEN_HOUR,
@@ -34,7 +33,6 @@ from lakehouse.store.bronze_log import (
 )
 from lakehouse.store.delta import DataFile, commit, open_table
 from lakehouse.store.files import LocalStorage
-from lakehouse.store.place import Place
 from lakehouse.store.table_log import ConflictError, entry_path
 from lakehouse.topics import Topic
 from tests.clock import NOON
@@ -231,33 +229,24 @@ def test_closes_of_an_older_release_are_found_by_reading_on(table: DeltaTable, m
 # --- followed --------------------------------------------------------------------------------------------------------
 
 
-def test_a_follower_sees_each_commit_and_begins_again_after_a_pause(table: DeltaTable, tmp_path: Path) -> None:
-    """Entries that came in a pause can be cleaned away: it must not wait for a name that never comes."""
-    place, now = Place(table.table_uri.rstrip("/")), [0.0]
-    follower = StateFollower(place, lambda: now[0])
-    assert follower.state() == IngestState()
-    for epoch in (1, 2):
-        commit_batch(table, [], IngestState(epoch, FIVE), {"segments": [], "closed": []})
-        assert follower.state().epoch == epoch
-    for epoch in (3, 4):
-        commit_batch(table, [], IngestState(epoch, FIVE), {"segments": [], "closed": []})
-    log_of(table, entry_path(3)).rename(tmp_path / "cleaned")
-    assert follower.state().epoch == 2
-    (tmp_path / "cleaned").rename(log_of(table, entry_path(3)))
-    table.create_checkpoint()
-    log_of(table, entry_path(3)).unlink()
-    now[0] += 601
-    assert follower.state().epoch == 4
-    assert pickle.loads(pickle.dumps(follower)).state().epoch == 4
-
-
 @pytest.mark.parametrize("damage", [b"", b"{", b'{"add": {}}', b'{"commitInfo": {"userMetadata": "{"state": 1}"}}'])
-def test_a_follower_refuses_a_damaged_commit_as_opening_does(table: DeltaTable, damage: bytes) -> None:
-    follower = StateFollower(Place(table.table_uri.rstrip("/")))
-    assert follower.state() == IngestState()
+def test_a_driver_refuses_a_damaged_commit_as_opening_does(table: DeltaTable, damage: bytes) -> None:
+    head = Head(open_table(table.table_uri, {}))
+    assert head.state() == IngestState()
     log_of(table, entry_path(table.version() + 1)).write_bytes(damage)
     with pytest.raises(LakeError):
-        follower.state()
+        head.update()
+
+
+def test_a_driver_goes_on_behind_a_commit_without_commit_info(table: DeltaTable) -> None:
+    """Delta's protocol leaves it to the writer."""
+    head = Head(open_table(table.table_uri, {}))
+    put(table, 1)
+    log_of(table, entry_path(table.version() + 1)).write_bytes(b'{"txn": {"appId": "other", "version": 1}}')
+    for _ in range(2):
+        head.update()
+        assert head.state().epoch == 1
+    assert head.commit([], IngestState(2, FIVE), {"segments": [], "closed": []}) == table.version() + 2
 
 
 def test_a_driver_goes_on_with_a_log_that_was_cleaned_or_set_back(table: DeltaTable, tmp_path: Path) -> None:
@@ -277,6 +266,50 @@ def test_a_driver_goes_on_with_a_log_that_was_cleaned_or_set_back(table: DeltaTa
     head.update()
     assert head.state().epoch == 3
     assert head.commit([], IngestState(5, FIVE), {"segments": [], "closed": []}) == 4
+
+
+def opened(table: DeltaTable) -> Head:
+    for epoch in (2, 3):
+        put(table, epoch)
+    head = Head(open_table(table.table_uri, {}))
+    head.state()
+    return head
+
+
+def followed(table: DeltaTable) -> Head:
+    head = Head(open_table(table.table_uri, {}))
+    for epoch in (2, 3):
+        put(table, epoch)
+    head.update()
+    return head
+
+
+def committed(table: DeltaTable) -> Head:
+    head = Head(open_table(table.table_uri, {}))
+    for epoch in (2, 3):
+        head.commit([], IngestState(epoch, FIVE), {"segments": [], "closed": []})
+    return head
+
+
+@pytest.mark.parametrize("known", [opened, followed, committed])
+@pytest.mark.parametrize("others", [0, 1])
+@pytest.mark.parametrize("more", [1, 2, 3])
+def test_a_driver_sees_that_a_log_was_set_back_and_grew_again(
+    table: DeltaTable, tmp_path: Path, known: Callable[[DeltaTable], Head], others: int, more: int
+) -> None:
+    """Below, at and beyond the version that it knows: the state that it has is of commits that are gone."""
+    put(table, 1)
+    shutil.copytree(log_of(table, ""), tmp_path / "copy")
+    head = known(open_table(table.table_uri, {}))
+    shutil.rmtree(log_of(table, ""))
+    shutil.copytree(tmp_path / "copy", log_of(table, ""))
+    for number in range(more - others):
+        put(table, 10 + number)
+    other_commits(table, others)
+    head.update()
+    assert head.log.version == table.version()
+    assert head.state() == newest_state(table)
+    assert head.commit([], IngestState(20, FIVE), {"segments": [], "closed": []}) == table.version() + 1
 
 
 def log_of(table: DeltaTable, name: str) -> Path:

@@ -135,7 +135,7 @@ def test_what_is_due_is_the_same_by_the_rows_of_a_digest(entries: list[Entry]) -
 def test_a_digest_says_what_it_was_made_of(entries: list[Entry]) -> None:
     known = digest_rows(History(in_order(entries)), TARGETS)
     newest_at = max((entry.at for entry in entries), default=None)
-    digest = Digest(7, (LedgerFile("a.parquet", 3, 9),), known, newest_at, {"a": "b"})
+    digest = Digest(7, (LedgerFile("a.parquet", 3, 9),), known, newest_at, {"a": "b"}, "c")
     content = encoded(digest, TARGETS)
     if content is None:
         assert not known.entries
@@ -244,6 +244,18 @@ def set_back_and_written_again(lake: Lake) -> None:
     digest_file(lake).write_bytes(before)
 
 
+def set_back_and_altered(lake: Lake) -> None:
+    """Up to the version that the digest is of, by a commit that adds no file."""
+    known = decoded(digest_file(lake).read_bytes(), (), 0, "ledger")
+    assert known is not None
+    for entry in (digest_file(lake).parent / "_delta_log").glob("*.json"):
+        if int(entry.stem) >= known.version:
+            entry.unlink()
+    table = lake.tables().sealed.below("ledger").table()
+    table.alter.set_table_properties({"delta.logRetentionDuration": "interval 500 days"})
+    assert table.version() == known.version
+
+
 def of_another_form(lake: Lake) -> None:
     table = pq.read_table(digest_file(lake))
     told = json.loads(table.schema.metadata[b"digest"]) | {"form": 1}
@@ -268,7 +280,16 @@ def many_more_rows(lake: Lake) -> None:
 
 
 @pytest.mark.parametrize(
-    "change", [set_back, set_back_and_written_again, of_another_form, torn, rows_taken_out, many_more_rows]
+    "change",
+    [
+        set_back,
+        set_back_and_written_again,
+        set_back_and_altered,
+        of_another_form,
+        torn,
+        rows_taken_out,
+        many_more_rows,
+    ],
 )
 def test_a_digest_that_may_not_be_what_the_table_says_is_not_used(told: Lake, change: Callable[[Lake], None]) -> None:
     change(told)

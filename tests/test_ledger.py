@@ -204,9 +204,9 @@ def test_many_small_files_become_one_while_others_record(folders: Folders, topic
             assert [entry.details["number"] for entry in each.history().entries] == list(range(number + 1))
 
 
-@pytest.mark.parametrize("more", [0, 5])
+@pytest.mark.parametrize(("more", "altered"), [(0, 0), (3, 0), (5, 0), (0, 4)])
 def test_a_ledger_that_is_set_back_under_a_process_is_read_as_it_is_then(
-    opened: Callable[..., Ledger], folders: Folders, tmp_path: Path, more: int
+    opened: Callable[..., Ledger], folders: Folders, tmp_path: Path, more: int, altered: int
 ) -> None:
     """Its operator is asked to restore what is damaged: the process must then go on by itself."""
     opened()
@@ -219,6 +219,10 @@ def test_a_ledger_that_is_set_back_under_a_process_is_read_as_it_is_then(
     shutil.copytree(tmp_path / "copy", folders.ledger)
     for number in range(more):
         opened().record("held", SIX, {"number": number})
+    for number in range(altered):
+        ledger = open_table(folders.ledger, {})
+        ledger.alter.set_table_properties({"delta.logRetentionDuration": f"interval {500 + number} days"})
+    assert running.digest() == opened().digest()
     assert running.history() == opened().history()
     assert running.record("held", SEVEN, {"number": 9})
     assert [entry.state for entry in opened().history().entries] == ["started", *["held"] * (more + 1)]

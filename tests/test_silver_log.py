@@ -59,20 +59,22 @@ def test_a_seal_that_is_far_back_leaves_open_what_is_sealed(lake: Lake) -> None:
     assert of_another_process(lake).without(SEVEN) is not None
 
 
-def test_a_silver_that_is_set_back_under_a_process_is_read_as_it_is_then(lake: Lake, tmp_path: Path) -> None:
-    """Also where others have sealed since, up to the version that was known."""
-    lake.tables.silver_head()
+@pytest.mark.parametrize("is_sealed_here", [False, True])
+@pytest.mark.parametrize("more", [0, 2, 3])
+def test_a_silver_that_is_set_back_under_a_process_is_read_as_it_is_then(
+    lake: Lake, tmp_path: Path, is_sealed_here: bool, more: int
+) -> None:
+    """Also where others have committed since, up to the version that was known, and whoever made that."""
+    head = lake.tables.silver_head() if is_sealed_here else of_another_process(lake)
     shutil.copytree(lake.folders.silver, tmp_path / "copy")
-    head = of_another_process(lake)
     lake.sealer().seal(FIVE)
     lake.sealer().seal(SIX)
-    head.update()
+    if not is_sealed_here:
+        head.update()
     assert head.without(SIX) is None
     shutil.rmtree(lake.folders.silver)
     shutil.copytree(tmp_path / "copy", lake.folders.silver)
-    head.update()
-    assert head.without(FIVE) is not None
-    for number in range(3):
+    for number in range(more):
         commit(lake.silver, [], metadata={"kind": "other"}, transactions={f"other {number}": 1})
     head.update()
     assert head.without(FIVE) is not None

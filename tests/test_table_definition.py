@@ -46,11 +46,11 @@ class Written:
         """Behind what the writer knows; where that does not do, it reads what came and leaves it at that."""
         name = f"{next(self._numbers)}.parquet"
         try:
-            version = commit_to_log(self.logs[writer], self._change(name), lambda version: None)
+            entry = commit_to_log(self.logs[writer], self._change(name), lambda version: None)
         except ConflictError:
             self.logs[writer] = self.defined()[0]
         else:
-            self.logs[writer] = self.logs[writer].committed(version)
+            self.logs[writer] = self.logs[writer].followed_by([entry])
 
     def follow(self, writer: int) -> None:
         self.logs[writer] = self.logs[writer].followed_by(self.logs[writer].next_entries())

@@ -46,7 +46,7 @@ class Lake:
 
     def put(self, log: TableLog, name: str, numbers: list[int], app: str = "a", number: int = 1) -> int:
         change = change_of([self.data_file(name, numbers)], (), {app: number})
-        return commit_to_log(log, change, lambda version: json.dumps({"at": version}))
+        return commit_to_log(log, change, lambda version: json.dumps({"at": version})).version
 
     def numbers(self) -> list[int]:
         table = DeltaTable(self.uri).to_pyarrow_table()

@@ -18,7 +18,7 @@ from lakehouse.progress import Frontier, IngestState
 from lakehouse.sandbox.broker import Broker, topic_path
 from lakehouse.sandbox.flights import Message
 from lakehouse.sandbox.registry import PUBLISH_TIME
-from lakehouse.store.bronze_head import StateFollower
+from lakehouse.store.bronze_head import Head
 from lakehouse.store.delta import files
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
@@ -99,7 +99,7 @@ class Followed:
     publish_times: Sequence[datetime]
     hours: set[Hour] = field(default_factory=set)
     """Those that had closed when it was looked at last."""
-    _bronze: StateFollower | None = field(default=None, repr=False)
+    _bronze: Head | None = field(default=None, repr=False)
     _state: IngestState = field(default_factory=IngestState)
     _rows: int = 0
 
@@ -132,7 +132,8 @@ class Followed:
         if self._bronze is None:
             if not self.tables.has_bronze():
                 return 0
-            self._bronze = StateFollower(self.tables.raw.below("bronze"))
+            self._bronze = Head(self.tables.bronze())
+        self._bronze.update()
         state = self._bronze.state()
         if state != self._state:
             self._state, self._rows = state, sum(file.rows for file in files(self.tables.bronze()))

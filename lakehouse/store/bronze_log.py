@@ -155,16 +155,16 @@ def commit_batch(bronze: DeltaTable, files: Iterable[DataFile], state: IngestSta
 
     ConflictError when another commit that carries the state came since `bronze` was read: then nothing was written.
     """
-    version, _ = commit_to(log_of(bronze), files, state, metadata)
+    entry, _ = commit_to(log_of(bronze), files, state, metadata)
     with table_errors(bronze.table_uri):
         bronze.update_incremental()
-    return version
+    return entry.version
 
 
 def commit_to(
     log: TableLog, files: Iterable[DataFile], state: IngestState, metadata: Mapping[str, Any]
-) -> tuple[int, IngestState]:
-    """As `commit_batch`, of who has the log alone; gives the version and the state after it. It reads nothing.
+) -> tuple[LogEntry, IngestState]:
+    """As `commit_batch`, of who has the log alone; gives the entry and the state after it. It reads nothing.
 
     A commit that closes hours names the one before it that did (`closed_before`): who looks for closes reads no others.
     """
@@ -178,8 +178,8 @@ def commit_to(
         return json.dumps({**metadata, **before, "kind": INGEST, "state": after(version).as_json()}, sort_keys=True)
 
     change = change_of(files, (), _transactions(state))
-    version = commit_to_log(log, change, text_at, partition_by=["hour"])
-    return version, after(version)
+    entry = commit_to_log(log, change, text_at, partition_by=["hour"])
+    return entry, after(entry.version)
 
 
 def commit_change(
@@ -233,7 +233,7 @@ class Compactions:
             text = json.dumps({**metadata, "state": state.as_json()}, sort_keys=True)
             change = change_of(added, removed, _transactions(state), is_data=False)
             try:
-                return commit_to_log(self._log, change, partial(_same, text), operation="OPTIMIZE")
+                return commit_to_log(self._log, change, partial(_same, text), operation="OPTIMIZE").version
             except ConflictError as conflict:
                 conflicts.meet(conflict)
 

@@ -311,7 +311,7 @@ def commit_once(
         change_of(added, removed, transactions),
         lambda version: json.dumps(metadata, sort_keys=True),
         partition_by=table.metadata().partition_columns,
-    )
+    ).version
 
 
 def change_of(
@@ -333,14 +333,14 @@ def commit_to_log(
     *,
     partition_by: Iterable[str] = (),
     operation: str = "WRITE",
-) -> int:
-    """The change as a commit behind the log; gives its version. See `append_entry`; a checkpoint follows where due."""
+) -> LogEntry:
+    """The change as a commit behind the log; gives its entry. See `append_entry`; a checkpoint follows where due."""
     now = _millis(datetime.now(UTC))
     with table_errors(log.uri):
-        version = append_entry(log, change, metadata_at, at_millis=now, partition_by=partition_by, operation=operation)
-    if (version + 1) % CHECKPOINT_EVERY == 0:
-        _begin_checkpoint(log.at(version))
-    return version
+        entry = append_entry(log, change, metadata_at, at_millis=now, partition_by=partition_by, operation=operation)
+    if (entry.version + 1) % CHECKPOINT_EVERY == 0:
+        _begin_checkpoint(log.at(entry.version))
+    return entry
 
 
 def _begin_checkpoint(log: TableLog) -> None:

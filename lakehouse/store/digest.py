@@ -42,7 +42,7 @@ class Digest:
     """`history` has the `digest_rows` up to `version` of the table, which had `files` and these `properties`.
 
     `newest_at` is the time of its newest row, also of one that is left out. `properties` are empty where the table may
-    lack a column of this release.
+    lack a column of this release. `checksum` is that of the version's entry; None of an older release's digest.
     """
 
     version: int
@@ -50,6 +50,7 @@ class Digest:
     history: History
     newest_at: datetime | None
     properties: Mapping[str, str] = field(default_factory=dict)
+    checksum: str | None = None
 
 
 def is_due_after(entry: Entry) -> bool:
@@ -92,6 +93,7 @@ def encoded(known: Digest, mirrors: Iterable[str]) -> bytes | None:
     said = {
         "form": _FORM,
         "version": known.version,
+        "checksum": known.checksum,
         "files": sorted(map(astuple, known.files)),
         "newest_at": known.newest_at.isoformat() if known.newest_at else None,
         "mirrors": sorted(mirrors),
@@ -124,7 +126,7 @@ def decoded(content: bytes, mirrors: Iterable[str], newest: int, ledger: str) ->
         files = tuple(LedgerFile(str(path), int(count), int(size)) for path, count, size in said["files"])
         properties = dict(said["properties"]) if said["columns"] == LEDGER.names else {}
         newest_at = datetime.fromisoformat(said["newest_at"]) if said["newest_at"] else None
-        return Digest(int(said["version"]), files, history, newest_at, properties)
+        return Digest(int(said["version"]), files, history, newest_at, properties, said.get("checksum"))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
 

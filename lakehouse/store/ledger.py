@@ -176,13 +176,13 @@ class LedgerTable:
         """Whether it is the version right behind the one that is known, and so is known, too."""
         following = self._rows.log.version + 1
         try:
-            version = commit_to_log(self._rows.log, change, lambda version: None, operation=operation)
+            entry = commit_to_log(self._rows.log, change, lambda version: None, operation=operation)
         except ConflictError:
             self._rows.log.files.delete([file.path for file in added])
             raise
-        if version == following:
-            self._rows.take(version, added, [file.path for file in removed])
-        return version == following
+        if entry.version == following:
+            self._rows.take(entry, added, [file.path for file in removed])
+        return entry.version == following
 
     def _compact(self) -> None:
         by_size: dict[int, list[LedgerFile]] = {}

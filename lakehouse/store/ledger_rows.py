@@ -93,17 +93,19 @@ class AllRows:
 
     def check_known(self) -> None:
         """LostLogError when the version that is known is gone, or is another one: the log was set back."""
-        if not _is_made_by(self.log.entry(self.log.version), self._files or {}):
+        known = self.log.known_entry()
+        if not _is_made_by(known, self._files or {}):
             raise LostLogError(self.uri)
+        self.log = self.log.followed_by([known])
         self._checked_at = time.monotonic()
 
-    def take(self, version: int, added: Iterable[LedgerFile], removed: Iterable[str]) -> None:
-        """Know the version that follows: which files it added, and which it removed."""
+    def take(self, entry: LogEntry, added: Iterable[LedgerFile], removed: Iterable[str]) -> None:
+        """Know the entry that follows: which files it added, and which it removed."""
         assert self._files is not None
         for path in removed:
             self._files.pop(path, None)
         self._files.update({file.path: file for file in added})
-        self.log = self.log.committed(version)
+        self.log = self.log.followed_by([entry])
 
     def extend(self, added: Sequence[Entry]) -> None:
         """Know these rows, which came last."""
@@ -170,7 +172,10 @@ class DigestRows(AllRows):
         try:
             with table_errors(self.uri):
                 self._history = digest_rows(self._history, self._mirrors)
-                digest = Digest(self.log.version, tuple(self.files), self._history, self._newest_at, self._properties)
+                files, checksum = tuple(self.files), self.log.checksum
+                digest = Digest(
+                    self.log.version, files, self._history, self._newest_at, self._properties, checksum=checksum
+                )
                 content = encoded(digest, self._mirrors)
                 if content is not None:
                     self.log.files.write(DIGEST, content)
@@ -186,7 +191,7 @@ class DigestRows(AllRows):
             self.read()
 
     def _take_digest(self, digest: Digest) -> None:
-        self.log = self.log.at(digest.version)
+        self.log = self.log.at(digest.version, digest.checksum)
         self._files = {file.path: file for file in digest.files}
         self._history, self._newest_at = digest.history, digest.newest_at
         self._digested_at = digest.version
@@ -214,17 +219,20 @@ def followed_digest(ledger: TableLog, mirrors: Iterable[str], newest: int = SHOW
     with table_errors(ledger.uri):
         content = ledger.files.read(DIGEST)
         digest = decoded(content, mirrors, newest, ledger.uri) if content else None
-        return _brought_up_to_date(ledger.at(digest.version), digest) if digest else None
+        return _brought_up_to_date(ledger.at(digest.version, digest.checksum), digest) if digest else None
 
 
 def _brought_up_to_date(log: TableLog, digest: Digest) -> Digest | None:
     known = {file.path: file for file in digest.files}
-    if not _is_made_by(log.entry(digest.version), known):
+    history, newest_at = digest.history, digest.newest_at
+    try:
+        if not _is_made_by(log.known_entry(), known):
+            return None
+    except LostLogError:
         return None
-    history, version, newest_at = digest.history, digest.version, digest.newest_at
-    while (entry := log.entry(version + 1)) is not None:
-        version += 1
-        if version > digest.version + MOST_BEHIND:
+    while (entry := log.entry(log.version + 1)) is not None:
+        log = log.followed_by([entry])
+        if log.version > digest.version + MOST_BEHIND:
             return None
         try:
             rows = _new_rows(log, entry)
@@ -235,7 +243,8 @@ def _brought_up_to_date(log: TableLog, digest: Digest) -> Digest | None:
             return None
         history, known = continued, _files_after(known, entry)
         newest_at = _newest([newest_at, *(entry.at for entry in rows)])
-    return replace(digest, version=version, files=tuple(known.values()), history=history, newest_at=newest_at)
+    files, version, checksum = tuple(known.values()), log.version, log.checksum
+    return replace(digest, version=version, files=files, history=history, newest_at=newest_at, checksum=checksum)
 
 
 def _new_rows(log: TableLog, entry: LogEntry) -> Sequence[Entry]:
@@ -254,9 +263,9 @@ def _files_after(known: Mapping[str, LedgerFile], entry: LogEntry) -> dict[str, 
     return {path: file for path, file in known.items() if path not in gone} | added
 
 
-def _is_made_by(entry: LogEntry | None, known: Container[str]) -> bool:
-    """Whether a version with these files can be the one that the entry made; not where there is no entry."""
-    return entry is not None and all(added.get("path") in known for added in entry.of("add"))
+def _is_made_by(entry: LogEntry, known: Container[str]) -> bool:
+    """Whether a version with these files can be the one that the entry made."""
+    return all(added.get("path") in known for added in entry.of("add"))
 
 
 def _continued(known: History, added: Sequence[Entry]) -> History | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from itertools import chain, islice
 from typing import Any
 
 import pyarrow as pa
@@ -33,8 +34,6 @@ class SilverHead:
         self.log: TableLog
         self.columns: pa.Schema
         """Of the table, the partition's among them."""
-        self._entry: LogEntry | None
-        """Of the version that is known, once it has been read."""
         self._newest: Hour | None
         self._read()
 
@@ -44,14 +43,11 @@ class SilverHead:
             try:
                 known, *entries = self.log.entries_on()
             except LostLogError:
-                known, entries = None, []
-            is_another = self._entry is not None and known != self._entry
-            if known is None or is_another or any(entry.changes_table for entry in entries):
-                self._read()
-                return
-            self._entry = [known, *entries][-1]
+                return self._read()
+            if any(entry.changes_table for entry in entries):
+                return self._read()
             self._newest = _newest_seal(reversed(entries)) or self._newest
-            self.log = self.log.followed_by(entries)
+            self.log = self.log.followed_by([known, *entries])
 
     def without(self, hour: Hour) -> TableLog | None:
         """The log as far as it is known, if that has no seal of the hour; None where it may have one."""
@@ -66,28 +62,28 @@ class SilverHead:
         ConflictError where one that came since has one of the transactions.
         """
         text = json.dumps(manifest, sort_keys=True)
-        version = commit_to_log(log, change_of(files, (), transactions), lambda version: text, partition_by=["hour"])
+        entry = commit_to_log(log, change_of(files, (), transactions), lambda version: text, partition_by=["hour"])
         with self._lock:
-            if version == self.log.version + 1:
-                self.log, self._entry = self.log.committed(version), None
+            if entry.version == self.log.version + 1:
+                self.log = self.log.followed_by([entry])
                 self._newest = max(self._newest or "", manifest["hour"])
-        return version
+        return entry.version
 
     def _read(self) -> None:
         log, definition = self._opened()
-        entry, newest = _newest_seal_of(log)
-        self.log, self.columns, self._entry, self._newest = log, definition.columns, entry, newest
+        back = log.entries_back(_LOOKED_BACK)
+        newest = list(islice(back, 1))
+        self.log, self.columns = log.followed_by(newest), definition.columns
+        self._newest = _newest_seal_of(chain(newest, back))
 
 
-def _newest_seal_of(log: TableLog) -> tuple[LogEntry | None, Hour | None]:
-    """(the newest entry, the hour of the newest first seal): "" before the first, None where it is too far back."""
-    newest: LogEntry | None = None
-    for entry in log.entries_back(_LOOKED_BACK):
-        newest = newest or entry
+def _newest_seal_of(back: Iterable[LogEntry]) -> Hour | None:
+    """The hour of the newest first seal among entries, newest first: "" before the first, None where none has it."""
+    for entry in back:
         hour = _newest_seal([entry])
         if hour is not None or entry.version == 0:
-            return newest, hour or ""
-    return newest, None
+            return hour or ""
+    return None
 
 
 def _newest_seal(back: Iterable[LogEntry]) -> Hour | None:

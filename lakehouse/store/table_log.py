@@ -7,6 +7,7 @@ and removes whole files by name: `refuse_unknown_features` says of which tables 
 
 from __future__ import annotations
 
+import hashlib
 import json
 import uuid
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -39,15 +40,20 @@ class ConflictError(Exception):
 
 
 class LostLogError(Exception):
-    """The log does not go on from the version that was known: it was set back, or cleaned beyond it."""
+    """The log does not go on from the entry that was known: it was set back, or cleaned beyond it."""
 
 
 @dataclass(frozen=True)
 class LogEntry:
-    """What one commit did, as its file says. `info` is its commitInfo."""
+    """What one commit did, as its file says. `info` is its commitInfo; `checksum` is that of the file's bytes."""
 
     version: int
     actions: tuple[Mapping[str, Any], ...]
+    checksum: str
+
+    @classmethod
+    def of_content(cls, version: int, content: bytes, actions: Iterable[Mapping[str, Any]]) -> LogEntry:
+        return cls(version, tuple(actions), hashlib.sha256(content).hexdigest())
 
     def of(self, kind: str) -> list[Mapping[str, Any]]:
         return [action[kind] for action in self.actions if isinstance(action.get(kind), dict)]
@@ -77,13 +83,15 @@ class LogEntry:
 class TableLog:
     """The log of the table at `uri`, up to `version`.
 
-    `defined_at` is a version since which no entry changes what the table is; None where none is known.
+    `defined_at` is a version since which no entry changes what the table is; None where none is known. `checksum` is
+    that of the version's entry, where that was read or written: a log that is set back and grows again has another.
     """
 
     uri: str
     version: int
     options: Mapping[str, str] = field(default_factory=dict, repr=False)
     defined_at: int | None = field(default=None, compare=False)
+    checksum: str | None = field(default=None, compare=False)
 
     @property
     def files(self) -> Storage:
@@ -108,6 +116,13 @@ class TableLog:
                     yield entry
                 version, ahead = versions[-1] - 1, min(2 * ahead, _READERS)
 
+    def known_entry(self) -> LogEntry:
+        """That of its version; LostLogError when it is gone or is another one: the log was set back."""
+        entry = self.entry(self.version)
+        if entry is None or self.checksum not in (None, entry.checksum):
+            raise LostLogError(self.uri)
+        return entry
+
     def next_entries(self) -> list[LogEntry]:
         """What came after its version, oldest first: a request for each, and one that finds nothing."""
         found: list[LogEntry] = []
@@ -116,32 +131,23 @@ class TableLog:
         return found
 
     def entries_on(self) -> list[LogEntry]:
-        """That of its version, then as `next_entries`; LostLogError when the first is gone: the log was set back.
-
-        Both are asked for at the same time.
-        """
+        """The `known_entry`, then the `next_entries`, both asked for at the same time; LostLogError as of the first."""
         with ThreadPoolExecutor(1) as beside:
-            asked = beside.submit(self.entry, self.version)
+            asked = beside.submit(self.known_entry)
             entries = self.next_entries()
-            known = asked.result()
-        if known is None:
-            raise LostLogError(self.uri)
-        return [known, *entries]
+            return [asked.result(), *entries]
 
-    def at(self, version: int) -> TableLog:
+    def at(self, version: int, checksum: str | None = None) -> TableLog:
         """Up to any version, of which nothing else is known."""
-        return TableLog(self.uri, version, self.options)
-
-    def committed(self, version: int) -> TableLog:
-        """Up to a version that was committed behind it: `append_entry` follows on nothing that changes the table."""
-        return replace(self, version=version)
+        return TableLog(self.uri, version, self.options, checksum=checksum)
 
     def followed_by(self, entries: Sequence[LogEntry]) -> TableLog:
-        """With the entries that come next, oldest first; itself without any."""
+        """With the entries that come next, oldest first, also where its own is the first; itself without any."""
         if not entries:
             return self
         changed_at = next((entry.version for entry in reversed(entries) if entry.changes_table), self.defined_at)
-        return replace(self, version=entries[-1].version, defined_at=changed_at)
+        newest = entries[-1]
+        return replace(self, version=newest.version, defined_at=changed_at, checksum=newest.checksum)
 
     def table(self) -> DeltaTable:
         """The table at its version."""
@@ -224,8 +230,8 @@ def append_entry(
     at_millis: int,
     partition_by: Iterable[str] = (),
     operation: str = "WRITE",
-) -> int:
-    """Commit the change behind the log's version, or behind what others have committed since; gives its version.
+) -> LogEntry:
+    """Commit the change behind the log's version, or behind what others have committed since; gives its entry.
 
     `metadata_at` gives the `userMetadata` for a version. ConflictError when what came since does not go with it;
     LakeError when the store does not say whether it was written, or cannot be written to.
@@ -235,10 +241,10 @@ def append_entry(
     known = {} if log.defined_at is None else {_DEFINED_AT: log.defined_at}
     while True:
         info = {**_commit_info(operation, partition_by, metadata_at(version), at_millis, token), **known}
-        lines = [{"commitInfo": info}, *change.as_lines()]
-        content = "\n".join(json.dumps(line, separators=(",", ":")) for line in lines).encode()
+        actions = [{"commitInfo": info}, *change.as_lines()]
+        content = "\n".join(json.dumps(action, separators=(",", ":")) for action in actions).encode()
         if _is_written(files, entry_path(version), content):
-            return version
+            return LogEntry.of_content(version, content, actions)
         theirs = log.entry(version)
         if theirs is None:
             raise ConflictError(f"version {version} of {log.uri} was there, and is not any more")
@@ -287,7 +293,7 @@ def _parsed(address: str, version: int, content: bytes) -> LogEntry:
             expected="a commit of the table",
             next_step="Restore it from a backup; where it is the newest and nothing followed it, remove it.",
         )
-    return LogEntry(version, actions)
+    return LogEntry.of_content(version, content, actions)
 
 
 def _last_checkpoint(files: Storage) -> int:
