@@ -6,14 +6,14 @@ from typing import Any
 
 import pyarrow as pa
 
-from lakehouse.decode.events import decode, decode_by_message
+from lakehouse.decode.events import Schemas, decode, decode_by_message
 from lakehouse.operations.replay import REASONS
 from lakehouse.topics import Topic
 
 
-def decoded_rows(messages: pa.RecordBatch, topic: Topic) -> list[dict[str, Any]]:
+def decoded_rows(messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None = None) -> list[dict[str, Any]]:
     """On which both ways agree, with reasons that the command `replay-rejected` knows."""
-    fast, exact = decode(messages, topic), decode_by_message(messages, topic)
+    fast, exact = decode(messages, topic, schemas), decode_by_message(messages, topic, schemas)
     fast.columns.validate(full=True)
     assert repr(fast.columns.to_pylist()) == repr(exact.columns.to_pylist())
     rows: list[dict[str, Any]] = fast.columns.to_pylist()

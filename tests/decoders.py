@@ -8,11 +8,11 @@ import time
 
 import pyarrow as pa
 
-from lakehouse.decode.events import Decoded, decode
+from lakehouse.decode.events import Decoded, Schemas, decode
 from lakehouse.topics import Topic
 
 
-def deadly(messages: pa.RecordBatch, topic: Topic) -> Decoded:
+def deadly(messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None) -> Decoded:
     """Killed by SIGKILL (as when memory ends), a segmentation fault, an endless loop or an exception."""
     for payload in messages.column("payload").to_pylist():
         if b"KILL" in payload:
@@ -23,8 +23,8 @@ def deadly(messages: pa.RecordBatch, topic: Topic) -> Decoded:
             time.sleep(1000)
         if b"RAISE" in payload:
             raise OverflowError("nobody foresaw it")
-    return decode(messages, topic)
+    return decode(messages, topic, schemas)
 
 
-def without_fastavro(messages: pa.RecordBatch, topic: Topic) -> Decoded:
+def without_fastavro(messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None) -> Decoded:
     raise ModuleNotFoundError("No module named 'fastavro'", name="fastavro")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import json
 import socket
 import struct
@@ -29,6 +30,7 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse import concealed, local_cache, protoc
 from lakehouse.config import Ingest, topic_of
+from lakehouse.decode import compression
 from lakehouse.decode.events import decode
 from lakehouse.errors import ConfigError, LakehouseError, SourceError, UnansweredError
 from lakehouse.landing.brokers.pubsub import Pauses
@@ -38,7 +40,7 @@ from lakehouse.landing.registries import writers as registry_writers
 from lakehouse.landing.registries.confluent import HttpRegistry
 from lakehouse.landing.registries.references import inlined
 from lakehouse.landing.registries.schema_service import SchemaServiceRegistry
-from lakehouse.landing.registries.writers import Writers, with_writers
+from lakehouse.landing.registries.writers import Writers, schemas_of
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sources import ConfluentRegistry, SchemaService
@@ -100,7 +102,7 @@ def registry(monkeypatch: pytest.MonkeyPatch) -> Iterator[FakeConfluentRegistry]
 
 
 def read(topic: Topic, messages: pa.RecordBatch) -> list[dict[str, Any]]:
-    return decoded_rows(messages, with_writers(messages, topic))
+    return decoded_rows(messages, topic, schemas_of(topic))
 
 
 def reasons(topic: Topic, messages: pa.RecordBatch) -> list[str | None]:
@@ -216,7 +218,7 @@ def test_who_may_not_ask_is_told_which_role_is_missing(service: FakeSchemaServic
     service.failures.append((grpc.StatusCode.PERMISSION_DENIED, "User not authorized to perform this action."))
     messages = delivered([b"x"], [said("00000001")])
     with pytest.raises(SourceError, match=r"no permission .*roles/pubsub\.viewer.*pubsub\.schemas\.get") as denied:
-        with_writers(messages, AVRO_TOPIC)
+        read(AVRO_TOPIC, messages)
     assert not isinstance(denied.value, UnansweredError)
 
 
@@ -229,7 +231,7 @@ def test_a_service_that_is_away_is_waited_for(service: FakeSchemaService) -> Non
     service.failures.extend([(grpc.StatusCode.UNAVAILABLE, "away")] * 100_000)
     assert reasons(AVRO_TOPIC, messages) == [None], "this machine has it by now"
     with pytest.raises(UnansweredError, match="UNAVAILABLE: away"):
-        with_writers(delivered([b"x"], [said("00000009")]), AVRO_TOPIC)
+        read(AVRO_TOPIC, delivered([b"x"], [said("00000009")]))
 
 
 # --- a registry of Confluent's kind ----------------------------------------------------------------------------------
@@ -635,7 +637,7 @@ def test_a_protoc_that_was_killed_says_nothing_of_the_schema(
     run = protoc._run
     monkeypatch.setattr(protoc, "_run", lambda command, folder: run(["sh", "-c", "kill -9 $$"], folder))
     with pytest.raises(OSError, match="signal 9"):
-        with_writers(messages, topic)
+        read(topic, messages)
     monkeypatch.setattr(protoc, "_run", run)
     assert reasons(topic, messages) == [None]
 
@@ -735,13 +737,47 @@ def test_messages_wait_at_their_broker_while_their_schema_cannot_be_had(
     assert [(row["rows"], row["rejected"]) for row in rows] == [(3, 0)]
 
 
-def test_a_page_in_quarantine_has_its_schemas_with_it(registry: FakeConfluentRegistry) -> None:
-    """The process that may die of a message knows no registry."""
+def test_a_page_in_quarantine_gets_its_schemas(registry: FakeConfluentRegistry) -> None:
+    """The process that may die of a message knows no registry, and its parent decompresses nothing."""
     number = registry.register("plays-value", json.dumps(OLDER))
-    messages = delivered([framed(number, written(OLDER, OLD_RECORD))])
+    topic = avro_topic(registry)
+    messages = delivered(
+        [gzip.compress(framed(number, written(OLDER, OLD_RECORD))), b"not gzip"], [{"content-encoding": "gzip"}] * 2
+    )
     with QuarantiningDecoder() as decoder:
-        decoded = decoder(messages, with_writers(messages, avro_topic(registry)))
-    assert decoded.columns.column("reject_reason").null_count == 1
+        decoded = decoder(messages, topic, schemas_of(topic))
+    assert decoded.columns.column("reject_reason").to_pylist() == [None, "not decompressed: not gzip"]
+
+
+def test_a_registry_that_is_away_blames_no_message_in_quarantine(registry: FakeConfluentRegistry) -> None:
+    number = registry.register("plays-value", json.dumps(OLDER))
+    topic = avro_topic(registry)
+    messages = delivered([framed(number, written(OLDER, OLD_RECORD))])
+    registry.failures.extend([503] * 1_000)
+    with QuarantiningDecoder() as decoder:
+        with pytest.raises(SourceError):
+            decoder(messages, topic, schemas_of(topic))
+        registry.failures.clear()
+        decoded = decoder(messages, topic, schemas_of(topic))
+    assert decoded.columns.column("reject_reason").to_pylist() == [None]
+
+
+def test_a_page_with_a_registry_is_decompressed_once(
+    registry: FakeConfluentRegistry, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    number = registry.register("plays-value", json.dumps(OLDER))
+    topic = avro_topic(registry).model_copy(update={"compression": "gzip"})
+    decompressed: list[int] = []
+    gunzipped = compression._DECOMPRESSORS["gzip"]
+
+    def counted(payload: bytes, limit: int) -> bytes:
+        decompressed.append(len(payload))
+        return gunzipped(payload, limit)
+
+    monkeypatch.setitem(compression._DECOMPRESSORS, "gzip", counted)
+    messages = delivered([gzip.compress(framed(number, written(OLDER, OLD_RECORD)))] * 3)
+    columns = decode(messages, topic, schemas_of(topic)).columns
+    assert (columns.column("reject_reason").null_count, len(decompressed)) == (3, 3)
 
 
 # --- the topic's file ------------------------------------------------------------------------------------------------

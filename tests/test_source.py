@@ -25,7 +25,7 @@ from subscribing import SUBSCRIPTION, TOPIC, create_subscription, delete_subscri
 
 from lakehouse import failpoints
 from lakehouse.config import Config, Ingest
-from lakehouse.decode.events import Decoded
+from lakehouse.decode.events import Decoded, Schemas
 from lakehouse.errors import LakeError, SlowStoreError, SourceError, UnexpectedError, UnknownOutcomeError, from_trace
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
@@ -464,9 +464,9 @@ def test_a_slot_that_others_wait_for_pulls_the_rest_in_the_next_epoch(
     """A topic that is not known to be busy yet."""
     decode, decoded = Puller().decode, threading.Event()
 
-    def slow(messages: pa.RecordBatch, topic: Topic) -> Decoded:
+    def slow(messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None) -> Decoded:
         decoded.wait(0.2)
-        return decode(messages, topic)
+        return decode(messages, topic, schemas)
 
     publish(*(play(number=number) for number in range(MANY)))
     monkeypatch.setattr(bundles_module, "_STRAGGLER_SECONDS", 0.5)

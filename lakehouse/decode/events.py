@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 
@@ -55,16 +55,24 @@ class Decoded:
     undeclared: Counter[str] = field(default_factory=Counter)
 
 
-def decode(messages: pa.RecordBatch, topic: Topic) -> Decoded:
-    """The events in a page of messages (columns `DELIVERED`); the same for any way of cutting messages into pages."""
+Schemas = Callable[[Mapping[str, int]], Mapping[str, str]]
+"""From how many messages name each schema of a registry: the texts, as in `Topic.schemas`, of those that it has."""
+
+
+def decode(messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None = None) -> Decoded:
+    """The events in a page of messages (columns `DELIVERED`); the same for any way of cutting messages into pages.
+
+    `schemas` is of a topic with a registry; what it raises is raised here. Without it the topic has them already.
+    """
     page = FORMATS[topic.format].page
-    return _joined([_decode(part, topic, page) for part in compression.parts(messages, topic)], topic)
+    return _joined([_decode(part, topic, page, schemas) for part in compression.parts(messages, topic)], topic)
 
 
-def decode_by_message(messages: pa.RecordBatch, topic: Topic) -> Decoded:
+def decode_by_message(messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None = None) -> Decoded:
     """What `decode` must equal, one message at a time: the reference of the fast path."""
     reference = FORMATS[topic.format].reference
-    return _joined([_decode(part, topic, reference) for part in compression.parts_by_message(messages, topic)], topic)
+    parts = compression.parts_by_message(messages, topic)
+    return _joined([_decode(part, topic, reference, schemas) for part in parts], topic)
 
 
 Parser = Callable[[pa.BinaryArray, pa.StructType, Topic, Writer | None], Parsed]
@@ -102,8 +110,10 @@ def _joined(parts: list[Decoded], topic: Topic) -> Decoded:
     return Decoded(batches[0], top_names(undeclared))
 
 
-def _decode(part: compression.Part, topic: Topic, parser: Parser) -> Decoded:
+def _decode(part: compression.Part, topic: Topic, parser: Parser, schemas: Schemas | None) -> Decoded:
     messages, refusals = part
+    if schemas is not None:
+        topic = topic.with_writers(schemas(writers.schema_ids(messages, topic)))
     parsed = _parsed(messages, topic, parser)
     publish_time = messages.column("publish_time")
     event_id = pc.cast(_values_at(topic.event_id, messages, parsed.values), pa.string())

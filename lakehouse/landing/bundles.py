@@ -16,7 +16,7 @@ from pyspark.sql.datasource import InputPartition
 
 from lakehouse.config import Ingest
 from lakehouse.crews import Crew
-from lakehouse.decode.events import Decoded
+from lakehouse.decode.events import Decoded, Schemas
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakehouseError, SlowStoreError, SourceError, unexpected
 from lakehouse.landing.brokers.contract import Idle, Key, Reading, Wanted
@@ -221,9 +221,9 @@ class _OneAtATime:
     def __init__(self, decoder: Decoder) -> None:
         self._decoder, self._lock = decoder, threading.Lock()
 
-    def __call__(self, messages: pa.RecordBatch, topic: Topic) -> Decoded:
+    def __call__(self, messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None) -> Decoded:
         with self._lock:
-            return self._decoder(messages, topic)
+            return self._decoder(messages, topic, schemas)
 
 
 def _late(raw: Place, patience: timedelta) -> SlowStoreError:

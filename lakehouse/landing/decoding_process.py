@@ -1,7 +1,8 @@
 """A process that decodes what it is sent, and may die of it: the child of a `QuarantiningDecoder`.
 
-Each request and each answer is a pickle with its length before it. What is imported here is paid for at every death,
-so it is only what decoding needs.
+Each request and each answer is a pickle with its length before it. It knows no registry: which schemas
+its messages name is a question to its parent, a Counter in the place of an answer. What is imported here is paid for at
+every death, so it is only what decoding needs.
 """
 
 from __future__ import annotations
@@ -12,7 +13,9 @@ import pickle
 import resource
 import struct
 import sys
-from typing import IO
+from collections import Counter
+from collections.abc import Mapping
+from typing import IO, Any
 
 from lakehouse.errors import in_one_line
 
@@ -29,10 +32,19 @@ def serve(decoder: str, memory_bytes: int) -> None:
     decode_page = getattr(importlib.import_module(module), name)
     resource.setrlimit(resource.RLIMIT_AS, (memory_bytes, memory_bytes))
     send(answers, READY)
+
+    def schemas(named: Mapping[str, int]) -> Mapping[str, str]:
+        send(answers, pickle.dumps(Counter(named)))
+        known = next_bytes(sys.stdin.buffer)
+        if known is None:
+            raise EOFError("the parent is gone")
+        texts: dict[str, str] = pickle.loads(known)
+        return texts
+
     while (request := next_bytes(sys.stdin.buffer)) is not None:
-        messages, topic = pickle.loads(request)
+        messages, topic, has_registry = pickle.loads(request)
         try:
-            decoded = decode_page(messages, topic)
+            decoded: Any = decode_page(messages, topic, schemas if has_registry else None)
         except ImportError as missing:  # of this machine's packages, and of no message
             decoded = missing
         except Exception as error:

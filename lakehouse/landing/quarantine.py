@@ -21,7 +21,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from lakehouse.decode.events import Decoded, decode
+from lakehouse.decode.events import Decoded, Schemas, decode
 from lakehouse.errors import SourceError
 from lakehouse.landing import decoding_process
 from lakehouse.landing.decoding_process import READY, next_bytes, send
@@ -63,9 +63,9 @@ class QuarantiningDecoder:
     ) -> None:
         self._end_child()
 
-    def _decode(self, messages: pa.RecordBatch, topic: Topic) -> Decoded:
+    def _decode(self, messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None = None) -> Decoded:
         """As `decode`; the parts in their order."""
-        decoded = self._decoded(messages, topic)
+        decoded = self._decoded(messages, topic, schemas)
         if decoded is not None:
             return decoded
         if len(messages) == 1:
@@ -75,22 +75,32 @@ class QuarantiningDecoder:
             )
             return _rejection(topic)
         middle = len(messages) // 2
-        halves = [self._decode(part, topic) for part in (messages.slice(0, middle), messages.slice(middle))]
+        halves = [self._decode(part, topic, schemas) for part in (messages.slice(0, middle), messages.slice(middle))]
         columns = pa.concat_batches([half.columns for half in halves])
         return Decoded(columns, halves[0].undeclared + halves[1].undeclared)
 
-    def _decoded(self, messages: pa.RecordBatch, topic: Topic) -> Decoded | None:
+    def _decoded(self, messages: pa.RecordBatch, topic: Topic, schemas: Schemas | None) -> Decoded | None:
         """None when the child died of it."""
         if self._child is None:
             self._child = _Child(self._decoder, self._memory_bytes)
         alone = messages.take(pa.array(np.arange(len(messages))))  # a slice is pickled with all that it was cut from
-        decoded = self._child.answer((alone, topic), self._longest)
-        if isinstance(decoded, Decoded):
-            return decoded
-        if isinstance(decoded, ImportError):
-            raise decoded
+        answer = self._child.answer((alone, topic, schemas is not None), self._longest)
+        while schemas is not None and isinstance(answer, Counter):
+            answer = self._child.answer(self._known(answer, schemas), self._longest)
+        if isinstance(answer, Decoded):
+            return answer
+        if isinstance(answer, ImportError):
+            raise answer
         self._end_child()
         return None
+
+    def _known(self, named: Counter[str], schemas: Schemas) -> dict[str, str]:
+        """A child that gets no answer would take the next page for one."""
+        try:
+            return dict(schemas(named))
+        except BaseException:
+            self._end_child()
+            raise
 
     def _end_child(self) -> None:
         if self._child is not None:

@@ -16,11 +16,11 @@ import pyarrow.parquet as pq
 
 from lakehouse import hours
 from lakehouse.clock import Clock, now
-from lakehouse.decode.events import Decoded, decode
+from lakehouse.decode.events import Decoded, Schemas, decode
 from lakehouse.decode.undeclared import top_names
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import Manifest, SegmentFile
-from lakehouse.landing.registries.writers import with_writers
+from lakehouse.landing.registries.writers import schemas_of
 from lakehouse.schemas import segment_schema
 from lakehouse.store import parquet
 from lakehouse.store.files import Storage
@@ -39,7 +39,7 @@ _CLOSING = 8
 """Files that are completed side by side: on a store, each takes its time."""
 _HOUR_US = 3_600_000_000
 
-Decoder = Callable[[pa.RecordBatch, Topic], Decoded]
+Decoder = Callable[[pa.RecordBatch, Topic, Schemas | None], Decoded]
 
 
 class SegmentWriter:
@@ -74,7 +74,7 @@ class SegmentWriter:
 
         SourceError where the topic's registry does not say by which schema they are written.
         """
-        decoded = self._decode(messages, with_writers(messages, self._topic))
+        decoded = self._decode(messages, self._topic, schemas_of(self._topic))
         self._undeclared = top_names(self._undeclared + decoded.undeclared)
         rows = pa.RecordBatch.from_arrays(
             [*messages.columns, *decoded.columns.columns, *self._where_from(len(messages))], schema=self._schema

@@ -34,7 +34,7 @@ from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.ingest.buckets import bucket_of
 from lakehouse.landing.quarantine import KILLS_THE_DECODER
-from lakehouse.landing.registries.writers import with_writers
+from lakehouse.landing.registries.writers import schemas_of
 from lakehouse.landing.segments import LATE
 from lakehouse.progress import IngestState, OpenHour
 from lakehouse.schemas import DELIVERED, segment_schema
@@ -228,7 +228,7 @@ def _decode(rows: pa.Table, topic: Topic) -> pa.Table:
     messages = rows.select(DELIVERED.names).combine_chunks().to_batches() or [
         pa.RecordBatch.from_pylist([], schema=DELIVERED)
     ]
-    decoded = pa.Table.from_batches([decode(batch, with_writers(batch, topic)).columns for batch in messages])
+    decoded = pa.Table.from_batches([decode(batch, topic, schemas_of(topic)).columns for batch in messages])
     for name in decoded.column_names:
         rows = rows.set_column(rows.column_names.index(name), rows.schema.field(name), decoded.column(name))
     return rows

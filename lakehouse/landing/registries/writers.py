@@ -6,17 +6,14 @@ import json
 import logging
 import threading
 import time
-from collections import Counter, OrderedDict
+from collections import OrderedDict
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import lru_cache
 
-import pyarrow as pa
-
 from lakehouse import avro_types, local_cache, protobuf_types, protoc
-from lakehouse.decode import compression
-from lakehouse.decode.writers import schema_ids
+from lakehouse.decode.events import Schemas
 from lakehouse.landing.registries.confluent import HttpRegistry
 from lakehouse.landing.registries.contract import AVRO, PROTOBUF, Definition, Registry
 from lakehouse.landing.registries.references import inlined
@@ -138,17 +135,12 @@ def schema_text(definition: Definition) -> str:
     return text
 
 
-def with_writers(messages: pa.RecordBatch, topic: Topic) -> Topic:
-    """The topic with the schemas that a page (columns `DELIVERED`) names, for `decode`.
+def schemas_of(topic: Topic) -> Schemas | None:
+    """The schemas of the topic's registry, for `decode`; None where it has no registry.
 
-    SourceError where the registry does not answer, or not to us: no message is to be rejected for that.
+    They raise SourceError where the registry does not answer, or not to us: no message is to be rejected for that.
     """
-    if topic.registry is None:
-        return topic
-    named: Counter[str] = Counter()
-    for part in compression.parts(messages, topic):
-        named += schema_ids(part.messages, topic)
-    return topic.with_writers(_writers(topic.registry, topic.format).texts(named))
+    return _writers(topic.registry, topic.format).texts if topic.registry is not None else None
 
 
 @lru_cache(maxsize=64)

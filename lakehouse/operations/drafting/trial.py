@@ -11,7 +11,7 @@ from typing import Any, Literal
 from lakehouse.decode.events import decode
 from lakehouse.decode.undeclared import top_names
 from lakehouse.hours import Hour, end_of, hour_of, instant_after
-from lakehouse.landing.registries.writers import with_writers
+from lakehouse.landing.registries.writers import schemas_of
 from lakehouse.operations.drafting.samples import Samples
 from lakehouse.topics import Topic
 
@@ -88,7 +88,7 @@ def _tried_messages(topic: Topic, samples: Samples, undeclared: Counter[str]) ->
     number = 0
     for start in range(0, len(samples.messages), _PAGE):
         page = samples.messages.slice(start, _PAGE)
-        decoded = decode(page, with_writers(page, topic))
+        decoded = decode(page, topic, schemas_of(topic))
         undeclared.update(decoded.undeclared)
         published = page.column("publish_time").to_pylist()
         for row, publish_time in zip(decoded.columns.to_pylist(), published, strict=True):
