@@ -657,6 +657,16 @@ def test_a_job_that_dies_before_it_finds_anything_is_an_error(
     assert "found error: Google Cloud Dataproc Agent reports job failure." in err
 
 
+@pytest.mark.parametrize("option", ["--project", "--region", "--cluster", "--folder", "--fleet"])
+def test_what_says_where_a_job_runs_is_refused_for_checks_on_this_machine(
+    site: Site, option: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Nothing here would have been checked of it."""
+    code, out, err = run(capsys, "doctor", "--conf", str(site.conf), option, "fleet.yaml")
+    assert (code, out) == (2, "")
+    assert f"Add --on dataproc, or leave {option} out." in err
+
+
 def test_everything_is_asked_in_one_go(site: Site) -> None:
     """Beside one another: 300 topics must not take 300 calls' time."""
     began = datetime.now(UTC)

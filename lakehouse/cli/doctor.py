@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Annotated, Literal
 
 import typer
@@ -17,7 +17,7 @@ from lakehouse.cli.progress_line import working
 from lakehouse.config import Config, load_usable
 from lakehouse.doctor.examination import as_document, examined, from_document
 from lakehouse.doctor.findings import Finding
-from lakehouse.errors import CheckError, LakehouseError
+from lakehouse.errors import CheckError, LakehouseError, UsageError
 from lakehouse.fleet.dataproc.artifacts import store_errors
 from lakehouse.fleet.dataproc.client import JobsClient
 from lakehouse.fleet.dataproc.one_job import one_job, wait_for
@@ -57,11 +57,12 @@ def doctor(
     removed at once. No message is taken from a subscription.
     """
     config = load_usable(context.obj)
+    given = {"project": project, "region": region, "cluster": cluster, "folder": folder}
     if on == "dataproc":
-        given = {"project": project, "region": region, "cluster": cluster, "folder": folder}
         section = section_of(config, fleet, needs=tuple(given), **given)
         found = _on_dataproc(config, section, topics or [])
     else:
+        _check_only_of_here({**given, "fleet": fleet})
         found = _here(config, topics or sorted(config.topics), with_spark=with_spark)
     if as_json:
         print_json(as_document(found))
@@ -76,6 +77,18 @@ def show(found: Sequence[Finding]) -> None:
     for each in (each for each in found if each.outcome == "fails"):
         print_heading(each.check)
         print_fields([("found", each.found), ("what to do", each.what_to_do)])
+
+
+def _check_only_of_here(given: Mapping[str, object]) -> None:
+    """UsageError for what says where a job of Dataproc is to run."""
+    for name, value in given.items():
+        if value is not None:
+            raise UsageError(
+                f"--{name}",
+                found="a check on this machine",
+                expected="it beside --on dataproc only",
+                next_step=f"Add --on dataproc, or leave --{name} out.",
+            )
 
 
 def _here(config: Config, names: Sequence[str], *, with_spark: bool) -> list[Finding]:
