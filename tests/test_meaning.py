@@ -27,6 +27,7 @@ from lakehouse.validate.findings import OBSERVED_BYTES, Finding, example_rows, p
 from lakehouse.validate.scan import HourScan, of_files
 from lakehouse.validate.suites import Expectation, Suite, path_of, suite_from
 from tests.clock import NOON
+from tests.examples import examples
 
 Row = Mapping[str, Any]
 
@@ -264,7 +265,7 @@ def asked_of(rows: list[Row], condition: Any, scope: Callable[[Row], bool]) -> l
 
 
 @pytest.mark.slow
-@settings(max_examples=10, deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
+@settings(max_examples=examples(10), deadline=None, phases=[Phase.explicit, Phase.reuse, Phase.generate])
 @given(ROWS, st.sampled_from(CONDITIONS))
 @pytest.mark.timeout(300)
 @pytest.mark.filterwarnings("ignore:.*row_condition:DeprecationWarning", "ignore:.*condition_parser:DeprecationWarning")
