@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import pytest
-from fake_gcs import FakeGoogleStorage, serving
+from fake_gcs import FakeGoogleStorage, Refused, serving
+from google.auth.credentials import Credentials
+from google.cloud.storage import Client
 
 from lakehouse.mirrors.google import rewrite
 from lakehouse.store.files import GoogleStorage, google_client
@@ -89,6 +92,38 @@ def test_an_object_is_read_by_one_plain_request(google: Any, monkeypatch: pytest
     fake.refuse_at(2, 503)
     assert reads.content("lake", "plays/a") is None
     assert fake.requests_for_objects() == 3
+
+
+class Account(Credentials):
+    """An account whose token is another one each time that it is fetched."""
+
+    fetched = 0
+
+    def refresh(self, request: object) -> None:
+        self.fetched += 1
+        self.token, self.expiry = f"token {self.fetched}", None
+
+
+def test_an_object_is_read_with_the_client_s_account(google: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token is fetched once, and again where it has expired or is refused."""
+    fake, options = google
+    account, seen = Account(), []
+    client = Client(project="p", credentials=account, client_options={"api_endpoint": options["google_base_url"]})
+    monkeypatch.setattr("lakehouse.store.files.google_client", lambda options: client)
+    answer = fake.answer
+
+    def asked(method: str, url: str, body: bytes, headers: Any) -> Any:
+        seen.append(headers["authorization"])
+        if headers["authorization"] == "Bearer token 2":
+            raise Refused(401, "authError", "Invalid Credentials")
+        return answer(method, url, body, headers)
+
+    monkeypatch.setattr(fake, "answer", asked)
+    storage = GoogleStorage("gs://lake", options | {"of": "this test"})
+    assert [storage.read("plays/a"), storage.read("plays/a")] == [b"it", b"it"]
+    account.expiry = datetime(2026, 11, 23)
+    assert storage.read("plays/a") == b"it"
+    assert seen == [f"Bearer token {number}" for number in (1, 1, 2, 2, 3)]
 
 
 def contents(folder: Path) -> dict[str, bytes]:

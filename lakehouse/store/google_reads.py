@@ -49,7 +49,12 @@ class PlainReads:
         try:
             self._credentials.before_request(self._token_request, "GET", self._address + path, headers)
             answer = self._connections.urlopen(
-                "GET", self._target + path, headers=headers, retries=False, timeout=self._timeout
+                "GET",
+                self._target + path,
+                headers=headers,
+                retries=False,
+                assert_same_host=False,  # behind a proxy it is another one
+                timeout=self._timeout,
             )
         except (HTTPError, GoogleAuthError):
             return None
