@@ -46,7 +46,7 @@ services-stop: set-up ## end what `make services` started
 	@$(python) -m tests.servers stop
 
 .PHONY: test
-test: lint types docs-check ## all checks of a change: format, lint, types, manual, and the tests that need no big download
+test: checks ## all checks of a change: format, lint, types, manual, and the tests that need no big download
 	$(pytest) -m "not stores and not long"
 
 .PHONY: test-fast
@@ -54,7 +54,7 @@ test-fast: set-up ## of the tests only those that take seconds and start no serv
 	$(pytest) -m "not slow and not long and not services and not stores"
 
 .PHONY: test-all
-test-all: lint types docs-check ## everything: with real HDFS and Hive, emulators of BigQuery and GCS (900 MB, once), long lives
+test-all: checks ## everything: with real HDFS and Hive, emulators of BigQuery and GCS (900 MB, once), long lives
 	$(pytest)
 
 .PHONY: test-stores
@@ -64,6 +64,10 @@ test-stores: set-up ## of these only the mirrors against real HDFS and Hive and 
 .PHONY: fuzz
 fuzz: set-up ## decode generated payloads until one does harm (FUZZ="--seconds 3600 --first 1")
 	$(python) -m tests.fuzz_decode $(FUZZ)
+
+.PHONY: checks
+checks: set-up
+	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types lint docs-check
 
 .PHONY: lint
 lint: set-up ## format, lint rules and the contracts on imports, changing nothing
