@@ -35,12 +35,13 @@ from lakehouse.topics import Topic
 from lakehouse.underway import Work
 from tests import lake
 from tests.clock import NOON
+from tests.examples import examples
 from tests.lake import FIVE, SIX, Lake
 from tests.test_dedup import DELIVERIES, FILES, IDENTITIES, Delivery, addresses, scan_of
 
 pytestmark = pytest.mark.slow
 
-FEW = given_with(max_examples=8, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+FEW = given_with(max_examples=examples(8), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.fixture

@@ -329,6 +329,10 @@ DURABLE_STEPS = [
 ]  # fmt: skip
 
 
+EVERY = 3
+"""Of so many durable steps, `make test` kills at one. Odd, so that either way to go on is taken."""
+
+
 def killed_at(point: int, monkeypatch: pytest.MonkeyPatch) -> None:
     """Before each durable step, counted over all of them, the process can end: between two of them nothing lasts."""
     reached = iter(range(10_000))
@@ -352,14 +356,15 @@ def copied(lake: Lake, folder: Path) -> Lake:
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("first", [0, *(pytest.param(first, marks=pytest.mark.long) for first in range(1, EVERY))])
 def test_an_erasure_that_was_killed_anywhere_is_finished_by_the_next(
-    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, first: int
 ) -> None:
     """Also by one for somebody else, and at once: nothing of either is left in any file, named by a log or not."""
     report = Path(lake.folders.reports, FIVE, "r1.html")
     report.parent.mkdir(parents=True)
     report.write_text("u7")
-    is_killed, point = True, 0
+    is_killed, point = True, first
     while is_killed:
         each = copied(lake, tmp_path / f"killed-{point}")
         with monkeypatch.context() as patched:
@@ -368,7 +373,7 @@ def test_an_erasure_that_was_killed_anywhere_is_finished_by_the_next(
                 run(each)
                 is_killed = False
             except Killed:
-                point += 1
+                point += EVERY
         run(each, "\"user\" = 'u8'" if point % 2 else "\"user\" = 'u7'")
         if point % 2:
             run(each)

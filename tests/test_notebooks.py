@@ -14,6 +14,7 @@ import pytest
 from flights_lake import FlightsLake, shared_lake
 
 from docs import notebooks
+from lakehouse.crash.lives import SHORT_LIVED_JVM
 from lakehouse.errors import LakeError
 from lakehouse.lake import Lake, open_lake
 from lakehouse.store.tables import TopicTables
@@ -50,6 +51,7 @@ def test_a_notebook_runs_from_a_clean_kernel(
     """Whoever opens one for the first time presses run-all: nothing may depend on what its author had open."""
     monkeypatch.setenv("LAKEHOUSE_CONF", str(flights.conf))
     monkeypatch.setenv("TMPDIR", str(tmp_path))  # of the notebook that makes a lake of its own
+    monkeypatch.setenv("JDK_JAVA_OPTIONS", SHORT_LIVED_JVM)
     notebook = notebooks.executed(file)
     said = [output for cell in notebook.cells for output in cell.get("outputs", [])]
     assert len(said) > 8

@@ -29,10 +29,12 @@ from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.schemas import DELIVERED
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
+from tests.clock import Clock
 from tests.decoders import deadly
 
+ACK_DEADLINE_SECONDS = 10
 PUBLISHED = datetime(2026, 11, 23, 12, tzinfo=UTC)
-DEADLY = partial(QuarantiningDecoder, "tests.decoders:deadly", timedelta(seconds=5))
+DEADLY = partial(QuarantiningDecoder, "tests.decoders:deadly", timedelta(seconds=2))
 
 
 def play(number: int) -> bytes:
@@ -84,13 +86,13 @@ def test_a_package_that_is_missing_here_blames_no_message(topic: Topic) -> None:
 
 
 @pytest.fixture
-def broker(monkeypatch: pytest.MonkeyPatch) -> Iterator[Broker]:
-    with subscribed_broker(monkeypatch) as broker:
+def broker(monkeypatch: pytest.MonkeyPatch, clock: Clock) -> Iterator[Broker]:
+    with subscribed_broker(monkeypatch, clock.seconds) as broker:
         yield broker
 
 
 def test_a_slot_that_died_is_read_again_in_quarantine(
-    broker: Broker, settings: Settings, topic: Topic, tmp_path: Path
+    broker: Broker, clock: Clock, settings: Settings, topic: Topic, tmp_path: Path
 ) -> None:
     """The first attempt is a process that is killed; the second, on a new driver, leaves out what killed it."""
     tables = TopicTables(topic, settings)
@@ -99,7 +101,7 @@ def test_a_slot_that_died_is_read_again_in_quarantine(
     DirectChannel(broker).unary_unary("/x/Publish")(types.PublishRequest.pb()(topic=TOPIC, messages=messages))
     ingest = Ingest(empty_after="0.2 seconds")  # type: ignore[arg-type]
     planned = tmp_path / "plan.json"
-    Plan({"plays": TopicPlan(ack_deadline_seconds=10)}).write(planned)
+    Plan({"plays": TopicPlan(ack_deadline_seconds=ACK_DEADLINE_SECONDS)}).write(planned)
     options = source_options([topic], settings.raw_root, ingest, {}, planned)
     first = (
         "import json, sys\n"
@@ -121,6 +123,7 @@ def test_a_slot_that_died_is_read_again_in_quarantine(
     assert bundle.slots[0][1].is_suspect, "it was planned by another process"
     list(stream.read(bundle))
     rows = []
+    clock.advance(ACK_DEADLINE_SECONDS)
     while broker.unacked(SUBSCRIPTION):
         start, end = end, stream.latestOffset(end)
         (later,) = stream.partitions(start, end)
