@@ -66,7 +66,7 @@ fuzz: set-up ## decode generated payloads until one does harm (FUZZ="--seconds 3
 	$(python) -m tests.fuzz_decode $(FUZZ)
 
 .PHONY: checks
-checks: set-up
+checks: set-up ## format, lint rules, imports, types and the manual; two at a time
 	@$(MAKE) --no-print-directory --jobs=2 --output-sync=target types lint docs-check
 
 .PHONY: lint
