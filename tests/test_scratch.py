@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import resource
 import subprocess
+import sys
 import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
@@ -137,3 +138,26 @@ def test_a_database_that_a_question_failed_in_serves_no_other() -> None:
         database.execute("select nothing")
     with scratch.scratch_database() as database:
         assert database.execute("select 1").fetchall() == [(1,)]
+
+
+LARGE_QUESTION = """
+import psutil
+from lakehouse.store.scratch import scratch_database
+
+def ask(rows):
+    with scratch_database() as database:
+        database.execute(f"create temp table ids as select md5(range::varchar) as id, range as n from range({rows})")
+        database.sql("select n from ids qualify row_number() over (partition by id order by n) > 1").fetchall()
+
+ask(10)
+before = psutil.Process().memory_info().rss
+for _ in range(3):
+    ask(1_500_000)
+print(psutil.Process().memory_info().rss - before)
+"""
+
+
+def test_a_large_question_leaves_no_memory_behind() -> None:
+    """An idle database would keep the 180 MB that this one takes, beside whatever comes after it."""
+    done = subprocess.run([sys.executable, "-c", LARGE_QUESTION], capture_output=True, text=True, check=True)
+    assert int(done.stdout) < 50 * 1024**2

@@ -19,6 +19,9 @@ from lakehouse.seal.hashes import HashOf, SharedHashes, hashes_of
 from lakehouse.store.parquet import FILE, ROW, Addresses, ReaderOf, Scan, Visit, files_and_rows, readers
 from lakehouse.store.scratch import scratch_database, scratch_folder
 
+_MEMORY_LIMIT = "400MB"
+"""Of the database that compares rows in full: of two million. What is more goes to disk."""
+
 ADDRESS = pa.schema([(FILE, pa.int32()), (ROW, pa.int64())])
 
 _TYPES = {"event_id": pa.string(), "publish_time": TIMESTAMP, "message_id": pa.string(), "event_time": TIMESTAMP}
@@ -123,6 +126,6 @@ def _reader(reader_of: ReaderOf, scan: Scan, columns: list[str]) -> pa.RecordBat
 
 @contextmanager
 def _database() -> Iterator[duckdb.DuckDBPyConnection]:
-    with scratch_database() as database:
+    with scratch_database(_MEMORY_LIMIT) as database:
         database.execute("set preserve_insertion_order = false")
         yield database

@@ -14,7 +14,7 @@ import duckdb
 from lakehouse.errors import LakeError, in_one_line
 
 MEMORY_LIMIT = "1GB"
-"""Of a database; beyond it, it spills to disk."""
+"""Of a database that is given no other; beyond it, it spills to disk."""
 
 _PREFIX = "lakehouse-scratch-"
 _WITHOUT_ROOM = {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}
@@ -23,7 +23,9 @@ _FULL = "max_temp_directory_size"
 
 _LEFT = "select 1 from duckdb_tables() union all select 1 from duckdb_views() where not internal"
 """What is not temporary would be another question's."""
-_MOST_IDLE = 2
+_MOST_IDLE, _MOST_IDLE_BYTES = 2, 32 * 1024**2
+"""Databases that are kept, and what each of them may have held: it gives none of that back before it is closed."""
+_HELD = "select coalesce(sum(memory_usage_bytes), 0) from duckdb_memory()"
 _idle: list[tuple[int, duckdb.DuckDBPyConnection]] = []
 """Databases, with the process that made them, that have nothing: to make one takes longer than most questions."""
 atexit.register(_idle.clear)
@@ -46,28 +48,30 @@ def scratch_folder() -> Iterator[str]:
 
 
 @contextmanager
-def scratch_database() -> Iterator[duckdb.DuckDBPyConnection]:
+def scratch_database(memory_limit: str | None = None) -> Iterator[duckdb.DuckDBPyConnection]:
     """A database in memory whose times are UTC; what is in it goes with it, temporary tables at the least cost.
 
-    LakeError where it can neither stay in memory nor spill to disk.
+    Its memory is `MEMORY_LIMIT` or the given one, in DuckDB's notation. LakeError where it can neither stay in memory
+    nor spill to disk.
     """
     with scratch_folder() as folder:
-        database = _empty_database(folder)
+        database = _empty_database(folder, memory_limit or MEMORY_LIMIT)
         try:
             with database.cursor() as session:
                 session.execute("set timezone = 'UTC'")
                 yield session
+                [(held_bytes,)] = session.execute(_HELD).fetchall()
         except BaseException as failed:
             database.close()
             if isinstance(failed, duckdb.Error) and _is_for_want_of_room(failed):
                 raise _no_room(os.path.dirname(folder), failed) from failed
             raise
-        _give_back(database, folder)
+        _give_back(database, folder, held_bytes)
 
 
-def _empty_database(folder: str) -> duckdb.DuckDBPyConnection:
+def _empty_database(folder: str, memory_limit: str) -> duckdb.DuckDBPyConnection:
     """With DuckDB's defaults but for its memory, and where it spills to."""
-    settings = f"set memory_limit = '{MEMORY_LIMIT}'; set temp_directory = '{folder}'"
+    settings = f"set memory_limit = '{memory_limit}'; set temp_directory = '{folder}'"
     while _idle:
         process, database = _idle.pop()
         if process == os.getpid():  # the threads of a forked one are gone
@@ -79,8 +83,9 @@ def _empty_database(folder: str) -> duckdb.DuckDBPyConnection:
     return database
 
 
-def _give_back(database: duckdb.DuckDBPyConnection, folder: str) -> None:
-    if len(_idle) < _MOST_IDLE and not os.listdir(folder) and not database.execute(_LEFT).fetchall():
+def _give_back(database: duckdb.DuckDBPyConnection, folder: str, held_bytes: int) -> None:
+    is_small = held_bytes <= _MOST_IDLE_BYTES
+    if is_small and len(_idle) < _MOST_IDLE and not os.listdir(folder) and not database.execute(_LEFT).fetchall():
         _idle.append((os.getpid(), database))
     else:
         database.close()
@@ -101,6 +106,6 @@ def _no_room(place: str, refused: Exception) -> LakeError:
     return LakeError(
         f"scratch space in {place}",
         found=in_one_line(refused),
-        expected=f"room there for what exceeds {MEMORY_LIMIT} of memory",
+        expected="room there for what memory does not hold",
         next_step="Make room, or set TMPDIR to a folder that has more; it is tried again by itself.",
     )
