@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import socket
 from collections.abc import Callable
+from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from urllib.parse import urlsplit
 
 import pyarrow as pa
 import pytest
-from mirror_targets import HOUR, NEXT, HiveTarget, Lake, hive_table, plays
+from mirror_targets import HOUR, NEXT, HiveTarget, Lake, hive_table, parquet, plays
 from pyspark.sql import SparkSession
 
 from lakehouse.checksum import checksum_of
@@ -23,9 +24,13 @@ from lakehouse.mirrors.contract import Count, SealedHour
 from lakehouse.mirrors.files import LocalFiles
 from lakehouse.mirrors.hive import HiveMirror, HiveOptions, hive_type, literal, session
 from lakehouse.mirrors.stage import mirror_due
+from lakehouse.mirrors.values import differing_values
+from lakehouse.operations.reconcile import mirrors_of, reconcile
+from lakehouse.store.records import Valid
 from lakehouse.topics import Topic
 from lakehouse.types import arrow_type
 from tests.servers.together import Servers
+from tests.test_value_checksum import ODD_NAMES, odd_columns
 
 
 @pytest.fixture
@@ -198,6 +203,7 @@ def test_a_path_of_this_machine_is_data_to_hive(
     second = lake.sealed(topic, HOUR, plays(["c"], topic))
     mirror.publish(second)
     assert mirror.read_back(topic, HOUR) == Count(1, checksum_of(["c"]))
+    assert mirror.differing(topic, HOUR, second.digests or {}) == []
     assert (mirror.hours(topic), mirror.remains(second)) == ({HOUR}, [])
     assert {path.name for path in (place / "plays").iterdir()} == {f"{HOUR}-r2", "_staging"}
     assert list(beside.iterdir()) == []
@@ -217,5 +223,88 @@ def test_an_address_on_hdfs_is_data_to_hive(
     second = lake.sealed(topic, HOUR, plays(["c"], topic))
     target.mirror.publish(second)
     assert target.mirror.read_back(topic, HOUR) == Count(1, checksum_of(["c"]))
+    assert target.mirror.differing(topic, HOUR, second.digests or {}) == []
     assert (target.mirror.hours(topic), target.mirror.remains(second)) == ({HOUR}, [])
     assert sorted(target.store.listing("plays")) == [f"{HOUR}-r2", "_staging"]  # type: ignore[attr-defined]
+
+
+USERS = ["u", "v", None, ""]
+
+
+@pytest.fixture
+def in_utc(servers: Servers, tmp_path: Path) -> HiveMirror:
+    return in_folder(servers.hive_in("UTC").address, str(tmp_path / "hive"), f"values_{tmp_path.name}")
+
+
+def with_other_users(folder: Path, hour: SealedHour) -> None:
+    """The folder's files with the users the other way round: their ids and their count are the hour's."""
+    names = sorted(file.name for file in folder.glob("part-*")) or ["part-0.parquet"]
+    edited = plays([*"abcd"], hour.topic, user=list(reversed(USERS)))
+    for name, rows in zip(names, [edited, edited[:0]], strict=False):
+        (folder / name).write_bytes(parquet(rows))
+
+
+def rewritten(mirror: HiveMirror, hour: SealedHour) -> str:
+    with_other_users(Path(mirror.options.path, "plays", f"{HOUR}-r{hour.revision}"), hour)
+    return "part-00000-r1.parquet: sha256"
+
+
+def pointed_elsewhere(mirror: HiveMirror, hour: SealedHour) -> str:
+    """The files that were published are there as they were, and no reader finds them."""
+    elsewhere = Path(mirror.options.path).parent / "elsewhere" / f"{HOUR}-r{hour.revision}"
+    elsewhere.mkdir(parents=True)
+    with_other_users(elsewhere, hour)
+    with session(mirror.options) as hive:
+        table = f"{mirror.options.database}.plays partition (hour = '{HOUR}')"
+        hive.run(f"alter table {table} set location {literal(f'file://{elsewhere}')}")
+    return f"the partition points to file:{elsewhere}, expected "
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(900)
+@pytest.mark.parametrize("has_digests", [True, False])
+@pytest.mark.parametrize("tampering", [rewritten, pointed_elsewhere])
+def test_rows_with_the_hour_s_ids_and_other_values_are_named_and_repaired(
+    in_utc: HiveMirror,
+    lake: Lake,
+    config: Config,
+    topic_with: Callable[..., Topic],
+    tampering: Callable[[HiveMirror, SealedHour], str],
+    has_digests: bool,
+) -> None:
+    """Of an hour that an older release sealed nobody knows the files' bytes: only Hive's own SQL finds the values."""
+    topic, mirrors = topic_with(mirrors=["hive"]), {"hive": in_utc}
+    lake.cleared(topic, HOUR, plays([*"abcd"], topic, user=USERS))
+    if not has_digests:
+        seal = lake.history(topic).seal_of(HOUR)
+        assert seal is not None
+        lake.ledger(topic).record(replace(seal, revision=2, digests=None), HOUR)
+        lake.ledger(topic).record(Valid(), HOUR)
+    hour = lake.sealed_now(topic, HOUR)
+    mirror_due(topic, config, None, run="1", mirrors=mirrors)
+    open_mirror = mirrors_of(config, None, mirrors)
+    assert reconcile(config, [topic], open_mirror).wrong == []
+
+    found = tampering(in_utc, hour)
+    assert in_utc.read_back(topic, HOUR) == Count(4, hour.id_checksum)
+    (wrong,) = reconcile(config, [topic], open_mirror).wrong
+    assert (wrong.store, wrong.verdict) == ("hive", "different")
+    assert str(wrong.error).startswith(found if has_digests else "other values of user")
+    assert reconcile(config, [topic], open_mirror, repair=True).wrong == []
+    assert reconcile(config, [topic], open_mirror).wrong == []
+
+
+@pytest.mark.stores
+@pytest.mark.timeout(900)
+def test_odd_values_have_the_same_checksum_in_hive(
+    in_utc: HiveMirror, lake: Lake, topic_with: Callable[..., Topic]
+) -> None:
+    columns = odd_columns()
+    topic = topic_with(fields={**ODD_NAMES, "inner": "struct<a: string, b: struct<c: int, d: double>>"})
+    inner = [None, {"a": None, "b": None}, {"a": "-", "b": {"c": None, "d": 0.5}}, {"a": "", "b": {"c": 1, "d": None}}]
+    count = len(columns["odd_0"])
+    columns["inner"] = [inner[number % len(inner)] for number in range(count)]
+    hour = lake.sealed(topic, HOUR, plays([f"id-{number}" for number in range(count)], topic, **columns))
+    in_utc.publish(hour)
+    assert in_utc.read_back(topic, HOUR) == Count(hour.rows, hour.id_checksum)
+    assert differing_values(in_utc, hour) == []

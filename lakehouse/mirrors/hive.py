@@ -222,6 +222,8 @@ class HiveMirror(Mirror):
         with self._refusals(topic, hour):
             location = self._ask(lambda hive: hive.location(self._table(topic), hour))
         folder = self._folder(topic, hour, _revision_in(location))
+        if location is not None and not _is_same(location, folder):
+            return [f"the partition points to {location}, expected {folder}"]
         return self._folders.differing_in(folder, topic, hour, digests)
 
     def value_checksum(self, topic: Topic, hour: Hour, leaves: Sequence[Leaf]) -> int | None:
