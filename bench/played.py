@@ -17,6 +17,8 @@ from lakehouse.crash.small_lake import PLAYS, small_config
 from lakehouse.crash.world import World
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.seal.stage import seal_due
+from lakehouse.store import tables as tables_module
+from lakehouse.store.delta import await_checkpoints
 from lakehouse.validate.stage import validate_due
 from tests.servers.object_store import ObjectStoreServer, Request, serving
 from tests.servers.warehouse import lake_options
@@ -110,9 +112,14 @@ class PlayedTopics:
 
 @contextmanager
 def played(names: Sequence[str] = (PLAYS,)) -> Iterator[tuple[PlayedTopics, ObjectStoreServer]]:
-    """Topics on a store of their own, in a process that goes with them."""
+    """Topics on a store of their own, in a process that goes with them; this process keeps nothing of them."""
     with TemporaryDirectory() as folder, serving() as store:
-        yield PlayedTopics(store, Path(folder), names), store
+        try:
+            yield PlayedTopics(store, Path(folder), names), store
+        finally:
+            await_checkpoints()
+            for known in (tables_module._ledgers, tables_module._silver_heads):
+                known.clear()
 
 
 def chain(requests: Iterable[Request]) -> int:
