@@ -17,7 +17,7 @@ import pytest
 from fleets import fleet_at, write_fleet
 
 from lakehouse.fleet import deploy as deploying
-from lakehouse.fleet import deployments, waiting
+from lakehouse.fleet import deployments, releases, waiting
 from lakehouse.fleet.deploy import deploy, plan_of
 from lakehouse.fleet.deployments import Deployment, Deployments
 from lakehouse.fleet.files import wanted_versions
@@ -194,6 +194,9 @@ def world(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> World:
     roll_out = {"canary_for": "0.01 seconds", "wave_within": "1 hour", "side_by_side": 1}
     made = World(write_fleet(tmp_path, APPLICATIONS, NAMES, roll_out=roll_out))
     monkeypatch.setattr(waiting.time, "sleep", made.pass_moment)
+    monkeypatch.setattr(
+        releases, "has_tree", lambda: False
+    )  # no release here is of this tree, which takes a while to read
     monkeypatch.setattr(deploying, "_interrupted", lambda *_: None)
     monkeypatch.setattr(deployments, "STALE_AFTER", timedelta(seconds=-1))
     write = Deployments.write

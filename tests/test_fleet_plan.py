@@ -235,6 +235,17 @@ def test_a_release_is_named_by_what_is_in_it(tmp_path: Path) -> None:
     assert releases.release_of(tmp_path / "two") != one
 
 
+def test_files_of_a_release_come_folder_by_folder_in_the_order_of_their_names(tmp_path: Path) -> None:
+    """In another order the same code would have another name, and a deployment would replace every application."""
+    for name in ("a.b", "a-b/y", "a/x", "a/.hidden", ".hidden/x", "a/__pycache__/x.pyc"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text("")
+    (tmp_path / "gone").symlink_to("nowhere")
+    (tmp_path / "a/folder").symlink_to("../a-b")
+    expected = [("code/a/x", tmp_path / "a/x"), ("code/a-b/y", tmp_path / "a-b/y"), ("code/a.b", tmp_path / "a.b")]
+    assert list(releases.part_files("code", tmp_path)) == expected
+
+
 def test_a_snapshot_loads_as_its_original_and_hashes_alike(tmp_path: Path) -> None:
     """What an application runs must have the configuration's hash that the plan expects of it."""
     conf = write_fleet(tmp_path / "here", {"all": {"topics": ["*"]}}, ["plays", "skips"])

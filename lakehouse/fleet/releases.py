@@ -118,7 +118,16 @@ def part_files(name: str, part: Path) -> Iterator[tuple[str, Path]]:
     if part.is_file():
         yield name, part
         return
-    for path in sorted(part.rglob("*")):
-        parts = path.relative_to(part).parts
-        if path.is_file() and not any(each.startswith(".") or each == "__pycache__" for each in parts):
-            yield f"{name}/{path.relative_to(part)}", path
+    found: list[tuple[str, ...]] = []
+    for folder, folders, files in os.walk(part):
+        above = Path(folder).relative_to(part).parts
+        folders[:] = filter(_is_kept, folders)
+        found += [(*above, file) for file in filter(_is_kept, files)]
+    for parts in sorted(found):
+        path = part.joinpath(*parts)
+        if path.is_file():
+            yield "/".join((name, *parts)), path
+
+
+def _is_kept(name: str) -> bool:
+    return not name.startswith(".") and name != "__pycache__"
