@@ -188,7 +188,7 @@ def test_files_of_any_size_are_written_and_read_as_they_are(store: ObjectStoreSe
         assert [request.kind for request in store.requests()] == ["insert", "get"]
 
 
-@pytest.mark.parametrize("seed", [1, *(pytest.param(seed, marks=pytest.mark.slow) for seed in (2, 3))])
+@pytest.mark.parametrize("seed", [1, pytest.param(2, marks=pytest.mark.slow), pytest.param(3, marks=pytest.mark.long)])
 def test_a_store_in_a_bad_hour_loses_and_doubles_nothing(
     store: ObjectStoreServer, tmp_path: Path, seed: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
