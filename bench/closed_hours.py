@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from itertools import count
+from multiprocessing import get_context
 from pathlib import Path
 
 import duckdb
@@ -39,6 +41,7 @@ FIELDS = {
     "shuffled": "boolean",
     "position": "bigint",
 }
+NARROW_FIELDS = {"position": "bigint"}
 SPARK = {
     "spark.master": "local[2]",
     "spark.sql.shuffle.partitions": "2",
@@ -97,10 +100,23 @@ def closed_hour(
     duplicates: float = 0.0,
     republished: int = 0,
     rows_of_file: int = ROWS_OF_FILE,
+    is_narrow: bool = False,
 ) -> Iterator[Lake]:
-    """One closed hour of a topic of its own, for as long as it is measured."""
+    """One closed hour of a topic of its own, for as long as it is measured; of a narrow one only the ids are large."""
     settings = settings_of(build, name)
-    topic = _topic(name.replace("-", "_"))
+    topic = _topic(name.replace("-", "_"), NARROW_FIELDS if is_narrow else FIELDS)
+    given = settings, topic, rows, duplicates, republished, rows_of_file
+    with ProcessPoolExecutor(1, get_context("spawn")) as other:  # what it takes is not to be measured
+        lake = other.submit(_written, *given).result()
+    try:
+        yield lake
+    finally:
+        shutil.rmtree(settings.raw_root)
+
+
+def _written(
+    settings: Settings, topic: Topic, rows: int, duplicates: float, republished: int, rows_of_file: int
+) -> Lake:
     tables = TopicTables(topic, settings)
     bronze = Path(tables.raw.uri, "bronze")
     files = []
@@ -109,8 +125,7 @@ def closed_hour(
         size = min(rows_of_file, rows - first)
         files.append(_file(topic, bronze, path, HOUR, first, size, duplicates, republished))
     version = commit_batch(tables.ensure_bronze(), files, _state(1, HOUR), _METADATA)
-    yield Lake(topic, settings, [str(bronze / file.path) for file in files], {HOUR: version})
-    shutil.rmtree(settings.raw_root)
+    return Lake(topic, settings, [str(bronze / file.path) for file in files], {HOUR: version})
 
 
 @contextmanager
@@ -145,15 +160,28 @@ def _file(
     with pq.ParquetWriter(file, schema, **parquet.options(schema)) as writer:
         for start in range(first, first + rows, 100_000):
             size = min(100_000, first + rows - start)
-            writer.write_table(_deliveries(hour, start, size, duplicates, republished).cast(schema))
+            is_narrow = topic.fields.keys() == NARROW_FIELDS.keys()
+            deliveries = _deliveries(hour, start, size, duplicates, republished, is_narrow=is_narrow)
+            writer.write_table(deliveries.select(schema.names).cast(schema))
     stats = event_time_stats(hours.start_of(hour), hours.end_of(hour) - _MILLISECOND)
     return DataFile(path, hour, rows, file.stat().st_size, datetime.now(UTC), stats)
 
 
 _MILLISECOND = timedelta(milliseconds=1)
 
+_WIDE = """
+    encode(id || other || repeat(other, 7) || repeat('x', 62)) as payload,
+    {
+        'user': 'u' || (e % 1000003), 'country': ['se', 'de', 'us', 'br', 'jp'][1 + e % 5],
+        'track': {'id': other, 'album': left(id, 12), 'ms': (e % 300000)::int},
+        'session': left(other, 16) || right(id, 16), 'score': (e % 1000) / 1000,
+        'shuffled': e % 3 = 0, 'position': e
+    } as event
+    """
+_NARROW = "encode('') as payload, {'position': e} as event"
 
-def _deliveries(hour: Hour, first: int, rows: int, duplicates: float, republished: int) -> pa.Table:
+
+def _deliveries(hour: Hour, first: int, rows: int, duplicates: float, republished: int, *, is_narrow: bool) -> pa.Table:
     """Deliveries number `first` and on: some are of an event a little before, the first `republished` all of one."""
     with duckdb.connect() as database:
         database.execute("set timezone = 'UTC'; set threads = 2")
@@ -173,27 +201,20 @@ def _deliveries(hour: Hour, first: int, rows: int, duplicates: float, republishe
             )
             select n::varchar as message_id, moment + to_milliseconds(1000 + n % 1000) as publish_time,
                 map {{'origin': 'bench'}}::map(varchar, varchar) as attributes,
-                encode(id || other || repeat(other, 7) || repeat('x', 62)) as payload,
-                null::varchar as ordering_key,
-                id as event_id, moment as event_time,
-                {{
-                    'user': 'u' || (e % 1000003), 'country': ['se', 'de', 'us', 'br', 'jp'][1 + e % 5],
-                    'track': {{'id': other, 'album': left(id, 12), 'ms': (e % 300000)::int}},
-                    'session': left(other, 16) || right(id, 16), 'score': (e % 1000) / 1000,
-                    'shuffled': e % 3 = 0, 'position': e
-                }} as event,
-                null::varchar as reject_reason, 1::bigint as epoch, 0::int as slot, (n % 2000000000)::int as position
+                null::varchar as ordering_key, id as event_id, moment as event_time,
+                null::varchar as reject_reason, 1::bigint as epoch, 0::int as slot, (n % 2000000000)::int as position,
+                {_NARROW if is_narrow else _WIDE}
             from recorded
             """
         ).to_arrow_table()
 
 
-def _topic(name: str) -> Topic:
+def _topic(name: str, fields: Mapping[str, str] = FIELDS) -> Topic:
     values = {
         "subscription": f"projects/bench/subscriptions/{name}",
         "event_id": "payload.event_id",
         "event_time": "payload.at",
-        "fields": FIELDS,
+        "fields": dict(fields),
     }
     return topic_from(name, values)
 

@@ -13,18 +13,20 @@ import os
 import shutil
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
+from typing import TypeVar
 
 import psutil
 import pyarrow as pa
+import pyarrow.parquet as pq
 from pyspark.sql import SparkSession
 
-from bench import narrow
 from bench.closed_hours import Lake, closed_hour, hours_behind, settings_of
 from bench.measuring import best, core_seconds, peak_memory, seconds_of
 from bench.report import Report
@@ -37,6 +39,9 @@ from lakehouse.seal.deliveries import KEPT_ROWS
 from lakehouse.seal.distributed import Rows
 from lakehouse.seal.stage import Sealer
 from lakehouse.spark.session import spark_session
+from lakehouse.store import parquet
+from lakehouse.store.files import LocalStorage
+from lakehouse.store.place import Place
 from lakehouse.underway import Work
 
 BUILD = Path("build/bench/seal")
@@ -44,6 +49,9 @@ BEHIND_HOURS, BEHIND_TOPICS, BEHIND_ROWS = 48, 10, 1_000
 TURNS = 3
 MIB = 1024**2
 IDENTITY = ("event_id", "event_time")
+NARROW_ROWS_OF_FILE = 1_000_000
+
+Measured = TypeVar("Measured")
 
 
 def main() -> int:
@@ -65,14 +73,12 @@ def main() -> int:
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     shutil.rmtree(BUILD, ignore_errors=True)
     report = Report("seal", is_part=not is_whole)
-    spark = spark_session(settings_of(BUILD, "none"), "bench seal")
-    spark.sparkContext.setLogLevel("ERROR")
     try:
-        _warm_up(spark)
-        for name in arguments.only:
-            parts[name](report, spark, arguments)
+        with _session() as spark:
+            _warm_up(spark)
+            for name in arguments.only:
+                parts[name](report, spark, arguments)
     finally:
-        spark.stop()
         shutil.rmtree(BUILD, ignore_errors=True)
     return report.finish()
 
@@ -132,25 +138,37 @@ def _against_spark(report: Report, spark: SparkSession, arguments: argparse.Name
 
 
 def _distributed(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
-    """Only the finding: by the driver and by Spark's tasks, which are on the same cores here; the same rows.
+    """Finding duplicates by the driver and by Spark's tasks, which are on the same cores here, and whole seals.
 
-    Each way does it twice in a process of its own, and the second time counts: its memory is that of a driver that has
-    had such an hour before, and of nothing else.
+    What is measured has a process of its own. Of the finding it does it twice, and the second time counts: its memory
+    is that of a driver that has had such an hour before. Of a whole seal, where the larger hours are left to tasks.
     """
-    large, small = arguments.narrow, arguments.narrow // 25
-    with (
-        narrow.deliveries(BUILD / "narrow", large, duplicates=0.02) as rows,
-        narrow.deliveries(BUILD / "few-narrow", small, duplicates=0.02) as few,
-    ):
-        about = f"{large:,} narrow deliveries: finding duplicates"
-        found = {}
-        for name, way in {"in the driver": _found_in_driver, "by Spark's tasks": _found_by_tasks}.items():
-            seconds, peak_bytes, found[name] = _in_another_process(way, rows)
-            _, peak_bytes_of_few, _ = _in_another_process(way, few)
-            report.shown(f"{about} {name}", seconds, "seconds")
-            memory = f"{name}, peak memory of the driver's Python"
-            report.at_most(f"{about} {memory}", peak_bytes / MIB, 1024, "MiB")
-            report.shown(f"{about} {memory}, against {small:,}", peak_bytes / peak_bytes_of_few, "times")
+    largest: int = arguments.narrow
+    sealed: dict[int, int] = {}
+    memory = "peak memory of the driver's Python"
+    for rows in (largest // 25, largest * 8 // 25, largest):
+        with closed_hour(
+            BUILD, f"narrow-{rows}", rows, duplicates=0.02, rows_of_file=NARROW_ROWS_OF_FILE, is_narrow=True
+        ) as lake:
+            if rows == largest:
+                _find(report, lake, rows)
+            seconds, sealed[rows] = _in_another_process(_sealed, lake)
+        report.shown(f"{rows:,} narrow deliveries: seal", seconds, "seconds")
+        report.shown(f"{rows:,} narrow deliveries: seal, {memory}", sealed[rows] / MIB, "MiB")
+    fewest = min(sealed)
+    growth = max(sealed.values()) / sealed[fewest]
+    report.at_most(
+        f"{fewest:,} to {largest:,} narrow deliveries: seal, {memory}, most against the fewest", growth, 1.15
+    )
+
+
+def _find(report: Report, lake: Lake, count: int) -> None:
+    about = f"{count:,} narrow deliveries: finding duplicates"
+    found = {}
+    for name, way in {"in the driver": _found_in_driver, "by Spark's tasks": _found_by_tasks}.items():
+        seconds, peak_bytes, found[name] = _in_another_process(way, lake)
+        report.shown(f"{about} {name}", seconds, "seconds")
+        report.at_most(f"{about} {name}, peak memory of the driver's Python", peak_bytes / MIB, 1024, "MiB")
     in_driver, by_tasks = found.values()
     if in_driver != by_tasks:
         raise RuntimeError(f"{len(in_driver)} losers in the driver, {len(by_tasks)} by Spark's tasks, or other ones")
@@ -161,22 +179,21 @@ Found = tuple[float, int, pa.Table]
 """Seconds, the peak of the process' memory in bytes, and the rows."""
 
 
-def _in_another_process(way: Callable[[Rows], Found], rows: Rows) -> Found:
+def _in_another_process(way: Callable[[Lake], Measured], lake: Lake) -> Measured:
     with ProcessPoolExecutor(1, get_context("spawn")) as other:
-        return other.submit(way, rows).result()
+        return other.submit(way, lake).result()
 
 
-def _found_in_driver(rows: Rows) -> Found:
-    return _found(lambda: duplicates(narrow.visit(rows), IDENTITY))
+def _found_in_driver(lake: Lake) -> Found:
+    storage = LocalStorage("/")
+    visit = partial(parquet.visit_rows, [partial(parquet.LakeFile, storage, path) for path in lake.paths])
+    return _found(lambda: duplicates(visit, IDENTITY))
 
 
-def _found_by_tasks(rows: Rows) -> Found:
-    spark = spark_session(settings_of(BUILD, "none"), "bench seal")
-    spark.sparkContext.setLogLevel("ERROR")
-    try:
+def _found_by_tasks(lake: Lake) -> Found:
+    rows = Rows(Place("/"), tuple(lake.paths), sum(pq.read_metadata(path).num_rows for path in lake.paths))
+    with _session() as spark:
         return _found(lambda: distributed.duplicates(spark, rows, IDENTITY, Work()))
-    finally:
-        spark.stop()
 
 
 def _found(way: Callable[[], pa.Table]) -> Found:
@@ -185,6 +202,23 @@ def _found(way: Callable[[], pa.Table]) -> Found:
     with peak_memory(_is_driver) as peak:
         found = way()
     return time.monotonic() - started, peak[0], found
+
+
+def _sealed(lake: Lake) -> tuple[float, int]:
+    """Seconds, and the peak of the process' memory in bytes."""
+    with _session() as spark, peak_memory(_is_driver) as peak:
+        seconds = seconds_of(partial(lake.seal, spark))
+    return seconds, peak[0]
+
+
+@contextmanager
+def _session() -> Iterator[SparkSession]:
+    spark = spark_session(settings_of(BUILD, "none"), "bench seal")
+    spark.sparkContext.setLogLevel("ERROR")
+    try:
+        yield spark
+    finally:
+        spark.stop()
 
 
 def _kinds_of_hours(report: Report, spark: SparkSession, arguments: argparse.Namespace) -> None:
