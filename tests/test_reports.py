@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import re
+from decimal import Decimal
 from html.parser import HTMLParser
+from itertools import product
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lakehouse.pages.hour import page
 from lakehouse.pages.words import sentence
@@ -157,6 +161,13 @@ def test_light_dark_phone_and_paper_are_provided_for() -> None:
         ("expect_column_values_to_not_be_null", {"mostly": 0.99}, "is not missing, in at least 99% of the rows"),
         ("expect_column_values_to_be_between", {"min_value": 1, "max_value": 9999}, "lies between 1 and 9999"),
         ("expect_column_values_to_be_between", {"min_value": 0}, "is at least 0"),
+        ("expect_column_values_to_be_between", {"min_value": 0, "strict_min": True}, "is more than 0"),
+        (
+            "expect_column_values_to_be_between",
+            {"min_value": "2026-01-01", "max_value": "2026-02-01", "strict_max": True},
+            "is at least 2026-01-01 and before 2026-02-01",
+        ),
+        ("expect_column_value_lengths_to_be_between", {"max_value": 9}, "has a length at most 9"),
         ("expect_column_values_to_be_in_set", {"value_set": ["EWR", "JFK"]}, "is one of EWR, JFK"),
         (
             "expect_column_pair_values_a_to_be_greater_than_b",
@@ -170,3 +181,31 @@ def test_light_dark_phone_and_paper_are_provided_for() -> None:
 def test_expectations_are_reported_in_words(kind: str, kwargs: dict[str, Any], answer: str) -> None:
     """One that has no words of its own is spelled out, so that nothing is left unsaid."""
     assert sentence({"expectation": kind, "kwargs": kwargs}) == answer
+
+
+@pytest.mark.parametrize(
+    "kind", ["column_values", "column_value_lengths", "column_mean", "column_max", "column_min", "table_row_count"]
+)
+def test_bounds_that_let_other_values_pass_are_said_otherwise(kind: str) -> None:
+    said: dict[str, set[frozenset[float]]] = {}
+    for low, high, above, below in product((None, 0), (None, 2), (False, True), (False, True)):
+        if low is None and high is None:
+            continue
+        kwargs = {"min_value": low, "max_value": high, "strict_min": above, "strict_max": below}
+        passing = frozenset(
+            value
+            for value in (-1.0, 0.0, 1.0, 2.0, 3.0)
+            if (low is None or value > low or (value == low and not above))
+            and (high is None or value < high or (value == high and not below))
+        )
+        words = sentence({"expectation": f"expect_{kind}_to_be_between", "kwargs": kwargs})
+        said.setdefault(words, set()).add(passing)
+    assert all(len(meant) == 1 for meant in said.values()), said
+    assert len(said) == 8
+
+
+@given(st.floats(0, 1, exclude_max=True))
+def test_a_share_is_said_exactly(mostly: float) -> None:
+    said = sentence({"expectation": "expect_column_values_to_not_be_null", "kwargs": {"mostly": mostly}})
+    (percent,) = re.findall(r"at least ([0-9.]+)% of", said)
+    assert Decimal(percent) == 100 * Decimal(repr(mostly))

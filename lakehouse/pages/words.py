@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Mapping
 from datetime import datetime
+from decimal import Decimal
 from typing import Any
 
 
@@ -14,7 +15,7 @@ def sentence(expectation: Mapping[str, Any]) -> str:
     known = _SENTENCES.get(expectation["expectation"])
     words = known(kwargs) if known else _words_for(expectation["expectation"], kwargs)
     mostly = kwargs.get("mostly", 1)
-    return words if mostly == 1 else f"{words}, in at least {100 * mostly:g}% of the rows"
+    return words if mostly == 1 else f"{words}, in at least {_percent(mostly)}% of the rows"
 
 
 def text(value: Any) -> str:
@@ -36,14 +37,24 @@ def second(instant: datetime) -> str:
     return f"{instant:%Y-%m-%d %H:%M:%S}"
 
 
-def _between(kwargs: Mapping[str, Any], what: str = "lies") -> str:
+def _percent(share: float) -> str:
+    """Exact: nearly all is not all."""
+    return f"{(100 * Decimal(str(share))).normalize():f}"
+
+
+def _between(kwargs: Mapping[str, Any], what: str = "") -> str:
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
-    if low is None and kwargs.get("strict_max"):
-        return f"{what} {'before' if isinstance(high, str) else 'less than'} {text(high)}".replace("lies", "is")
-    if low is None or high is None:
-        bound = f"at least {text(low)}" if high is None else f"at most {text(high)}"
-        return f"{what} {bound}".replace("lies", "is")
-    return f"{what} between {text(low)} and {text(high)}"
+    is_above, is_below = kwargs.get("strict_min"), kwargs.get("strict_max")
+    if low is not None and high is not None and not (is_above or is_below):
+        return f"{what or 'lies'} between {text(low)} and {text(high)}"
+    bounds = []
+    if low is not None:
+        above = "after" if isinstance(low, str) else "more than"
+        bounds.append(f"{above if is_above else 'at least'} {text(low)}")
+    if high is not None:
+        below = "before" if isinstance(high, str) else "less than"
+        bounds.append(f"{below if is_below else 'at most'} {text(high)}")
+    return f"{what or 'is'} {' and '.join(bounds)}"
 
 
 def _pair(kwargs: Mapping[str, Any]) -> str:

@@ -7,19 +7,22 @@ import re
 
 _LONGEST = 63
 _SUFFIX = 6
+_KEPT = r"(?!v[0-9])[a-z0-9]([a-z0-9.+-]*[a-z0-9])?"
 
 
 def label_value(text: str) -> str:
     """The text as a label's value; the same text gives the same value, and others another.
 
     RFC 1035, which the API's reference names: up to 63 of a to z, 0 to 9 and -, beginning with a letter and ending with
-    none of -. A digest is added where more is lost than `.` and `+` for `-`. Empty for an empty text, as is allowed.
+    none of -. A digest is added where more is lost than `.` and `+` for `-`, and to a version with the `v` that is put
+    before a digit. Empty for an empty text, as is allowed.
     """
-    plain = re.sub(r"[^a-z0-9]+", "-", text.lower()).strip("-")
+    if not text:
+        return ""
+    plain = re.sub(r"[^a-z0-9]", "-", text.lower()).strip("-")
     value = plain if plain[:1].isalpha() else f"v{plain}"
-    is_kept = re.fullmatch(r"[a-z0-9.+-]+", text) is not None and len(value) <= _LONGEST
-    if is_kept or not text:
-        return value if text else ""
+    if re.fullmatch(_KEPT, text) and len(value) <= _LONGEST:
+        return value
     digest = hashlib.sha256(text.encode()).hexdigest()[:_SUFFIX]
     return f"{value[: _LONGEST - _SUFFIX - 1].rstrip('-')}-{digest}"
 
