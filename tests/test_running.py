@@ -6,7 +6,7 @@ import json
 import threading
 import time
 import traceback
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -41,6 +41,7 @@ from lakehouse.landing.manifests import Slot
 from lakehouse.landing.plan import Plan
 from lakehouse.landing.source import bundles_file
 from lakehouse.operations import status
+from lakehouse.progress import Frontier
 from lakehouse.schemas import FACTS
 from lakehouse.store.applications import application_folder
 from lakehouse.store.delta import open_table, table_exists
@@ -492,6 +493,47 @@ def test_a_topic_whose_segment_is_late_among_others_has_a_task_of_its_own_before
     own_task = (True, planning.patience(config.settings.ingest.trigger).total_seconds())
     assert seen[:2] == [((False, own_task[1]), False), (own_task, False)]
     assert seen[2][1], "it has had a task of its own"
+
+
+@pytest.mark.parametrize("way", ["its segment is late", "its look fails", "its commit fails"])
+def test_the_frontier_hears_of_an_attempt_that_died_where_no_batch_is_made_of_it(
+    config: Config, way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it leased is not there for the next epoch, which would find the subscription drained."""
+    attempts: list[int] = []
+
+    class Heard:
+        def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
+            attempts.extend(fact["attempt"] for fact in facts)
+            return Frontier(None, None, "nothing is known", "test")
+
+    app = App(config)
+    plays = app.ingests["plays"]
+    monkeypatch.setattr(plays, "_frontier", Heard())
+    app.open()
+
+    def take(epoch: int, attempt: int, error: LakehouseError | None = None) -> None:
+        slot = Slot(epoch, 0, None)
+        row = row_of_error(slot, now(), error, attempt) if error else row_of_idle(slot, now(), now(), None, attempt)
+        app.query.take([(0, pa.Table.from_pylist([{**row, "topic": "plays"}], schema=FACTS))])
+
+    kind = SlowStoreError if way == "its segment is late" else LakeError
+    trouble = kind("plays", found="no segment", expected="a store that answers", next_step="Wait.")
+
+    def fails(facts: Sequence[Fact]) -> bool:
+        raise trouble
+
+    with monkeypatch.context() as troubled:
+        if way == "its look fails":
+            troubled.setattr(plays, "look", fails)
+        if way == "its commit fails":
+            troubled.setattr(plays, "broken", trouble)
+        take(1, 1, trouble if way == "its segment is late" else None)
+    assert attempts == []
+    take(2, 0)
+    assert attempts[:2] == [1, 0]
+    take(3, 0)
+    assert set(attempts[2:]) == {0}
 
 
 def test_a_slow_topic_is_waited_for_once(config: Config) -> None:

@@ -128,6 +128,7 @@ class ClaimedTopic:
         self._beginning = beginning
         self._run, self._clock, self._given_frontier = run, clock, frontier
         self._frontier: FrontierSource | None = frontier
+        self._missed: list[Fact] = []
         self._waits = Waits(tables.topic, tables.settings.frontier)
         self._clock_check: ClockCheck | None = None
         self._recorded_until = recorded_until
@@ -269,6 +270,10 @@ class ClaimedTopic:
         self._bronze.update()
         self._updated_at = self._clock()
 
+    def miss(self, facts: Sequence[Fact]) -> None:
+        """The frontier hears of these with the next batch: what is leased of them is not consumed."""
+        self._missed += facts
+
     def _plan(self, facts: Sequence[Fact], epoch: int) -> BatchPlan:
         state = self._bronze.state()
         if state.open_hour != self._recorded_until:
@@ -287,7 +292,8 @@ class ClaimedTopic:
     def _observe(self, facts: Sequence[Fact]) -> Observed:
         assert self._frontier is not None
         now = self._clock()
-        frontier = self._frontier.observe(facts, now)
+        missed, self._missed = self._missed, []
+        frontier = self._frontier.observe([*missed, *facts], now)
         return Observed(now, frontier, self._journal.request(), self._waits.quiet_since)
 
     def _commit(self, batch_plan: BatchPlan, facts: Sequence[Fact]) -> int:

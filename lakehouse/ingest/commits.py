@@ -61,6 +61,7 @@ class Commits:
             if facts:
                 ingest.commit_facts(facts)
         except BaseException as raised:
+            ingest.miss(facts)
             error = own_error(ingest.name, raised)
         if error is not None:
             ingest.record_failure(error, self._parking.next_pause(ingest.name, error))

@@ -223,6 +223,7 @@ class IngestQuery:
         error = next((from_trace(fact["error"]) for fact in facts if fact["error"]), None)
         if isinstance(error, SlowStoreError) and not self._had_own_task(name):
             self._planning.note_late(name, time.monotonic())
+            self.topics[name].miss(facts)
             self.topics[name].remind()  # what becomes durable is adopted with its next batch
             return
         if error is not None and self.parking.passes(name, error, time.monotonic()):
@@ -230,6 +231,7 @@ class IngestQuery:
         try:
             is_done = self.topics[name].look(facts)
         except BaseException as raised:
+            self.topics[name].miss(facts)
             facts, error, is_done = [], own_error(name, raised), False
         if isinstance(error, SlowStoreError):  # its ledger may hang as well: nobody waits for what is recorded there
             self._commits.leave_out(name, error)

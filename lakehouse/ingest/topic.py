@@ -107,6 +107,10 @@ class TopicIngest:
         """Look into the ledger with the next batch: somebody has written to it."""
         self._claim().remind()
 
+    def miss(self, facts: Sequence[Fact]) -> None:
+        """An epoch's facts that no batch is made of."""
+        self._claim().miss(facts)
+
     def look(self, facts: Sequence[Fact]) -> bool:
         """Whether the batch is done without a request to the store; False when it takes a commit, or a failure to end.
 
