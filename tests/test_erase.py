@@ -15,6 +15,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lakehouse import hours
 from lakehouse.checksum import checksum_of
 from lakehouse.cli import app
 from lakehouse.errors import LakehouseError
@@ -26,11 +27,14 @@ from lakehouse.operations.erasure import silver as silver_module
 from lakehouse.operations.erasure.silver import SilverErasure
 from lakehouse.operations.trace import trace_event
 from lakehouse.operations.verify import verify_hours
+from lakehouse.progress import OpenHour
 from lakehouse.seal.stage import newest_seal
 from lakehouse.store import bronze_log
+from lakehouse.store.bronze_log import newest_state
 from lakehouse.store.delta import files, files_of_hour
 from lakehouse.store.files import LocalStorage
 from lakehouse.store.ledger import LedgerTable
+from lakehouse.store.records import Closed
 from lakehouse.topics import Topic
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake, conf_of, lake_in
 
@@ -298,6 +302,28 @@ def test_a_closed_hour_must_be_sealed_first(lake: Lake) -> None:
     lake.close(SEVEN)
     with pytest.raises(LakehouseError, match=f"the oldest {SEVEN}"):
         run(lake)
+
+
+def test_a_close_that_only_the_log_has_yet_must_be_sealed_first(lake: Lake) -> None:
+    """A driver died between its commit and the ledger, or is about to write there: the hour's files must not change."""
+    before = [file.path for file in files_of_hour(lake.bronze, SEVEN)]
+    closed = {"hour": SEVEN, "why": "watermark", "conditions": [], "epoch": lake.epoch + 1, "release": "test"}
+    lake.commit(open_hour=hours.after(SEVEN), closed=[closed])
+    with pytest.raises(LakehouseError, match=f"just closed, the oldest {SEVEN}"):
+        run(lake)
+    assert [file.path for file in files_of_hour(lake.bronze, SEVEN)] == before
+    lake.ledger.record(Closed(bronze_version=lake.bronze.version(), why="watermark"), SEVEN)
+    assert lake.sealer().seal(SEVEN) is not None
+    run(lake)
+    assert users_on_disk(lake) == {"u1", "u8"}
+
+
+def test_an_open_hour_no_longer_counts_what_is_erased(lake: Lake) -> None:
+    held = OpenHour(2, datetime.now(UTC))
+    lake.commit(state=replace(newest_state(lake.bronze), hours={SEVEN: held}))
+    run(lake)
+    assert newest_state(lake.bronze).hours == {SEVEN: replace(held, rows=1)}
+    assert newest_state(lake.bronze).epoch == lake.epoch
 
 
 def test_ingest_and_an_erasure_do_not_pass_each_other(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -63,11 +63,11 @@ def erase(
 
 def _erase(tables: TopicTables, order: Order, *, dry_run: bool, track: Track) -> Erasure:
     topic = tables.topic
-    tables.bronze()
+    table = tables.bronze()
     ledger = tables.ledger(f"{ERASE}/{order.release}/{order.by}")
     silver = SilverErasure(tables, ledger, order)
     bronze = BronzeErasure(tables, ledger, order)
-    bronze.check_sealed()
+    bronze.check_sealed(table)
     if not dry_run:
         mlflow_runs.note_erasure(tables)
         bronze.claim()

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import uuid
+from collections import Counter
+from collections.abc import Iterable
 from dataclasses import replace
 from functools import partial
 from typing import Any
@@ -10,13 +12,16 @@ from typing import Any
 import pyarrow as pa
 import pyarrow.compute as pc
 import pyarrow.parquet as pq
+from deltalake import DeltaTable
 
 from lakehouse.errors import LakeError
+from lakehouse.hours import Hour
 from lakehouse.operations.as_of import in_parallel
 from lakehouse.operations.erasure.fence import Claim
 from lakehouse.operations.erasure.leftovers import ERASED_FOLDER, bronze_leftovers
 from lakehouse.operations.erasure.order import ERASE, Order
 from lakehouse.operations.erasure.rows import Event, Match, batches, events_of, with_hour
+from lakehouse.progress import IngestState
 from lakehouse.schemas import sealed_schema
 from lakehouse.seal.copying import sealed_columns
 from lakehouse.store import bronze_log, parquet
@@ -38,15 +43,26 @@ class BronzeErasure:
         self._claim = Claim(tables.topic)
         self.deleted: list[str] = []
 
-    def check_sealed(self) -> None:
-        """A closed hour is sealed from the files that it closed with: these must not change before."""
-        due = self._ledger.digest().due_to_seal()
+    def check_sealed(self, bronze: DeltaTable) -> None:
+        """A closed hour is sealed from the files that it closed with: these must not change before.
+
+        A crash may come between the commit that closes an hour and its row in the ledger, so the log is asked, too.
+        """
+        history = self._ledger.digest()
+        due = history.due_to_seal()
         if due:
             raise LakeError(
                 f"topic {self._topic.name}",
                 found=f"{len(due)} closed hours without a seal, the oldest {due[0]}",
                 expected="every closed hour sealed",
                 next_step="Run the seal stage first, then erase again.",
+            )
+        if closes := bronze_log.closes_since(bronze, history.closed_through() or ""):
+            raise LakeError(
+                f"topic {self._topic.name}",
+                found=f"{len(closes)} hours that have just closed, the oldest {closes[0][1]['hour']}",
+                expected="every close in the ledger, and its hour sealed",
+                next_step="Let ingest of the topic run, which records them, and the seal stage; then erase again.",
             )
 
     def claim(self) -> None:
@@ -67,7 +83,7 @@ class BronzeErasure:
         while matches := self.matches(events):
             table = self._tables.bronze()
             claim = self._claim.transactions(table)
-            self.check_sealed()
+            self.check_sealed(table)
             rewritten = [file for match in matches if (file := self._without(match, events))]
             count = sum(match.count for match in matches)
             metadata = {
@@ -78,7 +94,14 @@ class BronzeErasure:
             }
             removed = [match.file for match in matches]
             try:
-                bronze_log.commit_change(table, added=rewritten, removed=removed, metadata=metadata, transactions=claim)
+                bronze_log.commit_change(
+                    table,
+                    added=rewritten,
+                    removed=removed,
+                    metadata=metadata,
+                    transactions=claim,
+                    state=_without(bronze_log.newest_state(table), matches),
+                )
             except ConflictError as conflict:
                 self._storage.delete(f"bronze/{file.path}" for file in rewritten)
                 conflicts.meet(conflict)
@@ -142,3 +165,12 @@ class BronzeErasure:
     def _delete(self, paths: list[str]) -> None:
         self._storage.delete(paths)
         self.deleted += paths
+
+
+def _without(state: IngestState, matches: Iterable[Match]) -> IngestState:
+    """An open hour says how many rows it has: what is erased is none of them."""
+    erased: Counter[Hour | None] = Counter()
+    for match in matches:
+        erased[match.file.hour] += match.count
+    open_hours = {hour: replace(held, rows=held.rows - erased[hour]) for hour, held in state.hours.items()}
+    return replace(state, hours=open_hours)
