@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
@@ -97,6 +98,29 @@ def test_the_files_before_it_stay_for_a_day(lake: Lake) -> None:
     assert not before & on_disk(lake)
     assert run(lake, later) == []
     assert len(lake.bronze_rows()) == 7
+
+
+def test_files_with_skewed_events_stay_for_a_day_too(topic: Topic, config: Config) -> None:
+    """They do not lie in their hour's folder, as a slot cannot know which hour will be open."""
+    lake = Lake(topic, config)
+    lake.deliver(Delivery("a", 1, 0, "m1"))
+    for number in (2, 3):
+        file = lake.bronze_file([Delivery(f"early {number}", -30, 31, f"m{number}")], FIVE, number)
+        late = Path(lake.folders.bronze, "late", Path(file.path).name)
+        late.parent.mkdir(exist_ok=True)
+        Path(lake.folders.bronze, file.path).rename(late)
+        lake.commit([replace(file, path=f"late/{late.name}")])
+    lake.seal(FIVE)
+    lake.clear(FIVE, "folder")
+    for file in Path(lake.folders.bronze).rglob("*.parquet"):
+        moment = (SOON - timedelta(days=3)).timestamp()
+        os.utime(file, (moment, moment))
+    run(lake)
+    run(lake)
+    assert len(list(Path(lake.folders.bronze, "late").iterdir())) == 2
+    run(lake, datetime.now(UTC) + timedelta(days=2))
+    assert list(Path(lake.folders.bronze, "late").iterdir()) == []
+    assert len(lake.bronze_rows()) == 3
 
 
 def test_no_commit_of_others_takes_it_for_new_data(lake: Lake, spark: Any) -> None:

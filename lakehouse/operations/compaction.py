@@ -24,7 +24,7 @@ from lakehouse.hours import Hour
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import Compactions, segment_of
 from lakehouse.store.delta import DataFile, event_time_stats
-from lakehouse.store.files import ReadOnce
+from lakehouse.store.files import ReadOnce, Storage
 from lakehouse.store.tables import TopicTables
 
 log = logging.getLogger(__name__)
@@ -53,8 +53,17 @@ def is_compacted(path: str) -> bool:
 
 def segments_in(schema: pa.Schema) -> Mapping[tuple[int, int], str]:
     """Of a file of bronze: the segment that each (epoch, slot) in its rows came in; empty where its name says it."""
-    names = json.loads((schema.metadata or {}).get(_ORIGINS, b"[]"))
-    return {key: segment_of(name) for name in names if (key := _epoch_and_slot(segment_of(name)))}
+    return {key: segment_of(name) for name in _names(schema) if (key := _epoch_and_slot(segment_of(name)))}
+
+
+def origins(storage: Storage, path: str) -> list[str]:
+    """The files of bronze that one of the storage took the place of. LakeError where it cannot be read."""
+    with parquet.LakeFile(storage, path) as file:
+        return _names(file.schema_arrow)
+
+
+def _names(schema: pa.Schema) -> list[str]:
+    return [str(name) for name in json.loads((schema.metadata or {}).get(_ORIGINS, b"[]"))]
 
 
 def small_files(of_hour: Iterable[DataFile]) -> list[DataFile]:

@@ -15,7 +15,7 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
-from lakehouse.operations.compaction import compact_hour, is_compacted, small_files
+from lakehouse.operations.compaction import compact_hour, is_compacted, origins, small_files
 from lakehouse.operations.damage import record_damage
 from lakehouse.operations.former_checkpoints import WHY as FORMER_WHY
 from lakehouse.operations.former_checkpoints import former_checkpoint
@@ -157,22 +157,26 @@ class _Maintenance:
         in_table = files(bronze)
         present = {f"bronze/{file.path}" for file in in_table}
         epoch = newest_state(bronze).epoch
-        just_compacted = {
-            file.hour
-            for file in in_table
-            if is_compacted(file.path) and file.written_at + REPLACED_FILES_KEPT >= self._now
-        }
         orphans = [
             stored
             for stored in listed
             if stored.path not in present
             and segment_of(stored.path) not in named
             and (_epoch_of(stored.path) <= epoch or is_compacted(stored.path))
-            and stored.path.split("/")[1] not in just_compacted
             and self._is_settled(stored)
         ]
+        if orphans:
+            kept = self._just_replaced(in_table)
+            orphans = [stored for stored in orphans if stored.path not in kept]
         yield from self._delete("orphan", orphans, "neither the log nor a manifest names it")
         yield from self._delete("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
+
+    def _just_replaced(self, in_table: Iterable[DataFile]) -> set[str]:
+        """By a compaction of late: some may still be read. The new files say which they were, wherever these lie."""
+        new = [
+            file for file in in_table if is_compacted(file.path) and file.written_at + REPLACED_FILES_KEPT >= self._now
+        ]
+        return {f"bronze/{path}" for file in new for path in origins(self._raw, f"bronze/{file.path}")}
 
     def _compact(self) -> Iterator[Removal]:
         """Many small files of an hour that is delivered; none of which a manifest is still there."""
