@@ -32,7 +32,8 @@ class PlainReads:
         )
         self._target = adapter.request_url(request, settings["proxies"])
         self._credentials, self._token_request = session.credentials, TokenRequest()
-        self._agent, self._timeout = client._connection.user_agent, Timeout(_TIMEOUT_SECONDS)
+        self._agent = client._connection.user_agent
+        self._timeout = Timeout(connect=_TIMEOUT_SECONDS, read=_TIMEOUT_SECONDS)
 
     def content(self, bucket: str, name: str, most_bytes: int | None = None) -> bytes | None:
         """All of an object, or its first bytes; FileNotFoundError when it is not there.
