@@ -115,7 +115,7 @@ def played(names: Sequence[str] = (PLAYS,)) -> Iterator[tuple[PlayedTopics, Obje
     """Topics on a store of their own, in a process that goes with them; this process keeps nothing of them."""
     with TemporaryDirectory() as folder, serving() as store:
         try:
-            yield PlayedTopics(store, Path(folder, "lake"), names), store  # a bucket's name, as a random one need not be
+            yield PlayedTopics(store, Path(folder, "lake"), names), store  # a random name need not be a bucket's
         finally:
             await_checkpoints()
             for known in (tables_module._ledgers, tables_module._silver_heads):
