@@ -35,8 +35,8 @@ def costs(results: Path) -> dict[str, str]:
         "cost_kept": "\n".join(f"| {figure.name} | {figure.spoken} |" for figure in kept),
         "cost_topics": "\n".join(_of_topics(topics, found, _figures(results, "fleet")) for topics in TOPICS),
         "cost_memory": _only(found, "memory of the topic's tables in the driver, at 400").spoken,
-        "cost_first_hours": _only(found, "core-seconds of an hour of a small topic", "of the first 60").spoken,
-        "cost_later_hours": _only(found, "core-seconds of an hour of a small topic", "from the 8,561st").spoken,
+        "cost_first_hours": _only(found, "core-seconds of an hour of a small topic", "the first 200").spoken,
+        "cost_later_hours": _only(found, "core-seconds of an hour of a small topic", "hours 8,560 to 8,760").spoken,
         "cost_commit": _only(found, "core-seconds of a commit of 4 files, at 400").spoken,
     }
 
