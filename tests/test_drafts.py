@@ -107,6 +107,68 @@ def _as_gcloud_prints(message: flights.Message) -> dict[str, Any]:
 
 @pytest.mark.parametrize("answers", PAGE_READERS)
 def test_a_look_at_a_subscription_reads_answers_as_ingest_does(
+_PRINTED = {
+    "attributes": {"kind": "play"},
+    "data": "eyJpZCI6ICJlMCIsICJ1c2VyIjogIsOlc2E_Pn5-w78ifQ==",
+    "messageId": "11",
+    "orderingKey": "k",
+    "publishTime": "2026-11-23T05:30:00.123Z",
+}
+"""As gcloud 528 prints a message, whose base64 is in the alphabet for URLs."""
+_PUSHED = {
+    "attributes": {"kind": "play"},
+    "data": "eyJpZCI6ICJlMCIsICJ1c2VyIjogIsOlc2E/Pn5+w78ifQ==",
+    "message_id": "11",
+    "ordering_key": "k",
+    "publish_time": "2026-11-23T05:30:00.123Z",
+}
+
+
+@pytest.mark.parametrize(
+    "envelope",
+    [
+        {"ackId": "RkhRNxkIaFEOT14j", "message": _PRINTED},
+        {"ackId": "RkhRNxkIaFEOT14j", "deliveryAttempt": 2, "message": _PRINTED},
+        {"ackId": "RkhRNxkIaFEOT14j", "ackStatus": "SUCCESS", "message": _PRINTED},
+        {"ackId": "x", "ackStatus": "PERMANENT_FAILURE_INVALID_ACK_ID", "deliveryAttempt": 2, "message": _PRINTED},
+        {"ackId": "RkhRNxkIaFEOT14j", "ackHint": "of a later release", "message": _PRINTED},
+        {"ackStatus": "SUCCESS", "message": _PRINTED},
+        {"message": _PRINTED},
+        {"ack_id": "RkhRNxkIaFEOT14j", "delivery_attempt": 2, "message": _PUSHED},
+        {"message": _PUSHED, "subscription": "projects/p/subscriptions/s", "deliveryAttempt": 2},
+        {"message": {**_PRINTED, **_PUSHED}, "subscription": "projects/p/subscriptions/s"},
+        _PRINTED,
+        _PUSHED,
+    ],
+)
+def test_an_envelope_is_never_taken_for_a_payload(envelope: dict[str, Any], tmp_path: Path) -> None:
+    """Its members would be the topic's fields, and the topic would reject each real message."""
+    file = tmp_path / "printed.json"
+    file.write_text(json.dumps([envelope], indent=2), encoding="utf-8")
+    (message,) = file_samples(file, NOW).messages.to_pylist()
+    assert json.loads(message["payload"]) == {"id": "e0", "user": "åsa?>~~ÿ"}
+    assert (message["message_id"], message["ordering_key"], message["attributes"]) == ("11", "k", [("kind", "play")])
+    assert message["publish_time"] == datetime(2026, 11, 23, 5, 30, 0, 123_000, tzinfo=UTC)
+
+
+@pytest.mark.parametrize(
+    "payload",
+    [
+        {"message": {"text": "hello"}},
+        {"message": {}, "subscription": "gold"},
+        {"message": {"data": "hello", "attributes": {}}, "user": "ada"},
+        {"ackId": "a1", "message": {"data": "hello", "sender": "ada"}},
+        {"messageId": "11", "data": "hello", "user": "ada"},
+        {"message": "hello", "ackId": "a1"},
+    ],
+)
+def test_a_payload_is_never_taken_for_an_envelope(payload: dict[str, Any], tmp_path: Path) -> None:
+    file = tmp_path / "payload.json"
+    file.write_text(json.dumps(payload), encoding="utf-8")
+    (message,) = file_samples(file, NOW).messages.to_pylist()
+    assert json.loads(message["payload"]) == payload
+
+
     config: Config, monkeypatch: pytest.MonkeyPatch, answers: str
 ) -> None:
     """Where `ptars` fails, `ingest.answers` is the way out, for a look, too."""

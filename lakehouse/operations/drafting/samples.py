@@ -29,8 +29,12 @@ ENOUGH_MESSAGES = 1_000
 _PEEK_SECONDS = 2.0
 _GZIP = b"\x1f\x8b"
 _SPACE = " \t\r\n"
-_ENVELOPE = {"ackId", "message", "deliveryAttempt"}
-_MESSAGE = {"data", "attributes", "messageId", "message_id", "publishTime", "publish_time", "orderingKey"}
+_ACK_ID = {"ackId", "ack_id"}
+_ENVELOPE = {*_ACK_ID, "message", "ackStatus", "deliveryAttempt", "delivery_attempt", "subscription"}
+_CONTENT = {"data", "attributes", "messageId", "message_id"}
+_MESSAGE = {*_CONTENT, "publishTime", "publish_time", "orderingKey", "ordering_key"}
+_URL_SAFE = str.maketrans("-_", "+/")
+"""gcloud prints base64 in the alphabet for URLs, and the REST API in the usual one."""
 _ADDRESSES = (
     "projects/<project>/subscriptions/<subscription>, "
     "projects/<project>/locations/<zone or region>/subscriptions/<subscription> or kafka://<host>:<port>/<topic>"
@@ -165,8 +169,8 @@ def _row(document: bytes, place: str, number: int, now: datetime) -> tuple[dict[
             "message_id": str(message.get("messageId") or message.get("message_id") or number),
             "publish_time": now if at is None else (at if at.tzinfo else at.replace(tzinfo=UTC)).astimezone(UTC),
             "attributes": [(str(name), str(value)) for name, value in (message.get("attributes") or {}).items()],
-            "payload": base64.b64decode(message.get("data") or "", validate=True),
-            "ordering_key": message.get("orderingKey") or None,
+            "payload": base64.b64decode((message.get("data") or "").translate(_URL_SAFE), validate=True),
+            "ordering_key": message.get("orderingKey") or message.get("ordering_key") or None,
         }
         pa.RecordBatch.from_pylist([row], schema=DELIVERED)  # what has no place in a table is found with its place
     except (ValueError, TypeError, AttributeError, OverflowError, pa.ArrowException) as error:
@@ -180,13 +184,20 @@ def _row(document: bytes, place: str, number: int, now: datetime) -> tuple[dict[
 
 
 def _message_in_envelope(document: bytes) -> dict[str, Any] | None:
-    """The message in what gcloud or the REST API prints; None for a payload."""
+    """The message in what gcloud or the REST API prints, or pushes; None for a payload."""
     try:
         value = json.loads(document)
     except (ValueError, RecursionError):
         return None
-    if isinstance(value, dict) and isinstance(value.get("message"), dict) and set(value) <= _ENVELOPE:
-        value = value["message"]
-    elif not (isinstance(value, dict) and {"messageId", "message_id"} & set(value) and "data" in value):
+    if not isinstance(value, dict):
         return None
-    return value if set(value) <= _MESSAGE else None
+    message = value.get("message")
+    if isinstance(message, dict):
+        is_envelope = bool(_ACK_ID & value.keys()) or value.keys() <= _ENVELOPE
+        return message if is_envelope and _is_message(message) else None
+    is_bare = "data" in value and bool({"messageId", "message_id"} & value.keys())
+    return value if is_bare and _is_message(value) else None
+
+
+def _is_message(value: dict[str, Any]) -> bool:
+    return bool(_CONTENT & value.keys()) and value.keys() <= _MESSAGE
