@@ -23,12 +23,14 @@ from lakehouse.config import Config, load
 from lakehouse.errors import LakehouseError, UsageError
 from lakehouse.landing.brokers.answers import PAGE_READERS
 from lakehouse.operations.drafting.draft import Draft, draft
+from lakehouse.operations.drafting.files import topic_yaml
+from lakehouse.operations.drafting.inference import NOT_DECLARED, Doubt
 from lakehouse.operations.drafting.samples import file_samples
 from lakehouse.operations.drafting.trial import trial
 from lakehouse.sandbox import flights
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel
-from lakehouse.topics import topic_from
+from lakehouse.topics import DELIVERY_COLUMNS, topic_from
 from lakehouse.validate.suites import suite_from
 from tests.examples import examples
 
@@ -105,8 +107,6 @@ def _as_gcloud_prints(message: flights.Message) -> dict[str, Any]:
     }
 
 
-@pytest.mark.parametrize("answers", PAGE_READERS)
-def test_a_look_at_a_subscription_reads_answers_as_ingest_does(
 _PRINTED = {
     "attributes": {"kind": "play"},
     "data": "eyJpZCI6ICJlMCIsICJ1c2VyIjogIsOlc2E_Pn5-w78ifQ==",
@@ -169,6 +169,8 @@ def test_a_payload_is_never_taken_for_an_envelope(payload: dict[str, Any], tmp_p
     assert json.loads(message["payload"]) == payload
 
 
+@pytest.mark.parametrize("answers", PAGE_READERS)
+def test_a_look_at_a_subscription_reads_answers_as_ingest_does(
     config: Config, monkeypatch: pytest.MonkeyPatch, answers: str
 ) -> None:
     """Where `ptars` fails, `ingest.answers` is the way out, for a look, too."""
@@ -320,6 +322,37 @@ def test_ids_and_times_are_proposed(
     lines = [json.loads(json.dumps(members).replace("{n}", str(n))) for n in range(5)]
     topic = drafted(lines, config, tmp_path).topic
     assert (topic.event_id, topic.event_time) == where
+
+
+KEYS = "samples subscription format event_id event_time event_time_unit fields lateness mirrors".split()
+
+
+@pytest.mark.parametrize("name", KEYS)
+def test_a_doubt_about_a_field_is_never_one_about_a_key(name: str, config: Config, tmp_path: Path) -> None:
+    """A payload's members have whichever names they have, also those of a topic's keys."""
+    lines = [{"id": f"e{n}", "at": f"2026-11-23T05:{n:02}:00Z"} for n in range(9)]
+    plain = drafted(lines, config, tmp_path).yaml.splitlines()
+
+    def added(first: dict[str, Any], others: dict[str, Any]) -> list[str]:
+        made = drafted([lines[0] | first, *(each | others for each in lines[1:])], config, tmp_path)
+        return [line for line in made.yaml.splitlines() if line not in plain]
+
+    if name in DELIVERY_COLUMNS:
+        assert added({name: True}, {name: True}) == [f"  # {name}: {NOT_DECLARED}"]
+        return
+    assert added({name: None}, {name: None}) == [f"  # {name}: left out: always null or empty, so its type is unknown"]
+    assert added({name: True}, {}) == [f"  {name}: boolean  # unsure: null or missing in 89% of the samples"]
+
+
+def test_no_doubt_goes_on_in_a_line_of_its_own(config: Config, tmp_path: Path) -> None:
+    """Behind a line break it would be a key of the topic's file."""
+    topic = drafted([{"id": "a", "at": "2026-11-23T05:00:00Z"}, {"id": "b"}], config, tmp_path).topic
+    doubts = [
+        Doubt(about, "odd\nformat: avro\x85\u2028", is_of_field=is_of_field)
+        for about in ("samples", "event_id", "lateness", "id", "x\ny")
+        for is_of_field in (True, False)
+    ]
+    assert topic_from("plays", yaml.safe_load(topic_yaml(topic, "a\nb", doubts, ["m\nn"]))) == topic
 
 
 def test_a_few_flawed_samples_take_no_column_away(config: Config, tmp_path: Path) -> None:

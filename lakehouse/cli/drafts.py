@@ -119,7 +119,7 @@ def _print_drafted(drafted: Draft, files: Sequence[str]) -> None:
     print_fields([("event_id", topic.event_id), ("event_time", topic.event_time), *topic.fields.items()])
     if drafted.doubts:
         print_heading("Unsure")
-        print_fields((each.about, each.text) for each in drafted.doubts)
+        print_fields((f"field {each.about}" if each.is_of_field else each.about, each.text) for each in drafted.doubts)
 
 
 def try_messages(

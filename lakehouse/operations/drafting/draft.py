@@ -371,5 +371,5 @@ def _doubts_of(topic: Topic, messages: Sequence[Message], samples: Samples) -> l
     for name in topic.fields:
         share = sum(each.document.get(name) is None for each in messages) / len(messages)
         if share > _NULLABLE:
-            doubts.append(Doubt(name, f"null or missing in {share:.0%} of the samples"))
+            doubts.append(Doubt(name, f"null or missing in {share:.0%} of the samples", is_of_field=True))
     return doubts

@@ -22,21 +22,23 @@ from lakehouse.topics import Topic
 def topic_yaml(topic: Topic, source: str, doubts: Sequence[Doubt], mirrors: Sequence[str]) -> str:
     """`source` is what it was drafted from, in words. Without `fields` where a schema gives them."""
     lines = [f"# Drafted from {printable(source)}. Settle what is marked `unsure`."]
-    lines += [f"# unsure: {each.text}" for each in doubts if each.about == "samples"]
+    of_keys = [each for each in doubts if not each.is_of_field]
+    of_fields = [each for each in doubts if each.is_of_field]
+    lines += [f"# unsure: {printable(each.text)}" for each in of_keys if each.about == "samples"]
     for key, text in _keys(topic):
-        lines.append(_line_with_comment(f"{key}: {text}", key, doubts))
+        lines.append(_line_with_comment(f"{key}: {text}", key, of_keys))
     if topic.schemas:
         lines.append("# fields: all of the schema; list them here to keep fewer")
         lines += [f"#   {_scalar(name)}: {_scalar(kind)}" for name, kind in topic.fields.items()]
     else:
         lines.append("fields:")
         lines += [
-            _line_with_comment(f"  {_scalar(name)}: {_scalar(kind)}", name, doubts)
+            _line_with_comment(f"  {_scalar(name)}: {_scalar(kind)}", name, of_fields)
             for name, kind in topic.fields.items()
         ]
-    shown = {"samples", "lateness", *(key for key, _ in _keys(topic)), *topic.fields}
-    lines += [f"  # {printable(each.about)}: {printable(each.text)}" for each in doubts if each.about not in shown]
-    lines.append(_line_with_comment(f"lateness: {duration_text(topic.lateness)}", "lateness", doubts))
+    left_out = [each for each in of_fields if each.about not in topic.fields]
+    lines += [f"  # {printable(each.about)}: {printable(each.text)}" for each in left_out]
+    lines.append(_line_with_comment(f"lateness: {duration_text(topic.lateness)}", "lateness", of_keys))
     names = ", ".join(mirrors)
     lines.append("mirrors: []" + (f"  # of {printable(names)}" if names else ""))
     return "\n".join(lines) + "\n"

@@ -27,10 +27,11 @@ _FEW = 0.5
 
 @dataclass(frozen=True)
 class Doubt:
-    """What the samples do not settle: about a key or a field (dotted), in a few words for the person who decides."""
+    """What the samples do not settle: about a key, the `samples` or a field (dotted), in few words for who decides."""
 
     about: str
     text: str
+    is_of_field: bool = False
 
 
 @dataclass(frozen=True)
@@ -41,7 +42,7 @@ class Doubting:
     spare: int = 0
 
     def __call__(self, about: str, text: str) -> None:
-        self.doubts.append(Doubt(about, text))
+        self.doubts.append(Doubt(about, text, is_of_field=True))
 
 
 def declarable_types(documents: Sequence[Mapping[str, Any]], doubt: Doubting) -> dict[str, str]:
