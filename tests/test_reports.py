@@ -12,6 +12,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from lakehouse.cli.output import share_text
+from lakehouse.pages import charts
 from lakehouse.pages.hour import page
 from lakehouse.pages.words import sentence
 
@@ -189,8 +191,6 @@ def test_expectations_are_reported_in_words(kind: str, kwargs: dict[str, Any], a
 def test_bounds_that_let_other_values_pass_are_said_otherwise(kind: str) -> None:
     said: dict[str, set[frozenset[float]]] = {}
     for low, high, above, below in product((None, 0), (None, 2), (False, True), (False, True)):
-        if low is None and high is None:
-            continue
         kwargs = {"min_value": low, "max_value": high, "strict_min": above, "strict_max": below}
         passing = frozenset(
             value
@@ -201,7 +201,9 @@ def test_bounds_that_let_other_values_pass_are_said_otherwise(kind: str) -> None
         words = sentence({"expectation": f"expect_{kind}_to_be_between", "kwargs": kwargs})
         said.setdefault(words, set()).add(passing)
     assert all(len(meant) == 1 for meant in said.values()), said
-    assert len(said) == 8
+    assert len(said) == 9
+    (unbounded,) = {words for words, (passing,) in said.items() if len(passing) == 5}
+    assert re.fullmatch(r"has any (value|length|mean|(largest|smallest) value|number of rows)", unbounded)
 
 
 @given(st.floats(0, 1, exclude_max=True))
@@ -209,3 +211,14 @@ def test_a_share_is_said_exactly(mostly: float) -> None:
     said = sentence({"expectation": "expect_column_values_to_not_be_null", "kwargs": {"mostly": mostly}})
     (percent,) = re.findall(r"at least ([0-9.]+)% of", said)
     assert Decimal(percent) == 100 * Decimal(repr(mostly))
+
+
+@given(st.integers(0, 10**6), st.integers(1, 10**6))
+def test_nearly_none_is_not_none_and_nearly_all_is_not_all(some: int, others: int) -> None:
+    """In a chart and on a terminal: "100%" beside what is nearly none contradicts it."""
+    drawn = re.findall(r">(&[lg]t;)?([0-9]+)%<", charts.lateness([some, others, *[0] * 6]))
+    assert len(drawn) == (2 if some else 1)
+    assert (("", "100") in drawn) == (some == 0)
+    assert ("", "0") not in drawn
+    assert (share_text(some / (some + others)) == "0%") == (some == 0)
+    assert (share_text(others / (some + others)) == "100%") == (some == 0)

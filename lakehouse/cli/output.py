@@ -188,10 +188,12 @@ def age_text(seconds: float | None) -> str:
 
 
 def share_text(share: float | None) -> str:
-    """`0.3%`; never 0% for what is not nothing."""
+    """`0.3%`; never 0% for what is not nothing, nor 100% for what is not all."""
     if share is None:
         return NOTHING
-    return "<0.1%" if 0 < share < 0.001 else f"{share:.1%}".replace(".0%", "%")
+    if 0 < share < 0.001:
+        return "<0.1%"
+    return ">99.9%" if 0.999 < share < 1 else f"{share:.1%}".replace(".0%", "%")
 
 
 def terminal(is_error: bool = False) -> Console:

@@ -197,7 +197,12 @@ def _colour(hour: Hour, count: int, band: Band | None, marked: Hour | None) -> s
 
 
 def _share(share: float) -> str:
-    return "" if not share else f"{100 * share:.0f}%" if share >= 0.01 else "<1%"
+    """Never 0% for what is not nothing, nor 100% for what is not all."""
+    if not share:
+        return ""
+    if share < 0.01:
+        return "<1%"
+    return ">99%" if 0.99 < share < 1 else f"{100 * share:.0f}%"
 
 
 def _ticks(most: float) -> list[int]:

@@ -42,11 +42,13 @@ def _percent(share: float) -> str:
     return f"{(100 * Decimal(str(share))).normalize():f}"
 
 
-def _between(kwargs: Mapping[str, Any], what: str = "") -> str:
+def _between(kwargs: Mapping[str, Any], what: str = "", unbounded: str = "has any value") -> str:
     low, high = kwargs.get("min_value"), kwargs.get("max_value")
     is_above, is_below = kwargs.get("strict_min"), kwargs.get("strict_max")
     if low is not None and high is not None and not (is_above or is_below):
         return f"{what or 'lies'} between {text(low)} and {text(high)}"
+    if low is None and high is None:
+        return unbounded
     bounds = []
     if low is not None:
         above = "after" if isinstance(low, str) else "more than"
@@ -67,10 +69,12 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "expect_column_values_to_be_unique": lambda kwargs: "comes only once",
     "expect_compound_columns_to_be_unique": lambda kwargs: "come together only once",
     "expect_column_values_to_be_between": _between,
-    "expect_column_value_lengths_to_be_between": lambda kwargs: _between(kwargs, "has a length"),
-    "expect_column_mean_to_be_between": lambda kwargs: _between(kwargs, "has a mean"),
-    "expect_column_max_to_be_between": lambda kwargs: _between(kwargs, "has a largest value"),
-    "expect_column_min_to_be_between": lambda kwargs: _between(kwargs, "has a smallest value"),
+    "expect_column_value_lengths_to_be_between": lambda kwargs: _between(kwargs, "has a length", "has any length"),
+    "expect_column_mean_to_be_between": lambda kwargs: _between(kwargs, "has a mean", "has any mean"),
+    "expect_column_max_to_be_between": lambda kwargs: _between(kwargs, "has a largest value", "has any largest value"),
+    "expect_column_min_to_be_between": lambda kwargs: _between(
+        kwargs, "has a smallest value", "has any smallest value"
+    ),
     "expect_column_values_to_be_in_set": lambda kwargs: f"is one of {text(kwargs.get('value_set'))}",
     "expect_column_values_to_not_be_in_set": lambda kwargs: f"is none of {text(kwargs.get('value_set'))}",
     "expect_column_values_to_match_regex": lambda kwargs: f"matches {kwargs.get('regex')}",
@@ -78,7 +82,7 @@ _SENTENCES: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "expect_column_pair_values_a_to_be_greater_than_b": _pair,
     "expect_table_row_count_to_equal": lambda kwargs: f"has exactly {text(kwargs.get('value'))} rows",
     "expect_volume_as_usual": lambda kwargs: "holds as much as is usual for its hour of the day and week",
-    "expect_table_row_count_to_be_between": lambda kwargs: f"{_between(kwargs, 'has')} rows",
+    "expect_table_row_count_to_be_between": lambda kwargs: f"{_between(kwargs, 'has', 'has any number of')} rows",
 }
 
 _SAID_ELSEWHERE = ("column", "column_A", "column_B", "column_list", "mostly", "ignore_row_if")
