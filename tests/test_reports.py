@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import re
+import subprocess
 from decimal import Decimal
 from html.parser import HTMLParser
 from itertools import product
+from pathlib import Path
 from typing import Any
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from playwright._impl._driver import compute_driver_executable
 
 from lakehouse.cli.output import share_text
-from lakehouse.pages import charts
+from lakehouse.pages import charts, render
 from lakehouse.pages.hour import page
 from lakehouse.pages.words import sentence
 
@@ -222,3 +225,30 @@ def test_nearly_none_is_not_none_and_nearly_all_is_not_all(some: int, others: in
     assert ("", "0") not in drawn
     assert (share_text(some / (some + others)) == "0%") == (some == 0)
     assert (share_text(others / (some + others)) == "100%") == (some == 0)
+
+
+_BROWSER = """
+const anything = new Proxy(function () {}, {
+  get: (_, name) => name === Symbol.toPrimitive ? () => '' : name === Symbol.iterator ? function* () {} : anything,
+  set: () => true, apply: () => anything, construct: () => anything,
+});
+let look, read = 0;
+const answer = {ok: true, headers: {get: () => 'Mon'}, text: async () => { if (!read++) throw new TypeError('cut'); }};
+const page = {
+  document: anything, history: anything, DOMParser: anything, URLSearchParams,
+  location: {protocol: 'http:', pathname: '/', search: '', hash: ''},
+  fetch: async () => answer, setInterval: each => { look = each; },
+};
+require('vm').runInNewContext(process.argv[1], page);
+(async () => { for (let time = 0; time < 4; time++) await look(); console.log(read); })();
+"""
+"""A browser whose elements are all alike, and a server whose first answer breaks off."""
+
+
+@pytest.mark.parametrize("name", ["live.js", "lake.js"])
+def test_a_page_that_came_in_part_is_asked_for_again(name: str) -> None:
+    """Otherwise it stays as old as it is, and says that it is live; one that came whole is not read again."""
+    node, _ = compute_driver_executable()
+    code = Path(render.__file__).with_name("templates") / name
+    done = subprocess.run([node, "-e", _BROWSER, code.read_text()], capture_output=True, text=True, check=True)
+    assert done.stdout == "2\n"

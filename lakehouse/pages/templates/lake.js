@@ -40,6 +40,21 @@ grid.addEventListener('focusin', describe);
 if (search.value || chips.some(c => c.checked)) filter();
 wide.scrollLeft = wide.scrollWidth;
 let last = null, shown = grid.innerHTML;
+function swap(page) {
+  const fresh = page.querySelector('.grid'), markup = fresh.innerHTML;
+  top_.querySelector('.when').replaceWith(page.querySelector('.when'));
+  if (markup === shown) return;
+  const isAtEnd = wide.scrollLeft + wide.clientWidth >= wide.scrollWidth - 30;
+  grid.style.setProperty('--columns', fresh.style.getPropertyValue('--columns'));
+  grid.replaceChildren(...fresh.children);
+  for (const chip of chips) {
+    const now = page.querySelector('.chip input[value="' + chip.value + '"]');
+    chip.parentElement.querySelector('b').textContent = now.parentElement.querySelector('b').textContent;
+  }
+  filter();
+  if (isAtEnd) wide.scrollLeft = wide.scrollWidth;
+  shown = markup;
+}
 async function look() {
   const live = top_.querySelector('.live');
   try {
@@ -48,20 +63,8 @@ async function look() {
     live.textContent = 'live';
     const stamp = answer.headers.get('Last-Modified');
     if (stamp === last) return;
+    swap(new DOMParser().parseFromString(await answer.text(), 'text/html'));
     last = stamp;
-    const page = new DOMParser().parseFromString(await answer.text(), 'text/html'), fresh = page.querySelector('.grid');
-    top_.querySelector('.when').replaceWith(page.querySelector('.when'));
-    if (fresh.innerHTML === shown) return;
-    shown = fresh.innerHTML;
-    const isAtEnd = wide.scrollLeft + wide.clientWidth >= wide.scrollWidth - 30;
-    grid.style.setProperty('--columns', fresh.style.getPropertyValue('--columns'));
-    grid.replaceChildren(...fresh.children);
-    for (const chip of chips) {
-      const now = page.querySelector('.chip input[value="' + chip.value + '"]');
-      chip.parentElement.querySelector('b').textContent = now.parentElement.querySelector('b').textContent;
-    }
-    filter();
-    if (isAtEnd) wide.scrollLeft = wide.scrollWidth;
   } catch (gone) { if (live) live.textContent = 'its server does not answer'; }
 }
 if (top_.dataset.live && location.protocol === 'http:') setInterval(look, 1000 * top_.dataset.live);

@@ -15,7 +15,6 @@ async function look() {
     sign.textContent = 'live';
     const modified = answer.headers.get('Last-Modified');
     if (modified === stamp) return;
-    stamp = modified;
     const page = new DOMParser().parseFromString(await answer.text(), 'text/html');
     const fresh = page.querySelector('main'), after = texts(fresh), parts = [...fresh.children];
     if (after.length !== before.length) main.replaceChildren(...parts);
@@ -23,6 +22,7 @@ async function look() {
     before = after;
     document.title = page.title;
     document.body.className = page.body.className;
+    stamp = modified;
   } catch (gone) { sign.textContent = 'its server does not answer'; }
 }
 if (location.protocol === 'http:') setInterval(look, 1000 * sign.dataset.seconds);
