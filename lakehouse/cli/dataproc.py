@@ -25,6 +25,7 @@ from lakehouse.fleet.dataproc.artifacts import Artifacts, release_folder, store_
 from lakehouse.fleet.dataproc.client import JobsClient
 from lakehouse.fleet.dataproc.environment import build, distributions, recipe_of, size_text
 from lakehouse.fleet.dataproc.one_job import ENDLESS, one_job, wait_for
+from lakehouse.fleet.dataproc.sizing import driver_mib, driver_properties
 from lakehouse.fleet.wanted import Dataproc
 from lakehouse.store.files import storage_for
 
@@ -108,8 +109,8 @@ def create_command(
     config = load_usable(context.obj)
     given = {"project": project, "region": region, "cluster": cluster}
     section = section_of(config, fleet, needs=("project", "region", "cluster"), **given)
-    topics = _topics_on(config, fleet, section)
-    words = clusters.create_command(section, topics, subnet=subnet, workers=workers, machine=worker_machine_type)
+    drivers = _drivers_on(config, fleet, section)
+    words = clusters.create_command(section, drivers, subnet=subnet, workers=workers, machine=worker_machine_type)
     kinds = {each.get("kind") for each in config.settings.mirrors.values()}
     roles = [each for each in clusters.ROLES if "bigquery" not in each.role or "bigquery" in kinds]
     if as_json:
@@ -200,18 +201,14 @@ def section_of(config: Config, path: Path | None, *, needs: tuple[str, ...], **g
     return section
 
 
-def _topics_on(config: Config, path: Path | None, section: Dataproc) -> dict[str, int]:
-    """How many topics each application has that runs on the cluster; all in one where there is no fleet's file."""
+def _drivers_on(config: Config, path: Path | None, section: Dataproc) -> list[int]:
+    """What the driver of each application takes that runs on the cluster, in MiB; one of all topics without a fleet."""
     file = path or config.path.parent / files.FILE
     if not file.exists():
-        return {"all": max(1, len(config.topics))}
+        return [driver_mib(driver_properties(max(1, len(config.topics)), config.settings.spark))]
     loaded = files.load_fleet(config, path)
-    on = {
-        name: each
-        for name, each in loaded.applications.items()
-        if (each.size.cluster or section.cluster) == section.cluster
-    }
-    return {name: len(each.topics) for name, each in on.items()}
+    on = [each for each in loaded.applications.values() if (each.size.cluster or section.cluster) == section.cluster]
+    return [driver_mib(driver_properties(len(each.topics), config.settings.spark, each.size)) for each in on]
 
 
 def _known_job(name: str) -> str:

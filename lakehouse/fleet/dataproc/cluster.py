@@ -4,11 +4,10 @@ from __future__ import annotations
 
 import re
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from lakehouse.errors import ConfigError
-from lakehouse.fleet.dataproc.sizing import driver_mib
 from lakehouse.fleet.wanted import Dataproc
 
 GRACE_SECONDS = 150
@@ -52,9 +51,9 @@ NETWORK = (
 
 
 def create_command(
-    section: Dataproc, topics: Mapping[str, int], *, subnet: str = "", workers: int = 0, machine: str = "n2-standard-8"
+    section: Dataproc, drivers: Sequence[int], *, subnet: str = "", workers: int = 0, machine: str = "n2-standard-8"
 ) -> list[str]:
-    """`gcloud dataproc clusters create` for applications with so many topics each, word by word.
+    """`gcloud dataproc clusters create` for applications whose drivers take so many MiB each, word by word.
 
     While a deployment goes on each application runs twice: master and workers have room for that. `workers`: 0 for as
     many as the drivers need, and two for executors. ConfigError where one master does not do, and for a single worker.
@@ -66,14 +65,14 @@ def create_command(
             expected=f"at least {_LEAST_WORKERS}, of which a standard cluster has no fewer",
             next_step="Give more, or none: then they are counted.",
         )
-    jobs = 2 * max(1, len(topics))
+    jobs = 2 * max(1, len(drivers))
     words = ["gcloud", "dataproc", "clusters", "create", section.cluster, "--project", section.project]
     words += ["--region", section.region, "--image-version", section.image, "--optional-components", "DELTA"]
     words += ["--scopes", "cloud-platform", "--no-address"]
     words += ["--service-account", section.service_account] if section.service_account else []
     words += ["--subnet", subnet] if subnet else []
     words += ["--master-machine-type", _master(jobs)]
-    words += ["--num-workers", str(workers or _workers(topics, machine)), "--worker-machine-type", machine]
+    words += ["--num-workers", str(workers or _workers(drivers, machine)), "--worker-machine-type", machine]
     return [*words, "--properties", ",".join(f"{name}={value}" for name, value in properties(jobs).items())]
 
 
@@ -111,18 +110,24 @@ def _master(jobs: int) -> str:
     return f"n2-standard-{cores}"
 
 
-def _workers(topics: Mapping[str, int], machine: str) -> int:
+def _workers(drivers: Sequence[int], machine: str) -> int:
     """What all drivers take, twice, and two for executors; ConfigError where a driver fits no worker."""
     share = _YARN_SHARE * _memory_mib(machine)
-    drivers = [driver_mib(count) for count in topics.values()]
     if any(each > share for each in drivers):
         raise ConfigError(
             "--worker-machine-type",
             found=f"{machine}, of which YARN has {share:,.0f} MiB",
             expected=f"a machine for a driver of {max(drivers):,} MiB",
-            next_step="Take a larger one, or give the application fewer topics.",
+            next_step="Take a larger one, or give the application fewer topics or less memory in fleet.yaml.",
         )
-    return 2 + -(-2 * sum(drivers) // int(share))
+    rooms: list[float] = []
+    for each in sorted([*drivers, *drivers], reverse=True):
+        place = next((place for place, room in enumerate(rooms) if room >= each), None)
+        if place is None:
+            rooms.append(share - each)
+        else:
+            rooms[place] -= each
+    return 2 + len(rooms)
 
 
 def _memory_mib(machine: str) -> int:

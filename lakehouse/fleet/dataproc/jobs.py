@@ -56,10 +56,7 @@ def job_of(launch: Launch, lake: str, cluster: str, made_of: Materials, spark: M
             "archive_uris": archives(made_of),
             "args": list(version.topics),
             "properties": {
-                **driver_properties(len(version.topics), version.size.driver_memory),
-                **spark,
-                **({"spark.driver.memory": version.size.driver_memory} if version.size.driver_memory else {}),
-                **version.size.spark,
+                **driver_properties(len(version.topics), spark, version.size),
                 **running_properties(
                     {
                         "LAKEHOUSE_APPLICATION": launch.application,

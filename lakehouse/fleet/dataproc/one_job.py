@@ -80,9 +80,8 @@ def one_job(
             "archive_uris": jobs.archives(made_of),
             "args": list(arguments),
             "properties": {
-                **driver_properties(len(topics)),
+                **driver_properties(len(topics), spark),
                 **executor_properties(spark, config.settings.ingest.max_bytes),
-                **spark,
                 **jobs.running_properties(
                     {
                         "LAKEHOUSE_RELEASE": release,

@@ -2,7 +2,12 @@
 
 from __future__ import annotations
 
+import math
+import re
 from collections.abc import Mapping
+
+from lakehouse.errors import ConfigError
+from lakehouse.fleet.wanted import Size
 
 HEAP_MIB = 1024
 """Of a driver with few topics; driver and executor's JVM together took 804 MiB over 14 million events."""
@@ -15,17 +20,40 @@ PYTHON_MIB_PER_TOPIC = 4.2
 _STEP_MIB = 256
 
 
-def driver_properties(topics: int, heap: str = "") -> dict[str, str]:
-    """Spark's settings for a driver with so many topics; `heap` in the place of what is computed, in Spark's words."""
+_HEAP, _BESIDE = "spark.driver.memory", "spark.driver.memoryOverhead"
+_MIB = {"k": 1 / 1024, "m": 1, "g": 1024, "t": 1024**2, "p": 1024**3}
+
+
+def driver_properties(topics: int, spark: Mapping[str, str], size: Size | None = None) -> dict[str, str]:
+    """All of Spark's settings for a driver with so many topics, its memory among them.
+
+    `spark` are the environment's; those of the size take precedence, and both over what is computed.
+    """
+    size = size or Size()
     return {
-        "spark.driver.memory": heap or f"{_rounded(HEAP_MIB + HEAP_MIB_PER_TOPIC * topics)}m",
-        "spark.driver.memoryOverhead": f"{_rounded(PYTHON_MIB + PYTHON_MIB_PER_TOPIC * topics)}m",
+        _HEAP: f"{_rounded(HEAP_MIB + HEAP_MIB_PER_TOPIC * topics)}m",
+        _BESIDE: f"{_rounded(PYTHON_MIB + PYTHON_MIB_PER_TOPIC * topics)}m",
+        **spark,
+        **({_HEAP: size.driver_memory} if size.driver_memory else {}),
+        **size.spark,
     }
 
 
-def driver_mib(topics: int) -> int:
-    """What YARN gives such a driver, heap and all beside it."""
-    return sum(int(value.removesuffix("m")) for value in driver_properties(topics).values())
+def driver_mib(properties: Mapping[str, str]) -> int:
+    """What YARN gives a driver with these settings, heap and all beside it; ConfigError for what is no size."""
+    return math.ceil(sum(_mib(name, properties[name]) for name in (_HEAP, _BESIDE)))
+
+
+def _mib(name: str, size: str) -> float:
+    found = re.fullmatch(r"([0-9]+)(?:([kmgtp])b?)?", size.strip().lower())
+    if found is None:
+        raise ConfigError(
+            name,
+            found=repr(size),
+            expected="a size in Spark's words, such as 512m or 4g",
+            next_step="Correct it in fleet.yaml or in the environment's file.",
+        )
+    return int(found[1]) * _MIB[found[2] or "m"]
 
 
 def executor_properties(spark: Mapping[str, str], slot_bytes: int) -> dict[str, str]:
