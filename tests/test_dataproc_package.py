@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import tarfile
+import tempfile
 import tomllib
 import zipfile
 from collections.abc import Callable, Iterator, Sequence
@@ -368,6 +369,23 @@ def test_packages_that_are_not_whole_take_the_place_of_no_others(
         dying.setattr("lakehouse.cli.dataproc.build", lambda recipe: (_ for _ in ()).throw(KeyboardInterrupt))
         run(capsys, *arguments)
     assert [(each.name, each.read_bytes()) for each in file.parent.iterdir()] == [("p.tar.gz", b"as it was")]
+
+
+@pytest.mark.parametrize("output", [True, False], ids=["to a file", "to the folder"])
+def test_what_fails_while_packages_are_made_is_no_fault_of_where_they_go(
+    tmp_path: Path, store: object_store.ObjectStoreServer, capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch, output: bool,
+) -> None:  # fmt: skip
+    """They are made in the folder for temporary files, which may be full or away."""
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "gone"))
+    conf = environment_at(tmp_path, store.address, folder="gs://lake/made")
+    arguments = ("--output", str(tmp_path / "p.tar.gz")) if output else ()
+    code, out, err = run(capsys, "dataproc", "package", "--conf", str(conf), *arguments)
+    assert (code, out, err.count("\n")) == (2, "", 1)
+    assert err.startswith("packages for Python 3.")
+    assert f"{tmp_path / 'gone'}" in err
+    assert "TMPDIR=" in err
+    assert not list(tmp_path.glob("*p.tar.gz*"))
 
 
 # --- a fleet, by the commands themselves ---------------------------------------------------------------------------

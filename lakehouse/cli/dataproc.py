@@ -5,7 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Annotated, Any
@@ -61,9 +61,9 @@ def package(
     parts = releases.code(tree)
     recipe, release = recipe_of(parts, section), releases.release_of(tree)
     if output is not None:
-        with _beside(output) as aside:
+        with _beside(output) as keep:
             archive, seconds = _built(recipe, f"packages for Python {recipe.python}")
-            aside.write_bytes(archive)
+            keep(archive)
         _print_package(as_json, release=release, packages=str(output), packages_state="written",
                        **_facts(archive, seconds))  # fmt: skip
         return
@@ -221,18 +221,33 @@ def _known_job(name: str) -> str:
 
 
 @contextmanager
-def _beside(file: Path) -> Iterator[Path]:
-    """A file that takes the place of the other once it is whole.
+def _beside(file: Path) -> Iterator[Callable[[bytes], None]]:
+    """What writes a content beside the file, and puts it in its place once it is whole.
 
     UsageError before minutes are spent on what cannot be kept, and where no room is left for it.
     """
     aside = file.with_name(f".{file.name}.{os.getpid()}")
+
+    def keep(content: bytes) -> None:
+        with _output_errors(file):
+            aside.write_bytes(content)
+            aside.replace(file)
+
     try:
-        if file.exists() and not file.is_file():
-            raise IsADirectoryError(errno.EISDIR, "no file")
-        aside.touch()
-        yield aside
-        aside.replace(file)
+        with _output_errors(file):
+            if file.exists() and not file.is_file():
+                raise IsADirectoryError(errno.EISDIR, "no file")
+            aside.touch()
+        yield keep
+    finally:
+        with suppress(OSError):
+            aside.unlink(missing_ok=True)
+
+
+@contextmanager
+def _output_errors(file: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as refused:
         raise UsageError(
             "--output",
@@ -240,9 +255,6 @@ def _beside(file: Path) -> Iterator[Path]:
             expected="a file in a folder that is there",
             next_step="Give another one, or make room.",
         ) from refused
-    finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
 
 
 def _built(recipe: Any, what: str) -> tuple[bytes, float]:

@@ -21,7 +21,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from lakehouse.errors import ConfigError
+from lakehouse.errors import ConfigError, in_one_line
 from lakehouse.fleet.wanted import Dataproc
 
 PLATFORM = "x86_64-manylinux_2_34"
@@ -95,7 +95,22 @@ def _run(command: Sequence[str]) -> subprocess.CompletedProcess[str]:
 
 
 def build(recipe: Recipe, run: Run = _run) -> bytes:
-    """The archive; ConfigError where a package cannot be had for the image's Python and platform, or is the image's."""
+    """The archive; ConfigError where a package cannot be had for the image's Python and platform, or is the image's.
+
+    The same where the folder for temporary files, in which it is made, cannot be written.
+    """
+    try:
+        return _built(recipe, run)
+    except OSError as refused:
+        raise ConfigError(
+            f"packages for Python {recipe.python}",
+            found=in_one_line(refused),
+            expected="a folder for temporary files that can be written, with room for all packages",
+            next_step="Make room in it, or name another one: TMPDIR=<folder>.",
+        ) from refused
+
+
+def _built(recipe: Recipe, run: Run) -> bytes:
     with tempfile.TemporaryDirectory() as scratch:
         folder = Path(scratch, _ROOT)
         packages = folder / "site-packages"
