@@ -123,6 +123,15 @@ def test_files_with_skewed_events_stay_for_a_day_too(topic: Topic, config: Confi
     assert len(lake.bronze_rows()) == 3
 
 
+def test_a_new_file_that_is_damaged_ends_no_maintenance_and_nothing_it_may_have_replaced_goes(lake: Lake) -> None:
+    aged(lake)
+    run(lake)
+    before = on_disk(lake)
+    Path(lake.folders.bronze, of_five(lake)[0]).write_bytes(b"PAR1")
+    assert run(lake) == []
+    assert on_disk(lake) == before
+
+
 def test_no_commit_of_others_takes_it_for_new_data(lake: Lake, spark: Any) -> None:
     """Who streams from bronze must not get each event twice."""
     rows = spark.read.format("delta").load(lake.folders.bronze).count()

@@ -12,7 +12,7 @@ from datetime import datetime, timedelta
 from lakehouse import hours
 from lakehouse.config import Config
 from lakehouse.durations import duration_text
-from lakehouse.errors import lake_errors
+from lakehouse.errors import LakeError, lake_errors
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest, stored_manifests
 from lakehouse.operations.compaction import compact_hour, is_compacted, origins, small_files
@@ -166,17 +166,21 @@ class _Maintenance:
             and self._is_settled(stored)
         ]
         if orphans:
-            kept = self._just_replaced(in_table)
-            orphans = [stored for stored in orphans if stored.path not in kept]
+            orphans = self._no_longer_read(orphans, in_table)
         yield from self._delete("orphan", orphans, "neither the log nor a manifest names it")
         yield from self._delete("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
 
-    def _just_replaced(self, in_table: Iterable[DataFile]) -> set[str]:
-        """By a compaction of late: some may still be read. The new files say which they were, wherever these lie."""
+    def _no_longer_read(self, orphans: Iterable[Stored], in_table: Iterable[DataFile]) -> list[Stored]:
+        """Without those that a compaction has just replaced, which its files name; none where one cannot be read."""
         new = [
             file for file in in_table if is_compacted(file.path) and file.written_at + REPLACED_FILES_KEPT >= self._now
         ]
-        return {f"bronze/{path}" for file in new for path in origins(self._raw, f"bronze/{file.path}")}
+        try:
+            replaced = {f"bronze/{path}" for file in new for path in origins(self._raw, f"bronze/{file.path}")}
+        except LakeError as damaged:  # it is recorded as damage
+            log.warning("maintain: topic=%s orphans=left error=%s", self._topic.name, damaged)
+            return []
+        return [stored for stored in orphans if stored.path not in replaced]
 
     def _compact(self) -> Iterator[Removal]:
         """Many small files of an hour that is delivered; none of which a manifest is still there."""
