@@ -133,8 +133,8 @@ class FakeDataproc:
     def _SubmitJob(self, request: Any) -> Any:
         if request.request_id and not _REQUEST_ID.fullmatch(request.request_id):
             raise Refused(grpc.StatusCode.INVALID_ARGUMENT, f"Invalid request id {request.request_id!r}")
-        if request.request_id in self._by_request:
-            return self.jobs[self._by_request[request.request_id]]
+        if (first := self._by_request.get(request.request_id)) in self.jobs:  # whatever its state
+            return self.jobs[first]
         job = types.Job(request.job)
         id_ = job.reference.job_id or f"made-{next(self._numbers)}"
         _check_job(job, id_)

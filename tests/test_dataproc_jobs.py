@@ -186,10 +186,12 @@ def test_a_submission_whose_answer_was_lost_makes_one_job(site: Site) -> None:
     assert site.fake.requests.count("SubmitJob") == 5
 
 
-def test_a_job_of_the_same_id_that_is_not_ours_is_said(site: Site) -> None:
-    """Its id would otherwise be taken for our start, which nobody has made."""
+@pytest.mark.parametrize("is_forgotten", [False, True], ids=["request known", "request forgotten"])
+def test_a_job_of_the_same_id_that_is_not_ours_is_said(site: Site, is_forgotten: bool) -> None:
+    """Dataproc answers a request that it knows with its first job, which would be taken for our start."""
     site.start()
-    site.fake._by_request.clear()
+    if is_forgotten:
+        site.fake._by_request.clear()
     site.start()
     with pytest.raises(ConfigError, match="a job of that id that was started with something else"):
         site.start(topics=("others",))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import threading
 import time
@@ -53,6 +54,7 @@ from lakehouse.fleet.files import Fleet, wanted_versions
 from lakehouse.fleet.launchers.contract import Launcher
 from lakehouse.fleet.launchers.local import LocalLauncher
 from lakehouse.fleet.plan import Plan
+from lakehouse.fleet.versions import Job
 from lakehouse.store.heartbeats import Heartbeats
 from lakehouse.store.records import Started
 from tests.lake import Lake
@@ -106,7 +108,12 @@ class Site:
         return {name: each.release for name, each in running(self.fleet, self.launcher).items() if each.is_alive}
 
     def jobs(self) -> dict[str, str]:
-        return {job.launch.id: job.state for job in self.launcher.jobs()}
+        """Their states, by application and number of the deployment."""
+        return {_named(job.launch.id): job.state for job in self.launcher.jobs()}
+
+    def job(self, name: str) -> Job:
+        (found,) = [job for job in self.launcher.jobs() if _named(job.launch.id) == name]
+        return found
 
     def owners(self, topic: str) -> list[str]:
         """Who has ever claimed it: application and release."""
@@ -115,6 +122,11 @@ class Site:
 
     def history(self) -> list[Deployment]:
         return Deployments(self.fleet.config.settings).all()
+
+
+def _named(job: str) -> str:
+    """An id without what makes it unique, such as `ads-1`."""
+    return re.sub("-[0-9a-f]{8}(?=$|-back$)", "", job)
 
 
 @pytest.fixture(params=["local", "dataproc"])
@@ -214,10 +226,24 @@ def test_an_application_that_is_wanted_no_more_ends_after_its_topics_have_gone(s
 
 def test_an_application_that_was_killed_for_good_is_started_again(site: Site) -> None:
     site.deploy()
-    site.launcher.end("songs-1")
+    site.launcher.end(site.job("songs-1").launch.id)
     awaited(lambda: site.jobs()["songs-1"] == "ended")
     assert outcome(site.deploy()) == "done"
     assert site.releases()["songs"] == "r1"
+
+
+@pytest.mark.parametrize("lost", [".", "_fleet"], ids=["lake", "history"])
+def test_deployments_that_are_numbered_from_1_again_start_jobs_of_their_own(site: Site, lost: str) -> None:
+    """A launcher still has the jobs of a lake that was removed, and takes the same id for the same start."""
+    site.deploy("r1")
+    for _ in range(2):
+        stopped = site.deploy(kind="stop", wanted=lambda: stop_plan(site.fleet, site.launcher, list(APPLICATIONS)))
+        assert outcome(stopped) == "done"
+        shutil.rmtree(site.folder / "lake" / lost)
+        (site.folder / "lake").mkdir(exist_ok=True)
+        assert outcome(site.deploy("r1")) == "done"
+        assert site.history()[-1].number == 1
+        assert site.releases() == {"ads": "r1", "plays": "r1", "songs": "r1"}
 
 
 # --- going back ----------------------------------------------------------------------------------------------------
@@ -267,7 +293,7 @@ def test_a_release_that_never_claimed_a_topic_leaves_the_old_run_as_it_is(site: 
     assert site.owners("song_liked") == ["songs r1"]
     awaited(lambda: site.jobs()["songs-2"] == "ended")
     assert site.jobs()["songs-1"] == "running"
-    assert not any(job.is_retired for job in site.launcher.jobs() if job.launch.id == "songs-1")
+    assert not site.job("songs-1").is_retired
 
 
 def test_where_what_ran_before_is_gone_the_deployment_fails_and_the_next_one_goes_on(site: Site) -> None:
@@ -319,11 +345,10 @@ def test_a_topic_that_was_broken_before_keeps_nobody_from_deploying(site: Site) 
 def test_it_goes_back_to_what_was_last_well(site: Site) -> None:
     """What runs may be the broken half of an earlier deployment."""
     site.deploy("r1")
-    version = next(job for job in site.launcher.jobs() if job.launch.id == "songs-1").launch.version
-    bad = replace(version, release=site.make_release("bad-fails"))
-    by_hand = next(job for job in site.launcher.jobs() if job.launch.id == "songs-1").launch
-    site.launcher.retire("songs-1")
-    site.launcher.start(replace(by_hand, id="songs-by-hand", version=bad))
+    known = site.job("songs-1").launch
+    bad = replace(known.version, release=site.make_release("bad-fails"))
+    site.launcher.retire(known.id)
+    site.launcher.start(replace(known, id="songs-by-hand", version=bad))
     awaited(lambda: site.releases().get("songs") == "bad-fails")
     assert outcome(site.deploy("bad-dies")) == "rolled back"
     awaited(lambda: site.releases()["songs"] == "r1")
@@ -565,7 +590,7 @@ def test_a_restart_gives_each_application_a_new_run_of_what_it_runs(site: Site) 
     after = running(site.fleet, site.launcher)["songs"]
     assert after.run != before
     assert after.release == "r1"
-    site.launcher.end("ads-1")
+    site.launcher.end(site.job("ads-1").launch.id)
     awaited(lambda: site.jobs()["ads-1"] == "ended")
     awaited(lambda: "ads" not in site.releases())
     with pytest.raises(ConfigError, match="no job of it that runs"):

@@ -194,10 +194,10 @@ class _Deployment:
         begun = {step.application: step for step in carried}
         history = Deployments(self.fleet.config.settings).all()
         jobs = current_jobs(self.launcher.jobs())
-        number = self.journal.current.number
+        ours = self.journal.current
         for change in found.touched:
             if change.application not in begun or begun[change.application].state == "well":
-                begun[change.application] = _step(change, jobs.get(change.application), history, number)
+                begun[change.application] = _step(change, jobs.get(change.application), history, ours)
         return list(begun.values())
 
     def _launches(self) -> list[Launch]:
@@ -205,7 +205,7 @@ class _Deployment:
         return [Launch(each.job, each.application, each.version) for each in steps if each.job and each.version]
 
 
-def _step(change: Change, job: Job | None, history: Sequence[Deployment], number: int) -> Step:
+def _step(change: Change, job: Job | None, history: Sequence[Deployment], ours: Deployment) -> Step:
     """Back it goes to what runs now, unless that was never well and something before it was."""
     is_active = job is not None and job.is_active
     runs = job.launch.version if job is not None and is_active else None
@@ -216,7 +216,7 @@ def _step(change: Change, job: Job | None, history: Sequence[Deployment], number
         action=change.action,  # type: ignore[arg-type]
         version=change.wanted,
         before=runs if runs is None or is_known_well else once_well[0],
-        job=f"{change.application}-{number}" if change.wanted else None,
+        job=ours.job_for(change.application) if change.wanted else None,
         former_job=job.launch.id if job is not None and is_active else None,
         former_run=change.running.run if change.running else None,
     )

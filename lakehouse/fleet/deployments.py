@@ -81,6 +81,14 @@ class Deployment:
     def step(self, application: str) -> Step:
         return next(step for step in self.steps if step.application == application)
 
+    def job_for(self, application: str) -> str:
+        """The id of the application's new job.
+
+        With a part of the token: numbers start again with a lake that is made again, and a launcher takes an old job of
+        the same id for the new one.
+        """
+        return f"{application}-{self.number}-{self.token[:8]}"
+
     @property
     def releases(self) -> list[str]:
         return sorted({step.version.release for step in self.steps if step.version})

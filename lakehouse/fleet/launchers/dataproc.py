@@ -66,8 +66,7 @@ class DataprocLauncher:
         cluster = launch.version.size.cluster or self._section.cluster
         job = jobs.job_of(launch, self._lake, cluster, made_of, spark, self._section.max_failures_per_hour)
         id_ = job["reference"]["job_id"]
-        if self._client.submit(job, request_id(id_)) is None:
-            self._check_ours(id_, launch)
+        _check_ours(id_, self._client.submit(job, request_id(id_)) or self._client.get(id_), launch)
         self._forget_old(launch.application)
 
     def retire(self, job: str, *, is_retired: bool = True) -> None:
@@ -126,17 +125,6 @@ class DataprocLauncher:
         launch = None if found is None else jobs.launch_of(found)
         return None if launch is None else (found, launch)
 
-    def _check_ours(self, id_: str, launch: Launch) -> None:
-        """ConfigError where the job that is there was started for something else."""
-        there = self._client.get(id_)
-        if there is not None and jobs.launch_of(there) != launch:
-            raise ConfigError(
-                f"job {id_}",
-                found="a job of that id that was started with something else",
-                expected="one id for each start in a project",
-                next_step="Delete that job, or deploy once more: its number is then another.",
-            )
-
     def _forget_old(self, application: str) -> None:
         """Of those that have ended, the newest are kept: each listing has them all. A mark goes with its job."""
         ended = [
@@ -163,6 +151,17 @@ class DataprocLauncher:
 
     def _folder_errors(self) -> AbstractContextManager[None]:
         return store_errors(self._section.folder, "`dataproc.folder`")
+
+
+def _check_ours(id_: str, there: Any, launch: Launch) -> None:
+    """ConfigError where the job that is there was started for something else."""
+    if there is not None and jobs.launch_of(there) != launch:
+        raise ConfigError(
+            f"job {id_}",
+            found="a job of that id that was started with something else",
+            expected="one id for each start in a project",
+            next_step="Deploy once more: the job's id is then another.",
+        )
 
 
 def _is_active(job: Any) -> bool:
