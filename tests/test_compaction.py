@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pytest
 
 from lakehouse import failpoints
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
-from lakehouse.operations import maintain
+from lakehouse.operations import compaction, maintain
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.compaction import compact_hour, is_compacted
 from lakehouse.operations.maintain import maintain_topic
@@ -226,6 +227,20 @@ def test_an_hour_that_an_erasure_changes_meanwhile_is_left_for_the_next_time(
     assert compact_hour(lake.tables, Compactions(log_of(bronze)), FIVE, files_of_hour(bronze, FIVE)) is None
     assert len(of_five(lake)) == 3
     assert not any(map(is_compacted, on_disk(lake)))
+
+
+def test_what_cannot_be_read_to_its_end_leaves_no_file(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """An erasure removes the small files meanwhile: what is written by then holds what it has erased."""
+    before, cut = on_disk(lake), compaction._row_groups
+
+    def interrupted(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        yield from cut([next(iter(parts))])
+        raise LakeError("a file", found="no such file", expected="the file that the log names", next_step="Wait.")
+
+    monkeypatch.setattr(compaction, "_row_groups", interrupted)
+    with pytest.raises(LakeError, match="no such file"):
+        compact_hour(lake.tables, Compactions(log_of(lake.bronze)), FIVE, files_of_hour(lake.bronze, FIVE))
+    assert on_disk(lake) == before
 
 
 @pytest.mark.parametrize("hours_before", [0, 1], ids=["before any of its hours", "after the first"])

@@ -3,24 +3,28 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import sqlite3
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
+from lakehouse import failpoints
 from lakehouse.cli import app
 from lakehouse.config import Config, Settings
+from lakehouse.crash.driver import Death
 from lakehouse.crash.processes import free_ports
 from lakehouse.errors import MirrorError
 from lakehouse.mirrors.folder import FolderMirror
 from lakehouse.mirrors.stage import mirror_due
-from lakehouse.operations import report
+from lakehouse.operations import compaction, report
 from lakehouse.operations.compaction import compact_hour
 from lakehouse.operations.erase import erase
 from lakehouse.operations.erasure.outstanding import OpenItem, outstanding
@@ -182,6 +186,37 @@ def test_what_attempts_left_that_died_holds_nobody_in_silence(world: World) -> N
     assert dead_slot.exists()
     dead_slot.unlink()
     assert (world.outstanding(), world.holders()) == ([], set())
+
+
+@pytest.mark.parametrize("is_whole", [True, False], ids=["whole", "cut"])
+def test_what_a_compaction_left_that_died_beside_an_erasure_is_open(
+    world: World, is_whole: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It read its files before the erasure, wrote their rows after it, and nothing names what it wrote."""
+    lake = world.lake
+    lake.deliver(Delivery(f"p{PERSON}", 122, 0, "again", PERSON), hour=SEVEN)
+    row_groups = compaction._row_groups
+
+    def erased_meanwhile(parts: Iterable[pa.Table]) -> Iterator[pa.Table]:
+        read = list(parts)
+        world.erase()
+        return row_groups(read)
+
+    def die(step: str) -> None:
+        raise Death(step)
+
+    monkeypatch.setattr(compaction, "_row_groups", erased_meanwhile)
+    monkeypatch.setattr(failpoints, "_watcher", die)
+    with pytest.raises(Death, match=r"compact\.file_durable"):
+        compact_hour(lake.tables, Compactions(log_of(lake.bronze)), SEVEN, files_of_hour(lake.bronze, SEVEN))
+    (left,) = Path(lake.folders.bronze).rglob("compacted-*.parquet")
+    assert holds(left)
+    if not is_whole:  # a death before the file was whole
+        os.truncate(left, left.stat().st_size // 2)
+    assert ("bronze", str(left)) in [(item.store, item.found) for item in world.outstanding()]
+    maintain_topic(lake.topic, lake.config, datetime.now(UTC) + timedelta(days=1, hours=1))
+    assert not left.exists()
+    assert "bronze" not in world.open_stores()
 
 
 def test_a_new_revision_that_is_invalid_takes_the_old_one_from_the_mirrors(world: World) -> None:

@@ -124,8 +124,15 @@ class _Hour:
                 yield self._merged_group(group, schemas[group[0].path])
 
     def _merged_group(self, files: Sequence[DataFile], schema: pa.Schema) -> DataFile:
-        """One file of their rows, in their order; durable."""
+        """One file of their rows, in their order; durable, and gone again where that fails."""
         path = f"{self._hour}/{COMPACTED}{uuid.uuid4().hex[:12]}.parquet"
+        try:
+            return self._written(path, files, schema)
+        except Exception:
+            self._storage.delete([f"bronze/{path}"])
+            raise
+
+    def _written(self, path: str, files: Sequence[DataFile], schema: pa.Schema) -> DataFile:
         schema = schema.with_metadata({_ORIGINS: json.dumps([file.path for file in files]).encode()})
         rows, bounds = 0, _Bounds()
         with self._storage.create(f"bronze/{path}") as sink:
@@ -138,7 +145,6 @@ class _Hour:
         self._storage.finish([f"bronze/{path}"])
         expected = sum(file.rows for file in files)
         if rows != expected:
-            self._storage.delete([f"bronze/{path}"])
             raise ValueError(f"{rows} rows in {len(files)} files of {self._hour}, and {expected} by the log")
         stats = event_time_stats(bounds.first, bounds.last)
         return DataFile(path, self._hour, rows, size_bytes, datetime.now(UTC), stats)

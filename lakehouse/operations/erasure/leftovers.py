@@ -11,7 +11,7 @@ from deltalake import DeltaTable
 
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import listed_manifests, read_manifest
-from lakehouse.operations.compaction import COMPACT
+from lakehouse.operations.compaction import COMPACT, is_compacted
 from lakehouse.operations.erasure.order import ERASE
 from lakehouse.seal.stage import app_of
 from lakehouse.store.bronze_log import segment_of
@@ -64,7 +64,8 @@ def bronze_leftovers(bronze: DeltaTable, storage: Storage) -> list[str]:
 
 
 def unnamed_deliveries(tables: TopicTables) -> list[str]:
-    """Files of bronze from before the last erasure that neither its log nor a manifest names.
+    """Files of bronze from before the last erasure that neither its log nor a manifest names; compacted ones of any
+    time, as a compaction can have read before the erasure what it wrote after it.
 
     An attempt that died left them, or still writes: so they are not ours to delete before `maintain` does, after a day.
     What was listed before is in the log by now, if it is to be.
@@ -81,7 +82,7 @@ def unnamed_deliveries(tables: TopicTables) -> list[str]:
         for stored in listed
         if stored.path.removeprefix("bronze/") not in erased.known | erased.gone
         and segment_of(stored.path) not in named
-        and stored.modified_at <= erased.at
+        and (stored.modified_at <= erased.at or is_compacted(stored.path))
     ]
 
 

@@ -28,7 +28,7 @@ from lakehouse.topics import Topic
 from lakehouse.validate import mlflow_runs
 
 _AGAIN = "Run erase again, with any condition: it finishes what was interrupted."
-_UNNAMED = "An attempt that died left it: maintain removes it, a day after it was written."
+_UNNAMED = "An attempt or a compaction that died left it: maintain removes it, a day after it was written."
 _BY_MAINTAIN = "Run maintain, which takes them out of the ledger, or erase again with any condition."
 
 
