@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import threading
 import time
 from collections.abc import Callable
@@ -14,9 +15,13 @@ from pathlib import Path
 
 import pytest
 
+from lakehouse import hours
 from lakehouse.cli import app
 from lakehouse.config import Config, Maintain
-from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
+from lakehouse.ingest.frontier import DrainedFrontier
+from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.facts import row_of_idle
+from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path
 from lakehouse.operations.damage import damage
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.removal import Removal
@@ -28,8 +33,10 @@ from lakehouse.store.files import LocalStorage
 from lakehouse.store.log_cleaning import expired_log_files
 from lakehouse.store.table_log import entry_path
 from lakehouse.topics import Topic
+from tests.clock import Clock
 from tests.lake import FIVE, SIX, Delivery, Lake, conf_of
 
+MINUTE = timedelta(minutes=1)
 LATER = datetime.now(UTC) + timedelta(days=31)
 MUCH_LATER = datetime.now(UTC) + timedelta(days=401)
 
@@ -102,6 +109,87 @@ def test_what_was_retired_is_not_damaged(lake: Lake) -> None:
     run(lake)
     assert (at(lake, path).exists(), left.exists()) == (False, True)
     assert damage(lake.tables).count == 0
+
+
+class Life:
+    """A topic that is run now and then: what is done to its lake, and the days between, in an order that a seed decides.
+
+    Each file is as old as it would be, by the clock of the one who does it.
+    """
+
+    def __init__(self, lake: Lake, seed: int) -> None:
+        self.lake, self._chance = lake, random.Random(seed)
+        self._clock = lake.clock = Clock(LATER)
+        self._hour = FIVE
+        self._stamped: set[Path] = set()
+        self.written: set[str] = set()
+        """Files that a manifest has named."""
+        self.taken: set[str] = set()
+        """Files that the table has, or had."""
+        self._present: set[str] = set()
+
+    def act(self) -> None:
+        self._chance.choice([self.deliver, self.leave_out, self.finish, self.maintain, self.ingest, self.rest])()
+        self.check()
+
+    def deliver(self) -> None:
+        """As a run that ends right after it: its manifest stays."""
+        (path,) = self.lake.deliver(Delivery("a"), hour=self._hour)
+        self._name(path)
+
+    def leave_out(self) -> None:
+        """An attempt that was thought dead."""
+        self._name(self.lake.bronze_file([Delivery("b")], self._hour, self.lake.epoch, slot=len(self.written) + 1).path)
+
+    def finish(self) -> None:
+        hour, self._hour = self._hour, hours.after(self._hour)
+        self.lake.seal(hour)
+        self.lake.clear(hour, "folder")
+
+    def maintain(self) -> None:
+        run(self.lake, self._clock())
+
+    def ingest(self) -> None:
+        now, lake = self._clock(), self.lake
+        frontier = DrainedFrontier(MINUTE, MINUTE, now + MINUTE)
+        ingest = TopicIngest(lake.topic, lake.config, run="next", clock=lake.clock, frontier=frontier)
+        ingest.open_topic(MINUTE)
+        ingest.commit_facts([row_of_idle(Slot(lake.epoch + 1, 0, None), now, now, None, 0)])
+        lake.epoch = newest_state(lake.bronze).epoch
+
+    def rest(self) -> None:
+        """Nobody runs it for a while, which somebody else maintains."""
+        self.lake.bronze.create_checkpoint()
+        self.check()
+        for _ in range(self._chance.randrange(3)):
+            self._clock.advance(86_400 * self._chance.choice([1, 8, 31, 38]))
+            self.maintain()
+            self.check()
+
+    def check(self) -> None:
+        """What the table has is there, and nothing that it once had comes back."""
+        present = {file.path for file in files(self.lake.bronze)}
+        assert all(at(self.lake, path).exists() for path in present)
+        assert not (present - self._present) & self.taken
+        self._present, self.taken = present, self.taken | present
+        for file in set(Path(self.lake.settings.raw_root).rglob("*")) - self._stamped:
+            self._stamped.add(file)
+            os.utime(file, (self._clock.seconds(), self._clock.seconds()))
+
+    def _name(self, path: str) -> None:
+        manifest(self.lake, self.lake.epoch, path, slot=int(path.split("-")[-2]))
+        self.written.add(path)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_in_whatever_order_a_topic_is_run_and_maintained_each_file_is_committed_once(lake: Lake, seed: int) -> None:
+    """After months without a run, too, when of the log only its newest entries are left."""
+    life = Life(lake, seed)
+    for _ in range(30):
+        life.act()
+    life.ingest()
+    life.check()
+    assert life.written <= life.taken
 
 
 @pytest.mark.parametrize("state", ["open", "closed", "sealed", "invalid", "valid", "mirrored, sealed again"])

@@ -10,6 +10,7 @@ from lakehouse import hours
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
+from lakehouse.landing.manifests import stored_manifests
 from lakehouse.operations.erasure.verdicts import without_observed_values
 from lakehouse.operations.removal import Removal
 from lakehouse.store.history import History
@@ -51,12 +52,20 @@ def _replaced_in_ledger(tables: TopicTables, dry_run: bool) -> Iterator[Removal]
 
 
 def _log_entries(tables: TopicTables, now: datetime, dry_run: bool) -> Iterator[Removal]:
-    """Entries that no commit looks for."""
+    """Entries that no commit looks for. Those since bronze's oldest manifest stay: only they say that its files were
+    committed, once these are retired.
+    """
     raw, sealed, window = tables.raw, tables.sealed, tables.topic.audit_window
-    kept_for = ((raw, "bronze", tables.bronze_log_kept), (sealed, "silver", window), (sealed, "ledger", window))
-    for place, name, kept in kept_for:
+    manifests = stored_manifests(raw.files()).values()
+    needed_since = min((stored.modified_at for stored in manifests), default=now)
+    kept_for = (
+        (raw, "bronze", tables.bronze_log_kept, needed_since),
+        (sealed, "silver", window, now),
+        (sealed, "ledger", window, now),
+    )
+    for place, name, kept, since in kept_for:
         files = place.below(name).files()
-        expired = expired_log_files(files, hours.instant_after(now, -kept))
+        expired = expired_log_files(files, min(hours.instant_after(now, -kept), since))
         if not expired:
             continue
         if not dry_run:
