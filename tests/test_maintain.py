@@ -112,7 +112,7 @@ def test_what_was_retired_is_not_damaged(lake: Lake) -> None:
 
 
 class Life:
-    """A topic that is run now and then: what is done to its lake, and the days between, in an order that a seed decides.
+    """A topic that is run now and then: what is done to its lake and the days between, as a seed decides.
 
     Each file is as old as it would be, by the clock of the one who does it.
     """
