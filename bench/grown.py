@@ -3,6 +3,7 @@
 Of bronze a real checkpoint is given the number that it would have; the entries before it are there by their names, each
 with the content of one batch of an early epoch. Live files are two of each delivered hour, and those of the open one.
 The ledger has the rows of delivered hours, in the files that its own compaction makes; silver has their files by name.
+`put_files` puts all these files there.
 """
 
 from __future__ import annotations
@@ -19,7 +20,7 @@ from bench.played import TRIGGERS_A_DAY, PlayedTopics
 from lakehouse import hours
 from lakehouse.store import bronze_log
 from lakehouse.store import tables as tables_module
-from lakehouse.store.delta import DataFile, commit, commit_to_log, event_time_stats, open_table
+from lakehouse.store.delta import DataFile, commit, commit_to_log, event_time_stats, files, open_table
 from lakehouse.store.files import storage_for
 from lakehouse.store.history import Entry, rows_of
 from lakehouse.store.ledger import FAN_OUT
@@ -28,9 +29,18 @@ from lakehouse.store.records import Closed, Condition, Held, Mirrored, Record, S
 from lakehouse.store.table_log import CHECKPOINT_EVERY, Change, checkpoint_path, entry_path, newest_log
 from tests.servers.object_store import ObjectStoreServer
 
+
+def _parquet(rows: pa.Table) -> bytes:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(rows, buffer, compression="zstd")
+    return bytes(buffer.getvalue().to_pybytes())
+
+
 _LOG_DAYS = 37
 """That bronze's log is kept."""
 _BRONZE_DAYS = 30
+_PARQUET = _parquet(pa.table({"n": [1]}))
+"""What each file of a delivered hour is."""
 
 
 def grow(topic: PlayedTopics, store: ObjectStoreServer, days: int) -> None:
@@ -42,19 +52,20 @@ def grow(topic: PlayedTopics, store: ObjectStoreServer, days: int) -> None:
     bronze_log.commit_change(table, added=live, removed=(), metadata={"kind": "grown"}, state=state)
     table = open_table(bronze.uri, bronze.options)
     table.create_checkpoint()
-    newest, files = int(table.version()), storage_for(bronze.uri, bronze.options)
+    newest, storage = int(table.version()), storage_for(bronze.uri, bronze.options)
     first = TRIGGERS_A_DAY * max(0, days - _LOG_DAYS)
     aged = TRIGGERS_A_DAY * days // CHECKPOINT_EVERY * CHECKPOINT_EVERY - 1
     for path, like in ((checkpoint_path(aged), checkpoint_path(newest)), (entry_path(aged), entry_path(newest))):
-        files.write(path, files.read(like) or b"")
-    files.write("_delta_log/_last_checkpoint", b'{"version":%d,"size":1}' % aged)
-    batch = (files.read(entry_path(newest - 1)) or b"").replace(b'\\"epoch\\": 1', b'\\"epoch\\": 0')
+        storage.write(path, storage.read(like) or b"")
+    storage.write("_delta_log/_last_checkpoint", b'{"version":%d,"size":1}' % aged)
+    batch = (storage.read(entry_path(newest - 1)) or b"").replace(b'\\"epoch\\": 1', b'\\"epoch\\": 0')
     begin = max(first, newest)
-    files.write(entry_path(begin), batch)
+    storage.write(entry_path(begin), batch)
     root = bronze.uri.removeprefix("gs://")
-    store.fill(f"{root}/_delta_log/{{:020d}}.json", f"{root}/{entry_path(begin)}", begin, aged - 1)
+    entries = (f"{root}/{entry_path(version)}" for version in range(begin, aged))
+    store.fill(entries, f"{root}/{entry_path(begin)}")
     if first:
-        files.delete([entry_path(version) for version in range(newest)])
+        storage.delete([entry_path(version) for version in range(newest)])
     log = newest_log(bronze.uri, bronze.options)
     assert log is not None
     assert log.version == aged
@@ -65,7 +76,7 @@ def _file(topic: PlayedTopics, ago: int, part: int) -> DataFile:
     end = topic.world.now - timedelta(hours=ago + 1)
     hour = hours.hour_of(end)
     name = f"{hour}/compacted-{ago:06d}-{part}.parquet"
-    return DataFile(name, hour, 1_000, 100_000, end, event_time_stats(hours.start_of(hour), end))
+    return DataFile(name, hour, 1, len(_PARQUET), end, event_time_stats(hours.start_of(hour), end))
 
 
 def grow_ledger(topic: PlayedTopics, count: int) -> None:
@@ -81,9 +92,7 @@ def grow_ledger(topic: PlayedTopics, count: int) -> None:
     while entries:
         size = FAN_OUT ** int(math.log(len(entries), FAN_OUT))
         chunk, entries = entries[:size], entries[size:]
-        buffer = pa.BufferOutputStream()
-        pq.write_table(rows_of(chunk), buffer, compression="zstd")
-        content = buffer.getvalue().to_pybytes()
+        content = _parquet(rows_of(chunk))
         file = LedgerFile(f"grown-{len(added)}.parquet", size, len(content))
         log.files.write(file.path, content)
         added.append(file.as_added(is_new=True))
@@ -123,17 +132,29 @@ def _grow_silver(topic: PlayedTopics, newest: datetime, count: int) -> None:
     for ago in range(count, 0, -1):
         start = newest - timedelta(hours=ago)
         hour, stats = hours.hour_of(start), event_time_stats(start, start + timedelta(minutes=59))
-        added.append(DataFile(f"hour={hour}/grown.parquet", hour, 8, 1_000, start + timedelta(hours=2), stats))
+        name = f"hour={hour}/grown.parquet"
+        added.append(DataFile(name, hour, 1, len(_PARQUET), start + timedelta(hours=2), stats))
     commit(table, added, metadata={"kind": "grown"}, transactions={})
     table.create_checkpoint()
+
+
+def put_files(topic: PlayedTopics, store: ObjectStoreServer) -> None:
+    """Let each data file that bronze and silver were grown by be in the store."""
+    tables = topic.world.tables
+    for place, name, table in ((tables.raw, "bronze", tables.bronze()), (tables.sealed, "silver", tables.silver())):
+        storage, root = place.files(), f"{place.uri.removeprefix('gs://')}/{name}"
+        first, *others = [file.path for file in files(table) if file.size_bytes == len(_PARQUET)]
+        storage.write(f"{name}/{first}", _PARQUET)
+        store.fill((f"{root}/{path}" for path in others), f"{root}/{first}")
 
 
 def copies(topic: PlayedTopics, store: ObjectStoreServer, count: int) -> list[str]:
     """Names of the topic and of others whose lakes are the same as its, object by object."""
     name, places = topic.topic.name, (topic.world.tables.raw, topic.world.tables.sealed)
+    others = [f"{name}_{number:03d}" for number in range(1, count + 1)]
     for place in places:
         for stored in place.files().listing(""):
             here = f"{place.uri.removeprefix('gs://')}/{stored.path}"
             root, _, path = here.partition(f"/{name}/")
-            store.fill(f"{root}/{name}_{{:03d}}/{path}", here, 1, count)
-    return [name, *(f"{name}_{number:03d}" for number in range(1, count + 1))]
+            store.fill((f"{root}/{other}/{path}" for other in others), here)
+    return [name, *others]

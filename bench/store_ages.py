@@ -18,7 +18,7 @@ from tempfile import TemporaryDirectory
 import psutil
 import pyarrow as pa
 
-from bench.grown import grow, grow_ledger
+from bench.grown import grow, grow_ledger, put_files
 from bench.played import DELAY_SECONDS, PlayedTopics, played
 from bench.report import Report
 from lakehouse import hours
@@ -173,6 +173,7 @@ def measure_hours(report: Report) -> None:
             topic.trigger(events=2)
             grow(topic, store, before // 24)
             grow_ledger(topic, before)
+            put_files(topic, store)
             topic.start_again()
             later = _hour_seconds(topic)
         report.at_most(f"{about}: hours {before:,} to {before + _HOURS:,}", later, 0.3, "s")

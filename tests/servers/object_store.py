@@ -39,6 +39,7 @@ PAGE = 1000
 _NAMED_BYTES = 1_000
 """Of a body, in which an upload of several parts has its object's name."""
 _CONTROL = "/_control/"
+_ITEM_FIELDS = re.compile(r"items\(([^)]*)\)")
 _COPY = re.compile(r"o/([^/]+)/(rewriteTo|copyTo)/b/([^/]+)/o/([^/]+)")
 _RANGE = re.compile(r"bytes=(\d*)-(\d*)$")
 _Headers = Mapping[str, str]
@@ -119,11 +120,10 @@ class ObjectStore:
             self._objects[name] = stored = _Object(content, self._generation, time.time(), _crc32c(content))
             return stored
 
-    def fill(self, name: str, like: str, numbers: Iterable[int]) -> None:
-        """Put `bucket/name` for each number that it is to be formatted with, all with the content of `like`."""
+    def fill(self, names: Iterable[str], like: str) -> None:
+        """Put each `bucket/name`, all with the content of `like`."""
         with self._lock:
-            found = self._objects[like]
-            self._objects |= {name.format(number): found for number in numbers}
+            self._objects |= dict.fromkeys(names, self._objects[like])
             self._names = sorted(self._objects)
 
     def get(self, name: str) -> _Object | None:
@@ -136,8 +136,11 @@ class ObjectStore:
             self._names.pop(bisect.bisect_left(self._names, name))
             return True
 
-    def listing(self, bucket: str, prefix: str, after: str, start: str = "") -> tuple[list[str], str]:
-        """A page of names in the bucket and, where more follow, the last of them; from `start` on, beyond `after`."""
+    def listing(self, bucket: str, prefix: str, after: str, start: str = "", end: str = "") -> tuple[list[str], str]:
+        """A page of names in the bucket and, where more follow, the last of them.
+
+        From `start` on, beyond `after`, and where there is an `end` before it.
+        """
         with self._lock:
             full = f"{bucket}/{prefix}"
             at = bisect.bisect_left(self._names, max(full, f"{bucket}/{start}"))
@@ -145,7 +148,8 @@ class ObjectStore:
                 at = max(at, bisect.bisect_right(self._names, f"{bucket}/{after}"))
             found = []
             newest = time.time() - self.faults.lag_seconds
-            while at < len(self._names) and self._names[at].startswith(full) and len(found) <= PAGE:
+            last = bisect.bisect_left(self._names, f"{bucket}/{end}") if end else len(self._names)
+            while at < last and self._names[at].startswith(full) and len(found) <= PAGE:
                 if self._objects[self._names[at]].written_at <= newest:
                     found.append(self._names[at].partition("/")[2])
                 at += 1
@@ -247,13 +251,15 @@ class ObjectStore:
         )
 
     def _page(self, bucket: str, query: Mapping[str, str]) -> dict[str, Any]:
-        names, after = self.listing(
-            bucket, query.get("prefix", ""), query.get("pageToken", ""), query.get("startOffset", "")
-        )
+        asked = (query.get(name, "") for name in ("prefix", "pageToken", "startOffset", "endOffset"))
+        names, after = self.listing(bucket, *asked)
         names, folders = _by_delimiter(names, query.get("prefix", ""), query.get("delimiter", ""))
         items = [self._resource(f"{bucket}/{name}") for name in names if f"{bucket}/{name}" in self._objects]
+        fields = query.get("fields", "")
+        if wanted := _ITEM_FIELDS.search(fields):
+            items = [{name: item[name] for name in wanted[1].split(",") if name in item} for item in items]
         page = {"kind": "storage#objects", "items": items, "prefixes": folders}
-        return page | ({"nextPageToken": after} if after else {})
+        return page | ({"nextPageToken": after} if after and "nextPageToken" in (fields or "nextPageToken") else {})
 
     def _copied(
         self, bucket: str, name: str, how: str, to_bucket: str, to_name: str, query: Mapping[str, str]
@@ -416,9 +422,8 @@ class _Connection(BaseHTTPRequestHandler):
         """For `ObjectStoreServer`; neither counted nor delayed."""
         if path == "requests":
             return _json(self.store.counted())
-        if path.startswith("fill"):
-            asked = {key: found[0] for key, found in parse_qs(urlsplit(path).query).items()}
-            self.store.fill(asked["name"], asked["like"], range(int(asked["first"]), int(asked["last"]) + 1))
+        if path == "fill":
+            self.store.fill(**json.loads(self._body()))
             return _json(None)
         if path.startswith("faults"):
             values = {key: found[0] for key, found in parse_qs(urlsplit(path).query).items()}
@@ -464,16 +469,16 @@ class ObjectStoreServer:
         """Refuse to write what has this part in its path from now on, as for want of a permission."""
         self._control(f"read_only?{urlencode({'part': part})}")
 
-    def fill(self, name: str, like: str, first: int, last: int) -> None:
-        """Put many objects alike at once, see `ObjectStore.fill`: what a topic of years has in its logs."""
-        self._control(f"fill?{urlencode({'name': name, 'like': like, 'first': first, 'last': last})}")
+    def fill(self, names: Iterable[str], like: str) -> None:
+        """Put many objects alike at once, see `ObjectStore.fill`: what a topic of years has."""
+        self._control("fill", json.dumps({"names": list(names), "like": like}).encode())
 
     def misbehave(self, faults: Faults) -> None:
         """From now on; `Faults()` ends it."""
         self._control(f"faults?{urlencode(faults._asdict())}")
 
-    def _control(self, path: str) -> bytes:
-        with urlopen(f"{self.address}{_CONTROL}{path}", timeout=60) as answer:
+    def _control(self, path: str, body: bytes | None = None) -> bytes:
+        with urlopen(f"{self.address}{_CONTROL}{path}", body, timeout=60) as answer:
             return bytes(answer.read())
 
 
