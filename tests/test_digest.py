@@ -15,6 +15,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from lakehouse import hours
+from lakehouse.hours import Hour
 from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import Batch, TopicSnapshot, read_topic
 from lakehouse.operations.status import status_of
@@ -213,6 +214,13 @@ def test_rows_that_the_digest_lacks_are_read_from_the_table(told: Lake) -> None:
     told.tables().ledger("other")  # another handle, as of another process
     told.record("valid", SIX)
     assert from_digest(told) == told.tables().history()
+
+
+@pytest.mark.parametrize("wanted", [set(), {FIVE}, {SIX, SEVEN}, {hours.after(SEVEN)}])
+def test_of_some_hours_the_ledger_says_what_all_its_rows_say(told: Lake, wanted: set[Hour]) -> None:
+    whole = told.tables().history().entries
+    found = told.tables().stored_rows().of_hours(wanted)
+    assert found.entries == tuple(entry for entry in whole if entry.hour in wanted)
 
 
 def test_status_reads_no_table_where_there_is_a_digest(told: Lake, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -17,6 +17,7 @@ from google.api_core.exceptions import Forbidden
 from bench.played import BETWEEN, PlayedTopics, chain
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
+from lakehouse.operations.maintain import maintain_topic
 from lakehouse.seal.stage import seal_due
 from lakehouse.store import tables
 from lakehouse.store.bronze_log import ingest_commits, newest_state
@@ -155,6 +156,26 @@ def test_an_hour_is_delivered_without_a_look_at_silvers_files(store: ObjectStore
     assert topic.world.tables.history().due_to_mirror("folder") == []
 
 
+def test_maintain_opens_each_table_once_and_reads_no_ledger_where_nothing_is_due(
+    store: ObjectStoreServer, tmp_path: Path
+) -> None:
+    """It read all rows of the ledger, and each table again and again with up to 49 entries behind its checkpoint."""
+    topic = PlayedTopics(store, tmp_path)
+    for _ in range(3):
+        topic.close_hour(4)
+        topic.deliver()
+    for _ in range(2):  # what is compacted is removed by the next one
+        maintain_topic(topic.topic, topic.config, topic.world.now)
+    await_checkpoints()
+    store.requests()
+    assert maintain_topic(topic.topic, topic.config, topic.world.now) == []
+    read = Counter(asked.name for asked in store.requests() if asked.kind == "get")
+    assert [name for name in read if "/bronze/_delta_log/" in name]
+    again = {name: count for name, count in read.items() if name.endswith(".json") and count > 4}
+    assert again == {}  # delta-rs itself reads each twice to open a table, and again to look for what is replaced
+    assert [name for name in read if "/ledger/" in name and "_d" not in name.rpartition("/ledger/")[2]] == []
+
+
 def test_a_small_file_of_an_hour_is_asked_for_once(store: ObjectStoreServer, tmp_path: Path) -> None:
     """Its footer, its ids and its rows were three requests, the last of them one file after the other."""
     topic = PlayedTopics(store, tmp_path)
@@ -234,6 +255,7 @@ def test_a_listing_of_more_than_a_page_is_whole(store: ObjectStoreServer) -> Non
         assert files.put_if_absent(f"a/{number:05d}", b"")
     assert not files.put_if_absent("a/00000", b"again")
     assert len(files.listing("a")) == PAGE + 5
+    assert [stored.path for stored in files.walk("a", "00003", "00005")] == ["a/00003", "a/00004"]
 
 
 def test_a_part_of_a_store_can_be_read_only_or_slow(store: ObjectStoreServer) -> None:

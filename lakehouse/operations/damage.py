@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 from lakehouse.clock import Clock
 from lakehouse.errors import LakeError
 from lakehouse.store.bronze_log import segment_of, segments_in_log
-from lakehouse.store.delta import files, table_errors
+from lakehouse.store.delta import sizes, table_errors
 from lakehouse.store.files import Storage
 from lakehouse.store.history import History
 from lakehouse.store.log_cleaning import data_files
@@ -60,11 +60,11 @@ def _of_table(place: Place, name: str) -> list[DamagedFile]:
     try:
         with table_errors(table_place.uri):
             table, storage = table_place.table(), place.files()
-            wanted = {f"{name}/{file.path}": file.size_bytes for file in files(table)}
+            wanted = {f"{name}/{path}": size_bytes for path, size_bytes in sizes(table).items()}
             found = dict(_differing(storage, name, wanted))
             if found:  # what was retired since the log was read is no damage
                 table.update_incremental()
-                present = {f"{name}/{file.path}" for file in files(table)}
+                present = {f"{name}/{path}" for path in sizes(table)}
                 found = {path: damaged for path, damaged in found.items() if path in present}
             return list(found.values())
     except LakeError as unreadable:

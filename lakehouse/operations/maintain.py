@@ -6,8 +6,9 @@ Nothing of a bronze or a silver table goes by age alone: a driver that was down 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator
 from datetime import datetime, timedelta
+from functools import cached_property
 
 from lakehouse import hours
 from lakehouse.config import Config
@@ -22,10 +23,11 @@ from lakehouse.operations.former_checkpoints import former_checkpoint
 from lakehouse.operations.outdated import outdated
 from lakehouse.operations.removal import Removal
 from lakehouse.store.bronze_log import Compactions, commit_change, newest_state, segment_of, segments_in_log
-from lakehouse.store.delta import Conflicts, DataFile, files, table_errors
+from lakehouse.store.delta import Conflicts, DataFile, files, sizes, table_errors
 from lakehouse.store.delta_log import commits
 from lakehouse.store.files import Stored
 from lakehouse.store.holds import holds_for
+from lakehouse.store.ledger_rows import StoredRows
 from lakehouse.store.log_cleaning import data_files
 from lakehouse.store.records import State
 from lakehouse.store.silver_log import SEAL
@@ -54,7 +56,7 @@ def maintain_topic(
     What is damaged is recorded before. Nothing more is removed once `is_stopping`. Several may do it at the same time:
     what another removed is no error.
     """
-    tables = TopicTables(topic, config.settings)
+    tables = TopicTables(topic, config.settings).opened_once()
     if not (tables.has_bronze() and tables.has_ledger()):
         return []
     with table_errors(f"topic {topic.name}"), lake_errors(f"topic {topic.name}"):
@@ -75,18 +77,23 @@ class _Maintenance:
         self._raw, self._sealed = tables.raw.files(), tables.sealed.files()
         self._holds = holds_for(tables.settings, tables.sealed.uri)
         self._release = tables.settings.release
-        self._history = tables.history()
+        self._digest = tables.digest_history(0) or tables.history()
+        """Rows that are of no hour, and those of hours that an erasure sealed again."""
+
+    @cached_property
+    def _ledger(self) -> StoredRows:
+        return self._tables.stored_rows()
 
     def removals(self) -> Iterator[Removal]:
         yield from self._manifests()  # before files go: the table says which segments are committed
         yield from self._retire()
         yield from self._bronze_orphans()
         yield from self._compact()
-        former = former_checkpoint(self._raw, self._history, self._now, IN_FLIGHT)
+        former = former_checkpoint(self._raw, self._digest, self._now, IN_FLIGHT)
         yield from self._delete("checkpoint", former, FORMER_WHY)
         yield from self._silver_orphans()
         yield from self._reports()
-        yield from outdated(self._tables, self._history, self._now, self._dry_run)
+        yield from outdated(self._tables, self._digest, self._now, self._dry_run)
 
     # --- bronze ----------------------------------------------------------------------------------------------------
 
@@ -95,7 +102,7 @@ class _Maintenance:
         conflicts = Conflicts(f"{self._tables.raw.uri}/bronze")
         while True:
             bronze = self._tables.bronze()
-            due = [file for file in files(bronze) if self._is_retired(file)]
+            due = self._retired(files(bronze))
             if not due:
                 return
             retired = sorted({file.hour for file in due if file.hour})
@@ -119,17 +126,26 @@ class _Maintenance:
                 file.hour,
             )
 
-    def _is_retired(self, file: DataFile) -> bool:
-        if file.hour is None:
-            return hours.instant_after(file.written_at, self._topic.bronze_retention) < self._now
-        closed = self._history.first(State.CLOSED, file.hour)
-        is_old = closed is not None and hours.instant_after(closed.at, self._topic.bronze_retention) < self._now
-        return is_old and self._is_delivered(file.hour)
+    def _retired(self, of_bronze: Iterable[DataFile]) -> list[DataFile]:
+        def is_old(since: datetime) -> bool:
+            return hours.instant_after(since, self._topic.bronze_retention) < self._now
 
-    def _is_delivered(self, hour: Hour) -> bool:
-        """Whether no stage has anything left to do with the hour."""
-        is_mirrored = set(self._topic.mirrors) <= self._history.targets_done(hour)
-        return self._history.is_cleared(hour) and is_mirrored
+        # An hour closes after its end: of those that ended lately nothing is asked.
+        old = [file for file in of_bronze if is_old(hours.start_of(file.hour) if file.hour else file.written_at)]
+        delivered = self._delivered({file.hour for file in old if file.hour})
+        return [file for file in old if file.hour is None or (file.hour in delivered and is_old(delivered[file.hour]))]
+
+    def _delivered(self, wanted: Collection[Hour]) -> dict[Hour, datetime]:
+        """Those of some hours with which no stage has anything left to do, and when they closed."""
+        if not wanted:
+            return {}
+        history, mirrors = self._ledger.of_hours(wanted), set(self._topic.mirrors)
+        closes = ((hour, history.first(State.CLOSED, hour)) for hour in history.hours())
+        return {
+            hour: closed.at
+            for hour, closed in closes
+            if closed is not None and history.is_cleared(hour) and mirrors <= history.targets_done(hour)
+        }
 
     def _manifests(self) -> Iterator[Removal]:
         """Of epochs that Spark cannot plan again, once the log has all their files."""
@@ -185,11 +201,13 @@ class _Maintenance:
     def _compact(self) -> Iterator[Removal]:
         """Many small files of an hour that is delivered; none of which a manifest is still there."""
         bronze = self._tables.bronze()
-        small: dict[Hour, list[DataFile]] = {}
+        by_hour: dict[Hour, list[DataFile]] = {}
         for file in files(bronze):
-            if file.hour is not None and self._is_delivered(file.hour):
-                small.setdefault(file.hour, []).append(file)
-        due = {hour: found for hour, of_hour in sorted(small.items()) if (found := small_files(of_hour))}
+            if file.hour is not None:
+                by_hour.setdefault(file.hour, []).append(file)
+        small = {hour: found for hour, of_hour in sorted(by_hour.items()) if (found := small_files(of_hour))}
+        delivered = self._delivered(small)
+        due = {hour: found for hour, found in small.items() if hour in delivered}
         if not due:
             return
         waiting = {f"{epoch:012d}-{slot:04d}-" for epoch, slot in listed_manifests(self._raw)}
@@ -209,15 +227,11 @@ class _Maintenance:
         listed = list(data_files(self._sealed, "silver"))
         if not listed or not self._tables.has_silver():
             return
-        present = {f"silver/{file.path}" for file in files(self._tables.silver())}
-        orphans = [
-            stored
-            for stored in listed
-            if stored.path not in present
-            and self._history.revision(_hour_of_path(stored.path))
-            and self._is_settled(stored)
-        ]
-        if orphans:  # the whole log is read only where there are any
+        present = {f"silver/{path}" for path in sizes(self._tables.silver())}
+        orphans = [stored for stored in listed if stored.path not in present and self._is_settled(stored)]
+        if orphans:  # the ledger and the whole log are read only where there are any
+            of_orphans = self._ledger.of_hours({_hour_of_path(stored.path) for stored in orphans})
+            orphans = [stored for stored in orphans if of_orphans.revision(_hour_of_path(stored.path))]
             others = [done for done in commits(self._sealed, "silver") if (done.metadata or {}).get("kind") != SEAL]
             spared = {f"silver/{path}" for done in others for _, path in (*done.added, *done.removed)}
             orphans = [stored for stored in orphans if stored.path not in spared]

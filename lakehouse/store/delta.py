@@ -458,6 +458,12 @@ def files(table: DeltaTable) -> list[DataFile]:
     return _data_files(_actions(table))
 
 
+def sizes(table: DeltaTable) -> dict[str, int]:
+    """Bytes of every file of the table's version, by path: what is said of their rows is not looked at."""
+    actions = _actions(table)
+    return dict(zip(actions["path"].to_pylist(), actions["size_bytes"].to_pylist(), strict=True))
+
+
 def files_of_hour(table: DeltaTable, hour: Hour) -> list[DataFile]:
     """The files of one bucket, ordered by path."""
     return files_of_hours(table, [hour])

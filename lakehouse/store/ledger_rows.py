@@ -8,10 +8,13 @@ from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
 
+import pyarrow as pa
+import pyarrow.compute as pc
 from deltalake import DeltaTable
 
 from lakehouse.errors import LakeError
-from lakehouse.store.delta import files, is_of_a_library, newly_opened, table_errors
+from lakehouse.hours import Hour
+from lakehouse.store.delta import files, is_of_a_library, newly_opened, sizes, table_errors
 from lakehouse.store.digest import (
     DIGEST,
     SHOWN_HOURS,
@@ -203,6 +206,20 @@ class DigestRows(AllRows):
             self._history = digest_rows(whole, self._mirrors)
         except LakeError:  # a broken row is an error of who asks for it
             self._history = whole
+
+
+class StoredRows:
+    """A ledger's rows as they were when it was read. Only those that are asked for are made sense of."""
+
+    def __init__(self, table: DeltaTable) -> None:
+        with table_errors(table.table_uri):
+            self._uri, paths = log_of(table).uri, list(sizes(table))
+            self._rows = rows_in(log_of(table).files, self._uri, paths)
+
+    def of_hours(self, wanted: Iterable[Hour]) -> History:
+        """Every row of some hours; one for a range of empty hours is its first hour's."""
+        rows = self._rows.filter(pc.is_in(self._rows["hour"], pa.array(wanted, pa.string())))
+        return History(in_order(entries_of(rows, self._uri)))
 
 
 def all_rows(table: DeltaTable) -> History:

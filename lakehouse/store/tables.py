@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, MutableMapping
+from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
 import pyarrow as pa
@@ -18,7 +18,7 @@ from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
 from lakehouse.store.delta import first_line, make_durable, table_errors
 from lakehouse.store.history import Entry, History
 from lakehouse.store.ledger import Ledger, LedgerTable
-from lakehouse.store.ledger_rows import all_rows, followed_digest
+from lakehouse.store.ledger_rows import StoredRows, all_rows, followed_digest
 from lakehouse.store.place import Place
 from lakehouse.store.silver_log import SilverHead
 from lakehouse.store.table_definition import TableDefinition, defined_log
@@ -42,6 +42,12 @@ class TopicTables:
 
     topic: Topic
     settings: Settings
+    opened: MutableMapping[str, DeltaTable] | None = field(default=None, repr=False, compare=False)
+    """See `Place`."""
+
+    def opened_once(self) -> TopicTables:
+        """For one thread that needs a table again and again."""
+        return replace(self, opened={})
 
     @property
     def raw(self) -> Place:
@@ -94,6 +100,10 @@ class TopicTables:
     def history(self) -> History:
         """What the ledger says; nothing where there is no ledger."""
         return all_rows(self._ledger.table()) if self.has_ledger() else History()
+
+    def stored_rows(self) -> StoredRows:
+        """The ledger as of now, for who asks of some hours; LakeError where there is none."""
+        return StoredRows(self._ledger.table())
 
     def digest_history(self, newest: int) -> History | None:
         """Of the ledger what tells how the topic is now, see `digest`; None where only the whole ledger does."""
@@ -180,7 +190,7 @@ class TopicTables:
         return self.sealed.below("ledger")
 
     def _place(self, root: str) -> Place:
-        return Place(f"{root}/{self.topic.name}", self.settings.storage_options)
+        return Place(f"{root}/{self.topic.name}", self.settings.storage_options, self.opened)
 
 
 def _interval(duration: timedelta) -> str:
