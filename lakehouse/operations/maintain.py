@@ -137,6 +137,8 @@ class _Maintenance:
 
     def _delivered(self, wanted: Collection[Hour]) -> dict[Hour, datetime]:
         """Those of some hours with which no stage has anything left to do, and when they closed."""
+        closed_through = self._digest.closed_through() or ""
+        wanted = [hour for hour in wanted if hour <= closed_through]
         if not wanted:
             return {}
         history, mirrors = self._ledger.of_hours(wanted), set(self._topic.mirrors)
