@@ -12,7 +12,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from functools import reduce
 from operator import getitem
 from pathlib import Path
@@ -43,6 +43,8 @@ pytestmark = [
 ]
 
 NOW = datetime(2013, 1, 3, 2, tzinfo=UTC)
+OPEN = "Conditions for its close"
+"""Only on the page of an hour that has not been judged."""
 CHROMIUM = next(
     (path for name in ("chromium", "chromium-browser", "google-chrome") if (path := shutil.which(name))), None
 )
@@ -371,6 +373,23 @@ def test_a_second_build_draws_only_what_changed(site: Path, lake: FlightsLake) -
     assert (again.pages > 15, again.drawn) == (True, 0)
     release(lake.config.topic(DIRTY), lake.config, _invalid(lake)[-1], "seen", "bob")
     assert report.build(lake.config, str(site), NOW).drawn == 1
+
+
+def test_the_page_of_an_open_hour_goes_on_with_its_measures(lake: FlightsLake, tmp_path: Path) -> None:
+    """How late an hour is, its reader asks while nothing happens to it."""
+    shown: list[tuple[str, str]] = []
+    for seconds in (0, 20, 80, 3600):
+        built = report.build(lake.config, str(tmp_path), NOW + timedelta(seconds=seconds))
+        texts = [file.read_text() for file in (tmp_path / "weather_observed").glob("2*.html")]
+        page = next(text for text in texts if OPEN in text)
+        as_of = re.search(r"as of <time[^>]*>(.*?) UTC", page)
+        quiet = re.search(r"the newest file of the hour was written (.*?) ago", page)
+        assert as_of is not None
+        assert quiet is not None
+        shown.append((as_of[1], quiet[1]))
+        assert built.drawn < built.pages or not seconds
+    assert shown[0] == shown[1], "one minute is soon enough"
+    assert len(set(shown)) == 3
 
 
 def without(*path: str) -> Callable[[bytes], bytes]:

@@ -52,7 +52,7 @@ _PAUSE_SHARE = 4
 _CONTEXT = 48
 """Hours before one that its page shows beside it."""
 _BUILT = "built.json"
-_FORM = 3
+_FORM = 4
 """Changes when pages of unchanged hours must be drawn again."""
 
 
@@ -101,9 +101,9 @@ def build(
 ) -> Built:
     """Write the pages of the `last` newest hours to the folder or bucket `out`.
 
-    An hour's page is drawn again only when something happened to the hour; pages of older hours stay. What cannot be
-    read of one topic or hour is said on its page, and holds up no other. `track` counts topics; pages that are
-    live ask their server for newer ones.
+    An hour's page is drawn again when something happened to the hour, and once a minute while it is open; pages of
+    older hours stay. What cannot be read of one topic or hour is said on its page, and holds up no other. `track`
+    counts topics; pages that are live ask their server for newer ones.
     """
     storage = storage_for(out, config.settings.storage_options)
     with _refusals_of(out):
@@ -298,11 +298,12 @@ def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
         row = view.rows[place]
         page = f"{view.topic.name}/{row.hour}.html"
         explanation = explain_hour(pages.snapshot, row.hour, pages.now)
-        key = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2], pages.is_live)
+        as_of = pages.now if explanation.state in ("open", "held") else None
+        key = _key(row, explanation, model, view.rows[max(0, place - 1) : place + 2], as_of, pages.is_live)
         if key != pages.before.get(page):
             result, complaint = _result_of(pages.reports, row)
             context = _context(view, place, explanation, result, model)
-            context = replace(context, complaint=complaint, is_live=pages.is_live)
+            context = replace(context, as_of=as_of, complaint=complaint, is_live=pages.is_live)
             drawn = hour.page(result, context) if result else hour.page_without_verdict(context)
             pages.storage.write(page, drawn.encode())
             key = f"{key} unreadable" if complaint else key
@@ -311,8 +312,14 @@ def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
 
 
 def _key(
-    row: HourStatus, explanation: Explanation, model: Model | None, neighbours: Sequence[HourStatus], is_live: bool
+    row: HourStatus,
+    explanation: Explanation,
+    model: Model | None,
+    neighbours: Sequence[HourStatus],
+    as_of: datetime | None,
+    is_live: bool,
 ) -> str:
+    """By the minute of `as_of`, too, where an hour is open: what was measured of it goes on without an event."""
     around = [(each.hour, each.rows) for each in neighbours]
     conditions = [(condition.condition, condition.is_met) for condition in explanation.conditions]
     drawn_from = (
@@ -320,6 +327,7 @@ def _key(
         is_live,
         row,
         conditions,
+        as_of and as_of.replace(second=0, microsecond=0),
         [event.at for event in explanation.story],
         around,
         model and model.version,
@@ -345,6 +353,7 @@ def _context(
             [each.condition, "yes" if each.is_met else "no", each.required, each.measured, each.text]
             for each in explanation.conditions
         ],
+        measured_at=explanation.measured_at,
         mirrors=_mirror_rows(explanation, row),
         story=[[second(event.at), event.state, event.by, event.text] for event in explanation.story],
         lateness=_lateness(result) if result else "",

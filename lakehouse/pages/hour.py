@@ -31,7 +31,8 @@ class HourContext:
     """What is known of an hour beyond its result: the ledger's words, charts, and ways to other pages.
 
     `links` are (text, address); `conditions`, `mirrors` and `story` are rows of their tables; `lateness`, `volume`
-    and `events` are charts. `complaint` says what could not be read. A live page shows what its server has newly built.
+    and `events` are charts. The conditions are by what was `measured_at` then, and an open hour's `as_of` an instant.
+    `complaint` says what could not be read. A live page shows what its server has newly built.
     """
 
     topic: str = ""
@@ -42,6 +43,8 @@ class HourContext:
     released: str | None = None
     links: Sequence[tuple[str, str]] = ()
     conditions: Sequence[Sequence[Any]] = ()
+    measured_at: datetime | None = None
+    as_of: datetime | None = None
     mirrors: Sequence[Sequence[Any]] = ()
     story: Sequence[Sequence[Any]] = ()
     lateness: str = ""
