@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from datetime import datetime
+from http.server import BaseHTTPRequestHandler
 from pathlib import Path
 from typing import Any
 
@@ -14,7 +15,8 @@ from google.cloud.storage import Client
 
 from lakehouse.mirrors.google import rewrite
 from lakehouse.store.files import GoogleStorage, google_client
-from lakehouse.store.google_reads import PlainReads
+from lakehouse.store.google_reads import PlainReads, crc32c_of
+from tests.served import served
 
 
 @pytest.fixture
@@ -76,6 +78,36 @@ def test_bytes_that_are_not_those_that_are_stored_are_asked_for_again(google: An
     fake.garble_at(0)
     assert GoogleStorage("gs://lake", options).read("plays/a") == b"it"
     assert fake.requests_for_objects() == 2
+
+
+STORED = b"bytes of a small object"
+
+
+@pytest.mark.parametrize("spoilt_answers", [1, 2])
+@pytest.mark.parametrize("spoilt", [STORED[:-1], STORED[::-1], b""])
+def test_a_small_object_that_comes_cut_or_garbled_is_asked_for_again(spoilt: bytes, spoilt_answers: int) -> None:
+    """It is asked for by its first bytes, and is taken for the whole file where these are few."""
+    ranged = []
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_GET(self) -> None:
+            is_ranged = "Range" in self.headers
+            ranged.append(is_ranged)
+            content = spoilt if is_ranged and len(ranged) <= spoilt_answers else STORED
+            self.send_response(206 if is_ranged else 200)
+            self.send_header("x-goog-hash", f"crc32c={crc32c_of(STORED)}")
+            if is_ranged:
+                self.send_header("Content-Range", f"bytes 0-{len(STORED) - 1}/{len(STORED)}")
+            self.end_headers()
+            self.wfile.write(content)
+
+        def log_message(self, format: str, *arguments: Any) -> None:
+            """Nothing."""
+
+    with served(Handler) as address:
+        storage = GoogleStorage("gs://lake", {"google_base_url": address, "google_skip_signature": "true"})
+        assert storage.open("plays/a").read() == STORED
+    assert ranged == [True, True, False][: spoilt_answers + 1]
 
 
 @pytest.mark.parametrize("proxied", [False, True])

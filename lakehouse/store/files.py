@@ -21,7 +21,7 @@ import pyarrow as pa
 from pyarrow import fs
 
 from lakehouse.errors import ConfigError, UnknownOutcomeError
-from lakehouse.store.google_reads import PlainReads
+from lakehouse.store.google_reads import PlainReads, crc32c_of
 
 Item = TypeVar("Item")
 
@@ -318,8 +318,12 @@ class GoogleStorage:
         if content is not None:
             return content
         part = {} if most_bytes is None else {"start": 0, "end": most_bytes - 1, "checksum": None}
+        blob = self.blob(path)
         try:
-            return bytes(self.blob(path).download_as_bytes(**part))
+            content = bytes(blob.download_as_bytes(**part))
+            if len(content) < (most_bytes or 0) and blob.crc32c not in (None, crc32c_of(content)):
+                return bytes(blob.download_as_bytes())  # all of it, which the client itself compares
+            return content
         except NotFound as missing:
             raise FileNotFoundError(self.address(path)) from missing
         except RequestRangeNotSatisfiable:  # it is empty

@@ -12,6 +12,7 @@ import google_crc32c
 _TIMEOUT_SECONDS = 60.0
 """To connect, and from byte to byte, as of the client."""
 _CRC32C = re.compile(r"crc32c=([^,\s]+)")
+_CONTENT_RANGE = re.compile(r"bytes 0-\d+/(\d+)")
 
 
 class PlainReads:
@@ -62,16 +63,31 @@ class PlainReads:
         match answer.status:
             case 404:
                 raise FileNotFoundError(f"gs://{bucket}/{name}")
-            case 416:  # it is empty
+            case 416 if most_bytes is not None:  # it is empty
                 return b""
-            case 206:
+            case 206 if most_bytes is not None and _is_beginning(answer, most_bytes):
                 return bytes(answer.data)
-            case 200 if _is_as_stored(answer.data, answer.headers.get("x-goog-hash", "")):
+            case 200 if _is_as_stored(answer):
                 return bytes(answer.data)
         return None
 
 
-def _is_as_stored(content: bytes, hashes: str) -> bool:
-    """By the checksum that the store keeps of the object, where the answer names it."""
-    named = _CRC32C.search(hashes)
-    return named is None or int.from_bytes(base64.b64decode(named[1])) == google_crc32c.value(content)
+def _is_beginning(answer: Any, most_bytes: int) -> bool:
+    """Whether they are the first bytes, as many as were asked for or, as they are stored, all."""
+    named = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
+    if named is None:
+        return False
+    size_bytes = int(named[1])
+    is_whole = size_bytes <= most_bytes
+    return len(answer.data) == min(size_bytes, most_bytes) and (not is_whole or _is_as_stored(answer))
+
+
+def _is_as_stored(answer: Any) -> bool:
+    """By the checksum that the store keeps of the whole object, where the answer names it."""
+    named = _CRC32C.search(answer.headers.get("x-goog-hash", ""))
+    return named is None or named[1] == crc32c_of(answer.data)
+
+
+def crc32c_of(content: bytes) -> str:
+    """As Google names it: in base64."""
+    return base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
