@@ -7,6 +7,7 @@ than the table. It is written by whoever records a row; where it is missing, or 
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
@@ -100,9 +101,10 @@ def encoded(known: Digest, mirrors: Iterable[str]) -> bytes | None:
         "properties": dict(known.properties),
         "columns": LEDGER.names,
     }
-    schema = LEDGER.with_metadata({"digest": json.dumps(said)})
+    text = json.dumps(said)
+    schema = LEDGER.with_metadata({"digest": text, "sha256": _sha256(text.encode())})
     buffer = pa.BufferOutputStream()
-    with pq.ParquetWriter(buffer, schema, compression="zstd") as writer:
+    with pq.ParquetWriter(buffer, schema, compression="zstd", write_page_checksum=True) as writer:
         for entries in (brief.entries, [entry for entry in known.history.entries if id(entry) not in first]):
             if entries:
                 writer.write_table(rows_of(entries).replace_schema_metadata(schema.metadata))
@@ -112,12 +114,21 @@ def encoded(known: Digest, mirrors: Iterable[str]) -> bytes | None:
 def decoded(content: bytes, mirrors: Iterable[str], newest: int, ledger: str) -> Digest | None:
     """The digest with the `newest` hours, 0 for the topic's state alone.
 
-    None where it is none, or was made for a topic with other mirrors, or does not go that far back.
+    None where it is none, or not as it was written, or was made for a topic with other mirrors, or does not go that far
+    back.
     """
     try:
-        file = pq.ParquetFile(pa.BufferReader(content))
-        said = json.loads((file.schema_arrow.metadata or {}).get(b"digest", b"{}"))
-        if said.get("form") != _FORM or not set(mirrors) <= set(said["mirrors"]) or newest > SHOWN_HOURS:
+        file = pq.ParquetFile(pa.BufferReader(content), page_checksum_verification=True)
+        metadata = file.schema_arrow.metadata or {}
+        text = metadata[b"digest"]
+        said = json.loads(text)
+        is_as_written = metadata.get(b"sha256") == _sha256(text).encode()
+        if (
+            not is_as_written
+            or said["form"] != _FORM
+            or not set(mirrors) <= set(said["mirrors"])
+            or newest > SHOWN_HOURS
+        ):
             return None
         groups = range(file.num_row_groups if newest > _BRIEF_HOURS else 1)
         rows = file.read_row_groups(groups, use_threads=False)  # some kilobytes: threads cost more than they gain
@@ -129,6 +140,10 @@ def decoded(content: bytes, mirrors: Iterable[str], newest: int, ledger: str) ->
         return Digest(int(said["version"]), files, history, newest_at, properties, said.get("checksum"))
     except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError):
         return None
+
+
+def _sha256(content: bytes) -> str:
+    return hashlib.sha256(content).hexdigest()
 
 
 def _kept_hours(history: History, mirrors: set[str], newest: int) -> set[Hour]:
