@@ -52,6 +52,29 @@ def test_a_damaged_log_is_an_error_of_the_lake(settings: Settings, topic: Topic,
         _read(tables)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "next_step"),
+    [
+        (f"{2:020d}.json", b'{"commitInfo"', "Restore it from a backup; where it is the newest"),
+        (f"{1:020d}.checkpoint.parquet", b"PAR1", "Restore it from a backup."),
+        ("_last_checkpoint", b'{"version":7,"size":1}', "Remove it"),
+    ],
+)
+def test_what_is_damaged_in_a_log_is_named_with_what_to_do(
+    settings: Settings, topic: Topic, name: str, content: bytes, next_step: str
+) -> None:
+    tables = TopicTables(topic, settings)
+    bronze = tables.ensure_bronze()
+    commit(bronze, [], metadata={"n": 1}, transactions={"a": 1})
+    bronze.create_checkpoint()
+    commit(bronze, [], metadata={"n": 2}, transactions={"a": 2})
+    Path(settings.raw_root, "plays", "bronze", "_delta_log", name).write_bytes(content)
+    with pytest.raises(LakeError) as error:
+        tables.bronze()
+    assert error.value.subject.endswith(name)
+    assert error.value.next_step.startswith(next_step)
+
+
 def _read(tables: TopicTables) -> None:
     bronze = tables.bronze()
     files(bronze)

@@ -31,6 +31,7 @@ from lakehouse.store.table_log import (
     CHECKPOINT_EVERY,
     KEPT_CHECKPOINTS,
     RECENT_CHECKPOINTS,
+    RESTORE_ENTRY,
     Change,
     ConflictError,
     LogEntry,
@@ -181,28 +182,33 @@ def open_table(uri: str, options: Mapping[str, str], version: int | None = None)
     except BaseException as unreadable:
         if not is_of_a_library(unreadable):
             raise
+        subject, next_step = _damaged_part(uri, options) or (uri, "Check the path, the permissions and the version.")
         raise LakeError(
-            _damaged_entry(uri, options) or uri,
-            found=first_line(unreadable),
-            expected="a readable Delta table",
-            next_step="Check the path, the permissions and the version.",
+            subject, found=first_line(unreadable), expected="a readable Delta table", next_step=next_step
         ) from unreadable
     _refuse_empty_commits(table, int(table.version()), 1)
     return table
 
 
-def _damaged_entry(uri: str, options: Mapping[str, str]) -> str | None:
-    """The newest commit that is no JSON, or checkpoint that is no Parquet, where delta-rs says what, but not where."""
+def _damaged_part(uri: str, options: Mapping[str, str]) -> tuple[str, str] | None:
+    """The newest commit that is no JSON, or checkpoint that is no Parquet or not there, and what to do about it.
+
+    For where delta-rs says what is wrong, but not where.
+    """
     with suppress(Exception):  # what cannot be listed or read is not named either
         storage = storage_for(uri, options)
         entries = [stored.path for stored in storage.listing("_delta_log")]
         for path in [each for each in entries if each.endswith(".json")][: -_NEWEST_COMMITS - 1 : -1]:
             lines = (storage.read(path) or b"").decode(errors="replace").splitlines()
             if not lines or not all(map(_is_json, lines)):
-                return storage.address(path)
+                return storage.address(path), RESTORE_ENTRY
+        hint = "_delta_log/_last_checkpoint"
+        version = json.loads(storage.read(hint) or b"{}").get("version")
+        if version is not None and not any(each.startswith(checkpoint_path(version)[:-8]) for each in entries):
+            return storage.address(hint), "Remove it: the log's own names say where its newest checkpoint is."
         newest = [each for each in entries if each.endswith(".parquet")][-1]
         if not _is_parquet(storage, newest):
-            return storage.address(newest)
+            return storage.address(newest), "Restore it from a backup."
     return None
 
 
@@ -440,7 +446,7 @@ def _refuse_empty_commits(table: DeltaTable, newest: int, count: int) -> None:
                     path,
                     found="an empty file",
                     expected="a commit of the table",
-                    next_step="Restore it from a backup; where it is the newest and nothing followed it, remove it.",
+                    next_step=RESTORE_ENTRY,
                 )
 
 

@@ -27,6 +27,8 @@ CHECKPOINT_EVERY = 50
 """Versions from one checkpoint to the next."""
 RECENT_CHECKPOINTS, KEPT_CHECKPOINTS = 32, 64
 """How many stay at first, for who has begun to read one; of those before them, one in so many stays for good."""
+RESTORE_ENTRY = "Restore it from a backup; where it is the newest and nothing followed it, remove it."
+"""What to do about a damaged entry."""
 
 _READERS = 16
 _ENGINE = "lakehouse"
@@ -291,7 +293,7 @@ def _parsed(address: str, version: int, content: bytes) -> LogEntry:
             address,
             found="a file that is cut or garbled" if content else "an empty file",
             expected="a commit of the table",
-            next_step="Restore it from a backup; where it is the newest and nothing followed it, remove it.",
+            next_step=RESTORE_ENTRY,
         )
     return LogEntry.of_content(version, content, actions)
 
