@@ -150,7 +150,7 @@ def test_trace_and_audit_still_say_what_an_event_came_in(lake: Lake) -> None:
 
     def said(as_of: datetime | None = None) -> tuple[Any, ...]:
         trace = trace_event(lake.topic, lake.config, "a", as_of)
-        deliveries = [(each.segment, each.position, each.batch.get("bronze_version"), each.outcome)
+        deliveries = [(each.segment, each.position, each.written_at, each.batch.get("bronze_version"), each.outcome)
                       for each in trace.deliveries]  # fmt: skip
         audit = audit_hour(lake.topic, lake.config, FIVE, as_of)
         return (

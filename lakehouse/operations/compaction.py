@@ -35,7 +35,7 @@ COMPACTED = "compacted-"
 
 SMALL_BYTES, TARGET_BYTES = 64 * 1024**2, 256 * 1024**2
 _ROW_GROUP_BYTES = 64 * 1024**2
-_ORIGINS = b"lakehouse.files"
+_ORIGINS, _WRITTEN = b"lakehouse.files", b"lakehouse.written"
 
 
 @dataclass(frozen=True)
@@ -54,6 +54,12 @@ def is_compacted(path: str) -> bool:
 def segments_in(schema: pa.Schema) -> Mapping[tuple[int, int], str]:
     """Of a file of bronze: the segment that each (epoch, slot) in its rows came in; empty where its name says it."""
     return {key: segment_of(name) for name in _names(schema) if (key := _epoch_and_slot(segment_of(name)))}
+
+
+def written_in(schema: pa.Schema) -> Mapping[str, datetime]:
+    """Of a file of bronze: when the file of each segment in it was written; empty where it is that file itself."""
+    written = json.loads((schema.metadata or {}).get(_WRITTEN, b"[]"))
+    return {segment_of(name): datetime.fromisoformat(at) for name, at in zip(_names(schema), written, strict=False)}
 
 
 def origins(storage: Storage, path: str) -> list[str]:
@@ -133,7 +139,8 @@ class _Hour:
             raise
 
     def _written(self, path: str, files: Sequence[DataFile], schema: pa.Schema) -> DataFile:
-        schema = schema.with_metadata({_ORIGINS: json.dumps([file.path for file in files]).encode()})
+        names, written = [file.path for file in files], [file.written_at.isoformat() for file in files]
+        schema = schema.with_metadata({_ORIGINS: json.dumps(names), _WRITTEN: json.dumps(written)})
         rows, bounds = 0, _Bounds()
         with self._storage.create(f"bronze/{path}") as sink:
             with pq.ParquetWriter(sink, schema, **parquet.options(schema)) as writer:

@@ -14,7 +14,7 @@ from lakehouse.config import Config
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.operations.as_of import TablesAsOf, in_parallel
-from lakehouse.operations.compaction import segments_in
+from lakehouse.operations.compaction import segments_in, written_in
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import ingest_commits, segment_of
 from lakehouse.store.delta import DataFile, files
@@ -28,6 +28,7 @@ class Delivered:
     """One delivery: where its message is and what became of it. Deliveries of one id can be of several events.
 
     `batch` is the commit that took it (`bronze_version`, `release`, `run`, `adopted`); empty once the log is cut.
+    `written_at` is when the segment's file was written, also where a compacted `file` has taken its place.
     """
 
     message_id: str
@@ -135,10 +136,13 @@ def _deliveries_of(lake: TablesAsOf, event_id: str, file: DataFile) -> list[dict
                 continue
             table = opened.read_row_group(group, ["event_id", *names])
             found += table.filter(pc.equal(table["event_id"], event_id)).select(names).to_pylist()
-        segments = segments_in(opened.schema_arrow)
-    place = {"hour": file.hour, "file": file.path, "written_at": file.written_at}
-    name = segment_of(file.path)
-    return [{**row, **place, "segment": segments.get((row["epoch"], row["slot"]), name)} for row in found]
+        segments, written = segments_in(opened.schema_arrow), written_in(opened.schema_arrow)
+    hits = []
+    for row in found:
+        segment = segments.get((row["epoch"], row["slot"]), segment_of(file.path))
+        written_at = written.get(segment, file.written_at)
+        hits.append({**row, "hour": file.hour, "file": file.path, "written_at": written_at, "segment": segment})
+    return hits
 
 
 def _sealed_rows_of(lake: TablesAsOf, event_id: str, file: DataFile) -> list[Sealed]:
