@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 
 from lakehouse import failpoints
@@ -131,6 +132,33 @@ def test_a_new_file_that_is_damaged_ends_no_maintenance_and_nothing_it_may_have_
     Path(lake.folders.bronze, of_five(lake)[0]).write_bytes(b"PAR1")
     assert run(lake) == []
     assert on_disk(lake) == before
+
+
+def cut(file: Path) -> None:
+    file.write_bytes(b"PAR1")
+
+
+def of_other_rows(file: Path) -> None:
+    pq.write_table(pq.read_table(file, partitioning=None).slice(0, 0), file)
+
+
+@pytest.mark.parametrize("damage", [cut, of_other_rows, Path.unlink])
+def test_a_small_file_that_is_damaged_leaves_its_hour_and_ends_no_maintenance(
+    lake: Lake, damage: Callable[[Path], None]
+) -> None:
+    lake.seal(SIX)
+    lake.clear(SIX, "folder")
+    report = Path(lake.folders.reports, "old.html")
+    report.parent.mkdir(parents=True)
+    report.write_bytes(b"")
+    os.utime(report, (0, 0))
+    before = of_five(lake)
+    damage(Path(lake.folders.bronze, before[0]))
+    assert [(removal.kind, removal.hour) for removal in run(lake)] == [("small files", SIX), ("report", None)]
+    assert of_five(lake) == before
+    assert {path for path in on_disk(lake) if is_compacted(path)} == {
+        file.path for file in files_of_hour(lake.bronze, SIX)
+    }
 
 
 def test_no_commit_of_others_takes_it_for_new_data(lake: Lake, spark: Any) -> None:

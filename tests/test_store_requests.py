@@ -29,6 +29,7 @@ from tests.servers.warehouse import lake_options
 
 MOST_WITH_ROWS, MOST_IDLE = 7, 3
 """Requests of a trigger, with the look at what others committed, every 30 s."""
+LAG_SECONDS = 1.5
 MOST_IN_A_CHAIN = 24
 """Of a batch that looks into 20 manifests, as far into the log, and into the ledger, one after the other."""
 
@@ -174,6 +175,18 @@ def test_maintain_opens_each_table_once_and_reads_no_ledger_where_nothing_is_due
     again = {name: count for name, count in read.items() if name.endswith(".json") and count > 4}
     assert again == {}  # delta-rs itself reads each twice to open a table, and again to look for what is replaced
     assert [name for name in read if "/ledger/" in name and "_d" not in name.rpartition("/ledger/")[2]] == []
+
+
+def test_maintain_knows_its_own_commits_where_lists_are_behind(store: ObjectStoreServer, tmp_path: Path) -> None:
+    """It went on to read the files that it had just removed, and took them for damaged."""
+    topic = PlayedTopics(store, tmp_path)
+    topic.close_hour(4)
+    topic.deliver()
+    await_checkpoints()
+    time.sleep(LAG_SECONDS)
+    store.misbehave(Faults(lag_seconds=LAG_SECONDS))
+    removals = maintain_topic(topic.topic, topic.config, topic.world.now + timedelta(days=40))
+    assert "bronze file" in {removal.kind for removal in removals}
 
 
 def test_a_small_file_of_an_hour_is_asked_for_once(store: ObjectStoreServer, tmp_path: Path) -> None:

@@ -20,6 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lakehouse import failpoints, hours
+from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import Compactions, segment_of
@@ -117,7 +118,9 @@ class _Hour:
         self._raw = ReadOnce(self._storage)
 
     def merged(self, files: Sequence[DataFile]) -> Iterator[DataFile]:
-        schemas = {file.path: opened.schema_arrow for file, opened in zip(files, self._opened(files), strict=True)}
+        schemas = {
+            file.path: self._schema_of(file, opened) for file, opened in zip(files, self._opened(files), strict=True)
+        }
         start = hours.start_of(self._hour)
 
         def kind(file: DataFile) -> tuple[bool, str]:
@@ -128,6 +131,18 @@ class _Hour:
         for _, alike in groupby(sorted(files, key=lambda file: (kind(file), file.path)), key=kind):
             for group in _cut(alike):
                 yield self._merged_group(group, schemas[group[0].path])
+
+    def _schema_of(self, file: DataFile, opened: pq.ParquetFile) -> pa.Schema:
+        """LakeError where it does not have the rows that the log names."""
+        rows = opened.metadata.num_rows
+        if rows != file.rows:
+            raise LakeError(
+                self._storage.address(f"bronze/{file.path}"),
+                found=f"{rows} rows",
+                expected=f"{file.rows}, as the log has it",
+                next_step="Restore it from a copy.",
+            )
+        return opened.schema_arrow
 
     def _merged_group(self, files: Sequence[DataFile], schema: pa.Schema) -> DataFile:
         """One file of their rows, in their order; durable, and gone again where that fails."""

@@ -16,6 +16,7 @@ from lakehouse.store.history import History
 from lakehouse.store.log_cleaning import data_files
 from lakehouse.store.place import Place
 from lakehouse.store.records import Damaged, DamagedFile, State
+from lakehouse.store.table_log import log_of
 from lakehouse.store.tables import TopicTables
 
 if TYPE_CHECKING:
@@ -64,7 +65,8 @@ def _of_table(place: Place, name: str) -> list[DamagedFile]:
             found = dict(_differing(storage, name, wanted))
             if found:  # what was retired since the log was read is no damage
                 table.update_incremental()
-                present = {f"{name}/{path}" for path in sizes(table)}
+                retired = log_of(table).paths_since("remove")
+                present = {f"{name}/{path}" for path in sizes(table) if path not in retired}
                 found = {path: damaged for path, damaged in found.items() if path in present}
             return list(found.values())
     except LakeError as unreadable:

@@ -6,7 +6,7 @@ Nothing of a bronze or a silver table goes by age alone: a driver that was down 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Collection, Iterable, Iterator
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from datetime import datetime, timedelta
 from functools import cached_property
 
@@ -184,7 +184,8 @@ class _Maintenance:
             and self._is_settled(stored)
         ]
         if orphans:
-            orphans = self._no_longer_read(orphans, in_table)
+            newer = {f"bronze/{path}" for path in log_of(bronze).paths_since("add")}
+            orphans = self._no_longer_read([stored for stored in orphans if stored.path not in newer], in_table)
         yield from self._delete("orphan", orphans, "neither the log nor a manifest names it")
         yield from self._delete("orphan", filter(self._is_settled, asides), "a manifest that was never finished")
 
@@ -217,10 +218,21 @@ class _Maintenance:
         for hour, found in due.items():
             if any(segment_of(file.path).startswith(tuple(waiting)) for file in found):
                 continue
-            if self._dry_run or compact_hour(self._tables, compactions, hour, found):
+            if self._dry_run or self._is_compacted(compactions, hour, found):
                 size = sum(file.size_bytes for file in found)
                 why = f"{len(found)} small files become one; they go after {duration_text(REPLACED_FILES_KEPT)}"
                 yield self._removal("small files", f"bronze/{hour}", size, why, hour)
+
+    def _is_compacted(self, compactions: Compactions, hour: Hour, found: Sequence[DataFile]) -> bool:
+        """Whether it is now; not where a file went meanwhile, or is damaged: the other hours go on."""
+        try:
+            return compact_hour(self._tables, compactions, hour, found) is not None
+        except LakeError as error:
+            if error.subject not in {self._raw.address(f"bronze/{file.path}") for file in found}:
+                raise
+            if not compactions.have_lost(found):
+                log.warning("maintain: topic=%s hour=%s files=left error=%s", self._topic.name, hour, error)
+            return False
 
     # --- silver and what lies beside it ---------------------------------------------------------------------------
 

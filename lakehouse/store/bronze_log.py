@@ -223,12 +223,11 @@ class Compactions:
         It carries the state on as `commit_change` does.
         """
         added, removed = list(added), list(removed)
-        paths = {file.path for file in removed}
         conflicts = Conflicts(self._log.uri)
         while True:
             with table_errors(self._log.uri):
                 state = self._followed()
-            if not paths.isdisjoint(self._gone):
+            if self._lack(removed):
                 return None
             text = json.dumps({**metadata, "state": state.as_json()}, sort_keys=True)
             change = change_of(added, removed, _transactions(state), is_data=False)
@@ -236,6 +235,15 @@ class Compactions:
                 return commit_to_log(self._log, change, partial(_same, text), operation="OPTIMIZE").version
             except ConflictError as conflict:
                 conflicts.meet(conflict)
+
+    def have_lost(self, files: Iterable[DataFile]) -> bool:
+        """Whether somebody has taken one of these out of the table since."""
+        with table_errors(self._log.uri):
+            self._followed()
+        return self._lack(files)
+
+    def _lack(self, files: Iterable[DataFile]) -> bool:
+        return not self._gone.isdisjoint(file.path for file in files)
 
     def _followed(self) -> IngestState:
         """The state after all that came since, this one's own commit included."""

@@ -132,6 +132,10 @@ class TableLog:
             found.append(entry)
         return found
 
+    def paths_since(self, kind: str) -> set[str]:
+        """Of the files that the `next_entries` `add` or `remove`: a table that is opened by a list may be behind."""
+        return {str(action["path"]) for entry in self.next_entries() for action in entry.of(kind)}
+
     def entries_on(self) -> list[LogEntry]:
         """The `known_entry`, then the `next_entries`, both asked for at the same time; LostLogError as of the first."""
         with ThreadPoolExecutor(1) as beside:
