@@ -19,6 +19,7 @@ import pyarrow.parquet as pq
 import pytest
 from google.cloud.pubsub_v1 import PublisherClient
 from pyspark.sql import SparkSession
+from recorded import Recorded
 from subscribing import (
     SUBSCRIPTION,
     TOPIC,
@@ -35,10 +36,13 @@ from lakehouse.errors import LakeError, LakehouseError, SourceError, StaleDriver
 from lakehouse.ingest.batch import Batch
 from lakehouse.ingest.commits import Outcome
 from lakehouse.ingest.facts import Fact
+from lakehouse.ingest.frontier import ClockCheck, DrainedFrontier
 from lakehouse.ingest.journal import Journal
 from lakehouse.ingest.parking import Pace
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing import bundles
+from lakehouse.landing.bundles import Bundle, pulled
 from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, manifest_path
 from lakehouse.landing.pull import Puller
 from lakehouse.landing.source import FactStream
@@ -51,7 +55,7 @@ from lakehouse.spark.partitions import Ended
 from lakehouse.store import bronze_log
 from lakehouse.store.bronze_log import ingest_commits, newest_state, segment_of
 from lakehouse.store.delta import files
-from lakehouse.store.files import Storage
+from lakehouse.store.files import LocalStorage, Storage
 from lakehouse.store.table_log import ConflictError
 from lakehouse.topics import Topic
 from tests.clock import Clock
@@ -567,6 +571,43 @@ def test_what_was_left_out_of_an_hour_is_adopted_before_it_closes(lake: Lake) ->
     driver.commit_facts(lake.pulled(2))
     assert lake.state().open_hour == ELEVEN
     assert lake.delivered()["10:10"] == [TEN]
+
+
+def test_no_hour_closes_without_what_a_hung_attempt_holds(
+    lake: Lake, broker: Broker, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Its store does not answer, so it was given up: what it has leased comes again before a frontier is known."""
+    deadline, goes_on, put = timedelta(seconds=1), threading.Event(), LocalStorage.put_if_absent
+
+    def hanging(storage: LocalStorage, path: str, content: bytes) -> bool:
+        if path == manifest_path(2, 0):
+            assert faults.extended.acquire(timeout=PATIENCE_SECONDS)
+            goes_on.wait(PATIENCE_SECONDS)
+        return put(storage, path, content)
+
+    def batch(epoch: int) -> None:
+        slot = Slot(epoch, 0, lake.state().open_hour, ack_deadline=deadline)
+        land = land_of(lake.topic, lake.folders.raw, lake.config.settings.ingest)
+        task = Bundle((("plays", slot),), patience=deadline)
+        driver.commit_facts(pulled(task, land, Puller(clock=lake.clock)))
+
+    monkeypatch.setattr(LocalStorage, "put_if_absent", hanging)
+    monkeypatch.setattr(bundles, "_HELD_SECONDS", 0.0)
+    lake.clock.advance(-0.5)  # at noon, what is published until then decides on ten o'clock's hour
+    frontier = DrainedFrontier(deadline, timedelta(minutes=5), lake.clock(), ClockCheck(lake.clock.seconds))
+    driver = TopicIngest(lake.topic, lake.config, run="one", clock=lake.clock, frontier=frontier)
+    driver.open_topic(deadline)
+    faults = broker.faults = Recorded()
+    for epoch, played_at in enumerate(["10:00", "10:10", "12:00"], 1):
+        publish(play(played_at))
+        batch(epoch)
+    for epoch in range(4, 7):
+        faults.extended.acquire(timeout=deadline.total_seconds())
+        lake.clock.advance(0.9)
+        batch(epoch)
+    assert lake.state().open_hour == ELEVEN
+    goes_on.set()
+    assert lake.delivered()["10:10"][0] == TEN
 
 
 def test_adopted_files_go_to_the_then_open_hour(lake: Lake) -> None:

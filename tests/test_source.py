@@ -448,7 +448,9 @@ def test_a_slot_whose_store_does_not_answer_is_not_waited_for(
     rows = {row["topic"]: row for row in pulled(bundle(is_fresh=True, patience=patience), two, Puller())}
     assert time.monotonic() - began < PATIENCE_SECONDS, "others wait with it"
     assert rows["plays"]["rows"] == 1
-    assert isinstance(from_trace(rows["skips"]["error"]), SlowStoreError)
+    late = rows["skips"]
+    assert isinstance(from_trace(late["error"]), SlowStoreError)
+    assert late["unanswered_at"] == late["written_at"] + timedelta(seconds=60), "it keeps its leases as long"
     storage = two.raw("skips").files()
     assert read_manifest(storage, 1, 0) is None
     goes_on.set()

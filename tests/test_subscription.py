@@ -374,6 +374,25 @@ def test_leases_are_extended_while_messages_are_held(
     assert broker.unacked(SUBSCRIPTION) == []
 
 
+def test_what_is_given_up_is_extended_no_longer(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker, clock: Clock
+) -> None:
+    """Whoever hangs with it for good would keep it from everybody."""
+    publish(1)
+    page = reader.pull(10, PATIENCE_SECONDS)
+    assert page is not None
+    faults, given_up = Recorded(), threading.Event()
+    broker.faults = faults
+    leases = Leases(reader, timedelta(seconds=1), is_given_up=given_up.is_set)
+    leases.hold(page.ack_ids)
+    assert faults.extended.acquire(timeout=PATIENCE_SECONDS)
+    given_up.set()
+    while leases.is_kept:
+        time.sleep(0.01)
+    clock.advance(31)
+    assert payloads(reader) == [b"0"]
+
+
 def test_leases_end_when_nobody_extends_them(
     reader: SubscriptionReader, publish: Callable[[int], None], clock: Clock
 ) -> None:

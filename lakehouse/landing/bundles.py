@@ -33,6 +33,9 @@ subscription has more."""
 _STRAGGLER_SECONDS = 2.0
 """How long a slot of several goes on pulling once no other ends, and then may take to be durable: the others' facts
 wait with it."""
+_HELD_SECONDS = 60.0
+"""How long a slot that is not waited for any more keeps what it has leased: a slow store takes it by then, and of one
+that never answers all comes again."""
 _LOOKERS = 16
 """Manifests that are looked for at the same time."""
 _FIRST_MESSAGES, _LEAST_FIRST_MESSAGES = 20_000, 20
@@ -82,7 +85,7 @@ class _Pulling:
         self._budget = Budget(land.ingest.max_bytes)
         self._crew: Crew[Key, list[Row]] = Crew(side_by_side, "pull")
         self._pulled_at: dict[Key, float] = {}
-        self._newest_end = math.inf
+        self._newest_end = self._over_at = math.inf
         self._decoder: Decoder | None = None
         self._answering = threading.Lock()
         self._rows: list[Row] = []
@@ -122,7 +125,7 @@ class _Pulling:
         kinds: dict[str, dict[Key, Wanted]] = {}
         for key in keys:
             topic = self._land.topic(key[0])
-            kinds.setdefault(topic.reads.kind, {})[key] = Wanted(topic, self._slots[key])
+            kinds.setdefault(topic.reads.kind, {})[key] = Wanted(topic, self._slots[key], self._is_given_up)
         if len(kinds) <= 1:
             for kind, wanted in kinds.items():
                 self._ask_broker(kind, wanted)
@@ -163,6 +166,7 @@ class _Pulling:
             looks_first=self._looks_first,
             keeps_empty=False,
             is_awaited=self._others_wait,
+            is_given_up=self._is_given_up,
         )
 
     def _begin(self, key: Key, share: Share) -> None:
@@ -190,6 +194,9 @@ class _Pulling:
     def _others_wait(self) -> bool:
         return len(self._slots) > 1 and time.monotonic() > self._newest_end + _STRAGGLER_SECONDS
 
+    def _is_given_up(self) -> bool:
+        return time.monotonic() > self._over_at + _HELD_SECONDS
+
     def _note_pulled(self, key: Key) -> None:
         self._pulled_at[key] = time.monotonic()
 
@@ -206,10 +213,13 @@ class _Pulling:
         for key, rows in self._crew.results(self._waited_until):
             self._newest_end = time.monotonic()
             self._add(key, rows)
+        self._over_at = time.monotonic()
+        now = self._puller.clock()
+        held_until = now + timedelta(seconds=_HELD_SECONDS)
         for key in self._crew.busy:
-            waited = time.monotonic() - self._pulled_at.get(key, self._newest_end)
+            waited = self._over_at - self._pulled_at.get(key, self._newest_end)
             late = _late(self._land.raw(key[0]), timedelta(seconds=round(waited)))
-            self._add(key, [row_of_error(self._slots[key], self._puller.clock(), late, self._attempt)])
+            self._add(key, [row_of_error(self._slots[key], now, late, self._attempt, held_until)])
 
     def _add(self, key: Key, rows: Sequence[Row]) -> None:
         self._rows += [{**row, "topic": key[0], "slots": self._slots[key].of} for row in rows]

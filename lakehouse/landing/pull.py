@@ -69,7 +69,8 @@ class Share:
     `reading` is one that has begun. `looks_first` says that a manifest may be there; without it an attempt finds out
     when it publishes its own. `keeps_empty` says that a slot of which nothing came has a manifest, too: where nothing
     adopts what is left out, a replay must not pull again. `on_pulled` is called when all is pulled, and only a store is
-    waited for. Once others wait for it, which `is_awaited` says, a slot that holds anything pulls no more.
+    waited for. Once others wait for it, which `is_awaited` says, a slot that holds anything pulls no more; once it
+    `is_given_up`, what it holds is for others.
     """
 
     budget: Budget | None = None
@@ -80,6 +81,7 @@ class Share:
     keeps_empty: bool = True
     on_pulled: Callable[[], None] = lambda: None
     is_awaited: Callable[[], bool] = lambda: False
+    is_given_up: Callable[[], bool] = lambda: False
 
 
 ALONE = Share()
@@ -157,7 +159,7 @@ class _Attempt:
             self._hold_bytes(-self._held_bytes)
 
     def _begun(self) -> Reading:
-        puller, wanted = self._puller, Wanted(self._topic, self._slot)
+        puller, wanted = self._puller, Wanted(self._topic, self._slot, self._share.is_given_up)
         return puller.broker(self._topic.reads.kind).reading(wanted, self._ingest, puller.clock)
 
     def _hold_bytes(self, size_bytes: int) -> None:

@@ -7,7 +7,7 @@ them, or has them back.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Protocol
 
@@ -88,10 +88,11 @@ class Idle:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A slot that is to be read, with its topic."""
+    """A slot that is to be read, with its topic. What `is_given_up` is not kept back for it any longer."""
 
     topic: Topic
     slot: Slot
+    is_given_up: Callable[[], bool] = field(default=lambda: False, compare=False)
 
     @property
     def of(self) -> tuple[str, str]:

@@ -6,7 +6,7 @@ import logging
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from datetime import timedelta
 from typing import Protocol
@@ -29,13 +29,20 @@ class LeaseHolder(Protocol):
 class Leases:
     """Keeps pulled messages leased, by a thread, until they are acknowledged or given back.
 
+    Or until who has them `is_given_up`: then they come again within a deadline.
     `refused` counts the messages for which an extension or a return was refused for good, by `extend` or `give_back`:
     they come again, sooner or later than they should. `of` says in the log whose they
     are: topic, and epoch and slot.
     """
 
-    def __init__(self, reader: LeaseHolder, deadline: timedelta, of: tuple[str, str] = ("", "")) -> None:
-        self._reader, self._deadline, self._of = reader, deadline, of
+    def __init__(
+        self,
+        reader: LeaseHolder,
+        deadline: timedelta,
+        of: tuple[str, str] = ("", ""),
+        is_given_up: Callable[[], bool] = lambda: False,
+    ) -> None:
+        self._reader, self._deadline, self._of, self._is_given_up = reader, deadline, of, is_given_up
         self.refused: Counter[str] = Counter()
         self._held: list[_Lease] = []
         self._lock = threading.Lock()
@@ -73,7 +80,7 @@ class Leases:
     def _keep(self) -> None:
         """Extend at half of the deadline, so that one lost request does no harm."""
         half = self._deadline.total_seconds() / 2
-        while not self._stopped.wait(half / 5):
+        while not self._stopped.wait(half / 5) and not self._is_given_up():
             soon = time.monotonic() + half
             with self._lock:
                 due = [lease for lease in self._held if lease.until < soon]

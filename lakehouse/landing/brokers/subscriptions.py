@@ -105,7 +105,7 @@ class SubscriptionReading:
         self._bounds: Bounds | None = None
         self._leases: Leases | None = None
         if self._first is not None:
-            self._leases = Leases(reader, wanted.slot.ack_deadline or _UNKNOWN_LEASE, wanted.of)
+            self._leases = self._lease_for(wanted.slot.ack_deadline or _UNKNOWN_LEASE)
             self._leases.hold(self._first.ack_ids)
 
     def pages(self, bounds: Bounds) -> Iterator[Page]:
@@ -168,9 +168,11 @@ class SubscriptionReading:
 
     def _leased(self) -> Leases:
         if self._leases is None:
-            deadline = self._wanted.slot.ack_deadline or self._reader.ack_deadline()
-            self._leases = Leases(self._reader, deadline, self._wanted.of)
+            self._leases = self._lease_for(self._wanted.slot.ack_deadline or self._reader.ack_deadline())
         return self._leases
+
+    def _lease_for(self, deadline: timedelta) -> Leases:
+        return Leases(self._reader, deadline, self._wanted.of, self._wanted.is_given_up)
 
     def _goes_on(self) -> bool:
         """Whether what waits behind this part's messages of an ordering key is pulled in another part.
