@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lakehouse import hours
 from lakehouse.hours import Hour
+from lakehouse.operations.erasure.verdicts import JUDGED
 from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import Batch, TopicSnapshot, read_topic
 from lakehouse.operations.status import status_of
@@ -340,17 +341,24 @@ def test_a_row_of_an_hour_that_the_digest_left_out_makes_it_unusable(told: Lake)
     assert told.status().waiting_hour == FIVE
 
 
-def test_a_ledger_of_years_is_held_by_its_digest(told: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Of hours that are everywhere no row is in memory; who asks for one of them is given all rows."""
+@pytest.mark.parametrize("revisions", [1, 2])
+def test_a_ledger_of_years_is_held_by_its_digest(told: Lake, monkeypatch: pytest.MonkeyPatch, revisions: int) -> None:
+    """Of hours that are everywhere no row is in memory, also where somebody was erased who was in all of them.
+
+    Who asks for one of them is given all rows.
+    """
     for number in range(1, 2 * SHOWN_HOURS):
         hour = hours.after(SEVEN, number)
         told.record("closed", hour, CLOSED | {"bronze_version": 3 + number})
-        told.record("sealed", hour, SEALED)
-        told.record("valid", hour)
-        told.record("mirrored", hour, MIRRORED)
+        for revision in range(1, revisions + 1):
+            told.record("sealed", hour, SEALED | {"revision": revision})
+            told.record("valid", hour)
+            told.record("mirrored", hour, MIRRORED | {"revision": revision})
     ledger, old = told.tables().ledger("test"), hours.after(SEVEN, 1)
     whole = told.tables().history()
     assert len(ledger.known_digest().entries) < 0.6 * len(whole.entries)
+    assert ledger.known_digest().erased_hours() == whole.erased_hours()
+    assert len(whole.erased_hours()) == (2 * SHOWN_HOURS - 1) * (revisions - 1)
     assert not ledger.known_digest().of_hour(old)
     assert ledger.history_with(old).of_hour(old) == whole.of_hour(old)
     seen: list[History] = []
@@ -372,9 +380,9 @@ def test_an_erasure_takes_what_it_erases_out_of_the_digest(told: Lake) -> None:
     def changed(entry: Entry) -> Entry:
         return replace(entry, details=INVALID) if entry.state == State.INVALID else entry
 
-    assert any(DIGEST in address for address in told.tables().ledger_files_to_change(changed))
+    assert any(DIGEST in address for address in told.tables().ledger_files_to_change(changed, JUDGED))
     assert DIGEST in told.tables().ledger("erase/r1/run").erase(changed)
-    assert not told.tables().ledger_files_to_change(changed)
+    assert not told.tables().ledger_files_to_change(changed, JUDGED)
     told.record("held", SEVEN, {"reasons": [BACKLOG | {"text": "still"}]})
     assert secret.encode() not in _plain(digest_file(told))
     assert from_digest(told) == told.tables().history()

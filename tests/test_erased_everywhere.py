@@ -308,7 +308,7 @@ def test_what_release_0_1_observed_goes_out_of_the_ledger(world: World, ends: st
     before, rows = world.lake.history().entries, ledger_rows(world)
     with pytest.MonkeyPatch.context() as patched:
         if ends == "maintain":
-            patched.setattr(Ledger, "erase", lambda self, changed: [])
+            patched.setattr(Ledger, "erase", lambda self, changed, states: [])
         world.erase()
     if ends == "maintain":
         assert "ledger" in world.open_stores()

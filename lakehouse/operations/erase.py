@@ -18,7 +18,7 @@ from lakehouse.operations.condition import Condition
 from lakehouse.operations.erasure.bronze import BronzeErasure
 from lakehouse.operations.erasure.order import ERASE, Order
 from lakehouse.operations.erasure.silver import ErasedHour, SilverErasure
-from lakehouse.operations.erasure.verdicts import without_observed_values
+from lakehouse.operations.erasure.verdicts import JUDGED, without_observed_values
 from lakehouse.operations.tracking import Track, no_tracking
 from lakehouse.store.delta import table_errors
 from lakehouse.store.tables import TopicTables
@@ -83,7 +83,7 @@ def _erase(tables: TopicTables, order: Order, *, dry_run: bool, track: Track) ->
     sealed_again = tuple(silver.seal_again(hour, matches) for hour, matches in track(sorted(found.items()), len(found)))
     bronze.finish()  # what a compaction replaced before, and a seal that died left, holds them, too
     silver.finish()
-    ledger.erase(without_observed_values(ledger.history().erased_hours()))
+    ledger.erase(without_observed_values(ledger.history().erased_hours()), JUDGED)
     _end_in_mlflow(tables)
     log.info("erase: topic=%s hours=%d deliveries=%d", topic.name, len(sealed_again), deliveries)
     return Erasure(topic.name, sealed_again, deliveries, (*bronze.deleted, *silver.deleted))

@@ -11,7 +11,7 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
 from lakehouse.landing.manifests import stored_manifests
-from lakehouse.operations.erasure.verdicts import without_observed_values
+from lakehouse.operations.erasure.verdicts import JUDGED, without_observed_values
 from lakehouse.operations.removal import Removal
 from lakehouse.store.history import History
 from lakehouse.store.log_cleaning import expired_log_files
@@ -31,9 +31,9 @@ def _erased_from_ledger(tables: TopicTables, history: History, dry_run: bool) ->
     with suppress(LakeError):  # of a broken row, which `verify` reports: it keeps nothing else from being removed
         erased = history.erased_hours()
     changed = without_observed_values(erased)
-    addresses = tables.ledger_files_to_change(changed) if erased else []
+    addresses = tables.ledger_files_to_change(changed, JUDGED) if erased else []
     if addresses and not dry_run:
-        tables.ledger(f"maintain/{tables.settings.release}").erase(changed)
+        tables.ledger(f"maintain/{tables.settings.release}").erase(changed, JUDGED)
     for address in addresses:
         path = f"ledger/{address.rpartition('/')[2]}"
         why = "observed values of a revision that an erasure replaced"

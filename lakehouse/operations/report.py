@@ -54,6 +54,7 @@ _CONTEXT = 48
 _BUILT = "built.json"
 _FORM = 4
 """Changes when pages of unchanged hours must be drawn again."""
+_UNREADABLE = " unreadable"
 
 
 @dataclass(frozen=True)
@@ -212,7 +213,7 @@ def _build_topic(
         status = status_of(snapshot, signs, now)
         view = _TopicView(topic, _rows(snapshot, last, now), state=status.state, cause=shared_cause(status))
         pages = _Pages(view, snapshot, _model_of(tables), tables.reports.files(), storage, before, now, is_live)
-        drawn_from = _write_pages(pages) | _write_erased_pages(pages)
+        drawn_from = _write_pages(pages) | _write_erased_pages(pages, config)
         register(tables, out, snapshot.history)
         return view, drawn_from
     except Exception as error:  # whatever breaks one topic must not hide the others
@@ -276,18 +277,24 @@ def _write_pages(pages: _Pages) -> dict[str, str]:
     return keys
 
 
-def _write_erased_pages(pages: _Pages) -> dict[str, str]:
+def _write_erased_pages(pages: _Pages, config: Config) -> dict[str, str]:
     """Pages of older hours that an erasure has changed: no page may stay that shows what is erased."""
-    name, history = pages.view.topic.name, pages.snapshot.history
-    erased = history.erased_hours().keys() - {row.hour for row in pages.view.rows}
+    topic, shown = pages.view.topic, {row.hour for row in pages.view.rows}
+    erased = {hour: revision for hour, revision in pages.snapshot.history.erased_hours().items() if hour not in shown}
     if not erased:
         return {}
-    present = {stored.path for stored in pages.storage.listing(name)}
-    complete = replace(pages.view, rows=_rows(pages.snapshot, len(history.entries), pages.now))
-    places = [
-        place for place, row in enumerate(complete.rows) if row.hour in erased and f"{name}/{row.hour}.html" in present
-    ]
-    return _write_hours(replace(pages, view=complete), places)
+    present = {stored.path for stored in pages.storage.listing(topic.name)}
+    old = {
+        hour
+        for hour, revision in erased.items()
+        if (page := f"{topic.name}/{hour}.html") in present and not _is_drawn(pages.before.get(page, ""), revision)
+    }
+    if not old:
+        return {}
+    snapshot = read_topic(topic, config)
+    complete = replace(pages.view, rows=_rows(snapshot, len(snapshot.history.entries), pages.now))
+    places = [place for place, row in enumerate(complete.rows) if row.hour in old]
+    return _write_hours(replace(pages, view=complete, snapshot=snapshot), places)
 
 
 def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
@@ -306,7 +313,7 @@ def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
             context = replace(context, as_of=as_of, complaint=complaint, is_live=pages.is_live)
             drawn = hour.page(result, context) if result else hour.page_without_verdict(context)
             pages.storage.write(page, drawn.encode())
-            key = f"{key} unreadable" if complaint else key
+            key = key + _UNREADABLE if complaint else key
         keys[page] = key
     return keys
 
@@ -332,7 +339,16 @@ def _key(
         around,
         model and model.version,
     )
-    return hashlib.md5(repr(drawn_from).encode(), usedforsecurity=False).hexdigest()
+    return _of_revision(row.revision) + hashlib.md5(repr(drawn_from).encode(), usedforsecurity=False).hexdigest()
+
+
+def _is_drawn(key: str, revision: int) -> bool:
+    """Whether that is of a page with what is said of that revision."""
+    return key.startswith(_of_revision(revision)) and not key.endswith(_UNREADABLE)
+
+
+def _of_revision(revision: int) -> str:
+    return f"r{revision} "
 
 
 def _context(

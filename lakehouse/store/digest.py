@@ -7,8 +7,10 @@ than the table. It is written by whoever records a row; where it is missing, or 
 
 from __future__ import annotations
 
+import base64
 import hashlib
 import json
+import zlib
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from datetime import datetime
@@ -30,7 +32,7 @@ SHOWN_HOURS = 96
 _BRIEF_HOURS = 2
 """The same where only the topic's state is asked for."""
 _MOST_ROWS = 5_000
-_FORM = 2
+_FORM = 3
 
 _FOLLOWED = {State.STARTED, State.CLOSED, State.SEALED, State.VALID, State.CLOSE_REQUESTED}
 """After which another row comes soon: a reader finds these by the log's names."""
@@ -62,8 +64,8 @@ def is_due_after(entry: Entry) -> bool:
 def digest_rows(history: History, mirrors: Iterable[str], newest: int = SHOWN_HOURS) -> History:
     """The rows that say how a topic with these mirrors is now, and all of its `newest` hours.
 
-    Hours that are everywhere they go are left out, unless an erasure has sealed them again. It can be continued: what
-    tells of these rows and newer ones is what tells of all, unless `reaches_back`.
+    Hours that are everywhere they go are left out: of those that an erasure has sealed again the revision alone is
+    known. It can be continued: what tells of these rows and newer ones is what tells of all, unless `reaches_back`.
     """
     kept = _kept_hours(history, set(mirrors), newest)
     rare = {id(entry) for entry in _rare(history)}
@@ -77,7 +79,8 @@ def digest_rows(history: History, mirrors: Iterable[str], newest: int = SHOWN_HO
         is_of_hour = entry.state in (*_OF_HOURS, State.CLOSED, State.HELD) and entry.hour is not None
         return is_of_hour and (entry.hour in kept or str(entry.hour) > closed)
 
-    return History(tuple(entry for entry in history.sound_entries if tells(entry)))
+    erased = {hour: revision for hour, revision in history.erased_hours().items() if hour not in kept}
+    return History(tuple(entry for entry in history.sound_entries if tells(entry)), erased)
 
 
 def reaches_back(entry: Entry, known: History) -> bool:
@@ -100,6 +103,7 @@ def encoded(known: Digest, mirrors: Iterable[str]) -> bytes | None:
         "mirrors": sorted(mirrors),
         "properties": dict(known.properties),
         "columns": LEDGER.names,
+        "erased": _packed(known.history.erased_hours()),
     }
     text = json.dumps(said)
     schema = LEDGER.with_metadata({"digest": text, "sha256": _sha256(text.encode())})
@@ -133,17 +137,31 @@ def decoded(content: bytes, mirrors: Iterable[str], newest: int, ledger: str) ->
         groups = range(file.num_row_groups if newest > _BRIEF_HOURS else 1)
         rows = file.read_row_groups(groups, use_threads=False)  # some kilobytes: threads cost more than they gain
         rows = rows if rows.schema.equals(LEDGER) else rows.cast(LEDGER)
-        history = History(in_order(entries_of(rows, ledger)))
+        history = _with_erased(in_order(entries_of(rows, ledger)), _unpacked(said["erased"]))
         files = tuple(LedgerFile(str(path), int(count), int(size)) for path, count, size in said["files"])
         properties = dict(said["properties"]) if said["columns"] == LEDGER.names else {}
         newest_at = datetime.fromisoformat(said["newest_at"]) if said["newest_at"] else None
         return Digest(int(said["version"]), files, history, newest_at, properties, said.get("checksum"))
-    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError):
+    except (pa.ArrowException, OSError, ValueError, KeyError, TypeError, AttributeError, zlib.error):
         return None
 
 
 def _sha256(content: bytes) -> str:
     return hashlib.sha256(content).hexdigest()
+
+
+def _packed(revisions: Mapping[Hour, int]) -> str:
+    """After the erasure of somebody who was there for years they are thousands, whose names are alike."""
+    return base64.b64encode(zlib.compress(json.dumps(dict(revisions)).encode())).decode()
+
+
+def _unpacked(text: str) -> dict[Hour, int]:
+    return {str(hour): int(revision) for hour, revision in json.loads(zlib.decompress(base64.b64decode(text))).items()}
+
+
+def _with_erased(entries: tuple[Entry, ...], erased: Mapping[Hour, int]) -> History:
+    there = {entry.hour for entry in entries if entry.state == State.SEALED}
+    return History(entries, {hour: revision for hour, revision in erased.items() if hour not in there})
 
 
 def _kept_hours(history: History, mirrors: set[str], newest: int) -> set[Hour]:
@@ -154,8 +172,7 @@ def _kept_hours(history: History, mirrors: set[str], newest: int) -> set[Hour]:
 
 
 def _is_finished(history: History, hour: Hour, mirrors: set[str]) -> bool:
-    is_delivered = history.is_cleared(hour) and mirrors <= history.targets_done(hour)
-    return is_delivered and history.revision(hour) == 1
+    return history.is_cleared(hour) and mirrors <= history.targets_done(hour)
 
 
 def _closed_last(history: History) -> set[Hour]:

@@ -105,10 +105,12 @@ class _Newest:
 class History:
     """A ledger's rows in the order in which they were added, and the questions that the stages ask of them.
 
-    What an hour's rows say is computed once: a stage asks it of every hour that there ever was.
+    What an hour's rows say is computed once: a stage asks it of every hour that there ever was. `erased_before` are
+    revisions of hours that an erasure sealed again, and whose rows are left out.
     """
 
     entries: tuple[Entry, ...] = ()
+    erased_before: Mapping[Hour, int] = field(default_factory=dict)
     _by_hour: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
     _ranges: list[tuple[Entry, Hour]] = field(init=False, repr=False, compare=False, default_factory=list)
     _mirror_failures: dict[Hour, list[Entry]] = field(init=False, repr=False, compare=False, default_factory=dict)
@@ -129,7 +131,7 @@ class History:
     def followed_by(self, added: Sequence[Entry]) -> History:
         """With these rows after them; what is known of the others is kept where they are newer than all of these."""
         if self.entries and added and added[0].at < self.entries[-1].at:
-            return History(in_order([*self.entries, *added]))
+            return History(in_order([*self.entries, *added]), self.erased_before)
         following = History(tuple(added))
         whole = copy(self)
         object.__setattr__(whole, "entries", (*self.entries, *added))
@@ -165,7 +167,8 @@ class History:
 
     def erased_hours(self) -> dict[Hour, int]:
         """Hours that an erasure sealed again, with their newest revision, oldest first."""
-        return {hour: revision for hour in self.sealed_hours() if (revision := self.revision(hour)) > 1}
+        known = {hour: revision for hour in self.sealed_hours() if (revision := self.revision(hour)) > 1}
+        return dict(sorted({**self.erased_before, **known}.items()))
 
     def closed_through(self) -> Hour | None:
         """The newest hour that has closed, alone or in a range of empty hours."""

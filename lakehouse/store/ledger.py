@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 import threading
 import uuid
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from contextlib import suppress
 from datetime import datetime, timedelta
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
 
@@ -23,11 +24,12 @@ from lakehouse.store.digest import Digest
 from lakehouse.store.history import Entry, History, entries_of, rows_of, with_changes
 from lakehouse.store.ledger_files import LedgerFile, rows_in
 from lakehouse.store.ledger_rows import AllRows, DigestRows
-from lakehouse.store.records import Record
+from lakehouse.store.records import Record, State
 from lakehouse.store.table_log import Change, ConflictError, LostLogError, TableLog, log_of, refuse_unknown_features
 
 _APP = "ledger"
 _FEW_ROWS = 16
+_STATES = tuple(State)
 _TICK = timedelta(microseconds=1)
 
 FAN_OUT = 4
@@ -127,26 +129,30 @@ class LedgerTable:
             self._commit(change, [file], replaced)
             self._rows.forget()
 
-    def holding(self, changed: Callable[[Entry], Entry]) -> list[tuple[str, bool]]:
+    def holding(self, changed: Callable[[Entry], Entry], states: Collection[str] = _STATES) -> list[tuple[str, bool]]:
         """(name, whether the table has it now) of each file in its folder with a row that `changed` gives otherwise.
 
-        Files of older versions are there, too; one of them that cannot be read may hold anything.
+        `changed` leaves rows of other `states` as they are. Files of older versions are there, too; one of them that
+        cannot be read may hold anything.
         """
         with self.lock, table_errors(self.uri):
             listed = [stored.path for stored in self._rows.log.files.listing("")]
-            self._rows.read()
+            self._rows.history()
             present = {file.path for file in self._rows.files}
             names = [path for path in listed if "/" not in path and path.endswith(".parquet")]
-            return [(name, name in present) for name in names if self._may_hold(name, name in present, changed)]
+            return [(name, name in present) for name in names if self._may_hold(name, name in present, changed, states)]
 
     def remove(self, names: Iterable[str]) -> None:
         """Files that the table has no longer."""
         with table_errors(self.uri):
             self._rows.log.files.delete(names)
 
-    def _may_hold(self, name: str, is_present: bool, changed: Callable[[Entry], Entry]) -> bool:
+    def _may_hold(
+        self, name: str, is_present: bool, changed: Callable[[Entry], Entry], states: Collection[str]
+    ) -> bool:
         try:
             rows = rows_in(self._rows.log.files, self.uri, [name])
+            rows = rows.filter(pc.is_in(rows["state"], pa.array(states, pa.string())))
             return any(changed(row) != row for row in entries_of(rows, self.uri))
         except LakeError:
             if is_present:
@@ -233,15 +239,18 @@ class Ledger:
         """Of the table, as of the last row that was read or recorded here."""
         return self._table.version
 
-    def erase(self, changed: Callable[[Entry], Entry]) -> list[str]:
-        """Rows become what `changed` gives, and files that have any as it was are removed; gives their names."""
+    def erase(self, changed: Callable[[Entry], Entry], states: Collection[str] = _STATES) -> list[str]:
+        """Rows of these states become what `changed` gives, and files that have any as it was are removed.
+
+        Gives their names.
+        """
         conflicts = Conflicts(self._table.uri)
-        while any(is_present for _, is_present in self._table.holding(changed)):
+        while any(is_present for _, is_present in self._table.holding(changed, states)):
             try:
                 self._table.rewrite(changed)
             except ConflictError as conflict:
                 conflicts.meet(conflict)
-        removed = [name for name, _ in self._table.holding(changed)]
+        removed = [name for name, _ in self._table.holding(changed, states)]
         self._table.remove(removed)
         return removed
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, MutableMapping
+from collections.abc import Callable, Collection, Mapping, MutableMapping
 from dataclasses import dataclass, field, replace
 from datetime import timedelta
 
@@ -111,11 +111,14 @@ class TopicTables:
         digest = followed_digest(TableLog(place.uri, 0, place.options), self.topic.mirrors, newest)
         return digest.history if digest else None
 
-    def ledger_files_to_change(self, changed: Callable[[Entry], Entry]) -> list[str]:
-        """Addresses of the ledger's files with a row that `changed` gives otherwise, those of older versions too."""
+    def ledger_files_to_change(self, changed: Callable[[Entry], Entry], states: Collection[str]) -> list[str]:
+        """Addresses of the ledger's files with a row of these states that `changed` gives otherwise.
+
+        Those of older versions are among them.
+        """
         if not self.has_ledger():
             return []
-        return [f"{self._ledger.uri}/{name}" for name, _ in LedgerTable(self._ledger.table()).holding(changed)]
+        return [f"{self._ledger.uri}/{name}" for name, _ in LedgerTable(self._ledger.table()).holding(changed, states)]
 
     def has_bronze(self) -> bool:
         return self.raw.below("bronze").has_table()

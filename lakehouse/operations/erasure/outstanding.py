@@ -20,7 +20,7 @@ from lakehouse.operations.erasure.leftovers import (
     unnamed_deliveries,
     unrecorded_revisions,
 )
-from lakehouse.operations.erasure.verdicts import without_observed_values
+from lakehouse.operations.erasure.verdicts import JUDGED, without_observed_values
 from lakehouse.store.history import History
 from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
@@ -78,7 +78,7 @@ def _in_tables(tables: TopicTables, history: History) -> Iterator[OpenItem]:
 def _in_ledger(tables: TopicTables, history: History) -> Iterator[OpenItem]:
     """Release 0.1 wrote what it observed of columns, which can be a row's value, into the verdict's row."""
     if erased := history.erased_hours():
-        for address in tables.ledger_files_to_change(without_observed_values(erased)):
+        for address in tables.ledger_files_to_change(without_observed_values(erased), JUDGED):
             yield OpenItem("ledger", None, f"observed values of older revisions in {address}", _BY_MAINTAIN)
 
 

@@ -10,18 +10,20 @@ from lakehouse.hours import Hour
 from lakehouse.store.history import Entry
 from lakehouse.store.records import State
 
+JUDGED = (State.VALID, State.INVALID)
 _FINDINGS = ("failed", "warnings")
 
 
 def without_observed_values(newest: Mapping[Hour, int]) -> Callable[[Entry], Entry]:
     """Of a row, what may stay of it: a verdict on a revision before the `newest` of its hour loses what it observed.
 
-    What was observed of the hour as a whole (without a column) stays.
+    Rows of other states than `JUDGED` stay what they are; so does what was observed of the hour as a whole (without a
+    column).
     """
 
     def changed(entry: Entry) -> Entry:
         is_older = entry.hour is not None and _revision(entry) < newest.get(entry.hour, 0)
-        if entry.state not in (State.VALID, State.INVALID) or not is_older:
+        if entry.state not in JUDGED or not is_older:
             return entry
         kept = {name: _without_values(entry.details[name]) for name in _FINDINGS if name in entry.details}
         return replace(entry, details={**entry.details, **kept})
