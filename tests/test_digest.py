@@ -17,6 +17,7 @@ from hypothesis import strategies as st
 
 from lakehouse import hours
 from lakehouse.hours import Hour
+from lakehouse.operations import report
 from lakehouse.operations.erasure.verdicts import JUDGED
 from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import Batch, TopicSnapshot, read_topic
@@ -341,6 +342,16 @@ def test_a_row_of_an_hour_that_the_digest_left_out_makes_it_unusable(told: Lake)
     assert told.status().waiting_hour == FIVE
 
 
+def _deliver(lake: Lake, number: int, revisions: int = 1) -> None:
+    """An hour, the so many-th after seven, which an erasure sealed again where there are more revisions."""
+    hour = hours.after(SEVEN, number)
+    lake.record("closed", hour, CLOSED | {"bronze_version": 3 + number})
+    for revision in range(1, revisions + 1):
+        lake.record("sealed", hour, SEALED | {"revision": revision, "rows": 991 - revision})
+        lake.record("valid", hour)
+        lake.record("mirrored", hour, MIRRORED | {"revision": revision})
+
+
 @pytest.mark.parametrize("revisions", [1, 2])
 def test_a_ledger_of_years_is_held_by_its_digest(told: Lake, monkeypatch: pytest.MonkeyPatch, revisions: int) -> None:
     """Of hours that are everywhere no row is in memory, also where somebody was erased who was in all of them.
@@ -348,12 +359,7 @@ def test_a_ledger_of_years_is_held_by_its_digest(told: Lake, monkeypatch: pytest
     Who asks for one of them is given all rows.
     """
     for number in range(1, 2 * SHOWN_HOURS):
-        hour = hours.after(SEVEN, number)
-        told.record("closed", hour, CLOSED | {"bronze_version": 3 + number})
-        for revision in range(1, revisions + 1):
-            told.record("sealed", hour, SEALED | {"revision": revision})
-            told.record("valid", hour)
-            told.record("mirrored", hour, MIRRORED | {"revision": revision})
+        _deliver(told, number, revisions)
     ledger, old = told.tables().ledger("test"), hours.after(SEVEN, 1)
     whole = told.tables().history()
     assert len(ledger.known_digest().entries) < 0.6 * len(whole.entries)
@@ -370,6 +376,26 @@ def test_a_ledger_of_years_is_held_by_its_digest(told: Lake, monkeypatch: pytest
     again = told.tables().ledger("another process")
     assert again.digest() == digest_rows(whole, ("folder",))
     assert again.record("held", hours.after(SEVEN, 2 * SHOWN_HOURS), {"reasons": [BACKLOG]}) is not None
+
+
+def test_the_page_of_an_hour_that_is_left_out_follows_an_erasure(told: Lake, tmp_path: Path) -> None:
+    """And is drawn once more, not with each build."""
+    for number in range(1, SHOWN_HOURS + 9):
+        _deliver(told, number, revisions=1 + number % 2)
+    erased, site = hours.after(SEVEN, 2), tmp_path / "site"
+    for last in (2 * SHOWN_HOURS, 2):
+        report.build(told.config, str(site), NOON, last=last)
+    page = site / "plays" / f"{erased}.html"
+    assert "990" in page.read_text()
+    told.record("sealed", erased, SEALED | {"revision": 2, "rows": 987})
+    told.record("valid", erased)
+    told.record("mirrored", erased, MIRRORED | {"revision": 2})
+    known = from_digest(told)
+    assert known is not None
+    assert not known.of_hour(erased)
+    assert [report.build(told.config, str(site), NOON, last=2).drawn for _ in range(2)] == [1, 0]
+    assert "987" in page.read_text()
+    assert "990" not in page.read_text()
 
 
 def test_an_erasure_takes_what_it_erases_out_of_the_digest(told: Lake) -> None:
