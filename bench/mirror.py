@@ -206,7 +206,7 @@ def _best(work: Callable[[int], Any]) -> float:
 
 def _mirror(name: str, values: dict[str, Any], spark: SparkSession | None = None) -> Mirror:
     settings = Settings(raw_root=str(BUILD), mirrors={name: values})
-    return mirror_named(name, settings, Path("bench"), spark)
+    return mirror_named(name, settings, Path("bench"), None if spark is None else lambda: spark)
 
 
 def _folder(name: str) -> Mirror:

@@ -41,7 +41,7 @@ from lakehouse.running.life import Life
 from lakehouse.running.replayed import settle_clock
 from lakehouse.running.stages import Stages
 from lakehouse.seal.stage import seal_due
-from lakehouse.spark.session import spark_session
+from lakehouse.spark.session import is_awaited, spark_session
 from lakehouse.spark.shutdown import end_in_order
 from lakehouse.store.files import storage_for
 from lakehouse.store.retired_jobs import RetiredJobs, own_job
@@ -99,6 +99,11 @@ class Application:
                 self._session = spark_session(self.config.settings, name)
                 self._unhook = end_in_order(self._session, self.stop, self.ended)
             return self._session
+
+    def spark_for(self, topic: Topic) -> SparkSession:
+        """The session, with what this thread asks of it from now on in the topic's pool of Spark's scheduler."""
+        self.spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)
+        return self.spark
 
     def start_spark(self) -> None:
         """Let it start while something else is done; what it fails of, it fails of again when it is asked for."""
@@ -204,6 +209,7 @@ def _has_successor(application: Application) -> bool:
     if not job or not RetiredJobs(application.config.settings).has(job):
         return False
     log.info("application: job=%s state=retired", job)
+    _have_session(application)
     return True
 
 
@@ -280,7 +286,8 @@ def _check_suites(application: Application) -> None:
 
 
 def _seal(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
-    return seal_due(topic, application.config, lambda: application.spark, run=application.run, is_stopping=is_stopping)
+    spark = partial(application.spark_for, topic)
+    return seal_due(topic, application.config, spark, run=application.run, is_stopping=is_stopping)
 
 
 def _validate(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
@@ -291,7 +298,7 @@ def _mirror(topic: Topic, application: Application, is_stopping: Callable[[], bo
     return mirror_due(
         topic,
         application.config,
-        application.spark,
+        partial(application.spark_for, topic),
         run=application.run,
         is_stopping=is_stopping,
         clock=None if application.tries_all else application.config.settings.clock,
@@ -324,9 +331,6 @@ _ALL_STAGES: dict[str, Stage] = {"seal": _seal, "validate": _validate, "mirror":
 
 
 def _stages(application: Application, stages: Mapping[str, Stage], look_every: timedelta) -> Stages:
-    def begin_turn(topic: Topic) -> None:
-        application.spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)
-
     def bound(stage: Stage) -> Callable[[Topic, Callable[[], bool]], object]:
         return lambda topic, is_stopping: stage(topic, application, is_stopping)
 
@@ -337,11 +341,17 @@ def _stages(application: Application, stages: Mapping[str, Stage], look_every: t
         run=application.run,
         stop=application.stop,
         look_every=look_every,
-        begin_turn=begin_turn,
     )
 
 
+def _have_session(application: Application) -> None:
+    """Where it is awaited although nothing here may ask for it."""
+    if is_awaited():
+        _ = application.spark
+
+
 def _repeatedly(application: Application, stages_of_topic: Mapping[str, Stage]) -> None:
+    _have_session(application)
     stages = _stages(application, stages_of_topic, application.every or timedelta(0))
     if application.every is not None:
         stages.start()

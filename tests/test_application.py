@@ -24,9 +24,12 @@ from lakehouse.config import load
 from lakehouse.errors import LAKE, MISUSE, SOURCE, UNFORESEEN
 from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
+from lakehouse.spark import session
+from lakehouse.store.retired_jobs import RetiredJobs
 from lakehouse.store.tables import TopicTables
 from tests.jobs import ROOT, run_job
-from tests.lake import write_conf, write_suite
+from tests.lake import FIVE, Lake, begin_runs, write_conf, write_suite
+from tests.lake import plays as small_plays
 
 pytestmark = pytest.mark.xdist_group("processes")
 
@@ -193,6 +196,38 @@ def test_no_java_is_reported_in_one_sentence(conf: Path, tmp_path: Path, refused
     message = refused("ingest", JAVA_HOME=str(tmp_path / "nowhere"))
     assert "Java 17" in message
     assert "make set-up" in message
+
+
+@pytest.mark.slow
+def test_stages_that_need_no_spark_start_no_jvm(conf: Path, tmp_path: Path) -> None:
+    """It takes longer than what they do, and a gigabyte."""
+    config = load(conf)
+    lake = Lake(config.topic("plays"), config)
+    begin_runs(config.settings)
+    lake.deliver(*small_plays("a", "b", "a"))
+    lake.close(FIVE)
+    for job in ("seal", "validate", "mirror", "maintain", "audit"):
+        environment = {**os.environ, "JAVA_HOME": str(tmp_path / "nowhere")}
+        ended = run_job(job, ["--conf", str(conf)], environment, tmp_path / "said")
+        assert ended.returncode == 0, (job, ended.stderr)
+    assert (tmp_path / "mirror" / "plays" / FIVE / "_SUCCESS").exists()
+
+
+@pytest.mark.parametrize("mode", ["client", "cluster"])
+@pytest.mark.parametrize("job", ["seal", "validate", "mirror", "maintain", "audit", "run", "ingest"])
+def test_a_driver_for_which_yarn_waits_has_a_session_whatever_it_does(
+    conf: Path, monkeypatch: pytest.MonkeyPatch, job: str, mode: str
+) -> None:
+    """YARN takes one without for failed, and Dataproc starts it again; `run` and `ingest` have a successor here."""
+    started: list[str] = []
+    monkeypatch.setattr(application.Application, "spark", property(lambda self: started.append(job)))
+    monkeypatch.setattr(session, "_submitted", lambda: {"spark.submit.deployMode": mode})
+    monkeypatch.setenv("LAKEHOUSE_JOB", "music-1")
+    config = load(conf)
+    made = application.Application(config, (config.topic("plays"),))
+    RetiredJobs(made.config.settings).add("music-1")
+    getattr(application, job)(made)
+    assert started == ([job] if mode == "cluster" else [])
 
 
 @pytest.mark.slow

@@ -26,7 +26,7 @@ from lakehouse.cli.arguments import (
     topic_with_lake,
     topics_with_lake,
 )
-from lakehouse.cli.examine import reconcile_session
+from lakehouse.cli.examine import session_of
 from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
 from lakehouse.cli.progress_line import progress, working
 from lakehouse.config import Config, load_usable
@@ -268,8 +268,8 @@ def _erasure_status(config: Config, name: str, as_json: bool) -> None:
     from lakehouse.operations.erasure.outstanding import outstanding
 
     topic = topic_with_lake(config, name)
-    session = reconcile_session(config) if reconciling.needs_spark(config, [topic]) else None
-    items = outstanding(topic, config, reconciling.mirrors_of(config, session))
+    spark = session_of(config) if reconciling.needs_spark(config, [topic]) else None
+    items = outstanding(topic, config, reconciling.mirrors_of(config, spark))
     if as_json:
         print_json({"topic": name, "is_finished": not items, "outstanding": [asdict(item) for item in items]})
     elif items:

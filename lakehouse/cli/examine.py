@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from functools import partial
 from typing import TYPE_CHECKING, Annotated
@@ -210,8 +210,8 @@ def reconcile(
     first, _, last = (hours_text or "").partition("..")
     bounds = (hour_of(first, "--hours"), hour_of(last or first, "--hours")) if hours_text is not None else (None, None)
     chosen = topics_with_lake(config, [topic] if topic else None)
-    session = reconcile_session(config) if reconciling.needs_spark(config, chosen) else None
-    open_mirror = reconciling.mirrors_of(config, session)
+    spark = session_of(config) if reconciling.needs_spark(config, chosen) else None
+    open_mirror = reconciling.mirrors_of(config, spark)
     work = Work()
     with working("compared", work.text):
         found = reconciling.reconcile(
@@ -236,7 +236,8 @@ def reconcile(
         raise typer.Exit(1)
 
 
-def reconcile_session(config: Config) -> SparkSession:
+def session_of(config: Config) -> Callable[[], SparkSession]:
+    """Started when it is asked for."""
     from lakehouse.spark.session import spark_session
 
-    return spark_session(config.settings, "reconcile")
+    return partial(spark_session, config.settings, "reconcile")

@@ -110,5 +110,5 @@ def _by_spark(path: str, session: Callable[[], SparkSession] | None) -> str:
         raise NotTried("Spark reaches it: --spark, or --on dataproc")
     from lakehouse.mirrors.addresses import files_at
 
-    names = files_at(path, "doctor", session(), None).listing(path)
+    names = files_at(path, "doctor", session, None).listing(path)
     return f"{path} is there" if names is not None else f"{path} is made with the first hour"

@@ -12,7 +12,7 @@ from lakehouse.mirrors.files import Files, LocalFiles
 from lakehouse.store.delta import first_line
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from lakehouse.spark.session import SparkOrNone
 
 StorageOptions = Annotated[
     dict[str, str] | None,
@@ -25,9 +25,7 @@ StorageOptions = Annotated[
 """A key of every target whose `path` can be an address."""
 
 
-def files_at(
-    path: str, mirror: str, spark: SparkSession | None, target_options: Mapping[str, str] | None = None
-) -> Files:
+def files_at(path: str, mirror: str, spark: SparkOrNone, target_options: Mapping[str, str] | None = None) -> Files:
     """The file system of an address; MirrorError when nothing here reaches it."""
     if "://" not in path:
         return LocalFiles()
@@ -43,12 +41,10 @@ def files_at(
     from lakehouse.mirrors.hadoop import HadoopFiles
 
     with _as_mirror_error(path, mirror, "Check the address, the server and the connector's jar."):
-        return HadoopFiles(spark, path, target_options)
+        return HadoopFiles(spark(), path, target_options)
 
 
-def _google_files(
-    path: str, mirror: str, spark: SparkSession | None, target_options: Mapping[str, str] | None
-) -> Files:
+def _google_files(path: str, mirror: str, spark: SparkOrNone, target_options: Mapping[str, str] | None) -> Files:
     """By Google's client; by Hadoop's connector where that alone has an account."""
     from lakehouse.mirrors.google import GoogleFiles
 
@@ -60,7 +56,7 @@ def _google_files(
                 raise
         from lakehouse.mirrors.hadoop import HadoopFiles
 
-        return HadoopFiles(spark, path, target_options)
+        return HadoopFiles(spark(), path, target_options)
 
 
 @contextmanager

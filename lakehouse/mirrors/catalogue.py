@@ -22,7 +22,7 @@ from lakehouse.mirrors.places import Places, places_of, places_of_lake
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from lakehouse.spark.session import SparkOrNone
 
 KINDS = {
     "bigquery": "lakehouse.mirrors.bigquery.mirror:BigQueryMirror",
@@ -49,13 +49,13 @@ class MirrorKind(Protocol):
 
     def type_name(self, kind: pa.DataType) -> str: ...
 
-    def from_config(self, name: str, options: Any, spark: SparkSession | None) -> Mirror: ...
+    def from_config(self, name: str, options: Any, spark: SparkOrNone) -> Mirror: ...
 
 
 ReadOptions = Callable[[MirrorKind, str, dict[str, Any], Path], Frozen]
 
 
-def mirror_named(name: str, settings: Settings, config_path: Path, spark: SparkSession | None) -> Mirror:
+def mirror_named(name: str, settings: Settings, config_path: Path, spark: SparkOrNone) -> Mirror:
     """The mirror that `mirrors.<name>` of the configuration describes; ConfigError when it cannot be one.
 
     Its address is reached as the lake is, where it does not say otherwise.

@@ -20,8 +20,7 @@ from lakehouse.store.records import Sealed
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
-
+    from lakehouse.spark.session import SparkOrNone
     from lakehouse.value_checksum import Leaf
 
 
@@ -91,7 +90,7 @@ class Mirror(Protocol):
     """Whether it answers SQL about them: `value_checksum`. What keeps files alone is compared by these."""
 
     @classmethod
-    def from_config(cls, name: str, options: Any, spark: SparkSession | None) -> Mirror:
+    def from_config(cls, name: str, options: Any, spark: SparkOrNone) -> Mirror:
         """The mirror that the configuration describes, its keys read as the class's `Options`."""
         return cls(name, options)  # type: ignore[call-arg]  # a class that needs more has its own way
 

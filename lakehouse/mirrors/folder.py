@@ -28,7 +28,7 @@ from lakehouse.store.delta import DataFile, first_line
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from lakehouse.spark.session import SparkOrNone
 
 SUCCESS = "_SUCCESS"
 MANIFEST = "_manifest.json"
@@ -87,7 +87,7 @@ class FolderMirror(Mirror):
         self._clock = clock
 
     @classmethod
-    def from_config(cls, name: str, options: FolderOptions, spark: SparkSession | None) -> FolderMirror:
+    def from_config(cls, name: str, options: FolderOptions, spark: SparkOrNone) -> FolderMirror:
         mirror = cls(name, options.path, files_at(options.path, name, spark, options.storage_options))
         mirror.hours_at_once = options.hours_at_once
         return mirror

@@ -17,7 +17,7 @@ from lakehouse.store.delta import first_line
 from lakehouse.store.files import GoogleStorage, google_client
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from lakehouse.spark.session import SparkOrNone
 
 
 class GoogleFiles:
@@ -28,7 +28,7 @@ class GoogleFiles:
 
     renames_are_atomic = False
 
-    def __init__(self, root: str, options: Mapping[str, str] | None = None, spark: SparkSession | None = None) -> None:
+    def __init__(self, root: str, options: Mapping[str, str] | None = None, spark: SparkOrNone = None) -> None:
         """`options` are delta-rs' for the bucket. OSError when Google's client finds no account."""
         self._bucket = root.removeprefix("gs://").partition("/")[0]
         self._options, self._spark = options or {}, spark
@@ -66,7 +66,7 @@ class GoogleFiles:
             if self._spark is not None and is_large and not are_objects:
                 from lakehouse.mirrors.hadoop import copy_in_tasks
 
-                copy_in_tasks(self._spark, copies, self._options)
+                copy_in_tasks(self._spark(), copies, self._options)
             else:
                 in_parallel(self._copy, copies)
 
@@ -102,7 +102,7 @@ class GoogleFiles:
             if self._spark is not None and self._size_bytes(paths) >= SPREAD_FROM_BYTES:
                 from lakehouse.mirrors.hadoop import HadoopFiles
 
-                return HadoopFiles(self._spark, f"gs://{self._bucket}").count(paths)
+                return HadoopFiles(self._spark(), f"gs://{self._bucket}").count(paths)
             return sum_of(in_parallel(self._count_of_file, paths))
 
     def _count_of_file(self, path: str) -> Count:

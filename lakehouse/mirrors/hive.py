@@ -33,7 +33,7 @@ from lakehouse.topics import Topic
 from lakehouse.value_checksum import ROWS, Leaf, value_sql
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from lakehouse.spark.session import SparkOrNone
 
 _SESSION = {
     "hive.compute.query.using.stats": "false",  # a count is of the files, not of what the metastore remembers
@@ -156,7 +156,7 @@ class HiveMirror(Mirror):
         self._defining = Lock()
 
     @classmethod
-    def from_config(cls, name: str, options: HiveOptions, spark: SparkSession | None) -> HiveMirror:
+    def from_config(cls, name: str, options: HiveOptions, spark: SparkOrNone) -> HiveMirror:
         return cls(name, options, files_at(options.path, name, spark, options.storage_options))
 
     @classmethod

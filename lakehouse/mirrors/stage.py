@@ -16,13 +16,13 @@ from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:
-    from pyspark.sql import SparkSession
+    from lakehouse.spark.session import SparkOrNone
 
 
 def mirror_due(
     topic: Topic,
     config: Config,
-    spark: SparkSession | None,
+    spark: SparkOrNone,
     *,
     run: str,
     mirrors: Mapping[str, Mirror] | None = None,

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config
@@ -23,6 +24,9 @@ from lakehouse.store.records import Mirrored, State
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 from lakehouse.underway import Work
+
+if TYPE_CHECKING:
+    from lakehouse.spark.session import SparkOrNone
 
 SILVER = "silver"
 
@@ -110,13 +114,13 @@ def reconcile(
     return Reconciliation(tuple(cells))
 
 
-def mirrors_of(config: Config, spark: object, given: Mapping[str, Mirror] | None = None) -> OpenMirror:
+def mirrors_of(config: Config, spark: SparkOrNone, given: Mapping[str, Mirror] | None = None) -> OpenMirror:
     """Mirrors as the configuration describes them, each opened once; `given` take precedence."""
     mirrors: dict[str, Mirror] = dict(given or {})
 
     def open_mirror(name: str) -> Mirror:
         if name not in mirrors:
-            mirrors[name] = mirror_named(name, config.settings, config.path, spark)  # type: ignore[arg-type]
+            mirrors[name] = mirror_named(name, config.settings, config.path, spark)
         return mirrors[name]
 
     return open_mirror

@@ -39,11 +39,9 @@ class Stages:
         run: str,
         stop: threading.Event,
         look_every: timedelta,
-        begin_turn: Callable[[Topic], None] = lambda topic: None,
     ) -> None:
         self._topics = {topic.name: topic for topic in topics}
         self._stages, self._settings, self._run_id, self._stop = stages, settings, run, stop
-        self._begin_turn = begin_turn
         self._errors: dict[tuple[str, str], LakehouseError] = {}
         schedule = Schedule(self._topics, time.monotonic(), look_every=look_every.total_seconds())
         self._pool = Pool(schedule, list(self._topics), self._turn, stop, settings.stages.workers)
@@ -71,7 +69,6 @@ class Stages:
 
     def _turn(self, name: str, makes_room: MakesRoom) -> Outcome:
         topic = self._topics[name]
-        self._begin_turn(topic)
         outcomes = [self._run(stage, topic, makes_room) for stage in self._stages if not self._stop.is_set()]
         for outcome in (Outcome.FAILED, Outcome.MORE):
             if outcome in outcomes:

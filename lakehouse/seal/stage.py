@@ -16,7 +16,6 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.parquet as pq
 from deltalake import DeltaTable
-from pyspark.sql import SparkSession
 
 from lakehouse import failpoints
 from lakehouse.config import Config, Settings
@@ -26,6 +25,7 @@ from lakehouse.lineage.datasets import dataset_at
 from lakehouse.lineage.runs import lineage_run
 from lakehouse.seal.copying import COPIED, Copied, Copy, Piece, copy_rows, pieces_of, rows_per_file
 from lakehouse.seal.deliveries import Deliveries
+from lakehouse.spark.session import SparkOrNone
 from lakehouse.spark.tasks import errors_of_tasks, mapped
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import as_of_close
@@ -53,9 +53,6 @@ _MOST_SEALS = 24
 _WRITERS = min(4, pa.cpu_count())
 """Silver files that are written here at a time, of all topics together: each takes about 200 MB of memory."""
 
-SparkOrNone = Callable[[], SparkSession] | None
-"""Asked for a session only when an hour is big enough to need one; None runs everything in this process."""
-
 _COPIED_DDL = "path string, rows long, size_bytes long, skewed long, checksum string, " \
               "min_event_time_us long, max_event_time_us long, sha256 string, crc32c string"  # fmt: skip
 
@@ -70,7 +67,7 @@ def seal_due(
 ) -> list[Entry]:
     """Seal every closed hour of the topic that is not sealed, oldest first; gives the ledger rows that were added.
 
-    No hour is begun once `is_stopping`.
+    `spark` is asked when an hour is big enough to need it. No hour is begun once `is_stopping`.
     """
     sealer = Sealer(topic, config.settings, spark, run=run)
     hours = takewhile(lambda _: not is_stopping(), sealer.due())

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Callable
 
 from pyspark import SparkConf, SparkContext
 from pyspark.errors import PySparkRuntimeError
@@ -12,6 +13,8 @@ from pyspark.sql import SparkSession
 from lakehouse.config import Settings
 from lakehouse.errors import NoJavaError
 
+SparkOrNone = Callable[[], SparkSession] | None
+"""Asked for a session only by what needs one; None where everything is to run in this process."""
 DELTA = {
     "spark.sql.extensions": "io.delta.sql.DeltaSparkSessionExtension",
     "spark.sql.catalog.spark_catalog": "org.apache.spark.sql.delta.catalog.DeltaCatalog",
@@ -22,7 +25,7 @@ DELTA = {
 def spark_session(settings: Settings, name: str) -> SparkSession:
     """The running session, or a new one; what spark-submit or the cluster sets precedes the configuration."""
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
-    given = _given_to_spark_submit()
+    given = _submitted()
     builder = SparkSession.builder.appName(name)
     for key, value in {**DELTA, **settings.spark}.items():
         if key not in given:
@@ -40,9 +43,18 @@ def spark_session(settings: Settings, name: str) -> SparkSession:
         ) from error
 
 
-def _given_to_spark_submit() -> set[str]:
-    """Keys that are set already, where spark-submit started this process; else none, and no JVM is started to ask."""
+def is_awaited() -> bool:
+    """Whether whoever runs this driver waits for its session, needed or not.
+
+    YARN, in cluster mode: it ends a driver that has none after 100 seconds (`spark.yarn.am.waitTime`), and takes one
+    that never had any for failed, whatever its exit code.
+    """
+    return _submitted().get("spark.submit.deployMode") == "cluster"
+
+
+def _submitted() -> dict[str, str]:
+    """What is set already, where spark-submit started this process; else nothing, and no JVM is started to ask."""
     if "PYSPARK_GATEWAY_PORT" not in os.environ:
-        return set()
+        return {}
     SparkContext._ensure_initialized()
-    return {key for key, _ in SparkConf().getAll()}
+    return dict(SparkConf().getAll())
