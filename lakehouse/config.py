@@ -95,8 +95,27 @@ def _rooted_or_none(path: str, info: ValidationInfo) -> str:
     return _rooted(path, info) if path else ""
 
 
+def _such_as(pattern: str, examples: str) -> AfterValidator:
+    """Of an address, that it begins as these do; any path is none."""
+    begins = re.compile(pattern, re.IGNORECASE)
+
+    def check(path: str) -> str:
+        if "://" in path and not begins.match(path):
+            raise ValueError(f"a folder, or an address such as {examples}")
+        return path
+
+    return AfterValidator(check)
+
+
 Root = Annotated[str, AfterValidator(_rooted)]
-RootOrNone = Annotated[str, AfterValidator(_rooted_or_none)]
+LakeRoot = Annotated[
+    str, _such_as(r"gs://[^/]|file://[^/]*/+[^/]", "gs://bucket/folder or file:///folder"), AfterValidator(_rooted)
+]
+SparkRoot = Annotated[
+    str,
+    _such_as(r"gs://[^/]|(file|hdfs)://[^/]*/+[^/]", "gs://bucket/folder, hdfs://host/folder or file:///folder"),
+    AfterValidator(_rooted_or_none),
+]
 
 
 _APPLICATION = re.compile(r"[A-Za-z0-9][A-Za-z0-9_.-]{0,99}")
@@ -154,7 +173,7 @@ class Ingest(Frozen):
         ),
     )
 
-    checkpoint_root: RootOrNone = key(
+    checkpoint_root: SparkRoot = key(
         "",
         unit="folder, gs:// or hdfs:// address",
         shown="_applications in raw_root",
@@ -296,12 +315,12 @@ class Lineage(Frozen):
 class Settings(Frozen):
     """One `conf/<environment>.yaml`; unit, default and when to change a key are in the file itself."""
 
-    raw_root: Root = key(
+    raw_root: LakeRoot = key(
         min_length=1,
         unit="folder or gs:// address",
         doc="Bronze, checkpoints and segments of all topics.",
     )
-    sealed_root: Root = key(
+    sealed_root: LakeRoot = key(
         "",
         unit="folder or gs:// address",
         shown="raw_root",
