@@ -526,6 +526,25 @@ def test_what_fails_of_it_is_noted_for_the_topic_and_ends_no_run(lake: Lake, cap
     ]
 
 
+def test_what_the_end_of_a_run_cuts_off_is_due_at_the_next_start(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """It counted as done, and the rest of it waited for another day."""
+    ours, noted = care_of(lake, "1 day")
+    began, ended = threading.Event(), threading.Event()
+
+    def long(*topic: object, is_stopping: Callable[[], bool]) -> list[Removal]:
+        began.set()
+        wait_until(is_stopping)
+        ended.set()
+        return []
+
+    monkeypatch.setattr(care, "maintain_topic", long)
+    ours.start({})
+    assert began.wait(20)
+    ours.end()
+    assert ended.is_set()
+    assert noted == []
+
+
 def test_never_means_never(lake: Lake) -> None:
     ours, noted = care_of(lake, "never")
     ours.start({})

@@ -87,7 +87,8 @@ class Care:
             self._fail(name, error)
             return Outcome.FAILED
         self._errors.pop(name, None)
-        self._note(name, self._clock(), None)
+        if not self._is_stopping():  # else it may be cut off, and is due again at the next start
+            self._note(name, self._clock(), None)
         _log_removals(name, removals, time.monotonic() - began)
         return Outcome.DONE
 
