@@ -8,8 +8,8 @@ from typing import Any
 from lakehouse.config import Ingest
 from lakehouse.errors import from_trace
 from lakehouse.landing.bundles import Bundle, Land, pulled
-from lakehouse.landing.manifests import Slot
 from lakehouse.landing.pull import Puller
+from lakehouse.landing.slots import Slot
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 

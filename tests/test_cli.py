@@ -34,11 +34,12 @@ from lakehouse.sandbox.replay import new_clock
 from lakehouse.store.delta import commit
 from lakehouse.topics import Topic
 from lakehouse.validate import suite_files
+from tests.lake import conf_of, lake_in, plays
 from tests.status_lake import BACKLOG, CLOSED, FIVE, INVALID, MIRRORED, NOON, SEALED, SEVEN, SIX, Lake
 from tests.status_lake import lake as lake
 
 HOUSE = Path(__file__).parent.parent
-HEAVY = {"pyspark", "pandas", "great_expectations", "mlflow", "duckdb"}
+HEAVY = {"pyspark", "pandas", "great_expectations", "mlflow", "duckdb", "google.cloud", "matplotlib"}
 
 
 @pytest.fixture
@@ -968,20 +969,46 @@ def test_messages_name_folders_without_detours(lake: Lake, run: Callable[..., tu
     assert ".." not in str(wrong.value)
 
 
-def test_the_door_opens_without_spark(lake: Lake) -> None:
-    """Their imports take longer than every answer."""
-    lake.start()
+COMMANDS: list[tuple[list[str], set[str]]] = [
+    (["status"], set()),
+    (["hours", "plays"], set()),
+    (["explain", "plays", FIVE], set()),
+    (["report"], set()),
+    (["lateness", "plays"], {"duckdb"}),
+    (["reconcile", "plays"], {"duckdb"}),
+    (["maintain", "--dry-run"], {"duckdb", "pandas"}),
+    (["verify", "plays"], {"duckdb", "pandas"}),
+    (["audit", "plays", FIVE], {"duckdb", "pandas"}),
+    (["trace", "plays", "a"], {"duckdb", "pandas"}),
+    (["replay-rejected", "plays", "--dry-run"], {"duckdb", "pandas"}),
+]
+"""Commands that judge no hour, and what one after the other may have imported: DuckDB where it answers, pandas where
+PyArrow reaches for it."""
+
+
+def test_the_door_opens_without_spark(tmp_path: Path) -> None:
+    """Their imports take longer than every answer; Great Expectations' takes three core-seconds."""
+    made = lake_in(tmp_path)
+    made.deliver(*plays("a", "b", "a"))
+    made.seal()
+    made.clear(FIVE, "folder")
+    made.deliver(*plays("c"), hour=SIX)
+    conf = conf_of(made, tmp_path)
     code = (
-        "import sys; from lakehouse.cli import app\n"
-        f"early = {HEAVY} & set(sys.modules)\n"
-        "for command in (['status'], ['hours', 'plays'], ['explain', 'plays', '2025-06-01T05']):\n"
+        "import json, sys; from lakehouse.cli import app\n"
+        f"loaded = [sorted({HEAVY} & set(sys.modules))]\n"
+        f"for command in {[[*command, '--conf', str(conf)] for command, _ in COMMANDS]}:\n"
         "    try: app.main(command)\n"
-        "    except SystemExit as ended: assert not ended.code\n"
-        f"print('loaded:', early, {HEAVY} & set(sys.modules))"
+        "    except SystemExit as ended: assert ended.code in (None, 0, 1), command\n"
+        f"    loaded.append(sorted({HEAVY} & set(sys.modules)))\n"
+        "print(json.dumps(loaded))"
     )
-    done = process(lake, "-c", code)
+    done = subprocess.run([sys.executable, "-c", code], cwd=HOUSE, capture_output=True, text=True)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.splitlines()[-1] == "loaded: set() set()"
+    early, *loaded = json.loads(done.stdout.splitlines()[-1])
+    assert early == []
+    for (command, allowed), found in zip(COMMANDS, loaded, strict=True):
+        assert set(found) <= allowed, command
 
 
 def test_status_answers_a_shell(lake: Lake) -> None:

@@ -7,12 +7,16 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from conftest import PLAYS
 from deltalake import DeltaTable
+from hypothesis import given
+from hypothesis import strategies as st
 
 from lakehouse.config import Settings
 from lakehouse.errors import LakeError
+from lakehouse.store import delta
 from lakehouse.store.delta import DataFile, commit, files, metadata_of_commits, table_exists
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic, topic_from
@@ -151,3 +155,11 @@ def test_a_folder_is_a_table_where_delta_rs_says_so(tmp_path: Path, names: list[
     for name in names:
         (tmp_path / "_delta_log" / name).write_bytes(b"{}")
     assert table_exists(str(tmp_path), {}) == DeltaTable.is_deltatable(str(tmp_path))
+
+
+@given(st.lists(st.none() | st.datetimes(), min_size=1), st.sampled_from([None, "UTC"]))
+def test_times_in_a_log_are_read_as_pyarrow_has_them(times: list[datetime | None], zone: str | None) -> None:
+    """They are read without its conversion, which imports pandas."""
+    column = pa.array(times, pa.timestamp("us")).cast(pa.timestamp("us", zone))
+    actions = pa.table({"min.at": column, "path": [str(number) for number in range(len(times))]})
+    assert list(delta._rows(actions)) == actions.to_pylist()

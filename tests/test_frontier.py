@@ -28,7 +28,7 @@ from lakehouse.ingest.frontier import (
     store_ahead,
 )
 from lakehouse.ingest.topic import TopicIngest
-from lakehouse.landing.manifests import Slot
+from lakehouse.landing.slots import Slot
 from lakehouse.operations.explain import explain_hour
 from lakehouse.operations.snapshot import read_topic
 from lakehouse.progress import Frontier

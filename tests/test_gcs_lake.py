@@ -22,7 +22,8 @@ from subscribing import SUBSCRIPTION, TOPIC, subscribed_broker
 
 from lakehouse.config import Config
 from lakehouse.crash.lives import KilledLake
-from lakehouse.landing.manifests import Slot, read_manifest
+from lakehouse.landing.manifests import read_manifest
+from lakehouse.landing.slots import Slot
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.verify import verify_hours
 from lakehouse.progress import IngestState

@@ -43,8 +43,9 @@ from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing import bundles
 from lakehouse.landing.bundles import Bundle, pulled
-from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, manifest_path
+from lakehouse.landing.manifests import Manifest, listed_manifests, manifest_path
 from lakehouse.landing.pull import Puller
+from lakehouse.landing.slots import Slot
 from lakehouse.landing.source import FactStream
 from lakehouse.operations import status
 from lakehouse.progress import Frontier

@@ -31,7 +31,7 @@ from lakehouse.landing.brokers.kafka_stream import KafkaStream
 from lakehouse.landing.brokers.log_client import ANSWER_SECONDS, ReadRequest
 from lakehouse.landing.brokers.log_messages import PageBuilder, attributes_of
 from lakehouse.landing.brokers.partitions import LogReading
-from lakehouse.landing.manifests import Slot
+from lakehouse.landing.slots import Slot
 from lakehouse.progress import LogRead, Range
 from lakehouse.sources import KafkaSource, source_at
 from tests.raw_kafka import library, raw_kafka

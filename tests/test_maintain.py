@@ -21,7 +21,8 @@ from lakehouse.config import Config, Maintain
 from lakehouse.ingest.frontier import DrainedFrontier
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.facts import row_of_idle
-from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path
+from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path
+from lakehouse.landing.slots import Slot
 from lakehouse.operations.damage import damage
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.removal import Removal

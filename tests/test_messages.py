@@ -18,8 +18,9 @@ from subscribing import SUBSCRIPTION, TOPIC
 from lakehouse import failpoints
 from lakehouse.config import Settings
 from lakehouse.errors import SourceError
-from lakehouse.landing.manifests import Slot, listed_manifests
+from lakehouse.landing.manifests import listed_manifests
 from lakehouse.landing.messages import Segments, source_options_of
+from lakehouse.landing.slots import Slot
 from lakehouse.landing.source import MessageStream, PubSubSource
 from lakehouse.sandbox.broker import Broker
 from lakehouse.sandbox.direct import DirectChannel

@@ -20,7 +20,7 @@ from lakehouse.config import Config
 from lakehouse.durations import LONGEST
 from lakehouse.errors import SourceError
 from lakehouse.ingest.topic import TopicIngest
-from lakehouse.landing.manifests import Slot
+from lakehouse.landing.slots import Slot
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.status import statuses

@@ -13,7 +13,7 @@ from lakehouse.ingest.positions import next_stride, settled
 from lakehouse.landing.brokers.contract import Idle, Wanted
 from lakehouse.landing.brokers.log_client import TopicFacts
 from lakehouse.landing.brokers.partitions import LogReading, _answer, _parts, _share
-from lakehouse.landing.manifests import Slot
+from lakehouse.landing.slots import Slot
 from lakehouse.progress import LogRead, Positions, Range, ReadFrom
 from lakehouse.sources import KafkaSource
 from lakehouse.topics import topic_from

@@ -46,7 +46,8 @@ from lakehouse.ingest import claim, closing
 from lakehouse.ingest.adoption import Manifests
 from lakehouse.ingest.journal import Journal
 from lakehouse.landing.bundles import Bundle
-from lakehouse.landing.manifests import Manifest, Slot, listed_manifests, read_manifest
+from lakehouse.landing.manifests import Manifest, listed_manifests, read_manifest
+from lakehouse.landing.slots import Slot
 from lakehouse.landing.source import FactStream
 from lakehouse.sandbox.monitoring import MISSING
 from lakehouse.store.bronze_log import ingest_commits, segment_of

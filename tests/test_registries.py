@@ -34,13 +34,13 @@ from lakehouse.decode import compression
 from lakehouse.decode.events import decode
 from lakehouse.errors import ConfigError, LakehouseError, SourceError, UnansweredError
 from lakehouse.landing.brokers.pubsub import Pauses
-from lakehouse.landing.manifests import Slot
 from lakehouse.landing.quarantine import QuarantiningDecoder
 from lakehouse.landing.registries import writers as registry_writers
 from lakehouse.landing.registries.confluent import HttpRegistry
 from lakehouse.landing.registries.references import inlined
 from lakehouse.landing.registries.schema_service import SchemaServiceRegistry
 from lakehouse.landing.registries.writers import Writers, schemas_of
+from lakehouse.landing.slots import Slot
 from lakehouse.payload_types import UnreadableSchemaError
 from lakehouse.sandbox.direct import DirectChannel
 from lakehouse.sources import ConfluentRegistry, SchemaService

@@ -37,8 +37,8 @@ from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing.facts import row_of_error, row_of_idle
-from lakehouse.landing.manifests import Slot
 from lakehouse.landing.plan import Plan
+from lakehouse.landing.slots import Slot
 from lakehouse.landing.source import bundles_file
 from lakehouse.operations import status
 from lakehouse.progress import Frontier

@@ -35,10 +35,11 @@ from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.brokers.subscriptions import PubSub
 from lakehouse.landing.bundles import Bundle, Land, pulled
 from lakehouse.landing.facts import rows_of
-from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
+from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path, read_manifest
 from lakehouse.landing.plan import Offset, Plan, TopicPlan, bundles, next_slots
 from lakehouse.landing.pull import Puller
 from lakehouse.landing.segments import SegmentWriter
+from lakehouse.landing.slots import Slot
 from lakehouse.landing.source import FactStream, source_options
 from lakehouse.progress import IngestState
 from lakehouse.sandbox.broker import Broker

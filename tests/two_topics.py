@@ -25,7 +25,8 @@ from lakehouse.errors import unexpected
 from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
 from lakehouse.ingest.topic import TopicIngest
-from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, listed_manifests, manifest_path
+from lakehouse.landing.manifests import Manifest, SegmentFile, listed_manifests, manifest_path
+from lakehouse.landing.slots import Slot
 from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations import status
 from lakehouse.operations.status import TopicStatus

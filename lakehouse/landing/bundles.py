@@ -21,9 +21,10 @@ from lakehouse.durations import duration_text
 from lakehouse.errors import LakehouseError, SlowStoreError, SourceError, unexpected
 from lakehouse.landing.brokers.contract import Idle, Key, Reading, Wanted
 from lakehouse.landing.facts import Row, row_of_error, row_of_idle, rows_of_slot
-from lakehouse.landing.manifests import Slot, read_manifest
+from lakehouse.landing.manifests import read_manifest
 from lakehouse.landing.pull import Budget, Puller, Share, attempt_number
 from lakehouse.landing.segments import Decoder
+from lakehouse.landing.slots import Slot
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 

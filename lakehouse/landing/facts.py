@@ -9,7 +9,8 @@ from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 from lakehouse.errors import LakehouseError, note_of
-from lakehouse.landing.manifests import Manifest, Slot
+from lakehouse.landing.manifests import Manifest
+from lakehouse.landing.slots import Slot
 from lakehouse.schemas import FACTS
 
 if TYPE_CHECKING:

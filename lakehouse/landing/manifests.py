@@ -1,50 +1,23 @@
-"""Manifests: what makes a segment real, and the slots that they answer for."""
+"""Manifests: what makes a segment real."""
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import asdict, dataclass, field, replace
-from datetime import datetime, timedelta
+from dataclasses import asdict, dataclass, field
+from datetime import datetime
 from functools import cache
 from typing import Any
 
 from pydantic import TypeAdapter, ValidationError
-from pyspark.sql.datasource import InputPartition
 
 from lakehouse import hours
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
-from lakehouse.progress import ReadFrom
 from lakehouse.store.files import Storage, Stored
 
 PART_STRIDE = 10_000
 """Part n of slot s has the number s + n * 10,000; an epoch has at most 1,024 slots."""
-
-
-@dataclass
-class Slot(InputPartition):
-    """One share of an epoch: pulled by one task, in one part or several.
-
-    A part is a slot of its own to the protocol, with a number of its own. `is_suspect` says that an attempt before this
-    one may have died of what it decoded. `of` is how many slots the topic has in the epoch; `read_from` is where it
-    begins in a source that is a log.
-    """
-
-    epoch: int
-    slot: int
-    open_hour: Hour | None
-    is_suspect: bool = field(default=False, compare=False)
-    ack_deadline: timedelta | None = field(default=None, compare=False)
-    of: int = field(default=1, compare=False)
-    read_from: ReadFrom | None = field(default=None, compare=False)
-
-    @property
-    def part(self) -> int:
-        return self.slot // PART_STRIDE
-
-    def next_part(self) -> Slot:
-        return replace(self, slot=self.slot + PART_STRIDE)
 
 
 @dataclass(frozen=True)

@@ -14,11 +14,12 @@ from pyspark.sql.datasource import DataSourceStreamReader, InputPartition
 
 from lakehouse.config import Ingest
 from lakehouse.errors import LostMessagesError
-from lakehouse.landing.manifests import Slot, read_manifest, read_parts
+from lakehouse.landing.manifests import read_manifest, read_parts
 from lakehouse.landing.message_log import read_from
 from lakehouse.landing.messages import Segments
 from lakehouse.landing.plan import next_slots
 from lakehouse.landing.pull import Puller
+from lakehouse.landing.slots import Slot
 from lakehouse.store.place import Place
 from lakehouse.topics import Topic
 

@@ -16,7 +16,7 @@ from typing import Any
 
 from lakehouse.hours import Hour
 from lakehouse.landing.bundles import Bundle
-from lakehouse.landing.manifests import Slot
+from lakehouse.landing.slots import Slot
 from lakehouse.progress import ReadFrom
 from lakehouse.topics import Slots
 

@@ -20,9 +20,10 @@ from lakehouse.decode.events import decode
 from lakehouse.errors import UnknownOutcomeError, in_one_line
 from lakehouse.landing.brokers.catalogue import broker_of
 from lakehouse.landing.brokers.contract import Bounds, Broker, Page, Reading, Refused, Wanted
-from lakehouse.landing.manifests import Manifest, SegmentFile, Slot, manifest_path, read_manifest
+from lakehouse.landing.manifests import Manifest, SegmentFile, manifest_path, read_manifest
 from lakehouse.landing.quarantine import QuarantiningDecoder
 from lakehouse.landing.segments import Decoder, SegmentWriter
+from lakehouse.landing.slots import Slot
 from lakehouse.store.files import Storage
 from lakehouse.topics import Topic
 

@@ -501,10 +501,24 @@ def _data_files(actions: pa.Table) -> list[DataFile]:
                 datetime.fromtimestamp(row["modification_time"] / 1000, UTC),
                 _stats(row),
             )
-            for row in actions.to_pylist()
+            for row in _rows(actions)
         ),
         key=lambda file: file.path,
     )
+
+
+def _rows(actions: pa.Table) -> Iterator[dict[str, Any]]:
+    """As `to_pylist`, which imports pandas where there are times."""
+    names, columns = actions.column_names, [_values(column) for column in actions.columns]
+    return (dict(zip(names, row, strict=True)) for row in zip(*columns, strict=True))
+
+
+def _values(column: pa.ChunkedArray) -> list[Any]:
+    if not pa.types.is_timestamp(column.type):
+        return list(column.to_pylist())
+    first = datetime(1970, 1, 1, tzinfo=UTC if column.type.tz else None)
+    microseconds = column.cast(pa.timestamp("us", column.type.tz)).cast(pa.int64()).to_pylist()
+    return [None if each is None else first + timedelta(microseconds=each) for each in microseconds]
 
 
 def _stats(row: Mapping[str, Any]) -> dict[str, dict[str, Any]]:

@@ -21,7 +21,7 @@ from lakehouse.sources import Source
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:  # Spark is needed to read for a lake, not to look at a message
-    from lakehouse.landing.manifests import Slot
+    from lakehouse.landing.slots import Slot
 
 Key = tuple[str, int]
 """Topic and slot."""

@@ -33,7 +33,7 @@ from lakehouse.sources import LogSource, Source
 from lakehouse.topics import Topic
 
 if TYPE_CHECKING:  # as in the contract
-    from lakehouse.landing.manifests import Slot
+    from lakehouse.landing.slots import Slot
 
 _SILENCE_SECONDS = 10.0
 """Without a message or the end of a partition: nobody answers any more."""
