@@ -16,6 +16,7 @@ import pytest
 from lakehouse import failpoints
 from lakehouse.config import Config
 from lakehouse.errors import LakeError
+from lakehouse.landing.manifests import Manifest, manifest_path
 from lakehouse.operations import compaction, maintain
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.compaction import compact_hour, is_compacted
@@ -86,6 +87,15 @@ def test_a_delivered_hour_s_small_files_become_few(lake: Lake) -> None:
     assert lake.bronze_rows() == rows
     assert newest_state(lake.bronze) == state
     assert run(lake) == []
+
+
+def test_a_dry_run_says_what_a_run_does_where_a_manifest_goes_first(lake: Lake) -> None:
+    path = manifest_path(1, 0)
+    moment = datetime.now(UTC)
+    lake.tables.raw.files().write(path, Manifest(1, 0, "abc", 0, moment, None, False, ()).as_json())
+    dry = [(removal.kind, removal.hour) for removal in run(lake, dry_run=True)]
+    assert dry == [("manifest", None), ("small files", FIVE)]
+    assert [(removal.kind, removal.hour) for removal in run(lake)] == dry
 
 
 def test_the_files_before_it_stay_for_a_day(lake: Lake) -> None:

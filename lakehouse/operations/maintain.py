@@ -77,6 +77,8 @@ class _Maintenance:
         self._raw, self._sealed = tables.raw.files(), tables.sealed.files()
         self._holds = holds_for(tables.settings, tables.sealed.uri)
         self._release = tables.settings.release
+        self._as_if_gone: set[tuple[int, int]] = set()
+        """Manifests that a dry run would have removed by then."""
         self._digest = tables.digest_history(0) or tables.history()
         """Rows that are of no hour, and those of hours that an erasure sealed again."""
 
@@ -161,7 +163,9 @@ class _Maintenance:
             manifest = read_manifest(self._raw, *key)
             named = {segment_of(file.path) for file in manifest.files} if manifest else set()
             if named <= known:
-                if not self._dry_run:
+                if self._dry_run:
+                    self._as_if_gone.add(key)
+                else:
                     self._raw.delete_as_listed([stored])
                 yield self._removal("manifest", stored.path, stored.size_bytes, "long committed")
 
@@ -213,7 +217,7 @@ class _Maintenance:
         due = {hour: found for hour, found in small.items() if hour in delivered}
         if not due:
             return
-        waiting = {f"{epoch:012d}-{slot:04d}-" for epoch, slot in listed_manifests(self._raw)}
+        waiting = {f"{epoch:012d}-{slot:04d}-" for epoch, slot in {*listed_manifests(self._raw)} - self._as_if_gone}
         compactions = Compactions(log_of(bronze))
         for hour, found in due.items():
             if any(segment_of(file.path).startswith(tuple(waiting)) for file in found):
