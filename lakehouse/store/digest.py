@@ -11,7 +11,7 @@ import base64
 import hashlib
 import json
 import zlib
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import astuple, dataclass, field
 from datetime import datetime
 from itertools import takewhile
@@ -65,7 +65,7 @@ def digest_rows(history: History, mirrors: Iterable[str], newest: int = SHOWN_HO
     """The rows that say how a topic with these mirrors is now, and all of its `newest` hours.
 
     Hours that are everywhere they go are left out: of those that an erasure has sealed again the revision alone is
-    known. It can be continued: what tells of these rows and newer ones is what tells of all, unless `reaches_back`.
+    known. It can be continued: what tells of these rows, `followed` by newer ones, is what tells of all.
     """
     kept = _kept_hours(history, set(mirrors), newest)
     rare = {id(entry) for entry in _rare(history)}
@@ -83,9 +83,15 @@ def digest_rows(history: History, mirrors: Iterable[str], newest: int = SHOWN_HO
     return History(tuple(entry for entry in history.sound_entries if tells(entry)), erased)
 
 
-def reaches_back(entry: Entry, known: History) -> bool:
-    """Whether the row is of an hour that was left out of `known`, so that it cannot be understood there."""
-    return entry.state in _OF_HOURS and entry.hour is not None and not known.of_hour(entry.hour)
+def followed(known: History, entry: Entry, rows_of: Callable[[Hour], Iterable[Entry]]) -> History:
+    """`known` with a row that came since. Of an hour that was left out `rows_of` is asked for all that there is."""
+    hour = entry.hour
+    if hour is not None and entry.state in _OF_HOURS and not known.of_hour(hour):
+        before = [row for row in rows_of(hour) if row.at < entry.at]
+        erased = {each: revision for each, revision in known.erased_before.items() if each != hour}
+        others = (row for row in known.entries if row.hour != hour)
+        known = History(in_order([*others, *before]), erased)
+    return known.followed_by([entry])
 
 
 def encoded(known: Digest, mirrors: Iterable[str]) -> bytes | None:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Container, Iterable, Mapping, Sequence
 from dataclasses import replace
 from datetime import datetime
+from functools import cached_property
 
 import pyarrow as pa
 import pyarrow.compute as pc
@@ -14,7 +15,7 @@ from deltalake import DeltaTable
 
 from lakehouse.errors import LakeError
 from lakehouse.hours import Hour
-from lakehouse.store.delta import files, is_of_a_library, newly_opened, sizes, table_errors
+from lakehouse.store.delta import files, is_of_a_library, newly_opened, table_errors
 from lakehouse.store.digest import (
     DIGEST,
     SHOWN_HOURS,
@@ -22,8 +23,8 @@ from lakehouse.store.digest import (
     decoded,
     digest_rows,
     encoded,
+    followed,
     is_due_after,
-    reaches_back,
 )
 from lakehouse.store.history import Entry, History, entries_of, in_order
 from lakehouse.store.ledger_files import LedgerFile, files_with_new_rows, rows_in
@@ -156,8 +157,11 @@ class DigestRows(AllRows):
             self._take_digest(digest)
 
     def extend(self, added: Sequence[Entry]) -> None:
-        """LostLogError where a row is of an hour that was left out: only the whole table says what it means."""
-        continued = _continued(self._history, in_order(added))
+        """Of an hour that was left out all rows are read; LostLogError where these are not there, or too many came."""
+        try:
+            continued = _continued(self._history, in_order(added), StoredRows(self.log, self._files or ()))
+        except LakeError as gone:
+            raise LostLogError(self.uri) from gone
         if continued is None:
             raise LostLogError(self.uri)
         self._history, self._newest_at = continued, _newest([self._newest_at, *(entry.at for entry in added)])
@@ -209,17 +213,23 @@ class DigestRows(AllRows):
 
 
 class StoredRows:
-    """A ledger's rows as they were when it was read. Only those that are asked for are made sense of."""
+    """The rows in some files of a ledger, read when they are first asked for; no others are made sense of."""
 
-    def __init__(self, table: DeltaTable) -> None:
-        with table_errors(table.table_uri):
-            self._uri, paths = log_of(table).uri, list(sizes(table))
-            self._rows = rows_in(log_of(table).files, self._uri, paths)
+    def __init__(self, log: TableLog, paths: Iterable[str]) -> None:
+        self._log, self._paths = log, paths
 
     def of_hours(self, wanted: Iterable[Hour]) -> History:
-        """Every row of some hours; one for a range of empty hours is its first hour's."""
+        """Every row of some hours; one for a range of empty hours is its first hour's.
+
+        LakeError where a file is gone.
+        """
         rows = self._rows.filter(pc.is_in(self._rows["hour"], pa.array(wanted, pa.string())))
-        return History(in_order(entries_of(rows, self._uri)))
+        return History(in_order(entries_of(rows, self._log.uri)))
+
+    @cached_property
+    def _rows(self) -> pa.Table:
+        with table_errors(self._log.uri):
+            return rows_in(self._log.files, self._log.uri, self._paths)
 
 
 def all_rows(table: DeltaTable) -> History:
@@ -253,9 +263,9 @@ def _brought_up_to_date(log: TableLog, digest: Digest) -> Digest | None:
             return None
         try:
             rows = _new_rows(log, entry)
+            continued = _continued(history, rows, StoredRows(log, known))
         except (LostLogError, LakeError):  # it, or one after it, took away what was there
             return None
-        continued = _continued(history, rows)
         if continued is None:
             return None
         history, known = continued, _files_after(known, entry)
@@ -285,12 +295,10 @@ def _is_made_by(entry: LogEntry, known: Container[str]) -> bool:
     return all(added.get("path") in known for added in entry.of("add"))
 
 
-def _continued(known: History, added: Sequence[Entry]) -> History | None:
-    """None where one of the rows is of an hour that was left out of those before it, or they are too many."""
+def _continued(known: History, added: Sequence[Entry], stored: StoredRows) -> History | None:
+    """None where they are too many."""
     if len(added) > _MOST_NEW_ROWS:
         return None
     for entry in added:
-        if reaches_back(entry, known):
-            return None
-        known = known.followed_by([entry])
+        known = followed(known, entry, lambda hour: stored.of_hours([hour]).entries)
     return known

@@ -15,7 +15,7 @@ from lakehouse.config import Settings
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakeError
 from lakehouse.schemas import LEDGER, bronze_schema, silver_schema
-from lakehouse.store.delta import first_line, make_durable, table_errors
+from lakehouse.store.delta import first_line, make_durable, sizes, table_errors
 from lakehouse.store.history import Entry, History
 from lakehouse.store.ledger import Ledger, LedgerTable
 from lakehouse.store.ledger_rows import StoredRows, all_rows, followed_digest
@@ -103,7 +103,8 @@ class TopicTables:
 
     def stored_rows(self) -> StoredRows:
         """The ledger as of now, for who asks of some hours; LakeError where there is none."""
-        return StoredRows(self._ledger.table())
+        table = self._ledger.table()
+        return StoredRows(log_of(table), sizes(table))
 
     def digest_history(self, newest: int) -> History | None:
         """Of the ledger what tells how the topic is now, see `digest`; None where only the whole ledger does."""
