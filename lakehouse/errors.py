@@ -165,7 +165,7 @@ def unavailable(subject: str, error: BaseException) -> LakeError:
         subject,
         found=in_one_line(error),
         expected="a lake that can be read and written",
-        next_step="Make room, give access, or restore what is damaged; it is tried again by itself.",
+        next_step="Make room, give access, or restore what is damaged; `run` tries it again by itself.",
     )
     ours.__cause__ = error
     return ours

@@ -157,7 +157,7 @@ def test_pages_that_cannot_be_written_are_no_fault_of_the_lake(lake: Lake, refus
     assert code == MISUSE
     assert err.startswith(f"{tmp_path}/taken: found ")
     assert "name another with --out" in err
-    assert "tried again by itself" not in err
+    assert "again by itself" not in err
 
 
 def test_every_kind_of_error_has_a_documented_exit_code() -> None:

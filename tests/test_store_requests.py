@@ -18,12 +18,13 @@ from bench.played import BETWEEN, PlayedTopics, chain
 from lakehouse.errors import LakehouseError
 from lakehouse.operations.audit import audit_hour
 from lakehouse.operations.maintain import maintain_topic
+from lakehouse.operations.snapshot import read_topic
 from lakehouse.seal.stage import seal_due
 from lakehouse.store import tables
 from lakehouse.store.bronze_log import ingest_commits, newest_state
 from lakehouse.store.delta import await_checkpoints, files
 from lakehouse.store.files import storage_for
-from lakehouse.store.table_log import CHECKPOINT_EVERY, checkpoint_path
+from lakehouse.store.table_log import CHECKPOINT_EVERY, checkpoint_path, entry_path
 from tests.servers.object_store import PAGE, Faults, ObjectStoreServer, serving
 from tests.servers.warehouse import lake_options
 
@@ -141,6 +142,26 @@ def test_a_restart_opens_no_table_and_reads_no_ledger(store: ObjectStoreServer, 
     assert not [asked for asked in requests if asked.kind == "list" and "/ledger/" in asked.name]
     topic.trigger(events=2)
     assert topic.trigger(events=2)[0] <= MOST_WITH_ROWS
+
+
+@pytest.mark.parametrize("last_checkpoint", [None, b"", b'{"version":7000,"size":1}'])
+def test_hours_are_looked_at_without_a_table_that_is_opened(
+    store: ObjectStoreServer, tmp_path: Path, last_checkpoint: bytes | None
+) -> None:
+    """Of bronze the newest commits say all; that was 75 requests, and an error where an older entry is damaged."""
+    topic = PlayedTopics(store, tmp_path)
+    topic.close_hour(CHECKPOINT_EVERY)
+    topic.deliver()
+    await_checkpoints()
+    expected = read_topic(topic.topic, topic.config)
+    bronze = topic.world.tables.raw.below("bronze").files()
+    if last_checkpoint is not None:
+        bronze.write("_delta_log/_last_checkpoint", last_checkpoint)
+    bronze.write(entry_path(3), b"no entry")
+    store.requests()
+    found = read_topic(topic.topic, topic.config, newest_hours=24)
+    assert len(store.requests()) <= 9 + (last_checkpoint is not None)
+    assert (found.batch, found.history.hours()) == (expected.batch, expected.history.hours())
 
 
 def test_an_hour_is_delivered_without_a_look_at_silvers_files(store: ObjectStoreServer, tmp_path: Path) -> None:

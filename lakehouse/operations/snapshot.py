@@ -22,7 +22,7 @@ from lakehouse.store.history import History
 from lakehouse.store.ledger_rows import all_rows
 from lakehouse.store.place import Place
 from lakehouse.store.records import State
-from lakehouse.store.table_log import TableLog, entry_path, log_of
+from lakehouse.store.table_log import TableLog, entry_path, newest_log
 from lakehouse.store.tables import TopicTables
 from lakehouse.topics import Topic
 
@@ -84,8 +84,8 @@ def read_topic(
     history = brief or (all_rows(ledger) if ledger else History())
     place = tables.raw.below("bronze")
     batch = _batch_since(TableLog(place.uri, commit, place.options)) if commit is not None else None
-    bronze = _table(place) if batch is None else None
-    batch = batch or (_last_batch(log_of(bronze)) if bronze else None)
+    bronze = _newest_log(place) if batch is None else None
+    batch = batch or (_last_batch(bronze) if bronze else None)
     known = (
         (tables.sealed.below("ledger"), batch is not None and brief is None and ledger is None),
         (place, bool(history.hours()) and batch is None and bronze is None),
@@ -148,6 +148,11 @@ def _table(place: Place) -> DeltaTable | None:
         if isinstance(error.__cause__, TableNotFoundError):
             return None
         raise
+
+
+def _newest_log(place: Place) -> TableLog | None:
+    with table_errors(place.uri):
+        return newest_log(place.uri, place.options)
 
 
 def _has_silver(tables: TopicTables) -> bool:

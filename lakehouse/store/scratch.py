@@ -107,5 +107,5 @@ def _no_room(place: str, refused: Exception) -> LakeError:
         f"scratch space in {place}",
         found=in_one_line(refused),
         expected="room there for what memory does not hold",
-        next_step="Make room, or set TMPDIR to a folder that has more; it is tried again by itself.",
+        next_step="Make room, or set TMPDIR to a folder that has more; `run` tries it again by itself.",
     )

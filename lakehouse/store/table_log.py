@@ -176,15 +176,19 @@ def newest_log(uri: str, options: Mapping[str, str]) -> TableLog | None:
 
 def newest_versions(files: Storage) -> tuple[int, int | None] | None:
     """(newest version, that of the newest checkpoint in one file) of the table; None when there is none."""
-    since = _last_checkpoint(files)
-    names = [stored.path.rpartition("/")[2] for stored in files.listing("_delta_log", since=f"{since:020d}")]
-    found = [(int(name[:20]), name[20:]) for name in names if name[:20].isdigit()]
+    found = _versions_since(files, _last_checkpoint(files)) or _versions_since(files, 0)
     newest = max((version for version, _ in found), default=None)
     if newest is None:
         return None
     while files.read(entry_path(newest + 1)) is not None:  # a list may be behind
         newest += 1
     return newest, max((version for version, end in found if end == ".checkpoint.parquet"), default=None)
+
+
+def _versions_since(files: Storage, version: int) -> list[tuple[int, str]]:
+    """(version, end of its name) of what the log has; none where it names a checkpoint that it does not have."""
+    names = [stored.path.rpartition("/")[2] for stored in files.listing("_delta_log", since=f"{version:020d}")]
+    return [(int(name[:20]), name[20:]) for name in names if name[:20].isdigit()]
 
 
 def entry_path(version: int) -> str:
