@@ -41,7 +41,7 @@ from lakehouse.running.life import Life
 from lakehouse.running.replayed import settle_clock
 from lakehouse.running.stages import Stages
 from lakehouse.seal.stage import seal_due
-from lakehouse.spark.session import is_awaited, spark_session
+from lakehouse.spark.session import is_submitted, spark_session
 from lakehouse.spark.shutdown import end_in_order
 from lakehouse.store.files import storage_for
 from lakehouse.store.retired_jobs import RetiredJobs, own_job
@@ -275,7 +275,7 @@ def _run_ingest(
     supervisor.open(meanwhile=application.start_spark)
     life.start(has_topics=bool(query.topics))
     if query.topics:
-        _ = application.spark  # by now: threads of stages that begin before it is there would be none of Spark's
+        _ = application.spark  # by now: where it cannot start, no stage begins
         begin()
     supervisor.run(application.stop, until_drained=application.until_drained)
 
@@ -345,8 +345,8 @@ def _stages(application: Application, stages: Mapping[str, Stage], look_every: t
 
 
 def _have_session(application: Application) -> None:
-    """Where it is awaited although nothing here may ask for it."""
-    if is_awaited():
+    """Under spark-submit, which expects one although nothing here may ask for it."""
+    if is_submitted():
         _ = application.spark
 
 

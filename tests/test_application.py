@@ -24,7 +24,6 @@ from lakehouse.config import load
 from lakehouse.errors import LAKE, MISUSE, SOURCE, UNFORESEEN
 from lakehouse.operations import status
 from lakehouse.sandbox.broker import Broker
-from lakehouse.spark import session
 from lakehouse.store.retired_jobs import RetiredJobs
 from lakehouse.store.tables import TopicTables
 from tests.jobs import ROOT, run_job
@@ -213,21 +212,23 @@ def test_stages_that_need_no_spark_start_no_jvm(conf: Path, tmp_path: Path) -> N
     assert (tmp_path / "mirror" / "plays" / FIVE / "_SUCCESS").exists()
 
 
-@pytest.mark.parametrize("mode", ["client", "cluster"])
+@pytest.mark.parametrize("is_submitted", [True, False])
 @pytest.mark.parametrize("job", ["seal", "validate", "mirror", "maintain", "audit", "run", "ingest"])
-def test_a_driver_for_which_yarn_waits_has_a_session_whatever_it_does(
-    conf: Path, monkeypatch: pytest.MonkeyPatch, job: str, mode: str
+def test_a_driver_of_spark_submit_has_a_session_whatever_it_does(
+    conf: Path, monkeypatch: pytest.MonkeyPatch, job: str, is_submitted: bool
 ) -> None:
     """YARN takes one without for failed, and Dataproc starts it again; `run` and `ingest` have a successor here."""
     started: list[str] = []
     monkeypatch.setattr(application.Application, "spark", property(lambda self: started.append(job)))
-    monkeypatch.setattr(session, "_submitted", lambda: {"spark.submit.deployMode": mode})
+    monkeypatch.delenv("PYSPARK_GATEWAY_PORT", raising=False)
+    if is_submitted:
+        monkeypatch.setenv("PYSPARK_GATEWAY_PORT", "1")
     monkeypatch.setenv("LAKEHOUSE_JOB", "music-1")
     config = load(conf)
     made = application.Application(config, (config.topic("plays"),))
     RetiredJobs(made.config.settings).add("music-1")
     getattr(application, job)(made)
-    assert started == ([job] if mode == "cluster" else [])
+    assert started == ([job] if is_submitted else [])
 
 
 @pytest.mark.slow

@@ -1,4 +1,4 @@
-"""How a run under spark-submit ends: asked to, soon and between two hours; and when its JVM is killed."""
+"""How jobs under spark-submit end: by themselves, asked to, soon and between two hours; when their JVM is killed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
@@ -17,6 +18,7 @@ import pyspark
 import pytest
 from deltalake import write_deltalake
 from subscribing import subscribed_broker
+from test_maintain import manifest
 from two_topics import DAMAGED, TwoTopics
 
 from lakehouse import hours
@@ -56,29 +58,37 @@ def lake(tmp_path: Path) -> Lake:
 
 @pytest.fixture
 def submitted(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> Iterator[subprocess.Popen[str]]:
-    """`spark-submit jobs/run.py`, once the first hours are sealed; its process is the JVM, the driver its child."""
+    """`run`, once the first hours are sealed."""
+    with subscribed_broker(monkeypatch), submitted_job("run", lake, lambda: sealed(lake) >= 2) as process:
+        yield process
+
+
+@contextmanager
+def submitted_job(
+    job: str, lake: Lake, has_begun: Callable[[], bool], *arguments: str
+) -> Iterator[subprocess.Popen[str]]:
+    """`spark-submit jobs/<job>.py`, once it has begun; its process is the JVM, the driver its child."""
     home = os.path.dirname(pyspark.__file__)
     environment = {"SPARK_HOME": home, "PYSPARK_PYTHON": sys.executable, "PYTHONPATH": str(ROOT)}
-    with subscribed_broker(monkeypatch):
-        command = [f"{home}/bin/spark-submit", "--master", "local[2]", str(ROOT / "jobs" / "run.py")]
-        process = subprocess.Popen(
-            [*command, "--conf", str(lake.config.path), DAMAGED],
-            env={**os.environ, **environment},
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        drivers: list[psutil.Process] = []
-        try:
-            wait_until(lambda: process.poll() is None and sealed(lake) >= 2, process)
-            drivers += psutil.Process(process.pid).children(recursive=True)
-            yield process
-        finally:
-            if process.poll() is None:
-                process.kill()
-            for driver in drivers:
-                if driver.is_running():
-                    driver.kill()
-            process.communicate()
+    command = [f"{home}/bin/spark-submit", "--master", "local[2]", str(ROOT / "jobs" / f"{job}.py")]
+    process = subprocess.Popen(
+        [*command, "--conf", str(lake.config.path), DAMAGED, *arguments],
+        env={**os.environ, **environment},
+        stderr=subprocess.PIPE,
+        text=True,
+    )
+    drivers: list[psutil.Process] = []
+    try:
+        wait_until(has_begun, process)
+        drivers += psutil.Process(process.pid).children(recursive=True)
+        yield process
+    finally:
+        if process.poll() is None:
+            process.kill()
+        for driver in drivers:
+            if driver.is_running():
+                driver.kill()
+        process.communicate()
 
 
 def wait_until(is_so: Callable[[], bool], process: subprocess.Popen[str]) -> None:
@@ -95,8 +105,43 @@ def sealed(lake: Lake) -> int:
 
 def driver_of(process: subprocess.Popen[str]) -> psutil.Process:
     children = [each for each in psutil.Process(process.pid).children() if each.status() != psutil.STATUS_ZOMBIE]
-    (driver,) = [each for each in children if "run.py" in " ".join(each.cmdline())]
+    (driver,) = [each for each in children if f"{ROOT}/jobs/" in " ".join(each.cmdline())]
     return driver
+
+
+@pytest.fixture
+def maintainable(tmp_path: Path) -> tuple[Lake, Path]:
+    """A topic, and a manifest that maintain removes: of a past epoch, whose files the log has."""
+    folder = TwoTopics(tmp_path)
+    folder.configure()
+    lake = Lake(folder.config.topic(DAMAGED), folder.config)
+    manifests = []
+    for number in range(4):
+        (path,) = lake.deliver(Delivery(f"e{number}"))
+        manifests.append(manifest(lake, lake.epoch, path))
+    return lake, manifests[0]
+
+
+@pytest.mark.slow
+def test_a_job_that_needs_no_spark_does_its_work_and_ends_with_0(maintainable: tuple[Lake, Path]) -> None:
+    """It ended at once with an AssertionError, and no topic was touched: its threads expected a session."""
+    lake, removable = maintainable
+    with submitted_job("maintain", lake, lambda: True) as process:
+        _, said = process.communicate(timeout=ENDS_WITHIN_SECONDS)
+    assert process.returncode == 0, said
+    assert not removable.exists(), said
+
+
+@pytest.mark.slow
+def test_sigterm_ends_a_job_that_waits_for_its_next_turn(maintainable: tuple[Lake, Path]) -> None:
+    """spark-submit is gone at once where no session's hook is installed, and leaves its driver behind."""
+    lake, removable = maintainable
+    with submitted_job("maintain", lake, lambda: not removable.exists(), "--every", "1 hour") as process:
+        driver = driver_of(process)
+        process.send_signal(signal.SIGTERM)
+        _, said = process.communicate(timeout=ENDS_WITHIN_SECONDS)
+        driver.wait(timeout=ENDS_WITHIN_SECONDS)
+    assert "Traceback" not in said, said
 
 
 @pytest.mark.long

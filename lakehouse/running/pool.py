@@ -6,9 +6,6 @@ import threading
 import time
 from collections.abc import Callable, Sequence
 from datetime import datetime, timedelta
-from typing import Any
-
-from pyspark import InheritableThread
 
 from lakehouse.running.schedule import Outcome, Schedule
 
@@ -32,10 +29,10 @@ class Pool:
         self._changed = threading.Condition()
         self._last_turns: list[str] | None = None
         self._failure: BaseException | None = None
-        self._threads: list[Any] = []
+        self._threads: list[threading.Thread] = []
 
     def start(self) -> None:
-        self._threads = [InheritableThread(target=self._work, daemon=True) for _ in range(self._size)]
+        self._threads = [threading.Thread(target=self._work, daemon=True) for _ in range(self._size)]
         for thread in self._threads:
             thread.start()
 

@@ -43,18 +43,19 @@ def spark_session(settings: Settings, name: str) -> SparkSession:
         ) from error
 
 
-def is_awaited() -> bool:
-    """Whether whoever runs this driver waits for its session, needed or not.
+def is_submitted() -> bool:
+    """Whether spark-submit started this process: its JVM is there, and expects a session, needed or not.
 
-    YARN, in cluster mode: it ends a driver that has none after 100 seconds (`spark.yarn.am.waitTime`), and takes one
-    that never had any for failed, whatever its exit code.
+    The JVM gets the signals, and hands them on only through a session's hook (`end_in_order`). In cluster mode YARN
+    ends a driver that has no session after 100 seconds (`spark.yarn.am.waitTime`), and takes one that never had any for
+    failed, whatever its exit code.
     """
-    return _submitted().get("spark.submit.deployMode") == "cluster"
+    return "PYSPARK_GATEWAY_PORT" in os.environ
 
 
 def _submitted() -> dict[str, str]:
     """What is set already, where spark-submit started this process; else nothing, and no JVM is started to ask."""
-    if "PYSPARK_GATEWAY_PORT" not in os.environ:
+    if not is_submitted():
         return {}
     SparkContext._ensure_initialized()
     return dict(SparkConf().getAll())
