@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import random
 from collections.abc import Callable
 from dataclasses import replace
@@ -389,13 +390,18 @@ def test_the_page_of_an_hour_that_is_left_out_follows_an_erasure(told: Lake, tmp
         report.build(told.config, str(site), NOON, last=last)
     page = site / "plays" / f"{erased}.html"
     assert f"{erased}: 990 rows" in page.read_text()
-    told.record("sealed", erased, SEALED | {"revision": 2, "rows": 987})
-    told.record("valid", erased)
-    told.record("mirrored", erased, MIRRORED | {"revision": 2})
+    for state, details, waits_for in (
+        ("sealed", SEALED | {"revision": 2, "rows": 987}, "validate"),
+        ("valid", {}, "mirror folder"),
+        ("mirrored", MIRRORED | {"revision": 2}, None),
+    ):
+        told.record(state, erased, details)
+        assert [report.build(told.config, str(site), NOON, last=2).drawn for _ in range(2)] == [1, 0]
+        found = re.search(r"waits for: ([a-z ]+)", page.read_text())
+        assert (found and found[1]) == waits_for
     known = from_digest(told)
     assert known is not None
     assert not known.of_hour(erased)
-    assert [report.build(told.config, str(site), NOON, last=2).drawn for _ in range(2)] == [1, 0]
     assert f"{erased}: 987 rows" in page.read_text()
 
 

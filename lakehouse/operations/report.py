@@ -54,7 +54,6 @@ _CONTEXT = 48
 _BUILT = "built.json"
 _FORM = 4
 """Changes when pages of unchanged hours must be drawn again."""
-_UNREADABLE = " unreadable"
 
 
 @dataclass(frozen=True)
@@ -287,11 +286,13 @@ def _write_erased_pages(pages: _Pages, config: Config) -> dict[str, str]:
     old = {
         hour
         for hour, revision in erased.items()
-        if (page := f"{topic.name}/{hour}.html") in present and not _is_drawn(pages.before.get(page, ""), revision)
+        if (page := f"{topic.name}/{hour}.html") in present
+        and not pages.before.get(page, "").startswith(_done(revision))
     }
     if not old:
         return {}
-    snapshot = read_topic(topic, config)
+    has_all = old <= set(pages.snapshot.history.hours())  # those that something still happens to are never left out
+    snapshot = pages.snapshot if has_all else read_topic(topic, config)
     complete = replace(pages.view, rows=_rows(snapshot, len(snapshot.history.entries), pages.now))
     places = [place for place, row in enumerate(complete.rows) if row.hour in old]
     return _write_hours(replace(pages, view=complete, snapshot=snapshot), places)
@@ -313,7 +314,7 @@ def _write_hours(pages: _Pages, places: Iterable[int]) -> dict[str, str]:
             context = replace(context, as_of=as_of, complaint=complaint, is_live=pages.is_live)
             drawn = hour.page(result, context) if result else hour.page_without_verdict(context)
             pages.storage.write(page, drawn.encode())
-            key = key + _UNREADABLE if complaint else key
+            key = f"{key} unreadable" if complaint else key
         keys[page] = key
     return keys
 
@@ -339,15 +340,12 @@ def _key(
         around,
         model and model.version,
     )
-    return _of_revision(row.revision) + hashlib.md5(repr(drawn_from).encode(), usedforsecurity=False).hexdigest()
+    done = _done(row.revision) if row.waits_for is None else ""
+    return done + hashlib.md5(repr(drawn_from).encode(), usedforsecurity=False).hexdigest()
 
 
-def _is_drawn(key: str, revision: int) -> bool:
-    """Whether that is of a page with what is said of that revision."""
-    return key.startswith(_of_revision(revision)) and not key.endswith(_UNREADABLE)
-
-
-def _of_revision(revision: int) -> str:
+def _done(revision: int) -> str:
+    """What the key of an hour's page begins with when that revision is everywhere it goes."""
     return f"r{revision} "
 
 
