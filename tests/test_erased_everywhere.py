@@ -6,6 +6,7 @@ import json
 import os
 import shutil
 import sqlite3
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
@@ -27,7 +28,9 @@ from lakehouse.mirrors.stage import mirror_due
 from lakehouse.operations import compaction, report
 from lakehouse.operations.compaction import compact_hour
 from lakehouse.operations.erase import erase
+from lakehouse.operations.erasure.bronze import BronzeErasure
 from lakehouse.operations.erasure.outstanding import OpenItem, outstanding
+from lakehouse.operations.erasure.rows import Event, Match
 from lakehouse.operations.maintain import maintain_topic
 from lakehouse.operations.reconcile import mirrors_of
 from lakehouse.store.bronze_log import Compactions
@@ -216,6 +219,34 @@ def test_what_a_compaction_left_that_died_beside_an_erasure_is_open(
     assert ("bronze", str(left)) in [(item.store, item.found) for item in world.outstanding()]
     maintain_topic(lake.topic, lake.config, datetime.now(UTC) + timedelta(days=1, hours=1))
     assert not left.exists()
+    assert "bronze" not in world.open_stores()
+
+
+@pytest.mark.parametrize("files", ["those that hold the person", "all"])
+def test_what_is_compacted_while_an_erasure_looks_for_the_person_is_looked_at_again(
+    world: World, files: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It took files out that the table had no longer: the person stayed, and all others' rows were there twice."""
+    lake = world.lake
+    lake.deliver(Delivery(f"p{PERSON}", 122, 0, "again", PERSON), hour=SEVEN)
+    if files == "all":
+        lake.deliver(Delivery("z", 123, 0, "z", 5), hour=SEVEN)
+    before = Counter(row["message_id"] for row in lake.bronze_rows())
+    matches, compacted = BronzeErasure.matches, []
+
+    def compacted_meanwhile(self: BronzeErasure, events: set[Event]) -> list[Match]:
+        found = matches(self, events)
+        if events and not compacted:
+            commits = Compactions(log_of(lake.bronze))
+            compacted.append(compact_hour(lake.tables, commits, SEVEN, files_of_hour(lake.bronze, SEVEN)))
+        return found
+
+    monkeypatch.setattr(BronzeErasure, "matches", compacted_meanwhile)
+    world.erase()
+    assert all(compacted)
+    after = Counter(row["message_id"] for row in lake.bronze_rows())
+    assert after < before
+    assert not any(path.startswith("lake/plays/bronze") for path in world.holders())
     assert "bronze" not in world.open_stores()
 
 

@@ -28,6 +28,7 @@ from lakehouse.store.delta import (
     files,
     metadata_of_commits,
     reaches_back,
+    sizes,
     table_errors,
 )
 from lakehouse.store.table_log import ConflictError, LogEntry, TableLog, log_of
@@ -195,8 +196,12 @@ def commit_change(
 
     `transactions` are what else it is to carry; `state` is the one after it, where that differs from the newest.
 
-    ConflictError as `commit_batch`: no commit of ingest can come between, so no close of an hour can be overlooked.
+    ConflictError as `commit_batch`: no commit of ingest can come between, so no close of an hour can be overlooked. So
+    it is where the table has not all of `removed`: it was opened after a compaction put one of them into another file.
     """
+    removed, present = list(removed), sizes(bronze)
+    if gone := next((file.path for file in removed if file.path not in present), None):
+        raise ConflictError(f"the table has no longer {gone}")
     state = state or newest_state(bronze)
     return commit(
         bronze,
