@@ -251,9 +251,15 @@ def joined_lines(text: str) -> str:
 _COLOUR = re.compile(r"\x1b\[[0-9;]*m")
 
 
+_QUERY = re.compile(r"(https?://[^\s?]+)\?\S*?(?=:?(\s|$))")
+
+
 def in_one_line(error: BaseException) -> str:
-    """What it says first and, as delta-rs prints them below it, the causes, at most 300 characters."""
-    first, *rest = str(error).strip().splitlines() or [type(error).__name__]
+    """What it says first and, as delta-rs prints them below it, the causes, at most 300 characters.
+
+    Of addresses without what is asked of them, which for a list is longer than all else.
+    """
+    first, *rest = _QUERY.sub(r"\1", str(error)).strip().splitlines() or [type(error).__name__]
     causes = [_COLOUR.sub("", line).strip() for line in rest]
     causes = [line.removeprefix("↳").strip() for line in causes if line.startswith("↳")]
     return ": ".join([first, *causes])[:300]

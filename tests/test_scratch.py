@@ -94,7 +94,7 @@ def rows() -> VisitRows:
 def test_finding_duplicates_without_room_is_one_error_and_goes_on_when_there_is_some(
     scarcity: Scarcity, folder: Path, rows: VisitRows
 ) -> None:
-    with scarcity(folder), pytest.raises(LakeError, match=r"scratch space in .*room there.*tried again") as refused:
+    with scarcity(folder), pytest.raises(LakeError, match=r"scratch space in .*room there.*tries it again") as refused:
         duplicates(rows, ("event_id",))
     assert "\n" not in str(refused.value)
     assert duplicates(rows, ("event_id",)) == ADDRESS.empty_table()

@@ -6,8 +6,8 @@ import os
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import pytest
@@ -128,7 +128,8 @@ def test_google_deletes_only_the_generation_that_was_listed() -> None:
     asked: list[int] = []
 
     class Blob:
-        name, size, updated, generation, crc32c = "plays/segments/1.json", 1, datetime.now(UTC), 17, "AAAAAA=="
+        name, size, generation, crc32c = "plays/segments/1.json", 1, 17, "AAAAAA=="
+        _properties = MappingProxyType({"updated": "2026-11-23T05:00:00.123Z"})
 
         def delete(self, if_generation_match: int) -> None:
             asked.append(if_generation_match)
