@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import random
-from collections.abc import Callable
+import re
+from collections.abc import Callable, Iterable
 from dataclasses import replace
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
@@ -24,7 +25,7 @@ from lakehouse.operations.hour_status import hour_statuses
 from lakehouse.operations.snapshot import Batch, TopicSnapshot, read_topic
 from lakehouse.operations.status import status_of
 from lakehouse.progress import IngestState
-from lakehouse.store import tables
+from lakehouse.store import ledger_rows, tables
 from lakehouse.store.digest import DIGEST, SHOWN_HOURS, Digest, decoded, digest_rows, encoded, followed
 from lakehouse.store.history import Entry, History, in_order
 from lakehouse.store.ledger import Ledger, LedgerTable
@@ -343,6 +344,34 @@ def test_of_an_hour_that_the_digest_left_out_all_rows_are_read_where_one_comes(t
     assert told.status().waiting_hour == FIVE
     digest_file(told).unlink()
     assert told.status().waiting_hour == FIVE
+
+
+def test_rows_of_many_hours_that_were_left_out_take_one_reading_of_the_ledger(
+    told: Lake, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As an erasure records them, that takes somebody out of old hours."""
+    for number in range(1, SHOWN_HOURS + 9):
+        _deliver(told, number)
+    old, mine = [hours.after(SEVEN, number) for number in range(1, 6)], told.tables().ledger("one")
+    assert not any(map(mine.digest().of_hour, old))
+    content = digest_file(told).read_bytes()
+    erasing = Ledger(LedgerTable(told.tables().sealed.below("ledger").table()), "erase")
+    for hour in old:
+        erasing.record("sealed", hour, SEALED | {"revision": 2})
+    digest_file(told).write_bytes(content)
+    read, rows_in = list[int](), ledger_rows.rows_in
+
+    def counted(files: Any, ledger: str, paths: Iterable[str]) -> pa.Table:
+        read.append(len(list(paths)))
+        return rows_in(files, ledger, paths)
+
+    monkeypatch.setattr(ledger_rows, "rows_in", counted)
+    for look in (lambda: from_digest(told), mine.digest):
+        read.clear()
+        known = look()
+        assert known is not None
+        assert [known.revision(hour) for hour in old] == [2] * 5
+        assert sum(count > 1 for count in read) == 1
 
 
 def _deliver(lake: Lake, number: int, revisions: int = 1) -> None:

@@ -5,10 +5,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import suppress
-from typing import TYPE_CHECKING
 
 from lakehouse.clock import Clock
 from lakehouse.errors import LakeError
+from lakehouse.landing.manifests import Manifest, listed_manifests, read_manifest
 from lakehouse.store.bronze_log import segment_of, segments_in_log
 from lakehouse.store.delta import sizes, table_errors
 from lakehouse.store.files import Storage
@@ -18,9 +18,6 @@ from lakehouse.store.place import Place
 from lakehouse.store.records import Damaged, DamagedFile, State
 from lakehouse.store.table_log import log_of
 from lakehouse.store.tables import TopicTables
-
-if TYPE_CHECKING:
-    from lakehouse.landing.manifests import Manifest
 
 log = logging.getLogger(__name__)
 
@@ -87,9 +84,6 @@ def _of_manifests(tables: TopicTables) -> list[DamagedFile]:
     storage = tables.raw.files()
     if not storage.listing("segments"):
         return []
-    # Not at the top: a status command of a topic without manifests needs nothing of Spark.
-    from lakehouse.landing.manifests import listed_manifests, read_manifest
-
     damaged: list[DamagedFile] = []
     manifests: list[Manifest] = []
     for key in listed_manifests(storage):

@@ -80,7 +80,7 @@ class _Maintenance:
         self._as_if_gone: set[tuple[int, int]] = set()
         """Manifests that a dry run would have removed by then."""
         self._digest = tables.digest_history(0) or tables.history()
-        """Rows that are of no hour, and those of hours that an erasure sealed again."""
+        """Says up to which hour all have closed, and which an erasure sealed again."""
 
     @cached_property
     def _ledger(self) -> StoredRows:
@@ -95,7 +95,7 @@ class _Maintenance:
         yield from self._delete("checkpoint", former, FORMER_WHY)
         yield from self._silver_orphans()
         yield from self._reports()
-        yield from outdated(self._tables, self._digest, self._now, self._dry_run)
+        yield from outdated(self._tables, self._digest, self._now, self._dry_run, self._as_if_gone)
 
     # --- bronze ----------------------------------------------------------------------------------------------------
 

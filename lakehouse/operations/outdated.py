@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from datetime import datetime
 
@@ -18,11 +18,13 @@ from lakehouse.store.log_cleaning import expired_log_files
 from lakehouse.store.tables import REPLACED_FILES_KEPT, TopicTables
 
 
-def outdated(tables: TopicTables, history: History, now: datetime, dry_run: bool) -> Iterator[Removal]:
-    """Removes it, and gives what it was; with `dry_run` only that."""
+def outdated(
+    tables: TopicTables, history: History, now: datetime, dry_run: bool, as_if_gone: Collection[tuple[int, int]]
+) -> Iterator[Removal]:
+    """Removes it, and gives what it was; with `dry_run` only that, as if those manifests were gone."""
     yield from _erased_from_ledger(tables, history, dry_run)
     yield from _replaced_in_ledger(tables, dry_run)
-    yield from _log_entries(tables, now, dry_run)
+    yield from _log_entries(tables, now, dry_run, as_if_gone)
 
 
 def _erased_from_ledger(tables: TopicTables, history: History, dry_run: bool) -> Iterator[Removal]:
@@ -51,13 +53,15 @@ def _replaced_in_ledger(tables: TopicTables, dry_run: bool) -> Iterator[Removal]
         yield Removal(tables.topic.name, "ledger", f"ledger/{path}", 0, why)
 
 
-def _log_entries(tables: TopicTables, now: datetime, dry_run: bool) -> Iterator[Removal]:
-    """Entries that no commit looks for. Those since bronze's oldest manifest stay: only they say that its files were
-    committed, once these are retired.
+def _log_entries(
+    tables: TopicTables, now: datetime, dry_run: bool, as_if_gone: Collection[tuple[int, int]]
+) -> Iterator[Removal]:
+    """Entries that no commit looks for. Of bronze those since its oldest manifest stay: only they say that its files
+    were committed, once these are retired.
     """
     raw, sealed, window = tables.raw, tables.sealed, tables.topic.audit_window
-    manifests = stored_manifests(raw.files()).values()
-    needed_since = min((stored.modified_at for stored in manifests), default=now)
+    manifests = stored_manifests(raw.files()).items()
+    needed_since = min((stored.modified_at for key, stored in manifests if key not in as_if_gone), default=now)
     kept_for = (
         (raw, "bronze", tables.bronze_log_kept, needed_since),
         (sealed, "silver", window, now),

@@ -65,7 +65,7 @@ def digest_rows(history: History, mirrors: Iterable[str], newest: int = SHOWN_HO
     """The rows that say how a topic with these mirrors is now, and all of its `newest` hours.
 
     Hours that are everywhere they go are left out: of those that an erasure has sealed again the revision alone is
-    known. It can be continued: what tells of these rows, `followed` by newer ones, is what tells of all.
+    known. `followed` by newer rows it answers as all rows would.
     """
     kept = _kept_hours(history, set(mirrors), newest)
     rare = {id(entry) for entry in _rare(history)}

@@ -138,6 +138,10 @@ class LedgerTable:
         with self.lock, table_errors(self.uri):
             listed = [stored.path for stored in self._rows.log.files.listing("")]
             self._rows.history()
+            try:
+                self._rows.check_known()
+            except LostLogError:
+                self._rows.read()
             present = {file.path for file in self._rows.files}
             names = [path for path in listed if "/" not in path and path.endswith(".parquet")]
             return [(name, name in present) for name in names if self._may_hold(name, name in present, changed, states)]
@@ -250,7 +254,7 @@ class Ledger:
                 self._table.rewrite(changed)
             except ConflictError as conflict:
                 conflicts.meet(conflict)
-        removed = [name for name, _ in self._table.holding(changed, states)]
+        removed = [name for name, is_present in self._table.holding(changed, states) if not is_present]
         self._table.remove(removed)
         return removed
 

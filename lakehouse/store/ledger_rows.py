@@ -127,12 +127,10 @@ class AllRows:
         entries = self.log.next_entries()
         if entries or time.monotonic() >= self._checked_at + self._check_every:
             self.check_known()
+        self.extend([row for entry in entries for row in _new_rows(self.log, entry)])
         for entry in entries:
-            self._take_entry(entry)
-
-    def _take_entry(self, entry: LogEntry) -> None:
-        self.extend(_new_rows(self.log, entry))
-        self._files, self.log = _files_after(self._files or {}, entry), self.log.followed_by([entry])
+            self._files = _files_after(self._files or {}, entry)
+        self.log = self.log.followed_by(entries)
 
 
 class DigestRows(AllRows):
@@ -252,6 +250,7 @@ def followed_digest(ledger: TableLog, mirrors: Iterable[str], newest: int = SHOW
 def _brought_up_to_date(log: TableLog, digest: Digest) -> Digest | None:
     known = {file.path: file for file in digest.files}
     history, newest_at = digest.history, digest.newest_at
+    stored = StoredRows(log, list(known))
     try:
         if not _is_made_by(log.known_entry(), known):
             return None
@@ -263,7 +262,7 @@ def _brought_up_to_date(log: TableLog, digest: Digest) -> Digest | None:
             return None
         try:
             rows = _new_rows(log, entry)
-            continued = _continued(history, rows, StoredRows(log, known))
+            continued = _continued(history, rows, stored)
         except (LostLogError, LakeError):  # it, or one after it, took away what was there
             return None
         if continued is None:

@@ -14,7 +14,7 @@ from lakehouse.store.files import Storage, storage_for
 
 @dataclass(frozen=True)
 class Place:
-    """A folder at `uri`. Can be pickled; the options (they may hold secrets) are not shown."""
+    """A folder at `uri`. Without tables it can be pickled; the options (they may hold secrets) are not shown."""
 
     uri: str
     options: Mapping[str, str] = field(default_factory=dict, repr=False)

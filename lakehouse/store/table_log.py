@@ -169,13 +169,16 @@ def log_of(table: DeltaTable | TableLog) -> TableLog:
 
 
 def newest_log(uri: str, options: Mapping[str, str]) -> TableLog | None:
-    """The log as it is now, by one list from its newest checkpoint on; None when there is no table."""
+    """The log as it is now, by a list from its newest checkpoint on; None when there is no table."""
     found = newest_versions(storage_for(uri, options))
     return TableLog(uri, found[0], dict(options)) if found else None
 
 
 def newest_versions(files: Storage) -> tuple[int, int | None] | None:
-    """(newest version, that of the newest checkpoint in one file) of the table; None when there is none."""
+    """(newest version, that of the newest checkpoint in one file) of the table; None when there is none.
+
+    `_last_checkpoint` may name one that is not there: then all is listed.
+    """
     found = _versions_since(files, _last_checkpoint(files)) or _versions_since(files, 0)
     newest = max((version for version, _ in found), default=None)
     if newest is None:
@@ -186,7 +189,7 @@ def newest_versions(files: Storage) -> tuple[int, int | None] | None:
 
 
 def _versions_since(files: Storage, version: int) -> list[tuple[int, str]]:
-    """(version, end of its name) of what the log has; none where it names a checkpoint that it does not have."""
+    """(version, end of its name) of the log's entries and checkpoints from a version on."""
     names = [stored.path.rpartition("/")[2] for stored in files.listing("_delta_log", since=f"{version:020d}")]
     return [(int(name[:20]), name[20:]) for name in names if name[:20].isdigit()]
 
