@@ -74,7 +74,7 @@ class MissingExtraError(LakehouseError):
     exit_code = MISUSE
 
 
-class NoJavaError(LakehouseError):
+class NoSparkError(LakehouseError):
     """Spark cannot be started."""
 
     exit_code = MISUSE

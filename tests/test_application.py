@@ -212,6 +212,32 @@ def test_stages_that_need_no_spark_start_no_jvm(conf: Path, tmp_path: Path) -> N
     assert (tmp_path / "mirror" / "plays" / FIVE / "_SUCCESS").exists()
 
 
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("environment", "settings", "found"),
+    [
+        ({"JAVA_HOME": "/nowhere"}, {}, "no Java that runs it at /nowhere"),
+        ({"SPARK_HOME": "/nowhere"}, {}, "No such file or directory: '/nowhere/./bin/spark-submit'"),
+        ({}, {"spark.master": "local[x]"}, "Could not parse Master URL: 'local[x]'"),
+    ],
+)
+def test_a_large_hour_for_which_spark_does_not_start_says_so(
+    conf: Path, tmp_path: Path, environment: dict[str, str], settings: dict[str, str], found: str
+) -> None:
+    """And not that the lake has no room, which a seal says of what a store refuses."""
+    values = yaml.safe_load(conf.read_text())
+    conf.write_text(yaml.safe_dump({**values, "seal": {"small_rows": 0}, "spark": {**SPARK_SETTINGS, **settings}}))
+    config = load(conf)
+    lake = Lake(config.topic("plays"), config)
+    lake.deliver(*small_plays("a", "b", "a"))
+    lake.close(FIVE)
+    ended = run_job("seal", ["--conf", str(conf)], {**os.environ, **environment}, tmp_path / "said")
+    assert ended.returncode == MISUSE, ended.stderr
+    assert "Traceback" not in ended.stderr
+    assert "Spark: found" in ended.stderr
+    assert found in ended.stderr
+
+
 @pytest.mark.parametrize("is_submitted", [True, False])
 @pytest.mark.parametrize("job", ["seal", "validate", "mirror", "maintain", "audit", "run", "ingest"])
 def test_a_driver_of_spark_submit_has_a_session_whatever_it_does(

@@ -48,11 +48,11 @@ from mirror_targets import (
 
 from lakehouse.checksum import checksum_of
 from lakehouse.config import Config, Settings
-from lakehouse.errors import ConfigError, MirrorError, TargetLimitError
+from lakehouse.errors import ConfigError, MirrorError, NoSparkError, TargetLimitError
 from lakehouse.hours import Hour, after
 from lakehouse.keys import Frozen
 from lakehouse.lineage.datasets import DatasetName
-from lakehouse.mirrors import catalogue
+from lakehouse.mirrors import catalogue, google
 from lakehouse.mirrors.catalogue import KINDS, mirror_named
 from lakehouse.mirrors.contract import Count, Mirror, SealedHour
 from lakehouse.mirrors.duckdb import DuckDBMirror
@@ -760,6 +760,34 @@ def test_due_hours_go_oldest_first_and_are_recorded_with_what_was_counted(
     }
     assert first.silver_version == second.silver_version + 1
     assert mirror_due(topic, config, None, run="run-8", mirrors={"folder": mirror}) == []
+
+
+def test_that_spark_cannot_start_is_no_failure_of_the_target(
+    request: pytest.FixtureRequest,
+    tmp_path: Path,
+    lake: Lake,
+    config: Config,
+    topic: Topic,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A large hour waited for up to 6 hours after Java was there."""
+    target = TARGETS["objects"](tmp_path / "mirror", request)
+    assert isinstance(target, FolderTarget)
+
+    def no_spark() -> Any:
+        raise NoSparkError("Spark", found="no Java", expected="Java", next_step="Install it.")
+
+    files = google.GoogleFiles(
+        target.address, emulator_options(request.getfixturevalue("object_store").address), no_spark
+    )
+    mirrors: dict[str, Mirror] = {"folder": FolderMirror("folder", target.address, files)}
+    lake.cleared(topic, HOUR, plays(["a"], topic))
+    mirror_due(topic, config, None, run="1", mirrors=mirrors)
+    monkeypatch.setattr(google, "SPREAD_FROM_BYTES", 0)
+    lake.cleared(topic, NEXT, plays(["b"], topic))
+    with pytest.raises(NoSparkError):
+        mirror_due(topic, config, None, run="2", mirrors=mirrors)
+    assert lake.history(topic).mirror_failures(NEXT, "folder") == []
 
 
 def test_an_invalid_hour_is_not_mirrored_until_a_person_releases_it(lake: Lake, config: Config, topic: Topic) -> None:

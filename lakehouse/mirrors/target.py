@@ -12,7 +12,7 @@ from itertools import takewhile
 
 from lakehouse import failpoints
 from lakehouse.clock import Clock
-from lakehouse.errors import LakehouseError, MirrorError, TargetLimitError
+from lakehouse.errors import LakehouseError, MirrorError, NoSparkError, TargetLimitError
 from lakehouse.hours import Hour
 from lakehouse.lineage.datasets import dataset_at
 from lakehouse.lineage.runs import lineage_run
@@ -97,8 +97,8 @@ class TargetRun:
                 else:
                     self._withdraw_if_overtaken(hour)
                 in_a_row = 0
-            except TargetLimitError as limit:
-                outcome.errors.append(limit)
+            except (TargetLimitError, NoSparkError) as error:  # no hour is to blame
+                outcome.errors.append(error)
                 break
             except Exception as error:
                 failures.append((hour, as_lakehouse_error(error, self._subject(hour))))

@@ -6,12 +6,13 @@ import os
 import sys
 from collections.abc import Callable
 
+from py4j.protocol import Py4JJavaError
 from pyspark import SparkConf, SparkContext
-from pyspark.errors import PySparkRuntimeError
+from pyspark.errors import PySparkException
 from pyspark.sql import SparkSession
 
 from lakehouse.config import Settings
-from lakehouse.errors import NoJavaError
+from lakehouse.errors import NoSparkError, in_one_line
 
 SparkOrNone = Callable[[], SparkSession] | None
 """Asked for a session only by what needs one; None where everything is to run in this process."""
@@ -23,7 +24,10 @@ DELTA = {
 
 
 def spark_session(settings: Settings, name: str) -> SparkSession:
-    """The running session, or a new one; what spark-submit or the cluster sets precedes the configuration."""
+    """The running session, or a new one; what spark-submit or the cluster sets precedes the configuration.
+
+    NoSparkError when none can be started: no store and no target is to blame for what waits for it.
+    """
     os.environ.setdefault("PYSPARK_PYTHON", sys.executable)
     given = _submitted()
     builder = SparkSession.builder.appName(name)
@@ -32,15 +36,8 @@ def spark_session(settings: Settings, name: str) -> SparkSession:
             builder = builder.config(key, value)
     try:
         return builder.getOrCreate()
-    except PySparkRuntimeError as error:
-        if error.getCondition() != "JAVA_GATEWAY_EXITED":
-            raise
-        raise NoJavaError(
-            "Spark",
-            found="no Java that runs it" + (f" at {home}" if (home := os.environ.get("JAVA_HOME")) else ""),
-            expected="Java 17 or 21",
-            next_step="Run `make set-up`, or install openjdk-17-jre-headless and set JAVA_HOME to it.",
-        ) from error
+    except (PySparkException, Py4JJavaError, OSError) as error:
+        raise _not_started(error) from error
 
 
 def is_submitted() -> bool:
@@ -51,6 +48,22 @@ def is_submitted() -> bool:
     failed, whatever its exit code.
     """
     return "PYSPARK_GATEWAY_PORT" in os.environ
+
+
+def _not_started(error: Exception) -> NoSparkError:
+    if isinstance(error, PySparkException) and error.getCondition() == "JAVA_GATEWAY_EXITED":
+        return NoSparkError(
+            "Spark",
+            found="no Java that runs it" + (f" at {home}" if (home := os.environ.get("JAVA_HOME")) else ""),
+            expected="Java 17 or 21",
+            next_step="Run `make set-up`, or install openjdk-17-jre-headless and set JAVA_HOME to it.",
+        )
+    return NoSparkError(
+        "Spark",
+        found=str(error.java_exception) if isinstance(error, Py4JJavaError) else in_one_line(error),
+        expected="a session that starts",
+        next_step="Check the section `spark` of the configuration, SPARK_HOME and JAVA_HOME.",
+    )
 
 
 def _submitted() -> dict[str, str]:
