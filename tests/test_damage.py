@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import uuid
 from collections.abc import Callable
@@ -275,6 +276,24 @@ def test_status_of_all_topics_says_what_the_last_look_found(
         "look/test/one",
         "maintain/test",
     ]
+
+
+def test_maintain_of_all_topics_goes_on_where_one_fails(
+    made: TwoTopics, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It ended there: no topic after it was maintained, and nobody heard what had been removed."""
+    lake = made.copied(tmp_path)
+    old = {name: Path(lake.tables(name).reports.uri, "old.html") for name in (DAMAGED, NEIGHBOUR)}
+    for report in old.values():
+        report.touch()
+        os.utime(report, (0, 0))
+    in_log("bronze", "*.json", garbled)(lake)
+    capsys.readouterr()
+    code, said = lake.command("maintain"), capsys.readouterr()
+    assert code == LAKE
+    assert f"lake/{DAMAGED}/bronze" in said.err
+    assert not old[NEIGHBOUR].exists()
+    assert "reports/old.html" in said.out
 
 
 NO_MANIFESTS: tuple[bytes | tuple[str, object], ...] = (

@@ -27,13 +27,14 @@ from lakehouse.cli.arguments import (
     topics_with_lake,
 )
 from lakehouse.cli.examine import session_of
-from lakehouse.cli.output import confirm, instant_text, print_json, print_line, print_table
+from lakehouse.cli.output import confirm, instant_text, print_error, print_json, print_line, print_table
 from lakehouse.cli.progress_line import progress, working
 from lakehouse.config import Config, load_usable
 from lakehouse.durations import duration_text, parse_duration
-from lakehouse.errors import ACCEPT_LOSS, LakeError, UsageError
+from lakehouse.errors import ACCEPT_LOSS, LakeError, LakehouseError, UsageError
 from lakehouse.hours import Hour
 from lakehouse.operations import stopping
+from lakehouse.operations.removal import Removal
 from lakehouse.operations.snapshot import TopicSnapshot, is_open
 from lakehouse.store.heartbeats import Heartbeats
 from lakehouse.store.history import History
@@ -193,18 +194,29 @@ def maintain(
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
     as_json: AsJson = False,
 ) -> None:
-    """Remove what nobody needs any more: old deliveries of hours that every mirror has, orphans, expired reports."""
-    from lakehouse.operations.maintain import maintain_topic
+    """Remove what nobody needs any more: old deliveries of hours that every mirror has, orphans, expired reports.
+
+    A topic that cannot be maintained is an error at the end, and keeps no other from it.
+    """
+    from lakehouse.operations.maintain import removals
 
     config = load_usable(context.obj)
-    chosen = topics_with_lake(config, topics)
-    removals = [each for topic in chosen for each in maintain_topic(topic, config, config.now(), dry_run=dry_run)]
+    chosen, removed, failed = topics_with_lake(config, topics), list[Removal](), list[LakehouseError]()
+    for topic in progress("topics maintained")(chosen, len(chosen)):
+        try:
+            removed.extend(removals(topic, config, config.now(), dry_run=dry_run))
+        except LakehouseError as refused:
+            failed.append(refused)
     if as_json:
-        print_json({"dry_run": dry_run, "removals": [asdict(removal) for removal in removals]})
-        return
-    print_table(columns.REMOVAL, removals)
-    size_bytes = sum(removal.size_bytes for removal in removals)
-    print_line(f"{len(removals):,} {'would be removed' if dry_run else 'removed'}, {size_bytes / 1024**2:,.1f} MiB")
+        print_json({"dry_run": dry_run, "removals": [asdict(removal) for removal in removed]})
+    else:
+        print_table(columns.REMOVAL, removed)
+        size_bytes = sum(removal.size_bytes for removal in removed)
+        print_line(f"{len(removed):,} {'would be removed' if dry_run else 'removed'}, {size_bytes / 1024**2:,.1f} MiB")
+    for error in failed:
+        print_error(error, as_json=as_json)
+    if failed:
+        raise typer.Exit(failed[0].exit_code)
 
 
 def erase(

@@ -51,23 +51,28 @@ def maintain_topic(
     dry_run: bool = False,
     is_stopping: Callable[[], bool] = lambda: False,
 ) -> list[Removal]:
-    """Remove what is due, and say what it was; with `dry_run` only say it. A topic without a lake has nothing.
+    """As `removals`; nothing more is removed once `is_stopping`."""
+    done: list[Removal] = []
+    for removal in removals(topic, config, now, dry_run=dry_run):
+        done.append(removal)
+        if is_stopping():
+            break
+    return done
 
-    What is damaged is recorded before. Nothing more is removed once `is_stopping`. Several may do it at the same time:
-    what another removed is no error.
+
+def removals(topic: Topic, config: Config, now: datetime, *, dry_run: bool = False) -> Iterator[Removal]:
+    """Remove what is due, and say each time what it was; with `dry_run` only say it.
+
+    What is damaged is recorded before. A topic without a lake has nothing. Several may do it at the same time: what
+    another removed is no error.
     """
     tables = TopicTables(topic, config.settings).opened_once()
     if not (tables.has_bronze() and tables.has_ledger()):
-        return []
+        return
     with table_errors(f"topic {topic.name}"), lake_errors(f"topic {topic.name}"):
         if not dry_run:
             record_damage(tables, f"maintain/{config.settings.release}")
-        done: list[Removal] = []
-        for removal in _Maintenance(tables, now, dry_run).removals():
-            done.append(removal)
-            if is_stopping():
-                break
-        return done
+        yield from _Maintenance(tables, now, dry_run).removals()
 
 
 class _Maintenance:
