@@ -6,6 +6,8 @@ import io
 import json
 import os
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +24,7 @@ from typer.testing import CliRunner
 
 from lakehouse.cli import app
 from lakehouse.config import Config
-from lakehouse.errors import MirrorError
+from lakehouse.errors import MISUSE, MirrorError
 from lakehouse.hours import Hour, after
 from lakehouse.mirrors.contract import Count, Mirror
 from lakehouse.mirrors.stage import mirror_due
@@ -331,3 +333,23 @@ def test_the_command_says_it_in_a_table_and_as_json(lake: Lake, config: Config, 
     shutil.copytree(folder / HOUR, folder / after(HOUR, 5))
     extra = run("--repair")
     assert (extra.exit_code, "remove it there by hand if nobody needs it" in extra.stdout) == (1, True)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("command", [["reconcile", "plays"], ["erase", "plays", "--status"]])
+def test_without_java_a_mirror_that_needs_spark_is_refused_in_one_sentence(
+    lake: Lake, config: Config, topic: Topic, tmp_path: Path, command: list[str]
+) -> None:
+    """And not once for each hour, as if the target did not answer."""
+    lake.cleared(topic, HOUR, plays(IDS, topic))
+    settings = {"raw_root": config.settings.raw_root, "mirrors": {"folder": {"kind": "folder", "path": "hdfs://h/x"}}}
+    conf = write_conf(tmp_path, settings, {"plays": PLAYS})
+    ended = subprocess.run(
+        [sys.executable, "-m", "lakehouse.cli", "--conf", str(conf), *command],
+        env={**os.environ, "JAVA_HOME": "/nowhere"},
+        capture_output=True,
+        text=True,
+    )
+    assert (ended.returncode, ended.stdout) == (MISUSE, "")
+    assert ended.stderr.endswith("set JAVA_HOME to it.\n")
+    assert "Spark: found no Java that runs it at /nowhere" in ended.stderr

@@ -237,7 +237,8 @@ def reconcile(
 
 
 def session_of(config: Config) -> Callable[[], SparkSession]:
-    """Started when it is asked for."""
+    """Started at once: without Spark no mirror is asked, rather than each in vain."""
     from lakehouse.spark.session import spark_session
 
-    return partial(spark_session, config.settings, "reconcile")
+    session = spark_session(config.settings, "reconcile")
+    return lambda: session
