@@ -317,7 +317,8 @@ def look(topic: Topic, application: Application, is_stopping: Callable[[], bool]
 
 
 def _maintain(topic: Topic, application: Application, is_stopping: Callable[[], bool]) -> object:
-    removals = maintain_topic(topic, application.config, application.config.now(), dry_run=application.dry_run)
+    config, now = application.config, application.config.now()
+    removals = maintain_topic(topic, config, now, dry_run=application.dry_run, is_stopping=is_stopping)
     for removal in removals:
         log.info("maintain: topic=%s kind=%s path=%s why=%s", topic.name, removal.kind, removal.path, removal.why)
     return removals
