@@ -65,15 +65,15 @@ FACTS = pa.schema(
 `event_hour` is null for rejected messages and the smallest of several for late events that share a file. `dry_at` is
 when the subscription was last asked and answered that it has nothing, which is when it was drained (the name is that of
 older releases' manifests); null when the slot stopped for another reason, or when messages may wait behind its own of
-an ordering key. `unanswered_at` is when a pull last ended without an answer:
-what it took comes back within an ack deadline. `full` says that the slot stopped at its bound, so that more slots would
-have pulled more. `attempt` counts Spark's tries at the slot. `unacknowledged` counts, on the first row of a segment
-only, the messages that were made durable and whose acknowledgement was refused, as `ack_error` says: they come again.
-`counts` is JSON, on the first row of a segment only: rejects by `reasons` and `undeclared` fields by name. `error` says
-why the slot could not be pulled (`lakehouse.errors.from_trace` reads it): its row has no path and nothing drained.
-`read` is what was read of a source that is a log (`lakehouse.progress.LogRead`), the same in every row of the segment.
-`slots` is how many the topic has in the epoch. `pulled_bytes` are those of the payloads, on the first row of a segment
-only.
+an ordering key. `unanswered_at` is when a pull last ended without an answer, or until when a slot that was given up may
+extend its leases: what it has comes back within an ack deadline after that. `full` says that the slot stopped at its
+bound, so that more slots would have pulled more. `attempt` counts Spark's tries at the slot. `unacknowledged` counts,
+on the first row of a segment only, the messages that were made durable and whose acknowledgement was refused, as
+`ack_error` says: they come again. `counts` is JSON, on the first row of a segment only: rejects by `reasons` and
+`undeclared` fields by name. `error` says why the slot could not be pulled (`lakehouse.errors.from_trace` reads it): its
+row has no path and nothing drained. `read` is what was read of a source that is a log (`lakehouse.progress.LogRead`),
+the same in every row of the segment. `slots` is how many the topic has in the epoch. `pulled_bytes` are those of the
+payloads, on the first row of a segment only.
 """
 
 

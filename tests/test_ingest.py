@@ -574,8 +574,9 @@ def test_what_was_left_out_of_an_hour_is_adopted_before_it_closes(lake: Lake) ->
     assert lake.delivered()["10:10"] == [TEN]
 
 
+@pytest.mark.parametrize("held_seconds", [0, 2])
 def test_no_hour_closes_without_what_a_hung_attempt_holds(
-    lake: Lake, broker: Broker, monkeypatch: pytest.MonkeyPatch
+    lake: Lake, broker: Broker, monkeypatch: pytest.MonkeyPatch, held_seconds: int
 ) -> None:
     """Its store does not answer, so it was given up: what it has leased comes again before a frontier is known."""
     deadline, goes_on, put = timedelta(seconds=1), threading.Event(), LocalStorage.put_if_absent
@@ -593,7 +594,8 @@ def test_no_hour_closes_without_what_a_hung_attempt_holds(
         driver.commit_facts(pulled(task, land, Puller(clock=lake.clock)))
 
     monkeypatch.setattr(LocalStorage, "put_if_absent", hanging)
-    monkeypatch.setattr(bundles, "_HELD_SECONDS", 0.0)
+    monkeypatch.setattr(bundles, "HOLD", timedelta(seconds=held_seconds))
+    monkeypatch.setattr(bundles, "LONGEST_HOLD", timedelta(seconds=held_seconds))
     lake.clock.advance(-0.5)  # at noon, what is published until then decides on ten o'clock's hour
     frontier = DrainedFrontier(deadline, timedelta(minutes=5), lake.clock(), ClockCheck(lake.clock.seconds))
     driver = TopicIngest(lake.topic, lake.config, run="one", clock=lake.clock, frontier=frontier)
@@ -602,11 +604,18 @@ def test_no_hour_closes_without_what_a_hung_attempt_holds(
     for epoch, played_at in enumerate(["10:00", "10:10", "12:00"], 1):
         publish(play(played_at))
         batch(epoch)
-    for epoch in range(4, 7):
-        faults.extended.acquire(timeout=deadline.total_seconds())
-        lake.clock.advance(0.9)
+    while faults.extended.acquire(blocking=False):
+        pass
+    extended = []
+    for epoch in range(4, 20):
+        is_extended = faults.extended.acquire(timeout=deadline.total_seconds())
+        lake.clock.advance(0.4 if is_extended else 0.9)  # less than has really passed: it is extended by real time
         batch(epoch)
+        if lake.state().open_hour == ELEVEN:
+            break
+        extended.append(is_extended)
     assert lake.state().open_hour == ELEVEN
+    assert any(extended) or not held_seconds
     goes_on.set()
     assert lake.delivered()["10:10"][0] == TEN
 

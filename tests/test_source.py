@@ -31,6 +31,7 @@ from lakehouse.ingest.query import IngestQuery
 from lakehouse.ingest.supervisor import Supervisor
 from lakehouse.ingest.topic import TopicIngest
 from lakehouse.landing import bundles as bundles_module
+from lakehouse.landing.brokers.contract import LONGEST_HOLD
 from lakehouse.landing.brokers.pubsub import Pauses, SubscriptionReader
 from lakehouse.landing.brokers.subscriptions import PubSub
 from lakehouse.landing.bundles import Bundle, Land, pulled
@@ -451,7 +452,7 @@ def test_a_slot_whose_store_does_not_answer_is_not_waited_for(
     assert rows["plays"]["rows"] == 1
     late = rows["skips"]
     assert isinstance(from_trace(late["error"]), SlowStoreError)
-    assert late["unanswered_at"] == late["written_at"] + timedelta(seconds=60), "it keeps its leases as long"
+    assert late["unanswered_at"] == late["written_at"] + LONGEST_HOLD, "it keeps its leases as long"
     storage = two.raw("skips").files()
     assert read_manifest(storage, 1, 0) is None
     goes_on.set()

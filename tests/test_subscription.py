@@ -381,16 +381,40 @@ def test_what_is_given_up_is_extended_no_longer(
     publish(1)
     page = reader.pull(10, PATIENCE_SECONDS)
     assert page is not None
-    faults, given_up = Recorded(), threading.Event()
-    broker.faults = faults
-    leases = Leases(reader, timedelta(seconds=1), is_given_up=given_up.is_set)
+    faults = broker.faults = Recorded()
+    leases = Leases(reader, timedelta(seconds=1), is_given_up=lambda: extensions(faults) >= 2)
     leases.hold(page.ack_ids)
-    assert faults.extended.acquire(timeout=PATIENCE_SECONDS)
-    given_up.set()
-    while leases.is_kept:
-        time.sleep(0.01)
-    clock.advance(31)
+    assert has_ended(leases)
+    assert extensions(faults) == 2
+    clock.advance(1.1)
     assert payloads(reader) == [b"0"]
+
+
+def test_an_extension_that_failed_is_not_tried_again_for_what_is_given_up(
+    reader: SubscriptionReader, publish: Callable[[int], None], broker: Broker
+) -> None:
+    """It could succeed a minute later, when nobody counts on it any more."""
+    publish(1)
+    page = reader.pull(10, PATIENCE_SECONDS)
+    assert page is not None
+    faults = broker.faults = Recorded(ModifyAckDeadline=[grpc.StatusCode.UNAVAILABLE] * 3)
+    leases = Leases(reader, timedelta(seconds=1), is_given_up=lambda: extensions(faults) >= 1)
+    leases.hold(page.ack_ids)
+    assert has_ended(leases)
+    assert extensions(faults) == 1
+
+
+def extensions(faults: Recorded) -> int:
+    """Those that were asked for, whatever the answer."""
+    return faults.calls.count("ModifyAckDeadline")
+
+
+def has_ended(leases: Leases) -> bool:
+    """Whether they are extended no longer, within the tests' patience."""
+    ends = time.monotonic() + PATIENCE_SECONDS
+    while leases.is_kept and time.monotonic() < ends:
+        time.sleep(0.01)
+    return not leases.is_kept
 
 
 def test_leases_end_when_nobody_extends_them(
@@ -412,7 +436,7 @@ class _Refusing:
     def acknowledge(self, ack_ids: Iterable[str]) -> Refused:
         return Refused(len(list(ack_ids)), "PERMISSION_DENIED: no")
 
-    def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> Refused:
+    def extend(self, ack_ids: Iterable[str], deadline: timedelta, goes_on: Callable[[], bool]) -> Refused:
         self.extended.set()
         return self.acknowledge(ack_ids)
 

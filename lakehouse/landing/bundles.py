@@ -19,7 +19,7 @@ from lakehouse.crews import Crew
 from lakehouse.decode.events import Decoded, Schemas
 from lakehouse.durations import duration_text
 from lakehouse.errors import LakehouseError, SlowStoreError, SourceError, unexpected
-from lakehouse.landing.brokers.contract import Idle, Key, Reading, Wanted
+from lakehouse.landing.brokers.contract import HOLD, LONGEST_HOLD, Idle, Key, Reading, Wanted
 from lakehouse.landing.facts import Row, row_of_error, row_of_idle, rows_of_slot
 from lakehouse.landing.manifests import read_manifest
 from lakehouse.landing.pull import Budget, Puller, Share, attempt_number
@@ -34,9 +34,6 @@ subscription has more."""
 _STRAGGLER_SECONDS = 2.0
 """How long a slot of several goes on pulling once no other ends, and then may take to be durable: the others' facts
 wait with it."""
-_HELD_SECONDS = 60.0
-"""How long a slot that is not waited for any more keeps what it has leased: a slow store takes it by then, and of one
-that never answers all comes again."""
 _LOOKERS = 16
 """Manifests that are looked for at the same time."""
 _FIRST_MESSAGES, _LEAST_FIRST_MESSAGES = 20_000, 20
@@ -196,7 +193,7 @@ class _Pulling:
         return len(self._slots) > 1 and time.monotonic() > self._newest_end + _STRAGGLER_SECONDS
 
     def _is_given_up(self) -> bool:
-        return time.monotonic() > self._over_at + _HELD_SECONDS
+        return time.monotonic() > self._over_at + HOLD.total_seconds()
 
     def _note_pulled(self, key: Key) -> None:
         self._pulled_at[key] = time.monotonic()
@@ -216,11 +213,10 @@ class _Pulling:
             self._add(key, rows)
         self._over_at = time.monotonic()
         now = self._puller.clock()
-        held_until = now + timedelta(seconds=_HELD_SECONDS)
         for key in self._crew.busy:
             waited = self._over_at - self._pulled_at.get(key, self._newest_end)
             late = _late(self._land.raw(key[0]), timedelta(seconds=round(waited)))
-            self._add(key, [row_of_error(self._slots[key], now, late, self._attempt, held_until)])
+            self._add(key, [row_of_error(self._slots[key], now, late, self._attempt, now + LONGEST_HOLD)])
 
     def _add(self, key: Key, rows: Sequence[Row]) -> None:
         self._rows += [{**row, "topic": key[0], "slots": self._slots[key].of} for row in rows]

@@ -84,7 +84,7 @@ def row_of_idle(
 def row_of_error(
     slot: Slot, at: datetime, error: LakehouseError, attempt: int, held_until: datetime | None = None
 ) -> Row:
-    """A slot that could not be pulled: what it had leased, it may have leased still, again until `held_until`."""
+    """A slot that could not be pulled. It may have leased messages, and may extend them until `held_until`."""
     return {**row_of_idle(slot, at, None, held_until or at, attempt), "error": note_of(error)}
 
 

@@ -71,7 +71,7 @@ class Share:
     when it publishes its own. `keeps_empty` says that a slot of which nothing came has a manifest, too: where nothing
     adopts what is left out, a replay must not pull again. `on_pulled` is called when all is pulled, and only a store is
     waited for. Once others wait for it, which `is_awaited` says, a slot that holds anything pulls no more; once it
-    `is_given_up`, what it holds is for others.
+    `is_given_up`, its messages are not kept leased any longer.
     """
 
     budget: Budget | None = None

@@ -27,6 +27,15 @@ Key = tuple[str, int]
 """Topic and slot."""
 
 
+HOLD = timedelta(seconds=60)
+"""How long what is leased for a slot is extended after the slot was given up: a slow store takes it by then, and of one
+that never answers all comes again."""
+LONGEST_CALL = timedelta(seconds=30)
+"""Of a request to extend, end or acknowledge leases; then it counts as unanswered."""
+LONGEST_HOLD = HOLD + LONGEST_CALL
+"""After it no lease of such a slot is extended any more, as the last request may take so long."""
+
+
 class Page(Protocol):
     """Messages as one answer brought them, in columns `DELIVERED`."""
 
@@ -88,7 +97,7 @@ class Idle:
 
 @dataclass(frozen=True)
 class Wanted:
-    """A slot that is to be read, with its topic. What `is_given_up` is not kept back for it any longer."""
+    """A slot that is to be read, with its topic. Once it `is_given_up`, its messages are not kept leased any longer."""
 
     topic: Topic
     slot: Slot

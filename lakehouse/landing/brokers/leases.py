@@ -17,11 +17,14 @@ log = logging.getLogger(__name__)
 
 
 class LeaseHolder(Protocol):
-    """What a broker's reader does with leases; each returns the messages for which it was refused for good."""
+    """What a broker's reader does with leases; each returns the messages for which it was refused for good.
+
+    `extend` begins no request any more, not even one that failed and is to be sent again, once it no longer `goes_on`.
+    """
 
     def acknowledge(self, ack_ids: Iterable[str]) -> Refused: ...
 
-    def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> Refused: ...
+    def extend(self, ack_ids: Iterable[str], deadline: timedelta, goes_on: Callable[[], bool]) -> Refused: ...
 
     def give_back(self, ack_ids: Iterable[str]) -> Refused: ...
 
@@ -29,10 +32,9 @@ class LeaseHolder(Protocol):
 class Leases:
     """Keeps pulled messages leased, by a thread, until they are acknowledged or given back.
 
-    Or until who has them `is_given_up`: then they come again within a deadline.
-    `refused` counts the messages for which an extension or a return was refused for good, by `extend` or `give_back`:
-    they come again, sooner or later than they should. `of` says in the log whose they
-    are: topic, and epoch and slot.
+    Once their slot `is_given_up` they are not extended any longer, and come again within a deadline. `refused` counts
+    the messages for which an extension or a return was refused for good, by `extend` or `give_back`: they come again,
+    sooner or later than they should. `of` says in the log whose they are: topic, and epoch and slot.
     """
 
     def __init__(
@@ -80,15 +82,18 @@ class Leases:
     def _keep(self) -> None:
         """Extend at half of the deadline, so that one lost request does no harm."""
         half = self._deadline.total_seconds() / 2
-        while not self._stopped.wait(half / 5) and not self._is_given_up():
+        while not self._stopped.wait(half / 5) and self._goes_on():
             soon = time.monotonic() + half
             with self._lock:
                 due = [lease for lease in self._held if lease.until < soon]
             if due:
                 ack_ids = (ack_id for lease in due for ack_id in lease.ack_ids)
-                self._count("extend", self._reader.extend(ack_ids, self._deadline))
+                self._count("extend", self._reader.extend(ack_ids, self._deadline, self._goes_on))
                 for lease in due:
                     lease.until = self._from_now()
+
+    def _goes_on(self) -> bool:
+        return not self._stopped.is_set() and not self._is_given_up()
 
     def _count(self, verb: str, refused: Refused) -> None:
         if refused.messages:

@@ -29,7 +29,7 @@ from lakehouse.clock import Clock, now
 from lakehouse.errors import SourceError, UnansweredError
 from lakehouse.landing.brokers.answers import PAGE_READERS, Page, empty_page
 from lakehouse.landing.brokers.channel import channel_to, place, status_text
-from lakehouse.landing.brokers.contract import Refused
+from lakehouse.landing.brokers.contract import LONGEST_CALL, Refused
 
 MAX_ACK_IDS = 1_000
 """Ids in one request, as Google's own clients have it."""
@@ -55,7 +55,6 @@ EMPTY_PAUSE = 0.1
 """Some servers answer an empty pull at once."""
 ANSWER_SECONDS = 1.0
 """Others answer it so long before its deadline; a call that is cut off may take messages that nobody then sees."""
-_CALL_SECONDS = 30.0
 _MOST_SPLITS = 64
 """Requests of one call that are halved when they are refused: enough for sizes, no flood where every id is bad."""
 
@@ -150,11 +149,16 @@ class SubscriptionReader:
         return self._send(self._acknowledge, partial(kind, subscription=self.subscription), ack_ids,
                           halfway="pull.half_acknowledged")  # fmt: skip
 
-    def extend(self, ack_ids: Iterable[str], deadline: timedelta) -> Refused:
-        """Give the leases `deadline` from now; zero gives the messages back at once."""
+    def extend(
+        self, ack_ids: Iterable[str], deadline: timedelta, goes_on: Callable[[], bool] = lambda: True
+    ) -> Refused:
+        """Give the leases `deadline` from now; zero gives the messages back at once.
+
+        No request begins once it no longer `goes_on`; what is not sent then is not counted as refused.
+        """
         seconds = int(deadline.total_seconds())
         request = partial(ModifyAckDeadlineRequest.pb(), subscription=self.subscription, ack_deadline_seconds=seconds)
-        return self._send(self._modify, request, ack_ids)
+        return self._send(self._modify, request, ack_ids, goes_on=goes_on)
 
     def give_back(self, ack_ids: Iterable[str]) -> Refused:
         return self.extend(ack_ids, timedelta(0))
@@ -183,10 +187,15 @@ class SubscriptionReader:
         )
 
     def _send(
-        self, method: Any, request: Callable[..., Any], ack_ids: Iterable[str], halfway: str | None = None
+        self,
+        method: Any,
+        request: Callable[..., Any],
+        ack_ids: Iterable[str],
+        halfway: str | None = None,
+        goes_on: Callable[[], bool] = lambda: True,
     ) -> Refused:
         """All at once; requests that failed in passing again until patience ends, refused ones in halves."""
-        sending = _Sending(method, request, list(_chunks(list(ack_ids), self._max_ack_ids)), halfway)
+        sending = _Sending(method, request, list(_chunks(list(ack_ids), self._max_ack_ids)), halfway, goes_on)
         try:
             self._retry(sending.send)()
         except RetryError as error:
@@ -285,19 +294,28 @@ class _Unsent(Exception):
 class _Sending:
     """Requests about ack ids on their way: what is still to be sent, and what was refused for good."""
 
-    def __init__(self, method: Any, request: Callable[..., Any], chunks: list[list[str]], halfway: str | None) -> None:
+    def __init__(
+        self,
+        method: Any,
+        request: Callable[..., Any],
+        chunks: list[list[str]],
+        halfway: str | None,
+        goes_on: Callable[[], bool],
+    ) -> None:
         self._method, self._request, self._waiting, self._halfway = method, request, chunks, halfway
+        self._goes_on = goes_on
         self._splits_left = _MOST_SPLITS
         self.refused = Refused()
 
     def send(self) -> None:
         """Once each, side by side; _Unsent when some failed in passing, and are to be sent again."""
-        while self._waiting:
+        while self._waiting and self._goes_on():
             calls = []
             for number, chunk in enumerate(self._waiting):
                 if self._halfway and number and number == len(self._waiting) // 2:
                     failpoints.reach(self._halfway)
-                calls.append((chunk, self._method.future(self._request(ack_ids=chunk), timeout=_CALL_SECONDS)))
+                request = self._request(ack_ids=chunk)
+                calls.append((chunk, self._method.future(request, timeout=LONGEST_CALL.total_seconds())))
             passing, halves = [], []
             failure = None
             for chunk, call in calls:
