@@ -28,6 +28,7 @@ from lakehouse.ingest.frontier import (
     store_ahead,
 )
 from lakehouse.ingest.topic import TopicIngest
+from lakehouse.landing.brokers.contract import LONGEST_HOLD
 from lakehouse.landing.slots import Slot
 from lakehouse.operations.explain import explain_hour
 from lakehouse.operations.snapshot import read_topic
@@ -41,6 +42,8 @@ from tests.pulls import facts_of, land_of
 
 ACK_DEADLINE = timedelta(seconds=10)
 MAX_AGE = timedelta(minutes=5)
+UNTRUSTED_SECONDS = (LONGEST_HOLD + ACK_DEADLINE).total_seconds()
+"""After a slot was given up, and after the clock was set."""
 
 
 def after_noon(seconds: float) -> datetime:
@@ -128,6 +131,23 @@ def test_a_retried_slot_makes_the_frontier_wait_again(dry: DrainedFrontier) -> N
     assert dry.observe([slot(after_noon(12))], after_noon(13)).at == after_noon(12)
 
 
+def slot_given_up(now: datetime) -> dict[str, Any]:
+    return {**slot(None), "unanswered_at": now + LONGEST_HOLD}
+
+
+def test_a_retried_slot_makes_the_wait_for_one_that_was_given_up_no_shorter(dry: DrainedFrontier) -> None:
+    dry.observe([slot_given_up(NOON)], NOON)
+    dry.observe([slot(after_noon(1), attempt=1)], after_noon(1))
+    for seconds in (UNTRUSTED_SECONDS - 1, UNTRUSTED_SECONDS):
+        is_over = seconds == UNTRUSTED_SECONDS
+        assert (dry.observe([slot(after_noon(seconds))], after_noon(seconds)).at is not None) is is_over
+
+
+def test_a_slot_whose_clock_is_ahead_is_waited_for_no_longer_than_others(dry: DrainedFrontier) -> None:
+    dry.observe([slot_given_up(after_noon(TEN_HOURS))], NOON)
+    assert dry.observe([slot(after_noon(UNTRUSTED_SECONDS))], after_noon(UNTRUSTED_SECONDS)).at is not None
+
+
 def test_before_the_subscription_was_drained_the_reason_says_so(dry: DrainedFrontier) -> None:
     expected = Frontier(None, None, "the subscription was not drained yet", "not drained")
     assert dry.observe([slot(None)], after_noon(1)) == expected
@@ -148,7 +168,43 @@ def test_a_clock_that_jumps_ahead_and_back_closes_nothing() -> None:
     assert (ahead.at, ahead.problem) == (None, "clock")
     assert "jumped ahead by" in ahead.text
     steady.seconds += 10
-    assert dry.observe([slot(after_noon(21))], after_noon(22)).at == after_noon(21)
+    assert dry.observe([slot(after_noon(21))], after_noon(22)).at == after_noon(1)
+    steady.seconds += UNTRUSTED_SECONDS
+    later = 22 + UNTRUSTED_SECONDS
+    assert dry.observe([slot(after_noon(later))], after_noon(later)).at == after_noon(later)
+
+
+@pytest.mark.parametrize("jump", [TEN_HOURS, -TEN_HOURS])
+@pytest.mark.parametrize("is_given_up_before", [True, False], ids=["given up before it", "given up after it"])
+@pytest.mark.parametrize("goes_back", [True, False], ids=["the clock goes back", "the broker confirms the clock"])
+def test_what_a_slot_holds_is_waited_for_by_a_clock_that_was_set_meanwhile(
+    jump: int, is_given_up_before: bool, goes_back: bool
+) -> None:
+    """In full, and not for the hours by which the clock was wrong."""
+    steady = Steady()
+    dry = DrainedFrontier(ACK_DEADLINE, MAX_AGE, NOON, ClockCheck(steady))
+    ahead, given_up_at = 0, 1 if is_given_up_before else 2
+
+    def observe(seconds: float, *slots: dict[str, Any], confirmed: bool = False) -> Frontier:
+        now = after_noon(seconds + ahead)
+        steady.seconds = seconds
+        newest = {"max_publish_time": now} if confirmed else {}
+        return dry.observe([{**each, **newest} for each in slots or [slot(now)]], now)
+
+    observe(0, slot(None))
+    if is_given_up_before:
+        observe(1, slot_given_up(after_noon(1)))
+    ahead = jump
+    if not is_given_up_before:
+        assert observe(2, slot_given_up(after_noon(2 + ahead))).problem == "clock"
+    if goes_back:
+        assert observe(3).problem == "clock"
+        ahead = 0
+    released_at = given_up_at + UNTRUSTED_SECONDS
+    for seconds in (4, released_at - 1):
+        assert observe(seconds, confirmed=not goes_back).at is None
+    last = released_at + UNTRUSTED_SECONDS
+    assert observe(last).at == after_noon(last + ahead)
 
 
 @pytest.mark.parametrize("jump", [TEN_HOURS, -TEN_HOURS])
@@ -173,7 +229,10 @@ def test_a_machine_that_starts_with_another_clock_than_its_store_closes_nothing(
     assert (wrong.at, wrong.problem) == (None, "clock")
     assert f"10 hours {'ahead of' if ahead > 0 else 'behind'} the store's" in wrong.text
     steady.seconds += 10
-    assert dry.observe([slot(after_noon(9))], after_noon(10)).at == after_noon(9)
+    assert dry.observe([slot(after_noon(9))], after_noon(10)).problem == "leases"
+    steady.seconds += UNTRUSTED_SECONDS
+    later = 10 + UNTRUSTED_SECONDS
+    assert dry.observe([slot(after_noon(later))], after_noon(later)).at == after_noon(later)
 
 
 def test_the_store_s_clock_is_that_of_the_newest_row() -> None:

@@ -14,6 +14,7 @@ from typing import Any, Protocol
 from lakehouse import hours
 from lakehouse.durations import brief, duration_text
 from lakehouse.errors import in_one_line
+from lakehouse.landing.brokers.contract import LONGEST_HOLD
 from lakehouse.progress import Frontier, LogRead
 from lakehouse.store.files import Storage
 
@@ -45,7 +46,12 @@ class ClockCheck:
 
     Where it is not, it is believed when it is back, or when a message arrives that the broker published at such a time:
     then it was wrong before. `store_ahead` is by how much the store's clock is ahead of this machine's.
+
+    `was_set`: when it was last asked, the clock had not gone on as the steady one. What was to happen at an instant of
+    the clock before happens at another.
     """
+
+    was_set = False
 
     def __init__(self, steady: Callable[[], float] = seconds_since_boot, store_ahead: timedelta = timedelta(0)) -> None:
         self._steady, self._store_ahead = steady, store_ahead
@@ -59,12 +65,13 @@ class ClockCheck:
         since, then = self._believed
         expected = since + timedelta(seconds=steady - then)
         jump = now - expected
+        self.was_set = abs(jump) > LARGEST_STEP
         is_confirmed = newest_publish_time is not None and abs(now - newest_publish_time) <= LARGEST_STEP
-        if abs(jump) <= LARGEST_STEP or is_confirmed:
+        if is_confirmed or not self.was_set:
             self._believed = now, steady
         if newest_publish_time is not None and newest_publish_time - now > LARGEST_STEP:
             return f"this machine's clock is {_whole(newest_publish_time - now)} behind the broker's"
-        if abs(jump) <= LARGEST_STEP or is_confirmed:
+        if is_confirmed or not self.was_set:
             return None
         is_ahead = jump > timedelta(0)
         if abs(self._store_ahead) > LARGEST_STEP:
@@ -90,7 +97,8 @@ class DrainedFrontier:
     and every pull was answered: what a lost answer brought is leased, too.
 
     All of it is by the machines' clocks. While the driver's cannot be believed (`ClockCheck`) there is no frontier, and
-    a slot whose clock is ahead of the driver's does not count.
+    a slot whose clock is ahead of the driver's does not count. Once it is believed again, or was set, nobody knows when
+    the leases of before end: none is longer than `LONGEST_HOLD` and an ack deadline.
     """
 
     def __init__(
@@ -100,7 +108,7 @@ class DrainedFrontier:
         self._trusted_from = trusted_from
         self._clock_check = clock_check or ClockCheck()
         self._frontier: datetime | None = None
-        self._has_leases = False
+        self._has_leases = self._was_set = False
 
     def observe(self, facts: Iterable[Mapping[str, Any]], now: datetime) -> Frontier:
         slots = list(facts)
@@ -108,13 +116,17 @@ class DrainedFrontier:
         unanswered = [slot["unanswered_at"] for slot in slots if slot.get("unanswered_at")]
         self._has_leases |= any(slot["attempt"] for slot in slots)
         problem = self._clock_check.problem(now, max(published, default=None))
+        self._was_set |= problem is not None or self._clock_check.was_set
         if problem is not None:
-            self._has_leases |= bool(unanswered)
             return Frontier(None, None, problem, "clock")
-        if self._has_leases:
-            self._trusted_from, self._has_leases = now + self._ack_deadline, False
+        if self._was_set:
+            self._trusted_from = now + LONGEST_HOLD + self._ack_deadline
+        elif self._has_leases:
+            self._trusted_from = max(self._trusted_from, now + self._ack_deadline)
+        self._has_leases = self._was_set = False
         if unanswered:
-            self._trusted_from = max(self._trusted_from, max(unanswered) + self._ack_deadline)
+            held_until = min(max(unanswered), now + LONGEST_HOLD)  # by a slot's clock, which may be ahead
+            self._trusted_from = max(self._trusted_from, held_until + self._ack_deadline)
         drained = [slot["dry_at"] for slot in slots]
         if drained and None not in drained and self._trusted_from <= min(drained) <= now + LARGEST_STEP:
             self._frontier = max(self._frontier or min(drained), min(drained))
@@ -124,7 +136,7 @@ class DrainedFrontier:
         if self._frontier is not None:
             return fresh(Frontier(self._frontier, self._frontier, "the subscription was drained"), now, self._max_age)
         if now < self._trusted_from:
-            text = f"until {self._trusted_from:%H:%M:%S} messages leased by an attempt that died may come back"
+            text = f"until {self._trusted_from:%H:%M:%S} messages that an earlier attempt leased may come back"
             return Frontier(None, None, text, "leases")
         return Frontier(None, None, "the subscription was not drained yet", "not drained")
 
