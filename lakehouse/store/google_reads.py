@@ -73,7 +73,7 @@ class PlainReads:
 
 
 def _is_beginning(answer: Any, most_bytes: int) -> bool:
-    """Whether they are the first bytes, as many as were asked for or, as they are stored, all."""
+    """Whether the answer has as many bytes as were asked for; of an object that has fewer, all as they are stored."""
     named = _CONTENT_RANGE.fullmatch(answer.headers.get("Content-Range", ""))
     if named is None:
         return False
