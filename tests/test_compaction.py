@@ -25,6 +25,7 @@ from lakehouse.operations.removal import Removal
 from lakehouse.operations.trace import trace_event
 from lakehouse.store.bronze_log import Compactions, newest_state
 from lakehouse.store.delta import commit, files, files_of_hour
+from lakehouse.store.files import LocalStorage
 from lakehouse.store.table_log import TableLog, log_of
 from lakehouse.topics import Topic
 from tests.lake import FIVE, SEVEN, SIX, Delivery, Lake
@@ -279,6 +280,32 @@ def test_what_cannot_be_read_to_its_end_leaves_no_file(lake: Lake, monkeypatch: 
     with pytest.raises(LakeError, match="no such file"):
         compact_hour(lake.tables, Compactions(log_of(lake.bronze)), FIVE, files_of_hour(lake.bronze, FIVE))
     assert on_disk(lake) == before
+
+
+def test_what_failed_is_named_also_where_nothing_can_be_removed(lake: Lake, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Which file is damaged has to be known; what is left `maintain` removes a day later. The other hours go on."""
+    lake.seal(SIX)
+    lake.clear(SIX, "folder")
+    (early, *_) = before = of_five(lake)
+    read = compaction.pq.ParquetFile.read
+
+    def damaged(file: pq.ParquetFile, **more: Any) -> pa.Table:
+        rows = read(file, **more)
+        if "event_id" in rows.column_names and "early" in rows["event_id"].to_pylist():
+            raise LakeError(path, found="a file that cannot be read", expected="its rows", next_step="Restore it.")
+        return rows
+
+    def refused(storage: LocalStorage, paths: Iterable[str]) -> None:
+        if any(map(is_compacted, paths)):
+            raise LakeError("bronze", found="no permission", expected="a store that takes removals", next_step="Grant.")
+
+    path = lake.tables.raw.files().address(f"bronze/{early}")
+    monkeypatch.setattr(compaction.pq.ParquetFile, "read", damaged)
+    monkeypatch.setattr(LocalStorage, "delete", refused)
+    with pytest.raises(LakeError, match="a file that cannot be read"):
+        compact_hour(lake.tables, Compactions(log_of(lake.bronze)), FIVE, files_of_hour(lake.bronze, FIVE))
+    assert [(removal.kind, removal.hour) for removal in run(lake)] == [("small files", SIX)]
+    assert of_five(lake) == before
 
 
 @pytest.mark.parametrize("hours_before", [0, 1], ids=["before any of its hours", "after the first"])

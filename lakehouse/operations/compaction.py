@@ -20,7 +20,7 @@ import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from lakehouse import failpoints, hours
-from lakehouse.errors import LakeError
+from lakehouse.errors import LakeError, in_one_line
 from lakehouse.hours import Hour
 from lakehouse.store import parquet
 from lakehouse.store.bronze_log import Compactions, segment_of
@@ -89,7 +89,7 @@ def compact_hour(tables: TopicTables, commits: Compactions, hour: Hour, files: S
     failpoints.reach("compact.file_durable")
     metadata = {"kind": COMPACT, "hours": [hour], "files": len(files), "release": tables.settings.release}
     if commits.commit(into, files, metadata) is None:
-        _delete(tables, into)
+        _delete(tables, (file.path for file in into))
         return None
     failpoints.reach("compact.committed")
     log.info("compact: topic=%s hour=%s files=%d into=%d", tables.topic.name, hour, len(files), len(into))
@@ -97,25 +97,32 @@ def compact_hour(tables: TopicTables, commits: Compactions, hour: Hour, files: S
 
 
 def _merged(tables: TopicTables, hour: Hour, files: Sequence[DataFile]) -> list[DataFile]:
-    into: list[DataFile] = []
+    """Durable, or gone again where one of them failed; a removal that fails, too, hides no other error."""
+    merging = _Hour(tables, hour)
     try:
-        into += _Hour(tables, hour).merged(files)
+        return list(merging.merged(files))
     except Exception:
-        _delete(tables, into)
+        try:
+            _delete(tables, merging.begun)
+        except Exception as refused:
+            log.warning(
+                "compact: topic=%s hour=%s not_removed=%s error=%s",
+                *(tables.topic.name, hour, ",".join(merging.begun), in_one_line(refused)),
+            )
         raise
-    return into
 
 
-def _delete(tables: TopicTables, files: Iterable[DataFile]) -> None:
-    tables.raw.files().delete(f"bronze/{file.path}" for file in files)
+def _delete(tables: TopicTables, paths: Iterable[str]) -> None:
+    tables.raw.files().delete(f"bronze/{path}" for path in paths)
 
 
 class _Hour:
-    """Reads each small file of an hour once, however often it is asked for."""
+    """Reads each small file of an hour once, however often it is asked for. `begun` are the paths it has written to."""
 
     def __init__(self, tables: TopicTables, hour: Hour) -> None:
         self._storage, self._hour = tables.raw.files(), hour
         self._raw = ReadOnce(self._storage)
+        self.begun: list[str] = []
 
     def merged(self, files: Sequence[DataFile]) -> Iterator[DataFile]:
         schemas = {
@@ -145,15 +152,9 @@ class _Hour:
         return opened.schema_arrow
 
     def _merged_group(self, files: Sequence[DataFile], schema: pa.Schema) -> DataFile:
-        """One file of their rows, in their order; durable, and gone again where that fails."""
+        """One durable file of their rows, in their order."""
         path = f"{self._hour}/{COMPACTED}{uuid.uuid4().hex[:12]}.parquet"
-        try:
-            return self._written(path, files, schema)
-        except Exception:
-            self._storage.delete([f"bronze/{path}"])
-            raise
-
-    def _written(self, path: str, files: Sequence[DataFile], schema: pa.Schema) -> DataFile:
+        self.begun.append(path)
         names, written = [file.path for file in files], [file.written_at.isoformat() for file in files]
         schema = schema.with_metadata({_ORIGINS: json.dumps(names), _WRITTEN: json.dumps(written)})
         rows, bounds = 0, _Bounds()
@@ -165,9 +166,6 @@ class _Hour:
                     rows += len(group)
             size_bytes = sink.tell()
         self._storage.finish([f"bronze/{path}"])
-        expected = sum(file.rows for file in files)
-        if rows != expected:
-            raise ValueError(f"{rows} rows in {len(files)} files of {self._hour}, and {expected} by the log")
         stats = event_time_stats(bounds.first, bounds.last)
         return DataFile(path, self._hour, rows, size_bytes, datetime.now(UTC), stats)
 

@@ -227,13 +227,13 @@ class _Maintenance:
         for hour, found in due.items():
             if any(segment_of(file.path).startswith(tuple(waiting)) for file in found):
                 continue
-            if self._dry_run or self._is_compacted(compactions, hour, found):
+            if self._dry_run or self._compact_one(compactions, hour, found):
                 size = sum(file.size_bytes for file in found)
                 why = f"{len(found)} small files become one; they go after {duration_text(REPLACED_FILES_KEPT)}"
                 yield self._removal("small files", f"bronze/{hour}", size, why, hour)
 
-    def _is_compacted(self, compactions: Compactions, hour: Hour, found: Sequence[DataFile]) -> bool:
-        """Whether it is now; not where a file went meanwhile, or is damaged: the other hours go on."""
+    def _compact_one(self, compactions: Compactions, hour: Hour, found: Sequence[DataFile]) -> bool:
+        """Whether the hour is compacted now; not where a file went meanwhile, or is damaged: the other hours go on."""
         try:
             return compact_hour(self._tables, compactions, hour, found) is not None
         except LakeError as error:
