@@ -706,7 +706,8 @@ def local_folder(path: Path, request: pytest.FixtureRequest) -> Target:
 
 def hadoop_folder(path: Path, request: pytest.FixtureRequest) -> Target:
     """Hadoop's own file system for `file:`, which is as far as one gets without a server."""
-    files = HadoopFiles(request.getfixturevalue("spark"), f"file://{path}")
+    spark = request.getfixturevalue("spark")
+    files = HadoopFiles(lambda: spark, f"file://{path}")
     return FolderTarget(LocalStore(path), files, f"file://{path}")
 
 
@@ -714,7 +715,7 @@ def hdfs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
     hdfs = request.getfixturevalue("servers").hdfs()
     spark = request.getfixturevalue("spark")
     store = HdfsStore(spark, hdfs.address, str(path))
-    return FolderTarget(store, HadoopFiles(spark, hdfs.address), f"{hdfs.address}{path}", is_quick=False)
+    return FolderTarget(store, HadoopFiles(lambda: spark, hdfs.address), f"{hdfs.address}{path}", is_quick=False)
 
 
 def gcs_folder(path: Path, request: pytest.FixtureRequest) -> Target:
@@ -773,7 +774,7 @@ def hive_table(path: Path, request: pytest.FixtureRequest) -> Target:
     servers: Servers = request.getfixturevalue("servers")
     at, hdfs = urlsplit(f"//{servers.hive().address}"), servers.hdfs()
     spark = request.getfixturevalue("spark")
-    store, files = HdfsStore(spark, hdfs.address, str(path)), HadoopFiles(spark, hdfs.address)
+    store, files = HdfsStore(spark, hdfs.address, str(path)), HadoopFiles(lambda: spark, hdfs.address)
     options = HiveOptions.model_validate(
         {
             "kind": "hive", "host": at.hostname, "port": at.port, "database": f"tests_{next(_numbers)}",

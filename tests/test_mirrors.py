@@ -14,6 +14,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable, Iterator, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, nullcontext, suppress
 from dataclasses import replace
 from datetime import UTC, date, datetime, timedelta
@@ -542,10 +543,43 @@ def test_a_failed_replacement_puts_the_old_hour_back(folder: FolderTarget, lake:
 
 
 def test_large_hours_are_copied_by_spark_tasks(spark: Any, tmp_path: Path, lake: Lake, topic: Topic) -> None:
-    files = HadoopFiles(spark, f"file://{tmp_path}/mirror", spread_from_bytes=0)
+    files = HadoopFiles(lambda: spark, f"file://{tmp_path}/mirror", spread_from_bytes=0)
     target = FolderTarget(LocalStore(tmp_path / "mirror"), files, f"file://{tmp_path}/mirror")
     target.mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b", "c", "d"], topic), files=3))
     assert ids_of(target.rows(topic, HOUR)) == ["a", "b", "c", "d"]
+
+
+def test_what_a_mirror_asks_of_spark_is_in_the_topic_s_pool(
+    spark: Any, tmp_path: Path, lake: Lake, config: Config, topic: Topic
+) -> None:
+    """Hours are published in threads of their own, none of which is the one that opened the mirror."""
+
+    def spark_for_topic() -> Any:
+        spark.sparkContext.setLocalProperty("spark.scheduler.pool", topic.name)
+        return spark
+
+    root = f"file://{tmp_path}/mirror"
+    with ThreadPoolExecutor(1) as opener:
+        files = opener.submit(HadoopFiles, spark_for_topic, root, spread_from_bytes=0).result()
+    lake.cleared(topic, HOUR, plays(["a", "b"], topic))
+    before = stages_of(spark)
+    mirror_due(topic, config, None, run="1", mirrors={"folder": FolderMirror("folder", root, files)})
+    assert pools_of(spark, stages_of(spark) - before) == {topic.name}
+
+
+def stages_of(spark: Any) -> set[int]:
+    context = spark.sparkContext._jsc.sc()
+    context.listenerBus().waitUntilEmpty()
+    jobs = context.statusStore().jobsList(None)
+    ids = [jobs.apply(job).stageIds() for job in range(jobs.length())]
+    return {each.apply(number) for each in ids for number in range(each.length())}
+
+
+def pools_of(spark: Any, stages: set[int]) -> set[str]:
+    """Of those that ran."""
+    store = spark.sparkContext._jsc.sc().statusStore()
+    attempts = [store.lastStageAttempt(stage) for stage in stages]
+    return {str(each.schedulingPool()) for each in attempts if str(each.status()) != "SKIPPED"}
 
 
 # ---- stores with servers
@@ -1179,7 +1213,7 @@ def test_another_file_in_an_hours_folder_is_counted(folder: FolderTarget, lake: 
 @pytest.mark.parametrize("name", ["a[1]", "a*", "a?b", "{a,b}", "50%25", "a b"])
 def test_a_path_is_no_pattern(spark: Any, tmp_path: Path, lake: Lake, topic: Topic, name: str) -> None:
     root = tmp_path / name
-    target = FolderTarget(LocalStore(root), HadoopFiles(spark, f"file://{tmp_path}"), f"file://{root}")
+    target = FolderTarget(LocalStore(root), HadoopFiles(lambda: spark, f"file://{tmp_path}"), f"file://{root}")
     target.mirror.publish(lake.sealed(topic, HOUR, plays(["a", "b"], topic)))
     assert target.mirror.read_back(topic, HOUR) == Count(2, checksum_of(["a", "b"]))
 

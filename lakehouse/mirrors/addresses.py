@@ -41,7 +41,7 @@ def files_at(path: str, mirror: str, spark: SparkOrNone, target_options: Mapping
     from lakehouse.mirrors.hadoop import HadoopFiles
 
     with _as_mirror_error(path, mirror, "Check the address, the server and the connector's jar."):
-        return HadoopFiles(spark(), path, target_options)
+        return HadoopFiles(spark, path, target_options)
 
 
 def _google_files(path: str, mirror: str, spark: SparkOrNone, target_options: Mapping[str, str] | None) -> Files:
@@ -56,7 +56,7 @@ def _google_files(path: str, mirror: str, spark: SparkOrNone, target_options: Ma
                 raise
         from lakehouse.mirrors.hadoop import HadoopFiles
 
-        return HadoopFiles(spark(), path, target_options)
+        return HadoopFiles(spark, path, target_options)
 
 
 @contextmanager

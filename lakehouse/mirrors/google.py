@@ -102,7 +102,7 @@ class GoogleFiles:
             if self._spark is not None and self._size_bytes(paths) >= SPREAD_FROM_BYTES:
                 from lakehouse.mirrors.hadoop import HadoopFiles
 
-                return HadoopFiles(self._spark(), f"gs://{self._bucket}").count(paths)
+                return HadoopFiles(self._spark, f"gs://{self._bucket}").count(paths)
             return sum_of(in_parallel(self._count_of_file, paths))
 
     def _count_of_file(self, path: str) -> Count:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import re
 import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from datetime import UTC, datetime
 from typing import IO, Any, cast
@@ -40,15 +40,18 @@ class HadoopFiles:
 
     def __init__(
         self,
-        spark: SparkSession,
+        spark: Callable[[], SparkSession],
         root: str,
         target_options: Mapping[str, str] | None = None,
         spread_from_bytes: int = SPREAD_FROM_BYTES,
     ) -> None:
-        """`target_options` are delta-rs' for the storage at `root`, where it is not the one of the lake."""
+        """`spark` is asked again in each thread that has work for its tasks: that names the thread's pool.
+
+        `target_options` are delta-rs' for the storage at `root`, where it is not the one of the lake.
+        """
         self._spark, self._target_options, self._spread_from = spark, target_options, spread_from_bytes
-        self._jvm = cast(Any, spark.sparkContext._jvm)
-        self._conf: Any = cast(Any, spark.sparkContext._jsc).hadoopConfiguration()
+        context = cast(Any, spark().sparkContext)
+        self._gateway, self._jvm, self._conf = context._gateway, context._jvm, context._jsc.hadoopConfiguration()
         uri = self._jvm.java.net.URI(root)
         with _refusals():
             self._system: Any = self._jvm.org.apache.hadoop.fs.FileSystem.get(uri, self._conf)
@@ -91,7 +94,7 @@ class HadoopFiles:
 
     def copy(self, copies: Sequence[Copy]) -> None:
         if copies and sum(copy.size_bytes for copy in copies) >= self._spread_from:
-            copy_in_tasks(self._spark, copies, self._target_options)
+            copy_in_tasks(self._spark(), copies, self._target_options)
         else:
             in_parallel(self._copy, copies)
 
@@ -109,7 +112,7 @@ class HadoopFiles:
 
     def rename(self, folder: str, to: str) -> None:
         kind = self._jvm.org.apache.hadoop.fs.Options.Rename
-        options = cast(Any, self._spark.sparkContext._gateway).new_array(kind, 1)
+        options = self._gateway.new_array(kind, 1)
         options[0] = kind.NONE
         with _refusals():
             self._context.rename(self._path(folder), self._path(to), options)
@@ -122,7 +125,7 @@ class HadoopFiles:
         if not paths:
             return Count(0, 0)
         with _refusals():
-            ids = self._spark.read.schema("event_id string").parquet(*map(_literal, paths))
+            ids = self._spark().read.schema("event_id string").parquet(*map(_literal, paths))
             rows, checksum = ids.selectExpr("count(*)", sql_for("spark")).collect()[0]
         return Count(int(rows), int(checksum))
 
