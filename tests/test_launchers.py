@@ -90,7 +90,15 @@ class Local(Kind):
                 known = supervisor_state(state)
                 for process in ("supervisor", "process"):
                     if known.get(process) and supervisor.is_living(known[process]):
-                        psutil.Process(int(known[process]["pid"])).kill()
+                        _kill_with_children(int(known[process]["pid"]))
+
+
+def _kill_with_children(pid: int) -> None:
+    """Also one that it has just started, and not told of yet."""
+    process = psutil.Process(pid)
+    process.suspend()
+    for each in (*process.children(recursive=True), process):
+        each.kill()
 
 
 class OnDataproc(Kind):
