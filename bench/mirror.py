@@ -28,6 +28,7 @@ from pyspark.sql import SparkSession
 
 from bench.measuring import seconds_of
 from bench.report import Report
+from lakehouse import hours
 from lakehouse.checksum import id_checksum
 from lakehouse.config import Config, Settings
 from lakehouse.crash.processes import Server, UnavailableError
@@ -310,7 +311,7 @@ class Lake:
 
 def _plays(topic: Topic, hour: Hour, seed: int, rows: int) -> pa.Table:
     numbers = np.random.default_rng(seed)
-    at = datetime(2026, 11, 23, 5, tzinfo=UTC)
+    at = hours.start_of(hour)
     ids = pa.array([f"{value:016x}{hour}{seed:04x}" for value in numbers.integers(0, 2**62, rows)])
     times = pa.array(np.datetime64(at.replace(tzinfo=None), "us") + np.sort(numbers.integers(0, 3_600_000_000, rows)))
     columns = {
