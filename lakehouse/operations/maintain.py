@@ -137,7 +137,7 @@ class _Maintenance:
         def is_old(since: datetime) -> bool:
             return hours.instant_after(since, self._topic.bronze_retention) < self._now
 
-        # An hour closes after its end: of those that ended lately nothing is asked.
+        # No hour closes before it begins: of those that began lately nothing is asked.
         old = [file for file in of_bronze if is_old(hours.start_of(file.hour) if file.hour else file.written_at)]
         delivered = self._delivered({file.hour for file in old if file.hour})
         return [file for file in old if file.hour is None or (file.hour in delivered and is_old(delivered[file.hour]))]

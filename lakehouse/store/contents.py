@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import base64
 import hashlib
 from contextlib import closing
 from dataclasses import dataclass
@@ -11,6 +10,7 @@ from typing import Any
 import google_crc32c
 
 from lakehouse.store.files import Readable
+from lakehouse.store.google_reads import crc32c_text
 
 _CHUNK_BYTES = 4 * 1024**2
 
@@ -69,7 +69,7 @@ class DigestingSink:
 
     @property
     def crc32c(self) -> str:
-        return base64.b64encode(self._crc32c.to_bytes(4, "big")).decode()
+        return crc32c_text(self._crc32c)
 
 
 def sha256_of(storage: Readable, path: str) -> Contents:

@@ -89,5 +89,9 @@ def _is_as_stored(answer: Any) -> bool:
 
 
 def crc32c_of(content: bytes) -> str:
+    return crc32c_text(google_crc32c.value(content))
+
+
+def crc32c_text(crc32c: int) -> str:
     """As Google names it: in base64."""
-    return base64.b64encode(google_crc32c.value(content).to_bytes(4, "big")).decode()
+    return base64.b64encode(crc32c.to_bytes(4, "big")).decode()
